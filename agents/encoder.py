@@ -1,0 +1,116 @@
+"""The encoder seam: what a module must offer to be built by name, frozen in part, and transplanted by channel name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import nn
+
+from envs.errors import GraftError, unknown
+from envs.registry import Registry
+from envs.schema import ObservationSchema
+
+
+class Stem(NamedTuple):
+    """Where the observation's names meet the weights: input index ``j * group + k`` of dimension 1 of the parameter
+    ``name`` belongs to observation name j.
+    """
+
+    name: str
+    group: int
+
+
+class Encoder(nn.Module):
+    """Observation -> feature vector: a chain of blocks, of which the first few may be frozen.
+
+    A subclass fills ``blocks`` from the input up, and sets ``out_dim`` and ``stem``. Its constructor takes the
+    observation schema, then keyword options with defaults, which become its part of the experiment's config.
+    """
+
+    kinds: tuple[str, ...] = ()
+    """Observation kinds it accepts."""
+
+    blocks: nn.ModuleList
+    out_dim: int
+    stem: Stem
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen_blocks = 0
+
+    def scale(self, obs: torch.Tensor) -> torch.Tensor:
+        """Observations as the environment gives them -> float input of the first block, same shape."""
+        return obs.float()
+
+    def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
+        """Output of the first ``depth`` blocks on raw observations (N, *obs_shape); depth 0 is the observation itself."""
+        if depth == 0:
+            return obs
+        hidden = self.scale(obs)
+        for block in self.blocks[:depth]:
+            hidden = block(hidden)
+        return hidden
+
+    def suffix(self, hidden: torch.Tensor, depth: int) -> torch.Tensor:
+        """Features (N, out_dim) from the output of `prefix` at the same depth."""
+        if depth == 0:
+            hidden = self.scale(hidden)
+        for block in self.blocks[depth:]:
+            hidden = block(hidden)
+        return hidden
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Features (N, out_dim) of raw observations (N, *obs_shape)."""
+        return self.suffix(obs, 0)
+
+    def freeze(self, depth: int | None = None) -> None:
+        """Freeze the first ``depth`` blocks (None: all): no gradients, and eval mode for good.
+
+        Raises:
+            GraftError: a depth that this encoder does not have.
+        """
+        depth = len(self.blocks) if depth is None else depth
+        if not 0 <= depth <= len(self.blocks):
+            raise GraftError(f"depth {depth} is not allowed; this encoder has 0 to {len(self.blocks)} blocks to freeze.")
+        self.frozen_blocks = depth
+        for index, block in enumerate(self.blocks):
+            block.requires_grad_(index >= depth)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but frozen blocks stay in eval mode, so that normalisation statistics cannot drift."""
+        super().train(mode)
+        for block in self.blocks[: self.frozen_blocks]:
+            block.eval()
+        return self
+
+
+ENCODERS: Registry[type[Encoder]] = Registry("encoder", "agents.encoders")
+
+
+def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, Any]) -> Encoder:
+    """The encoder ``name`` for observations of ``schema``.
+
+    Raises:
+        GraftError: an unknown encoder or option, or an observation that it cannot take.
+    """
+    kind = ENCODERS[name]
+    allowed = list(inspect.signature(kind).parameters)[1:]
+    for option in options:
+        if option not in allowed:
+            raise unknown(f"option of encoder {name}", option, allowed)
+    if schema.kind not in kind.kinds:
+        fitting = [n for n, e in ENCODERS.items() if schema.kind in e.kinds]
+        raise GraftError(
+            f"Encoder '{name}' cannot take a {schema.kind} observation of shape {schema.shape}; "
+            f"allowed here: {', '.join(fitting)}."
+        )
+    return kind(schema, **options)
+
+
+def default_encoder(schema: ObservationSchema) -> str:
+    """The encoder that fits the kind of observation when nobody chose one."""
+    return {"planes": "grid_cnn", "pixels": "nature_cnn", "vector": "mlp"}[schema.kind]

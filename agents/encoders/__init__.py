@@ -1,0 +1,1 @@
+"""Encoders, one file each; every module here is imported by the registry."""

@@ -1,0 +1,1 @@
+"""The Stable-Baselines3 backend; the only place that imports it."""

@@ -1,0 +1,77 @@
+"""A PolicyNetwork as a Stable-Baselines3 actor-critic policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+
+from agents.network import Outputs, PolicyNetwork
+
+
+class NetworkPolicy(ActorCriticPolicy):
+    """Wraps a network that was built elsewhere; Stable-Baselines3 adds the optimiser and the action distribution.
+
+    Its own layers, and with them its orthogonal re-initialisation, are never made, so the network's weights are the
+    ones it was given.
+
+    Args:
+        network: what is trained, in place.
+    """
+
+    def __init__(
+        self, observation_space: Any, action_space: Any, lr_schedule: Schedule, network: PolicyNetwork, **kwargs: Any
+    ) -> None:
+        super().__init__(observation_space, action_space, lr_schedule, net_arch=[], normalize_images=False, **kwargs)
+        self.network = network
+        # Frozen parameters are included: they have no gradient, so the optimiser skips them until a schedule
+        # unfreezes them.
+        self.optimizer = self.optimizer_class(network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Nothing to build: the network is given."""
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Frozen blocks stay in eval mode (see `agents.encoder.Encoder.train`)."""
+        self.train(mode)
+
+    def _distribution(self, outputs: Outputs) -> Distribution:
+        if isinstance(self.action_dist, DiagGaussianDistribution):
+            assert outputs.log_std is not None
+            return self.action_dist.proba_distribution(outputs.action, outputs.log_std)
+        return self.action_dist.proba_distribution(outputs.action)  # type: ignore[call-arg]
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Actions, values (N, 1) and log-probabilities (N,)."""
+        outputs = self.network(obs)
+        distribution = self._distribution(outputs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, outputs.value.unsqueeze(-1), distribution.log_prob(actions)
+
+    def evaluate_hidden(
+        self, hidden: torch.Tensor, depth: int, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Values (N,), log-probabilities (N,) and entropy (N,) from the output of the encoder's first ``depth`` blocks."""
+        outputs = self.network.heads(self.network.encoder.suffix(hidden, depth))
+        distribution = self._distribution(outputs)
+        return outputs.value, distribution.log_prob(actions), distribution.entropy()
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Values (N, 1), log-probabilities (N,) and entropy (N,) of actions taken at raw observations."""
+        assert isinstance(obs, torch.Tensor)
+        values, log_prob, entropy = self.evaluate_hidden(obs, 0, actions)
+        return values.unsqueeze(-1), log_prob, entropy
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """The action distribution at raw observations."""
+        return self._distribution(self.network(obs))
+
+    def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
+        """Values (N, 1) of raw observations."""
+        values: torch.Tensor = self.network(obs).value.unsqueeze(-1)
+        return values

@@ -1,0 +1,90 @@
+"""A Graft batch as a Stable-Baselines3 VecEnv."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
+
+from envs.errors import GraftError
+from envs.task import TaskVectorEnv
+
+
+class BatchVecEnv(VecEnv):
+    """Hands a native batch to Stable-Baselines3 without a Python loop over its environments.
+
+    A step costs Python time only for the environments whose episode ended in it: these get an info with
+    ``terminal_observation``, ``TimeLimit.truncated`` and the episode's return ``r``, length ``l`` and time ``t``.
+
+    Args:
+        env: a batch with same-step autoreset; raises GraftError otherwise.
+    """
+
+    def __init__(self, env: TaskVectorEnv) -> None:
+        if env.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
+            raise GraftError("Stable-Baselines3 needs same-step autoreset; this batch resets at the next step.")
+        self.env = env
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self._returns = np.zeros(env.num_envs)
+        self._lengths = np.zeros(env.num_envs, np.int64)
+        self._start = time.time()
+        self._quiet: list[dict[str, Any]] = [{}] * env.num_envs
+
+    def reset(self) -> Any:
+        """First observations of fresh episodes, (N, *obs_shape)."""
+        obs, _ = self.env.reset()
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        return obs
+
+    def step_async(self, actions: Any) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One step of the batch."""
+        obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        self._returns += rewards
+        self._lengths += 1
+        dones = terminated | truncated
+        reports = self._quiet
+        if dones.any():
+            reports = list(self._quiet)
+            elapsed = time.time() - self._start
+            for i in np.flatnonzero(dones):
+                reports[i] = {
+                    "terminal_observation": infos["final_obs"][i],
+                    "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
+                    "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": elapsed},
+                }
+            self._returns[dones] = 0.0
+            self._lengths[dones] = 0
+        return obs, rewards.astype(np.float32), dones, reports
+
+    def close(self) -> None:
+        """Close the batch."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The batch's attribute, once per environment asked for."""
+        return [getattr(self.env, attr_name, None) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Not offered: a native batch has no per-environment objects."""
+        raise GraftError(f"Cannot set '{attr_name}' of single environments: the batch is one object.")
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Not offered: a native batch has no per-environment objects."""
+        raise GraftError(f"Cannot call '{method_name}' of single environments: the batch is one object.")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: VecEnvIndices = None) -> list[bool]:
+        """No environment is wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+    def seed(self, seed: int | None = None) -> Sequence[None | int]:
+        """Leaves the batch alone: `envs.make` seeded it, and Stable-Baselines3 seeds with the learner's seed."""
+        return [None] * self.num_envs

@@ -1,0 +1,48 @@
+"""The built-in games: ids ``Graft/...``, registered with Gymnasium and made as native batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+
+from envs.engine.batch import GameVectorEnv
+from envs.engine.game import GAMES
+from envs.factory import ADAPTERS
+from envs.task import Bounds, Task, TaskVectorEnv
+
+
+class BuiltinAdapter:
+    """Built-in games, by their Gymnasium ids."""
+
+    prefix = "Graft/"
+
+    def ids(self) -> Iterable[str]:
+        """Ids of all built-in games."""
+        return GAMES
+
+    def make(
+        self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int
+    ) -> TaskVectorEnv:
+        """The native batch; it runs in the calling thread."""
+        return GameVectorEnv(task.id, num_envs, seed, autoreset, **task.kwargs)
+
+    def bounds(self, task: Task) -> Bounds | None:
+        """The game's own bounds under any mechanics: a changed game is scored on the scale of the original."""
+        return GAMES[task.id].bounds
+
+
+def register_with_gymnasium() -> None:
+    """Make ``gymnasium.make`` and ``gymnasium.make_vec`` know every built-in game."""
+    for game in GAMES:
+        if game not in gym.registry:
+            gym.register(
+                game,
+                entry_point="envs.engine.batch:GameEnv",
+                vector_entry_point="envs.engine.batch:GameVectorEnv",
+                kwargs={"game": game},
+            )
+
+
+ADAPTERS.add("builtin", BuiltinAdapter())

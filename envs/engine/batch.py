@@ -1,0 +1,152 @@
+"""A built-in game as a Gymnasium vector environment (the native batch) and as a single environment."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from envs.engine.game import ACTIONS, GAMES
+from envs.engine.state import State, new_state, seed_state
+from envs.errors import GraftError
+from envs.task import TaskVectorEnv
+
+Bools = NDArray[np.bool_]
+
+
+class GameVectorEnv(TaskVectorEnv):
+    """``num_envs`` copies of a built-in game in one compiled loop, without per-environment Python.
+
+    Args:
+        game: its id, ``"Graft/Gather-v0"``.
+        num_envs: batch size.
+        seed: of the first reset without a seed; environment i uses ``seed + i``.
+        autoreset_mode: same-step or next-step; disabled autoreset is not offered.
+        **mechanics: the game's mechanics.
+    """
+
+    def __init__(
+        self,
+        game: str,
+        num_envs: int = 1,
+        seed: int = 0,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        **mechanics: Any,
+    ) -> None:
+        mode = AutoresetMode(autoreset_mode)
+        if mode is AutoresetMode.DISABLED:
+            raise GraftError("autoreset_mode 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
+        self._game = GAMES[game]
+        self._settings = self._game.resolve(mechanics)
+        self._same_step = mode is AutoresetMode.SAME_STEP
+        self.metadata = {"autoreset_mode": mode, "render_modes": []}
+        self.num_envs = num_envs
+        self.observation_schema = self._game.observation_schema
+        self.action_schema = ACTIONS
+        self.single_observation_space = self.observation_schema.space()
+        self.single_action_space = ACTIONS.space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._first_seed = seed
+        self._seeded = False
+        self._state = new_state(num_envs, self._game.movers)
+        self._waiting = np.zeros(num_envs, np.bool_)
+        self._final = np.zeros((num_envs, *self.observation_schema.shape), np.uint8)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
+        if seed is None and not self._seeded:
+            seed = self._first_seed
+        if seed is not None:
+            self._seed(seed)
+        mask = (options or {}).get("reset_mask")
+        chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.asarray(mask, np.bool_)
+        self._waiting &= ~chosen
+        obs = np.empty((self.num_envs, *self.observation_schema.shape), np.uint8)
+        self._game.reset_batch(self._state, self._settings, chosen, obs)
+        return obs, {}
+
+    def _seed(self, seed: int | list[int | None]) -> None:
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
+        before = self._state.rng.copy()
+        seed_state(self._state, np.array([s or 0 for s in seeds], np.uint64))
+        for i, given in enumerate(seeds):
+            if given is None and self._seeded:
+                self._state.rng[i] = before[i]
+        self._seeded = True
+
+    def step(
+        self, actions: Any
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+        """One step of all environments; the arrays returned are the caller's to keep."""
+        count = self.num_envs
+        obs = np.empty((count, *self.observation_schema.shape), np.uint8)
+        rewards = np.empty(count, np.float64)
+        terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
+        ended = self._game.step_batch(
+            self._state,
+            self._settings,
+            np.asarray(actions, np.int64),
+            self._waiting,
+            self._same_step,
+            self._game.max_steps,
+            obs,
+            self._final,
+            rewards,
+            terminated,
+            truncated,
+        )
+        infos: dict[str, Any] = {}
+        if ended and self._same_step:
+            infos = {"final_obs": self._final.copy(), "_final_obs": terminated | truncated}
+        return obs, rewards, terminated, truncated, infos
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything that the future of the batch depends on."""
+        return {name: array.copy() for name, array in self._arrays().items()}
+
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Go back to a state of `save_state`, of a batch of the same game and size."""
+        for name, array in self._arrays().items():
+            if saved[name].shape != array.shape:
+                raise GraftError(f"The saved '{name}' has shape {saved[name].shape}, this batch {array.shape}.")
+            array[...] = saved[name]
+        self._seeded = True
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {**dict(zip(State._fields, self._state, strict=True)), "waiting": self._waiting}
+
+
+class GameEnv(gym.Env[NDArray[np.uint8], np.int64]):
+    """One environment of a built-in game: the batch engine with a batch of one, without autoreset."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self, game: str, render_mode: str | None = None, **mechanics: Any) -> None:
+        if render_mode is not None:
+            raise GraftError(f"render_mode '{render_mode}' is not offered by {game}; allowed: none.")
+        self.render_mode = None
+        self._batch = GameVectorEnv(game, autoreset_mode=AutoresetMode.NEXT_STEP, **mechanics)
+        self.observation_space = self._batch.single_observation_space
+        self.action_space = self._batch.single_action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """A fresh episode."""
+        super().reset(seed=seed)
+        if seed is None and not self._batch._seeded:
+            seed = int(self.np_random.integers(2**31))
+        obs, infos = self._batch.reset(seed=seed)
+        return obs[0], infos
+
+    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """One step; after an episode has ended, call `reset`."""
+        obs, rewards, terminated, truncated, infos = self._batch.step(np.array([action]))
+        return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos

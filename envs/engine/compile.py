@@ -1,0 +1,62 @@
+"""Numba compilation with a disk cache that notices when any rule it was built from has changed.
+
+Numba alone looks only at the file that holds the compiled function, not at the files of the functions it calls,
+so its cache can serve yesterday's rules. Here the cache folder's name is a hash of every source file involved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def jit(function: F) -> F:
+    """Compile a rule or helper; it is inlined into the kernels that call it, so it needs no cache of its own."""
+    compiled: F = numba.njit(error_model="numpy")(function)
+    return compiled
+
+
+def _cache_root() -> Path:
+    """``$GRAFT_CACHE_DIR``, else the user's cache folder, else a temporary one where neither can be written."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "graft"
+    root = Path(os.environ.get("GRAFT_CACHE_DIR", default))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir()) / "graft"
+    return root if os.access(root, os.W_OK) else Path(tempfile.gettempdir()) / "graft"
+
+
+def _cache_folder(rules_file: str) -> Path:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in [*sorted(Path(__file__).parent.glob("*.py")), Path(rules_file)]:
+        digest.update(source.read_bytes())
+    return _cache_root() / f"numba-{digest.hexdigest()[:16]}"
+
+
+def specialise(template: FunctionType, rules: dict[str, Any]) -> Callable[..., Any]:
+    """A compiled copy of ``template`` in which the global names in ``rules`` are these compiled functions.
+
+    A closure over the rules would say the same, but Numba can't cache one on disk (its key would hold the identity
+    of the function objects), and every worker process would compile for seconds.
+    """
+    first = next(iter(rules.values())).py_func
+    function = FunctionType(template.__code__, {**template.__globals__, **rules}, template.__name__)
+    function.__module__ = first.__module__
+    function.__qualname__ = f"{template.__name__}__{first.__name__}"
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(_cache_folder(first.__code__.co_filename))
+    try:
+        compiled: Callable[..., Any] = numba.njit(error_model="numpy", cache=True)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+    return compiled

@@ -1,0 +1,144 @@
+"""State of a batch of games, and the random numbers that belong to it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.engine.compile import jit
+
+SIZE = 10
+"""Rows and columns of the board."""
+
+EMPTY, WALL, HAZARD, COIN = 0, 1, 2, 3
+"""What a board cell holds. A game whose planes are in this order can paint its cells by their code."""
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_B = np.uint64(0x94D049BB133111EB)
+_TO_UNIT = 1.0 / 2.0**53
+
+
+class State(NamedTuple):
+    """Struct of arrays for N environments; a game uses the fields it needs.
+
+    cells (N, SIZE, SIZE) uint8; movers (N, M, 2) int64 rows and columns; player (N, 2) int64;
+    last (N,) int64 the action executed last; clock (N,) int64 steps since the reset;
+    rng (N, 2) uint64: a key and a counter for each environment.
+    """
+
+    cells: NDArray[np.uint8]
+    movers: NDArray[np.int64]
+    player: NDArray[np.int64]
+    last: NDArray[np.int64]
+    clock: NDArray[np.int64]
+    rng: NDArray[np.uint64]
+
+
+def new_state(num_envs: int, movers: int) -> State:
+    """A zeroed state."""
+    return State(
+        cells=np.zeros((num_envs, SIZE, SIZE), np.uint8),
+        movers=np.zeros((num_envs, movers, 2), np.int64),
+        player=np.zeros((num_envs, 2), np.int64),
+        last=np.zeros(num_envs, np.int64),
+        clock=np.zeros(num_envs, np.int64),
+        rng=np.zeros((num_envs, 2), np.uint64),
+    )
+
+
+def seed_state(state: State, seeds: NDArray[np.uint64]) -> None:
+    """Give environment i the stream of ``seeds[i]``, shape (N,), whatever batch it is in."""
+    with np.errstate(over="ignore"):
+        key = seeds * _STEP + _MIX_A
+        key = (key ^ (key >> np.uint64(30))) * _MIX_A
+        state.rng[:, 0] = (key ^ (key >> np.uint64(27))) * _MIX_B
+    state.rng[:, 1] = 0
+
+
+@jit
+def uniform(s: State, i: int) -> float:
+    """The next random number of environment i, in [0, 1): SplitMix64 of its key and counter."""
+    s.rng[i, 1] += np.uint64(1)
+    z = s.rng[i, 0] + s.rng[i, 1] * _STEP
+    z = (z ^ (z >> np.uint64(30))) * _MIX_A
+    z = (z ^ (z >> np.uint64(27))) * _MIX_B
+    z = z ^ (z >> np.uint64(31))
+    return np.float64(z >> np.uint64(11)) * _TO_UNIT
+
+
+@jit
+def below(s: State, i: int, n: int) -> int:
+    """A random whole number in [0, n)."""
+    return int(uniform(s, i) * n)
+
+
+@jit
+def place_on_free(s: State, i: int, code: int) -> bool:
+    """Put ``code`` on a random empty cell away from the player; False where none was found."""
+    for _ in range(4 * SIZE * SIZE):
+        r = below(s, i, SIZE)
+        c = below(s, i, SIZE)
+        if s.cells[i, r, c] == EMPTY and not (r == s.player[i, 0] and c == s.player[i, 1]):
+            s.cells[i, r, c] = code
+            return True
+    return False
+
+
+@jit
+def scatter(s: State, i: int, code: int, share: float) -> None:
+    """Fill ``share`` of the board with ``code``, each on a random empty cell."""
+    for _ in range(round(share * SIZE * SIZE)):
+        place_on_free(s, i, code)
+
+
+@jit
+def place_player(s: State, i: int) -> None:
+    """Put the player on a random cell."""
+    s.player[i, 0] = below(s, i, SIZE)
+    s.player[i, 1] = below(s, i, SIZE)
+
+
+@jit
+def neighbour(r: int, c: int, direction: int, wrap: bool) -> tuple[int, int]:
+    """The cell one step from (r, c): direction 1 up, 2 down, 3 left, 4 right, anything else stays.
+
+    At the border a step stays where it is, or comes back on the other side where ``wrap`` is set.
+    """
+    nr, nc = r, c
+    if direction == 1:
+        nr -= 1
+    elif direction == 2:
+        nr += 1
+    elif direction == 3:
+        nc -= 1
+    elif direction == 4:
+        nc += 1
+    if wrap:
+        return nr % SIZE, nc % SIZE
+    if nr < 0 or nr >= SIZE or nc < 0 or nc >= SIZE:
+        return r, c
+    return nr, nc
+
+
+@jit
+def walk(s: State, i: int, direction: int, wrap: bool) -> int:
+    """Move the player one step unless a wall is there; returns the code of the cell it then stands on."""
+    r, c = neighbour(s.player[i, 0], s.player[i, 1], direction, wrap)
+    if s.cells[i, r, c] != WALL:
+        s.player[i, 0] = r
+        s.player[i, 1] = c
+    return int(s.cells[i, s.player[i, 0], s.player[i, 1]])
+
+
+@jit
+def paint_cells(s: State, i: int, planes: Any) -> None:
+    """Write the player into plane 0 and every occupied cell into the plane of its code; ``planes`` (C, H, W) is zero."""
+    for r in range(SIZE):
+        for c in range(SIZE):
+            code = s.cells[i, r, c]
+            if code != EMPTY:
+                planes[code, r, c] = 1
+    planes[0, s.player[i, 0], s.player[i, 1]] = 1

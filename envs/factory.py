@@ -1,0 +1,60 @@
+"""`envs.make`: one call for every task, whoever provides it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from gymnasium.vector import AutoresetMode
+
+from envs.errors import GraftError
+from envs.registry import Registry
+from envs.schema import Schemas
+from envs.task import Adapter, Bounds, Task, TaskVectorEnv
+
+ADAPTERS: Registry[Adapter] = Registry("adapter", "envs.adapters")
+
+
+def adapter_for(task_id: str) -> Adapter:
+    """The adapter whose prefix matches most of ``task_id``."""
+    matching = [adapter for _, adapter in ADAPTERS.items() if task_id.startswith(adapter.prefix)]
+    return max(matching, key=lambda adapter: len(adapter.prefix))
+
+
+def make(
+    task: Task,
+    num_envs: int,
+    seed: int,
+    autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
+    max_threads: int = 1,
+) -> TaskVectorEnv:
+    """A batch of ``num_envs`` environments of ``task``; environment i is seeded with ``seed + i``.
+
+    Args:
+        task: what to make; its id's prefix chooses the adapter.
+        num_envs: batch size, >= 1.
+        seed: base seed, >= 0.
+        autoreset: same-step (Stable-Baselines3) or next-step (RLlib).
+        max_threads: cap on native threads that the environment's library may start.
+    Raises:
+        GraftError: an unknown id, keyword or mechanic, a value out of range, or a missing package.
+    """
+    if num_envs < 1:
+        raise GraftError(f"num_envs is {num_envs}; a batch holds at least 1 environment.")
+    if seed < 0:
+        raise GraftError(f"seed is {seed}; seeds are whole numbers from 0.")
+    return adapter_for(task.id).make(task, num_envs, seed, autoreset, max_threads)
+
+
+@lru_cache(maxsize=256)
+def schemas(task: Task) -> Schemas:
+    """Both schemas of ``task``, from a throw-away batch of one."""
+    env = make(task, num_envs=1, seed=0)
+    try:
+        return env.schemas
+    finally:
+        env.close()
+
+
+def bounds(task: Task) -> Bounds | None:
+    """Registered random and expert scores of ``task``, or None where nobody recorded any."""
+    return adapter_for(task.id).bounds(task)

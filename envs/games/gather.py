@@ -1,0 +1,59 @@
+"""Gather: collect coins among walls; static hazards end the game."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from envs.engine.compile import jit
+from envs.engine.game import GAMES, Game, Mechanic
+from envs.engine.state import COIN, EMPTY, HAZARD, WALL, State, paint_cells, place_on_free, place_player, scatter, walk
+from envs.task import Bounds
+
+WALLS, COINS = 0.12, 0.07
+
+
+class Settings(NamedTuple):
+    """Mechanics in force."""
+
+    slip: float
+    invert: bool
+    wrap: bool
+    hazard_density: float
+
+
+@jit
+def begin(s: State, i: int, p: Any) -> None:
+    """Scatter walls, hazards and coins around the player."""
+    place_player(s, i)
+    scatter(s, i, WALL, WALLS)
+    scatter(s, i, HAZARD, p.hazard_density)
+    scatter(s, i, COIN, COINS)
+
+
+@jit
+def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
+    """Walk; a coin gives 1 and appears elsewhere, a hazard costs 1 and ends the game."""
+    cell = walk(s, i, action, p.wrap)
+    if cell == HAZARD:
+        return -1.0, True
+    if cell == COIN:
+        s.cells[i, s.player[i, 0], s.player[i, 1]] = EMPTY
+        place_on_free(s, i, COIN)
+        return 1.0, False
+    return 0.0, False
+
+
+GAMES.add(
+    "Graft/Gather-v0",
+    Game(
+        id="Graft/Gather-v0",
+        goal="Reach coin after coin around walls without ever stepping on a hazard.",
+        planes={"player": ("self",), "wall": ("solid",), "hazard": ("deadly",), "coin": ("pickup", "reward")},
+        own_mechanics=(Mechanic("hazard_density", 0.06, 0.0, 0.25, "share of the board that is deadly"),),
+        settings=Settings,
+        begin=begin,
+        advance=advance,
+        paint=paint_cells,
+        bounds=Bounds(0.0, 1.0, "to be measured"),
+    ),
+)

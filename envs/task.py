@@ -1,0 +1,89 @@
+"""Task, the vector environment every task becomes, and the seam that adapters fill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+
+from envs.schema import ActionSchema, ObservationSchema, Schemas
+
+
+@dataclass(frozen=True)
+class Task:
+    """One environment with its keyword arguments: ``Task("Graft/Gather-v0", {"slip": 0.3})``."""
+
+    id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Short and unique within an experiment: ``Gather(slip=0.3)``."""
+        name = self.id.removeprefix("Graft/").removeprefix("envpool/").removesuffix("-v0")
+        options = ", ".join(f"{k}={v}" for k, v in sorted(self.kwargs.items()))
+        return f"{name}({options})" if options else name
+
+    def __hash__(self) -> int:
+        return hash((self.id, json.dumps(dict(self.kwargs), sort_keys=True)))
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"id": ..., "kwargs": {...}}`` with sorted keys."""
+        return {"id": self.id, "kwargs": dict(sorted(self.kwargs.items()))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Task:
+        """Inverse of `to_json`."""
+        return cls(data["id"], dict(data.get("kwargs", {})))
+
+
+class Bounds(NamedTuple):
+    """Mean episode returns that a task's scores are normalised by: 0 = random policy, 1 = expert."""
+
+    random: float
+    expert: float
+    how: str
+
+    def normalise(self, value: float) -> float:
+        """Score of a mean episode return; not clipped."""
+        return (value - self.random) / (self.expert - self.random)
+
+
+class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
+    """A Gymnasium vector environment that carries its schemas.
+
+    ``metadata["autoreset_mode"]`` says which convention it follows. Under same-step autoreset, ``infos`` of a step
+    in which environments ended holds ``final_obs``, an array (num_envs, *obs_shape) whose rows are valid where the
+    boolean mask ``_final_obs`` (num_envs,) is set. ``reset()`` without a seed uses the seed given to `envs.make`
+    the first time and goes on with the running random numbers after that.
+    """
+
+    observation_schema: ObservationSchema
+    action_schema: ActionSchema
+
+    @property
+    def schemas(self) -> Schemas:
+        """Both schemas as one value."""
+        return Schemas(self.observation_schema, self.action_schema)
+
+
+class Adapter(Protocol):
+    """Makes the tasks whose ids start with ``prefix``; the longest matching prefix wins."""
+
+    prefix: str
+
+    def ids(self) -> Iterable[str]:
+        """Full ids that can be made on this machine, for the nearest-name hint."""
+
+    def make(
+        self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int
+    ) -> TaskVectorEnv:
+        """The batch; raises GraftError for an unknown id or keyword, or a package that is not installed.
+
+        ``max_threads`` caps the native threads an environment library may start for itself.
+        """
+
+    def bounds(self, task: Task) -> Bounds | None:
+        """Registered scores of the task, or None where nobody recorded any."""

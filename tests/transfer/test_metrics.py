@@ -1,0 +1,348 @@
+"""Numbers by hand, numpy's trapezoid rule, and the invariances that the definitions promise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.errors import GraftError
+from transfer import metrics
+from transfer.metrics import Curve
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
+SCORE = st.integers(-64, 64).map(lambda k: k / 64)
+GROUP = st.lists(SCORE, min_size=2, max_size=7)
+NAN = float("nan")
+
+
+def curve(*scores):
+    """Evaluations every 10 env steps."""
+    return Curve(range(0, 10 * len(scores), 10), scores)
+
+
+def test_curve_stores_plain_tuples():
+    made = Curve(np.array([0, 5]), np.array([0.25, 1.0]))
+    assert (made.steps, made.scores) == ((0, 5), (0.25, 1.0))
+    assert all(type(step) is int for step in made.steps)
+    assert made == Curve([0, 5], [0.25, 1])
+    with pytest.raises(FrozenInstanceError):
+        made.steps = (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "scores", "words"),
+    [
+        ([], [], "is empty"),
+        ([1, 2], [0.0, 0.0], "starts at env step 1"),
+        ([0, 2, 2], [0.0] * 3, "2 after 2"),
+        ([0, 3, 1], [0.0] * 3, "1 after 3"),
+        ([0, 1], [0.0], "2 env steps and 1 scores"),
+        ([0, 1], [0.0, NAN], "score nan at env step 1"),
+        ([0, 1], [math.inf, 0.0], "score inf at env step 0"),
+        ([0, 1.5], [0.0, 0.0], "whole numbers"),
+        ([0, math.inf], [0.0, 0.0], "whole numbers"),
+        ([NAN], [0.0], "whole numbers"),
+    ],
+)
+def test_bad_curves_are_refused(steps, scores, words):
+    with pytest.raises(GraftError, match=words):
+        Curve(steps, scores)
+
+
+def test_area_by_hand():
+    # Trapezoids: 10 * (0 + 1)/2 = 5, then 30 * (1 + 0.5)/2 = 22.5; 27.5 / 40 steps.
+    assert metrics.area(Curve([0, 10, 40], [0.0, 1.0, 0.5])) == pytest.approx(0.6875)
+    assert metrics.area(Curve([0], [0.3])) == 0.3
+
+
+@SETTINGS
+@given(st.lists(st.tuples(st.integers(1, 100), SCORE), min_size=1, max_size=20), SCORE)
+def test_area_is_a_time_mean(evaluations, first):
+    steps = np.cumsum([0, *(gap for gap, _ in evaluations)])
+    scores = np.array([first, *(score for _, score in evaluations)])
+    found = metrics.area(Curve(steps, scores))
+    assert found == pytest.approx(np.trapezoid(scores, steps) / steps[-1])
+    assert scores.min() - 1e-12 <= found <= scores.max() + 1e-12
+    assert metrics.area(Curve(1000 * steps, scores)) == pytest.approx(found)  # The unit of time cancels.
+    assert metrics.area(Curve(steps, 2 * scores + 1)) == pytest.approx(2 * found + 1)
+
+
+def test_jumpstart_by_hand():
+    assert metrics.jumpstart(curve(0.5, 0.0), curve(0.125, 1.0)) == 0.375
+
+
+def test_final_score_by_hand():
+    # Last step 100: the evaluations at 90 and 100 count, not the one at 80.
+    assert metrics.final_score(curve(*[0.0] * 8, 9.0, 0.5, 0.7)) == pytest.approx(0.6)
+    # Unevenly spaced: 0.9 * 100 = 90, so 89 is out; the evaluations weigh the same, (1 + 3 + 2) / 3.
+    assert metrics.final_score(Curve([0, 89, 90, 91, 100], [9.0, 9.0, 1.0, 3.0, 2.0])) == pytest.approx(2.0)
+    # A coarse curve has only its last evaluation there.
+    assert metrics.final_score(curve(0.0, 0.2, 0.9)) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("last", range(10, 2000, 10))
+def test_final_score_keeps_the_evaluation_at_nine_tenths(last):
+    assert metrics.final_score(Curve([0, last * 9 // 10, last], [0.0, 1.0, 2.0])) == 1.5
+
+
+def test_final_score_of_equal_scores_is_that_score():
+    # In floats (0.1 + 0.1 + 0.1) / 3 > 0.1.
+    assert metrics.final_score(Curve([0, 90, 95, 100], [0.0, 0.1, 0.1, 0.1])) == 0.1
+
+
+def test_asymptotic_gain_by_hand():
+    # Three evaluations, last step 20: only the one at 20 counts: 0.75 - 1.
+    assert metrics.asymptotic_gain(curve(0.0, 5.0, 0.75), curve(0.0, 0.0, 1.0)) == -0.25
+
+
+@pytest.mark.parametrize(
+    "compare", [metrics.jumpstart, metrics.asymptotic_gain, metrics.data_efficiency, metrics.forward_transfer]
+)
+def test_curves_must_share_their_steps(compare):
+    with pytest.raises(GraftError, match=r"3 evaluations up to env step 20 .* 2 up to 10; evaluate both"):
+        compare(curve(0.0, 0.5, 1.0), curve(0.0, 0.5))
+    with pytest.raises(GraftError, match="first apart at 10 and 11"):
+        compare(curve(0.0, 0.5, 1.0), Curve([0, 11, 20], [0.0, 0.5, 1.0]))
+
+
+def test_transfer_ratio_by_hand():
+    # No spread: (0.6 - 0.4) / 0.4 = 0.5 in every resample.
+    assert metrics.transfer_ratio([0.6] * 5, [0.4] * 3) == pytest.approx((0.5, 0.5, 0.5))
+    # IQM of p: 1 cut each end of {0, .5, .6, .7, 9}: 0.6; of b: mean of {.2, .3, .4}: 0.3; (0.6 - 0.3) / 0.3 = 1.
+    found = metrics.transfer_ratio([0.0, 0.5, 0.6, 0.7, 9.0], [0.2, 0.3, 0.4])
+    assert found.iqm == pytest.approx(1.0)
+    assert found.low < 1.0 < found.high
+
+
+def test_transfer_ratio_resamples_both_groups():
+    # p and b of two seeds each; every corner has chance 1/16 > 2.5 %. Lowest: p 0.4, b 0.5: -0.1 / 0.5 = -0.2.
+    # Highest: p 0.8, b 0.25: 0.55 / 0.25 = 2.2. Itself: (0.6 - 0.375) / 0.375 = 0.6.
+    assert metrics.transfer_ratio([0.4, 0.8], [0.25, 0.5]) == pytest.approx((0.6, -0.2, 2.2))
+
+
+def test_transfer_ratio_agrees_with_scipy():
+    rng = np.random.default_rng(8)
+    p, b = rng.normal(0.7, 0.1, 9), rng.normal(0.5, 0.05, 6)
+
+    def ratio(p, b, axis):
+        bottom = scipy.stats.trim_mean(b, 0.25, axis=axis)
+        return (scipy.stats.trim_mean(p, 0.25, axis=axis) - bottom) / bottom
+
+    theirs = scipy.stats.bootstrap(
+        (p, b), ratio, n_resamples=20_000, method="percentile", vectorized=True, rng=np.random.default_rng(1)
+    ).confidence_interval
+    ours = metrics.transfer_ratio(p, b, resamples=20_000)
+    assert ours.low == pytest.approx(theirs.low, abs=0.01)
+    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+
+
+@pytest.mark.parametrize("auc_b", [0.009, 0.0, -0.5])
+def test_transfer_ratio_over_nothing_is_undefined(auc_b):
+    assert metrics.transfer_ratio([0.5] * 3, [auc_b] * 3) is None
+
+
+def test_transfer_ratio_clips_the_denominator_of_a_resample():
+    # b = {-0.1, 0.2}: its IQM is 0.05, defined; p = 0.1. A quarter of the resamples draws b = -0.1, clipped to 0.01:
+    # (0.1 + 0.1) / 0.01 = 20; a quarter b = 0.2: -0.1 / 0.2 = -0.5; itself (0.1 - 0.05) / 0.05 = 1.
+    # Unclipped, the first would be 0.2 / -0.1 = -2: the best resamples would pull the lower bound below.
+    assert metrics.transfer_ratio([0.1] * 2, [-0.1, 0.2]) == pytest.approx((1.0, -0.5, 20.0))
+
+
+@pytest.mark.parametrize(
+    ("scores", "hold", "expected"),
+    [
+        ([0.0, 0.5, 0.6, 0.7], 3, 10),
+        ([0.5, 0.5, 0.5, 0.0], 3, 0),  # At the threshold counts, from step 0, whatever comes later.
+        ([0.9, 0.9, 0.4, 0.9, 0.9, 0.9], 3, 30),  # Two held, a dip, then three.
+        ([0.0, 0.0, 0.9, 0.9], 3, None),  # Only two evaluations left at the end.
+        ([0.0, 0.0, 0.9, 0.9], 2, 20),
+        ([0.0, 0.9, 0.0, 0.9], 1, 10),
+        ([0.9, 0.0, 0.9, 0.0], 2, None),
+        ([0.9], 1, 0),
+        ([0.4999, 0.4999, 0.4999], 1, None),
+    ],
+)
+def test_steps_to_threshold_by_hand(scores, hold, expected):
+    assert metrics.steps_to_threshold(curve(*scores), 0.5, hold) == expected
+
+
+def test_steps_to_threshold_holds_for_three_unless_told():
+    assert metrics.steps_to_threshold(curve(0.9, 0.9, 0.0, 0.9, 0.9, 0.9), 0.5) == 30
+    with pytest.raises(GraftError, match="got hold 0"):
+        metrics.steps_to_threshold(curve(1.0), 0.5, hold=0)
+
+
+@SETTINGS
+@given(st.lists(SCORE, min_size=1, max_size=12), SCORE, st.integers(1, 4))
+def test_steps_to_threshold_against_the_definition(scores, threshold, hold):
+    fits = [k for k in range(len(scores) - hold + 1) if min(scores[k : k + hold]) >= threshold]
+    expected = 10 * fits[0] if fits else None
+    assert metrics.steps_to_threshold(curve(*scores), threshold, hold) == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([30], 30),
+        ([None], None),
+        ([10, 40], 25),
+        ([10, None], None),  # Half of them never.
+        ([40, None, 10], 40),  # 10, 40, never: the middle one.
+        ([40, None, None], None),
+        ([10, 20, 60, None], 40),  # 10, 20, 60, never: (20 + 60) / 2.
+        ([None, 50, 10, None, 30], 50),  # 10, 30, 50, never, never.
+        ([0, 0, None], 0),  # Step 0 is not "never".
+    ],
+)
+def test_aggregate_steps_to_threshold_by_hand(steps, expected):
+    assert metrics.aggregate_steps_to_threshold(steps) == expected
+
+
+def test_aggregate_steps_to_threshold_needs_seeds():
+    with pytest.raises(GraftError, match="no seeds"):
+        metrics.aggregate_steps_to_threshold([])
+
+
+@SETTINGS
+@given(st.lists(st.one_of(st.none(), st.integers(0, 1000)), min_size=1, max_size=9))
+def test_aggregate_steps_to_threshold_is_a_median_with_never_last(steps):
+    middle = np.sort([math.inf if step is None else step for step in steps])
+    middle = (middle[(len(steps) - 1) // 2] + middle[len(steps) // 2]) / 2
+    assert metrics.aggregate_steps_to_threshold(steps) == (None if math.isinf(middle) else middle)
+
+
+def test_data_efficiency_by_hand():
+    # Scratch ends at 0.8 (the evaluation at 40), first reached at 40; the method is at 0.8 by 10: 40 / 10.
+    b = curve(0.0, 0.2, 0.4, 0.6, 0.8)
+    assert metrics.data_efficiency(curve(0.1, 0.9, 0.9, 0.9, 0.9), b) == 4.0
+    assert metrics.data_efficiency(b, b) == 1.0
+    assert metrics.data_efficiency(curve(0.0, 0.1, 0.2, 0.3, 0.4), b) is None
+    # Scratch at 10, the method at 40: slower.
+    assert metrics.data_efficiency(b, curve(0.0, 0.8, 0.8, 0.8, 0.8)) == 0.25
+
+
+def test_data_efficiency_at_step_0_and_held():
+    rising, there = curve(0.0, 0.5, 0.5), curve(0.5, 0.5, 0.5)
+    assert metrics.data_efficiency(there, rising) == math.inf
+    assert metrics.data_efficiency(there, there) == 1.0
+    # Held for 3 evaluations, scratch is there from step 10 only in a curve that goes on to step 30.
+    assert metrics.data_efficiency(there, rising, hold=3) is None
+    assert metrics.data_efficiency(curve(0, 0, 1, 1, 1), curve(0, 1, 1, 1, 1), hold=3) == 0.5
+
+
+@SETTINGS
+@given(st.lists(st.floats(-1, 2), min_size=1, max_size=25))
+def test_scratch_always_reaches_its_own_final_score(scores):
+    b = curve(*scores)
+    assert metrics.data_efficiency(b, b) == 1.0
+
+
+def test_forward_transfer_by_hand():
+    # Areas: p (0.5 + 1) / 2 = 0.75, b (0 + 1) / 2 = 0.5; (0.75 - 0.5) / (1 - 0.5) = 0.5, the other way -0.25 / 0.25.
+    p, b = curve(0.5, 1.0), curve(0.0, 1.0)
+    assert metrics.forward_transfer(p, b) == pytest.approx(0.5)
+    assert metrics.forward_transfer(b, p) == pytest.approx(-1.0)
+    assert metrics.forward_transfer(p, curve(0.995, 0.995)) is None
+    assert metrics.forward_transfer(p, curve(1.5, 1.5)) is None  # Above the expert: the sign would flip.
+
+
+def test_verdict_by_hand():
+    # Two seeds each: the interval is the range of differences, as all four corners have chance 1/16 > 2.5 %.
+    assert metrics.verdict([0.6, 0.9], [0.1, 0.5]) == "positive"  # [0.1, 0.8]
+    assert metrics.verdict([0.1, 0.5], [0.6, 0.9]) == "negative"
+    assert metrics.verdict([0.4, 0.9], [0.1, 0.5]) == "unclear"  # [-0.1, 0.8]
+    assert metrics.verdict([0.5, 0.5], [0.5, 0.5]) == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("p", "b"),
+    [
+        ([9.0], [0.0] * 5),
+        ([9.0] * 5, [0.0]),
+        ([], [0.0] * 5),
+        ({"a": [9.0] * 5, "b": [9.0]}, {"a": [0.0] * 5, "b": [0.0] * 5}),
+    ],
+)
+def test_verdict_needs_two_seeds(p, b):
+    assert metrics.verdict(p, b) == "unclear"
+
+
+def test_verdict_does_not_rest_on_rounding():
+    # The IQM of five times 0.1 is 0.3 / 3 in floats, which need not be the IQM of four times 0.1.
+    for count in range(2, 12):
+        for other in range(2, 12):
+            assert metrics.verdict([0.1] * count, [0.1] * other, resamples=10) == "unclear"
+
+
+def test_verdict_of_clear_groups_and_of_equal_ones():
+    rng = np.random.default_rng(2)
+    assert metrics.verdict(rng.normal(0.8, 0.05, 5), rng.normal(0.5, 0.05, 5)) == "positive"
+    # The same distribution: with 10 seeds about 1 in 20 is not "unclear"; 60 groups, so 3 expected and 10 absurd.
+    found = [metrics.verdict(rng.normal(size=10), rng.normal(size=10), seed=k) for k in range(60)]
+    assert sum(name != "unclear" for name in found) < 10
+
+
+@SETTINGS
+@given(GROUP, GROUP, SCORE, st.randoms(use_true_random=False))
+def test_verdict_knows_no_order_and_no_shift(p, b, shift, random):
+    found = metrics.verdict(p, b, resamples=300)
+    shuffled = random.sample(p, len(p)), random.sample(b, len(b))
+    assert metrics.verdict(*shuffled, resamples=300) == found
+    moved = [score + shift for score in p], [score + shift for score in b]
+    assert metrics.verdict(*moved, resamples=300) == found
+
+
+@SETTINGS
+@given(GROUP, GROUP)
+def test_ratio_and_verdict_agree_on_the_sign(p, b):
+    ratio = metrics.transfer_ratio(p, b, resamples=300)
+    found = metrics.verdict(p, b, resamples=300)
+    if ratio is not None and found != "unclear":
+        assert (ratio.iqm > 0) == (found == "positive")
+
+
+# R[k, j]: row = after task k, column = score on task j; what was not measured is NaN.
+MATRIX = np.array([[0.9, NAN, NAN], [0.5, 0.8, NAN], [0.3, 0.6, 0.7]])
+
+
+def test_matrix_metrics_by_hand():
+    # Last row: (0.3 + 0.6 + 0.7) / 3 = 1.6 / 3.
+    assert metrics.average_performance(MATRIX) == pytest.approx(1.6 / 3)
+    # Lost: 0.9 - 0.3 = 0.6, 0.8 - 0.6 = 0.2, 0.7 - 0.7 = 0; over three tasks 0.8 / 3, over the first two 0.4.
+    assert metrics.forgetting(MATRIX) == pytest.approx(0.8 / 3)
+    assert metrics.forgetting(MATRIX, include_last=False) == pytest.approx(0.4)
+    assert metrics.backward_transfer(MATRIX) == pytest.approx(-0.4)
+
+
+def test_backward_transfer_is_positive_where_later_tasks_helped():
+    # (0.75 - 0.5) over the one task before the last; the upper right corner is never read.
+    assert metrics.backward_transfer([[0.5, 99.0], [0.75, 1.0]]) == 0.25
+
+
+def test_matrix_metrics_of_one_task():
+    assert metrics.average_performance([[0.5]]) == 0.5
+    assert metrics.forgetting([[0.5]]) == 0.0
+    with pytest.raises(GraftError, match="forgetting without the last task is undefined for 1 task"):
+        metrics.forgetting([[0.5]], include_last=False)
+    with pytest.raises(GraftError, match="backward transfer is undefined for 1 task"):
+        metrics.backward_transfer([[0.5]])
+
+
+@pytest.mark.parametrize(
+    "metric", [metrics.average_performance, metrics.forgetting, metrics.backward_transfer]
+)
+def test_bad_matrices_are_refused(metric):
+    for shape in [(2, 3), (4,), (0, 0)]:
+        with pytest.raises(GraftError, match="shape"):
+            metric(np.zeros(shape))
+    for unmeasured in [(0, 0), (2, 1)]:
+        broken = MATRIX.copy()
+        broken[unmeasured] = NAN
+        with pytest.raises(GraftError, match="not finite"):
+            metric(broken)

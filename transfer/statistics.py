@@ -1,0 +1,211 @@
+"""Statistics for a handful of runs: interquartile mean, stratified bootstrap, probability of improvement.
+
+Source of all three: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical
+precipice".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from envs.errors import GraftError
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+Stratum: TypeAlias = Sequence[float] | FloatArray
+Runs: TypeAlias = Stratum | Mapping[str, Stratum]
+"""Scores of one group of runs: one number per run of a single task, or task name -> one number per run."""
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A point estimate with the bounds of its confidence interval.
+
+    ``iqm`` is the interquartile mean or, for a comparison of groups, the statistic of their interquartile
+    means.
+    """
+
+    iqm: float
+    low: float
+    high: float
+
+
+@overload
+def interquartile_mean(values: npt.ArrayLike, axis: None = None) -> float: ...
+
+
+@overload
+def interquartile_mean(values: npt.ArrayLike, axis: int) -> FloatArray: ...
+
+
+def interquartile_mean(values: npt.ArrayLike, axis: int | None = None) -> float | FloatArray:
+    """Mean of the middle half of the values: the 25 % trimmed mean.
+
+    With n values, floor(n / 4) are cut from each end and the rest is averaged with equal weights. Where n is
+    not divisible by 4 the cut is rounded down, as scipy's ``trim_mean(x, 0.25)`` and rliable do, so that a
+    little more than half stays: 5 values keep 3, 6 keep 4, 7 keep 5, and 3 or fewer keep all (the plain
+    mean).
+
+    Args:
+        values: any shape; at least one value along ``axis``.
+        axis: axis to reduce; None pools everything, which for (runs, tasks) is the IQM over runs x tasks.
+    Returns:
+        A float for ``axis=None``, otherwise an array without that axis.
+    Raises:
+        GraftError: nothing to average, or a NaN, which the cut would hide.
+    Source: Agarwal et al. 2021, section 4.3.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if axis is None:
+        return float(interquartile_mean(array.reshape(-1), axis=0))
+    count = array.shape[axis]
+    if count == 0:
+        raise GraftError("The interquartile mean of no values is undefined; give at least one run.")
+    if np.isnan(array).any():
+        raise GraftError("The interquartile mean got a NaN; drop or repeat that run.")
+    ordered = np.moveaxis(np.sort(array, axis=axis), axis, 0)
+    cut = count // 4
+    return np.asarray(ordered[cut : count - cut].mean(axis=0))
+
+
+def strata(runs: Runs) -> list[FloatArray]:
+    """The runs of each task as sorted vectors, tasks in the order of their names.
+
+    Sorting makes a seeded resampling independent of the order in which runs and tasks were listed.
+
+    Raises:
+        GraftError: no task, a task without runs, a score that is not finite, or scores that are no vector.
+    """
+    named = runs if isinstance(runs, Mapping) else {"": runs}
+    if not named:
+        raise GraftError("No task was given; give the scores of at least one run.")
+    return [_stratum(name, named[name]) for name in sorted(named)]
+
+
+def _stratum(name: str, values: Stratum) -> FloatArray:
+    of_task = f" of task '{name}'" if name else ""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise GraftError(
+            f"The scores{of_task} have shape {array.shape}; give one number per run, "
+            "or a mapping of task name -> one number per run."
+        )
+    if array.size == 0:
+        raise GraftError(f"There are no scores{of_task}; give at least one run.")
+    if not np.isfinite(array).all():
+        raise GraftError(f"The scores{of_task} hold a value that is not finite; drop or repeat that run.")
+    return np.sort(array)
+
+
+def stratified_bootstrap(
+    statistic: Callable[..., npt.ArrayLike],
+    *groups: Runs,
+    seed: int,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Percentile bootstrap interval of a statistic of one or several groups of runs.
+
+    Runs are drawn with replacement within each task, so that every resample has each task's own number of
+    runs; several groups are drawn independently of each other. The bounds are the quantiles (1 - confidence) / 2
+    and (1 + confidence) / 2 of the resampled statistic, linearly interpolated.
+
+    With few runs the percentile interval is too narrow: for the IQM of normal scores it covers about 77 % at
+    3 runs, 90 % at 5 and 94 % at 8. A task with a single run adds no spread at all; where all have one, low and
+    high equal the statistic, which is not certainty.
+
+    Args:
+        statistic: takes one array (K, n) per group, n = its runs of all tasks side by side, and returns (K,).
+        groups: scores per run, or task name -> scores per run; all of the same tasks.
+        seed: of the resampling; the same seed and scores, in any order, give the same interval.
+        resamples: number of resamples, K.
+        confidence: share of the resamples between the bounds, in (0, 1).
+    Returns:
+        The statistic of the scores as given, and the bounds.
+    Raises:
+        GraftError: no groups, groups of different tasks, empty or non-finite scores, or a confidence or number
+            of resamples out of range.
+
+    >>> stratified_bootstrap(lambda p, b: p.mean(1) - b.mean(1), [2.0, 2.0], [1.0, 1.0, 1.0], seed=0)
+    Interval(iqm=1.0, low=1.0, high=1.0)
+
+    Source: Agarwal et al. 2021, section 4.1; Efron 1979 for the percentile interval.
+    """
+    if not groups:
+        raise GraftError("The bootstrap got no group of runs; give at least one.")
+    if resamples < 1 or not 0 < confidence < 1:
+        raise GraftError(
+            f"The bootstrap got resamples {resamples} and confidence {confidence}; "
+            "give at least 1 resample and a confidence between 0 and 1."
+        )
+    _check_same_tasks(groups)
+    rng = np.random.default_rng(seed)
+    stratified = [strata(group) for group in groups]
+    drawn = np.asarray(
+        statistic(*(_resample(group, resamples, rng) for group in stratified)), dtype=np.float64
+    )
+    if drawn.shape != (resamples,):
+        raise GraftError(
+            f"The statistic gave shape {drawn.shape} for {resamples} resamples; reduce axis 1 only."
+        )
+    point = np.asarray(statistic(*(np.concatenate(group)[None, :] for group in stratified)), dtype=np.float64)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(point[0]), float(low), float(high))
+
+
+def _check_same_tasks(groups: Sequence[Runs]) -> None:
+    tasks = [sorted(group) if isinstance(group, Mapping) else ["(unnamed)"] for group in groups]
+    for other in tasks[1:]:
+        if other != tasks[0]:
+            raise GraftError(
+                f"The groups are of different tasks, {tasks[0]} and {other}; give the same to each."
+            )
+
+
+def _resample(group: Sequence[FloatArray], resamples: int, rng: np.random.Generator) -> FloatArray:
+    """Draws with replacement within each stratum, side by side: (resamples, runs of all strata)."""
+    return np.concatenate([s[rng.integers(s.size, size=(resamples, s.size))] for s in group], axis=1)
+
+
+def iqm_interval(
+    runs: Runs, *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interquartile mean over runs x tasks with its stratified-bootstrap interval.
+
+    Source: Agarwal et al. 2021, section 4.3. Arguments and errors as in `stratified_bootstrap`.
+    """
+    return stratified_bootstrap(
+        lambda scores: interquartile_mean(scores, axis=1),
+        runs,
+        seed=seed,
+        resamples=resamples,
+        confidence=confidence,
+    )
+
+
+def probability_of_improvement(x: Runs, y: Runs) -> float:
+    """Chance that a run of x beats a run of y on a task drawn at random.
+
+    Per task, the mean over all pairs of runs of 1[x_i > y_j] + 0.5 * 1[x_i = y_j] (the Mann-Whitney statistic
+    divided by the number of pairs); then the mean over tasks, each with equal weight.
+
+    Args:
+        x: scores per run, or task name -> scores per run.
+        y: the same for the other group; the same task names; the number of runs may differ.
+    Returns:
+        In [0, 1]; 0.5 where neither is better, and ``1 - probability_of_improvement(y, x)``.
+    Raises:
+        GraftError: the groups are of different tasks, or their scores are empty or not finite.
+    Source: Agarwal et al. 2021, section 4.3.
+    """
+    _check_same_tasks((x, y))
+    shares = [
+        np.mean((x_t[:, None] > y_t) + 0.5 * (x_t[:, None] == y_t))
+        for x_t, y_t in zip(strata(x), strata(y), strict=True)
+    ]
+    return float(np.mean(shares))

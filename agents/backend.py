@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 
 from agents.network import PolicyNetwork
 
@@ -21,16 +22,20 @@ class Batch(NamedTuple):
     actions: torch.Tensor
 
 
+Gradients = Callable[[Grads, PolicyNetwork, Batch], Grads]
+"""``(grads, network, batch) -> grads``, called after backward and before clipping."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What a transfer method does during training.
 
     Attributes:
-        gradients: ``(grads, network, batch) -> grads``, called after backward and before clipping.
+        gradients: changes the gradients of every minibatch, or None.
         schedule: ``(network, progress)``, called before each rollout with the share of the budget spent, in [0, 1).
     """
 
-    gradients: Callable[[Grads, PolicyNetwork, Batch], Grads] | None = None
+    gradients: Gradients | None = None
     schedule: Callable[[PolicyNetwork, float], None] | None = None
 
 
@@ -39,15 +44,17 @@ Record = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
-class EvaluationPlan:
-    """When and how to evaluate: every ``every`` env steps, at the start and at the end.
+class Evaluation:
+    """When and how to evaluate: at the start, after every ``every`` env steps (at the next rollout), and at the end.
 
-    ``episodes`` per evaluation, on ``num_envs`` environments; ``deterministic`` plays the most likely action.
+    Attributes:
+        every: env steps. episodes: per evaluation, shared out over ``num_envs`` environments.
+        deterministic: play the most likely action instead of a sample.
     """
 
-    every: int = 20_000
-    episodes: int = 64
-    num_envs: int = 64
+    every: Annotated[int, Field(ge=1)] = 20_000
+    episodes: Annotated[int, Field(ge=1)] = 64
+    num_envs: Annotated[int, Field(ge=1)] = 64
     deterministic: bool = False
 
 
@@ -60,8 +67,4 @@ class TrainResult(NamedTuple):
 
 
 class Unstable(RuntimeError):
-    """Training produced a loss that is not a number; the message says where."""
-
-
-TrainFunction = Callable[..., TrainResult]
-Json = dict[str, Any]
+    """Training produced a loss that is not a number; the message says when."""

@@ -143,7 +143,8 @@ class Checkpoint:
         return cls(
             network=NetworkConfig.from_json(manifest["network"]),
             schemas=Schemas(
-                ObservationSchema.from_json(manifest["observation"]), ActionSchema.from_json(manifest["action"])
+                ObservationSchema.from_json(manifest["observation"]),
+                ActionSchema.from_json(manifest["action"]),
             ),
             task=Task.from_json(manifest["task"]),
             tensors=groups.pop(WEIGHTS),

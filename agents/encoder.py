@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     out_dim: int
     stem: Stem
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
         self.frozen_blocks = 0
 
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         return obs.float()
 
     def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
-        """Output of the first ``depth`` blocks on raw observations (N, *obs_shape); depth 0 is the observation itself."""
+        """Output of the first ``depth`` blocks on raw observations (N, *obs_shape); depth 0 gives these."""
         if depth == 0:
             return obs
         hidden = self.scale(obs)
@@ -74,7 +74,9 @@ class Encoder(nn.Module):
         """
         depth = len(self.blocks) if depth is None else depth
         if not 0 <= depth <= len(self.blocks):
-            raise GraftError(f"depth {depth} is not allowed; this encoder has 0 to {len(self.blocks)} blocks to freeze.")
+            raise GraftError(
+                f"depth {depth} is not allowed; this encoder has 0 to {len(self.blocks)} blocks to freeze."
+            )
         self.frozen_blocks = depth
         for index, block in enumerate(self.blocks):
             block.requires_grad_(index >= depth)

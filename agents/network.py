@@ -114,7 +114,7 @@ class PolicyNetwork(nn.Module):
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                gain = {self.policy.out: 0.01, self.value.out: 1.0}.get(module, 2**0.5)  # type: ignore[call-overload]
+                gain = 0.01 if module is self.policy.out else 1.0 if module is self.value.out else 2**0.5
                 nn.init.orthogonal_(module.weight, gain)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -130,12 +130,12 @@ class PolicyNetwork(nn.Module):
     @torch.no_grad()
     def act(self, obs: torch.Tensor, generator: torch.Generator | None, deterministic: bool = False) -> torch.Tensor:
         """Actions for raw observations: (N,) indices, or (N, A) reals within the schema's bounds."""
-        outputs = self(obs)
+        outputs: Outputs = self(obs)
         if outputs.log_std is None:
             if deterministic:
                 return outputs.action.argmax(-1)
             return torch.multinomial(outputs.action.softmax(-1), 1, generator=generator).squeeze(-1)
-        action: torch.Tensor = outputs.action
+        action = outputs.action
         if not deterministic:
             noise = torch.randn(action.shape, generator=generator, device=action.device)
             action = action + noise * outputs.log_std.exp()
@@ -143,7 +143,7 @@ class PolicyNetwork(nn.Module):
         return action.clamp(torch.tensor(bounds.low).to(action), torch.tensor(bounds.high).to(action))
 
     def load_exactly(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Load a full set of parameters and buffers; raises GraftError that names what is missing, extra or misshapen."""
+        """Load all parameters and buffers; raises GraftError that names what is missing, extra or misshapen."""
         own = self.state_dict()
         missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
         misshapen = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]

@@ -1,4 +1,4 @@
-"""The one exception family that users meet: a sentence that says what was given, what is allowed and what is nearest."""
+"""The exception that users meet: a sentence that says what was given, what is allowed and what is nearest."""
 
 from __future__ import annotations
 

@@ -77,9 +77,7 @@ class Adapter(Protocol):
     def ids(self) -> Iterable[str]:
         """Full ids that can be made on this machine, for the nearest-name hint."""
 
-    def make(
-        self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int
-    ) -> TaskVectorEnv:
+    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """The batch; raises GraftError for an unknown id or keyword, or a package that is not installed.
 
         ``max_threads`` caps the native threads an environment library may start for itself.

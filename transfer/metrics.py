@@ -57,17 +57,13 @@ class Curve:
         steps = tuple(int(step) for step in self.steps)
         scores = tuple(float(score) for score in self.scores)
         if len(steps) != len(scores):
-            raise GraftError(
-                f"A curve has {len(steps)} env steps and {len(scores)} scores; give as many of each."
-            )
+            raise GraftError(f"A curve has {len(steps)} env steps and {len(scores)} scores; give as many of each.")
         if not steps or steps[0] != 0:
             first = f"starts at env step {steps[0]}" if steps else "is empty"
             raise GraftError(f"A curve {first}; the first evaluation belongs at step 0, before any training.")
         for before, after in itertools.pairwise(steps):
             if after <= before:
-                raise GraftError(
-                    f"A curve has env step {after} after {before}; give strictly increasing steps."
-                )
+                raise GraftError(f"A curve has env step {after} after {before}; give strictly increasing steps.")
         for step, score in zip(steps, scores, strict=True):
             if not math.isfinite(score):
                 raise GraftError(f"A curve has score {score} at env step {step}; give finite scores.")
@@ -135,9 +131,7 @@ def _iqm_of_each(scores: FloatArray) -> FloatArray:
     return interquartile_mean(scores, axis=1)
 
 
-def transfer_ratio(
-    p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval | None:
+def transfer_ratio(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
     """(AUC_p - AUC_b) / AUC_b, with AUC the interquartile mean of the areas of a group's seeds.
 
     The 95 % interval resamples both groups independently. A resample may draw a denominator below 0.01
@@ -287,9 +281,7 @@ def _final_and_own(scores: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         raise GraftError(f"The score matrix has shape {matrix.shape}; give (N, N), a row per task learned.")
     final, own = matrix[-1], np.diagonal(matrix)
     if not (np.isfinite(final).all() and np.isfinite(own).all()):
-        raise GraftError(
-            "The score matrix has a value that is not finite in its last row or on its diagonal."
-        )
+        raise GraftError("The score matrix has a value that is not finite in its last row or on its diagonal.")
     return final, own
 
 

@@ -146,13 +146,9 @@ def stratified_bootstrap(
     _check_same_tasks(groups)
     rng = np.random.default_rng(seed)
     stratified = [strata(group) for group in groups]
-    drawn = np.asarray(
-        statistic(*(_resample(group, resamples, rng) for group in stratified)), dtype=np.float64
-    )
+    drawn = np.asarray(statistic(*(_resample(group, resamples, rng) for group in stratified)), dtype=np.float64)
     if drawn.shape != (resamples,):
-        raise GraftError(
-            f"The statistic gave shape {drawn.shape} for {resamples} resamples; reduce axis 1 only."
-        )
+        raise GraftError(f"The statistic gave shape {drawn.shape} for {resamples} resamples; reduce axis 1 only.")
     point = np.asarray(statistic(*(np.concatenate(group)[None, :] for group in stratified)), dtype=np.float64)
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(point[0]), float(low), float(high))
@@ -162,9 +158,7 @@ def _check_same_tasks(groups: Sequence[Runs]) -> None:
     tasks = [sorted(group) if isinstance(group, Mapping) else ["(unnamed)"] for group in groups]
     for other in tasks[1:]:
         if other != tasks[0]:
-            raise GraftError(
-                f"The groups are of different tasks, {tasks[0]} and {other}; give the same to each."
-            )
+            raise GraftError(f"The groups are of different tasks, {tasks[0]} and {other}; give the same to each.")
 
 
 def _resample(group: Sequence[FloatArray], resamples: int, rng: np.random.Generator) -> FloatArray:
@@ -172,9 +166,7 @@ def _resample(group: Sequence[FloatArray], resamples: int, rng: np.random.Genera
     return np.concatenate([s[rng.integers(s.size, size=(resamples, s.size))] for s in group], axis=1)
 
 
-def iqm_interval(
-    runs: Runs, *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
-) -> Interval:
+def iqm_interval(runs: Runs, *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE) -> Interval:
     """Interquartile mean over runs x tasks with its stratified-bootstrap interval.
 
     Source: Agarwal et al. 2021, section 4.3. Arguments and errors as in `stratified_bootstrap`.

@@ -61,7 +61,10 @@ class GridCNN(Encoder):
         self.blocks = nn.ModuleList()
         inputs = schema.shape[0]
         for outputs, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True):
-            layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2), nn.ReLU()]
+            layers: list[nn.Module] = [
+                nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2),
+                nn.ReLU(),
+            ]
             if pool > 1:
                 layers.append(nn.MaxPool2d(pool))
             self.blocks.append(nn.Sequential(*layers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -26,11 +27,13 @@ class MLP(Encoder):
     def __init__(self, schema: ObservationSchema, widths: Sequence[int] = (64, 64)) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
-            raise GraftError(f"widths={list(widths)} is not allowed; the mlp needs one or more layers of at least 1 unit.")
+            raise GraftError(
+                f"widths={list(widths)} is not allowed; the mlp needs one or more layers of at least 1 unit."
+            )
         sizes = [math.prod(schema.shape), *widths]
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Flatten(), nn.Linear(fan_in, fan_out), nn.Tanh())
-            for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+            for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.out_dim = sizes[-1]
         self.stem = Stem("blocks.0.1.weight", math.prod(schema.shape[1:]))

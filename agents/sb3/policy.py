@@ -9,6 +9,7 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution, Dis
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from agents.backend import Batch
 from agents.network import Outputs, PolicyNetwork
 
 
@@ -23,10 +24,17 @@ class NetworkPolicy(ActorCriticPolicy):
     """
 
     def __init__(
-        self, observation_space: Any, action_space: Any, lr_schedule: Schedule, network: PolicyNetwork, **kwargs: Any
+        self,
+        observation_space: Any,
+        action_space: Any,
+        lr_schedule: Schedule,
+        network: PolicyNetwork,
+        **kwargs: Any,
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], normalize_images=False, **kwargs)
         self.network = network
+        self.input_depth = 0
+        self.last_batch: Batch | None = None
         # Frozen parameters are included: they have no gradient, so the optimiser skips them until a schedule
         # unfreezes them.
         self.optimizer = self.optimizer_class(network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -42,7 +50,7 @@ class NetworkPolicy(ActorCriticPolicy):
         if isinstance(self.action_dist, DiagGaussianDistribution):
             assert outputs.log_std is not None
             return self.action_dist.proba_distribution(outputs.action, outputs.log_std)
-        return self.action_dist.proba_distribution(outputs.action)  # type: ignore[call-arg]
+        return self.action_dist.proba_distribution(outputs.action)
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Actions, values (N, 1) and log-probabilities (N,)."""
@@ -51,21 +59,18 @@ class NetworkPolicy(ActorCriticPolicy):
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, outputs.value.unsqueeze(-1), distribution.log_prob(actions)
 
-    def evaluate_hidden(
-        self, hidden: torch.Tensor, depth: int, actions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Values (N,), log-probabilities (N,) and entropy (N,) from the output of the encoder's first ``depth`` blocks."""
-        outputs = self.network.heads(self.network.encoder.suffix(hidden, depth))
-        distribution = self._distribution(outputs)
-        return outputs.value, distribution.log_prob(actions), distribution.entropy()
-
     def evaluate_actions(
         self, obs: PyTorchObs, actions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Values (N, 1), log-probabilities (N,) and entropy (N,) of actions taken at raw observations."""
+        """Values (N, 1), log-probabilities (N,) and entropy (N,) of actions.
+
+        ``obs`` are raw observations, or the output of the encoder's first ``input_depth`` blocks where that is set.
+        """
         assert isinstance(obs, torch.Tensor)
-        values, log_prob, entropy = self.evaluate_hidden(obs, 0, actions)
-        return values.unsqueeze(-1), log_prob, entropy
+        self.last_batch = Batch(obs, actions)
+        outputs = self.network.heads(self.network.encoder.suffix(obs, self.input_depth))
+        distribution = self._distribution(outputs)
+        return outputs.value.unsqueeze(-1), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """The action distribution at raw observations."""

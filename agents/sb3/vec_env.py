@@ -85,6 +85,6 @@ class BatchVecEnv(VecEnv):
         """No environment is wrapped."""
         return [False for _ in self._get_indices(indices)]
 
-    def seed(self, seed: int | None = None) -> Sequence[None | int]:
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Leaves the batch alone: `envs.make` seeded it, and Stable-Baselines3 seeds with the learner's seed."""
         return [None] * self.num_envs

@@ -81,9 +81,7 @@ class GameVectorEnv(TaskVectorEnv):
                 self._state.rng[i] = before[i]
         self._seeded = True
 
-    def step(
-        self, actions: Any
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[NDArray[np.uint8], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep."""
         count = self.num_envs
         obs = np.empty((count, *self.observation_schema.shape), np.uint8)

@@ -104,9 +104,7 @@ class Game:
         for name in kwargs:
             if name not in by_name:
                 raise unknown(f"mechanic of {self.id}", name, by_name)
-        return self.settings(
-            **{name: m.check(self.id, kwargs.get(name, m.default)) for name, m in by_name.items()}
-        )
+        return self.settings(**{name: m.check(self.id, kwargs.get(name, m.default)) for name, m in by_name.items()})
 
     @cached_property
     def reset_batch(self) -> Callable[..., None]:

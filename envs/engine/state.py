@@ -135,7 +135,7 @@ def walk(s: State, i: int, direction: int, wrap: bool) -> int:
 
 @jit
 def paint_cells(s: State, i: int, planes: Any) -> None:
-    """Write the player into plane 0 and every occupied cell into the plane of its code; ``planes`` (C, H, W) is zero."""
+    """Write the player into plane 0 and each occupied cell into the plane of its code; ``planes`` (C, H, W) is zero."""
     for r in range(SIZE):
         for c in range(SIZE):
             code = s.cells[i, r, c]

@@ -1,0 +1,137 @@
+"""PPO of Stable-Baselines3, with gradients that pass through a transfer method, and frozen blocks computed once."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from agents.backend import Gradients, Unstable
+from agents.network import PolicyNetwork
+from agents.sb3.algorithm import ALGORITHMS, Algorithm
+from agents.sb3.policy import NetworkPolicy
+from agents.sb3.vec_env import BatchVecEnv
+
+PREFIX_CHUNK = 1024
+"""Observations per forward pass when the frozen blocks' output is computed for a whole rollout."""
+
+
+class TransferPPO(PPO):
+    """`stable_baselines3.PPO` whose loss, rollout and update are the library's.
+
+    Two things are added around its `train`:
+
+    - ``gradients`` sees each minibatch's gradients before they are clipped. The library clips between backward and
+      step and offers no hook there, so its own clipping is set to infinity (which multiplies by one) and done, after
+      ``gradients``, just before the optimiser's step.
+    - Where the first blocks of the encoder are frozen and no ``gradients`` asks for raw observations, their output is
+      computed once per rollout instead of once per minibatch and epoch. The values are the same to rounding.
+    """
+
+    def __init__(self, *args: Any, gradients: Gradients | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gradients = gradients
+        if gradients is not None:
+            self._clip_at, self.max_grad_norm = self.max_grad_norm, math.inf
+            self.policy.optimizer.register_step_pre_hook(self._before_step)
+
+    @property
+    def _policy(self) -> NetworkPolicy:
+        assert isinstance(self.policy, NetworkPolicy)
+        return self.policy
+
+    def train(self) -> None:
+        """One update of the policy from the rollout buffer.
+
+        Raises:
+            Unstable: the loss is not a finite number any more.
+        """
+        depth = 0 if self._gradients else self._policy.network.encoder.frozen_blocks
+        if depth:
+            self.rollout_buffer.observations = self._prefix_of_rollout(depth)
+        self._policy.input_depth = depth
+        super().train()
+        self._policy.input_depth = 0
+        loss = self.logger.name_to_value["train/loss"]
+        if not math.isfinite(loss):
+            raise Unstable(f"the loss is {loss} after {self.num_timesteps} env steps; a smaller learning rate may help")
+
+    def _prefix_of_rollout(self, depth: int) -> np.ndarray[Any, Any]:
+        """Output of the first ``depth`` blocks for every observation in the buffer, (steps, envs, ...)."""
+        raw = self.rollout_buffer.observations
+        flat = torch.as_tensor(raw.reshape(-1, *raw.shape[2:]))
+        encoder = self._policy.network.encoder
+        with torch.no_grad():
+            hidden = torch.cat(
+                [encoder.prefix(c.to(self.device), depth).cpu() for c in torch.split(flat, PREFIX_CHUNK)]
+            )
+        result: np.ndarray[Any, Any] = hidden.reshape(*raw.shape[:2], *hidden.shape[1:]).numpy()
+        return result
+
+    def _before_step(self, *_: Any) -> None:
+        """The method's gradients in the place of the loss's, then the clipping that the library left out."""
+        assert self._gradients is not None
+        assert self._policy.last_batch is not None
+        network = self._policy.network
+        found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        changed = self._gradients(found, network, self._policy.last_batch)
+        for name, parameter in network.named_parameters():
+            parameter.grad = changed.get(name)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), self._clip_at)
+
+
+@ALGORITHMS.register("ppo")
+@dataclass(frozen=True, kw_only=True)
+class PPOAlgorithm(Algorithm):
+    """Proximal policy optimisation (Schulman et al. 2017) for discrete and Box actions.
+
+    Attributes:
+        num_steps: steps of each environment per rollout. minibatch: states per gradient step.
+        epochs: passes over each rollout. learning_rate: of Adam. gamma, gae_lambda: discounts.
+        entropy: weight of the entropy bonus. clip: of the probability ratio. value: weight of the value loss.
+        max_grad_norm: gradients are clipped to this norm.
+    """
+
+    num_steps: Annotated[int, Field(ge=1)] = 64
+    minibatch: Annotated[int, Field(ge=2)] = 1024
+    epochs: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 7e-4
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.97
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    entropy: Annotated[float, Field(ge=0)] = 0.01
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    value: Annotated[float, Field(ge=0)] = 0.5
+    max_grad_norm: Annotated[float, Field(gt=0)] = 0.5
+
+    def learner(
+        self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str
+    ) -> BaseAlgorithm:
+        """The learner; a rollout smaller than the minibatch is one minibatch."""
+        with warnings.catch_warnings():
+            # A last minibatch that is smaller than the others is allowed, and the config says so.
+            warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
+            return TransferPPO(
+                NetworkPolicy,
+                env,
+                gradients=gradients,
+                n_steps=self.num_steps,
+                batch_size=min(self.minibatch, self.num_steps * self.num_envs),
+                n_epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                gamma=self.gamma,
+                gae_lambda=self.gae_lambda,
+                ent_coef=self.entropy,
+                clip_range=self.clip,
+                vf_coef=self.value,
+                max_grad_norm=self.max_grad_norm,
+                policy_kwargs={"network": network},
+                seed=seed,
+                device=device,
+            )

@@ -1,0 +1,1 @@
+"""Transfer methods, one file each; every module here is imported by the registry."""

@@ -1,0 +1,47 @@
+"""Frozen encoder: the source's features as they are; what is above them trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from agents.checkpoint import Checkpoint
+from agents.network import NetworkConfig
+from envs.errors import GraftError
+from envs.schema import Schemas
+from transfer.method import METHODS, Built, FromSource
+
+
+@METHODS.register("frozen")
+@dataclass(frozen=True, kw_only=True)
+class Frozen(FromSource):
+    """The first ``depth`` blocks of the encoder keep the source's weights; the rest of the network trains.
+
+    Attributes:
+        depth: ``all``, or a number of blocks counted from the input.
+    Source: feature extraction as in Yosinski et al. 2014; Rusu et al. 2016, baseline 2 with all blocks.
+    """
+
+    depth: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """The transplanted network with its first blocks frozen.
+
+        Raises:
+            GraftError: as in `FromSource.build`; or a block to be frozen has a tensor that the source could not fill,
+                so that random weights would be frozen for good.
+        """
+        built = super().build(source, target, architecture, seed)
+        encoder = built.network.encoder
+        encoder.freeze(None if self.depth == "all" else self.depth)
+        assert built.report is not None
+        frozen = tuple(f"encoder.blocks.{i}." for i in range(encoder.frozen_blocks))
+        empty = [r for r in built.report.rows if r.status == "initialised" and r.tensor.startswith(frozen)]
+        if empty:
+            raise GraftError(
+                f"Cannot freeze {empty[0].tensor}: the source could not fill it ({empty[0].detail}), and random "
+                f"weights would be frozen for good; choose a smaller depth, or finetune."
+            )
+        return built

@@ -1,0 +1,29 @@
+"""Random frozen encoder: only the heads learn; the control that tells features from head capacity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agents.checkpoint import Checkpoint
+from agents.network import NetworkConfig, PolicyNetwork
+from envs.schema import Schemas
+from transfer.method import METHODS, Built, TransferMethod
+
+
+@METHODS.register("random_frozen")
+@dataclass(frozen=True, kw_only=True)
+class RandomFrozen(TransferMethod):
+    """A fresh encoder that stays as it is; the heads train.
+
+    Source: Rusu et al. 2016, baseline 4.
+    """
+
+    uses_source: ClassVar[bool] = False
+    control: ClassVar[bool] = True
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """A fresh network with its encoder frozen."""
+        network = PolicyNetwork(target, architecture, seed)
+        network.encoder.freeze()
+        return Built(network, None)

@@ -1,0 +1,291 @@
+"""Weights move by name: the stem by observation names, the policy's rows by action names, the trunk as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from agents.checkpoint import Checkpoint
+from agents.network import PolicyNetwork
+from envs.errors import GraftError, unknown
+from envs.schema import ObservationSchema, Schemas
+
+Heads = Literal["fresh", "by_name"]
+NewChannels = Literal["zero", "random", "attributes"]
+Status = Literal["copied", "remapped", "padded", "initialised", "dropped"]
+
+LISTED = 8
+"""Names printed in the detail of a row; the rest are counted."""
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """What became of one tensor.
+
+    Attributes:
+        tensor: its name in the network (for ``dropped``: in the source).
+        status: ``copied`` whole and in place; ``remapped`` by name; ``padded``: some slices are new; ``initialised``:
+            nothing came from the source; ``dropped``: the target has no such tensor.
+        share: part of the tensor's values that came from the source, in [0, 1].
+        detail: which names were new, how they were initialised, and which were dropped.
+        wanted: whether it was to be carried over; false for heads that the method chose to make afresh.
+    """
+
+    tensor: str
+    status: Status
+    share: float
+    detail: str = ""
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class TransplantReport:
+    """A row for every tensor of the target, then the source's tensors that have no place in it.
+
+    Attributes:
+        rows: in the order of the target's tensors.
+        lost: names of observations, actions and tensors that did not arrive whole; empty where nothing was lost.
+    """
+
+    rows: tuple[TensorRow, ...]
+    lost: tuple[str, ...]
+
+    @property
+    def partial(self) -> bool:
+        """Whether something that was to be carried over is not, or not whole."""
+        return bool(self.lost)
+
+    def summary(self) -> str:
+        """Counts by status: ``8 copied, 1 padded, 6 initialised``."""
+        counts = Counter(row.status for row in self.rows)
+        return ", ".join(f"{n} {status}" for status, n in counts.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"rows": [vars(row) for row in self.rows], "lost": list(self.lost), "summary": self.summary()}
+
+
+class Match(NamedTuple):
+    """How the target's names draw on the source's.
+
+    ``sources``: per target name, the source indices whose mean it takes; empty where it takes none.
+    ``new``: target names that the source lacks -> how each was initialised. ``dropped``: source names left behind.
+    ``identical``: same names in the same order.
+    """
+
+    sources: list[list[int]]
+    new: dict[str, str]
+    dropped: list[str]
+    identical: bool
+
+
+def match_names(
+    source: tuple[str, ...],
+    target: tuple[str, ...],
+    rename: Mapping[str, str],
+    otherwise: Callable[[int], list[int]],
+) -> Match:
+    """Match ``target`` names to ``source`` names; ``rename`` maps a target name to the source name it had.
+
+    ``otherwise(j)`` gives the source indices that target j, a name without a counterpart, is made from.
+    """
+    index = {name: i for i, name in enumerate(source)}
+    sources: list[list[int]] = []
+    new: dict[str, str] = {}
+    used: set[str] = set()
+    for j, name in enumerate(target):
+        origin = rename.get(name, name)
+        if origin in index:
+            used.add(origin)
+            sources.append([index[origin]])
+            continue
+        stand_ins = otherwise(j)
+        sources.append(stand_ins)
+        new[name] = "mean of " + " and ".join(source[i] for i in stand_ins) if stand_ins else ""
+    identical = not new and [s[0] for s in sources] == list(range(len(source)))
+    return Match(sources, new, [name for name in source if name not in used], identical)
+
+
+def most_alike(source: ObservationSchema, attributes: tuple[str, ...]) -> list[int]:
+    """Source channels that share the most of ``attributes``; of equals, those with the fewest others.
+
+    Empty where no channel shares any.
+    """
+    wanted = set(attributes)
+
+    def likeness(i: int) -> tuple[int, float]:
+        has = set(source.attributes[i])
+        return len(has & wanted), len(has & wanted) / max(1, len(has | wanted))
+
+    best = max(map(likeness, range(len(source.names))), default=(0, 0.0))
+    return [i for i in range(len(source.names)) if likeness(i) == best] if best[0] else []
+
+
+def _by_name(tensor: torch.Tensor, dim: int, group: int) -> torch.Tensor:
+    """A view in which dimension ``dim`` counts names, and the next one the ``group`` indices of each."""
+    return tensor.view(*tensor.shape[:dim], -1, group, *tensor.shape[dim + 1 :])
+
+
+@dataclass
+class _Surgeon:
+    """Collects the target's tensors and the report's rows."""
+
+    source: Mapping[str, torch.Tensor]
+    target: Mapping[str, torch.Tensor]
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    rows: list[TensorRow] = field(default_factory=list)
+    lost: dict[str, None] = field(default_factory=dict)
+
+    def fresh(self, name: str, detail: str, wanted: bool) -> None:
+        self.tensors[name] = self.target[name]
+        self.rows.append(TensorRow(name, "initialised", 0.0, detail, wanted))
+        if wanted:
+            self.lost[name] = None
+
+    def copy(self, name: str) -> None:
+        if name not in self.source:
+            self.fresh(name, "the source has no such tensor", wanted=True)
+        elif self.source[name].shape != self.target[name].shape:
+            old, new = tuple(self.source[name].shape), tuple(self.target[name].shape)
+            self.fresh(name, f"shape {old} became {new}", wanted=True)
+        else:
+            self.tensors[name] = self.source[name].clone()
+            self.rows.append(TensorRow(name, "copied", 1.0))
+
+    def remap(self, name: str, dim: int, group: int, match: Match, new_is: str) -> None:
+        """Fill dimension ``dim`` of a tensor, ``group`` indices per name, from the matched names of the source."""
+        old, new = self.source[name], self.target[name].clone()
+        problem = "" if any(match.sources) else "no name in common"
+        if old.shape[:dim] + old.shape[dim + 1 :] != new.shape[:dim] + new.shape[dim + 1 :] or old.shape[dim] % group:
+            problem = f"shape {tuple(old.shape)} became {tuple(new.shape)}"
+        if problem:
+            self.fresh(name, problem, wanted=True)
+            return
+        old_slices, new_slices = _by_name(old, dim, group), _by_name(new, dim, group)
+        for j, origins in enumerate(match.sources):
+            if origins:
+                new_slices.select(dim, j).copy_(old_slices.index_select(dim, torch.tensor(origins)).mean(dim))
+            elif new_is == "zero":
+                new_slices.select(dim, j).zero_()
+        self.tensors[name] = new
+        came = sum(1 for origins in match.sources if origins) / len(match.sources)
+        status: Status = "copied" if match.identical else "padded" if match.new else "remapped"
+        self.rows.append(TensorRow(name, status, came, _detail(match, new_is)))
+        self.lost.update(dict.fromkeys([*match.new, *match.dropped]))
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _detail(match: Match, new_is: str) -> str:
+    parts = []
+    if match.new:
+        parts.append("new: " + _names([f"{name} ({how or new_is})" for name, how in match.new.items()]))
+    if match.dropped:
+        parts.append("dropped: " + _names(match.dropped))
+    if not parts and not match.identical:
+        parts.append("reordered by name")
+    return "; ".join(parts)
+
+
+def _check_rename(rename: Mapping[str, str], source: Schemas, target: Schemas) -> None:
+    old = {*source.observation.names, *source.action.names}
+    new = {*target.observation.names, *target.action.names}
+    for now, before in rename.items():
+        if now not in new:
+            raise unknown("name on the left of rename (a name of the target)", now, new)
+        if before not in old:
+            raise unknown("name on the right of rename (a name of the source)", before, old)
+
+
+def _match_observations(
+    source: Schemas, target: Schemas, rename: Mapping[str, str], new_channels: NewChannels
+) -> Match:
+    old, new = source.observation, target.observation
+
+    def otherwise(j: int) -> list[int]:
+        return most_alike(old, new.attributes[j]) if new_channels == "attributes" else []
+
+    match = match_names(old.names, new.names, rename, otherwise)
+    if not any(match.sources):
+        raise GraftError(
+            f"The target shares nothing with the source: its observations are {_names(list(new.names))}, "
+            f"the source's {_names(list(old.names))}; give 'rename' (target name: source name) if some mean the same."
+        )
+    return match
+
+
+def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) -> Match:
+    match = match_names(source.action.names, target.action.names, rename, lambda _: [])
+    if source.action.kind != target.action.kind or not any(match.sources):
+        raise GraftError(
+            f"Heads cannot be carried by name: the target's actions are {target.action.kind} "
+            f"({_names(list(target.action.names))}), the source's {source.action.kind} "
+            f"({_names(list(source.action.names))}); use heads: fresh, or give 'rename' (target name: source name)."
+        )
+    return match
+
+
+def transplant(
+    source: Checkpoint,
+    target: Schemas,
+    *,
+    heads: Heads,
+    new_channels: NewChannels,
+    rename: Mapping[str, str],
+    strict: bool,
+    seed: int,
+) -> tuple[PolicyNetwork, TransplantReport]:
+    """A network for ``target`` that carries over what ``source`` has by the same names.
+
+    The encoder's stem takes its input slices by observation name and the rest of the encoder is copied. Heads are
+    made afresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied.
+
+    Args:
+        heads: ``fresh`` or ``by_name``.
+        new_channels: what an observation name that the source never had starts from: ``zero``, ``random`` (the fresh
+            network's own weights), or ``attributes`` (`most_alike`; zero where nothing is alike). A new action's row
+            is always the fresh network's.
+        rename: target name -> name it had in the source.
+        strict: raise where anything that was to be carried over is lost.
+        seed: of all fresh weights.
+    Returns:
+        The network, nothing of it frozen, and the report.
+    Raises:
+        GraftError: nothing in common, an encoder that cannot read the target's observations, an unknown name in
+            ``rename``, or a loss under ``strict``.
+    """
+    _check_rename(rename, source.schemas, target)
+    observations = _match_observations(source.schemas, target, rename, new_channels)
+    actions = _match_actions(source.schemas, target, rename) if heads == "by_name" else None
+    network = PolicyNetwork(target, source.network, seed)
+    surgeon = _Surgeon(source.tensors, network.state_dict())
+    stem = network.encoder.stem
+    for name in surgeon.target:
+        if name == f"encoder.{stem.name}":
+            group = stem.group
+            surgeon.remap(name, 1, group, observations, "random" if new_channels == "random" else "zero")
+        elif name.startswith("encoder."):
+            surgeon.copy(name)
+        elif actions is None:
+            surgeon.fresh(name, "fresh head", wanted=False)
+        elif name in ("policy.out.weight", "policy.out.bias", "policy.log_std"):
+            surgeon.remap(name, 0, 1, actions, "random")
+        else:
+            surgeon.copy(name)
+    for name in source.tensors.keys() - surgeon.target.keys():
+        wanted = name.startswith("encoder.") or actions is not None
+        surgeon.rows.append(TensorRow(name, "dropped", 0.0, "the target has no such tensor", wanted))
+        if wanted:
+            surgeon.lost[name] = None
+    report = TransplantReport(tuple(surgeon.rows), tuple(surgeon.lost))
+    if strict and report.partial:
+        raise GraftError(f"strict=true, and the transplant would lose or invent {_names(list(report.lost))}.")
+    network.load_exactly(surgeon.tensors)
+    return network, report

@@ -1,0 +1,216 @@
+"""Experiment configs: strict YAML, overridden on the command line by ``dotted.key=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from agents.backend import Evaluation
+from agents.network import NetworkConfig
+from agents.sb3 import ALGORITHMS, Algorithm
+from envs.errors import GraftError, unknown
+from envs.task import Task
+from experiments.options import build_options, parse_model
+from transfer.method import METHODS, TransferMethod
+
+PACKAGED = Path(__file__).parent / "configs"
+DEFAULT = "quickstart"
+
+
+class Strict(BaseModel):
+    """A model that refuses keys it does not know, and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_mapping(key: str) -> BeforeValidator:
+    """Lets ``name`` stand for ``{key: name}``."""
+    return BeforeValidator(lambda given: {key: given} if isinstance(given, str) else given)
+
+
+_LIST = BeforeValidator(lambda given: [given] if isinstance(given, str | dict) else given)
+"""Lets one entry stand for a list of one."""
+
+
+class TaskConfig(Strict):
+    """A task: its id, its keyword arguments, and bounds that override the registered ones."""
+
+    id: str
+    kwargs: dict[str, Any] = {}
+    bounds: tuple[float, float] | None = Field(
+        None, description="mean returns of a random policy and of an expert, for the normalised score"
+    )
+
+    @property
+    def task(self) -> Task:
+        """The task itself."""
+        return Task(self.id, self.kwargs)
+
+
+class SourceConfig(Strict):
+    """A task to pretrain on, or the folder of a checkpoint that was trained before."""
+
+    id: str | None = None
+    kwargs: dict[str, Any] = {}
+    checkpoint: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.id is None) == (self.checkpoint is None):
+            raise ValueError("a source has either an id (of a task) or a checkpoint (a folder)")
+        return self
+
+
+class NetworkSection(Strict):
+    """The encoder (by default the one that fits the observations), its options, and the heads' hidden units."""
+
+    encoder: str | None = None
+    options: dict[str, Any] = {}
+    head: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
+
+
+class Budget(Strict):
+    """Env steps of one stage."""
+
+    steps: Annotated[int, Field(ge=1)]
+
+
+class Config(Strict):
+    """An experiment: every source is carried to every target by every method, once per seed.
+
+    ``scratch`` and ``random_frozen`` run on every target without being named.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
+    targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
+    methods: Annotated[list[str | dict[str, dict[str, Any] | None]], _LIST, Field(min_length=1)]
+    seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = 5
+    pretrain: Budget = Budget(steps=600_000)
+    transfer: Budget = Budget(steps=200_000)
+    network: NetworkSection = NetworkSection()
+    algorithm: Annotated[dict[str, Any], _as_mapping("name")] = {"name": "ppo"}
+    evaluation: dict[str, Any] = {}
+    threshold: float = Field(0.5, description="normalised score that steps_to_threshold waits for")
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds: 0, 1, ... up to the number given, or those listed."""
+        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(dict.fromkeys(self.seeds))
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """Architecture as the agents know it."""
+        return NetworkConfig(self.network.encoder, self.network.options, self.network.head)
+
+    def algorithm_and_name(self) -> tuple[str, Algorithm]:
+        """The algorithm's registered name and the algorithm with its options."""
+        name = str(self.algorithm.get("name", "ppo"))
+        options = {key: value for key, value in self.algorithm.items() if key != "name"}
+        return name, build_options(f"algorithm {name}", ALGORITHMS[name], options)
+
+    def evaluation_plan(self) -> Evaluation:
+        """When and how to evaluate."""
+        return build_options("evaluation", Evaluation, self.evaluation)
+
+    def method_list(self) -> list[TransferMethod]:
+        """Controls first, then the methods named, each once."""
+        named = [_parse_method(entry) for entry in self.methods]
+        controls = [kind() for _, kind in METHODS.items() if kind.control]
+        # Methods are compared by value; some hold mappings and can't be hashed.
+        unique: list[TransferMethod] = []
+        for method in [*sorted(controls, key=lambda m: type(m).__name__, reverse=True), *named]:
+            if method not in unique:
+                unique.append(method)
+        return unique
+
+
+def _parse_method(entry: str | Mapping[str, Any]) -> TransferMethod:
+    """``frozen`` or ``{frozen: {depth: 2}}``."""
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if len(entry) != 1:
+        raise GraftError(f"A method is a name, or one name with its options, got {dict(entry)}.")
+    name, options = next(iter(entry.items()))
+    return build_options(f"method {name}", METHODS[name], options or {})
+
+
+def packaged_configs() -> list[str]:
+    """Names of the experiments that come with Graft."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def find_config(given: str) -> Path:
+    """A path, or the name of a packaged experiment with or without ``.yaml``."""
+    path = Path(given)
+    if path.is_file():
+        return path
+    packaged = PACKAGED / f"{Path(given).stem}.yaml"
+    if path.name in (packaged.stem, packaged.name) and path.parent in (Path(), PACKAGED) and packaged.is_file():
+        return packaged
+    raise unknown("config (neither a file nor an experiment that comes with Graft)", given, packaged_configs())
+
+
+def _longhand(data: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` with its abbreviations written out, so that overrides can reach inside them."""
+
+    def entries(given: Any, full: Callable[[str], dict[str, Any]]) -> Any:
+        listed = given if isinstance(given, list) else [given]
+        return [full(entry) if isinstance(entry, str) else entry for entry in listed]
+
+    written = dict(data)
+    for key in ("sources", "targets"):
+        if key in written:
+            written[key] = entries(written[key], lambda name: {"id": name})
+    if "methods" in written:
+        written["methods"] = entries(written["methods"], lambda name: {name: {}})
+    if isinstance(written.get("algorithm"), str):
+        written["algorithm"] = {"name": written["algorithm"]}
+    return written
+
+
+def _set(data: Any, keys: Sequence[str], value: Any, whole: str) -> None:
+    """Set the entry at the dotted ``keys``; a number is an index into a list."""
+    key: Any = keys[0]
+    if isinstance(data, list):
+        if not keys[0].isdigit() or int(keys[0]) >= len(data):
+            raise GraftError(
+                f"Override '{whole}': '{keys[0]}' is not an index of a list of {len(data)}, 0 is the first."
+            )
+        key = int(keys[0])
+    elif not isinstance(data, dict):
+        raise GraftError(f"Override '{whole}': there is nothing called '{keys[0]}' inside {data!r}.")
+    if len(keys) == 1:
+        data[key] = value
+        return
+    if isinstance(data, dict) and data.get(key) is None:
+        data[key] = {}
+    _set(data[key], keys[1:], value, whole)
+
+
+def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a config and apply ``dotted.key=value`` overrides, whose values are YAML.
+
+    Raises:
+        GraftError: no such config, not YAML, an unknown key, or a value that is not allowed.
+    """
+    path = find_config(given)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GraftError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(data, dict):
+        raise GraftError(f"{path.name} must hold keys and values, such as 'name: patch'; it holds {data!r}.")
+    data = _longhand(data)
+    for override in overrides:
+        key, _, text = override.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise GraftError(f"Override '{override}': '{text}' is not a YAML value.") from error
+        _set(data, key.split("."), value, override)
+    return parse_model(Config, data, path.name)

@@ -1,0 +1,83 @@
+"""Validation that speaks in sentences: pydantic's findings as one `GraftError` with the nearest valid name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from envs.errors import GraftError, unknown
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+def _dotted(location: tuple[int | str, ...], data: Any) -> str:
+    """The path as the user would write it: pydantic also names the types it tried, which lead nowhere in the data."""
+    path = []
+    for part in location:
+        inside = isinstance(data, Mapping) and part in data
+        if inside or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
+            path.append(str(part))
+            data = data[part]
+    last = location[-1]
+    if isinstance(data, Mapping) and isinstance(last, str) and last not in path:
+        path.append(last)  # a missing key
+    return ".".join(path)
+
+
+def _sentence(where: str, detail: ErrorDetails) -> str:
+    given = "" if detail["type"] == "missing" else f"={detail['input']!r}"
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{where}{given} is not allowed: {message}."
+
+
+def build_options(kind: str, cls: type[T], options: Mapping[str, Any]) -> T:
+    """An instance of the frozen dataclass ``cls`` with ``options`` checked against its annotations.
+
+    Args:
+        kind: what the options belong to, for the message ("method frozen").
+    Raises:
+        GraftError: an unknown option (with the nearest valid one), or a value of the wrong type or out of range.
+    """
+    allowed = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in allowed:
+            raise unknown(f"option of {kind}", str(name), allowed)
+    try:
+        return TypeAdapter(cls).validate_python(dict(options))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        raise GraftError(_sentence(f"{kind}: {detail['loc'][0]}", detail)) from error
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model that holds the last key of ``location``, found by following the annotations from ``model``."""
+    for part in location[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+            if inner:
+                model = inner[0]
+    return model
+
+
+def parse_model(model: type[M], data: Mapping[str, Any], where: str) -> M:
+    """``data`` as a strict pydantic model.
+
+    Args:
+        where: what is being read, for the message (a file's name).
+    Raises:
+        GraftError: an unknown key (with the nearest valid one), a missing key, or a value that is not allowed.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        if detail["type"] == "extra_forbidden":
+            holder = _model_at(model, detail["loc"])
+            raise unknown(f"key in {where}", _dotted(detail["loc"], data), holder.model_fields) from error
+        raise GraftError(_sentence(f"{where}: {_dotted(detail['loc'], data)}", detail)) from error

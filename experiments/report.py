@@ -1,0 +1,246 @@
+"""From finished stages to numbers: `results.json` and the closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from envs.factory import bounds as registered_bounds
+from envs.task import Bounds, Task
+from experiments.config import Config
+from experiments.graph import Comparison, Graph
+from experiments.store import Store
+from transfer import metrics
+from transfer.method import label
+from transfer.metrics import Curve
+from transfer.statistics import interquartile_mean, iqm_interval, probability_of_improvement
+
+SMALLEST_SPAN = 1e-6
+"""Of estimated bounds, so that a task on which nothing was learned does not divide by zero."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A comparison with the normalised curves of its finished seeds, and those of scratch.
+
+    ``missing`` counts the seeds whose stages failed or have not run; a comparison without curves is left out.
+    """
+
+    comparison: Comparison
+    curves: tuple[Curve, ...]
+    scratch: tuple[Curve, ...]
+    missing: int
+
+    @property
+    def is_scratch(self) -> bool:
+        """Whether it is the baseline itself."""
+        return self.comparison.stages == self.comparison.scratch
+
+
+def target_bounds(config: Config, graph: Graph, store: Store) -> dict[Task, Bounds]:
+    """Scale of every target: the config's, else the registered one, else an estimate from this experiment's runs."""
+    given = {t.task: t.bounds for t in config.targets if t.bounds is not None}
+    scales: dict[Task, Bounds] = {}
+    for target in dict.fromkeys(c.target for c in graph.comparisons):
+        known = registered_bounds(target)
+        if target in given:
+            scales[target] = Bounds(*given[target], "given in the config")
+        elif known is not None:
+            scales[target] = known
+        else:
+            scales[target] = _estimate(target, graph, store)
+    return scales
+
+
+def _estimate(target: Task, graph: Graph, store: Store) -> Bounds:
+    """Random: scratch before training. Expert: the best final return of any stage on the target."""
+    comparisons = [c for c in graph.comparisons if c.target == target]
+    ran = {i: store.evaluations(i) for c in comparisons for i in c.stages if store.done(i)}
+    untrained = [ran[i].scores[0] for i in comparisons[0].scratch if i in ran]
+    low = float(np.mean(untrained)) if untrained else 0.0
+    best = max((metrics.final_score(curve) for curve in ran.values()), default=low)
+    how = "estimated from this experiment: untrained scratch, and the best final return; give 'bounds' to fix it"
+    return Bounds(low, max(best, low + SMALLEST_SPAN), how)
+
+
+def _normalised(store: Store, stage_ids: Iterable[str], scale: Bounds) -> tuple[Curve, ...]:
+    curves = (store.evaluations(stage_id) for stage_id in stage_ids if store.done(stage_id))
+    return tuple(Curve(c.steps, [scale.normalise(s) for s in c.scores]) for c in curves)
+
+
+def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[Measured]:
+    """Normalised curves of every comparison that has any."""
+    found = []
+    for comparison in graph.comparisons:
+        scale = scales[comparison.target]
+        curves = _normalised(store, comparison.stages, scale)
+        scratch = _normalised(store, comparison.scratch, scale)
+        if curves and scratch:
+            found.append(Measured(comparison, curves, scratch, len(comparison.stages) - len(curves)))
+    return found
+
+
+def _interval(values: Any) -> dict[str, float] | None:
+    return None if values is None else {"iqm": values.iqm, "low": values.low, "high": values.high}
+
+
+def row(measured: Measured, threshold: float, pretrain_steps: int, transfer_steps: int) -> dict[str, Any]:
+    """A row of the table, in normalised score; the fields are described in the README."""
+    curves, scratch = measured.curves, measured.scratch
+    areas, base = [metrics.area(c) for c in curves], [metrics.area(c) for c in scratch]
+    finals = [metrics.final_score(c) for c in curves]
+    starts, base_starts = [c.scores[0] for c in curves], [c.scores[0] for c in scratch]
+    steps = metrics.aggregate_steps_to_threshold([metrics.steps_to_threshold(c, threshold) for c in curves])
+    iqm_curve, iqm_scratch = mean_curve(curves), mean_curve(scratch)
+    comparison = measured.comparison
+    return {
+        "source": comparison.source,
+        "target": str(comparison.target),
+        "method": label(comparison.method),
+        "seeds": len(curves),
+        "missing_seeds": measured.missing,
+        "transfer_ratio": None if measured.is_scratch else _interval(metrics.transfer_ratio(areas, base)),
+        "auc": _interval(iqm_interval(areas)),
+        "jumpstart": float(interquartile_mean(starts)) - float(interquartile_mean(base_starts)),
+        "final": float(interquartile_mean(finals)),
+        "final_interval": _interval(iqm_interval(finals)),
+        "asymptotic_gain": metrics.asymptotic_gain(iqm_curve, iqm_scratch),
+        "steps_to_threshold": steps,
+        "data_efficiency": _finite(metrics.data_efficiency(iqm_curve, iqm_scratch)),
+        "forward_transfer": metrics.forward_transfer(iqm_curve, iqm_scratch),
+        "probability_of_improvement": None if measured.is_scratch else probability_of_improvement(areas, base),
+        "verdict": "baseline" if measured.is_scratch else metrics.verdict(areas, base),
+        "env_steps": {"pretrain": pretrain_steps if comparison.pretrain else 0, "transfer": transfer_steps},
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or np.isfinite(value) else None
+
+
+def mean_curve(curves: tuple[Curve, ...]) -> Curve:
+    """Interquartile mean over seeds at every evaluation."""
+    return Curve(curves[0].steps, interquartile_mean(np.array([c.scores for c in curves]), axis=0).tolist())
+
+
+def results(
+    config: Config,
+    graph: Graph,
+    store: Store,
+    measured: list[Measured],
+    scales: Mapping[Task, Bounds],
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
+    """What ``results.json`` holds."""
+    stages = []
+    for stage in graph.stages.values():
+        record = store.record(stage.id) or {"status": "waiting"}
+        stages.append(
+            {
+                "id": stage.id,
+                "kind": stage.kind,
+                "label": stage.label,
+                "status": record["status"] if stage.id not in failed else "failed",
+                "env_steps": record.get("env_steps", 0),
+                "seconds": record.get("seconds", 0.0),
+                "error": failed.get(stage.id),
+            }
+        )
+    return {
+        "name": config.name,
+        "threshold": config.threshold,
+        "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
+        "rows": [row(m, config.threshold, config.pretrain.steps, config.transfer.steps) for m in measured],
+        "stages": stages,
+    }
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    ratio = row["transfer_ratio"]
+    if ratio is None:
+        return "-" if row["verdict"] == "baseline" else "undefined"
+    return f"{ratio['iqm']:+.1f} [{ratio['low']:+.1f}, {ratio['high']:+.1f}]"
+
+
+VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
+
+
+COLUMNS = ("method", "transfer ratio [95 %]", "AUC", "jump", "final", "steps", "verdict")
+
+
+def tables(rows: list[dict[str, Any]]) -> list[Table]:
+    """The closing tables, one for each target, controls first; they fit 80 columns and line up with each other."""
+    shown = []
+    for target in dict.fromkeys(row["target"] for row in rows):
+        of_target = [row for row in rows if row["target"] == target]
+        sources = list(dict.fromkeys(row["source"] for row in of_target if row["source"]))
+        title = f"{' and '.join(sources)} → {target}"
+        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        for column, width in zip(COLUMNS, (24, 21, 5, 5, 5, 5, 8), strict=True):
+            text = column in ("method", "verdict")
+            table.add_column(
+                column, width=width, justify="left" if text else "right", no_wrap=column != "method", overflow="fold"
+            )
+        for entry in of_target:
+            origin = f" from {entry['source']}" if len(sources) > 1 and entry["source"] else ""
+            table.add_row(entry["method"] + origin, *_cells(entry))
+        shown.append(table)
+    return shown
+
+
+def _cells(entry: Mapping[str, Any]) -> list[str]:
+    steps = entry["steps_to_threshold"]
+    return [
+        _ratio(entry),
+        f"{entry['auc']['iqm']:.3f}",
+        f"{entry['jumpstart']:+.2f}",
+        f"{entry['final']:.2f}",
+        "never" if steps is None else f"{steps / 1000:,.0f}k",
+        f"[{VERDICT_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
+    ]
+
+
+def notes(data: Mapping[str, Any]) -> list[str]:
+    """Sentences under the table: alarms first, then what the numbers cost and how to read them."""
+    lines = [
+        f"Scores: 0 = random policy, 1 = expert. AUC and jump (start minus scratch's start): means over training; "
+        f"steps: to reach {data['threshold']:g} and hold it."
+    ]
+    lines += [
+        f"NEGATIVE: {r['method']} on {r['target']} learns worse than scratch." + _why(r)
+        for r in data["rows"]
+        if r["verdict"] == "negative"
+    ]
+    lines += [
+        f"{r['method']} on {r['target']}: {r['missing_seeds']} seeds missing."
+        for r in data["rows"]
+        if r["missing_seeds"]
+    ]
+    few = min((r["seeds"] for r in data["rows"]), default=0)
+    if 0 < few < 5:
+        lines.append(f"Only {few} seeds: intervals are too narrow and verdicts eager; use 5 or more for a claim.")
+    if any(r["transfer_ratio"] is None and r["verdict"] != "baseline" for r in data["rows"]):
+        lines.append("A ratio is undefined where scratch's mean score is below 0.01; compare the AUC there.")
+    estimated = [task for task, scale in data["bounds"].items() if scale["how"].startswith("estimated")]
+    if estimated:
+        lines.append(
+            f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds."
+        )
+    spent = {
+        kind: sum(s["env_steps"] for s in data["stages"] if s["kind"] == kind) for kind in ("pretrain", "transfer")
+    }
+    seconds = sum(s["seconds"] for s in data["stages"])
+    lines.append(
+        f"Cost: {spent['pretrain']:,} env steps of pretraining and {spent['transfer']:,} of transfer, "
+        f"{seconds / 60:.1f} minutes of one core. Curves compare equal steps on the target; pretraining comes on top."
+    )
+    return lines
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    return " It starts below an untrained network." if row["jumpstart"] < 0 else ""

@@ -1,0 +1,171 @@
+"""The files of an experiment: what was asked for, and each stage's record, metrics and checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from agents.checkpoint import Checkpoint, replace_file
+from envs.errors import GraftError
+from experiments import __version__
+from experiments.config import Config
+from experiments.graph import Stage
+from transfer.metrics import Curve
+
+LIBRARIES = ("torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace ``path`` in one step by indented JSON."""
+    replace_file(path, json.dumps(data, indent=1, sort_keys=True).encode())
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, platform, git commit and whether the working tree differs from it."""
+    versions: dict[str, str | None] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = None
+    status = _git("status", "--porcelain")
+    return {
+        "versions": {"graft": __version__, "python": platform.python_version(), **versions},
+        "platform": platform.platform(),
+        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)},
+    }
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted keys at which two configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}{k}.")]
+    return [] if old == new else [prefix.rstrip(".")]
+
+
+class Store:
+    """The folder ``out`` of one experiment.
+
+    Args:
+        out: created by `open` where it does not exist.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def check(self, config: Config) -> None:
+        """Raise GraftError where ``out`` holds something else than this experiment; writes nothing."""
+        record = self.out / "experiment.json"
+        if not record.exists():
+            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+                raise GraftError(f"{self.out} is not an experiment's folder and not empty; choose another --out.")
+            return
+        try:
+            before = json.loads(record.read_text())["config"]
+        except (ValueError, KeyError) as error:
+            raise GraftError(f"{record} cannot be read; choose another --out.") from error
+        differences = _differences(before, config.model_dump(mode="json"))
+        if differences:
+            raise GraftError(
+                f"{self.out} holds another experiment ('{before.get('name')}', which differs in "
+                f"{', '.join(differences[:5])}); choose another --out, or remove that folder."
+            )
+
+    def open(self, config: Config) -> None:
+        """Create the folder, or note one more invocation in the record of an existing one."""
+        self.check(config)
+        record = self.out / "experiment.json"
+        self.out.mkdir(parents=True, exist_ok=True)
+        data = (
+            json.loads(record.read_text())
+            if record.exists()
+            else {"config": config.model_dump(mode="json"), **surroundings(), "invocations": []}
+        )
+        command = ["python", "-m", "experiments.run", *sys.argv[1:]]
+        data["invocations"].append({"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        write_json(record, data)
+
+    def folder(self, stage_id: str) -> Path:
+        """Of a stage."""
+        return self.out / "stages" / stage_id
+
+    def record(self, stage_id: str) -> dict[str, Any] | None:
+        """The stage's ``stage.json``, or None where it never started."""
+        path = self.folder(stage_id) / "stage.json"
+        if not path.exists():
+            return None
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise GraftError(f"{path} was altered; remove the stage's folder to train it again.") from error
+        return record
+
+    def done(self, stage_id: str) -> bool:
+        """Whether the stage is finished and its files are as they were when it was.
+
+        Raises:
+            GraftError: a file of a finished stage is missing or was altered.
+        """
+        record = self.record(stage_id)
+        if record is None or record["status"] != "done":
+            return False
+        metrics = self.folder(stage_id) / "metrics.jsonl"
+        if not metrics.exists() or hashlib.sha256(metrics.read_bytes()).hexdigest() != record["metrics_sha256"]:
+            raise GraftError(
+                f"{metrics} of a finished stage is missing or was altered; remove {metrics.parent} to train it again."
+            )
+        if self.checkpoint(stage_id).id != record["checkpoint"]:
+            raise GraftError(f"{metrics.parent}/checkpoint is not the one the stage made; remove it to train it again.")
+        return True
+
+    def checkpoint(self, stage_id: str) -> Checkpoint:
+        """What the stage trained; its hashes are checked."""
+        return Checkpoint.load(self.folder(stage_id) / "checkpoint")
+
+    def start(self, stage: Stage) -> Path:
+        """A clean folder for a stage that runs now; what an interrupted run of it left is removed."""
+        folder = self.folder(stage.id)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / "stage.json", self._stage_record(stage, "running"))
+        return folder
+
+    def finish(self, stage: Stage, **cost: Any) -> None:
+        """Record that a stage is done, after everything else of it is on the disk."""
+        metrics = (self.folder(stage.id) / "metrics.jsonl").read_bytes()
+        record = self._stage_record(stage, "done") | {"metrics_sha256": hashlib.sha256(metrics).hexdigest(), **cost}
+        write_json(self.folder(stage.id) / "stage.json", record)
+
+    def fail(self, stage: Stage, error: str) -> None:
+        """Record why a stage ended early."""
+        write_json(self.folder(stage.id) / "stage.json", self._stage_record(stage, "failed") | {"error": error})
+
+    @staticmethod
+    def _stage_record(stage: Stage, status: str) -> dict[str, Any]:
+        return {"id": stage.id, "label": stage.label, "kind": stage.kind, "status": status, "spec": stage.to_json()}
+
+    def evaluations(self, stage_id: str) -> Curve:
+        """Mean returns of the stage's evaluations, not normalised."""
+        lines = (self.folder(stage_id) / "metrics.jsonl").read_text().splitlines()
+        points = [json.loads(line) for line in lines]
+        points = [p for p in points if "eval/return_mean" in p]
+        return Curve([p["env_steps"] for p in points], [p["eval/return_mean"] for p in points])

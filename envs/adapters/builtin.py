@@ -8,7 +8,8 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from envs.engine.batch import GameVectorEnv
-from envs.engine.game import GAMES
+from envs.engine.game import GAMES, Game
+from envs.errors import unknown
 from envs.factory import ADAPTERS
 from envs.task import Bounds, Task, TaskVectorEnv
 
@@ -22,15 +23,21 @@ class BuiltinAdapter:
         """Ids of all built-in games."""
         return GAMES
 
-    def make(
-        self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int
-    ) -> TaskVectorEnv:
+    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """The native batch; it runs in the calling thread."""
+        _game(task)
         return GameVectorEnv(task.id, num_envs, seed, autoreset, **task.kwargs)
 
     def bounds(self, task: Task) -> Bounds | None:
         """The game's own bounds under any mechanics: a changed game is scored on the scale of the original."""
-        return GAMES[task.id].bounds
+        return _game(task).bounds
+
+
+def _game(task: Task) -> Game:
+    """The game of ``task``; who mistypes its id asked for a task, so the error says "task"."""
+    if task.id not in GAMES:
+        raise unknown("task", task.id, GAMES)
+    return GAMES[task.id]
 
 
 def register_with_gymnasium() -> None:

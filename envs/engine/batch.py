@@ -124,7 +124,7 @@ class GameVectorEnv(TaskVectorEnv):
 class GameEnv(gym.Env[NDArray[np.uint8], np.int64]):
     """One environment of a built-in game: the batch engine with a batch of one, without autoreset."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
 
     def __init__(self, game: str, render_mode: str | None = None, **mechanics: Any) -> None:
         if render_mode is not None:

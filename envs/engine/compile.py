@@ -21,8 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def jit(function: F) -> F:
     """Compile a rule or helper; it is inlined into the kernels that call it, so it needs no cache of its own."""
-    compiled: F = numba.njit(error_model="numpy")(function)
-    return compiled
+    compiled: Any = numba.njit(error_model="numpy")(function)
+    return compiled  # type: ignore[no-any-return]
 
 
 def _cache_root() -> Path:
@@ -43,7 +43,7 @@ def _cache_folder(rules_file: str) -> Path:
     return _cache_root() / f"numba-{digest.hexdigest()[:16]}"
 
 
-def specialise(template: FunctionType, rules: dict[str, Any]) -> Callable[..., Any]:
+def specialise(template: Any, rules: dict[str, Any]) -> Callable[..., Any]:
     """A compiled copy of ``template`` in which the global names in ``rules`` are these compiled functions.
 
     A closure over the rules would say the same, but Numba can't cache one on disk (its key would hold the identity
@@ -53,10 +53,11 @@ def specialise(template: FunctionType, rules: dict[str, Any]) -> Callable[..., A
     function = FunctionType(template.__code__, {**template.__globals__, **rules}, template.__name__)
     function.__module__ = first.__module__
     function.__qualname__ = f"{template.__name__}__{first.__name__}"
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_cache_folder(first.__code__.co_filename))
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(_cache_folder(first.__code__.co_filename))
     try:
         compiled: Callable[..., Any] = numba.njit(error_model="numpy", cache=True)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
     return compiled

@@ -334,9 +334,7 @@ def test_matrix_metrics_of_one_task():
         metrics.backward_transfer([[0.5]])
 
 
-@pytest.mark.parametrize(
-    "metric", [metrics.average_performance, metrics.forgetting, metrics.backward_transfer]
-)
+@pytest.mark.parametrize("metric", [metrics.average_performance, metrics.forgetting, metrics.backward_transfer])
 def test_bad_matrices_are_refused(metric):
     for shape in [(2, 3), (4,), (0, 0)]:
         with pytest.raises(GraftError, match="shape"):

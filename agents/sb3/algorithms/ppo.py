@@ -100,9 +100,9 @@ class PPOAlgorithm(Algorithm):
     """
 
     num_steps: Annotated[int, Field(ge=1)] = 64
-    minibatch: Annotated[int, Field(ge=2)] = 1024
+    minibatch: Annotated[int, Field(ge=2)] = 256
     epochs: Annotated[int, Field(ge=1)] = 4
-    learning_rate: Annotated[float, Field(gt=0)] = 7e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.97
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     entropy: Annotated[float, Field(ge=0)] = 0.01

@@ -1,0 +1,218 @@
+"""Any Gymnasium id, ``module:Id-v0`` of a user's own package included, as a batch in this process."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from envs.adapters.minigrid import MINIGRID, minigrid_bounds, minigrid_codecs
+from envs.adapters.names import Names, names_of
+from envs.adapters.spaces import (
+    ActionCodec,
+    AdaptedVectorEnv,
+    Array,
+    ObservationCodec,
+    action_codec,
+    first_line,
+    observation_codec,
+)
+from envs.errors import GraftError, unknown
+from envs.factory import ADAPTERS
+from envs.task import Bounds, Task, TaskVectorEnv
+
+Bools = NDArray[np.bool_]
+SingleEnv = gym.Env[Any, Any]
+
+_ZOO = "expert: mean of {} in the benchmark table of RL Baselines3 Zoo"
+BOUNDS = {
+    "CartPole-v1": Bounds(22.4, 500.0, "random: mean of 10,000 episodes; expert: the longest possible episode"),
+    "Acrobot-v1": Bounds(-498.9, -69.1, "random: mean of 1,000 episodes; " + _ZOO.format("QR-DQN")),
+    "MountainCar-v0": Bounds(-200.0, -100.8, "random: mean of 1,000 episodes; " + _ZOO.format("DQN")),
+    "Pendulum-v1": Bounds(-1226.6, -151.9, "random: mean of 2,000 episodes; " + _ZOO.format("TD3")),
+}
+"""Scores of a few tasks whose scale is well known."""
+
+
+class GymnasiumVectorEnv(AdaptedVectorEnv):
+    """Plain Gymnasium environments stepped one after the other.
+
+    Args:
+        envs: the environments, not yet reset; closed with the batch.
+        task: id, for error messages.
+        seed: of the first reset without a seed; environment i uses ``seed + i``.
+        autoreset: same-step or next-step.
+    Raises:
+        GraftError: spaces that Graft cannot show; see `envs.adapters.spaces`.
+    """
+
+    def __init__(self, envs: list[SingleEnv], task: str, seed: int, autoreset: AutoresetMode) -> None:
+        self._envs = envs  # first of all: `close` runs even when the lines below fail
+        space, observation, action = _codecs(envs[0], task)
+        super().__init__(len(envs), seed, autoreset, observation, action)
+        self._key = "image" if space is not envs[0].observation_space else None
+        self._raw = np.zeros((len(envs), *(space.shape or ())), space.dtype)
+        self._waiting = np.zeros(len(envs), np.bool_)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
+        seeds, chosen = self._seeds(seed), self._chosen(options)
+        passed_on = {key: value for key, value in (options or {}).items() if key != "reset_mask"} or None
+        for i in np.flatnonzero(chosen).tolist():
+            self._keep(i, self._envs[i].reset(seed=seeds[i], options=passed_on)[0])
+        self._waiting &= ~chosen
+        return self._encode(self._raw), {}
+
+    def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+        """One step of all environments; the arrays returned are the caller's to keep."""
+        rewards = np.zeros(self.num_envs, np.float64)
+        terminated, truncated = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
+        decoded = self._decode(np.asarray(actions))
+        for i, env in enumerate(self._envs):
+            if self._waiting[i]:
+                self._keep(i, env.reset()[0])
+            else:
+                obs, rewards[i], terminated[i], truncated[i], _ = env.step(decoded[i])
+                self._keep(i, obs)
+        ended = terminated | truncated
+        if not self._same_step:
+            self._waiting = ended
+            return self._encode(self._raw), rewards, terminated, truncated, {}
+        infos: dict[str, Any] = {}
+        if ended.any():
+            infos = {"final_obs": self._encode(self._raw), "_final_obs": ended}
+            for i in np.flatnonzero(ended).tolist():
+                self._keep(i, self._envs[i].reset()[0])
+        return self._encode(self._raw), rewards, terminated, truncated, infos
+
+    def _keep(self, i: int, obs: Any) -> None:
+        self._raw[i] = obs if self._key is None else obs[self._key]
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every environment."""
+        for env in self._envs:
+            env.close()  # type: ignore[no-untyped-call]
+
+
+class GymnasiumAdapter:
+    """Every id that no other adapter claims."""
+
+    prefix = ""
+
+    def ids(self) -> Iterable[str]:
+        """Ids registered with Gymnasium so far; a user's module registers its own when it is imported."""
+        return sorted(gym.registry)
+
+    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+        """The batch; it runs in the calling thread."""
+        spec = _find(task.id)
+        allowed, takes_others = _keywords(spec, task)
+        stranger = next((name for name in task.kwargs if name not in allowed), None)
+        complaint = unknown(f"keyword of {task.id}", stranger, allowed) if stranger else None
+        if complaint and not takes_others:
+            raise complaint
+        envs = [_make_one(spec.id, task, complaint) for _ in range(num_envs)]
+        return GymnasiumVectorEnv(envs, task.id, seed, autoreset)
+
+    def bounds(self, task: Task) -> Bounds | None:
+        """Scores of a few classic tasks and of MiniGrid under any keywords; None for the rest."""
+        name = task.id.rpartition(":")[2]
+        return minigrid_bounds(name) if name.startswith(MINIGRID) else BOUNDS.get(name)
+
+
+def _find(task_id: str) -> EnvSpec:
+    """The registered specification; imports the module of ``module:Id-v0`` first."""
+    module, _, name = task_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise GraftError(
+                f"Module '{module}' of task '{task_id}' cannot be imported ({error}); "
+                f"install the package, or put its folder on PYTHONPATH."
+            ) from error
+    if name not in gym.registry:
+        known = {i for _, adapter in ADAPTERS.items() for i in adapter.ids()}
+        raise unknown("task", task_id, known | {f"{module}:{i}" for i in gym.registry if module})
+    return gym.registry[name]
+
+
+def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
+    """Keywords that the environment's constructor spells out, and whether it takes others as well."""
+    try:
+        entry = spec.entry_point
+        creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise _missing(task.id, error) from error
+    if creator is None:
+        raise GraftError(f"Task '{task.id}' has only a vector entry point; allowed: ids that gymnasium.make makes.")
+    parameters = inspect.signature(creator).parameters.values()
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _make_one(env_id: str, task: Task, complaint: GraftError | None) -> SingleEnv:
+    """One environment; ``complaint`` is the error for a keyword that its constructor passed on, should that fail."""
+    with warnings.catch_warnings():
+        # An old version is the user's choice: a source policy was trained on exactly that one.
+        warnings.filterwarnings("ignore", message=".*is out of date")
+        try:
+            return gym.make(env_id, disable_env_checker=True, **task.kwargs)
+        except (ImportError, gym.error.DependencyNotInstalled) as error:
+            raise _missing(task.id, error) from error
+        except (TypeError, ValueError, AssertionError, gym.error.Error) as error:
+            if not task.kwargs:  # then it is the environment's own fault, and its author needs the traceback
+                raise
+            if complaint and isinstance(error, TypeError):
+                raise complaint from error
+            given = ", ".join(f"{key}={value!r}" for key, value in task.kwargs.items())
+            raise GraftError(f"Task '{task.id}' does not accept {given}: {first_line(error)}.") from error
+
+
+def _missing(task_id: str, error: Exception) -> GraftError:
+    """The error for a package that the environment needs; a library's own install line is kept."""
+    package = getattr(error, "name", None)
+    line = f"`pip install {package.split('.')[0]}`" if package else f"{error}"
+    return GraftError(f"Task '{task_id}' needs a package that is not installed; install it: {line}")
+
+
+def _codecs(env: SingleEnv, task_id: str) -> tuple[gym.Space[Any], ObservationCodec, ActionCodec]:
+    """The space of what is shown, and the codecs; of MiniGrid's dictionary its view is shown, as from EnvPool."""
+    space, names = env.observation_space, _names(env, task_id)
+    if isinstance(space, gym.spaces.Dict) and task_id.rpartition(":")[2].startswith(MINIGRID):
+        return space["image"], *minigrid_codecs(task_id, space["image"], env.action_space)
+    return (
+        space,
+        observation_codec(task_id, space, names.observation),
+        action_codec(task_id, env.action_space, names.action),
+    )
+
+
+def _names(env: SingleEnv, task_id: str) -> Names:
+    """Documented names, else what the environment itself knows: ALE's action meanings, MuJoCo's joints."""
+    known = names_of(task_id.rpartition(":")[2])
+    if known.action is not None:
+        return known
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    if callable(meanings):
+        return Names(known.observation, tuple(str(meaning).lower() for meaning in meanings()))
+    model = getattr(env.unwrapped, "model", None)
+    # A transmission of another type (0 is a joint) numbers tendons or sites, whose names these are not.
+    if model is not None and hasattr(model, "actuator_trntype") and not model.actuator_trntype.any():
+        joints = tuple(str(model.joint(int(joint)).name) for joint in model.actuator_trnid[:, 0])
+        if len(set(joints)) == len(joints):
+            return Names(known.observation, joints)
+    return known
+
+
+ADAPTERS.add("gymnasium", GymnasiumAdapter())

@@ -1,0 +1,212 @@
+"""Third-party spaces as schemas, and the conversion between a library's arrays and the ones Graft shows.
+
+Adapters share this: what a library calls its observation and action spaces becomes a pair of codecs, and a codec
+is a schema beside a function on whole batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from envs.errors import GraftError
+from envs.schema import ActionSchema, ObservationKind, ObservationSchema
+from envs.task import TaskVectorEnv
+
+Array = NDArray[Any]
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that make a three-dimensional box of bytes an image."""
+
+
+class ObservationCodec(NamedTuple):
+    """A schema, and the function from a library's batch (N, *raw) to a new array (N, *schema.shape)."""
+
+    schema: ObservationSchema
+    encode: Callable[[Array], Array]
+
+
+class ActionCodec(NamedTuple):
+    """A schema, and the function from actions of that schema, (N,) or (N, n), to what the library takes."""
+
+    schema: ActionSchema
+    decode: Callable[[Array], Array]
+
+
+def index_names(stem: str, count: int) -> tuple[str, ...]:
+    """``("obs_0", "obs_1", ...)``: names where a library knows none."""
+    return tuple(f"{stem}_{i}" for i in range(count))
+
+
+def first_line(error: Exception) -> str:
+    """What a library says is wrong, without the pages that some of them add."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
+def _bounds(values: Array) -> tuple[float, ...]:
+    """Flat bounds as float32 sees them: its largest number means unbounded, and -0.0 is 0.0."""
+    with np.errstate(over="ignore"):
+        cast = np.asarray(values).astype(np.float32).astype(np.float64).ravel() + 0.0
+    largest = float(np.finfo(np.float32).max)
+    return tuple(math.copysign(math.inf, v) if abs(v) >= largest else float(v) for v in cast)
+
+
+def _named(names: tuple[str, ...] | None, stem: str, count: int) -> tuple[str, ...]:
+    return names if names is not None and len(names) == count else index_names(stem, count)
+
+
+def _vector(low: Array, high: Array, names: tuple[str, ...] | None) -> ObservationSchema:
+    count = int(np.size(low))
+    return ObservationSchema(
+        kind="vector",
+        names=_named(names, "obs", count),
+        attributes=((),) * count,
+        shape=(count,),
+        dtype="float32",
+        low=_bounds(low),
+        high=_bounds(high),
+    )
+
+
+def _flatten(raw: Array) -> Array:
+    return raw.reshape(len(raw), -1).astype(np.float32)
+
+
+def _image(space: gym.spaces.Box) -> ObservationCodec | None:
+    """The codec of a box of bytes or flags in the shape of an image, or None for any other box."""
+    if space.dtype not in (np.uint8, np.bool_) or len(space.shape) not in (2, 3):
+        return None
+    order: tuple[int, ...] | None
+    shape: tuple[int, ...]
+    if len(space.shape) == 2:
+        order, shape = None, (1, *space.shape)
+    elif space.shape[2] in CHANNELS or bool(np.all(space.high == 1)):
+        order, shape = (0, 3, 1, 2), (space.shape[2], *space.shape[:2])
+    elif space.shape[0] in CHANNELS:
+        order, shape = (0, 1, 2, 3), space.shape
+    else:
+        return None
+    high = float(space.high.max())
+    kind: ObservationKind = "planes" if high == 1 else "pixels"
+
+    def encode(raw: Array) -> Array:
+        batch = raw[:, None] if order is None else raw.transpose(order)
+        return np.array(batch, np.uint8, order="C")
+
+    count = shape[0]
+    colours = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+    coloured = kind == "pixels" and order in (None, (0, 3, 1, 2))
+    names = colours[count] if coloured else index_names("plane" if kind == "planes" else "frame", count)
+    schema = ObservationSchema(
+        kind, names, ((),) * count, shape, "uint8", (0.0,) * count, (high if kind == "planes" else 255.0,) * count
+    )
+    return ObservationCodec(schema, encode)
+
+
+def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ObservationCodec:
+    """How observations of ``space`` are shown.
+
+    Args:
+        task: id, for the error message.
+        space: a one-dimensional Box or a Box of reals becomes a float32 vector (n,); a Box of bytes with
+            the shape of an image becomes pixels (C, H, W), or planes where its highest value is 1; Discrete becomes
+            a one-hot float32 vector.
+        names: of the features of a vector, used where there are as many.
+    Raises:
+        GraftError: any other space.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        start, count = int(space.start), int(space.n)
+        one_hot = np.eye(count, dtype=np.float32)
+        schema = _vector(np.zeros(count), np.ones(count), names)
+        return ObservationCodec(schema, lambda raw: one_hot[np.asarray(raw).reshape(-1) - start])
+    if isinstance(space, gym.spaces.Box):
+        image = _image(space)
+        if image is not None:
+            return image
+        if len(space.shape) == 1 or np.issubdtype(space.dtype, np.floating):
+            return ObservationCodec(_vector(space.low, space.high, names), _flatten)
+    raise GraftError(
+        f"Observations of '{task}' are {space}; allowed: a Box of reals, a uint8 image Box with "
+        f"1, 3 or 4 channels, or Discrete, so wrap it in one of these and register the wrapped environment."
+    )
+
+
+def action_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ActionCodec:
+    """How actions of ``space`` are taken: Discrete as indices from 0, a Box of reals as a flat vector.
+
+    Args:
+        task: id, for the error message.
+        space: the library's action space.
+        names: of the actions, used where there are as many.
+    Raises:
+        GraftError: any other space.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        start = int(space.start)
+        discrete = ActionSchema("discrete", _named(names, "action", int(space.n)))
+        return ActionCodec(discrete, lambda actions: actions.astype(np.int64) + start)
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        shape, dtype = space.shape, space.dtype
+        box = ActionSchema("box", _named(names, "action", math.prod(shape)), _bounds(space.low), _bounds(space.high))
+        return ActionCodec(box, lambda actions: actions.astype(dtype).reshape(-1, *shape))
+    raise GraftError(
+        f"Actions of '{task}' are {space}; allowed: Discrete or a Box of reals, so wrap it in one of these "
+        f"and register the wrapped environment."
+    )
+
+
+class AdaptedVectorEnv(TaskVectorEnv):
+    """What batches of all adapters have in common: schemas, spaces and the autoreset convention.
+
+    Args:
+        num_envs: batch size.
+        seed: of the first reset without a seed; environment i uses ``seed + i``.
+        autoreset: same-step or next-step; disabled autoreset is not offered.
+        observation, action: the codecs of one environment.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        seed: int,
+        autoreset: AutoresetMode,
+        observation: ObservationCodec,
+        action: ActionCodec,
+    ) -> None:
+        if autoreset is AutoresetMode.DISABLED:
+            raise GraftError("autoreset 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": autoreset, "render_modes": []}
+        self.observation_schema, self._encode = observation
+        self.action_schema, self._decode = action
+        self.single_observation_space = self.observation_schema.space()
+        self.single_action_space = self.action_schema.space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._same_step = autoreset is AutoresetMode.SAME_STEP
+        self._first_seed: int | None = seed
+
+    def _seeds(self, seed: int | list[int | None] | None) -> list[int | None]:
+        """One seed per environment; None goes on with the running random numbers."""
+        if seed is None:
+            seed = self._first_seed
+        self._first_seed = None
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise GraftError(f"{len(seed)} seeds were given for {self.num_envs} environments; give one for each.")
+        return list(seed)
+
+    def _chosen(self, options: dict[str, Any] | None) -> NDArray[np.bool_]:
+        """Which environments a reset is for: all, or those of ``options["reset_mask"]`` (N,)."""
+        mask = (options or {}).get("reset_mask")
+        return np.ones(self.num_envs, np.bool_) if mask is None else np.array(mask, np.bool_)

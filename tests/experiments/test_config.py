@@ -1,0 +1,105 @@
+"""Configs: abbreviations, overrides, and an error in one sentence for everything that is wrong."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tiny_experiment import write_config
+
+from envs.errors import GraftError
+from experiments.config import load_config, packaged_configs
+from experiments.graph import expand
+from transfer.method import label
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_packaged_configs_expand(name):
+    config = load_config(name)
+    assert config.name == name
+    assert expand(config).comparisons
+
+
+def test_abbreviations_mean_the_same_as_the_long_form(tmp_path):
+    short = load_config(str(write_config(tmp_path, targets="Graft/Hunt-v0", methods="frozen", algorithm="ppo")))
+    long = load_config(
+        str(
+            write_config(
+                tmp_path,
+                sources=[{"id": "Graft/Dodge-v0"}],
+                targets=[{"id": "Graft/Hunt-v0", "kwargs": {}}],
+                methods=[{"frozen": {}}],
+                algorithm={"name": "ppo"},
+            )
+        )
+    )
+    assert expand(short).stages.keys() == expand(long).stages.keys()
+
+
+def test_overrides_reach_inside_lists_and_abbreviations(tmp_path):
+    path = str(write_config(tmp_path, algorithm="ppo"))
+    config = load_config(
+        path,
+        [
+            "targets.0.kwargs.slip=0.5",
+            "methods.0.frozen.depth=1",
+            "algorithm.gamma=0.9",
+            "seeds=[4, 7]",
+            "transfer.steps=1e3",
+        ],
+    )
+    assert config.targets[0].kwargs == {"slip": 0.5}
+    assert label(config.method_list()[2]) == "frozen(depth=1)"
+    assert config.algorithm_and_name()[1].gamma == 0.9
+    assert config.seed_list == [4, 7]
+    assert config.transfer.steps == 1000
+
+
+def test_controls_come_first_and_once(tmp_path):
+    config = load_config(str(write_config(tmp_path, methods=["finetune", "scratch", "finetune"])))
+    assert [label(m) for m in config.method_list()] == ["scratch", "random_frozen", "finetune"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("methods=[frozn]", "Unknown method 'frozn'; allowed: .*Did you mean 'frozen'"),
+        ("methods=[{frozen: {dept: 1}}]", "option of method frozen 'dept'.*Did you mean 'depth'"),
+        ("methods=[{frozen: {depth: 0}}]", "method frozen: depth=0 is not allowed"),
+        ("methods=[{finetune: {heads: same}}]", "method finetune: heads='same' is not allowed.*'fresh' or 'by_name'"),
+        ("methods=[{frozen: {}, finetune: {}}]", "one name with its options"),
+        ("transfer.stepz=1", "Unknown key in tiny.yaml 'transfer.stepz'; allowed: steps"),
+        ("seedz=1", "Unknown key in tiny.yaml 'seedz'.*Did you mean 'seeds'"),
+        ("seeds=0", "seeds=0 is not allowed"),
+        ("transfer.steps=many", "transfer.steps='many' is not allowed"),
+        ("algorithm.name=pop", "Unknown algorithm 'pop'.*Did you mean 'ppo'"),
+        ("algorithm.gama=1", "option of algorithm ppo 'gama'.*Did you mean 'gamma'"),
+        ("algorithm.gamma=2", "algorithm ppo: gamma=2 is not allowed"),
+        ("evaluation.evry=2", "option of evaluation 'evry'.*Did you mean 'every'"),
+        ("sources=[{}]", "sources.0={} is not allowed.*id.*or a checkpoint"),
+        ("sources=[{checkpoint: nowhere}]", "no checkpoint at nowhere"),
+        ("targets.7.id=x", r"'7' is not an index of a list of 1"),
+        ("seeds.x=1", "nothing called 'x' inside 2"),
+        ("name=a/b", "name='a/b' is not allowed"),
+        ("seeds=[", "not a YAML value"),
+    ],
+)
+def test_bad_values_are_explained(tmp_path, override, words):
+    with pytest.raises(GraftError, match=words) as caught:
+        expand(load_config(str(write_config(tmp_path)), [override]))
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files_are_explained(tmp_path):
+    with pytest.raises(GraftError, match=r"'quickstrt'; allowed: .*Did you mean 'quickstart'"):
+        load_config("quickstrt")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    with pytest.raises(GraftError, match=re.escape("broken.yaml is not valid YAML")):
+        load_config(str(broken))
+    broken.write_text("- a\n- b\n")
+    with pytest.raises(GraftError, match="must hold keys and values"):
+        load_config(str(broken))
+    broken.write_text("name: x\n")
+    with pytest.raises(GraftError, match="sources is not allowed: field required"):
+        load_config(str(broken))

@@ -1,0 +1,99 @@
+"""The stage graph: what shares a stage, what changes a hash, and which seeds stages get."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from tiny_experiment import write_config
+
+from agents.checkpoint import Checkpoint
+from agents.network import NetworkConfig, PolicyNetwork
+from envs.errors import GraftError
+from envs.factory import schemas
+from envs.task import Task
+from experiments.config import load_config
+from experiments.graph import expand, preflight
+
+
+def graph_of(tmp_path, *overrides, **changes):
+    return expand(load_config(str(write_config(tmp_path, **changes)), overrides))
+
+
+def test_sources_are_pretrained_once_per_seed(tmp_path):
+    graph = graph_of(tmp_path, targets=["Graft/Hunt-v0", "Graft/Dodge-v0"], seeds=3)
+    kinds = [stage.kind for stage in graph.stages.values()]
+    assert kinds.count("pretrain") == 3
+    assert kinds.count("transfer") == 2 * 4 * 3  # targets x (two controls, two methods) x seeds
+    assert kinds[:3] == ["pretrain"] * 3, "sources come before what needs them"
+
+
+def test_controls_do_not_depend_on_the_source(tmp_path):
+    graph = graph_of(tmp_path, sources=["Graft/Dodge-v0", "Graft/Hunt-v0"], targets=["Graft/Gather-v0"])
+    by_source = {(c.source, c.method.__class__.__name__) for c in graph.comparisons}
+    assert (None, "Scratch") in by_source
+    assert len(graph.comparisons) == 2 + 2 * 2  # controls once, each method once per source
+    assert all(c.scratch == graph.comparisons[0].stages for c in graph.comparisons)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "transfer.steps=512",
+        "algorithm.gamma=0.5",
+        "evaluation.every=64",
+        "network.head=[4]",
+        "targets.0.kwargs.slip=0.2",
+    ],
+)
+def test_whatever_changes_a_result_changes_the_hash(tmp_path, override):
+    scratch = [graph_of(tmp_path, *o).comparisons[0].stages for o in ((), (override,))]
+    assert not set(scratch[0]) & set(scratch[1])
+
+
+def test_the_source_is_part_of_the_hash(tmp_path):
+    before, after = (graph_of(tmp_path, f"pretrain.steps={n}").comparisons for n in (256, 512))
+    assert before[0].stages == after[0].stages, "scratch does not see the source"
+    assert not set(before[2].stages) & set(after[2].stages)
+
+
+def test_a_name_is_not_part_of_the_hash(tmp_path):
+    assert graph_of(tmp_path).stages.keys() == graph_of(tmp_path, "name=other").stages.keys()
+
+
+def test_methods_meet_the_same_levels_and_seeds_are_apart(tmp_path):
+    graph = graph_of(tmp_path, seeds=20)
+    by_seed = {}
+    for stage in graph.stages.values():
+        by_seed.setdefault((stage.kind, str(stage.task), stage.seed), set()).add(stage.random_seeds())
+    assert all(len(found) == 1 for found in by_seed.values())
+    training = sorted(next(iter(found))[1] for found in by_seed.values())
+    assert min(b - a for a, b in itertools.pairwise(training)) > 64, "batches of different stages must not overlap"
+
+
+def test_preflight_finds_what_does_not_fit(tmp_path):
+    config = load_config(str(write_config(tmp_path, targets=["Graft/Dodge-v0", "CartPole-v1"])))
+    with pytest.raises(GraftError, match="shares nothing with the source"):
+        preflight(config, expand(config))
+
+
+def test_preflight_reports_what_is_carried_over(tmp_path):
+    config = load_config(str(write_config(tmp_path, targets="Graft/Hunt-v0", methods=["frozen"])))
+    reports = preflight(config, expand(config))
+    assert [report is None for _, report in reports] == [True, True, False]
+    stem = next(row for row in reports[2][1].rows if row.tensor == "encoder.blocks.0.0.weight")
+    assert stem.status == "padded"
+    assert "enemy (mean of rock)" in stem.detail
+
+
+def test_a_checkpoint_is_a_source(tmp_path):
+    task = Task("Graft/Dodge-v0")
+    small = NetworkConfig(None, {"channels": [2], "kernels": [3], "strides": [2], "pools": [1], "features": 8}, (4,))
+    Checkpoint.of(PolicyNetwork(schemas(task), small, 0), task).save(tmp_path / "npc")
+    sources = {"checkpoint": str(tmp_path / "npc")}
+    with pytest.raises(GraftError, match="leave 'network' out"):
+        graph_of(tmp_path, sources=sources)
+    graph = graph_of(tmp_path, sources=sources, network=None)
+    assert {stage.kind for stage in graph.stages.values()} == {"transfer"}
+    assert all(stage.network.to_json() == {**small.to_json(), "encoder": "grid_cnn"} for stage in graph.stages.values())
+    assert graph.comparisons[2].source == f"checkpoint {tmp_path / 'npc'}"

@@ -1,0 +1,54 @@
+"""Progress: plain lines for a file, a live table for a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from tiny_experiment import write_config
+
+from experiments import progress
+from experiments.config import load_config
+from experiments.graph import expand
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return next(iter(expand(load_config(str(write_config(tmp_path)))).stages.values()))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3661, "1:01:01"), (-3, "0:00")])
+def test_duration(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+def test_plain_lines_say_what_runs_and_how_it_ended(stage, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    page = io.StringIO()
+    with progress.Progress(Console(file=page, width=200), total=3, done=1, budget=512) as shown:
+        shown.started(stage)
+        shown.progressed(stage, 128, {"eval/return_mean": 1.25})
+        shown.tick()
+        shown.finished(stage, None)
+        shown.started(stage)
+        shown.finished(stage, "the disk is full")
+    lines = page.getvalue().splitlines()
+    assert lines[0] == f"start    {stage.label} (256 env steps)"
+    assert "128 of 256 env steps" in lines[1]
+    assert "return 1.25" in lines[1]
+    assert "ETA" in lines[1]
+    assert lines[2].endswith("[2/3]")
+    assert lines[4] == f"FAILED   {stage.label}: the disk is full"
+
+
+def test_a_terminal_gets_a_table(stage):
+    page = io.StringIO()
+    with progress.Progress(Console(file=page, width=120, force_terminal=True), 3, 1, 512) as shown:
+        shown.started(stage)
+        shown.progressed(stage, 128, {"eval/return_mean": 1.25})
+        shown._live.refresh()
+    text = page.getvalue()
+    assert "1 of 3 stages done" in text
+    for word in ("steps/s", "return", "ETA", "1.25", "128"):
+        assert word in text

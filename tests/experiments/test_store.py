@@ -1,0 +1,114 @@
+"""The store: what counts as done, what is refused, and that nothing is written over."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny_experiment import write_config
+
+from envs.errors import GraftError
+from experiments.config import load_config
+from experiments.graph import expand
+from experiments.stage import run_stage
+from experiments.store import Store
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """A store with one finished pretraining, and its stage."""
+    config = load_config(str(write_config(tmp_path)))
+    store = Store(tmp_path / "out")
+    store.open(config)
+    stage = next(iter(expand(config).stages.values()))
+    run_stage(stage, store, lambda *_: None)
+    return store, stage
+
+
+def test_a_finished_stage_is_done(pretrained):
+    store, stage = pretrained
+    assert store.done(stage.id)
+    record = store.record(stage.id)
+    assert record["env_steps"] == 256
+    assert record["spec"] == json.loads(json.dumps(stage.to_json()))
+    checkpoint = store.checkpoint(stage.id)
+    assert checkpoint.id == record["checkpoint"]
+    assert checkpoint.record["env_steps"] == 256
+
+
+def test_metrics_carry_the_tags_and_steps(pretrained):
+    store, stage = pretrained
+    lines = [json.loads(line) for line in (store.folder(stage.id) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["env_steps"] for line in lines if "eval/return_mean" in line] == [0, 128, 256]
+    tags = {tag for line in lines for tag in line}
+    assert {
+        "eval/return_mean",
+        "eval/return_normalized",
+        "rollout/return_mean",
+        "rollout/length_mean",
+        "train/loss",
+        "time/env_steps_per_s",
+    } <= tags
+
+
+def test_tensorboard_holds_what_metrics_jsonl_holds(pretrained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    store, stage = pretrained
+    events = EventAccumulator(str(store.folder(stage.id) / "tb"))
+    events.Reload()
+    curve = store.evaluations(stage.id)
+    scalars = events.Scalars("eval/return_mean")
+    assert [s.step for s in scalars] == list(curve.steps)
+    assert [s.value for s in scalars] == pytest.approx(curve.scores, rel=1e-6)
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "checkpoint/weights.safetensors", "checkpoint/manifest.json", "stage.json"]
+)
+def test_an_altered_file_of_a_finished_stage_is_an_error(pretrained, name):
+    store, stage = pretrained
+    path = store.folder(stage.id) / name
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(GraftError, match="altered"):
+        store.done(stage.id)
+
+
+def test_an_interrupted_stage_is_not_done_and_starts_over(pretrained):
+    store, stage = pretrained
+    folder = store.start(stage)
+    assert not store.done(stage.id)
+    assert [path.name for path in folder.iterdir()] == ["stage.json"]
+
+
+def test_another_experiment_is_refused(tmp_path):
+    first = load_config(str(write_config(tmp_path)))
+    store = Store(tmp_path / "out")
+    store.open(first)
+    before = (store.out / "experiment.json").read_bytes()
+    with pytest.raises(GraftError, match=r"another experiment \('tiny', which differs in .*steps"):
+        store.open(load_config(str(write_config(tmp_path)), ["transfer.steps=512"]))
+    assert (store.out / "experiment.json").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    config = load_config(str(write_config(tmp_path)))
+    with pytest.raises(GraftError, match="not an experiment's folder and not empty"):
+        Store(tmp_path).open(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+    (tmp_path / "empty").mkdir()
+    Store(tmp_path / "empty").open(config)
+    record = json.loads((tmp_path / "empty" / "experiment.json").read_text())
+    assert record["versions"]["torch"]
+    assert len(record["invocations"]) == 1
+
+
+def test_an_unreadable_record_is_refused(tmp_path):
+    config = load_config(str(write_config(tmp_path)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "experiment.json").write_text("{")
+    with pytest.raises(GraftError, match="cannot be read"):
+        Store(tmp_path / "out").open(config)

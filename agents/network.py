@@ -105,7 +105,7 @@ class PolicyNetwork(nn.Module):
         name = config.encoder or default_encoder(schemas.observation)
         self.config = NetworkConfig(name, dict(config.options), tuple(config.head))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the caller's GPU as well
             self.encoder: Encoder = build_encoder(name, schemas.observation, config.options)
             self.policy = PolicyHead(self.encoder.out_dim, self.config.head, schemas.action)
             self.value = ValueHead(self.encoder.out_dim, self.config.head)
@@ -146,7 +146,7 @@ class PolicyNetwork(nn.Module):
         """Load all parameters and buffers; raises GraftError that names what is missing, extra or misshapen."""
         own = self.state_dict()
         missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-        misshapen = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
+        misshapen = [n for n in sorted(own.keys() & tensors.keys()) if own[n].shape != tensors[n].shape]
         if missing or extra or misshapen:
             raise GraftError(
                 f"The tensors do not fit the network: missing {missing}, unexpected {extra}, other shape {misshapen}."

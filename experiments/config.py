@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -19,6 +20,15 @@ from transfer.method import METHODS, TransferMethod
 
 PACKAGED = Path(__file__).parent / "configs"
 DEFAULT = "quickstart"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers may be written ``1e5`` or ``7e-4``, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 class Strict(BaseModel):
@@ -200,7 +210,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
     """
     path = find_config(given)
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise GraftError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(data, dict):
@@ -209,7 +219,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key, _, text = override.partition("=")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise GraftError(f"Override '{override}': '{text}' is not a YAML value.") from error
         _set(data, key.split("."), value, override)

@@ -170,7 +170,7 @@ def _ratio(row: Mapping[str, Any]) -> str:
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
 
 
-COLUMNS = ("method", "transfer ratio [95 %]", "AUC", "jump", "final", "steps", "verdict")
+COLUMNS = ("method", "ratio [95 %]", "AUC", "jump", "final", "steps", "verdict")
 
 
 def tables(rows: list[dict[str, Any]]) -> list[Table]:
@@ -180,8 +180,8 @@ def tables(rows: list[dict[str, Any]]) -> list[Table]:
         of_target = [row for row in rows if row["target"] == target]
         sources = list(dict.fromkeys(row["source"] for row in of_target if row["source"]))
         title = f"{' and '.join(sources)} → {target}"
-        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-        for column, width in zip(COLUMNS, (24, 21, 5, 5, 5, 5, 8), strict=True):
+        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0)
+        for column, width in zip(COLUMNS, (23, 19, 6, 6, 5, 5, 8), strict=True):
             text = column in ("method", "verdict")
             table.add_column(
                 column, width=width, justify="left" if text else "right", no_wrap=column != "method", overflow="fold"

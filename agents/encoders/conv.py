@@ -30,6 +30,14 @@ def flat_size(blocks: nn.ModuleList, shape: tuple[int, ...]) -> int:
     return hidden.numel()
 
 
+def check_sizes(encoder: str, **sizes: Sequence[int]) -> None:
+    """Raises GraftError where a size is below 1."""
+    for option, values in sizes.items():
+        if min(values) < 1:
+            given = ", ".join(map(str, values))
+            raise GraftError(f"{option}={given} is not allowed; {encoder} needs {option} of at least 1.")
+
+
 @ENCODERS.register("grid_cnn")
 class GridCNN(Encoder):
     """Convolutions over entity planes, then one fully connected layer; ReLU after each.
@@ -58,6 +66,11 @@ class GridCNN(Encoder):
                 f"grid_cnn needs as many kernels, strides and pools as channels, got {len(channels)} channels, "
                 f"{len(kernels)} kernels, {len(strides)} strides and {len(pools)} pools."
             )
+        if not channels:
+            raise GraftError("grid_cnn needs at least one convolution; use the mlp to have none.")
+        check_sizes(
+            "grid_cnn", channels=channels, kernels=kernels, strides=strides, pools=pools, features=(features,)
+        )
         self.blocks = nn.ModuleList()
         inputs = schema.shape[0]
         for outputs, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True):
@@ -88,6 +101,7 @@ class NatureCNN(Encoder):
 
     def __init__(self, schema: ObservationSchema, features: int = 512) -> None:
         super().__init__()
+        check_sizes("nature_cnn", features=(features,))
         self.blocks = nn.ModuleList(
             [
                 nn.Sequential(nn.Conv2d(schema.shape[0], 32, 8, 4), nn.ReLU()),

@@ -67,4 +67,4 @@ class TrainResult(NamedTuple):
 
 
 class Unstable(RuntimeError):
-    """Training produced a loss that is not a number; the message says when."""
+    """Training diverged: what the policy gives is not finite any more."""

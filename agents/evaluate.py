@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,34 +20,23 @@ class Episodes(NamedTuple):
     lengths: NDArray[np.float64]
 
 
-def evaluate(
-    network: PolicyNetwork,
-    env: TaskVectorEnv,
-    episodes: int,
-    generator: torch.Generator,
-    deterministic: bool = False,
-) -> Episodes:
+def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Episodes:
     """Play ``episodes`` episodes and return their outcomes.
 
     Each environment contributes its first ``ceil(episodes / num_envs)`` episodes, whatever their length: counting the
     first to finish would favour short ones.
 
     Args:
+        choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
         env: same-step autoreset; it is reset at the start and goes on with its own random numbers.
-        generator: of the action samples.
-        deterministic: play the most likely action (or the mean) instead of a sample.
     """
-    device = next(network.parameters()).device
     quota = -(-episodes // env.num_envs)
     done_counts = np.zeros(env.num_envs, np.int64)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs)
     finished: list[tuple[float, float]] = []
-    was_training = network.training
-    network.eval()
     obs, _ = env.reset()
     while done_counts.min() < quota:
-        actions = network.act(torch.as_tensor(obs, device=device), generator, deterministic)
-        obs, rewards, terminated, truncated, _ = env.step(actions.cpu().numpy())
+        obs, rewards, terminated, truncated, _ = env.step(choose(obs))
         returns += rewards
         lengths += 1
         for i in np.flatnonzero(terminated | truncated):
@@ -54,6 +44,31 @@ def evaluate(
                 finished.append((returns[i], lengths[i]))
             done_counts[i] += 1
             returns[i] = lengths[i] = 0.0
-    network.train(was_training)
     outcomes = np.array(finished, np.float64)
     return Episodes(outcomes[:, 0], outcomes[:, 1])
+
+
+def evaluate(
+    network: PolicyNetwork,
+    env: TaskVectorEnv,
+    episodes: int,
+    generator: torch.Generator,
+    deterministic: bool = False,
+) -> Episodes:
+    """`play` with a network, in eval mode.
+
+    Args:
+        generator: of the action samples, on the network's device.
+        deterministic: play the most likely action (or the mean) instead of a sample.
+    """
+    device = next(network.parameters()).device
+
+    def choose(obs: Any) -> Any:
+        return network.act(torch.as_tensor(obs, device=device), generator, deterministic).cpu().numpy()
+
+    was_training = network.training
+    network.eval()
+    try:
+        return play(choose, env, episodes)
+    finally:
+        network.train(was_training)

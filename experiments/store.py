@@ -156,7 +156,8 @@ class Store:
         write_json(self.folder(stage.id) / "stage.json", record)
 
     def fail(self, stage: Stage, error: str) -> None:
-        """Record why a stage ended early."""
+        """Record why a stage ended early, even before it could start."""
+        self.folder(stage.id).mkdir(parents=True, exist_ok=True)
         write_json(self.folder(stage.id) / "stage.json", self._stage_record(stage, "failed") | {"error": error})
 
     @staticmethod

@@ -68,9 +68,7 @@ class GridCNN(Encoder):
             )
         if not channels:
             raise GraftError("grid_cnn needs at least one convolution; use the mlp to have none.")
-        check_sizes(
-            "grid_cnn", channels=channels, kernels=kernels, strides=strides, pools=pools, features=(features,)
-        )
+        check_sizes("grid_cnn", channels=channels, kernels=kernels, strides=strides, pools=pools, features=(features,))
         self.blocks = nn.ModuleList()
         inputs = schema.shape[0]
         for outputs, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True):

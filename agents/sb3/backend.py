@@ -106,7 +106,7 @@ def train(
         hooks: what a transfer method does during training.
         device: a torch device; "auto" is the GPU where there is one.
     Raises:
-        Unstable: the loss is not a finite number any more.
+        Unstable: training diverged.
         GraftError: the task cannot be made.
     """
     plan, hooks = evaluation or Evaluation(), hooks or Hooks()

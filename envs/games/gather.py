@@ -54,6 +54,6 @@ GAMES.add(
         begin=begin,
         advance=advance,
         paint=paint_cells,
-        bounds=Bounds(0.0, 1.0, "to be measured"),
+        bounds=Bounds(0.187, 1.0, "to be measured"),
     ),
 )

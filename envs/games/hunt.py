@@ -128,7 +128,7 @@ GAMES.add(
         begin=begin,
         advance=advance,
         paint=paint,
-        bounds=Bounds(0.0, 1.0, "to be measured"),
+        bounds=Bounds(-0.445, 1.0, "to be measured"),
         movers=ENEMIES,
     ),
 )

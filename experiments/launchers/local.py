@@ -148,7 +148,8 @@ class LocalLauncher:
                     wait([*(w.pipe for w in busy), *(w.process.sentinel for w in busy)], POLL_SECONDS)
                     for worker in busy:
                         self._listen(worker, unfinished, failed, store, watcher)
-                    workers = [w for w in workers if w.process.is_alive()]
+                    # A dead worker that still has a stage is heard once more: the end of its pipe says that it died.
+                    workers = [w for w in workers if w.stage or w.process.is_alive()]
                     watcher.tick()
         finally:
             for worker in workers:

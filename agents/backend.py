@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from agents.network import PolicyNetwork
+from agents.network import Unstable as Unstable
 
 Grads = dict[str, torch.Tensor]
 """Parameter name -> gradient; a parameter without a gradient is absent."""
@@ -64,7 +65,3 @@ class TrainResult(NamedTuple):
     env_steps: int
     seconds: float
     final_returns: list[float]
-
-
-class Unstable(RuntimeError):
-    """Training diverged: what the policy gives is not finite any more."""

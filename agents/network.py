@@ -50,6 +50,20 @@ class Outputs(NamedTuple):
     value: torch.Tensor
 
 
+class Unstable(RuntimeError):
+    """Training diverged: what the policy gives is not finite any more."""
+
+
+def check_finite(outputs: Outputs) -> None:
+    """Raises Unstable where no action can be drawn from ``outputs`` any more."""
+    finite = bool(outputs.action.isfinite().all())
+    if outputs.log_std is not None:
+        spread = outputs.log_std.exp()
+        finite = finite and bool((spread.isfinite() & (spread > 0)).all())
+    if not finite:
+        raise Unstable("the policy's outputs are not finite numbers any more; a smaller learning rate may help")
+
+
 def _mlp(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width in hidden:
@@ -129,8 +143,13 @@ class PolicyNetwork(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, generator: torch.Generator | None, deterministic: bool = False) -> torch.Tensor:
-        """Actions for raw observations: (N,) indices, or (N, A) reals within the schema's bounds."""
+        """Actions for raw observations: (N,) indices, or (N, A) reals within the schema's bounds.
+
+        Raises:
+            Unstable: training has diverged.
+        """
         outputs: Outputs = self(obs)
+        check_finite(outputs)
         if outputs.log_std is None:
             if deterministic:
                 return outputs.action.argmax(-1)

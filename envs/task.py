@@ -22,7 +22,7 @@ class Task:
 
     def __str__(self) -> str:
         """Short and unique within an experiment: ``Gather(slip=0.3)``."""
-        name = self.id.removeprefix("Graft/").removeprefix("envpool/").removesuffix("-v0")
+        name = self.id.removeprefix("Graft/").removesuffix("-v0")
         options = ", ".join(f"{k}={v}" for k, v in sorted(self.kwargs.items()))
         return f"{name}({options})" if options else name
 

@@ -98,7 +98,7 @@ def match_names(
     new: dict[str, str] = {}
     used: set[str] = set()
     for j, name in enumerate(target):
-        origin = rename.get(name, name)
+        origin = name if rename.get(name) not in index else rename[name]
         if origin in index:
             used.add(origin)
             sources.append([index[origin]])
@@ -159,11 +159,8 @@ class _Surgeon:
     def remap(self, name: str, dim: int, group: int, match: Match, new_is: str) -> None:
         """Fill dimension ``dim`` of a tensor, ``group`` indices per name, from the matched names of the source."""
         old, new = self.source[name], self.target[name].clone()
-        problem = "" if any(match.sources) else "no name in common"
-        if old.shape[:dim] + old.shape[dim + 1 :] != new.shape[:dim] + new.shape[dim + 1 :] or old.shape[dim] % group:
-            problem = f"shape {tuple(old.shape)} became {tuple(new.shape)}"
-        if problem:
-            self.fresh(name, problem, wanted=True)
+        if old.shape[:dim] + old.shape[dim + 1 :] != new.shape[:dim] + new.shape[dim + 1 :]:
+            self.fresh(name, f"shape {tuple(old.shape)} became {tuple(new.shape)}", wanted=True)
             return
         old_slices, new_slices = _by_name(old, dim, group), _by_name(new, dim, group)
         for j, origins in enumerate(match.sources):
@@ -195,13 +192,15 @@ def _detail(match: Match, new_is: str) -> str:
 
 
 def _check_rename(rename: Mapping[str, str], source: Schemas, target: Schemas) -> None:
-    old = {*source.observation.names, *source.action.names}
-    new = {*target.observation.names, *target.action.names}
+    old, new = [[set(s.observation.names), set(s.action.names)] for s in (source, target)]
     for now, before in rename.items():
-        if now not in new:
-            raise unknown("name on the left of rename (a name of the target)", now, new)
-        if before not in old:
-            raise unknown("name on the right of rename (a name of the source)", before, old)
+        sides = [i for i in (0, 1) if now in new[i]]
+        if not sides:
+            raise unknown("name on the left of rename (a name of the target)", now, new[0] | new[1])
+        allowed = set().union(*(old[i] for i in sides))
+        if before not in allowed:
+            kind = ("an observation", "an action", "a name")[sides[0] if len(sides) == 1 else 2]
+            raise unknown(f"name on the right of rename ({kind} of the source)", before, allowed)
 
 
 def _match_observations(
@@ -230,6 +229,16 @@ def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) 
             f"({_names(list(source.action.names))}); use heads: fresh, or give 'rename' (target name: source name)."
         )
     return match
+
+
+def _same_layout(source: Checkpoint, target: Schemas, stem: str, group: int) -> bool:
+    """Whether the ``group`` inputs of a name mean the same cells in the source as in the target.
+
+    A convolution has one input per name whatever the board; an encoder of flattened planes has one per cell.
+    """
+    old = source.schemas.observation
+    same_board = old.shape[1:] == target.observation.shape[1:]
+    return source.tensors[stem].shape[1] == len(old.names) * group and (group == 1 or same_board)
 
 
 def transplant(
@@ -269,8 +278,11 @@ def transplant(
     stem = network.encoder.stem
     for name in surgeon.target:
         if name == f"encoder.{stem.name}":
-            group = stem.group
-            surgeon.remap(name, 1, group, observations, "random" if new_channels == "random" else "zero")
+            if _same_layout(source, target, name, stem.group):
+                surgeon.remap(name, 1, stem.group, observations, "random" if new_channels == "random" else "zero")
+            else:
+                old, new = source.schemas.observation.shape[1:], target.observation.shape[1:]
+                surgeon.fresh(name, f"its input is the whole board, and {old} became {new}", wanted=True)
         elif name.startswith("encoder."):
             surgeon.copy(name)
         elif actions is None:
@@ -279,7 +291,7 @@ def transplant(
             surgeon.remap(name, 0, 1, actions, "random")
         else:
             surgeon.copy(name)
-    for name in source.tensors.keys() - surgeon.target.keys():
+    for name in [n for n in source.tensors if n not in surgeon.target]:
         wanted = name.startswith("encoder.") or actions is not None
         surgeon.rows.append(TensorRow(name, "dropped", 0.0, "the target has no such tensor", wanted))
         if wanted:

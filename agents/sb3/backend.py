@@ -33,7 +33,8 @@ class RecordWriter(KVWriter):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Keep ``train/*`` and the renamed tags; drop the library's other counters."""
         values = {RENAMED.get(k, k): float(v) for k, v in key_values.items() if k in RENAMED or k.startswith("train/")}
-        self._record(step, values)
+        if values:
+            self._record(step, values)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -71,6 +72,8 @@ class Supervisor(BaseCallback):
         )
 
     def _on_rollout_start(self) -> None:
+        # The library keeps an update's metrics until the next rollout has ended; here they get the update's env step.
+        self.model.logger.dump(self.model.num_timesteps)
         if self.model.num_timesteps >= self._due:
             self.num_timesteps = self.model.num_timesteps
             self._evaluate()

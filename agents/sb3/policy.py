@@ -9,8 +9,8 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution, Dis
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from agents.backend import Batch, Unstable
-from agents.network import Outputs, PolicyNetwork
+from agents.backend import Batch
+from agents.network import Outputs, PolicyNetwork, check_finite
 
 
 class NetworkPolicy(ActorCriticPolicy):
@@ -47,8 +47,7 @@ class NetworkPolicy(ActorCriticPolicy):
         self.train(mode)
 
     def _distribution(self, outputs: Outputs) -> Distribution:
-        if not outputs.action.isfinite().all():
-            raise Unstable("the policy's outputs are not finite numbers any more; a smaller learning rate may help")
+        check_finite(outputs)
         if isinstance(self.action_dist, DiagGaussianDistribution):
             assert outputs.log_std is not None
             return self.action_dist.proba_distribution(outputs.action, outputs.log_std)

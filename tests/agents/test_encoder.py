@@ -8,7 +8,6 @@ from handmade import NormEncoder, observations, pixels, planes, vector
 
 from agents.encoder import ENCODERS, build_encoder, default_encoder
 from envs.errors import GraftError
-from envs.schema import ActionSchema, Schemas
 
 SCHEMA = vector(["a", "b", "c"])
 
@@ -114,11 +113,9 @@ def test_the_default_encoder_takes_the_kind_it_is_the_default_of(schema):
     ("name", "schema", "options"),
     [
         ("nature_cnn", pixels("a", 35, 84), {}),  # 35 -> 7 -> 2, below the last kernel of 3
-        ("grid_cnn", planes("a", 3, 3), {"kernels": [8, 3]}),  # 3 + 2 * 3 = 9 >= 8 fits, then 2 -> 1; see below
-        ("grid_cnn", planes("a", 2, 2), {"kernels": [6, 3]}),  # 2 + 2 * 2 = 6 fits; the case above is padded as well
+        ("grid_cnn", planes("a", 1, 3), {"kernels": [2, 1]}),  # (2 - 1) // 2 = 0: no padding
         ("grid_cnn", planes("a", 3, 3), {"pools": [4, 1]}),
-        ("grid_cnn", planes("a", 3, 3), {"kernels": [1, 1], "strides": [0, 1]}),
-        ("grid_cnn", planes("a", 3, 3), {"kernels": [0, 1]}),
+        ("grid_cnn", planes("a", 7, 3), {"pools": [2, 2]}),  # 3 -> 1 (pool) -> 1 (stride), below the next pool of 2
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(name, schema, options):
@@ -144,6 +141,9 @@ def test_grid_cnn_sizes_by_hand():
     [
         ("grid_cnn", {"channels": [4]}, "1 channels, 2 kernels, 2 strides and 2 pools"),
         ("grid_cnn", {"channels": [], "kernels": [], "strides": [], "pools": []}, "at least one convolution"),
+        ("grid_cnn", {"strides": [0, 1]}, "strides .* at least 1"),
+        ("grid_cnn", {"channels": [4, 0]}, "channels .* at least 1"),
+        ("grid_cnn", {"features": 0}, "features .* at least 1"),
         ("mlp", {"widths": []}, "one or more layers"),
         ("mlp", {"widths": [4, 0]}, "at least 1 unit"),
     ],
@@ -153,9 +153,6 @@ def test_options_out_of_range_are_refused(name, options, words):
         build_encoder(name, planes("ab"), options)
 
 
-def test_an_encoder_may_be_made_of_names_alone():
-    """Schemas are what a network is built from: no environment is needed."""
-    from agents.network import NetworkConfig, PolicyNetwork
-
-    schemas = Schemas(SCHEMA, ActionSchema("discrete", ("x", "y")))
-    assert PolicyNetwork(schemas, NetworkConfig(), 0).config.encoder == "mlp"
+def test_nature_cnn_needs_features():
+    with pytest.raises(GraftError, match="features=0 .* at least 1"):
+        build_encoder("nature_cnn", pixels("ab"), {"features": 0})

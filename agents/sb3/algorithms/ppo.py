@@ -18,6 +18,7 @@ from agents.network import PolicyNetwork
 from agents.sb3.algorithm import ALGORITHMS, Algorithm
 from agents.sb3.policy import NetworkPolicy
 from agents.sb3.vec_env import BatchVecEnv
+from envs.errors import GraftError
 
 PREFIX_CHUNK = 1024
 """Observations per forward pass when the frozen blocks' output is computed for a whole rollout."""
@@ -110,7 +111,13 @@ class PPOAlgorithm(Algorithm):
     def learner(
         self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str
     ) -> BaseAlgorithm:
-        """The learner; a rollout smaller than the minibatch is one minibatch."""
+        """The learner; a rollout smaller than the minibatch is one minibatch.
+
+        Raises:
+            GraftError: a rollout of one state.
+        """
+        if self.num_steps * self.num_envs < 2:
+            raise GraftError("num_steps * num_envs is 1; PPO needs rollouts of at least 2 states.")
         with warnings.catch_warnings():
             # A last minibatch that is smaller than the others is allowed, and the config says so.
             warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)

@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 setup: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Graft needs Python 3.11 or newer; try make PYTHON=python3.11 setup" if sys.version_info < (3, 11) else 0)'
 	@echo "Installing the pinned dependencies into $(VENV), once; this takes two to three minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[games,dev]'

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from envs.errors import GraftError, unknown
@@ -97,20 +98,26 @@ def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, An
     """The encoder ``name`` for observations of ``schema``.
 
     Raises:
-        GraftError: an unknown encoder or option, or an observation that it cannot take.
+        GraftError: an unknown encoder or option, a value of another type, or an observation that it cannot take.
     """
     kind = ENCODERS[name]
-    allowed = list(inspect.signature(kind).parameters)[1:]
-    for option in options:
-        if option not in allowed:
-            raise unknown(f"option of encoder {name}", option, allowed)
     if schema.kind not in kind.kinds:
         fitting = [n for n, e in ENCODERS.items() if schema.kind in e.kinds]
         raise GraftError(
             f"Encoder '{name}' cannot take a {schema.kind} observation of shape {schema.shape}; "
             f"allowed here: {', '.join(fitting)}."
         )
-    return kind(schema, **options)
+    allowed, types = list(inspect.signature(kind).parameters)[1:], get_type_hints(kind.__init__)
+    checked = {}
+    for option, value in options.items():
+        if option not in allowed:
+            raise unknown(f"option of encoder {name}", option, allowed)
+        try:
+            checked[option] = TypeAdapter(types[option]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].lower()
+            raise GraftError(f"encoder {name}: {option}={value!r} is not allowed: {reason}.") from error
+    return kind(schema, **checked)
 
 
 def default_encoder(schema: ObservationSchema) -> str:

@@ -192,15 +192,15 @@ def _detail(match: Match, new_is: str) -> str:
 
 
 def _check_rename(rename: Mapping[str, str], source: Schemas, target: Schemas) -> None:
-    old, new = [[set(s.observation.names), set(s.action.names)] for s in (source, target)]
+    old = (source.observation.names, source.action.names)
+    new = (target.observation.names, target.action.names)
     for now, before in rename.items():
-        sides = [i for i in (0, 1) if now in new[i]]
-        if not sides:
-            raise unknown("name on the left of rename (a name of the target)", now, new[0] | new[1])
-        allowed = set().union(*(old[i] for i in sides))
+        if now not in new[0] + new[1]:
+            raise unknown("name on the left of rename (a name of the target)", now, new[0] + new[1])
+        # An observation has no counterpart among actions, nor the other way round.
+        allowed = [name for was, names in zip(old, new, strict=True) if now in names for name in was]
         if before not in allowed:
-            kind = ("an observation", "an action", "a name")[sides[0] if len(sides) == 1 else 2]
-            raise unknown(f"name on the right of rename ({kind} of the source)", before, allowed)
+            raise unknown("name on the right of rename (a name of the source)", before, allowed)
 
 
 def _match_observations(

@@ -88,9 +88,9 @@ def test_freezing_more_blocks_than_there_are_is_refused(norm, depth):
 
 
 def test_unknown_names_get_the_nearest():
-    with pytest.raises(GraftError, match="Unknown encoder 'grid_cn'.*Did you mean 'grid_cnn'"):
+    with pytest.raises(GraftError, match=r"Unknown encoder 'grid_cn'.*Did you mean 'grid_cnn'"):
         build_encoder("grid_cn", planes("ab"), {})
-    with pytest.raises(GraftError, match="Unknown option of encoder mlp 'width'; allowed: widths. Did you mean"):
+    with pytest.raises(GraftError, match=r"Unknown option of encoder mlp 'width'; allowed: widths. Did you mean"):
         build_encoder("mlp", SCHEMA, {"width": [4]})
 
 
@@ -119,7 +119,7 @@ def test_the_default_encoder_takes_the_kind_it_is_the_default_of(schema):
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(name, schema, options):
-    with pytest.raises(GraftError, match="do not fit an observation of shape|leave nothing"):
+    with pytest.raises(GraftError, match=r"do not fit an observation of shape|leave nothing"):
         build_encoder(name, schema, options)
 
 
@@ -153,6 +153,19 @@ def test_options_out_of_range_are_refused(name, options, words):
         build_encoder(name, planes("ab"), options)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("mlp", {"widths": 64}, r"encoder mlp: widths=64 is not allowed: input should be .*sequence"),
+        ("mlp", {"widths": [8, "many"]}, r"encoder mlp: widths=\[8, 'many'\] is not allowed: .* integer"),
+        ("grid_cnn", {"features": 1.5}, r"encoder grid_cnn: features=1\.5 is not allowed: .* integer"),
+    ],
+)
+def test_options_of_another_type_are_refused(name, options, words):
+    with pytest.raises(GraftError, match=words):
+        build_encoder(name, planes("ab"), options)
+
+
 def test_nature_cnn_needs_features():
-    with pytest.raises(GraftError, match="features=0 .* at least 1"):
+    with pytest.raises(GraftError, match=r"features=0 .* at least 1"):
         build_encoder("nature_cnn", pixels("ab"), {"features": 0})

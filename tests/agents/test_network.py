@@ -73,6 +73,7 @@ def test_the_callers_random_state_is_left_alone(monkeypatch):
     def seeded(*_):
         pytest.fail("the caller's GPU was seeded")
 
+    torch.manual_seed(987)  # a state that no network leaves behind
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
     states = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())
     small_network(VECTOR, 1)

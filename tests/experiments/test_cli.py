@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_experiment import write_config
 
+from envs.factory import schemas
 from experiments import run
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +186,7 @@ def test_bad_input_ends_with_2_and_a_sentence(arguments, words, tmp_path, monkey
 def test_a_missing_package_ends_with_2_and_the_install_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "envpool", None)
+    schemas.cache_clear()
     assert run.main(["minigrid"]) == 2
     assert "pip install 'graft-rl[games]'" in capsys.readouterr().err
 

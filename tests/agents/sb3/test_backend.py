@@ -216,8 +216,11 @@ def test_the_hook_sees_the_gradients_of_the_loss_before_clipping():
 
 def test_what_the_hook_returns_is_clipped():
     huge = {name: torch.full_like(p, 1e6) for name, p in small_network(MATCH).named_parameters()}
-    clones = lambda *_: {name: g.clone() for name, g in huge.items()}  # noqa: E731
-    learner = learner_of(small_network(MATCH), clones, max_grad_norm=0.5)
+
+    def enlarge(*_):
+        return {name: g.clone() for name, g in huge.items()}
+
+    learner = learner_of(small_network(MATCH), enlarge, max_grad_norm=0.5)
     used = gradients_before_steps(learner)
     learner.learn(128)
     count = sum(g.numel() for g in huge.values())
@@ -311,7 +314,17 @@ def test_frozen_blocks_run_once_per_rollout_unless_a_hook_needs_observations(gra
     assert [size for size in sizes if size != 8] == [128 * 2 // calls if gradients else 128] * calls
 
 
-def test_pixels_are_cached_as_well(monkeypatch):
+def test_the_policy_reads_raw_observations_again_after_an_update():
+    network = small_network(MATCH)
+    network.encoder.freeze()
+    learner = learner_of(network)
+    learner.learn(128)
+    obs = observations(MATCH.observation, 3)
+    values, _, _ = learner.policy.evaluate_actions(obs, torch.zeros(3, dtype=torch.long))
+    assert torch.equal(values[:, 0], network(obs).value)
+
+
+def test_pixels_are_cached_as_well():
     """Observations of another shape and type than what leaves the frozen blocks."""
     task = Task("handmade/Match-v0", {"kind": "pixels"})
     results = []
@@ -500,7 +513,7 @@ def test_training_and_evaluation_play_different_environments(monkeypatch):
 def test_unknown_tasks_and_algorithms_get_the_nearest():
     with pytest.raises(GraftError, match="Did you mean 'handmade/Match-v0'"):
         trained(small_network(MATCH), Task("handmade/Mach-v0"))
-    with pytest.raises(GraftError, match="Unknown algorithm 'pp'.*Did you mean 'ppo'"):
+    with pytest.raises(GraftError, match=r"Unknown algorithm 'pp'.*Did you mean 'ppo'"):
         ALGORITHMS["pp"]
 
 

@@ -1,0 +1,182 @@
+"""Each method by what sets it apart; what they have in common is in tests/contract/test_methods.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from handmade import assert_same, discrete, planes, scrambled, small_config, small_network
+
+from agents.checkpoint import Checkpoint
+from agents.network import NetworkConfig, PolicyNetwork
+from envs.errors import GraftError
+from envs.schema import Schemas
+from envs.task import Task
+from experiments.options import build_options
+from transfer.method import METHODS, FromSource, TransferMethod, changed_options, label, method_name
+from transfer.transplant import transplant
+
+ACTIONS = discrete("left", "right")
+SAME = Schemas(planes("ab", 5, 5), ACTIONS)
+LARGER = Schemas(planes("ab", 9, 9), ACTIONS)
+BLOCKS = 3
+"""Of `small_config("planes")`: two convolutions and a linear layer, which depends on the board."""
+
+
+@pytest.fixture
+def source() -> Checkpoint:
+    return Checkpoint.of(scrambled(small_network(SAME)), Task("handmade/Source-v0"))
+
+
+def build(name: str, source: Checkpoint | None, target: Schemas = SAME, seed: int = 1, **options):
+    return METHODS[name](**options).build(source, target, small_config("planes"), seed)
+
+
+def frozen_blocks(network: PolicyNetwork) -> list[bool]:
+    """Per block, whether it is frozen; a block is so as a whole."""
+    flags = [{not p.requires_grad for p in block.parameters()} for block in network.encoder.blocks]
+    assert all(len(flag) == 1 for flag in flags)
+    return [flag.pop() for flag in flags]
+
+
+def test_scratch_is_the_fresh_network():
+    built = build("scratch", None)
+    assert_same(dict(built.network.state_dict()), dict(PolicyNetwork(SAME, small_config("planes"), 1).state_dict()))
+    assert all(p.requires_grad for p in built.network.parameters())
+
+
+def test_random_frozen_is_scratch_with_a_frozen_encoder():
+    built = build("random_frozen", None)
+    assert_same(dict(built.network.state_dict()), dict(build("scratch", None).network.state_dict()))
+    assert frozen_blocks(built.network) == [True] * BLOCKS
+    assert all(p.requires_grad for n, p in built.network.named_parameters() if not n.startswith("encoder."))
+
+
+def test_the_controls():
+    controls = {name for name, kind in METHODS.items() if kind.control}
+    assert controls == {"scratch", "random_frozen"}
+    assert not any(METHODS[name].uses_source for name in controls)
+    assert all(kind.uses_source for name, kind in METHODS.items() if issubclass(kind, FromSource))
+
+
+def test_finetune_is_the_transplant_with_everything_trainable(source):
+    options = {"heads": "by_name", "new_channels": "random", "rename": {"z": "a"}, "strict": False}
+    target = Schemas(planes("zxb", 5, 5), ACTIONS)
+    network, report = transplant(source, target, seed=4, **options)
+    built = build("finetune", source, target, 4, **options)
+    assert_same(dict(built.network.state_dict()), dict(network.state_dict()))
+    assert built.report == report
+    assert all(p.requires_grad for p in built.network.parameters())
+
+
+def test_the_sources_architecture_is_kept(source):
+    other = NetworkConfig("mlp", {"widths": [3]}, ())
+    assert METHODS["finetune"]().build(source, SAME, other, 1).network.config == source.network
+    assert METHODS["scratch"]().build(None, SAME, other, 1).network.config == other
+
+
+def test_strict_reaches_the_transplant(source):
+    target = Schemas(planes("abx", 5, 5), ACTIONS)
+    build("finetune", source, target)
+    for name in ("finetune", "frozen"):
+        with pytest.raises(GraftError, match=r"strict.*x"):
+            build(name, source, target, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        ({}, [True, True, True]),
+        ({"depth": "all"}, [True, True, True]),
+        ({"depth": 1}, [True, False, False]),
+        ({"depth": 2}, [True, True, False]),
+        ({"depth": 3}, [True, True, True]),
+    ],
+)
+def test_frozen_freezes_from_the_input_up(source, options, frozen):
+    network = build("frozen", source, **options).network
+    assert frozen_blocks(network) == frozen
+    assert [not block.training for block in network.train().encoder.blocks] == frozen
+    assert all(p.requires_grad for n, p in network.named_parameters() if not n.startswith("encoder."))
+
+
+def test_frozen_carries_what_finetune_carries(source):
+    frozen, finetune = (build(name, source, heads="by_name") for name in ("frozen", "finetune"))
+    assert_same(dict(frozen.network.state_dict()), dict(finetune.network.state_dict()))
+    assert frozen.report == finetune.report
+
+
+def test_frozen_has_no_more_blocks_than_the_encoder(source):
+    with pytest.raises(GraftError, match="depth 4 is not allowed; this encoder has 0 to 3 blocks"):
+        build("frozen", source, depth=4)
+
+
+@pytest.mark.parametrize("depth", ["all", 3])
+def test_frozen_refuses_to_freeze_what_the_source_could_not_fill(source, depth):
+    words = r"Cannot freeze encoder\.blocks\.2\.1\.weight: .* \(shape \(16, 54\) became \(16, 150\)\).* smaller depth"
+    with pytest.raises(GraftError, match=words):
+        build("frozen", source, LARGER, depth=depth)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_frozen_may_freeze_the_convolutions_on_another_board(source, depth):
+    network = build("frozen", source, LARGER, depth=depth).network
+    assert frozen_blocks(network) == [i < depth for i in range(BLOCKS)]
+    for name in ("encoder.blocks.0.0.weight", "encoder.blocks.1.0.weight"):
+        assert torch.equal(network.state_dict()[name], source.tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("frozen", {"depth": 0}, "method frozen: depth=0 is not allowed"),
+        ("frozen", {"depth": "some"}, "method frozen: depth='some' is not allowed"),
+        ("finetune", {"heads": "old"}, "method finetune: heads='old' is not allowed.*'fresh' or 'by_name'"),
+        ("finetune", {"new_channels": "noise"}, "'zero', 'random' or 'attributes'"),
+        ("finetune", {"head": "fresh"}, "Unknown option of method finetune 'head'.*Did you mean 'heads'"),
+        ("scratch", {"heads": "fresh"}, "Unknown option of method scratch 'heads'"),
+    ],
+)
+def test_options_that_are_not_allowed(name, options, words):
+    with pytest.raises(GraftError, match=words):
+        build_options(f"method {name}", METHODS[name], options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("scratch", {}, "scratch"),
+        ("finetune", {}, "finetune"),
+        ("finetune", {"heads": "fresh", "rename": {}}, "finetune"),
+        ("finetune", {"heads": "by_name"}, "finetune(heads=by_name)"),
+        ("frozen", {"depth": 2, "strict": True}, "frozen(strict=True, depth=2)"),
+        ("finetune", {"rename": {"a": "b"}}, "finetune(rename={'a': 'b'})"),
+    ],
+)
+def test_labels_by_hand(name, options, expected):
+    method = METHODS[name](**options)
+    assert label(method) == expected
+    assert method_name(method) == name
+    assert METHODS[name](**changed_options(method)) == method
+
+
+def test_unknown_methods_get_the_nearest():
+    with pytest.raises(GraftError, match=r"Unknown method 'finetun'.*Did you mean 'finetune'"):
+        METHODS["finetun"]
+
+
+def test_the_seam_does_nothing_by_itself(source):
+    @dataclass(frozen=True, kw_only=True)
+    class Nothing(TransferMethod):
+        pass
+
+    with pytest.raises(NotImplementedError):
+        Nothing().build(source, SAME, small_config("planes"), 0)
+    network, state = small_network(SAME), {"x": torch.zeros(1)}
+    grads = {"policy.out.bias": torch.ones(2)}
+    assert Nothing().init(network, source) == {}
+    assert Nothing().gradients(grads, network, state, None) is grads
+    assert Nothing().schedule(network, state, 0.0) is state
+    assert Nothing().consolidate(network, state, None) is state
+    assert Nothing().view(network, state, 0) is network

@@ -34,11 +34,22 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def flush_folder(folder: Path) -> None:
+    """Bring renames in ``folder`` to the disk; only POSIX can, elsewhere it does nothing."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file in one step: a reader, or a restart after a kill, sees the old content or the new."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     write_durably(temporary, data)
     temporary.replace(path)
+    flush_folder(path.parent)
 
 
 def _previous(folder: Path) -> Path:
@@ -117,7 +128,9 @@ class Checkpoint:
         if folder.exists():
             shutil.rmtree(_previous(folder), ignore_errors=True)
             folder.rename(_previous(folder))
+        flush_folder(fresh)
         fresh.rename(folder)
+        flush_folder(folder.parent)
         shutil.rmtree(_previous(folder), ignore_errors=True)
         return identity
 

@@ -34,6 +34,9 @@ class Encoder(nn.Module):
     kinds: tuple[str, ...] = ()
     """Observation kinds it accepts."""
 
+    default_for: tuple[str, ...] = ()
+    """Observation kinds for which it is taken when nobody chose an encoder; one encoder for each kind."""
+
     blocks: nn.ModuleList
     out_dim: int
     stem: Stem
@@ -122,4 +125,4 @@ def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, An
 
 def default_encoder(schema: ObservationSchema) -> str:
     """The encoder that fits the kind of observation when nobody chose one."""
-    return {"planes": "grid_cnn", "pixels": "nature_cnn", "vector": "mlp"}[schema.kind]
+    return next(name for name, kind in ENCODERS.items() if schema.kind in kind.default_for)

@@ -10,7 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from agents.network import PolicyNetwork
+from envs.errors import GraftError
 from envs.task import TaskVectorEnv
+
+LONGEST_EPISODE = 30_000
+"""Steps after which an evaluation gives up on an episode; the longest of Atari's have 27,000."""
 
 
 class Episodes(NamedTuple):
@@ -29,6 +33,8 @@ def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Epi
     Args:
         choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
         env: same-step autoreset; it is reset at the start and goes on with its own random numbers.
+    Raises:
+        GraftError: an episode that does not end within `LONGEST_EPISODE` steps.
     """
     quota = -(-episodes // env.num_envs)
     done_counts = np.zeros(env.num_envs, np.int64)
@@ -39,6 +45,11 @@ def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Epi
         obs, rewards, terminated, truncated, _ = env.step(choose(obs))
         returns += rewards
         lengths += 1
+        if lengths.max() > LONGEST_EPISODE:
+            raise GraftError(
+                f"An episode did not end within {LONGEST_EPISODE:,} steps; give the task a time limit, "
+                f"such as kwargs: {{max_episode_steps: 500}}."
+            )
         for i in np.flatnonzero(terminated | truncated):
             if done_counts[i] < quota:
                 finished.append((returns[i], lengths[i]))

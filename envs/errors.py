@@ -27,6 +27,8 @@ def unknown(kind: str, given: str, allowed: Iterable[str], limit: int = 12) -> G
     """
     names = sorted(allowed)
     listing = ", ".join(names) if len(names) <= limit else f"one of {len(names)} names"
+    if not names:
+        return GraftError(f"Unknown {kind} '{given}'; it takes none.")
     close = nearest(given, names)
     hint = f" Did you mean '{close}'?" if close else ""
     return GraftError(f"Unknown {kind} '{given}'; allowed: {listing}.{hint}")

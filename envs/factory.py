@@ -55,6 +55,25 @@ def schemas(task: Task) -> Schemas:
         env.close()
 
 
+def check(task: Task) -> None:
+    """Play a first step of ``task``.
+
+    Raises:
+        GraftError: it can't be made, or fails; some environments notice bad keyword arguments only then.
+    """
+    env = make(task, num_envs=1, seed=0)
+    try:
+        env.reset()
+        env.action_space.seed(0)
+        env.step(env.action_space.sample())
+    except GraftError:
+        raise
+    except Exception as error:  # whatever a third party's code may raise
+        raise GraftError(f"Task {task} fails in its first step: {type(error).__name__}, {error}.") from error
+    finally:
+        env.close()
+
+
 def bounds(task: Task) -> Bounds | None:
     """Registered random and expert scores of ``task``, or None where nobody recorded any."""
     return adapter_for(task.id).bounds(task)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -27,7 +26,7 @@ class Task:
         return f"{name}({options})" if options else name
 
     def __hash__(self) -> int:
-        return hash((self.id, json.dumps(dict(self.kwargs), sort_keys=True)))
+        return hash((self.id, tuple(sorted(self.kwargs))))  # values may be lists; equal tasks have equal names
 
     def to_json(self) -> dict[str, Any]:
         """``{"id": ..., "kwargs": {...}}`` with sorted keys."""

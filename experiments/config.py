@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from agents.backend import Evaluation
 from agents.network import NetworkConfig
 from agents.sb3 import ALGORITHMS, Algorithm
 from envs.errors import GraftError, unknown
-from envs.task import Task
+from envs.factory import bounds
+from envs.task import Bounds, Task
 from experiments.options import build_options, parse_model
 from transfer.method import METHODS, TransferMethod
 
 PACKAGED = Path(__file__).parent / "configs"
 DEFAULT = "quickstart"
+MOST_SEEDS = 1000
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,32 +48,55 @@ _LIST = BeforeValidator(lambda given: [given] if isinstance(given, str | dict) e
 """Lets one entry stand for a list of one."""
 
 
+def _seeds(given: Any) -> Any:
+    """A number n stands for the seeds 0 to n - 1."""
+    if isinstance(given, int | float):
+        if isinstance(given, bool) or given != int(given) or not 1 <= given <= MOST_SEEDS:
+            raise ValueError(f"give a number of seeds from 1 to {MOST_SEEDS}, or a list of seeds")
+        return list(range(int(given)))
+    return given
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class TaskConfig(Strict):
     """A task: its id, its keyword arguments, and bounds that override the registered ones."""
 
     id: str
-    kwargs: dict[str, Any] = {}
-    bounds: tuple[float, float] | None = Field(
+    kwargs: dict[str, JsonValue] = {}
+    bounds: tuple[Finite, Finite] | None = Field(
         None, description="mean returns of a random policy and of an expert, for the normalised score"
     )
+
+    @model_validator(mode="after")
+    def _random_below_expert(self) -> Self:
+        if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
+            raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
+        return self
 
     @property
     def task(self) -> Task:
         """The task itself."""
         return Task(self.id, self.kwargs)
 
+    @property
+    def scale(self) -> Bounds | None:
+        """Bounds given here, else the registered ones, else None."""
+        return Bounds(*self.bounds, "given in the config") if self.bounds is not None else bounds(self.task)
+
 
 class SourceConfig(Strict):
     """A task to pretrain on, or the folder of a checkpoint that was trained before."""
 
     id: str | None = None
-    kwargs: dict[str, Any] = {}
+    kwargs: dict[str, JsonValue] = {}
     checkpoint: Path | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        if (self.id is None) == (self.checkpoint is None):
-            raise ValueError("a source has either an id (of a task) or a checkpoint (a folder)")
+        if (self.id is None) == (self.checkpoint is None) or (self.checkpoint is not None and self.kwargs):
+            raise ValueError("a source is either a task (id, kwargs) or a checkpoint (a folder, which knows its task)")
         return self
 
 
@@ -95,22 +120,22 @@ class Config(Strict):
     ``scratch`` and ``random_frozen`` run on every target without being named.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
     sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
     targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
-    methods: Annotated[list[str | dict[str, dict[str, Any] | None]], _LIST, Field(min_length=1)]
-    seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = 5
+    methods: Annotated[list[Any], _LIST, Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seeds), Field(min_length=1)] = list(range(5))
     pretrain: Budget = Budget(steps=600_000)
     transfer: Budget = Budget(steps=200_000)
     network: NetworkSection = NetworkSection()
     algorithm: Annotated[dict[str, Any], _as_mapping("name")] = {"name": "ppo"}
     evaluation: dict[str, Any] = {}
-    threshold: float = Field(0.5, description="normalised score that steps_to_threshold waits for")
+    threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
 
     @property
     def seed_list(self) -> list[int]:
-        """The seeds: 0, 1, ... up to the number given, or those listed."""
-        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(dict.fromkeys(self.seeds))
+        """The seeds, each once."""
+        return list(dict.fromkeys(self.seeds))
 
     @property
     def network_config(self) -> NetworkConfig:
@@ -128,23 +153,25 @@ class Config(Strict):
         return build_options("evaluation", Evaluation, self.evaluation)
 
     def method_list(self) -> list[TransferMethod]:
-        """Controls first, then the methods named, each once."""
+        """The baseline, the other controls, then the methods named, each once."""
         named = [_parse_method(entry) for entry in self.methods]
         controls = [kind() for _, kind in METHODS.items() if kind.control]
         # Methods are compared by value; some hold mappings and can't be hashed.
         unique: list[TransferMethod] = []
-        for method in [*sorted(controls, key=lambda m: type(m).__name__, reverse=True), *named]:
+        for method in [*sorted(controls, key=lambda m: not m.baseline), *named]:
             if method not in unique:
                 unique.append(method)
         return unique
 
 
-def _parse_method(entry: str | Mapping[str, Any]) -> TransferMethod:
+def _parse_method(entry: Any) -> TransferMethod:
     """``frozen`` or ``{frozen: {depth: 2}}``."""
     if isinstance(entry, str):
         entry = {entry: {}}
-    if len(entry) != 1:
-        raise GraftError(f"A method is a name, or one name with its options, got {dict(entry)}.")
+    if not isinstance(entry, dict):
+        raise GraftError(f"A method is a name, or one name with its options, got {entry!r}.")
+    if len(entry) != 1 or not isinstance(next(iter(entry.values())), Mapping | None):
+        raise GraftError(f"A method is a name, or one name with its options, got {entry}.")
     name, options = next(iter(entry.items()))
     return build_options(f"method {name}", METHODS[name], options or {})
 
@@ -211,7 +238,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
     path = find_config(given)
     try:
         data = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise GraftError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(data, dict):
         raise GraftError(f"{path.name} must hold keys and values, such as 'name: patch'; it holds {data!r}.")
@@ -220,7 +247,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
         key, _, text = override.partition("=")
         try:
             value = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise GraftError(f"Override '{override}': '{text}' is not a YAML value.") from error
         _set(data, key.split("."), value, override)
     return parse_model(Config, data, path.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,12 @@ import numpy as np
 
 from agents.backend import Evaluation
 from agents.checkpoint import Checkpoint
+from agents.encoder import default_encoder
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import Algorithm
 from envs.errors import GraftError
-from envs.factory import schemas
-from envs.task import Task
+from envs.factory import bounds, check, schemas
+from envs.task import Bounds, Task
 from experiments import __version__
 from experiments.config import Config, SourceConfig
 from transfer.method import TransferMethod, label, method_name
@@ -34,6 +35,7 @@ class Stage:
         method: how knowledge is carried over; None for a pretraining.
         source: what it starts from: the id of a pretraining stage, or of a checkpoint; None where nothing is.
         source_folder: of that checkpoint, where the source is no stage of the experiment.
+        scale: bounds of the normalised score in its metrics; no part of its identity, as training never sees it.
     """
 
     task: Task
@@ -46,6 +48,7 @@ class Stage:
     method: TransferMethod | None = None
     source: str | None = None
     source_folder: Path | None = None
+    scale: Bounds | None = None
 
     @property
     def kind(self) -> Literal["pretrain", "transfer"]:
@@ -125,17 +128,20 @@ def _source_name(source: SourceConfig) -> str:
 
 
 class _Builder:
-    """Adds an experiment's stages to a graph."""
+    """Adds an experiment's stages and comparisons to a graph."""
 
     def __init__(self, config: Config) -> None:
+        self.config = config
         self.graph = Graph()
-        self.network = config.network_config
+        self.seeds = tuple(config.seed_list)
+        self.network: NetworkConfig | None = None
         self._budgets = {"pretrain": config.pretrain.steps, "transfer": config.transfer.steps}
         self._algorithm_name, self._algorithm = config.algorithm_and_name()
         self._evaluation = config.evaluation_plan()
 
     def add(self, kind: str, task: Task, seed: int, **origin: Any) -> str:
         """Add a stage; returns its id."""
+        assert self.network is not None
         stage = Stage(
             task=task,
             seed=seed,
@@ -148,54 +154,55 @@ class _Builder:
         )
         return self.graph.add(stage)
 
+    def origins(self, source: SourceConfig, needed: bool) -> dict[int, str]:
+        """What the transfers of each seed start from: a pretraining stage, added here, or the checkpoint."""
+        loaded = None if source.checkpoint is None else Checkpoint.load(source.checkpoint)
+        network = self.config.network_config if loaded is None else _architecture(self.config, loaded, source)
+        if self.network not in (None, network):
+            raise GraftError(
+                f"{_source_name(source)} has another network than the source before it; the controls can match one "
+                f"only, so give each an experiment of its own."
+            )
+        self.network = network
+        if loaded is not None:
+            return dict.fromkeys(self.seeds, str(loaded.id))
+        task = Task(str(source.id), source.kwargs)
+        return {seed: self.add("pretrain", task, seed, scale=bounds(task)) for seed in self.seeds if needed}
 
-def expand(config: Config) -> Graph:
-    """The stages of an experiment and the comparisons its table will hold.
-
-    Raises:
-        GraftError: an unknown task, method, option or checkpoint.
-    """
-    builder, seeds = _Builder(config), tuple(config.seed_list)
-    methods = config.method_list()
-    for source in config.sources:
-        loaded = None
-        if source.checkpoint is not None:
-            loaded = Checkpoint.load(source.checkpoint)
-            builder.network = _architecture(config, loaded, source)
-            origins = dict.fromkeys(seeds, str(loaded.id))
-            pretrain: tuple[str, ...] = ()
-        else:
-            builder.network = config.network_config
-            origins = {seed: builder.add("pretrain", Task(str(source.id), source.kwargs), seed) for seed in seeds}
-            pretrain = tuple(origins.values())
-        for target in config.targets:
+    def add_source(self, source: SourceConfig, methods: list[TransferMethod]) -> None:
+        """Add the stages of ``methods`` from ``source`` to every target, and the source's own where it needs any."""
+        origins = self.origins(source, any(method.uses_source for method in methods))
+        pretrain = tuple(origins.values()) if source.checkpoint is None else ()
+        for target in self.config.targets:
             scratch: tuple[str, ...] = ()
             for method in methods:
                 uses = method.uses_source
-                folder = source.checkpoint if uses else None
                 stages = tuple(
-                    builder.add(
+                    self.add(
                         "transfer",
                         target.task,
                         seed,
                         method=method,
                         source=origins[seed] if uses else None,
-                        source_folder=folder,
+                        source_folder=source.checkpoint if uses else None,
+                        scale=target.scale,
                     )
-                    for seed in seeds
+                    for seed in self.seeds
                 )
-                scratch = scratch or stages  # scratch is the first of the methods
+                scratch = stages if method.baseline else scratch
                 name = _source_name(source) if uses else None
-                entry = Comparison(name, target.task, method, seeds, stages, scratch, pretrain if uses else ())
-                if entry not in builder.graph.comparisons:
-                    builder.graph.comparisons.append(entry)
-    return builder.graph
+                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, pretrain if uses else ())
+                if entry not in self.graph.comparisons:
+                    self.graph.comparisons.append(entry)
 
 
 def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
     """The checkpoint's; a config that asks for another one is an error, as the controls would not compare."""
     asked = config.network_config
-    if "network" in config.model_fields_set and asked.to_json() != loaded.network.to_json():
+    encoder = asked.encoder or default_encoder(loaded.schemas.observation)
+    if replace(asked, encoder=encoder).to_json() == loaded.network.to_json():
+        return asked
+    if "network" in config.model_fields_set:
         raise GraftError(
             f"The experiment's network is {asked.to_json()}, but the one in {source.checkpoint} is "
             f"{loaded.network.to_json()}; leave 'network' out to use the checkpoint's everywhere."
@@ -203,7 +210,23 @@ def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> N
     return loaded.network
 
 
-def preflight(config: Config, graph: Graph) -> list[tuple[Comparison, TransplantReport | None]]:
+def expand(config: Config) -> Graph:
+    """The stages of an experiment and the comparisons its table will hold.
+
+    Raises:
+        GraftError: an unknown task, method, option or checkpoint, or a target that is listed twice.
+    """
+    targets = [target.task for target in config.targets]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise GraftError(f"Target {target} is listed more than once; list every target once.")
+    builder, methods = _Builder(config), config.method_list()
+    for source in config.sources:
+        builder.add_source(source, methods)
+    return builder.graph
+
+
+def preflight(graph: Graph) -> list[tuple[Comparison, TransplantReport | None]]:
     """Build every network that will be trained, with untrained stand-ins for sources, so that errors come before
     training; returns what each comparison would carry over.
 
@@ -211,6 +234,8 @@ def preflight(config: Config, graph: Graph) -> list[tuple[Comparison, Transplant
         GraftError: a task that can't be made, or a source and a target that do not fit.
     """
     reports: list[tuple[Comparison, TransplantReport | None]] = []
+    for task in dict.fromkeys(stage.task for stage in graph.stages.values()):
+        check(task)
     for stage in graph.stages.values():
         if stage.method is None:
             PolicyNetwork(schemas(stage.task), stage.network, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, get_args
 
@@ -31,7 +31,8 @@ def _dotted(location: tuple[int | str, ...], data: Any) -> str:
 
 def _sentence(where: str, detail: ErrorDetails) -> str:
     given = "" if detail["type"] == "missing" else f"={detail['input']!r}"
-    message = detail["msg"][0].lower() + detail["msg"][1:]
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     return f"{where}{given} is not allowed: {message}."
 
 
@@ -51,6 +52,8 @@ def build_options(kind: str, cls: type[T], options: Mapping[str, Any]) -> T:
         return TypeAdapter(cls).validate_python(dict(options))
     except ValidationError as error:
         detail = error.errors()[0]
+        if not detail["loc"]:  # the options as a whole
+            raise GraftError(f"{kind}: {detail['msg'].removeprefix('Value error, ')}") from error
         raise GraftError(_sentence(f"{kind}: {detail['loc'][0]}", detail)) from error
 
 
@@ -58,11 +61,16 @@ def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[B
     """The model that holds the last key of ``location``, found by following the annotations from ``model``."""
     for part in location[:-1]:
         if isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-            if inner:
-                model = inner[0]
+            model = next(_models_in(model.model_fields[part].annotation), model)
     return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models named anywhere in an annotation, such as that of the entries of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def parse_model(model: type[M], data: Mapping[str, Any], where: str) -> M:
@@ -79,5 +87,7 @@ def parse_model(model: type[M], data: Mapping[str, Any], where: str) -> M:
         detail = error.errors()[0]
         if detail["type"] == "extra_forbidden":
             holder = _model_at(model, detail["loc"])
-            raise unknown(f"key in {where}", _dotted(detail["loc"], data), holder.model_fields) from error
+            *path, key = _dotted(detail["loc"], data).split(".")
+            within = f" under '{'.'.join(path)}'" if path else ""
+            raise unknown(f"key in {where}{within}", key, holder.model_fields) from error
         raise GraftError(_sentence(f"{where}: {_dotted(detail['loc'], data)}", detail)) from error

@@ -55,7 +55,6 @@ class Progress:
     Args:
         total: stages of the experiment. done: how many of them were finished before.
         budget: env steps of the stages that will run.
-        jobs: worker processes, for the estimate of the time left.
     """
 
     def __init__(self, console: Console, total: int, done: int, budget: int) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from envs.factory import bounds as registered_bounds
 from envs.task import Bounds, Task
 from experiments.config import Config
 from experiments.graph import Comparison, Graph
@@ -44,17 +43,7 @@ class Measured:
 
 def target_bounds(config: Config, graph: Graph, store: Store) -> dict[Task, Bounds]:
     """Scale of every target: the config's, else the registered one, else an estimate from this experiment's runs."""
-    given = {t.task: t.bounds for t in config.targets if t.bounds is not None}
-    scales: dict[Task, Bounds] = {}
-    for target in dict.fromkeys(c.target for c in graph.comparisons):
-        known = registered_bounds(target)
-        if target in given:
-            scales[target] = Bounds(*given[target], "given in the config")
-        elif known is not None:
-            scales[target] = known
-        else:
-            scales[target] = _estimate(target, graph, store)
-    return scales
+    return {target.task: target.scale or _estimate(target.task, graph, store) for target in config.targets}
 
 
 def _estimate(target: Task, graph: Graph, store: Store) -> Bounds:

@@ -70,17 +70,17 @@ def _default_out(config: Config, overridden: bool) -> Path:
     return Path("runs") / (f"{config.name}-{digest[:6]}" if overridden else config.name)
 
 
-def _transplant_table(comparison: Comparison, found: TransplantReport) -> Table:
+def _transplant_table(comparison: Comparison, found: TransplantReport, losses_only: bool = False) -> Table:
     table = Table(title=f"{label(comparison.method)}: {comparison.source} to {comparison.target}", title_justify="left")
     for column in ("tensor", "status", "from source", "detail"):
         table.add_column(column, overflow="fold", justify="right" if column == "from source" else "left")
-    for row in found.rows:
+    for row in (row for row in found.rows if not losses_only or (row.wanted and row.detail)):
         table.add_row(row.tensor, row.status, f"{row.share:.0%}", row.detail)
     return table
 
 
-def _dry_run(console: Console, config: Config, graph: Graph, out: Path) -> None:
-    for comparison, found in preflight(config, graph):
+def _dry_run(console: Console, graph: Graph, out: Path) -> None:
+    for comparison, found in preflight(graph):
         if found is not None:
             console.print(_transplant_table(comparison, found))
     steps = sum(stage.budget for stage in graph.stages.values())
@@ -92,10 +92,10 @@ def _dry_run(console: Console, config: Config, graph: Graph, out: Path) -> None:
 
 
 def _warn_partial(console: Console, found: list[tuple[Comparison, TransplantReport | None]]) -> None:
-    """A table for every transplant that carries something over in part only."""
+    """A table of what is new or lost, for every transplant that carries something over in part only."""
     for comparison, transplanted in found:
         if transplanted is not None and transplanted.partial:
-            console.print(_transplant_table(comparison, transplanted))
+            console.print(_transplant_table(comparison, transplanted, losses_only=True))
 
 
 def _conclude(console: Console, config: Config, graph: Graph, store: Store, failed: dict[str, str]) -> None:
@@ -110,7 +110,8 @@ def _conclude(console: Console, config: Config, graph: Graph, store: Store, fail
             console.print(table)
     for line in report.notes(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Results: {store.out}/results.json, {store.out}/curves.png", highlight=False, soft_wrap=True)
+    pictures = f", {store.out}/curves.png" if measured else ""
+    console.print(f"Results: {store.out}/results.json{pictures}", highlight=False, soft_wrap=True)
     console.print(f"Curves of every stage: tensorboard --logdir {store.out}/stages", highlight=False, soft_wrap=True)
 
 
@@ -126,29 +127,46 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     graph = expand(config)
     store.check(config)
     if arguments.dry_run:
-        _dry_run(console, config, graph, store.out)
+        _dry_run(console, graph, store.out)
         return 0
-    found = preflight(config, graph)
+    found = preflight(graph)
+    with store.locked():
+        return _run_stages(console, config, graph, found, launcher, store)
+
+
+def _run_stages(
+    console: Console,
+    config: Config,
+    graph: Graph,
+    found: list[tuple[Comparison, TransplantReport | None]],
+    launcher: LocalLauncher,
+    store: Store,
+) -> int:
+    """Run what is not done yet, and report; returns the exit code."""
     todo = [stage_id for stage_id in graph.stages if not store.done(stage_id)]
     store.open(config)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    if len(todo) < len(graph.stages) and (changed := store.changed_since()):
+        say(f"Note: finished stages were made with other software ({', '.join(changed)}); see experiment.json.")
     failed: dict[str, str] = {}
     if todo:
         _warn_partial(console, found)
         done, budget = len(graph.stages) - len(todo), sum(graph.stages[i].budget for i in todo)
-        console.print(
+        say(
             f"{config.name}: {len(todo)} of {len(graph.stages)} stages to run, {budget:,} env steps, "
-            f"{launcher.jobs} workers, into {store.out}",
-            highlight=False,
-            soft_wrap=True,
+            f"{launcher.jobs} workers, into {store.out}"
         )
         try:
             with Progress(console, len(graph.stages), done, budget) as progress:
                 failed = launcher.run(graph, todo, store, progress)
         except KeyboardInterrupt:
-            console.print("Interrupted. Finished stages are kept; the same command goes on from there.", soft_wrap=True)
+            say("Interrupted. Finished stages are kept; the same command goes on from there.")
             return INTERRUPTED
     else:
-        console.print(f"{config.name}: all {len(graph.stages)} stages are done already, in {store.out}", soft_wrap=True)
+        say(f"{config.name}: all {len(graph.stages)} stages are done already, in {store.out}")
     _conclude(console, config, graph, store, failed)
     return FAILED if failed else 0
 
@@ -159,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         return run(console, options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except GraftError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -16,7 +17,8 @@ from agents.backend import Batch, Grads, Hooks, TrainResult
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from agents.sb3 import train
-from envs.factory import bounds, schemas
+from envs.errors import GraftError
+from envs.factory import schemas
 from envs.task import Bounds
 from experiments.graph import Stage
 from experiments.store import Store, surroundings, write_json
@@ -48,13 +50,20 @@ class Ledger:
             self._board.add_scalar(tag, value, env_steps)
         self._progress(env_steps, values)
 
-    def close(self, stage: Stage, final_return: float) -> None:
-        """End both files; the stage's settings and outcome go to TensorBoard's HPARAMS tab."""
+    def summarise(self, stage: Stage, final_return: float) -> None:
+        """The stage's settings and outcome for TensorBoard's HPARAMS tab."""
         settings = {"task": str(stage.task), "method": label(stage.method) if stage.method else "pretrain"}
-        shown: dict[str, Any] = {**settings, "seed": stage.seed, "env_steps": stage.budget}
+        shown: dict[str, Any] = {**settings, "seed": stage.seed, "budget": stage.budget}
         for summary in hparams(shown, {"eval/return_mean": final_return}):  # type: ignore[no-untyped-call]
             self._board._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End both files, and bring the metrics to the disk."""
         self._board.close()
+        os.fsync(self._file.fileno())
         self._file.close()
 
 
@@ -81,7 +90,10 @@ class _Running:
 
 def _source(stage: Stage, store: Store) -> Checkpoint | None:
     if stage.source_folder is not None:
-        return Checkpoint.load(stage.source_folder)
+        loaded = Checkpoint.load(stage.source_folder)
+        if loaded.id != stage.source:
+            raise GraftError(f"The checkpoint in {stage.source_folder} was replaced since the experiment began.")
+        return loaded
     return store.checkpoint(stage.source) if stage.source is not None else None
 
 
@@ -102,18 +114,19 @@ def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
         running = _Running(stage.method, stage.method.init(network, source))
     if report is not None:
         write_json(folder / "transplant.json", report.to_json())
-    ledger = Ledger(folder, bounds(stage.task), progress)
-    result = train(
-        network,
-        stage.task,
-        stage.algorithm,
-        stage.budget,
-        training_seed,
-        ledger,
-        stage.evaluation,
-        running.hooks() if running else None,
-    )
-    ledger.close(stage, _mean(result.final_returns))
+    ledger = Ledger(folder, stage.scale, progress)
+    with ledger:
+        result = train(
+            network,
+            stage.task,
+            stage.algorithm,
+            stage.budget,
+            training_seed,
+            ledger,
+            stage.evaluation,
+            running.hooks() if running else None,
+        )
+        ledger.summarise(stage, _mean(result.final_returns))
     checkpoint = _checkpoint(stage, network, source, running, result, report).save(folder / "checkpoint")
     store.finish(stage, env_steps=result.env_steps, seconds=round(result.seconds, 2), checkpoint=checkpoint)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from experiments.config import Config
 from experiments.graph import Stage
 from transfer.metrics import Curve
 
+LOCK = ".lock"
 LIBRARIES = ("torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid")
 
 
@@ -62,6 +66,10 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [prefix.rstrip(".")]
 
 
+RECORDED = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
+"""What the record of a finished stage holds beside the stage itself."""
+
+
 class Store:
     """The folder ``out`` of one experiment.
 
@@ -71,17 +79,23 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        self._checked: set[str] = set()
 
     def check(self, config: Config) -> None:
         """Raise GraftError where ``out`` holds something else than this experiment; writes nothing."""
         record = self.out / "experiment.json"
-        if not record.exists():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        try:
+            known = record.exists()
+            inside = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
+        except OSError as error:
+            raise GraftError(f"{self.out} cannot be used ({error.strerror}); choose another --out.") from error
+        if not known:
+            if inside - {LOCK}:
                 raise GraftError(f"{self.out} is not an experiment's folder and not empty; choose another --out.")
             return
         try:
-            before = json.loads(record.read_text())["config"]
-        except (ValueError, KeyError) as error:
+            before = dict(json.loads(record.read_text())["config"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(before, config.model_dump(mode="json"))
         if differences:
@@ -104,6 +118,35 @@ class Store:
         data["invocations"].append({"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         write_json(record, data)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, and keep other runs out of it meanwhile; on POSIX only, elsewhere nothing is kept out.
+
+        Raises:
+            GraftError: it can't be made, or another process runs in it.
+        """
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GraftError(f"{self.out} cannot be made ({error.strerror}); choose another --out.") from error
+        with (self.out / LOCK).open("w") as lock:
+            if os.name == "posix":
+                import fcntl
+
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise GraftError(
+                        f"{self.out} is in use by another run; wait for it, or choose another --out."
+                    ) from error
+            yield
+
+    def changed_since(self) -> list[str]:
+        """What differs between this machine's software and what the record says its first stages were made with."""
+        record = json.loads((self.out / "experiment.json").read_text())
+        now = surroundings()
+        return _differences({k: record.get(k) for k in ("versions", "git")}, {k: now[k] for k in ("versions", "git")})
+
     def folder(self, stage_id: str) -> Path:
         """Of a stage."""
         return self.out / "stages" / stage_id
@@ -115,8 +158,13 @@ class Store:
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise GraftError(f"{path} was altered; remove the stage's folder to train it again.") from error
+            intact = record["status"] in ("running", "failed") or (
+                record["status"] == "done" and record.keys() >= RECORDED and record["id"] == stage_id
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            intact = False
+        if not intact:
+            raise GraftError(f"{path} was altered; remove the stage's folder to train it again.")
         return record
 
     def done(self, stage_id: str) -> bool:
@@ -128,6 +176,8 @@ class Store:
         record = self.record(stage_id)
         if record is None or record["status"] != "done":
             return False
+        if stage_id in self._checked:
+            return True
         metrics = self.folder(stage_id) / "metrics.jsonl"
         if not metrics.exists() or hashlib.sha256(metrics.read_bytes()).hexdigest() != record["metrics_sha256"]:
             raise GraftError(
@@ -135,6 +185,7 @@ class Store:
             )
         if self.checkpoint(stage_id).id != record["checkpoint"]:
             raise GraftError(f"{metrics.parent}/checkpoint is not the one the stage made; remove it to train it again.")
+        self._checked.add(stage_id)
         return True
 
     def checkpoint(self, stage_id: str) -> Checkpoint:
@@ -144,6 +195,7 @@ class Store:
     def start(self, stage: Stage) -> Path:
         """A clean folder for a stage that runs now; what an interrupted run of it left is removed."""
         folder = self.folder(stage.id)
+        self._checked.discard(stage.id)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / "stage.json", self._stage_record(stage, "running"))

@@ -39,6 +39,9 @@ class TransferMethod:
     control: ClassVar[bool] = False
     """True for a method that every experiment runs without being asked."""
 
+    baseline: ClassVar[bool] = False
+    """True for the one control that every other method is compared with."""
+
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """Surgery and freezing.
 
@@ -65,7 +68,10 @@ class TransferMethod:
         return state
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch) -> State:
-        """Called when a task ends, with states and actions of the trained policy on it."""
+        """What it remembers of a task that ends, from states and actions of the trained policy on it.
+
+        Of use in sequences of tasks; an experiment with one target per transfer has none.
+        """
         return state
 
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:

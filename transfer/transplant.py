@@ -73,7 +73,8 @@ class Match(NamedTuple):
     """How the target's names draw on the source's.
 
     ``sources``: per target name, the source indices whose mean it takes; empty where it takes none.
-    ``new``: target names that the source lacks -> how each was initialised. ``dropped``: source names left behind.
+    ``new``: target names that the source lacks -> how each was initialised.
+    ``dropped``: source names that nothing draws on.
     ``identical``: same names in the same order.
     """
 
@@ -104,6 +105,7 @@ def match_names(
             sources.append([index[origin]])
             continue
         stand_ins = otherwise(j)
+        used.update(source[i] for i in stand_ins)
         sources.append(stand_ins)
         new[name] = "mean of " + " and ".join(source[i] for i in stand_ins) if stand_ins else ""
     identical = not new and [s[0] for s in sources] == list(range(len(source)))

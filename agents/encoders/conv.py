@@ -50,6 +50,7 @@ class GridCNN(Encoder):
     """
 
     kinds = ("planes",)
+    default_for = ("planes",)
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class NatureCNN(Encoder):
     """
 
     kinds = ("pixels",)
+    default_for = ("pixels",)
 
     def __init__(self, schema: ObservationSchema, features: int = 512) -> None:
         super().__init__()

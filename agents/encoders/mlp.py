@@ -23,6 +23,7 @@ class MLP(Encoder):
     """
 
     kinds = ("vector", "planes")
+    default_for = ("vector",)
 
     def __init__(self, schema: ObservationSchema, widths: Sequence[int] = (64, 64)) -> None:
         super().__init__()

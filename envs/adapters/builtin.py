@@ -25,7 +25,7 @@ class BuiltinAdapter:
 
     def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """The native batch; it runs in the calling thread."""
-        _game(task)
+        _game(task).resolve(task.kwargs)
         return GameVectorEnv(task.id, num_envs, seed, autoreset, **task.kwargs)
 
     def bounds(self, task: Task) -> Bounds | None:

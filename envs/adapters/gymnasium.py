@@ -136,7 +136,7 @@ def _find(task_id: str) -> EnvSpec:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # whatever the code of a user's module raises
             raise GraftError(
                 f"Module '{module}' of task '{task_id}' cannot be imported ({error}); "
                 f"install the package, or put its folder on PYTHONPATH."
@@ -170,7 +170,7 @@ def _make_one(env_id: str, task: Task, complaint: GraftError | None) -> SingleEn
             return gym.make(env_id, disable_env_checker=True, **task.kwargs)
         except (ImportError, gym.error.DependencyNotInstalled) as error:
             raise _missing(task.id, error) from error
-        except (TypeError, ValueError, AssertionError, gym.error.Error) as error:
+        except Exception as error:  # constructors refuse keywords in many ways
             if not task.kwargs:  # then it is the environment's own fault, and its author needs the traceback
                 raise
             if complaint and isinstance(error, TypeError):

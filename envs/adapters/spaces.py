@@ -7,6 +7,7 @@ is a schema beside a function on whole batches.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,9 +40,13 @@ class ActionCodec(NamedTuple):
     decode: Callable[[Array], Array]
 
 
-def index_names(stem: str, count: int) -> tuple[str, ...]:
-    """``("obs_0", "obs_1", ...)``: names where a library knows none."""
-    return tuple(f"{stem}_{i}" for i in range(count))
+def index_names(task: str, stem: str, count: int) -> tuple[str, ...]:
+    """``("Maze.obs_0", "Maze.obs_1", ...)``: names where a library knows none.
+
+    They carry the task's name, without its version, because feature 3 of one game is not feature 3 of another.
+    """
+    game = re.sub(r"-v\d+$", "", task.removeprefix("envpool/").rpartition(":")[2])
+    return tuple(f"{game}.{stem}_{i}" for i in range(count))
 
 
 def first_line(error: Exception) -> str:
@@ -57,15 +62,15 @@ def _bounds(values: Array) -> tuple[float, ...]:
     return tuple(math.copysign(math.inf, v) if abs(v) >= largest else float(v) for v in cast)
 
 
-def _named(names: tuple[str, ...] | None, stem: str, count: int) -> tuple[str, ...]:
-    return names if names is not None and len(names) == count else index_names(stem, count)
+def _named(names: tuple[str, ...] | None, task: str, stem: str, count: int) -> tuple[str, ...]:
+    return names if names is not None and len(names) == count else index_names(task, stem, count)
 
 
-def _vector(low: Array, high: Array, names: tuple[str, ...] | None) -> ObservationSchema:
+def _vector(task: str, low: Array, high: Array, names: tuple[str, ...] | None) -> ObservationSchema:
     count = int(np.size(low))
     return ObservationSchema(
         kind="vector",
-        names=_named(names, "obs", count),
+        names=_named(names, task, "obs", count),
         attributes=((),) * count,
         shape=(count,),
         dtype="float32",
@@ -78,7 +83,7 @@ def _flatten(raw: Array) -> Array:
     return raw.reshape(len(raw), -1).astype(np.float32)
 
 
-def _image(space: gym.spaces.Box) -> ObservationCodec | None:
+def _image(task: str, space: gym.spaces.Box) -> ObservationCodec | None:
     """The codec of a box of bytes or flags in the shape of an image, or None for any other box."""
     if space.dtype not in (np.uint8, np.bool_) or len(space.shape) not in (2, 3):
         return None
@@ -101,8 +106,12 @@ def _image(space: gym.spaces.Box) -> ObservationCodec | None:
 
     count = shape[0]
     colours = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
-    coloured = kind == "pixels" and order in (None, (0, 3, 1, 2))
-    names = colours[count] if coloured else index_names("plane" if kind == "planes" else "frame", count)
+    if kind == "planes":
+        names = index_names(task, "plane", count)
+    elif order in (None, (0, 3, 1, 2)):
+        names = colours[count]
+    else:
+        names = tuple(f"frame_{i}" for i in range(count))
     schema = ObservationSchema(
         kind, names, ((),) * count, shape, "uint8", (0.0,) * count, (high if kind == "planes" else 255.0,) * count
     )
@@ -124,14 +133,14 @@ def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] |
     if isinstance(space, gym.spaces.Discrete):
         start, count = int(space.start), int(space.n)
         one_hot = np.eye(count, dtype=np.float32)
-        schema = _vector(np.zeros(count), np.ones(count), names)
+        schema = _vector(task, np.zeros(count), np.ones(count), names)
         return ObservationCodec(schema, lambda raw: one_hot[np.asarray(raw).reshape(-1) - start])
     if isinstance(space, gym.spaces.Box):
-        image = _image(space)
+        image = _image(task, space)
         if image is not None:
             return image
         if len(space.shape) == 1 or np.issubdtype(space.dtype, np.floating):
-            return ObservationCodec(_vector(space.low, space.high, names), _flatten)
+            return ObservationCodec(_vector(task, space.low, space.high, names), _flatten)
     raise GraftError(
         f"Observations of '{task}' are {space}; allowed: a Box of reals, a uint8 image Box with "
         f"1, 3 or 4 channels, or Discrete, so wrap it in one of these and register the wrapped environment."
@@ -150,11 +159,13 @@ def action_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None
     """
     if isinstance(space, gym.spaces.Discrete):
         start = int(space.start)
-        discrete = ActionSchema("discrete", _named(names, "action", int(space.n)))
+        discrete = ActionSchema("discrete", _named(names, task, "action", int(space.n)))
         return ActionCodec(discrete, lambda actions: actions.astype(np.int64) + start)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         shape, dtype = space.shape, space.dtype
-        box = ActionSchema("box", _named(names, "action", math.prod(shape)), _bounds(space.low), _bounds(space.high))
+        box = ActionSchema(
+            "box", _named(names, task, "action", math.prod(shape)), _bounds(space.low), _bounds(space.high)
+        )
         return ActionCodec(box, lambda actions: actions.astype(dtype).reshape(-1, *shape))
     raise GraftError(
         f"Actions of '{task}' are {space}; allowed: Discrete or a Box of reals, so wrap it in one of these "

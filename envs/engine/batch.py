@@ -73,7 +73,11 @@ class GameVectorEnv(TaskVectorEnv):
         return obs, {}
 
     def _seed(self, seed: int | list[int | None]) -> None:
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
+        seeds = [int(seed) + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
+        if len(seeds) != self.num_envs or any(s is not None and s < 0 for s in seeds):
+            raise GraftError(
+                f"Seeds {seeds} are not allowed; give one number from 0 for each of {self.num_envs} games."
+            )
         before = self._state.rng.copy()
         seed_state(self._state, np.array([s or 0 for s in seeds], np.uint64))
         for i, given in enumerate(seeds):
@@ -84,13 +88,16 @@ class GameVectorEnv(TaskVectorEnv):
     def step(self, actions: Any) -> tuple[NDArray[np.uint8], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep."""
         count = self.num_envs
+        chosen = np.asarray(actions, np.int64)
+        if chosen.shape != (count,):
+            raise GraftError(f"Actions have shape {chosen.shape}; give one for each of {count} games.")
         obs = np.empty((count, *self.observation_schema.shape), np.uint8)
         rewards = np.empty(count, np.float64)
         terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
         ended = self._game.step_batch(
             self._state,
             self._settings,
-            np.asarray(actions, np.int64),
+            chosen,
             self._waiting,
             self._same_step,
             self._game.max_steps,
@@ -130,6 +137,7 @@ class GameEnv(gym.Env[NDArray[np.uint8], np.int64]):
         if render_mode is not None:
             raise GraftError(f"render_mode '{render_mode}' is not offered by {game}; allowed: none.")
         self.render_mode = None
+        GAMES[game].resolve(mechanics)
         self._batch = GameVectorEnv(game, autoreset_mode=AutoresetMode.NEXT_STEP, **mechanics)
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space

@@ -1,12 +1,14 @@
 """Numba compilation with a disk cache that notices when any rule it was built from has changed.
 
 Numba alone looks only at the file that holds the compiled function, not at the files of the functions it calls,
-so its cache can serve yesterday's rules. Here the cache folder's name is a hash of every source file involved.
+so its cache can serve yesterday's rules. Here the cache folder's name is a hash of which rules are compiled together,
+of the engine's sources, and of every source file in the folders of the rules.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -36,10 +38,14 @@ def _cache_root() -> Path:
     return root if os.access(root, os.W_OK) else Path(tempfile.gettempdir()) / "graft"
 
 
-def _cache_folder(rules_file: str) -> Path:
-    digest = hashlib.sha256(numba.__version__.encode())
-    for source in [*sorted(Path(__file__).parent.glob("*.py")), Path(rules_file)]:
-        digest.update(source.read_bytes())
+def _cache_folder(name: str, rules: dict[str, Any]) -> Path:
+    """A folder of its own for these rules in this state of the sources, of the engine and of the rules' neighbours."""
+    functions = {role: rule.py_func for role, rule in rules.items()}
+    identity = {role: f"{f.__module__}.{f.__qualname__}" for role, f in functions.items()}
+    digest = hashlib.sha256(json.dumps([numba.__version__, name, identity], sort_keys=True).encode())
+    folders = {Path(__file__).parent, *(Path(f.__code__.co_filename).parent for f in functions.values())}
+    for source in sorted(path for folder in folders for path in folder.glob("*.py")):
+        digest.update(source.name.encode() + source.read_bytes())
     return _cache_root() / f"numba-{digest.hexdigest()[:16]}"
 
 
@@ -55,7 +61,7 @@ def specialise(template: Any, rules: dict[str, Any]) -> Callable[..., Any]:
     function.__qualname__ = f"{template.__name__}__{first.__name__}"
     config: Any = numba.config
     before = config.CACHE_DIR
-    config.CACHE_DIR = str(_cache_folder(first.__code__.co_filename))
+    config.CACHE_DIR = str(_cache_folder(template.__name__, rules))
     try:
         compiled: Callable[..., Any] = numba.njit(error_model="numpy", cache=True)(function)
     finally:

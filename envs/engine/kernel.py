@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.engine.state import State, uniform
+from envs.engine.state import State, clear, uniform
 
 begin: Any
 advance: Any
@@ -20,9 +20,7 @@ def reset_batch(s: State, p: Any, chosen: Any, obs: Any) -> None:
     """Start a fresh episode in every environment whose flag in ``chosen`` (N,) is set; ``obs`` of the rest stays."""
     for i in range(s.clock.shape[0]):
         if chosen[i]:
-            s.cells[i] = 0
-            s.last[i] = 0
-            s.clock[i] = 0
+            clear(s, i)
             begin(s, i, p)
         obs[i] = 0
         paint(s, i, obs[i])
@@ -57,9 +55,7 @@ def step_batch(
         truncated[i] = False
         if waiting[i]:
             waiting[i] = False
-            s.cells[i] = 0
-            s.last[i] = 0
-            s.clock[i] = 0
+            clear(s, i)
             begin(s, i, p)
             paint(s, i, obs[i])
             continue
@@ -80,9 +76,7 @@ def step_batch(
             if same_step:
                 final_obs[i] = 0
                 paint(s, i, final_obs[i])
-                s.cells[i] = 0
-                s.last[i] = 0
-                s.clock[i] = 0
+                clear(s, i)
                 begin(s, i, p)
             else:
                 waiting[i] = True

@@ -59,6 +59,14 @@ def seed_state(state: State, seeds: NDArray[np.uint64]) -> None:
 
 
 @jit
+def clear(s: State, i: int) -> None:
+    """Empty the board and forget the last action and the clock; the random numbers go on."""
+    s.cells[i] = 0
+    s.last[i] = 0
+    s.clock[i] = 0
+
+
+@jit
 def uniform(s: State, i: int) -> float:
     """The next random number of environment i, in [0, 1): SplitMix64 of its key and counter."""
     s.rng[i, 1] += np.uint64(1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -45,15 +46,16 @@ def usable_cores() -> int:
 
 
 def _work(connection: Connection, out: Path) -> None:
-    """A worker's life: receive a stage, run it, say how it went, until None comes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
+    """A worker's life: receive a stage, run it, say how it went; the launcher ends it."""
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
     import torch
 
     from experiments.stage import run_stage
 
     torch.set_num_threads(1)
     store = Store(out)
-    while (stage := connection.recv()) is not None:
+    while True:
+        stage = connection.recv()
         try:
             run_stage(stage, store, _Reporter(connection))
             connection.send(("done", None))
@@ -87,13 +89,15 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_work, args=(theirs, out), daemon=True)
-        self.process.start()
+        with _ignoring_ctrl_c():
+            self.process.start()
         theirs.close()
         self.stage: Stage | None = None
 
     def give(self, stage: Stage) -> None:
         self.stage = stage
-        self.pipe.send(stage)
+        with contextlib.suppress(BrokenPipeError):  # it died just now, which the end of its pipe will say
+            self.pipe.send(stage)
 
     def end(self) -> None:
         if self.process.is_alive():
@@ -102,7 +106,28 @@ class _Worker:
         self.pipe.close()
 
 
-@contextmanager
+@contextlib.contextmanager
+def _ignoring_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is the launcher's to handle; a worker that starts here inherits this before its first line runs."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_with_launcher() -> None:
+    """End this worker as soon as the launcher is gone, so that it cannot write where the next run works already."""
+    launcher = multiprocessing.parent_process()
+    if launcher is not None:
+        launcher.join()
+        os._exit(1)
+
+
+@contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Environment of the workers: numeric libraries read these when they load, before torch can be told."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -197,8 +222,10 @@ class LocalLauncher:
                     ended, error = True, rest[0]
         except (EOFError, ConnectionResetError):
             worker.process.join(timeout=10)
-            ended, error = True, f"its worker died (exit code {worker.process.exitcode}); was the memory used up?"
-            store.fail(stage, error)
+            ended = True
+            if not store.done(stage.id):
+                error = f"its worker died (exit code {worker.process.exitcode}); was the memory used up?"
+                store.fail(stage, error)
         if ended:
             worker.stage = None
             unfinished.discard(stage.id)

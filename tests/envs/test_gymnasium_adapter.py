@@ -243,7 +243,7 @@ def test_missing_module_is_named() -> None:
 
 
 def test_module_of_a_user_is_imported_and_its_ids_are_hinted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "import gymnasium\ngymnasium.register('MyFuse-v0', entry_point='test_gymnasium_adapter:Fuse')\n"
+    text = f"import gymnasium\ngymnasium.register('MyFuse-v0', entry_point='{Fuse.__module__}:Fuse')\n"
     (tmp_path / "my_fuses.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     try:

@@ -50,11 +50,16 @@ def test_byte_boxes(shape: tuple[int, ...], high: int, kind: str, shown: tuple[i
 def test_matrix_of_reals_becomes_a_vector_with_index_names() -> None:
     space = Box(np.array([[-0.0, 1.0], [2.0, -np.inf]]), np.array([[1.0, 2.0], [1e300, np.inf]]), dtype=np.float64)
     codec = observation_codec("t", space, names=("one",))
-    assert codec.schema.names == ("obs_0", "obs_1", "obs_2", "obs_3")
+    assert codec.schema.names == ("t.obs_0", "t.obs_1", "t.obs_2", "t.obs_3")
     assert codec.schema.low == (0.0, 1.0, 2.0, -np.inf)
     assert str(codec.schema.low[0]) == "0.0"
     assert codec.schema.high == (1.0, 2.0, np.inf, np.inf)
     assert codec.encode(np.array([[[1.0, 2.0], [3.0, 4.0]]])).tolist() == [[1.0, 2.0, 3.0, 4.0]]
+
+
+def test_index_names_belong_to_a_game_whatever_its_version_and_library() -> None:
+    ids = ("Maze-v0", "Maze-v12", "envpool/Maze-v1", "package:Maze-v0")
+    assert {observation_codec(i, Box(0.0, 1.0, (2,))).schema.names for i in ids} == {("Maze.obs_0", "Maze.obs_1")}
 
 
 def test_discrete_observation_becomes_one_hot() -> None:
@@ -71,7 +76,7 @@ def test_integer_vector_becomes_float32() -> None:
 def test_box_actions_are_flat_outside_and_shaped_inside() -> None:
     codec = action_codec("t", Box(-1.0, np.array([[1.0, 2.0], [3.0, 4.0]]), dtype=np.float64))
     assert codec.schema.high == (1.0, 2.0, 3.0, 4.0)
-    assert codec.schema.names == ("action_0", "action_1", "action_2", "action_3")
+    assert codec.schema.names == ("t.action_0", "t.action_1", "t.action_2", "t.action_3")
     assert codec.decode(np.array([[1, 2, 3, 4]], np.float32)).tolist() == [[[1.0, 2.0], [3.0, 4.0]]]
 
 

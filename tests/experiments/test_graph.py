@@ -74,12 +74,12 @@ def test_methods_meet_the_same_levels_and_seeds_are_apart(tmp_path):
 def test_preflight_finds_what_does_not_fit(tmp_path):
     config = load_config(str(write_config(tmp_path, targets="CartPole-v1", network=None)))
     with pytest.raises(GraftError, match="shares nothing with the source"):
-        preflight(config, expand(config))
+        preflight(expand(config))
 
 
 def test_preflight_reports_what_is_carried_over(tmp_path):
     config = load_config(str(write_config(tmp_path, targets="Graft/Hunt-v0", methods=["frozen"])))
-    reports = preflight(config, expand(config))
+    reports = preflight(expand(config))
     assert [report is None for _, report in reports] == [True, True, False]
     stem = next(row for row in reports[2][1].rows if row.tensor == "encoder.blocks.0.0.weight")
     assert stem.status == "padded"

@@ -51,6 +51,18 @@ def test_metrics_carry_the_tags_and_steps(pretrained):
     } <= tags
 
 
+def test_metrics_are_scaled_by_the_bounds_of_the_config(tmp_path):
+    targets = [{"id": "Graft/Dodge-v0", "bounds": [-1.0, 9.0]}]
+    config = load_config(str(write_config(tmp_path, targets=targets, seeds=1)))
+    store = Store(tmp_path / "out")
+    stage = next(s for s in expand(config).stages.values() if s.kind == "transfer")
+    run_stage(stage, store, lambda *_: None)
+    lines = [json.loads(line) for line in (store.folder(stage.id) / "metrics.jsonl").read_text().splitlines()]
+    scaled = [(x["eval/return_mean"], x["eval/return_normalized"]) for x in lines if "eval/return_mean" in x]
+    assert scaled
+    assert all(score == pytest.approx((value + 1) / 10) for value, score in scaled)
+
+
 def test_tensorboard_holds_what_metrics_jsonl_holds(pretrained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -104,6 +116,30 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     record = json.loads((tmp_path / "empty" / "experiment.json").read_text())
     assert record["versions"]["torch"]
     assert len(record["invocations"]) == 1
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    refused = pytest.raises(GraftError, match="in use by another run")
+    with Store(tmp_path / "out").locked(), refused, Store(tmp_path / "out").locked():
+        pass
+    with Store(tmp_path / "out").locked():
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    file = write_config(tmp_path)
+    with pytest.raises(GraftError, match="cannot be made"), Store(file / "x").locked():
+        pass
+    with pytest.raises(GraftError, match="cannot be used"):
+        Store(file).check(load_config(str(file)))
+
+
+def test_a_record_that_lost_its_status_is_an_error(pretrained):
+    store, stage = pretrained
+    path = store.folder(stage.id) / "stage.json"
+    path.write_text(path.read_text().replace('"status": "done"', '"status": "dome"'))
+    with pytest.raises(GraftError, match="altered"):
+        store.done(stage.id)
 
 
 def test_an_unreadable_record_is_refused(tmp_path):

@@ -30,18 +30,18 @@ class Frozen(FromSource):
         """The transplanted network with its first blocks frozen.
 
         Raises:
-            GraftError: as in `FromSource.build`; or a block to be frozen has a tensor that the source could not fill,
-                so that random weights would be frozen for good.
+            GraftError: as in `FromSource.build`; or a block to be frozen has a tensor that the source could not fill
+                at all. New slices of the stem are frozen as ``new_channels`` made them, random ones too.
         """
         built = super().build(source, target, architecture, seed)
         encoder = built.network.encoder
         encoder.freeze(None if self.depth == "all" else self.depth)
         assert built.report is not None
         frozen = tuple(f"encoder.blocks.{i}." for i in range(encoder.frozen_blocks))
-        empty = [r for r in built.report.rows if r.status == "initialised" and r.tensor.startswith(frozen)]
-        if empty:
-            raise GraftError(
-                f"Cannot freeze {empty[0].tensor}: the source could not fill it ({empty[0].detail}), and random "
-                f"weights would be frozen for good; choose a smaller depth, or finetune."
-            )
+        for row in built.report.rows:
+            if row.status == "initialised" and row.tensor.startswith(frozen):
+                raise GraftError(
+                    f"Cannot freeze {row.tensor}: the source could not fill it ({row.detail}), and random weights "
+                    f"would be frozen for good; choose a smaller depth, or finetune."
+                )
         return built

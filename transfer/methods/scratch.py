@@ -18,6 +18,7 @@ class Scratch(TransferMethod):
 
     uses_source: ClassVar[bool] = False
     control: ClassVar[bool] = True
+    baseline: ClassVar[bool] = True
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """A fresh network."""

@@ -85,6 +85,10 @@ class TransferPPO(PPO):
         torch.nn.utils.clip_grad_norm_(network.parameters(), self._clip_at)
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 @ALGORITHMS.register("ppo")
 @dataclass(frozen=True, kw_only=True)
 class PPOAlgorithm(Algorithm):
@@ -95,29 +99,29 @@ class PPOAlgorithm(Algorithm):
         epochs: passes over each rollout. learning_rate: of Adam. gamma, gae_lambda: discounts.
         entropy: weight of the entropy bonus. clip: of the probability ratio. value: weight of the value loss.
         max_grad_norm: gradients are clipped to this norm.
+    Raises:
+        GraftError: a rollout of one state.
     """
 
     num_steps: Annotated[int, Field(ge=1)] = 64
     minibatch: Annotated[int, Field(ge=2)] = 256
     epochs: Annotated[int, Field(ge=1)] = 4
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Positive = 2e-3
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.97
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
-    entropy: Annotated[float, Field(ge=0)] = 0.01
-    clip: Annotated[float, Field(gt=0)] = 0.2
-    value: Annotated[float, Field(ge=0)] = 0.5
-    max_grad_norm: Annotated[float, Field(gt=0)] = 0.5
+    entropy: NotNegative = 0.01
+    clip: Positive = 0.2
+    value: NotNegative = 0.5
+    max_grad_norm: Positive = 0.5
+
+    def __post_init__(self) -> None:
+        if self.num_steps * self.num_envs < 2:
+            raise GraftError("num_steps * num_envs is 1; PPO needs rollouts of at least 2 states.")
 
     def learner(
         self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str
     ) -> BaseAlgorithm:
-        """The learner; a rollout smaller than the minibatch is one minibatch.
-
-        Raises:
-            GraftError: a rollout of one state.
-        """
-        if self.num_steps * self.num_envs < 2:
-            raise GraftError("num_steps * num_envs is 1; PPO needs rollouts of at least 2 states.")
+        """The learner; a rollout smaller than the minibatch is one minibatch."""
         with warnings.catch_warnings():
             # A last minibatch that is smaller than the others is allowed, and the config says so.
             warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)

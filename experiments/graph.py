@@ -1,4 +1,4 @@
-"""An experiment as a graph of stages, each named by the hash of everything that determines its result."""
+"""An experiment as a graph of stages, each named by the hash of its whole configuration and its source's."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Stage:
         return f"{what} · {self.task} · seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that determines its result, as plain JSON values."""
+        """The whole configuration that it is made from, as plain JSON values."""
         return {
             "graft": __version__,
             "kind": self.kind,

@@ -74,6 +74,14 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[M
     return found
 
 
+def _transfer_ratio(areas: list[float], base: list[float]) -> dict[str, float | None]:
+    """The ratio with its interval; where it is undefined, only a lower bound, or nothing."""
+    found = metrics.transfer_ratio(areas, base)
+    if found is None:
+        return {"iqm": None, "low": metrics.transfer_ratio_bound(areas), "high": None}
+    return {"iqm": found.iqm, "low": found.low, "high": found.high}
+
+
 def _interval(values: Any) -> dict[str, float] | None:
     return None if values is None else {"iqm": values.iqm, "low": values.low, "high": values.high}
 
@@ -93,7 +101,7 @@ def row(measured: Measured, threshold: float, pretrain_steps: int, transfer_step
         "method": label(comparison.method),
         "seeds": len(curves),
         "missing_seeds": measured.missing,
-        "transfer_ratio": None if measured.is_scratch else _interval(metrics.transfer_ratio(areas, base)),
+        "transfer_ratio": None if measured.is_scratch else _transfer_ratio(areas, base),
         "auc": _interval(iqm_interval(areas)),
         "jumpstart": float(interquartile_mean(starts)) - float(interquartile_mean(base_starts)),
         "final": float(interquartile_mean(finals)),
@@ -152,7 +160,9 @@ def results(
 def _ratio(row: Mapping[str, Any]) -> str:
     ratio = row["transfer_ratio"]
     if ratio is None:
-        return "-" if row["verdict"] == "baseline" else "undefined"
+        return "-"
+    if ratio["iqm"] is None:
+        return "undefined" if ratio["low"] is None else f"> {ratio['low']:+.1f}"
     return f"{ratio['iqm']:+.1f} [{ratio['low']:+.1f}, {ratio['high']:+.1f}]"
 
 
@@ -213,8 +223,8 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     few = min((r["seeds"] for r in data["rows"]), default=0)
     if 0 < few < 5:
         lines.append(f"Only {few} seeds: intervals are too narrow and verdicts eager; use 5 or more for a claim.")
-    if any(r["transfer_ratio"] is None and r["verdict"] != "baseline" for r in data["rows"]):
-        lines.append("A ratio is undefined where scratch's mean score is below 0.01; compare the AUC there.")
+    if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in data["rows"]):
+        lines.append("Where scratch's mean score is below 0.01 the ratio is undefined, and a lower bound is given.")
     estimated = [task for task, scale in data["bounds"].items() if scale["how"].startswith("estimated")]
     if estimated:
         lines.append(

@@ -160,6 +160,25 @@ def transfer_ratio(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: in
     return None if auc_b < SMALLEST_DENOMINATOR else found
 
 
+def transfer_ratio_bound(p_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> float | None:
+    """What can be said where `transfer_ratio` is undefined: a ratio that the true one is above.
+
+    There scratch's AUC is below 0.01, so the method gains at least what it gains over a scratch at exactly 0.01:
+    (AUC_p - 0.01) / 0.01, with the lower end of the 95 % interval of AUC_p.
+
+    Args:
+        p_areas: `area` of each seed of the method (or task name -> areas).
+    Returns:
+        The bound; None where it is not above 0, and nothing can be said.
+    Raises:
+        GraftError: no areas, or a value that is not finite.
+    Source: a convention of this project, for ratios that are censored by a small denominator.
+    """
+    low = stratified_bootstrap(_iqm_of_each, p_areas, seed=seed, resamples=resamples).low
+    bound = (low - SMALLEST_DENOMINATOR) / SMALLEST_DENOMINATOR
+    return bound if bound > 0 else None
+
+
 def steps_to_threshold(curve: Curve, threshold: float, hold: int = 3) -> int | None:
     """First env step from which the score stays >= threshold for ``hold`` consecutive evaluations.
 

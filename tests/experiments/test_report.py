@@ -54,6 +54,15 @@ def test_scratch_is_its_own_baseline():
     assert (row["transfer_ratio"], row["verdict"], row["jumpstart"]) == (None, "baseline", 0.0)
 
 
+def test_an_undefined_ratio_has_a_lower_bound():
+    row = report.row(measured("frozen", [Curve((0, 100, 200), (0.5,) * 3)] * 5, flat(0.0)), 0.5, 0, 0)
+    assert row["transfer_ratio"] == {"iqm": None, "low": pytest.approx(49.0), "high": None}
+    assert "> +49.0" in report._cells(row)
+    row = report.row(measured("frozen", flat(-0.5), flat(0.0)), 0.5, 0, 0)
+    assert row["transfer_ratio"] == {"iqm": None, "low": None, "high": None}
+    assert "undefined" in report._cells(row)
+
+
 def test_alarms_come_before_the_cost():
     rows = [
         report.row(measured("scratch", flat(0.005), flat(0.005)), 0.5, 0, 0),
@@ -65,7 +74,7 @@ def test_alarms_come_before_the_cost():
     ]
     notes = report.notes({"rows": rows, "stages": stages, "bounds": {}, "threshold": 0.5})
     assert any(line.startswith("NEGATIVE: finetune on Gather(slip=0.3)") for line in notes)
-    assert any("ratio is undefined" in line for line in notes), "scratch's mean score is below 0.01"
+    assert any("the ratio is undefined" in line for line in notes), "scratch's mean score is below 0.01"
     assert "7 env steps of pretraining and 9 of transfer, 2.0 minutes" in notes[-1]
 
 

@@ -147,6 +147,15 @@ def test_transfer_ratio_over_nothing_is_undefined(auc_b):
     assert metrics.transfer_ratio([0.5] * 3, [auc_b] * 3) is None
 
 
+def test_where_the_ratio_is_undefined_it_has_a_bound():
+    # Against a scratch at 0.01: (0.5 - 0.01) / 0.01 = 49.
+    assert metrics.transfer_ratio_bound([0.5] * 3) == pytest.approx(49.0)
+    # The interval of {0.2, 0.6}: each corner has chance 1/4, so it reaches down to 0.2: 19.
+    assert metrics.transfer_ratio_bound([0.2, 0.6]) == pytest.approx(19.0)
+    assert metrics.transfer_ratio_bound([0.01] * 3) is None
+    assert metrics.transfer_ratio_bound([-1.0, 0.5]) is None
+
+
 def test_transfer_ratio_clips_the_denominator_of_a_resample():
     # b = {-0.1, 0.2}: its IQM is 0.05, defined; p = 0.1. A quarter of the resamples draws b = -0.1, clipped to 0.01:
     # (0.1 + 0.1) / 0.01 = 20; a quarter b = 0.2: -0.1 / 0.2 = -0.5; itself (0.1 - 0.05) / 0.05 = 1.

@@ -157,13 +157,18 @@ def results(
     }
 
 
+def _short(value: float) -> str:
+    """With its sign and two significant digits or more: ``+1.5``, ``+34``."""
+    return f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
+
+
 def _ratio(row: Mapping[str, Any]) -> str:
     ratio = row["transfer_ratio"]
     if ratio is None:
         return "-"
     if ratio["iqm"] is None:
-        return "undefined" if ratio["low"] is None else f"> {ratio['low']:+.1f}"
-    return f"{ratio['iqm']:+.1f} [{ratio['low']:+.1f}, {ratio['high']:+.1f}]"
+        return "undefined" if ratio["low"] is None else f"> {_short(ratio['low'])}"
+    return f"{_short(ratio['iqm'])} [{_short(ratio['low'])}, {_short(ratio['high'])}]"
 
 
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}

@@ -54,6 +54,11 @@ GAMES.add(
         begin=begin,
         advance=advance,
         paint=paint_cells,
-        bounds=Bounds(0.187, 1.0, "to be measured"),
+        bounds=Bounds(
+            0.187,
+            11.1,
+            "random: mean of 100,032 episodes (± 0.010); expert: PPO from scratch for 2M env steps, mean of 1,024 "
+            "episodes (± 0.6); python -m experiments.reference Graft/Gather-v0",
+        ),
     ),
 )

@@ -1,4 +1,4 @@
-"""The claims of the README, trained in full: most of an hour on two cores. Stages that `runs/` holds are not repeated."""
+"""The claims of the README, trained in full: an hour on two cores. Stages that `runs/` holds are not repeated."""
 
 from __future__ import annotations
 

@@ -56,9 +56,8 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("score (0 random, 1 expert)")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), frameon=False
-    )
+    columns = min(2 * len(targets), len(handles))  # more do not fit under the panels
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)

@@ -66,6 +66,11 @@ GAMES.add(
         begin=begin,
         advance=advance,
         paint=paint_cells,
-        bounds=Bounds(-0.115, 1.0, "to be measured"),
+        bounds=Bounds(
+            -0.115,
+            17.6,
+            "random: mean of 100,032 episodes (± 0.004); expert: PPO from scratch for 2M env steps, mean of 1,024 "
+            "episodes (± 0.32); python -m experiments.reference Graft/Dodge-v0",
+        ),
     ),
 )

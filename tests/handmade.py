@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import nn
 
+from agents.backend import Evaluation
 from agents.encoder import Encoder, Stem
 from agents.network import NetworkConfig, PolicyNetwork
 from envs.errors import unknown
@@ -266,3 +267,13 @@ def small_config(kind: str, **options: Any) -> NetworkConfig:
         "pixels": {"features": 16},
     }
     return NetworkConfig(None, sizes[kind] | options, (8,))
+
+
+REACH = Task("handmade/Reach-v0")
+EVALUATION = Evaluation(every=200, episodes=8, num_envs=8)
+MATCH = Schemas(vector(["a", "b", "c", "d"]), discrete("north", "south", "east", "west"))
+
+
+def weights(network: PolicyNetwork) -> dict[str, torch.Tensor]:
+    """A copy of the network's tensors, to compare with later."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}

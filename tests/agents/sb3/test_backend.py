@@ -9,32 +9,24 @@ import numpy as np
 import pytest
 import torch
 from handmade import (
+    EVALUATION,
+    MATCH,
+    REACH,
     TASK,
     assert_same,
-    discrete,
     small_network,
     small_ppo,
-    vector,
+    weights,
 )
 
 import envs
 from agents.backend import Evaluation, Hooks, Unstable
-from agents.network import PolicyNetwork
 from agents.sb3 import ALGORITHMS, train
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
-from envs.schema import Schemas
 from envs.task import Task
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
-
-REACH = Task("handmade/Reach-v0")
-EVALUATION = Evaluation(every=200, episodes=8, num_envs=8)
-MATCH = Schemas(vector(["a", "b", "c", "d"]), discrete("north", "south", "east", "west"))
-
-
-def weights(network: PolicyNetwork) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
 def trained(network=None, task=TASK, budget=300, seed=0, hooks=None, evaluation=EVALUATION, **options):

@@ -8,23 +8,26 @@ import numpy as np
 import pytest
 import torch
 from handmade import (
+    EVALUATION,
+    MATCH,
+    REACH,
     TASK,
     NormEncoder,
     assert_same,
     box,
-    discrete,
     observations,
     scrambled,
     small_network,
     small_ppo,
     vector,
+    weights,
 )
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import envs
-from agents.backend import Evaluation, Hooks
+from agents.backend import Hooks
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
@@ -35,15 +38,8 @@ from envs.task import Task
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 
-REACH = Task("handmade/Reach-v0")
-EVALUATION = Evaluation(every=200, episodes=8, num_envs=8)
-MATCH = Schemas(vector(["a", "b", "c", "d"]), discrete("north", "south", "east", "west"))
 UPDATES = 8
 """Minibatches of `small_ppo` per rollout of 128 env steps."""
-
-
-def weights(network: PolicyNetwork) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
 def norm_network(monkeypatch: pytest.MonkeyPatch, depth: int) -> PolicyNetwork:

@@ -135,12 +135,13 @@ class Checkpoint:
         return identity
 
     @classmethod
-    def load(cls, folder: Path) -> Checkpoint:
+    def load(cls, folder: Path | str) -> Checkpoint:
         """Read ``folder`` and check every hash.
 
         Raises:
             GraftError: nothing there, a file missing, truncated or altered, or a format of another version.
         """
+        folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
             folder = _previous(folder)
         manifest = _read_manifest(folder)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from agents.encoder import Encoder, build_encoder, default_encoder
@@ -142,13 +143,15 @@ class PolicyNetwork(nn.Module):
         return self.heads(self.encoder(obs))
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor, generator: torch.Generator | None, deterministic: bool = False) -> torch.Tensor:
+    def act(
+        self, obs: torch.Tensor | NDArray[Any], generator: torch.Generator | None, deterministic: bool = False
+    ) -> torch.Tensor:
         """Actions for raw observations: (N,) indices, or (N, A) reals within the schema's bounds.
 
         Raises:
             Unstable: training has diverged.
         """
-        outputs: Outputs = self(obs)
+        outputs: Outputs = self(torch.as_tensor(obs, device=self.policy.out.weight.device))
         check_finite(outputs)
         if outputs.log_std is None:
             if deterministic:

@@ -247,6 +247,9 @@ def preflight(graph: Graph) -> list[tuple[Comparison, TransplantReport | None]]:
         elif stage.source is not None:
             origin = graph.stages[stage.source]
             source = Checkpoint.of(PolicyNetwork(schemas(origin.task), origin.network, 0), origin.task)
-        built = comparison.method.build(source, schemas(stage.task), stage.network, 0)
+        try:
+            built = comparison.method.build(source, schemas(stage.task), stage.network, 0)
+        except GraftError as error:
+            raise GraftError(f"{label(comparison.method)} on {stage.task}: {error}") from error
         reports.append((comparison, built.report))
     return reports

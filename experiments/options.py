@@ -30,10 +30,10 @@ def _dotted(location: tuple[int | str, ...], data: Any) -> str:
 
 
 def _sentence(where: str, detail: ErrorDetails) -> str:
-    given = "" if detail["type"] == "missing" else f"={detail['input']!r}"
+    if detail["type"] == "missing":
+        return f"{where} is missing."
     message = detail["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    return f"{where}{given} is not allowed: {message}."
+    return f"{where}={detail['input']!r} is not allowed: {message[0].lower()}{message[1:]}."
 
 
 def build_options(kind: str, cls: type[T], options: Mapping[str, Any]) -> T:

@@ -229,7 +229,10 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     if 0 < few < 5:
         lines.append(f"Only {few} seeds: intervals are too narrow and verdicts eager; use 5 or more for a claim.")
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in data["rows"]):
-        lines.append("Where scratch's mean score is below 0.01 the ratio is undefined, and a lower bound is given.")
+        lines.append(
+            "Where scratch's mean score is below 0.01 the ratio is undefined; "
+            "a method that is surely above 0.01 gets a lower bound."
+        )
     estimated = [task for task, scale in data["bounds"].items() if scale["how"].startswith("estimated")]
     if estimated:
         lines.append(

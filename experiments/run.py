@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python -m experiments.run mechanics seeds=3 --jobs 4   three seeds, four worker processes
   python -m experiments.run my.yaml transfer.steps=1e5 targets.0.kwargs.slip=0.5 --out runs/slippery
 
-The same command again goes on where it was stopped; finished stages are never run again.
+The same command again goes on where it was stopped; stages that its folder holds are never run again.
 """
 
 
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain agents on source tasks, transfer them to target tasks by every method, and compare.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     made.add_argument(
         "config",
@@ -49,7 +50,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="CONFIG | key=value",
         help=f"a YAML file or one of {', '.join(packaged_configs())} (default: {DEFAULT}); overrides by dotted key",
     )
-    made.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: runs/NAME)")
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the results (default: runs/NAME, with a suffix for overrides)",
+    )
     made.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: one per usable core)")
     made.add_argument("--dry-run", action="store_true", help="show what would run and be carried over; write nothing")
     return made

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
+from envs.errors import GraftError
 from envs.registry import Registry
 from envs.schema import Schemas
 from transfer.transplant import Heads, NewChannels, TransplantReport, transplant
@@ -32,6 +34,18 @@ class TransferMethod:
 
     Every function but `build` defaults to plain training.
     """
+
+    def __post_init__(self) -> None:
+        """Check the options against their annotations, however the method was made."""
+        hints = get_type_hints(type(self), include_extras=True)
+        for option in fields(self):
+            try:
+                TypeAdapter(hints[option.name]).validate_python(getattr(self, option.name))
+            except ValidationError as error:
+                value, message = getattr(self, option.name), error.errors()[0]["msg"]
+                raise GraftError(
+                    f"{type(self).__name__}: {option.name}={value!r} is not allowed: {message[0].lower()}{message[1:]}."
+                ) from error
 
     uses_source: ClassVar[bool] = True
     """False for controls that never see the source: they are trained once, whatever the source."""

@@ -63,7 +63,7 @@ class Game:
         begin: ``(s, i, p)`` lays out a fresh episode of environment i; its cells are cleared already.
         advance: ``(s, i, action, p) -> (reward, dead)`` plays one step.
         paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
-        bounds: mean return of the random policy and of the expert, and how they were obtained.
+        bounds: mean return of the random policy and of the expert, and how they were obtained; None until measured.
         movers: how many moving things it needs. max_steps: steps until an episode is truncated.
     """
 
@@ -75,7 +75,7 @@ class Game:
     begin: Any
     advance: Any
     paint: Any
-    bounds: Bounds
+    bounds: Bounds | None = None
     movers: int = 0
     max_steps: int = 200
 

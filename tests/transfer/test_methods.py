@@ -180,3 +180,9 @@ def test_the_seam_does_nothing_by_itself(source):
     assert Nothing().schedule(network, state, 0.0) is state
     assert Nothing().consolidate(network, state, None) is state
     assert Nothing().view(network, state, 0) is network
+
+
+@pytest.mark.parametrize("options", [{"heads": "x"}, {"new_channels": "none"}, {"strict": "perhaps"}])
+def test_options_are_checked_in_python_as_in_a_config(options):
+    with pytest.raises(GraftError, match=f"Finetune: {next(iter(options))}=.* is not allowed"):
+        METHODS["finetune"](**options)

@@ -168,10 +168,8 @@ def _parse_method(entry: Any) -> TransferMethod:
     """``frozen`` or ``{frozen: {depth: 2}}``."""
     if isinstance(entry, str):
         entry = {entry: {}}
-    if not isinstance(entry, dict):
+    if not isinstance(entry, dict) or len(entry) != 1 or not isinstance(next(iter(entry.values())), Mapping | None):
         raise GraftError(f"A method is a name, or one name with its options, got {entry!r}.")
-    if len(entry) != 1 or not isinstance(next(iter(entry.values())), Mapping | None):
-        raise GraftError(f"A method is a name, or one name with its options, got {entry}.")
     name, options = next(iter(entry.items()))
     return build_options(f"method {name}", METHODS[name], options or {})
 

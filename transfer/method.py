@@ -35,6 +35,15 @@ class TransferMethod:
     Every function but `build` defaults to plain training.
     """
 
+    uses_source: ClassVar[bool] = True
+    """False for controls that never see the source: they are trained once, whatever the source."""
+
+    control: ClassVar[bool] = False
+    """True for a method that every experiment runs without being asked."""
+
+    baseline: ClassVar[bool] = False
+    """True for the one control that every other method is compared with."""
+
     def __post_init__(self) -> None:
         """Check the options against their annotations, however the method was made."""
         hints = get_type_hints(type(self), include_extras=True)
@@ -46,15 +55,6 @@ class TransferMethod:
                 raise GraftError(
                     f"{type(self).__name__}: {option.name}={value!r} is not allowed: {message[0].lower()}{message[1:]}."
                 ) from error
-
-    uses_source: ClassVar[bool] = True
-    """False for controls that never see the source: they are trained once, whatever the source."""
-
-    control: ClassVar[bool] = False
-    """True for a method that every experiment runs without being asked."""
-
-    baseline: ClassVar[bool] = False
-    """True for the one control that every other method is compared with."""
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """Surgery and freezing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 import torch
@@ -34,10 +34,14 @@ class Hooks:
     Attributes:
         gradients: changes the gradients of every minibatch, or None.
         schedule: ``(network, progress)``, called before each rollout with the share of the budget spent, in [0, 1).
+        rates: parameter name -> what its learning rate is multiplied by, for those where it is not 1.
+        report: measures the network; called at every evaluation, whose record gets what it returns (tag -> value).
     """
 
     gradients: Gradients | None = None
     schedule: Callable[[PolicyNetwork, float], None] | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    report: Callable[[PolicyNetwork], Mapping[str, float]] | None = None
 
 
 Record = Callable[[int, Mapping[str, float]], None]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from agents.network import NetworkConfig, PolicyNetwork
+from agents.network import NetworkConfig, PolicyNetwork, build_network
 from envs.errors import GraftError
 from envs.schema import ActionSchema, ObservationSchema, Schemas
 from envs.task import Task
@@ -56,7 +56,7 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.previous")
 
 
-def _sealed(manifest: Mapping[str, Any]) -> tuple[str, bytes]:
+def sealed(manifest: Mapping[str, Any]) -> tuple[str, bytes]:
     """The id of a manifest (sha256 of its canonical text without the id) and the text with the id in it."""
     plain = json.dumps({k: v for k, v in manifest.items() if k != "id"}, sort_keys=True)
     digest = hashlib.sha256(plain.encode()).hexdigest()
@@ -95,7 +95,7 @@ class Checkpoint:
 
     def build(self) -> PolicyNetwork:
         """The network with these weights; nothing of it is frozen."""
-        network = PolicyNetwork(self.schemas, self.network, seed=0)
+        network = build_network(self.schemas, self.network, seed=0)
         network.load_exactly(self.tensors)
         return network
 
@@ -119,7 +119,7 @@ class Checkpoint:
             "record": dict(self.record),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
-        identity, text = _sealed(manifest)
+        identity, text = sealed(manifest)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         fresh.mkdir()
@@ -182,7 +182,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     raw = _read(folder / MANIFEST)
     try:
         manifest = json.loads(raw)
-        intact = _sealed(manifest)[1] == raw
+        intact = sealed(manifest)[1] == raw
     except (ValueError, AttributeError):
         intact = False
     if not intact:

@@ -44,6 +44,7 @@ class Encoder(nn.Module):
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
         self.frozen_blocks = 0
+        self.holds_statistics = False
 
     def scale(self, obs: torch.Tensor) -> torch.Tensor:
         """Observations as the environment gives them -> float input of the first block, same shape."""
@@ -86,11 +87,20 @@ class Encoder(nn.Module):
             block.requires_grad_(index >= depth)
         self.train(self.training)
 
+    def hold_statistics(self, hold: bool = True) -> None:
+        """Whether modules with buffers stay in eval mode although their blocks train: running statistics are kept."""
+        self.holds_statistics = hold
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
         """As in torch, but frozen blocks stay in eval mode, so that normalisation statistics cannot drift."""
         super().train(mode)
         for block in self.blocks[: self.frozen_blocks]:
             block.eval()
+        if self.holds_statistics:
+            for module in self.modules():
+                if next(module.buffers(recurse=False), None) is not None:
+                    module.eval()
         return self
 
 

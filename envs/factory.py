@@ -8,8 +8,9 @@ from gymnasium.vector import AutoresetMode
 
 from envs.errors import GraftError
 from envs.registry import Registry
-from envs.schema import Schemas
+from envs.schema import ObservationSchema, Schemas
 from envs.task import Adapter, Bounds, Task, TaskVectorEnv
+from envs.union import Widened
 
 ADAPTERS: Registry[Adapter] = Registry("adapter", "envs.adapters")
 
@@ -26,6 +27,7 @@ def make(
     seed: int,
     autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
     max_threads: int = 1,
+    observation: ObservationSchema | None = None,
 ) -> TaskVectorEnv:
     """A batch of ``num_envs`` environments of ``task``; environment i is seeded with ``seed + i``.
 
@@ -35,14 +37,19 @@ def make(
         seed: base seed, >= 0.
         autoreset: same-step (Stable-Baselines3) or next-step (RLlib).
         max_threads: cap on native threads that the environment's library may start.
+        observation: lay observations out as this schema, which may hold more names than the task (`envs.union`).
     Raises:
-        GraftError: an unknown id, keyword or mechanic, a value out of range, or a missing package.
+        GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, or observations that
+            do not fit into ``observation``.
     """
     if num_envs < 1:
         raise GraftError(f"num_envs is {num_envs}; a batch holds at least 1 environment.")
     if seed < 0:
         raise GraftError(f"seed is {seed}; seeds are whole numbers from 0.")
-    return adapter_for(task.id).make(task, num_envs, seed, autoreset, max_threads)
+    env = adapter_for(task.id).make(task, num_envs, seed, autoreset, max_threads)
+    if observation is None or observation == env.observation_schema:
+        return env
+    return Widened(env, observation)
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
@@ -15,9 +15,10 @@ from agents.network import NetworkConfig
 from agents.sb3 import ALGORITHMS, Algorithm
 from envs.errors import GraftError, unknown
 from envs.factory import bounds
+from envs.options import build_options
 from envs.task import Bounds, Task
-from experiments.options import build_options, parse_model
-from transfer.method import METHODS, TransferMethod
+from experiments.options import parse_model
+from transfer.method import METHODS, TransferMethod, label, parse_method
 
 PACKAGED = Path(__file__).parent / "configs"
 DEFAULT = "quickstart"
@@ -114,15 +115,10 @@ class Budget(Strict):
     steps: Annotated[int, Field(ge=1)]
 
 
-class Config(Strict):
-    """An experiment: every source is carried to every target by every method, once per seed.
-
-    ``scratch`` and ``random_frozen`` run on every target without being named.
-    """
+class Common(Strict):
+    """What every experiment has."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
-    sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
-    targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
     methods: Annotated[list[Any], _LIST, Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seeds), Field(min_length=1)] = list(range(5))
     pretrain: Budget = Budget(steps=600_000)
@@ -130,7 +126,8 @@ class Config(Strict):
     network: NetworkSection = NetworkSection()
     algorithm: Annotated[dict[str, Any], _as_mapping("name")] = {"name": "ppo"}
     evaluation: dict[str, Any] = {}
-    threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
+    recall: Annotated[int, Field(ge=1)] = 256
+    """Episodes per task where a network is tried on tasks that it learned before."""
 
     @property
     def seed_list(self) -> list[int]:
@@ -154,7 +151,7 @@ class Config(Strict):
 
     def method_list(self) -> list[TransferMethod]:
         """The baseline, the other controls, then the methods named, each once."""
-        named = [_parse_method(entry) for entry in self.methods]
+        named = [parse_method(entry) for entry in self.methods]
         controls = [kind() for _, kind in METHODS.items() if kind.control]
         # Methods are compared by value; some hold mappings and can't be hashed.
         unique: list[TransferMethod] = []
@@ -164,14 +161,55 @@ class Config(Strict):
         return unique
 
 
-def _parse_method(entry: Any) -> TransferMethod:
-    """``frozen`` or ``{frozen: {depth: 2}}``."""
-    if isinstance(entry, str):
-        entry = {entry: {}}
-    if not isinstance(entry, dict) or len(entry) != 1 or not isinstance(next(iter(entry.values())), Mapping | None):
-        raise GraftError(f"A method is a name, or one name with its options, got {entry!r}.")
-    name, options = next(iter(entry.items()))
-    return build_options(f"method {name}", METHODS[name], options or {})
+class Config(Common):
+    """A transfer experiment: every source is carried to every target by every method, once per seed.
+
+    ``scratch`` and ``random_frozen`` run on every target without being named.
+    """
+
+    sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
+    targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
+    threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
+
+
+class SequenceConfig(Common):
+    """A continual experiment: the tasks of ``sequence`` are learned one after the other by every method.
+
+    ``pretrain`` is the budget of the first task, ``transfer`` that of each later one. ``heads`` says whether each task
+    keeps heads of its own, ``task_known`` whether an agent is told which task it is in when it is tried on earlier
+    ones; without that it plays with what it has after the latest task.
+    """
+
+    sequence: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], Field(min_length=2)]
+    heads: Literal["per_task", "shared"] = "per_task"
+    task_known: bool = True
+
+    @model_validator(mode="after")
+    def _heads_without_a_task(self) -> Self:
+        if not self.task_known and self.heads == "per_task":
+            raise ValueError("task_known: false needs heads: shared, as nothing could choose between heads")
+        return self
+
+    def method_list(self) -> list[TransferMethod]:
+        """As of every experiment, with heads shared where the sequence shares them.
+
+        Raises:
+            GraftError: a method that needs to know the task, or has heads per task, where there is no such thing.
+        """
+        methods = super().method_list()
+        if self.heads == "per_task":
+            for method in methods:
+                if method.shares_heads:
+                    raise GraftError(f"{label(method)} shares heads; set heads: shared for the whole sequence.")
+            return methods
+        shared = [method.with_shared_heads() for method in methods]
+        for method in shared:
+            if method.needs_task and not self.task_known:
+                raise GraftError(f"{label(method)} must know the task it is in; leave it out, or set task_known: true.")
+        return shared
+
+
+AnyConfig = Config | SequenceConfig
 
 
 def packaged_configs() -> list[str]:
@@ -198,7 +236,7 @@ def _longhand(data: Mapping[str, Any]) -> dict[str, Any]:
         return [full(entry) if isinstance(entry, str) else entry for entry in listed]
 
     written = dict(data)
-    for key in ("sources", "targets"):
+    for key in ("sources", "targets", "sequence"):
         if key in written:
             written[key] = entries(written[key], lambda name: {"id": name})
     if "methods" in written:
@@ -227,7 +265,7 @@ def _set(data: Any, keys: Sequence[str], value: Any, whole: str) -> None:
     _set(data[key], keys[1:], value, whole)
 
 
-def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read a config and apply ``dotted.key=value`` overrides, whose values are YAML.
 
     Raises:
@@ -248,4 +286,5 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
         except (yaml.YAMLError, ValueError) as error:
             raise GraftError(f"Override '{override}': '{text}' is not a YAML value.") from error
         _set(data, key.split("."), value, override)
-    return parse_model(Config, data, path.name)
+    model: type[Config | SequenceConfig] = SequenceConfig if "sequence" in data else Config
+    return parse_model(model, data, path.name)

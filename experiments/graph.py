@@ -13,31 +13,49 @@ import numpy as np
 from agents.backend import Evaluation
 from agents.checkpoint import Checkpoint
 from agents.encoder import default_encoder
-from agents.network import NetworkConfig, PolicyNetwork
+from agents.network import NetworkConfig, build_network
 from agents.sb3 import Algorithm
+from agents.sb3.algorithm import architecture_for
 from envs.errors import GraftError
 from envs.factory import bounds, check, schemas
+from envs.schema import ObservationSchema, Schemas
 from envs.task import Bounds, Task
 from experiments import __version__
-from experiments.config import Config, SourceConfig
-from transfer.method import TransferMethod, label, method_name
+from experiments.config import Common, Config, SourceConfig
+from transfer.method import Place, TransferMethod, label
+from transfer.method import to_json as method_json
 from transfer.transplant import TransplantReport
+
+Kind = Literal["pretrain", "transfer", "consolidate"]
+
+
+@dataclass(frozen=True)
+class Recall:
+    """A task that a finished stage's network is tried on: its index among the tasks learned, and its scale."""
+
+    index: int
+    task: Task
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One unit of training with one output: a pretraining, or a transfer.
+    """One unit of work with one output: a pretraining, a transfer, or the consolidation of a task that was learned.
 
     Attributes:
-        task: what it trains on. seed: the experiment's seed. budget: env steps.
+        kind: what it is.
+        task: what it trains on, or what was trained on. seed: the experiment's seed. budget: env steps.
         network: architecture of a network made from nothing.
         algorithm_name, algorithm, evaluation: how it trains and is evaluated.
-        method: how knowledge is carried over; None for a pretraining.
-        source: what it starts from: the id of a pretraining stage, or of a checkpoint; None where nothing is.
+        method: how knowledge is carried over; None for a pretraining that no method watches.
+        source: what it starts from: the id of another stage, or of a checkpoint; None where nothing is.
         source_folder: of that checkpoint, where the source is no stage of the experiment.
+        place: which of how many tasks it is about; None where no sequence is.
+        observation: the schema that observations are laid out as; None for the task's own.
+        recall, recall_episodes: what its network is tried on in the end, and how often.
         scale: bounds of the normalised score in its metrics; no part of its identity, as training never sees it.
     """
 
+    kind: Kind
     task: Task
     seed: int
     budget: int
@@ -48,22 +66,28 @@ class Stage:
     method: TransferMethod | None = None
     source: str | None = None
     source_folder: Path | None = None
+    place: Place | None = None
+    observation: ObservationSchema | None = None
+    recall: tuple[Recall, ...] = ()
+    recall_episodes: int = 0
     scale: Bounds | None = None
 
     @property
-    def kind(self) -> Literal["pretrain", "transfer"]:
-        """What it is for."""
-        return "pretrain" if self.method is None else "transfer"
+    def label(self) -> str:
+        """For people: ``pretrain · Gather · seed 0``."""
+        words: list[str] = [] if self.kind == "transfer" else [self.kind]
+        words += [] if self.method is None else [label(self.method)]
+        return f"{' '.join(words)} · {self.task} · seed {self.seed}"
 
     @property
-    def label(self) -> str:
-        """For people: ``pretrain Gather, seed 0``."""
-        what = "pretrain" if self.method is None else label(self.method)
-        return f"{what} · {self.task} · seed {self.seed}"
+    def schemas(self) -> Schemas:
+        """Of the task, with observations as they are laid out."""
+        found = schemas(self.task)
+        return found if self.observation is None else found._replace(observation=self.observation)
 
     def to_json(self) -> dict[str, Any]:
         """The whole configuration that it is made from, as plain JSON values."""
-        return {
+        data: dict[str, Any] = {
             "graft": __version__,
             "kind": self.kind,
             "task": self.task.to_json(),
@@ -72,9 +96,17 @@ class Stage:
             "network": self.network.to_json(),
             "algorithm": {"name": self.algorithm_name, **asdict(self.algorithm)},
             "evaluation": asdict(self.evaluation),
-            "method": None if self.method is None else {"name": method_name(self.method), **asdict(self.method)},
+            "method": None if self.method is None else method_json(self.method),
             "source": self.source,
         }
+        if self.place is not None:
+            data["place"] = list(self.place)
+        if self.observation is not None:
+            data["observation"] = self.observation.to_json()
+        if self.recall:
+            data["recall"] = [[r.index, r.task.to_json()] for r in self.recall]
+            data["recall_episodes"] = self.recall_episodes
+        return data
 
     @property
     def id(self) -> str:
@@ -98,7 +130,8 @@ class Stage:
 class Comparison:
     """One method on one target from one source: stage ids per seed, and those of scratch on the same target.
 
-    ``source`` is None for methods that use none. ``pretrain`` holds the pretraining stages' ids, one per seed.
+    ``source`` is None for methods that use none. ``pretrain`` holds the pretraining stages' ids, one per seed;
+    ``origins`` those of the stages that the transfers start from, which may be consolidations.
     """
 
     source: str | None
@@ -108,6 +141,20 @@ class Comparison:
     stages: tuple[str, ...]
     scratch: tuple[str, ...]
     pretrain: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lifelong:
+    """One method on a sequence of tasks: per seed, the ids of the stages that trained and consolidated each task.
+
+    ``consolidated`` is empty for methods that use no source: these have a network of its own for each task.
+    """
+
+    method: TransferMethod
+    seeds: tuple[int, ...]
+    trained: tuple[tuple[str, ...], ...]
+    consolidated: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass
@@ -116,6 +163,7 @@ class Graph:
 
     stages: dict[str, Stage] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
+    lifelong: list[Lifelong] = field(default_factory=list)
 
     def add(self, stage: Stage) -> str:
         """Add a stage unless it is there already; returns its id."""
@@ -127,37 +175,51 @@ def _source_name(source: SourceConfig) -> str:
     return f"checkpoint {source.checkpoint}" if source.id is None else str(Task(source.id, source.kwargs))
 
 
-class _Builder:
-    """Adds an experiment's stages and comparisons to a graph."""
+class Builder:
+    """Adds an experiment's stages to a graph."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Common) -> None:
         self.config = config
         self.graph = Graph()
         self.seeds = tuple(config.seed_list)
         self.network: NetworkConfig | None = None
+        self.algorithm_name, self.algorithm = config.algorithm_and_name()
         self._budgets = {"pretrain": config.pretrain.steps, "transfer": config.transfer.steps}
-        self._algorithm_name, self._algorithm = config.algorithm_and_name()
         self._evaluation = config.evaluation_plan()
 
-    def add(self, kind: str, task: Task, seed: int, **origin: Any) -> str:
+    def add(self, kind: Kind, task: Task, seed: int, method: TransferMethod | None = None, **rest: Any) -> str:
         """Add a stage; returns its id."""
         assert self.network is not None
+        budget = self._budgets.get(kind, 0)
+        if kind == "consolidate":
+            assert method is not None
+            budget = method.states + method.retraining
         stage = Stage(
+            kind=kind,
             task=task,
             seed=seed,
-            budget=self._budgets[kind],
+            budget=budget,
             network=self.network,
-            algorithm_name=self._algorithm_name,
-            algorithm=self._algorithm,
+            algorithm_name=self.algorithm_name,
+            algorithm=self.algorithm,
             evaluation=self._evaluation,
-            **origin,
+            recall_episodes=self.config.recall,
+            method=method,
+            **rest,
         )
         return self.graph.add(stage)
 
-    def origins(self, source: SourceConfig, needed: bool) -> dict[int, str]:
-        """What the transfers of each seed start from: a pretraining stage, added here, or the checkpoint."""
+
+class _Pairs(Builder):
+    """Adds the stages and comparisons of a transfer experiment."""
+
+    config: Config
+
+    def origins(self, source: SourceConfig, methods: list[TransferMethod]) -> dict[int, str]:
+        """What the transfers of each seed start from: a pretraining stage, added here if needed, or the checkpoint."""
         loaded = None if source.checkpoint is None else Checkpoint.load(source.checkpoint)
         network = self.config.network_config if loaded is None else _architecture(self.config, loaded, source)
+        network = architecture_for(self.algorithm, network)
         if self.network not in (None, network):
             raise GraftError(
                 f"{_source_name(source)} has another network than the source before it; the controls can match one "
@@ -167,33 +229,64 @@ class _Builder:
         if loaded is not None:
             return dict.fromkeys(self.seeds, str(loaded.id))
         task = Task(str(source.id), source.kwargs)
+        needed = any(method.uses_source and not method.watches_source for method in methods)
         return {seed: self.add("pretrain", task, seed, scale=bounds(task)) for seed in self.seeds if needed}
+
+    def starting_point(self, source: SourceConfig, task: Task, method: TransferMethod, seed: int, origin: str) -> str:
+        """The stage or checkpoint that ``method`` transfers from: what it made of ``origin``, if anything."""
+        if method.watches_source:
+            if source.checkpoint is not None:
+                raise GraftError(
+                    f"{label(method)} must watch its source learn, and {_source_name(source)} is trained already; "
+                    f"name the task to pretrain on."
+                )
+            origin = self.add("pretrain", task, seed, method=method, scale=bounds(task))
+        if not method.overrides("consolidate"):
+            return origin
+        folder = source.checkpoint
+        return self.add(
+            "consolidate", task, seed, method=method, source=origin, source_folder=folder, place=Place(0, 2)
+        )
 
     def add_source(self, source: SourceConfig, methods: list[TransferMethod]) -> None:
         """Add the stages of ``methods`` from ``source`` to every target, and the source's own where it needs any."""
-        origins = self.origins(source, any(method.uses_source for method in methods))
-        pretrain = tuple(origins.values()) if source.checkpoint is None else ()
+        origins = self.origins(source, methods)
+        task = _source_task(source)
+        plain = tuple(origins.values()) if source.checkpoint is None else ()
+        starts = {
+            (i, seed): self.starting_point(source, task, method, seed, origins.get(seed, ""))
+            for i, method in enumerate(methods)
+            if method.uses_source
+            for seed in self.seeds
+        }
         for target in self.config.targets:
             scratch: tuple[str, ...] = ()
-            for method in methods:
+            recall = (Recall(0, task),) if schemas(task) == schemas(target.task) else ()
+            for i, method in enumerate(methods):
                 uses = method.uses_source
+                own = tuple(starts[i, seed] for seed in self.seeds) if uses else ()
                 stages = tuple(
                     self.add(
                         "transfer",
                         target.task,
                         seed,
                         method=method,
-                        source=origins[seed] if uses else None,
-                        source_folder=source.checkpoint if uses else None,
+                        source=origin,
+                        source_folder=source.checkpoint if uses and origin in origins.values() else None,
+                        recall=recall if uses else (),
                         scale=target.scale,
                     )
-                    for seed in self.seeds
+                    for seed, origin in zip(self.seeds, own or [None] * len(self.seeds), strict=True)
                 )
                 scratch = stages if method.baseline else scratch
                 name = _source_name(source) if uses else None
-                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, pretrain if uses else ())
+                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, plain if uses else (), own)
                 if entry not in self.graph.comparisons:
                     self.graph.comparisons.append(entry)
+
+
+def _source_task(source: SourceConfig) -> Task:
+    return Checkpoint.load(source.checkpoint).task if source.checkpoint else Task(str(source.id), source.kwargs)
 
 
 def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
@@ -211,7 +304,7 @@ def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> N
 
 
 def expand(config: Config) -> Graph:
-    """The stages of an experiment and the comparisons its table will hold.
+    """The stages of a transfer experiment and the comparisons its table will hold.
 
     Raises:
         GraftError: an unknown task, method, option or checkpoint, or a target that is listed twice.
@@ -220,10 +313,24 @@ def expand(config: Config) -> Graph:
     for target in targets:
         if targets.count(target) > 1:
             raise GraftError(f"Target {target} is listed more than once; list every target once.")
-    builder, methods = _Builder(config), config.method_list()
+    builder, methods = _Pairs(config), config.method_list()
     for source in config.sources:
         builder.add_source(source, methods)
     return builder.graph
+
+
+def stand_in(graph: Graph, stage: Stage) -> Checkpoint | None:
+    """What ``stage`` would start from, with weights that were never trained."""
+    if stage.source_folder is not None:
+        return Checkpoint.load(stage.source_folder)
+    if stage.source is None:
+        return None
+    origin = graph.stages[stage.source]
+    while origin.kind == "consolidate" and origin.source_folder is None:
+        origin = graph.stages[str(origin.source)]
+    if origin.source_folder is not None:
+        return Checkpoint.load(origin.source_folder)
+    return Checkpoint.of(build_network(origin.schemas, origin.network, 0), origin.task)
 
 
 def preflight(graph: Graph) -> list[tuple[Comparison, TransplantReport | None]]:
@@ -237,18 +344,13 @@ def preflight(graph: Graph) -> list[tuple[Comparison, TransplantReport | None]]:
     for task in dict.fromkeys(stage.task for stage in graph.stages.values()):
         check(task)
     for stage in graph.stages.values():
-        if stage.method is None:
-            PolicyNetwork(schemas(stage.task), stage.network, 0)
+        stage.algorithm.check(stage.schemas)
+        if stage.kind == "pretrain":
+            build_network(stage.schemas, stage.network, 0)
     for comparison in graph.comparisons:
         stage = graph.stages[comparison.stages[0]]
-        source = None
-        if stage.source_folder is not None:
-            source = Checkpoint.load(stage.source_folder)
-        elif stage.source is not None:
-            origin = graph.stages[stage.source]
-            source = Checkpoint.of(PolicyNetwork(schemas(origin.task), origin.network, 0), origin.task)
         try:
-            built = comparison.method.build(source, schemas(stage.task), stage.network, 0)
+            built = comparison.method.build(stand_in(graph, stage), stage.schemas, stage.network, 0)
         except GraftError as error:
             raise GraftError(f"{label(comparison.method)} on {stage.task}: {error}") from error
         reports.append((comparison, built.report))

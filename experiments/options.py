@@ -1,17 +1,15 @@
-"""Validation that speaks in sentences: pydantic's findings as one `GraftError` with the nearest valid name."""
+"""Validation of whole configs: pydantic's findings as one `GraftError` with the nearest valid name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ValidationError
 
 from envs.errors import GraftError, unknown
+from envs.options import sentence
 
-T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -27,34 +25,6 @@ def _dotted(location: tuple[int | str, ...], data: Any) -> str:
     if isinstance(data, Mapping) and isinstance(last, str) and last not in path:
         path.append(last)  # a missing key
     return ".".join(path)
-
-
-def _sentence(where: str, detail: ErrorDetails) -> str:
-    if detail["type"] == "missing":
-        return f"{where} is missing."
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{where}={detail['input']!r} is not allowed: {message[0].lower()}{message[1:]}."
-
-
-def build_options(kind: str, cls: type[T], options: Mapping[str, Any]) -> T:
-    """An instance of the frozen dataclass ``cls`` with ``options`` checked against its annotations.
-
-    Args:
-        kind: what the options belong to, for the message ("method frozen").
-    Raises:
-        GraftError: an unknown option (with the nearest valid one), or a value of the wrong type or out of range.
-    """
-    allowed = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    for name in options:
-        if name not in allowed:
-            raise unknown(f"option of {kind}", str(name), allowed)
-    try:
-        return TypeAdapter(cls).validate_python(dict(options))
-    except ValidationError as error:
-        detail = error.errors()[0]
-        if not detail["loc"]:  # the options as a whole
-            raise GraftError(f"{kind}: {detail['msg'].removeprefix('Value error, ')}") from error
-        raise GraftError(_sentence(f"{kind}: {detail['loc'][0]}", detail)) from error
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
@@ -90,4 +60,4 @@ def parse_model(model: type[M], data: Mapping[str, Any], where: str) -> M:
             *path, key = _dotted(detail["loc"], data).split(".")
             within = f" under '{'.'.join(path)}'" if path else ""
             raise unknown(f"key in {where}{within}", key, holder.model_fields) from error
-        raise GraftError(_sentence(f"{where}: {_dotted(detail['loc'], data)}", detail)) from error
+        raise GraftError(sentence(f"{where}: {_dotted(detail['loc'], data)}", detail)) from error

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 
 from agents.checkpoint import replace_file
+from experiments.lifelong import Lived
 from experiments.report import Measured
 from transfer.method import label
 from transfer.statistics import interquartile_mean, iqm_interval
@@ -58,6 +59,44 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     columns = min(2 * len(targets), len(handles))  # more do not fit under the panels
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    figure.suptitle(title)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130)
+    pyplot.close(figure)
+    replace_file(path, picture.getvalue())
+
+
+def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -> None:
+    """One panel per method: the mean over seeds of R, row = after which task, column = score on which task.
+
+    Args:
+        tasks: short names, in the order of the sequence.
+        path: of the PNG.
+    """
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(4, len(measured))
+    rows = -(-len(measured) // columns)
+    side = 0.55 * len(tasks) + 0.9
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(1.2 + side * columns, 1.1 + (side + 0.2) * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(measured) :]:
+        axis.set_visible(False)
+    image = None
+    for i, (axis, lived) in enumerate(zip(axes.flat, measured, strict=False)):
+        mean = np.mean(lived.matrices, axis=0)
+        image = axis.imshow(mean, vmin=0, vmax=1, cmap="viridis")
+        for (k, j), value in np.ndenumerate(mean):
+            if not np.isnan(value):
+                colour = "black" if value > 0.6 else "white"
+                axis.text(j, k, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        axis.set_title(label(lived.method), fontsize=8)
+        axis.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=7)
+        axis.set_yticks(range(len(tasks)), [f"after {t}" for t in tasks] if i % columns == 0 else [], fontsize=7)
+    assert image is not None
+    figure.colorbar(image, ax=axes, shrink=0.6, label="score (0 random, 1 expert)")
     figure.suptitle(title)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)

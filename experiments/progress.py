@@ -26,17 +26,18 @@ def duration(seconds: float) -> str:
 
 
 class _Row:
-    """A running stage."""
+    """A running stage; ``first`` is what it reported first: above 0 where it goes on from a snapshot."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.start = time.monotonic()
         self.env_steps = 0
+        self.first: int | None = None
         self.values: dict[str, float] = {}
 
     @property
     def rate(self) -> float:
-        return self.env_steps / max(1e-9, time.monotonic() - self.start)
+        return (self.env_steps - (self.first or 0)) / max(1e-9, time.monotonic() - self.start)
 
     @property
     def shown_return(self) -> str:
@@ -46,7 +47,7 @@ class _Row:
     @property
     def eta(self) -> str:
         left = self.stage.budget - self.env_steps
-        return duration(left / self.rate) if self.env_steps else "-"
+        return duration(left / self.rate) if self.rate else "-"
 
 
 class Progress:
@@ -60,7 +61,7 @@ class Progress:
     def __init__(self, console: Console, total: int, done: int, budget: int) -> None:
         self._console, self._total, self._done, self._budget = console, total, done, budget
         self._rows: dict[str, _Row] = {}
-        self._steps_of_finished = 0
+        self._steps_of_finished = self._steps_before = 0
         self._failed = 0
         self._start = self._last_line = time.monotonic()
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -85,6 +86,9 @@ class Progress:
     def progressed(self, stage: Stage, env_steps: int, values: Mapping[str, float]) -> None:
         """Keep the latest numbers."""
         row = self._rows[stage.id]
+        if row.first is None:
+            row.first = env_steps
+            self._steps_before += env_steps
         row.env_steps = env_steps
         row.values.update(values)
 
@@ -120,9 +124,9 @@ class Progress:
         return self._steps_of_finished + sum(row.env_steps for row in self._rows.values())
 
     def _eta(self) -> str:
-        taken = self._taken()
-        elapsed = time.monotonic() - self._start
-        return duration(elapsed * (self._budget - taken) / taken) if taken else "-"
+        taken, elapsed = self._taken(), time.monotonic() - self._start
+        here = taken - self._steps_before
+        return duration(elapsed * (self._budget - taken) / here) if here > 0 else "-"
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)

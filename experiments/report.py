@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from envs.factory import bounds
 from envs.task import Bounds, Task
 from experiments.config import Config
 from experiments.graph import Comparison, Graph
@@ -27,13 +28,15 @@ SMALLEST_SPAN = 1e-6
 class Measured:
     """A comparison with the normalised curves of its finished seeds, and those of scratch.
 
-    ``missing`` counts the seeds whose stages failed or have not run; a comparison without curves is left out.
+    ``missing`` counts the seeds whose stages failed or have not run; a comparison without curves is left out. ``kept``
+    holds, per seed, the normalised score on the source after the transfer; empty where the tasks look different.
     """
 
     comparison: Comparison
     curves: tuple[Curve, ...]
     scratch: tuple[Curve, ...]
     missing: int
+    kept: tuple[float, ...] = ()
 
     @property
     def is_scratch(self) -> bool:
@@ -43,14 +46,18 @@ class Measured:
 
 def target_bounds(config: Config, graph: Graph, store: Store) -> dict[Task, Bounds]:
     """Scale of every target: the config's, else the registered one, else an estimate from this experiment's runs."""
-    return {target.task: target.scale or _estimate(target.task, graph, store) for target in config.targets}
+    found = {}
+    for target in config.targets:
+        comparisons = [c for c in graph.comparisons if c.target == target.task]
+        ids = [i for c in comparisons for i in c.stages]
+        found[target.task] = target.scale or estimate(store, ids, comparisons[0].scratch)
+    return found
 
 
-def _estimate(target: Task, graph: Graph, store: Store) -> Bounds:
-    """Random: scratch before training. Expert: the best final return of any stage on the target."""
-    comparisons = [c for c in graph.comparisons if c.target == target]
-    ran = {i: store.evaluations(i) for c in comparisons for i in c.stages if store.done(i)}
-    untrained = [ran[i].scores[0] for i in comparisons[0].scratch if i in ran]
+def estimate(store: Store, stages: Sequence[str], scratch: Sequence[str]) -> Bounds:
+    """Scale of a task. Random: scratch before training. Expert: the best final return of the stages that trained."""
+    ran = {i: store.evaluations(i) for i in stages if store.done(i)}
+    untrained = [ran[i].scores[0] for i in scratch if i in ran]
     low = float(np.mean(untrained)) if untrained else 0.0
     best = max((metrics.final_score(curve) for curve in ran.values()), default=low)
     how = "estimated from this experiment: untrained scratch, and the best final return; give 'bounds' to fix it"
@@ -70,8 +77,20 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[M
         curves = _normalised(store, comparison.stages, scale)
         scratch = _normalised(store, comparison.scratch, scale)
         if curves and scratch:
-            found.append(Measured(comparison, curves, scratch, len(comparison.stages) - len(curves)))
+            missing = len(comparison.stages) - len(curves)
+            found.append(Measured(comparison, curves, scratch, missing, _kept(graph, store, comparison)))
     return found
+
+
+def _kept(graph: Graph, store: Store, comparison: Comparison) -> tuple[float, ...]:
+    found = []
+    for stage_id in comparison.stages:
+        recall = graph.stages[stage_id].recall
+        scale = bounds(recall[0].task) if recall else None
+        record = store.record(stage_id)
+        if scale is not None and record is not None and store.done(stage_id):
+            found.append(scale.normalise(record["recall"][0]["return_mean"]))
+    return tuple(found)
 
 
 def _transfer_ratio(areas: list[float], base: list[float]) -> dict[str, float | None]:
@@ -110,6 +129,7 @@ def row(measured: Measured, threshold: float, pretrain_steps: int, transfer_step
         "steps_to_threshold": steps,
         "data_efficiency": _finite(metrics.data_efficiency(iqm_curve, iqm_scratch)),
         "forward_transfer": metrics.forward_transfer(iqm_curve, iqm_scratch),
+        "kept": _interval(iqm_interval(measured.kept)) if measured.kept else None,
         "probability_of_improvement": None if measured.is_scratch else probability_of_improvement(areas, base),
         "verdict": "baseline" if measured.is_scratch else metrics.verdict(areas, base),
         "env_steps": {"pretrain": pretrain_steps if comparison.pretrain else 0, "transfer": transfer_steps},
@@ -134,6 +154,17 @@ def results(
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
+    return {
+        "name": config.name,
+        "threshold": config.threshold,
+        "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
+        "rows": [row(m, config.threshold, config.pretrain.steps, config.transfer.steps) for m in measured],
+        "stages": stage_records(graph, store, failed),
+    }
+
+
+def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What became of every stage."""
     stages = []
     for stage in graph.stages.values():
         record = store.record(stage.id) or {"status": "waiting"}
@@ -148,13 +179,7 @@ def results(
                 "error": failed.get(stage.id),
             }
         )
-    return {
-        "name": config.name,
-        "threshold": config.threshold,
-        "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
-        "rows": [row(m, config.threshold, config.pretrain.steps, config.transfer.steps) for m in measured],
-        "stages": stages,
-    }
+    return stages
 
 
 def _short(value: float) -> str:
@@ -174,7 +199,8 @@ def _ratio(row: Mapping[str, Any]) -> str:
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
 
 
-COLUMNS = ("method", "ratio [95 %]", "AUC", "jump", "final", "steps", "verdict")
+COLUMNS = {"method": 20, "ratio [95 %]": 19, "AUC": 6, "jump": 6, "final": 5, "steps": 5, "kept": 5, "verdict": 8}
+"""Of the closing table, with their widths."""
 
 
 def tables(rows: list[dict[str, Any]]) -> list[Table]:
@@ -185,7 +211,7 @@ def tables(rows: list[dict[str, Any]]) -> list[Table]:
         sources = list(dict.fromkeys(row["source"] for row in of_target if row["source"]))
         title = f"{' and '.join(sources)} → {target}"
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0)
-        for column, width in zip(COLUMNS, (23, 19, 6, 6, 5, 5, 8), strict=True):
+        for column, width in COLUMNS.items():
             text = column in ("method", "verdict")
             table.add_column(
                 column, width=width, justify="left" if text else "right", no_wrap=column != "method", overflow="fold"
@@ -205,6 +231,7 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
         f"{entry['jumpstart']:+.2f}",
         f"{entry['final']:.2f}",
         "never" if steps is None else f"{steps / 1000:,.0f}k",
+        "-" if entry["kept"] is None else f"{entry['kept']['iqm']:.2f}",
         f"[{VERDICT_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
     ]
 
@@ -213,7 +240,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences under the table: alarms first, then what the numbers cost and how to read them."""
     lines = [
         f"Scores: 0 = random policy, 1 = expert. AUC and jump (start minus scratch's start): means over training; "
-        f"steps: to reach {data['threshold']:g} and hold it."
+        f"steps: to reach {data['threshold']:g} and hold it; kept: score on the source afterwards."
     ]
     lines += [
         f"NEGATIVE: {r['method']} on {r['target']} learns worse than scratch." + _why(r)
@@ -238,15 +265,22 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds."
         )
-    spent = {
-        kind: sum(s["env_steps"] for s in data["stages"] if s["kind"] == kind) for kind in ("pretrain", "transfer")
-    }
-    seconds = sum(s["seconds"] for s in data["stages"])
-    lines.append(
-        f"Cost: {spent['pretrain']:,} env steps of pretraining and {spent['transfer']:,} of transfer, "
-        f"{seconds / 60:.1f} minutes of one core. Curves compare equal steps on the target; pretraining comes on top."
-    )
+    lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")
     return lines
+
+
+def cost(data: Mapping[str, Any]) -> str:
+    """What the stages took, in a sentence."""
+    spent = {
+        kind: sum(s["env_steps"] for s in data["stages"] if s["kind"] == kind)
+        for kind in ("pretrain", "transfer", "consolidate")
+    }
+    memory = f" and {spent['consolidate']:,} of consolidation" if spent["consolidate"] else ""
+    seconds = sum(s["seconds"] for s in data["stages"])
+    return (
+        f"Cost: {spent['pretrain']:,} env steps of pretraining, {spent['transfer']:,} of transfer{memory}, "
+        f"{seconds / 60:.1f} minutes of one core."
+    )
 
 
 def _why(row: Mapping[str, Any]) -> str:

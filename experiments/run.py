@@ -6,21 +6,20 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
 from envs.errors import GraftError
-from experiments import plots, report
-from experiments.config import DEFAULT, Config, load_config, packaged_configs
-from experiments.graph import Comparison, Graph, expand, preflight
+from experiments.conclusions import Carried, check_pairs, check_sequence, conclude_pairs, conclude_sequence
+from experiments.config import DEFAULT, AnyConfig, Common, Config, SequenceConfig, load_config, packaged_configs
+from experiments.graph import Graph, expand
 from experiments.launchers.local import LocalLauncher
 from experiments.progress import Progress
-from experiments.store import Store, write_json
-from transfer.method import label
-from transfer.transplant import TransplantReport
+from experiments.sequence import expand_sequence
+from experiments.store import Store
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes."""
@@ -61,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _read(words: Sequence[str]) -> tuple[Config, bool]:
+def _read(words: Sequence[str]) -> tuple[AnyConfig, bool]:
     """The config, and whether overrides changed it."""
     configs = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
@@ -70,55 +69,40 @@ def _read(words: Sequence[str]) -> tuple[Config, bool]:
     return load_config(configs[0] if configs else DEFAULT, overrides), bool(overrides)
 
 
-def _default_out(config: Config, overridden: bool) -> Path:
+def _default_out(config: AnyConfig, overridden: bool) -> Path:
     """``runs/NAME``; with overrides, a hash of the config sets it apart from the plain experiment."""
     digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
     return Path("runs") / (f"{config.name}-{digest[:6]}" if overridden else config.name)
 
 
-def _transplant_table(comparison: Comparison, found: TransplantReport, losses_only: bool = False) -> Table:
-    table = Table(title=f"{label(comparison.method)}: {comparison.source} to {comparison.target}", title_justify="left")
-    for column in ("tensor", "status", "from source", "detail"):
-        table.add_column(column, overflow="fold", justify="right" if column == "from source" else "left")
-    for row in (row for row in found.rows if not losses_only or (row.wanted and row.detail)):
-        table.add_row(row.tensor, row.status, f"{row.share:.0%}", row.detail)
-    return table
+class Kind(NamedTuple):
+    """What sets one kind of experiment apart.
+
+    ``expand``: config -> graph. ``check``: raises GraftError before any training where something does not fit, and
+    gives what each transfer would carry over, as (text, whether something would be lost). ``conclude``: writes results
+    and pictures, and prints the tables.
+    """
+
+    expand: Callable[[Any], Graph]
+    check: Callable[[Graph], list[Carried]]
+    conclude: Callable[[Console, Any, Graph, Store, Mapping[str, str]], None]
 
 
-def _dry_run(console: Console, graph: Graph, out: Path) -> None:
-    for comparison, found in preflight(graph):
-        if found is not None:
-            console.print(_transplant_table(comparison, found))
+KINDS: dict[type[Common], Kind] = {
+    Config: Kind(expand, check_pairs, conclude_pairs),
+    SequenceConfig: Kind(expand_sequence, check_sequence, conclude_sequence),
+}
+
+
+def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
+    for carried in kind.check(graph):
+        console.print(carried.whole)
     steps = sum(stage.budget for stage in graph.stages.values())
     for stage in graph.stages.values():
         console.print(f"{stage.id}  {stage.label}  {stage.budget:,} env steps", highlight=False, soft_wrap=True)
     console.print(
         f"{len(graph.stages)} stages, {steps:,} env steps, into {out}. Nothing was trained or written.", soft_wrap=True
     )
-
-
-def _warn_partial(console: Console, found: list[tuple[Comparison, TransplantReport | None]]) -> None:
-    """A table of what is new or lost, for every transplant that carries something over in part only."""
-    for comparison, transplanted in found:
-        if transplanted is not None and transplanted.partial:
-            console.print(_transplant_table(comparison, transplanted, losses_only=True))
-
-
-def _conclude(console: Console, config: Config, graph: Graph, store: Store, failed: dict[str, str]) -> None:
-    """Write results and plots, print the table."""
-    scales = report.target_bounds(config, graph, store)
-    measured = report.measure(graph, store, scales)
-    data = report.results(config, graph, store, measured, scales, failed)
-    write_json(store.out / "results.json", data)
-    if measured:
-        plots.learning_curves(measured, store.out / "curves.png", config.name)
-        for table in report.tables(data["rows"]):
-            console.print(table)
-    for line in report.notes(data):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    pictures = f", {store.out}/curves.png" if measured else ""
-    console.print(f"Results: {store.out}/results.json{pictures}", highlight=False, soft_wrap=True)
-    console.print(f"Curves of every stage: tensorboard --logdir {store.out}/stages", highlight=False, soft_wrap=True)
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -130,25 +114,33 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     config, overridden = _read(arguments.config)
     launcher = LocalLauncher(arguments.jobs)
     store = Store(arguments.out or _default_out(config, overridden))
-    graph = expand(config)
+    kind = KINDS[type(config)]
+    graph = kind.expand(config)
     store.check(config)
     if arguments.dry_run:
-        _dry_run(console, graph, store.out)
+        _dry_run(console, kind, graph, store.out)
         return 0
-    found = preflight(graph)
+    found = kind.check(graph)
     with store.locked():
-        return _run_stages(console, config, graph, found, launcher, store)
+        failed = _run_stages(console, config, graph, found, launcher, store)
+        if failed is None:
+            return INTERRUPTED
+        kind.conclude(console, config, graph, store, failed)
+        console.print(
+            f"Curves of every stage: tensorboard --logdir {store.out}/stages", highlight=False, soft_wrap=True
+        )
+        return FAILED if failed else 0
 
 
 def _run_stages(
     console: Console,
-    config: Config,
+    config: AnyConfig,
     graph: Graph,
-    found: list[tuple[Comparison, TransplantReport | None]],
+    found: list[Carried],
     launcher: LocalLauncher,
     store: Store,
-) -> int:
-    """Run what is not done yet, and report; returns the exit code."""
+) -> dict[str, str] | None:
+    """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
     todo = [stage_id for stage_id in graph.stages if not store.done(stage_id)]
     store.open(config)
 
@@ -159,7 +151,9 @@ def _run_stages(
         say(f"Note: finished stages were made with other software ({', '.join(changed)}); see experiment.json.")
     failed: dict[str, str] = {}
     if todo:
-        _warn_partial(console, found)
+        for carried in found:
+            if carried.losses is not None:
+                console.print(carried.losses)
         done, budget = len(graph.stages) - len(todo), sum(graph.stages[i].budget for i in todo)
         say(
             f"{config.name}: {len(todo)} of {len(graph.stages)} stages to run, {budget:,} env steps, "
@@ -170,11 +164,10 @@ def _run_stages(
                 failed = launcher.run(graph, todo, store, progress)
         except KeyboardInterrupt:
             say("Interrupted. Finished stages are kept; the same command goes on from there.")
-            return INTERRUPTED
+            return None
     else:
         say(f"{config.name}: all {len(graph.stages)} stages are done already, in {store.out}")
-    _conclude(console, config, graph, store, failed)
-    return FAILED if failed else 0
+    return failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,90 +2,101 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from agents.backend import Batch, Grads, Hooks, TrainResult
 from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
+from agents.evaluate import evaluate
+from agents.network import PolicyNetwork, build_network
+from agents.rollouts import collect
 from agents.sb3 import train
+from agents.snapshot import Saved
 from envs.errors import GraftError
-from envs.factory import schemas
-from envs.task import Bounds
+from envs.factory import make, schemas
 from experiments.graph import Stage
+from experiments.ledger import Ledger, Progress
+from experiments.resume import begin, snapshots
 from experiments.store import Store, surroundings, write_json
-from transfer.method import State, TransferMethod, label
+from transfer.method import PART, State, TransferMethod
+from transfer.probe import GradientMeter, Probe
+from transfer.tasks import heads_of, serving
 from transfer.transplant import TransplantReport
 
-Progress = Callable[[int, Mapping[str, float]], None]
-"""``(env_steps, {tag: value})``, for whoever watches."""
+HEADS = "heads"
+"""The part of a checkpoint that holds the heads of tasks that were learned before, as ``<index>.<tensor>``."""
 
+PROBE_STATES, PROBE_ENVS = 256, 16
+"""States that diagnostics are measured on, and how many environments they are from."""
 
-class Ledger:
-    """Writes metrics to ``metrics.jsonl``, the source of truth, and to TensorBoard, and passes them on."""
-
-    def __init__(self, folder: Path, scale: Bounds | None, progress: Progress) -> None:
-        self._file = (folder / "metrics.jsonl").open("w")
-        self._board = SummaryWriter(str(folder / "tb"), flush_secs=20)
-        self._scale, self._progress = scale, progress
-
-    def __call__(self, env_steps: int, values: Mapping[str, float]) -> None:
-        """Record ``values`` (tag -> number) at ``env_steps``."""
-        values = dict(values)
-        if self._scale is not None and "eval/return_mean" in values:
-            values["eval/return_normalized"] = self._scale.normalise(values["eval/return_mean"])
-        if not values:
-            return
-        self._file.write(json.dumps({"env_steps": env_steps, **values}) + "\n")
-        self._file.flush()
-        for tag, value in values.items():
-            self._board.add_scalar(tag, value, env_steps)
-        self._progress(env_steps, values)
-
-    def summarise(self, stage: Stage, final_return: float) -> None:
-        """The stage's settings and outcome for TensorBoard's HPARAMS tab."""
-        settings = {"task": str(stage.task), "method": label(stage.method) if stage.method else "pretrain"}
-        shown: dict[str, Any] = {**settings, "seed": stage.seed, "budget": stage.budget}
-        for summary in hparams(shown, {"eval/return_mean": final_return}):  # type: ignore[no-untyped-call]
-            self._board._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End both files, and bring the metrics to the disk."""
-        self._board.close()
-        os.fsync(self._file.fileno())
-        self._file.close()
+ROLLOUT_ENVS = 64
+"""Environments in the batch that plays a task once more before it is consolidated."""
 
 
 class _Running:
-    """A method's hooks with its state threaded through them."""
+    """A method's hooks with its state threaded through them, and the diagnostics of what they do."""
 
-    def __init__(self, method: TransferMethod, state: State) -> None:
-        self.method, self.state = method, state
+    def __init__(self, method: TransferMethod, network: PolicyNetwork, state: State, probe: Probe | None) -> None:
+        self.method, self.network, self.state = method, network, state
+        self._probe, self._meter = probe, GradientMeter()
 
     def gradients(self, grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:
-        return self.method.gradients(grads, network, self.state, batch)
+        before = self._meter.start(grads)
+        changed, self.state, penalty = self.method.gradients(grads, network, self.state, batch)
+        if before is not None:
+            self._meter.measure(before, changed, penalty)
+        return changed
 
     def schedule(self, network: PolicyNetwork, progress: float) -> None:
         self.state = self.method.schedule(network, self.state, progress)
 
+    def report(self, network: PolicyNetwork) -> Mapping[str, float]:
+        found = dict(self._meter.report())
+        return found if self._probe is None else found | self._probe.measure(network)
+
+    def save(self) -> Saved:
+        """What goes into a snapshot."""
+        return Saved(self.state, {"meter": self._meter.save()})
+
+    def restore(self, saved: Saved) -> None:
+        """Go back to a state of `save`."""
+        self.state = dict(saved.tensors)
+        self._meter.restore(saved.values["meter"])
+
     def hooks(self) -> Hooks:
         """Only what the method overrides, so that plain methods cost nothing."""
-        kind = type(self.method)
         return Hooks(
-            gradients=self.gradients if kind.gradients is not TransferMethod.gradients else None,
-            schedule=self.schedule if kind.schedule is not TransferMethod.schedule else None,
+            gradients=self.gradients if self.method.overrides("gradients") else None,
+            schedule=self.schedule if self.method.overrides("schedule") else None,
+            rates=self.method.rates(self.network),
+            report=self.report,
         )
+
+
+def _probe(stage: Stage, network: PolicyNetwork, source: Checkpoint | None, seed: int) -> Probe:
+    """Measures ``network`` on states of a random player on the target.
+
+    Features are compared with those the network starts from; with the source's own where it does not start from them
+    and the two tasks look the same.
+    """
+    env = make(stage.task, PROBE_ENVS, seed, observation=network.schemas.observation)
+    try:
+        states = [env.reset()[0]]
+        env.action_space.seed(seed % 2**32)
+        states += [env.step(env.action_space.sample())[0] for _ in range(PROBE_STATES // PROBE_ENVS - 1)]
+    finally:
+        env.close()
+    assert stage.method is not None
+    reference = None
+    if source is not None and not stage.method.carries_weights:
+        same = source.schemas.observation == network.schemas.observation
+        reference = source.build() if same else None
+    return Probe(network, np.concatenate(states), reference)
 
 
 def _source(stage: Stage, store: Store) -> Checkpoint | None:
@@ -97,6 +108,16 @@ def _source(stage: Stage, store: Store) -> Checkpoint | None:
     return store.checkpoint(stage.source) if stage.source is not None else None
 
 
+class Outcome(NamedTuple):
+    """What a stage leaves: the network, what the method remembers, the heads of its tasks, and what it cost."""
+
+    network: PolicyNetwork
+    state: State
+    heads: Mapping[str, torch.Tensor]
+    result: TrainResult
+    report: TransplantReport | None = None
+
+
 def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
     """Run a stage from its start to its record; what it needs from other stages is in ``store`` already.
 
@@ -104,57 +125,161 @@ def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
         GraftError: the source's checkpoint is damaged, or does not fit the task.
         Unstable: training diverged.
     """
-    folder = store.start(stage)
+    begin(stage, store)
+    source = _source(stage, store)
+    with Ledger(store.folder(stage.id), stage.scale, progress) as ledger:
+        work = _consolidate if stage.kind == "consolidate" else _train
+        outcome = work(stage, source, store, ledger)
+        row = [_recall(stage, outcome, source, index) for index in range(len(stage.recall))]
+        if row:
+            ledger(outcome.result.env_steps, {f"recall/{entry['task']}": entry["return_mean"] for entry in row})
+    checkpoint = _checkpoint(stage, outcome, source).save(store.folder(stage.id) / "checkpoint")
+    store.finish(
+        stage,
+        env_steps=outcome.result.env_steps,
+        seconds=round(outcome.result.seconds, 2),
+        checkpoint=checkpoint,
+        recall=row,
+        size=_size(outcome),
+    )
+
+
+def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger) -> Outcome:
+    """A pretraining or a transfer."""
     weights_seed, training_seed = stage.random_seeds()
-    source, report, running = _source(stage, store), None, None
-    if stage.method is None:
-        network = PolicyNetwork(schemas(stage.task), stage.network, weights_seed)
+    method, report = stage.method, None
+    if method is None or (stage.kind == "pretrain" and method.uses_source):
+        network = build_network(stage.schemas, stage.network, weights_seed)
     else:
-        network, report = stage.method.build(source, schemas(stage.task), stage.network, weights_seed)
-        running = _Running(stage.method, stage.method.init(network, source))
+        network, report = method.build(source, stage.schemas, stage.network, weights_seed)
+    running = None
+    if method is not None:
+        probe = _probe(stage, network, source, weights_seed)
+        running = _Running(method, network, method.init(network, source), probe)
     if report is not None:
-        write_json(folder / "transplant.json", report.to_json())
-    ledger = Ledger(folder, stage.scale, progress)
-    with ledger:
+        write_json(store.folder(stage.id) / "transplant.json", report.to_json())
+    result = train(
+        network,
+        stage.task,
+        stage.algorithm,
+        stage.budget,
+        training_seed,
+        ledger,
+        stage.evaluation,
+        running.hooks() if running else None,
+        snapshots=snapshots(stage, store, ledger, running),
+    )
+    ledger.summarise(stage, _mean(result.final_returns))
+    state: State = {}
+    if running is not None:
+        state = running.state
+        network = running.method.finish(network, state)
+    return Outcome(network, state, _heads(source), result, report)
+
+
+def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger) -> Outcome:
+    """What follows a task that was learned, before the next one."""
+    assert stage.method is not None and source is not None and stage.place is not None
+    method, start = stage.method, time.perf_counter()
+    rollout_seed, training_seed = stage.random_seeds()
+    network, state, steps = source.build(), source.parts.get(PART, {}), 0
+    if method.overrides("consolidate"):
+        rollouts = _rollouts(stage, network, rollout_seed)
+        steps = len(rollouts.actions)
+        ledger.passed(steps)
+        network, state = method.consolidate(network, state, rollouts, stage.place)
+    returns: list[float] = []
+    if method.retraining:
+        running = _Running(method, network, state, None)
         result = train(
             network,
             stage.task,
             stage.algorithm,
-            stage.budget,
+            method.retraining,
             training_seed,
             ledger,
-            stage.evaluation,
-            running.hooks() if running else None,
+            replace(stage.evaluation, every=method.retraining),
+            running.hooks(),
+            snapshots=snapshots(stage, store, ledger, running),
         )
-        ledger.summarise(stage, _mean(result.final_returns))
-    checkpoint = _checkpoint(stage, network, source, running, result, report).save(folder / "checkpoint")
-    store.finish(stage, env_steps=result.env_steps, seconds=round(result.seconds, 2), checkpoint=checkpoint)
+        state, steps, returns = running.state, steps + result.env_steps, result.final_returns
+    heads = {**_heads(source), **_numbered(heads_of(network), stage.place.task)}
+    return Outcome(network, state, heads, TrainResult(steps, time.perf_counter() - start, returns))
+
+
+def _rollouts(stage: Stage, network: PolicyNetwork, seed: int) -> Batch:
+    assert stage.method is not None
+    if not stage.method.states:
+        space = torch.zeros(0, *network.schemas.observation.shape)
+        return Batch(space, torch.zeros(0, dtype=torch.long))
+    env = make(stage.task, ROLLOUT_ENVS, seed, observation=network.schemas.observation)
+    try:
+        generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+        return collect(network, env, stage.method.states, generator)
+    finally:
+        env.close()
+
+
+def _numbered(heads: Mapping[str, torch.Tensor], task: int) -> dict[str, torch.Tensor]:
+    return {f"{task}.{name}": t for name, t in heads.items()}
+
+
+def _heads(source: Checkpoint | None) -> Mapping[str, torch.Tensor]:
+    """Heads of the tasks learned so far, those of the source's own task included."""
+    if source is None:
+        return {}
+    own = {name: t for name, t in source.tensors.items() if name.startswith(("policy.", "value."))}
+    return source.parts.get(HEADS) or _numbered(own, 0)
+
+
+def _recall(stage: Stage, outcome: Outcome, source: Checkpoint | None, which: int) -> dict[str, Any]:
+    """How the stage's network does on the task ``stage.recall[which]`` now."""
+    assert stage.method is not None
+    index, task = stage.recall[which].index, stage.recall[which].task
+    viewed = stage.method.view(outcome.network, outcome.state, index)
+    prefix = f"{index}."
+    heads = {n.removeprefix(prefix): t for n, t in outcome.heads.items() if n.startswith(prefix)}
+    if stage.method.shares_heads:
+        heads = heads_of(viewed)
+    network = serving(viewed, heads, schemas(task))
+    seed = stage.random_seeds()[1] + 1_000_000 * (which + 1)
+    env = make(task, stage.evaluation.num_envs, seed, observation=network.schemas.observation)
+    try:
+        generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+        returns = evaluate(network, env, stage.recall_episodes, generator, stage.evaluation.deterministic).returns
+    finally:
+        env.close()
+    return {"index": index, "task": str(task), "return_mean": float(returns.mean()), "episodes": len(returns)}
+
+
+def _size(outcome: Outcome) -> dict[str, int]:
+    """Parameters of the network, those that trained, and bytes of all that must be kept beside it."""
+    kept = [*outcome.state.values(), *outcome.heads.values()]
+    return {
+        "parameters": sum(p.numel() for p in outcome.network.parameters()),
+        "bytes_beside": sum(t.numel() * t.element_size() for t in kept),
+    }
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _checkpoint(
-    stage: Stage,
-    network: PolicyNetwork,
-    source: Checkpoint | None,
-    running: _Running | None,
-    result: TrainResult,
-    report: TransplantReport | None,
-) -> Checkpoint:
+def _checkpoint(stage: Stage, outcome: Outcome, source: Checkpoint | None) -> Checkpoint:
+    network, state, heads, result, report = outcome
     returns = torch.tensor(result.final_returns, dtype=torch.float64)
     half_width = 1.96 * float(returns.std()) / len(returns) ** 0.5 if len(returns) > 1 else None
+    mean = float(returns.mean()) if len(returns) else None
     record = {
         "stage": stage.to_json(),
         "random_seeds": list(stage.random_seeds()),
         "env_steps": result.env_steps,
-        "evaluation": {"episodes": len(returns), "return_mean": float(returns.mean()), "ci95": half_width},
+        "evaluation": {"episodes": len(returns), "return_mean": mean, "ci95": half_width},
         "transplant": None if report is None else report.summary(),
         "licence": "unspecified",
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **surroundings(),
     }
     lineage = () if source is None else (str(source.id), *source.lineage)
-    parts = {"method": running.state} if running and running.state else {}
+    parts = {name: part for name, part in {PART: state, HEADS: heads}.items() if part}
     return Checkpoint.of(network, stage.task, lineage=lineage, record=record, parts=parts)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -19,11 +19,13 @@ from typing import Any
 from agents.checkpoint import Checkpoint, replace_file
 from envs.errors import GraftError
 from experiments import __version__
-from experiments.config import Config
+from experiments.config import AnyConfig
 from experiments.graph import Stage
 from transfer.metrics import Curve
 
 LOCK = ".lock"
+METRICS = "metrics.jsonl"
+SNAPSHOT = "snapshot"
 LIBRARIES = ("torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid")
 
 
@@ -70,6 +72,10 @@ RECORDED = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """What the record of a finished stage holds beside the stage itself."""
 
 
+GROWS = {"methods", "seeds", "sources", "targets"}
+"""Parts of a config that may change while its folder stays the same."""
+
+
 class Store:
     """The folder ``out`` of one experiment.
 
@@ -81,8 +87,11 @@ class Store:
         self.out = out
         self._checked: set[str] = set()
 
-    def check(self, config: Config) -> None:
-        """Raise GraftError where ``out`` holds something else than this experiment; writes nothing."""
+    def check(self, config: AnyConfig) -> None:
+        """Raise GraftError where ``out`` holds something else than this experiment; writes nothing.
+
+        Methods, seeds, sources and targets may be others than before: stages that both share are kept.
+        """
         record = self.out / "experiment.json"
         try:
             known = record.exists()
@@ -98,22 +107,19 @@ class Store:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(before, config.model_dump(mode="json"))
-        if differences:
+        if set(differences) - GROWS:
             raise GraftError(
                 f"{self.out} holds another experiment ('{before.get('name')}', which differs in "
                 f"{', '.join(differences[:5])}); choose another --out, or remove that folder."
             )
 
-    def open(self, config: Config) -> None:
+    def open(self, config: AnyConfig) -> None:
         """Create the folder, or note one more invocation in the record of an existing one."""
         self.check(config)
         record = self.out / "experiment.json"
         self.out.mkdir(parents=True, exist_ok=True)
-        data = (
-            json.loads(record.read_text())
-            if record.exists()
-            else {"config": config.model_dump(mode="json"), **surroundings(), "invocations": []}
-        )
+        data = json.loads(record.read_text()) if record.exists() else {**surroundings(), "invocations": []}
+        data["config"] = config.model_dump(mode="json")
         command = ["python", "-m", "experiments.run", *sys.argv[1:]]
         data["invocations"].append({"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         write_json(record, data)
@@ -192,12 +198,14 @@ class Store:
         """What the stage trained; its hashes are checked."""
         return Checkpoint.load(self.folder(stage_id) / "checkpoint")
 
-    def start(self, stage: Stage) -> Path:
-        """A clean folder for a stage that runs now; what an interrupted run of it left is removed."""
+    def start(self, stage: Stage, keep: Container[str] = ()) -> Path:
+        """A folder for a stage that runs now; of what an interrupted run of it left, only ``keep`` stays."""
         folder = self.folder(stage.id)
         self._checked.discard(stage.id)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_json(folder / "stage.json", self._stage_record(stage, "running"))
         return folder
 
@@ -206,6 +214,7 @@ class Store:
         metrics = (self.folder(stage.id) / "metrics.jsonl").read_bytes()
         record = self._stage_record(stage, "done") | {"metrics_sha256": hashlib.sha256(metrics).hexdigest(), **cost}
         write_json(self.folder(stage.id) / "stage.json", record)
+        shutil.rmtree(self.folder(stage.id) / SNAPSHOT, ignore_errors=True)
 
     def fail(self, stage: Stage, error: str) -> None:
         """Record why a stage ended early, even before it could start."""

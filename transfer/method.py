@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, get_type_hints
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
 from envs.errors import GraftError
+from envs.options import build_options
 from envs.registry import Registry
 from envs.schema import Schemas
-from transfer.transplant import Heads, NewChannels, TransplantReport, transplant
+from transfer.transplant import NewChannels, TransplantReport, transplant
 
 State = Mapping[str, torch.Tensor]
 """What a method remembers: tensors by name, so that a checkpoint can hold them."""
@@ -28,11 +29,39 @@ class Built(NamedTuple):
     report: TransplantReport | None
 
 
+class Step(NamedTuple):
+    """What a method makes of a minibatch's gradients.
+
+    ``grads``: to train with. ``state``: what it remembers now. ``penalty``: the value, a scalar, of the loss whose
+    gradient it added; None where there is no such loss or it was not computed.
+    """
+
+    grads: Grads
+    state: State
+    penalty: torch.Tensor | None = None
+
+
+class Place(NamedTuple):
+    """Where a sequence stands when a task ends: index of that task, 0 = the first, and how many there will be."""
+
+    task: int
+    tasks: int
+
+
+class Consolidated(NamedTuple):
+    """What is left of a task that has ended: the network that goes on, and what the method remembers."""
+
+    network: PolicyNetwork
+    state: State
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransferMethod:
     """How knowledge is carried over; the fields of a subclass are its options in a config.
 
-    Every function but `build` defaults to plain training.
+    Every function but `build` defaults to plain training. A method's life: `build` and `init`; `schedule`, `rates` and
+    `gradients` during training; `finish`; then, where the task is followed by another, `consolidate`, perhaps
+    ``retrain``, and the next `build`. The state survives in checkpoints, under the part `PART`.
     """
 
     uses_source: ClassVar[bool] = True
@@ -44,17 +73,39 @@ class TransferMethod:
     baseline: ClassVar[bool] = False
     """True for the one control that every other method is compared with."""
 
+    watches_source: ClassVar[bool] = False
+    """True for a method whose hooks run while the source, or the first task of a sequence, is learned."""
+
+    states: ClassVar[int] = 0
+    """States of an ended task that `consolidate` wants to see; 0 where it needs none."""
+
+    carries_weights: ClassVar[bool] = True
+    """Whether the network starts as the source's weights under the source's names."""
+
+    needs_weights: ClassVar[bool] = False
+    """Whether what it remembers is about those weights, so that it can't be chained with one that has others."""
+
+    masks: ClassVar[bool] = False
+    """Whether its gradients must be the last word, because it keeps weights from moving."""
+
+    needs_task: ClassVar[bool] = False
+    """Whether `view` differs between tasks even where they share their heads: the task must be known at test time."""
+
     def __post_init__(self) -> None:
         """Check the options against their annotations, however the method was made."""
         hints = get_type_hints(type(self), include_extras=True)
         for option in fields(self):
             try:
-                TypeAdapter(hints[option.name]).validate_python(getattr(self, option.name))
+                TypeAdapter(hints[option.name], config=_ARBITRARY).validate_python(getattr(self, option.name))
             except ValidationError as error:
                 value, message = getattr(self, option.name), error.errors()[0]["msg"]
                 raise GraftError(
                     f"{type(self).__name__}: {option.name}={value!r} is not allowed: {message[0].lower()}{message[1:]}."
                 ) from error
+
+    def overrides(self, hook: str) -> bool:
+        """Whether the method does something of its own in ``hook``; those that do not cost nothing."""
+        return getattr(type(self), hook) is not getattr(TransferMethod, hook)
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """Surgery and freezing.
@@ -70,27 +121,69 @@ class TransferMethod:
         raise NotImplementedError
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """What it must remember before training starts."""
+        """What it must remember before training starts: by default what `consolidate` left in the source.
+
+        Args:
+            network: as `build` made it from ``source``; for a method that watches the source learn, a fresh one.
+            source: None where there is none.
+        """
+        return {} if source is None else dict(source.parts.get(PART, {}))
+
+    def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
+        """Parameter name -> factor of its learning rate, for those where it is not 1."""
         return {}
 
-    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Grads:
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
         """Gradients to train with, from those of the algorithm's loss, before clipping."""
-        return grads
+        return Step(grads, state)
 
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
         """Called before each rollout with the share of the budget spent, in [0, 1)."""
         return state
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch) -> State:
-        """What it remembers of a task that ends, from states and actions of the trained policy on it.
+    def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
+        """The network to keep when training on a task has ended; a checkpoint must be able to build it again."""
+        return network
 
-        Of use in sequences of tasks; an experiment with one target per transfer has none.
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """What it keeps of a task that ends.
+
+        Args:
+            network: as trained; it may be changed in place.
+            rollouts: at least ``states`` states of the task under the trained policy, and the actions taken.
+            place: which task of how many.
         """
-        return state
+        return Consolidated(network, state)
+
+    @property
+    def shares_heads(self) -> bool:
+        """Whether one pair of heads serves every task; otherwise each task keeps its own."""
+        return False
+
+    def with_shared_heads(self) -> TransferMethod:
+        """The same method where one pair of heads serves every task.
+
+        Raises:
+            GraftError: it gives every task its own.
+        """
+        if self.uses_source:
+            raise GraftError(f"{label(self)} gives every task its own heads, so they cannot be shared.")
+        return self
+
+    @property
+    def retraining(self) -> int:
+        """Env steps of training on the same task after `consolidate`, with the same hooks."""
+        return 0
 
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
-        """The network as it serves the task of index ``task``, 0 = the first."""
+        """The encoder as it serves the task of index ``task``, 0 = the first; its heads may be of another task."""
         return network
+
+
+PART = "method"
+"""The part of a checkpoint that holds the state."""
+
+_ARBITRARY = ConfigDict(arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +191,14 @@ class FromSource(TransferMethod):
     """Options of every method that starts from the source's weights.
 
     Attributes:
-        heads: ``fresh`` heads, or the source's, carried by action name (``by_name``).
+        heads: ``fresh`` heads; the source's, carried by action name (``by_name``); or ``shared``: carried by name, and
+            one pair of heads serves every task, so that what protects the encoder protects the policy head as well.
         new_channels: what an observation that the source never had starts from (`transfer.transplant.transplant`).
         rename: target name -> name it had in the source, for observations and actions.
         strict: whether any loss in the transplant is an error.
     """
 
-    heads: Heads = "fresh"
+    heads: Literal["fresh", "by_name", "shared"] = "fresh"
     new_channels: NewChannels = "attributes"
     rename: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
@@ -116,13 +210,24 @@ class FromSource(TransferMethod):
             *transplant(
                 source,
                 target,
-                heads=self.heads,
+                heads="fresh" if self.heads == "fresh" else "by_name",
                 new_channels=self.new_channels,
                 rename=self.rename,
                 strict=self.strict,
                 seed=seed,
+                distribution=architecture.distribution,
             )
         )
+
+
+    @property
+    def shares_heads(self) -> bool:
+        """Whether one pair of heads serves every task."""
+        return self.heads == "shared"
+
+    def with_shared_heads(self) -> TransferMethod:
+        """The same method with ``heads`` shared."""
+        return replace(self, heads="shared")
 
 
 METHODS: Registry[type[TransferMethod]] = Registry("method", "transfer.methods")
@@ -131,6 +236,40 @@ METHODS: Registry[type[TransferMethod]] = Registry("method", "transfer.methods")
 def method_name(method: TransferMethod) -> str:
     """The name a method is registered under."""
     return next(name for name, kind in METHODS.items() if kind is type(method))
+
+
+def parse_method(entry: Any) -> TransferMethod:
+    """A method from a config: ``frozen``, ``{frozen: {depth: 2}}``, or a list for a method with one option.
+
+    Raises:
+        GraftError: no such method or option (with the nearest valid name), or a value that is not allowed.
+    """
+    if isinstance(entry, TransferMethod):
+        return entry
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise GraftError(f"A method is a name, or one name with its options, got {entry!r}.")
+    name, options = next(iter(entry.items()))
+    kind = METHODS[name]
+    if isinstance(options, list) and len(fields(kind)) == 1:
+        options = {fields(kind)[0].name: options}
+    if not isinstance(options, Mapping | None):
+        raise GraftError(f"A method is a name, or one name with its options, got {entry!r}.")
+    return build_options(f"method {name}", kind, options or {})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, TransferMethod):
+        return to_json(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def to_json(method: TransferMethod) -> dict[str, Any]:
+    """Its name and all its options as plain JSON values."""
+    return {"name": method_name(method)} | {f.name: _plain(getattr(method, f.name)) for f in fields(method)}
 
 
 def changed_options(method: TransferMethod) -> dict[str, Any]:
@@ -144,6 +283,9 @@ def changed_options(method: TransferMethod) -> dict[str, Any]:
 
 
 def label(method: TransferMethod) -> str:
-    """Its name in tables and plots: ``finetune(heads=by_name)``."""
-    options = ", ".join(f"{name}={value}" for name, value in changed_options(method).items())
-    return f"{method_name(method)}({options})" if options else method_name(method)
+    """Its name in tables and plots: ``finetune(heads=by_name)``; methods within it come with their own labels."""
+    parts = []
+    for name, value in changed_options(method).items():
+        nested = isinstance(value, tuple) and all(isinstance(v, TransferMethod) for v in value)
+        parts.append(", ".join(map(label, value)) if nested else f"{name}={value}")
+    return f"{method_name(method)}({', '.join(parts)})" if parts else method_name(method)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 
 from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
+from agents.network import Distribution, PolicyNetwork, can_play
 from envs.errors import GraftError, unknown
 from envs.schema import ObservationSchema, Schemas
 
 Heads = Literal["fresh", "by_name"]
 NewChannels = Literal["zero", "random", "attributes"]
 Status = Literal["copied", "remapped", "padded", "initialised", "dropped"]
+
+ROWS_ARE_ACTIONS = (
+    "policy.out.weight",
+    "policy.out.bias",
+    "policy.log_std",
+    "policy.spread.weight",
+    "policy.spread.bias",
+)
+"""Parameters of a network whose first dimension counts the action names."""
 
 LISTED = 8
 """Names printed in the detail of a row; the rest are counted."""
@@ -252,6 +261,7 @@ def transplant(
     rename: Mapping[str, str],
     strict: bool,
     seed: int,
+    distribution: Distribution | None = None,
 ) -> tuple[PolicyNetwork, TransplantReport]:
     """A network for ``target`` that carries over what ``source`` has by the same names.
 
@@ -266,16 +276,23 @@ def transplant(
         rename: target name -> name it had in the source.
         strict: raise where anything that was to be carried over is lost.
         seed: of all fresh weights.
+        distribution: of the target's actions, as the algorithm that will train it plays them.
     Returns:
         The network, nothing of it frozen, and the report.
     Raises:
         GraftError: nothing in common, an encoder that cannot read the target's observations, an unknown name in
-            ``rename``, or a loss under ``strict``.
+            ``rename``, heads to be carried from another algorithm's distribution, or a loss under ``strict``.
     """
     _check_rename(rename, source.schemas, target)
     observations = _match_observations(source.schemas, target, rename, new_channels)
     actions = _match_actions(source.schemas, target, rename) if heads == "by_name" else None
-    network = PolicyNetwork(target, source.network, seed)
+    if actions is not None and source.network.distribution != distribution:
+        raise GraftError(
+            f"Heads of one algorithm cannot serve another: the source's policy head has the distribution "
+            f"'{source.network.distribution or 'default'}', the target's '{distribution or 'default'}'; "
+            f"use heads: fresh."
+        )
+    network = PolicyNetwork(target, replace(source.network, distribution=distribution), seed)
     surgeon = _Surgeon(source.tensors, network.state_dict())
     stem = network.encoder.stem
     for name in surgeon.target:
@@ -289,7 +306,7 @@ def transplant(
             surgeon.copy(name)
         elif actions is None:
             surgeon.fresh(name, "fresh head", wanted=False)
-        elif name in ("policy.out.weight", "policy.out.bias", "policy.log_std"):
+        elif name in ROWS_ARE_ACTIONS:
             surgeon.remap(name, 0, 1, actions, "random")
         else:
             surgeon.copy(name)
@@ -303,3 +320,40 @@ def transplant(
         raise GraftError(f"strict=true, and the transplant would lose or invent {_names(list(report.lost))}.")
     network.load_exactly(surgeon.tensors)
     return network, report
+
+
+def carried(
+    source: Checkpoint,
+    tensors: Mapping[str, torch.Tensor],
+    target: Schemas,
+    *,
+    new_channels: NewChannels,
+    rename: Mapping[str, str],
+) -> dict[str, torch.Tensor]:
+    """Numbers about the source's parameters (importances, anchors), moved to the target's as `transplant` moves those.
+
+    Args:
+        tensors: parameter name -> tensor of that parameter's shape in ``source``; encoder and policy only.
+        new_channels, rename: as given to `transplant`.
+    Returns:
+        The same for the target's parameters; zero where the source has no counterpart. A parameter that could not be
+        carried over whole (another shape) is left out.
+    Raises:
+        GraftError: nothing in common.
+    """
+    config = replace(source.network, kind="plain", parts={})
+    if not can_play(config.distribution, target.action):
+        config = replace(config, distribution=None)  # the encoder's numbers can still be moved
+    network = PolicyNetwork(target, config, 0)
+    wanted = {name: torch.zeros_like(p) for name, p in network.state_dict().items() if name in tensors}
+    surgeon, stem = _Surgeon(tensors, wanted), network.encoder.stem
+    for name in wanted:
+        if name == f"encoder.{stem.name}":
+            if _same_layout(source, target, name, stem.group):
+                match = _match_observations(source.schemas, target, rename, new_channels)
+                surgeon.remap(name, 1, stem.group, match, "zero")
+        elif name in ROWS_ARE_ACTIONS:
+            surgeon.remap(name, 0, 1, _match_actions(source.schemas, target, rename), "zero")
+        elif tensors[name].shape == wanted[name].shape:
+            surgeon.copy(name)
+    return surgeon.tensors

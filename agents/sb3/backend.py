@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq
 
 from agents.backend import Evaluation, Hooks, Record, TrainResult
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork
 from agents.sb3.algorithm import Algorithm
+from agents.sb3.rates import network_optimizer, scale_rates
+from agents.sb3.snapshot import Keeper, numbers
 from agents.sb3.vec_env import BatchVecEnv
+from agents.snapshot import Saved, Snapshots
 from envs.factory import make
 from envs.task import Task, TaskVectorEnv
 
@@ -22,6 +27,9 @@ RENAMED = {
     "rollout/ep_len_mean": "rollout/length_mean",
     "time/fps": "time/env_steps_per_s",
 }
+
+PULSE = 1000
+"""Env steps, at most, between two logs, and two calls of the schedule, of a learner that updates more often."""
 
 
 class RecordWriter(KVWriter):
@@ -59,6 +67,17 @@ class Supervisor(BaseCallback):
         self._generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
         self._due = 0
         self.last_returns: list[float] = []
+        self.keeper: Keeper | None = None
+
+    def save(self) -> Saved:
+        """What its next evaluations depend on, for a snapshot."""
+        return Saved({"generator": self._generator.get_state()}, {"numbers": numbers(self), "last": self.last_returns})
+
+    def restore(self, saved: Saved) -> None:
+        """Inverse of `save`."""
+        self._generator.set_state(saved.tensors["generator"])
+        vars(self).update(saved.values["numbers"])
+        self.last_returns = saved.values["last"]
 
     def _evaluate(self) -> None:
         episodes = evaluate(self._network, self._env, self._plan.episodes, self._generator, self._plan.deterministic)
@@ -68,13 +87,34 @@ class Supervisor(BaseCallback):
             {
                 "eval/return_mean": float(episodes.returns.mean()),
                 "eval/length_mean": float(episodes.lengths.mean()),
+                **(self._hooks.report(self._network) if self._hooks.report is not None else {}),
             },
         )
 
-    def _on_rollout_start(self) -> None:
+    def _is_turn(self) -> bool:
+        """Whether to log and move the schedule on: at every rollout, but those of replay learners are a few steps."""
+        if not isinstance(self.model, OffPolicyAlgorithm):
+            return True
+        assert isinstance(self.model.train_freq, TrainFreq)
+        period = max(1, min(PULSE, self._budget // 100))
+        before = self.model.num_timesteps - self.model.n_envs * self.model.train_freq.frequency
+        return before // period < self.model.num_timesteps // period
+
+    def _log(self) -> None:
         # The library keeps an update's metrics until the next rollout has ended; here they get the update's env step.
-        self.model.logger.dump(self.model.num_timesteps)
-        if self.model.num_timesteps >= self._due:
+        if isinstance(self.model, OffPolicyAlgorithm) and self.model.num_timesteps:
+            self.model.dump_logs()
+        else:
+            self.model.logger.dump(self.model.num_timesteps)
+
+    def _on_rollout_start(self) -> None:
+        if self.keeper is not None:
+            self.keeper.visit(self.model.num_timesteps)
+        due = self.model.num_timesteps >= self._due
+        if not due and not self._is_turn():
+            return
+        self._log()
+        if due:
             self.num_timesteps = self.model.num_timesteps
             self._evaluate()
             self._due += self._plan.every
@@ -85,7 +125,7 @@ class Supervisor(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self.model.logger.dump(self.num_timesteps)
+        self._log()
         self._evaluate()
 
 
@@ -99,6 +139,7 @@ def train(
     evaluation: Evaluation | None = None,
     hooks: Hooks | None = None,
     device: str = "auto",
+    snapshots: Snapshots | None = None,
 ) -> TrainResult:
     """Train ``network`` on ``task``, in place.
 
@@ -108,21 +149,30 @@ def train(
         record: receives metrics; evaluations come at least at 0 and at the last env step.
         hooks: what a transfer method does during training.
         device: a torch device; "auto" is the GPU where there is one.
+        snapshots: where to keep one; training goes on from the one that is there, and ends as if it had never been
+            stopped. None are taken where an environment's state can't be saved (all but the built-in games).
     Raises:
         Unstable: training diverged.
-        GraftError: the task cannot be made.
+        GraftError: the task cannot be made, or the algorithm cannot play its actions or this network.
     """
+    algorithm.check_network(network)
     plan, hooks = evaluation or Evaluation(), hooks or Hooks()
     # Environment i is seeded with seed + i: the two batches are kept apart, and seeds must be far from each other.
-    env = BatchVecEnv(make(task, algorithm.num_envs, seed))
-    eval_env = make(task, plan.num_envs, seed + algorithm.num_envs)
+    observation = network.schemas.observation
+    env = BatchVecEnv(make(task, algorithm.num_envs, seed, observation=observation))
+    eval_env = make(task, plan.num_envs, seed + algorithm.num_envs, observation=observation)
     try:
         learner = algorithm.learner(network, env, seed % 2**32, hooks.gradients, device)
         learner.set_logger(Logger(None, [RecordWriter(record)]))
+        scale_rates(network_optimizer(learner), network, hooks.rates)
         supervisor = Supervisor(network, eval_env, plan, budget, hooks, record, seed)
-        start = time.perf_counter()
-        learner.learn(budget, callback=supervisor, log_interval=1)
-        return TrainResult(learner.num_timesteps, time.perf_counter() - start, supervisor.last_returns)
+        supervisor.keeper = keeper = Keeper(snapshots, learner, env, eval_env, supervisor)
+        keeper.resume()
+        # A replay learner logs at episodes' ends, several at once; here the supervisor tells it when.
+        interval = sys.maxsize if isinstance(learner, OffPolicyAlgorithm) else 1
+        taken = learner.num_timesteps
+        learner.learn(budget - taken, callback=supervisor, log_interval=interval, reset_num_timesteps=not taken)
+        return TrainResult(learner.num_timesteps, keeper.seconds, supervisor.last_returns)
     finally:
         env.close()
         eval_env.close()

@@ -65,11 +65,11 @@ class NetworkPolicy(ActorCriticPolicy):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Values (N, 1), log-probabilities (N,) and entropy (N,) of actions.
 
-        ``obs`` are raw observations, or the output of the encoder's first ``input_depth`` blocks where that is set.
+        ``obs`` are raw observations, or what the network's ``prefix`` at ``input_depth`` made of them.
         """
         assert isinstance(obs, torch.Tensor)
         self.last_batch = Batch(obs, actions)
-        outputs = self.network.heads(self.network.encoder.suffix(obs, self.input_depth))
+        outputs: Outputs = self.network.suffix(obs, self.input_depth)
         distribution = self._distribution(outputs)
         return outputs.value.unsqueeze(-1), distribution.log_prob(actions), distribution.entropy()
 

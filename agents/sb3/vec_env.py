@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from envs.errors import GraftError
@@ -68,6 +69,20 @@ class BatchVecEnv(VecEnv):
     def close(self) -> None:
         """Close the batch."""
         self.env.close()
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """What the batch's future depends on, with the returns and lengths of running episodes; the batch must offer
+        ``save_state`` and ``restore_state`` itself.
+        """
+        inner = self.env.save_state()  # type: ignore[attr-defined]
+        batch = {f"batch.{name}": array for name, array in inner.items()}
+        return {**batch, "returns": self._returns.copy(), "lengths": self._lengths.copy()}
+
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Go back to a state of `save_state`."""
+        inner = {name.removeprefix("batch."): array for name, array in saved.items() if name.startswith("batch.")}
+        self.env.restore_state(inner)  # type: ignore[attr-defined]
+        self._returns[:], self._lengths[:] = saved["returns"], saved["lengths"]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The batch's attribute, once per environment asked for."""

@@ -15,8 +15,8 @@ from agents.checkpoint import Checkpoint
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
+from envs.options import build_options
 from envs.task import Task
-from experiments.options import build_options
 from transfer.method import METHODS, Built, FromSource, TransferMethod, changed_options, label, method_name
 
 SOURCE_TASK = Task("handmade/Match-v0", {"names": ["a", "b", "c", "d"]})

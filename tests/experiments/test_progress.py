@@ -52,3 +52,23 @@ def test_a_terminal_gets_a_table(stage):
     assert "1 of 3 stages done" in text
     for word in ("steps/s", "return", "ETA", "1.25", "128"):
         assert word in text
+
+
+def test_a_resumed_stage_starts_at_its_snapshot_and_its_speed_counts_from_there(stage, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    page = io.StringIO()
+    shown = progress.Progress(Console(file=page, width=200), total=1, done=0, budget=256)
+    shown.started(stage)
+    start = shown._rows[stage.id].start
+    shown.progressed(stage, 128, {})
+    shown.tick()
+    shown.progressed(stage, 192, {})
+    monkeypatch.setattr(progress.time, "monotonic", lambda: start + 32)
+    shown.tick()
+    _, first, second = page.getvalue().splitlines()
+    assert "128 of 256 env steps, 0/s" in first
+    assert "ETA -; all stages: ETA -" in first
+    assert "192 of 256 env steps, 2/s" in second
+    assert "ETA 0:32; all stages: ETA 0:3" in second

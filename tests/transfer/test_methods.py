@@ -11,9 +11,9 @@ from handmade import assert_same, discrete, planes, scrambled, small_config, sma
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
 from envs.errors import GraftError
+from envs.options import build_options
 from envs.schema import Schemas
 from envs.task import Task
-from experiments.options import build_options
 from transfer.method import METHODS, FromSource, TransferMethod, changed_options, label, method_name
 from transfer.transplant import transplant
 

@@ -2,12 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
-from transfer.method import METHODS, FromSource
+from pydantic import Field
+
+from agents.network import PolicyNetwork
+from transfer.method import METHODS, FromSource, State
 
 
 @METHODS.register("finetune")
 @dataclass(frozen=True, kw_only=True)
 class Finetune(FromSource):
-    """All of the source's weights train on; the heads are fresh or carried by action name."""
+    """All of the source's weights train on; the heads are fresh or carried by action name.
+
+    Attributes:
+        head_warmup: share of the budget in which only the heads train.
+        gradual_unfreeze: whether the encoder's blocks start frozen and unfreeze from the head down: of B blocks, one
+            after each 1 / (B + 1) of the budget (of what is left of it after ``head_warmup``).
+        layer_decay: the learning rate of a block is multiplied by this once for every block from the head down to it,
+            so the last block has d and the first d^B.
+    Source: gradual unfreezing and discriminative learning rates as in Howard & Ruder 2018, section 3.3 and 3.2 (their
+    decay is 1 / 2.6 per layer).
+    """
+
+    head_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gradual_unfreeze: bool = False
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def frozen_blocks(self, blocks: int, progress: float) -> int:
+        """How many of the encoder's blocks are frozen when ``progress`` of the budget, in [0, 1), is spent."""
+        if progress < self.head_warmup:
+            return blocks
+        if not self.gradual_unfreeze:
+            return 0
+        return blocks - min(blocks, int((progress - self.head_warmup) / (1 - self.head_warmup) * (blocks + 1)))
+
+    def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
+        """Freeze and unfreeze."""
+        encoder = network.encoder
+        wanted = self.frozen_blocks(len(encoder.blocks), progress)
+        if wanted != encoder.frozen_blocks:
+            encoder.freeze(wanted)
+        return state
+
+    def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
+        """Layer-wise decay."""
+        if self.layer_decay == 1:
+            return {}
+        blocks = network.encoder.blocks
+        return {
+            f"encoder.blocks.{i}.{name}": self.layer_decay ** (len(blocks) - i)
+            for i, block in enumerate(blocks)
+            for name, _ in block.named_parameters()
+        }

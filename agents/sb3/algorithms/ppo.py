@@ -54,7 +54,7 @@ class TransferPPO(PPO):
         Raises:
             Unstable: training diverged.
         """
-        depth = 0 if self._gradients else self._policy.network.encoder.frozen_blocks
+        depth = 0 if self._gradients else self._policy.network.frozen_depth
         if depth:
             self.rollout_buffer.observations = self._prefix_of_rollout(depth)
         self._policy.input_depth = depth
@@ -65,10 +65,10 @@ class TransferPPO(PPO):
         """Output of the first ``depth`` blocks for every observation in the buffer, (steps, envs, ...)."""
         raw = self.rollout_buffer.observations
         flat = torch.as_tensor(raw.reshape(-1, *raw.shape[2:]))
-        encoder = self._policy.network.encoder
+        network = self._policy.network
         with torch.no_grad():
             hidden = torch.cat(
-                [encoder.prefix(c.to(self.device), depth).cpu() for c in torch.split(flat, PREFIX_CHUNK)]
+                [network.prefix(c.to(self.device), depth).cpu() for c in torch.split(flat, PREFIX_CHUNK)]
             )
         result: np.ndarray[Any, Any] = hidden.reshape(*raw.shape[:2], *hidden.shape[1:]).numpy()
         return result

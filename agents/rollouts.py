@@ -1,0 +1,36 @@
+"""States that a policy meets, for whoever needs to see what it does in them."""
+
+from __future__ import annotations
+
+import torch
+
+from agents.backend import Batch
+from agents.network import PolicyNetwork
+from envs.task import TaskVectorEnv
+
+
+def collect(network: PolicyNetwork, env: TaskVectorEnv, states: int, generator: torch.Generator) -> Batch:
+    """Play sampled actions until ``states`` states or more were met.
+
+    Args:
+        env: same-step autoreset; it is reset first.
+        generator: of the action samples, on the network's device.
+    Returns:
+        Raw observations (N, *obs_shape) and the actions taken in them, on the CPU, in the order of time; N is
+        ``states`` rounded up to whole steps of the batch.
+    """
+    device = next(network.parameters()).device
+    observations, actions = [], []
+    was_training = network.training
+    network.eval()
+    try:
+        obs, _ = env.reset()
+        for _ in range(-(-states // env.num_envs)):
+            seen = torch.as_tensor(obs)
+            chosen = network.act(seen.to(device), generator).cpu()
+            observations.append(seen.clone())
+            actions.append(chosen)
+            obs, *_ = env.step(chosen.numpy())
+    finally:
+        network.train(was_training)
+    return Batch(torch.cat(observations), torch.cat(actions))

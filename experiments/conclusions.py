@@ -1,0 +1,83 @@
+"""Before and after the stages of an experiment: what would be carried over, and the results that are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments import lifelong, plots, report
+from experiments.config import Config, SequenceConfig
+from experiments.graph import Comparison, Graph, preflight
+from experiments.sequence import preflight_sequence
+from experiments.store import Store, write_json
+from transfer.method import label
+from transfer.transplant import TransplantReport
+
+
+class Carried(NamedTuple):
+    """What a transfer would carry over, tensor by tensor, and a table of what is new or lost (None: nothing)."""
+
+    whole: Table
+    losses: Table | None
+
+
+def _transplant_table(comparison: Comparison, found: TransplantReport, losses_only: bool = False) -> Table:
+    table = Table(title=f"{label(comparison.method)}: {comparison.source} to {comparison.target}", title_justify="left")
+    for column in ("tensor", "status", "from source", "detail"):
+        table.add_column(column, overflow="fold", justify="right" if column == "from source" else "left")
+    for row in (row for row in found.rows if not losses_only or (row.wanted and row.detail)):
+        table.add_row(row.tensor, row.status, f"{row.share:.0%}", row.detail)
+    return table
+
+
+def check_pairs(graph: Graph) -> list[Carried]:
+    """Of a transfer experiment: see `experiments.graph.preflight`."""
+    return [
+        Carried(
+            _transplant_table(comparison, found),
+            _transplant_table(comparison, found, losses_only=True) if found.partial else None,
+        )
+        for comparison, found in preflight(graph)
+        if found is not None
+    ]
+
+
+def check_sequence(graph: Graph) -> list[Carried]:
+    """Of a sequence, whose tasks share a schema: everything is carried over whole."""
+    preflight_sequence(graph)
+    return []
+
+
+def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store, failed: Mapping[str, str]) -> None:
+    """Write results and curves of a transfer experiment, print the table."""
+    scales = report.target_bounds(config, graph, store)
+    measured = report.measure(graph, store, scales)
+    data = report.results(config, graph, store, measured, scales, failed)
+    write_json(store.out / "results.json", data)
+    if measured:
+        plots.learning_curves(measured, store.out / "curves.png", config.name)
+        for table in report.tables(data["rows"]):
+            console.print(table)
+    for line in report.notes(data):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    pictures = f", {store.out}/curves.png" if measured else ""
+    console.print(f"Results: {store.out}/results.json{pictures}", highlight=False, soft_wrap=True)
+
+
+def conclude_sequence(
+    console: Console, config: SequenceConfig, graph: Graph, store: Store, failed: Mapping[str, str]
+) -> None:
+    """Write results and the heat map of a sequence, print its table."""
+    measured = lifelong.measure(config, graph, store)
+    data = lifelong.results(config, graph, store, measured, failed)
+    write_json(store.out / "results.json", data)
+    if measured:
+        plots.heat_maps(measured, data["sequence"], store.out / "matrix.png", config.name)
+        console.print(lifelong.table(data))
+    for line in lifelong.notes(data):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    pictures = f", {store.out}/matrix.png" if measured else ""
+    console.print(f"Results: {store.out}/results.json{pictures}", highlight=False, soft_wrap=True)

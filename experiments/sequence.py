@@ -1,0 +1,122 @@
+"""A continual experiment as a graph: for each method and seed a chain of training and consolidation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.network import build_network
+from agents.sb3.algorithm import architecture_for
+from envs.errors import GraftError
+from envs.factory import check, schemas
+from envs.schema import ObservationSchema
+from envs.union import union
+from experiments.config import SequenceConfig
+from experiments.graph import Builder, Graph, Lifelong, Recall
+from transfer.method import Place, TransferMethod
+
+
+class _Sequence(Builder):
+    """Adds the chains of every method; a first task that no method watches is learned once for all of them."""
+
+    config: SequenceConfig
+
+    def __init__(self, config: SequenceConfig) -> None:
+        super().__init__(config)
+        self.network = architecture_for(self.algorithm, config.network_config)
+        self._tasks = [entry.task for entry in config.sequence]
+        self._scales = [entry.scale for entry in config.sequence]
+        self._observation: ObservationSchema = union([schemas(task).observation for task in self._tasks])
+
+    def train(self, k: int, seed: int, **rest: Any) -> str:
+        """Add the training on task k."""
+        place = Place(k, len(self._tasks))
+        return self.add(
+            "transfer" if k > 0 else "pretrain",
+            self._tasks[k],
+            seed,
+            observation=self._observation,
+            scale=self._scales[k],
+            place=place if k > 0 else None,
+            **rest,
+        )
+
+    def consolidate(self, k: int, seed: int, method: TransferMethod, trained: str) -> str:
+        """Add what follows the training on task k: memory, and a trial on every task that can be tried."""
+        last = len(self._tasks) if self.config.heads == "shared" else k + 1
+        return self.add(
+            "consolidate",
+            self._tasks[k],
+            seed,
+            method=method,
+            source=trained,
+            place=Place(k, len(self._tasks)),
+            observation=self._observation,
+            recall=tuple(
+                Recall(min(j, k) if self.config.task_known else k, task) for j, task in enumerate(self._tasks[:last])
+            ),
+            scale=self._scales[k],
+        )
+
+    def add_method(self, method: TransferMethod) -> None:
+        """Add a method's chains."""
+        count = len(self._tasks)
+        if not method.uses_source:
+            trained = tuple(
+                tuple(self.train(k, seed, method=method if k else _own(method)) for k in range(count))
+                for seed in self.seeds
+            )
+            self.graph.lifelong.append(Lifelong(method, self.seeds, trained))
+            return
+        trained_ids, consolidated_ids = [], []
+        for seed in self.seeds:
+            trained_here: list[str] = []
+            kept: list[str] = []
+            for k in range(count):
+                rest: dict[str, Any] = {"method": method if k or method.watches_source else None}
+                if k:
+                    rest["source"] = kept[-1]
+                trained_here.append(self.train(k, seed, **rest))
+                kept.append(self.consolidate(k, seed, method, trained_here[-1]))
+            trained_ids.append(tuple(trained_here))
+            consolidated_ids.append(tuple(kept))
+        self.graph.lifelong.append(Lifelong(method, self.seeds, tuple(trained_ids), tuple(consolidated_ids)))
+
+
+def _own(method: TransferMethod) -> TransferMethod | None:
+    """A control's first task: the baseline's is the plain pretraining that the others start from."""
+    return None if method.baseline else method
+
+
+def expand_sequence(config: SequenceConfig) -> Graph:
+    """The stages of a continual experiment.
+
+    Raises:
+        GraftError: an unknown task, method or option, observations without a union, or heads that can't be shared.
+    """
+    tasks = [entry.task for entry in config.sequence]
+    if config.heads == "shared":
+        first = schemas(tasks[0]).action
+        for task in tasks[1:]:
+            if schemas(task).action != first:
+                raise GraftError(f"{task} has other actions than {tasks[0]}, so they cannot share heads.")
+    builder = _Sequence(config)
+    for method in config.method_list():
+        builder.add_method(method)
+    return builder.graph
+
+
+def preflight_sequence(graph: Graph) -> None:
+    """Play a first step of every task and build the first networks, so that errors come before training.
+
+    Raises:
+        GraftError: a task that can't be made or played by the algorithm, or a network that does not fit.
+    """
+    for task in dict.fromkeys(stage.task for stage in graph.stages.values()):
+        check(task)
+    for stage in graph.stages.values():
+        stage.algorithm.check(stage.schemas)
+        if stage.source is None:
+            if stage.method is None or stage.method.uses_source:
+                build_network(stage.schemas, stage.network, 0)
+            else:
+                stage.method.build(None, stage.schemas, stage.network, 0)

@@ -1,0 +1,141 @@
+"""How far a representation has moved, how much of it is in use, and what a method adds to the gradients.
+
+Pure functions. Features and activations are (N, ...), one row per state; sums are taken in float64 on the CPU.
+A number that is not finite goes in and comes out as such, except where a docstring asks for finite ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from envs.errors import GraftError
+
+Tensors = Mapping[str, torch.Tensor]
+"""Tensors by name: the weights of a layer, or gradients, where an absent name stands for zeros."""
+
+CONSTANT = 1e-12
+"""Features whose spread is at most this share of their norm are constant: what is left is rounding."""
+
+
+def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Linear centred kernel alignment of two representations of the same states.
+
+    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with K = X X^T and L = Y Y^T of features centred per column; the factors
+    1 / (N - 1)^2 cancel (the biased estimator). Unchanged by rotating or scaling all features of one side.
+
+    Args:
+        x: features (N, D1).
+        y: features (N, D2) of the same N states.
+    Returns:
+        In [0, 1], 1 where one is the other up to rotation, shift and scale; 0 where one of them is constant.
+    Raises:
+        GraftError: not two matrices with as many rows, 2 or more.
+    Source: Kornblith et al. 2019, eq. 3 with eq. 5's feature-space form where both D < N.
+    """
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 2:
+        raise GraftError(f"CKA of {tuple(x.shape)} and {tuple(y.shape)}; give (N, D1) and (N, D2) with equal N >= 2.")
+    if max(x.shape[1], y.shape[1]) >= len(x):
+        return gram_alignment(centred_gram(x), centred_gram(y))
+    x, y = _centred(x), _centred(y)
+    return _ratio((y.T @ x).square().sum(), (x.T @ x).norm() * (y.T @ y).norm())
+
+
+def centred_gram(x: torch.Tensor) -> torch.Tensor:
+    """Inner products (N, N) of the rows of features (N, ...), flattened and centred over the N states; float64."""
+    x = _centred(x.flatten(1))
+    return x @ x.T
+
+
+def gram_alignment(x: torch.Tensor, y: torch.Tensor) -> float:
+    """`linear_cka` from the `centred_gram`s (N, N) of both sides, the cheaper way for features wider than N."""
+    return _ratio((x * y).sum(), x.norm() * y.norm())
+
+
+def _centred(x: torch.Tensor) -> torch.Tensor:
+    x = x.detach().to("cpu", torch.float64)
+    centred = x - x.mean(dim=0)
+    return torch.zeros_like(x) if centred.norm() <= CONSTANT * x.norm() else centred
+
+
+def _ratio(above: torch.Tensor, below: torch.Tensor) -> float:
+    """``above / below``, at most 1 whatever the rounding, and 0 where both are 0."""
+    return float((above / below).clamp(max=1)) if below != 0 else 0.0
+
+
+def effective_rank(features: torch.Tensor) -> float:
+    """Number of directions that the features fill: exp of the entropy of their singular values, which sum to 1.
+
+    Args:
+        features: (N, D), finite, not centred: a constant offset counts as a direction, as in the source.
+    Returns:
+        In [1, min(N, D)]: k where k singular values are equal and the others 0; 0 where all features are 0.
+    Source: Roy & Vetterli 2007, definition 1, natural logarithm. (Kumar et al. 2021 count singular values instead.)
+    """
+    values = torch.linalg.svdvals(features.detach().to("cpu", torch.float64))
+    total = values.sum()
+    return float(torch.special.entr(values / total).sum().exp()) if total > 0 else 0.0
+
+
+def dormant_share(activations: torch.Tensor, tau: float = 0.1) -> float:
+    """Share of a layer's units that hardly answer to any state.
+
+    A unit is dormant where its mean absolute activation is at most ``tau`` times the mean of that over the layer.
+
+    Args:
+        activations: after the nonlinearity, finite, (N, H) or (N, C, ...); a channel is one unit, averaged over space.
+        tau: threshold, >= 0; 0 counts the units that are always 0.
+    Returns:
+        In [0, 1]; 1 where the layer gives only zeros.
+    Source: Sokar et al. 2023, definition 3.1.
+    """
+    size = activations.detach().abs().transpose(0, 1).flatten(1).mean(dim=1, dtype=torch.float64)
+    return float((size <= tau * size.mean()).double().mean())
+
+
+def relative_distance(now: Tensors, before: Tensors) -> float:
+    """||theta - theta_0|| / ||theta_0||, the Euclidean norms jointly over all tensors of a layer.
+
+    Returns:
+        0 exactly where nothing moved; infinite where only ``before`` is all zeros.
+    Raises:
+        GraftError: other names, or other shapes under the same name.
+    """
+    shapes, shapes_before = ({name: tuple(t.shape) for name, t in side.items()} for side in (now, before))
+    if shapes != shapes_before:
+        raise GraftError(f"A distance needs the same tensors now and before, got {shapes} and {shapes_before}.")
+    moved = _norm({name: now[name].to(old.device) - old for name, old in before.items()})
+    start = _norm(before)
+    if moved == 0:
+        return 0.0
+    return moved / start if start > 0 else math.inf
+
+
+def conflict(task: Tensors, added: Tensors) -> float:
+    """Cosine between two gradients over all parameters jointly.
+
+    Args:
+        task: gradient of the task's loss. added: what a method adds to it.
+    Returns:
+        In [-1, 1]: below 0 where the method works against the task; 0 where one of them vanishes.
+    """
+    lengths = _norm(task) * _norm(added)
+    if lengths == 0:
+        return 0.0
+    common = task.keys() & added.keys()
+    flat = {name: [side[name].detach().double().flatten() for side in (task, added)] for name in sorted(common)}
+    dot = sum(float(ours @ theirs) for ours, theirs in flat.values())
+    return float(torch.tensor(dot / lengths, dtype=torch.float64).clamp(-1, 1))
+
+
+def share(task: Tensors, added: Tensors) -> float:
+    """|added| / (|task| + |added|), norms over all parameters jointly: in [0, 1], 0 where both vanish."""
+    ours, theirs = _norm(added), _norm(task)
+    return ours / (ours + theirs) if ours != 0 else 0.0
+
+
+def _norm(tensors: Tensors) -> float:
+    # In float64, because gradients of a strong penalty are large enough for their squares to overflow float32.
+    return math.hypot(*(float(torch.linalg.vector_norm(t.detach(), dtype=torch.float64)) for t in tensors.values()))

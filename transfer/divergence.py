@@ -1,0 +1,79 @@
+"""The divergence between two policies on the same states, and the gradient of a penalty made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from agents.backend import Grads
+from agents.network import Distribution, Outputs, PolicyNetwork
+
+
+def kl(
+    p: Outputs, q: Outputs, distribution: Distribution | None = None, shared: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Kullback-Leibler divergence KL(p || q) of the action distributions of N states, (N,), in nats.
+
+    Where ``p`` has no ``log_std``, ``action`` are logits of a categorical distribution; else they are means of a
+    diagonal Gaussian. Squashing a Gaussian through tanh is invertible, so it leaves the divergence as it is. The Q
+    values of a ``greedy`` policy are taken for means of Gaussians of variance 1: half the squared distance, in the
+    squared units of the return.
+
+    Args:
+        p: what is to be matched. q: what matches it; gradients are right for both.
+        distribution: of `NetworkConfig`: ``greedy``, ``squashed``, or None.
+        shared: (A,) booleans, the actions that ``p`` knows; None: all. The others have probability 0 under ``p``, whose
+            known ones are renormalised, but not under ``q``; of Gaussians and Q values, other dimensions do not count.
+    """
+    if distribution == "greedy":
+        return 0.5 * _counted((p.action - q.action).square(), shared).sum(-1)
+    if p.log_std is None:
+        return _categorical_kl(p.action, q.action, shared)
+    assert q.log_std is not None, "a Gaussian is matched by a Gaussian"
+    log_ratio = 2 * (p.log_std - q.log_std)
+    distance = (p.action - q.action).square() * (-2 * q.log_std).exp()
+    return 0.5 * _counted(log_ratio.exp() - log_ratio - 1 + distance, shared).sum(-1)
+
+
+def _counted(values: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
+    return values if shared is None else values.masked_fill(~shared, 0.0)
+
+
+def _categorical_kl(p: torch.Tensor, q: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
+    """Of logits (N, A)."""
+    log_p = (p if shared is None else p.masked_fill(~shared, -torch.inf)).log_softmax(-1)
+    probability = log_p.exp()
+    # 0 * log 0 is 0, also in the gradient.
+    return (probability * (_counted(log_p, shared) - q.log_softmax(-1))).sum(-1)
+
+
+@contextmanager
+def evaluating(network: PolicyNetwork) -> Iterator[None]:
+    """The network in eval mode, then each of its modules in the mode it was in.
+
+    A method's own forward passes run so: normalisation statistics are those of the policy that acts, and do not move.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def gradient(loss: torch.Tensor, network: PolicyNetwork) -> Grads:
+    """Of a scalar, for the parameters that train and that it depends on; its graph is freed."""
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if not loss.requires_grad or not trained:
+        return {}
+    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return {name: g for name, g in zip(trained, found, strict=True) if g is not None}
+
+
+def added(grads: Grads, more: Grads) -> Grads:
+    """The sum of two sets of gradients; what is absent counts as zero."""
+    summed = {name: g + more[name] if name in more else g for name, g in grads.items()}
+    return summed | {name: g for name, g in more.items() if name not in grads}

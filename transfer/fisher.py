@@ -1,0 +1,224 @@
+"""Importances of parameters, from per-sample gradients: the diagonal Fisher information, and MAS's sensitivities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from agents.network import Outputs, PolicyNetwork
+from envs.errors import GraftError
+
+CHUNK = 64
+"""States per forward pass: so few that the per-sample gradients of a convolution stay in the cache."""
+
+VARIANCE_FLOOR = 1e-6
+"""Added to a Gaussian policy's variance, as in Continual World."""
+
+Rows = Callable[[Outputs], torch.Tensor]
+"""``(outputs of N states) -> (N, K)``: K scalars of each state whose gradients are looked at."""
+
+Power = Callable[[torch.Tensor], torch.Tensor]
+"""What is averaged of a per-sample gradient, entry by entry; must satisfy f(a * b) = f(a) * f(b)."""
+
+
+def diagonal_fisher(
+    network: PolicyNetwork, observations: torch.Tensor, names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Diagonal Fisher information of the policy on given states.
+
+    Mean over states of E_a~pi[(d log pi(a|s) / d theta)^2], per sample. The expectation is exact: over all actions of
+    a discrete policy; sum_d [(d mu_d)^2 + 2 (d sigma_d)^2] / (sigma_d^2 + 1e-6) of a Gaussian one, also of one that is
+    squashed afterwards. A greedy network's values count as the means of Gaussians of variance 1.
+
+    Args:
+        observations: on-policy states of the task, (N, *obs_shape), raw as the environment gives them.
+        names: parameters of ``network`` to look at.
+    Returns:
+        Name -> tensor of the parameter's shape, >= 0, in squared nats per squared unit of the parameter.
+    Raises:
+        GraftError: no states.
+    Source: Kirkpatrick et al. 2017, eq. 3.
+    """
+    greedy = network.config.distribution == "greedy"
+
+    def rows(outputs: Outputs) -> torch.Tensor:
+        if outputs.log_std is not None:
+            sigma = outputs.log_std.exp().expand_as(outputs.action)
+            scale = (sigma.square() + VARIANCE_FLOOR).rsqrt().detach()
+            return torch.cat([outputs.action * scale, math.sqrt(2) * sigma * scale], -1)
+        if greedy:
+            return outputs.action
+        log_pi = outputs.action.log_softmax(-1)
+        return log_pi * log_pi.detach().exp().sqrt()  # so that the squared gradient carries the factor pi
+
+    return _mean_over_samples(network, observations, names, rows, torch.square)
+
+
+def sensitivities(network: PolicyNetwork, observations: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Mean over states of |d ||outputs||^2 / d theta|, with the action distribution's parameters as outputs.
+
+    Outputs are the logits (or values), or the means and standard deviations of a Gaussian policy. Arguments, shapes and
+    errors as of `diagonal_fisher`.
+
+    Source: Aljundi et al. 2018, eq. 4.
+    """
+
+    def rows(outputs: Outputs) -> torch.Tensor:
+        squared = outputs.action.square().sum(-1, keepdim=True)
+        if outputs.log_std is not None:
+            squared = squared + (2 * outputs.log_std).exp().expand_as(outputs.action).sum(-1, keepdim=True)
+        return squared
+
+    return _mean_over_samples(network, observations, names, rows, torch.abs)
+
+
+def _mean_over_samples(
+    network: PolicyNetwork, observations: torch.Tensor, names: Sequence[str], rows: Rows, power: Power
+) -> dict[str, torch.Tensor]:
+    """Mean over states of the sum over rows of ``power(d row / d theta)``, from per-sample gradients.
+
+    Those of linear layers and convolutions are never stored for more than one layer: one backward pass per row gives
+    the gradient at every layer's output for the whole chunk, and from these and the layer's inputs come the powers.
+    Parameters of anything else (normalisations, standard deviations) take torch's own per-sample gradients.
+    """
+    if not len(observations):
+        raise GraftError("No states were given; importances need the states of at least one rollout.")
+    device = next(network.parameters()).device
+    parameters = dict(network.named_parameters())
+    total = {name: torch.zeros_like(parameters[name]) for name in names}
+    layers = _layers(network, names)
+    simple = {f"{prefix}.{part}" for prefix in layers for part in ("weight", "bias")}
+    others = [name for name in names if name not in simple]
+    was_training = network.training
+    network.eval()
+    try:
+        for chunk in torch.split(observations, CHUNK):
+            _add_layers(network, layers, chunk.to(device), rows, power, total)
+            if others:
+                _add_others(network, others, chunk.to(device), rows, power, total)
+    finally:
+        network.train(was_training)
+    return {name: value / len(observations) for name, value in total.items()}
+
+
+def _layers(network: PolicyNetwork, names: Sequence[str]) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Layers, by prefix, with a parameter in ``names`` and a per-sample gradient that `_add_layers` knows."""
+    found = {}
+    for prefix, module in network.named_modules():
+        wanted = f"{prefix}.weight" in names or f"{prefix}.bias" in names
+        plain_conv = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+        if wanted and (type(module) is nn.Linear or plain_conv):
+            found[prefix] = module
+    return found
+
+
+@contextmanager
+def _tapped(layers: dict[str, nn.Linear | nn.Conv2d]) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """Input and output of each layer during the forward passes inside, by prefix."""
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def tap(prefix: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            seen[prefix] = (inputs[0].detach(), output)
+
+        return hook
+
+    handles = [module.register_forward_hook(tap(prefix)) for prefix, module in layers.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _add_layers(
+    network: PolicyNetwork,
+    layers: dict[str, nn.Linear | nn.Conv2d],
+    obs: torch.Tensor,
+    rows: Rows,
+    power: Power,
+    total: dict[str, torch.Tensor],
+) -> None:
+    frozen = [p for layer in layers.values() for p in layer.parameters() if not p.requires_grad]
+    for parameter in frozen:  # else autograd would leave the layer out
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad(), _tapped(layers) as seen:
+            values = rows(network(obs)).sum(0)
+        prefixes = list(seen)
+        outputs = [seen[prefix][1] for prefix in prefixes]
+        inputs = {prefix: _patches(layers[prefix], seen[prefix][0]) for prefix in prefixes}
+        for k, value in enumerate(values):
+            found = torch.autograd.grad(value, outputs, retain_graph=k + 1 < len(values), allow_unused=True)
+            for prefix, delta in zip(prefixes, found, strict=True):
+                if delta is not None:
+                    _add_layer(layers[prefix], prefix, inputs[prefix], delta, power, total)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def _patches(layer: nn.Linear | nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+    """What a layer multiplies its weights with: (N, in), or for a convolution (N, positions, in * kernel)."""
+    if isinstance(layer, nn.Linear):
+        return inputs
+    unfolded = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, _padding(layer), layer.stride)
+    return unfolded.transpose(1, 2).contiguous()
+
+
+def _add_layer(
+    layer: nn.Linear | nn.Conv2d,
+    prefix: str,
+    inputs: torch.Tensor,
+    delta: torch.Tensor,
+    power: Power,
+    total: dict[str, torch.Tensor],
+) -> None:
+    """Add one layer's powers, summed over the N samples; ``delta`` is the gradient at its output."""
+    weight, bias = f"{prefix}.weight", f"{prefix}.bias"
+    if isinstance(layer, nn.Linear):
+        # A sample's gradient is the outer product of delta and inputs, and so is its power.
+        if weight in total:
+            total[weight] += power(delta).T @ power(inputs)
+        if bias in total:
+            total[bias] += power(delta).sum(0)
+        return
+    delta = delta.flatten(2)
+    if weight in total:
+        total[weight] += power(torch.bmm(delta, inputs)).sum(0).view_as(layer.weight)
+    if bias in total:
+        total[bias] += power(delta.sum(2)).sum(0)
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, int]:
+    if isinstance(layer.padding, str):
+        raise GraftError(f"A convolution with padding '{layer.padding}' has no importances here; give it as numbers.")
+    return layer.padding[0], layer.padding[1]
+
+
+def _add_others(
+    network: PolicyNetwork,
+    names: Sequence[str],
+    obs: torch.Tensor,
+    rows: Rows,
+    power: Power,
+    total: dict[str, torch.Tensor],
+) -> None:
+    tensors = {name: t.detach() for name, t in [*network.named_parameters(), *network.named_buffers()]}
+    chosen = {name: tensors.pop(name) for name in names}
+
+    def row(chosen: dict[str, torch.Tensor], one: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = rows(functional_call(network, {**tensors, **chosen}, (one.unsqueeze(0),)))[0]
+        return (found * k).sum()
+
+    with torch.no_grad():
+        count = rows(network(obs[:1])).shape[1]
+    every_row = torch.eye(count, device=obs.device)
+    per_sample = vmap(vmap(grad(row), in_dims=(None, None, 0)), in_dims=(None, 0, None))
+    for name, gradients in per_sample(chosen, obs, every_row).items():
+        total[name] += power(gradients).sum((0, 1))

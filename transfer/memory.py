@@ -1,0 +1,248 @@
+"""What A-GEM and replay share: states of the tasks that have ended, and what the policy said there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.func import functional_call
+
+from agents.backend import Batch
+from agents.checkpoint import Checkpoint
+from agents.network import Outputs, PolicyNetwork
+from envs.errors import GraftError
+from envs.schema import ObservationSchema, Schemas
+from transfer.divergence import evaluating, kl
+from transfer.method import Consolidated, FromSource, Place, State
+from transfer.regulariser import group, named
+from transfer.transplant import match_names
+
+STATES = 10_000
+"""States that are kept of a task unless fewer are asked for."""
+
+DRAWS = "draws"
+"""Name in the state of the number of minibatches drawn so far, which seeds the next one."""
+
+CHUNK = 1024
+"""States per forward pass when the policy's outputs are stored."""
+
+SEED = 0x5EED << 32
+
+
+class Drawn(NamedTuple):
+    """Stored states of one task.
+
+    ``observations`` (n, *obs_shape), raw; ``outputs``: of the stored policy there; ``known`` (A,): the actions of the
+    stored policy; ``heads``: name in the network -> tensor, empty where all tasks share their heads.
+    """
+
+    observations: torch.Tensor
+    outputs: Outputs
+    known: torch.Tensor
+    heads: Mapping[str, torch.Tensor]
+
+
+class _Heads(nn.Module):
+    """Both heads of a network as a module of features, so that `functional_call` can put others in their place."""
+
+    def __init__(self, network: PolicyNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: torch.Tensor) -> Outputs:
+        return self.network.heads(features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(FromSource):
+    """Fine-tuning with a memory of the tasks before: states, the policy's outputs there, and each task's policy head.
+
+    The state holds, for every task k (a number), ``memory.<k>.observations`` (M, *obs_shape) in the environment's
+    dtype, ``memory.<k>.action`` (M, A), ``memory.<k>.log_std`` (A,) or (M, A) of a box, ``memory.<k>.known`` (A,), and,
+    unless all tasks share their heads, ``heads.<k>.policy.*``; and ``draws``, the minibatches drawn so far.
+
+    Attributes:
+        memory: states kept of each task, chosen at random from the rollouts.
+        batch: states drawn for each minibatch, with replacement, shared out evenly over the tasks.
+    """
+
+    memory: Annotated[int, Field(ge=1, le=STATES)] = STATES
+    batch: Annotated[int, Field(ge=1)] = 256
+
+    states: ClassVar[int] = STATES
+    needs_weights: ClassVar[bool] = True
+
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """Stores states of the task that ends, with the outputs of the policy in eval mode, on the CPU."""
+        generator = torch.Generator().manual_seed(SEED + place.task)
+        chosen = torch.randperm(len(rollouts.observations), generator=generator)[: self.memory]
+        observations = rollouts.observations[chosen.to(rollouts.observations.device)]
+        stored = {"observations": observations.cpu().clone(), **_answers(network, observations)}
+        stored["known"] = torch.ones(stored["action"].shape[1], dtype=torch.bool)
+        kept = dict(state) | named(f"memory.{place.task}", stored)
+        kept.setdefault(DRAWS, torch.zeros((), dtype=torch.int64))
+        if not self.shares_heads:
+            heads = {name: t.cpu().clone() for name, t in network.state_dict().items() if name.startswith("policy.")}
+            kept |= named(f"heads.{place.task}", heads)
+        return Consolidated(network, kept)
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """The source's memory, as the target's network can see it.
+
+        Stored observations get the target's names: channels that share a name (after ``rename``), zeros elsewhere.
+        Where the heads are shared, stored outputs get the target's action names in the same way.
+
+        Raises:
+            GraftError: the source was not consolidated; it was trained by an algorithm that plays its heads in another
+                way; observations of another kind or size of board; no name shared.
+        """
+        state = dict(super().init(network, source))
+        if source is None:
+            return state
+        if not tasks(state):
+            raise GraftError(f"{type(self).__name__} needs a source that it has consolidated.")
+        then, now = source.network.distribution, network.config.distribution
+        if then != now:
+            raise GraftError(
+                f"{type(self).__name__} cannot compare policies of different distributions: the source's is "
+                f"'{then or 'default'}', the target's '{now or 'default'}'; train both with the same algorithm."
+            )
+        for task in tasks(state):
+            name = f"memory.{task}.observations"
+            state[name] = presented(state[name], source.schemas.observation, network.schemas.observation, self.rename)
+            if self.shares_heads:
+                stored = _with_actions(group(state, f"memory.{task}"), source.schemas, network.schemas, self.rename)
+                state |= named(f"memory.{task}", stored)
+        return state
+
+    def divergence(self, network: PolicyNetwork, state: State) -> tuple[torch.Tensor, State]:
+        """Mean KL(stored policy || policy), a scalar in nats, on the next minibatch; and the state after the draw.
+
+        The policy is the encoder as it is, in eval mode, under the stored head of each state's task, which is constant;
+        or under the network's own where all tasks share it.
+        """
+        device = next(network.parameters()).device
+        state = _on_device(state, device)
+        drawn = self._draw(state)
+        observations = torch.cat([d.observations for d in drawn]).to(device)
+        with evaluating(network):
+            features = network.encoder(observations).split([len(d.observations) for d in drawn])
+            total = torch.zeros((), device=device)
+            for d, of_task in zip(drawn, features, strict=True):
+                known = d.known.to(device) if self.shares_heads else None
+                policy = _through(network, d.heads, of_task)
+                total = total + kl(_moved(d.outputs, device), policy, network.config.distribution, known).sum()
+        return total / self.batch, {**state, DRAWS: state[DRAWS] + 1}
+
+    def _draw(self, state: State) -> list[Drawn]:
+        """The next minibatch by task, on the CPU; what does not share out evenly goes round the tasks in turn."""
+        stored, draws = tasks(state), int(state[DRAWS])
+        generator = torch.Generator().manual_seed(SEED + draws)
+        each, over = divmod(self.batch, len(stored))
+        drawn = []
+        for index, task in enumerate(stored):
+            count = each + ((index + draws) % len(stored) < over)
+            if count == 0:
+                continue
+            memory = group(state, f"memory.{task}")
+            rows = torch.randint(len(memory["observations"]), (count,), generator=generator)
+            log_std = memory.get("log_std")
+            if log_std is not None and log_std.dim() == 2:
+                log_std = log_std[rows]
+            outputs = Outputs(memory["action"][rows], log_std, torch.zeros(count))
+            heads = {} if self.shares_heads else group(state, f"heads.{task}")
+            drawn.append(Drawn(memory["observations"][rows], outputs, memory["known"], heads))
+        return drawn
+
+
+def tasks(state: State) -> list[int]:
+    """Indices of the tasks in memory, ascending."""
+    return sorted(int(name.split(".")[1]) for name in state if name.startswith("memory.") and name.endswith(".known"))
+
+
+def presented(
+    observations: torch.Tensor, source: ObservationSchema, target: ObservationSchema, rename: Mapping[str, str]
+) -> torch.Tensor:
+    """Observations (N, *source.shape) as the target would show them, (N, *target.shape) of the same dtype.
+
+    A channel or feature goes to the target's of the same name (``rename``: target name -> name in the source); those
+    that the source lacks are zero.
+
+    Raises:
+        GraftError: another kind of observation or size of board, or no name in common.
+    """
+    if source.kind != target.kind or source.shape[1:] != target.shape[1:]:
+        raise GraftError(
+            f"Stored observations cannot be shown to the target: they are {source.kind} of shape {source.shape}, the "
+            f"target's {target.kind} of shape {target.shape}; kind and size of the board must be the same."
+        )
+    match = match_names(source.names, target.names, rename, lambda _: [])
+    if match.identical:
+        return observations
+    if not any(match.sources):
+        raise GraftError(
+            f"Stored observations cannot be shown to the target: none of their names ({', '.join(source.names)}) is "
+            f"one of the target's ({', '.join(target.names)}); give 'rename' (target name: source name)."
+        )
+    return _by_name(observations, match.sources)
+
+
+def _by_name(tensor: torch.Tensor, sources: list[list[int]]) -> torch.Tensor:
+    """Dimension 1 rearranged: index j is that of ``sources[j]``, or zero where there is none."""
+    moved = tensor.new_zeros(len(tensor), len(sources), *tensor.shape[2:])
+    for j, origin in enumerate(sources):
+        if origin:
+            moved[:, j] = tensor[:, origin[0]]
+    return moved
+
+
+def _with_actions(
+    stored: Mapping[str, torch.Tensor], source: Schemas, target: Schemas, rename: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    """What is stored of a task, with outputs under the target's action names; ``known`` says which it has."""
+    match = match_names(source.action.names, target.action.names, rename, lambda _: [])
+    moved = {"action": _by_name(stored["action"], match.sources)}
+    moved["known"] = _by_name(stored["known"].unsqueeze(0), match.sources)[0]
+    if "log_std" in stored:
+        log_std = stored["log_std"]
+        moved["log_std"] = _by_name(log_std.view(-1, log_std.shape[-1]), match.sources).view(*log_std.shape[:-1], -1)
+    return moved
+
+
+def _answers(network: PolicyNetwork, observations: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The policy's ``action`` and, of a box, ``log_std`` at raw observations, on the CPU."""
+    device = next(network.parameters()).device
+    with torch.no_grad(), evaluating(network):
+        outputs = [network(part.to(device)) for part in torch.split(observations, CHUNK)]
+    answers = {"action": torch.cat([o.action for o in outputs]).cpu()}
+    log_std = outputs[0].log_std
+    if log_std is not None:
+        per_state = log_std.dim() == 2
+        answers["log_std"] = (torch.cat([o.log_std for o in outputs]) if per_state else log_std.detach().clone()).cpu()
+    return answers
+
+
+def _through(network: PolicyNetwork, heads: Mapping[str, torch.Tensor], features: torch.Tensor) -> Outputs:
+    """What the network says of features (N, F) with ``heads``, which may be of other actions, for its own."""
+    if not heads:
+        return network.heads(features)
+    own = {name for name, _ in network.named_parameters()} | {name for name, _ in network.named_buffers()}
+    replaced = {f"network.{name}": t for name, t in heads.items() if name in own}
+    outputs: Outputs = functional_call(_Heads(network), replaced, (features,))
+    if outputs.log_std is None and "policy.log_std" in heads:  # a Box before, and now a discrete action
+        return outputs._replace(log_std=heads["policy.log_std"])
+    return outputs
+
+
+def _moved(outputs: Outputs, device: torch.device) -> Outputs:
+    return Outputs(*(None if o is None else o.to(device) for o in outputs))  # type: ignore[arg-type]
+
+
+def _on_device(state: State, device: torch.device) -> State:
+    """The state with its heads on ``device``: they are used whole at each minibatch; the states stay on the CPU."""
+    heads = {n: t.to(device) for n, t in state.items() if n.startswith("heads.") and t.device != device}
+    return {**state, **heads} if heads else state

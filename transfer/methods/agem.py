@@ -1,0 +1,53 @@
+"""A-GEM: a gradient that would undo the tasks before is projected until it does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from agents.backend import Batch, Grads
+from agents.network import PolicyNetwork
+from transfer.divergence import gradient
+from transfer.memory import Memory, tasks
+from transfer.method import METHODS, State, Step
+
+
+@METHODS.register("agem")
+@dataclass(frozen=True, kw_only=True)
+class AGEM(Memory):
+    """Averaged gradient episodic memory: where g . g_ref < 0, g becomes g - (g . g_ref / |g_ref|^2) g_ref.
+
+    g_ref is the gradient of the loss on the memory. In the paper that is the supervised loss on stored labels; here it
+    is the mean KL(stored policy || policy) on the drawn states (`Memory.divergence`). Unlike the supervised loss, it is
+    at its minimum when a task has just ended: its gradient vanishes there, so nothing is projected before the policy
+    has begun to drift (but for rounding, which may take a single arbitrary direction from g).
+
+    Source: Chaudhry et al. 2019, eq. 11; in reinforcement learning, Wolczyk et al. 2021 (Continual World).
+    """
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """The gradient, projected where it opposes that of the memory's loss."""
+        if not tasks(state):
+            return Step(grads, state)
+        divergence, state = self.divergence(network, state)
+        return Step(projected(grads, gradient(divergence, network)), state)
+
+
+def projected(grads: Grads, reference: Grads) -> Grads:
+    """``grads`` without their part against ``reference``, where the two point away from each other.
+
+    Dot product and norm go over all parameters that have a gradient jointly; one that ``reference`` lacks counts there
+    as zero, and one that only ``reference`` has is left out, since it does not train.
+    """
+    both = [(grads[name].double(), reference[name].double()) for name in grads if name in reference]
+    if not both:
+        return grads
+    dot = torch.stack([(g * r).sum() for g, r in both]).sum()
+    if dot >= 0:
+        return grads
+    # In double precision: squares of a gradient that has hardly begun to grow would be zero in single precision.
+    factor = dot / torch.stack([r.square().sum() for _, r in both]).sum()
+    return {
+        name: (g - factor * reference[name].double()).to(g) if name in reference else g for name, g in grads.items()
+    }

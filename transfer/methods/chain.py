@@ -1,0 +1,188 @@
+"""Several methods at once: what one builds, another protects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Annotated, Any
+
+import torch
+from pydantic import BeforeValidator
+
+from agents.backend import Batch, Grads
+from agents.checkpoint import Checkpoint
+from agents.network import NetworkConfig, PolicyNetwork
+from envs.errors import GraftError
+from envs.schema import Schemas
+from transfer.method import (
+    METHODS,
+    PART,
+    Built,
+    Consolidated,
+    FromSource,
+    Place,
+    State,
+    Step,
+    TransferMethod,
+    changed_options,
+    label,
+    parse_method,
+)
+from transfer.methods.finetune import Finetune
+
+
+def _parsed(entries: Any) -> Any:
+    return tuple(map(parse_method, entries)) if isinstance(entries, list | tuple) else entries
+
+
+@METHODS.register("chain")
+@dataclass(frozen=True, kw_only=True)
+class Chain(TransferMethod):
+    """Methods composed in the order given, as in optax's chain: each sees the gradients that the one before it made.
+
+    At most one of them may build the network in its own way; a transplant option (``heads``, ``rename`` ...) of one
+    holds for all. A method that keeps weights from moving goes last, wherever it was listed. Without members it is
+    plain fine-tuning.
+
+    Attributes:
+        methods: the members, in a config ``chain: [{frozen: {depth: 1}}, {replay: {strength: 2}}]``.
+    Raises:
+        GraftError: members that contradict each other.
+    """
+
+    methods: Annotated[tuple[TransferMethod, ...], BeforeValidator(_parsed)] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "methods", _parsed(self.methods))
+        super().__post_init__()
+        for member in self.methods:
+            if not member.uses_source or isinstance(member, Chain):
+                raise GraftError(f"{label(member)} cannot be part of a chain; list methods that use a source.")
+        self._refuse([m for m in self.methods if _builds(m)], "build the network")
+        self._refuse([m for m in self.methods if m.masks], "keep weights from moving")
+        for renamer in (m for m in self.methods if not m.carries_weights):
+            for member in (m for m in self.methods if m.needs_weights):
+                raise GraftError(
+                    f"{label(member)} is about the source's weights, and under {label(renamer)} the network does not "
+                    f"start from them: the two cannot be chained."
+                )
+        facts = {
+            "watches_source": any(m.watches_source for m in self.methods),
+            "states": max((m.states for m in self.methods), default=0),
+            "carries_weights": all(m.carries_weights for m in self.methods),
+            "needs_task": any(m.needs_task for m in self.methods),
+        }
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
+        assert self.members is not None  # finds options that contradict each other
+
+    @staticmethod
+    def _refuse(members: list[TransferMethod], what: str) -> None:
+        if len(members) > 1:
+            raise GraftError(f"{' and '.join(map(label, members))} contradict each other: both {what}.")
+
+    @cached_property
+    def members(self) -> tuple[TransferMethod, ...]:
+        """The methods with the transplant options that any of them was given, in the order in which they act."""
+        shared: dict[str, Any] = {}
+        for member in self.methods:
+            for name, value in changed_options(member).items():
+                if name not in TRANSPLANT or not isinstance(member, FromSource):
+                    continue
+                if shared.setdefault(name, value) != value:
+                    raise GraftError(f"{label(self)}: {name} is both {shared[name]} and {value}; give it once.")
+        members = [replace(m, **shared) if isinstance(m, FromSource) else m for m in self.methods]
+        return tuple(sorted(members or [Finetune()], key=lambda m: m.masks))
+
+    def overrides(self, hook: str) -> bool:
+        """Whether a member does."""
+        return any(member.overrides(hook) for member in self.members)
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """By the member that builds in its own way, else by the first."""
+        builder = next((m for m in self.members if _builds(m)), self.members[0])
+        return builder.build(source, target, architecture, seed)
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """Each member's state, under its number."""
+        state: dict[str, torch.Tensor] = {}
+        for i, member in enumerate(self.members):
+            own = source
+            if source is not None:
+                own = replace(source, parts={**source.parts, PART: _part(source.parts.get(PART, {}), i)})
+            state |= _numbered(member.init(network, own), i)
+        return state
+
+    def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
+        """The members' factors multiplied."""
+        found: dict[str, float] = {}
+        for member in self.members:
+            for name, rate in member.rates(network).items():
+                found[name] = found.get(name, 1.0) * rate
+        return found
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """Through all members; the penalties are added up."""
+        penalty, after = None, dict(state)
+        for i, member in enumerate(self.members):
+            grads, own, added = member.gradients(grads, network, _part(state, i), batch)
+            after = {n: t for n, t in after.items() if not n.startswith(f"{i}/")} | _numbered(own, i)
+            penalty = added if penalty is None else penalty if added is None else penalty + added
+        return Step(grads, after, penalty)
+
+    def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
+        """Each member's."""
+        own = [member.schedule(network, _part(state, i), progress) for i, member in enumerate(self.members)]
+        return {name: t for i, part in enumerate(own) for name, t in _numbered(part, i).items()}
+
+    def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
+        """Through all members."""
+        for i, member in enumerate(self.members):
+            network = member.finish(network, _part(state, i))
+        return network
+
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """Through all members; a member sees the network as the one before it left it."""
+        after: dict[str, torch.Tensor] = {}
+        for i, member in enumerate(self.members):
+            network, own = member.consolidate(network, _part(state, i), rollouts, place)
+            after |= _numbered(own, i)
+        return Consolidated(network, after)
+
+    @property
+    def retraining(self) -> int:
+        """The longest of the members'."""
+        return max(member.retraining for member in self.members)
+
+    @property
+    def shares_heads(self) -> bool:
+        """As its members."""
+        return any(member.shares_heads for member in self.members)
+
+    def with_shared_heads(self) -> TransferMethod:
+        """The same chain with shared heads in every member."""
+        return replace(self, methods=tuple(member.with_shared_heads() for member in self.methods))
+
+    def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
+        """Through all members, the last first."""
+        for i, member in reversed(list(enumerate(self.members))):
+            network = member.view(network, _part(state, i), task)
+        return network
+
+
+def _builds(method: TransferMethod) -> bool:
+    """Whether it makes the network in its own way, and not by the plain transplant."""
+    return type(method).build is not FromSource.build
+
+
+TRANSPLANT = {option.name for option in fields(FromSource)}
+
+
+def _part(state: State, i: int) -> State:
+    """What member i remembers."""
+    return {name.removeprefix(f"{i}/"): t for name, t in state.items() if name.startswith(f"{i}/")}
+
+
+def _numbered(state: State, i: int) -> dict[str, torch.Tensor]:
+    return {f"{i}/{name}": t for name, t in state.items()}

@@ -1,0 +1,33 @@
+"""Elastic weight consolidation: every earlier task holds the weights that its policy depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from agents.network import PolicyNetwork
+from transfer.fisher import diagonal_fisher
+from transfer.method import METHODS
+from transfer.regulariser import NotNegative, Regulariser, Tensors
+
+
+@METHODS.register("ewc")
+@dataclass(frozen=True, kw_only=True)
+class EWC(Regulariser):
+    """Importance: the policy's diagonal Fisher information on states of the task. One anchor per task.
+
+    The paper's penalty sums over tasks with the same factor 1/2; its importances are not normalised, so its strengths
+    (400 to 1e5) do not carry over.
+
+    Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", eq. 3.
+    """
+
+    strength: NotNegative = 10.0
+
+    states: ClassVar[int] = 2048
+
+    def importances(self, network: PolicyNetwork, observations: torch.Tensor) -> Tensors:
+        """The diagonal Fisher information."""
+        return diagonal_fisher(network, observations, self.held(network))

@@ -1,0 +1,110 @@
+"""Kickstarting: a fresh student also imitates the source, less and less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch.func import functional_call
+
+from agents.backend import Batch, Grads
+from agents.checkpoint import Checkpoint
+from agents.network import Distribution, NetworkConfig, Outputs, PolicyNetwork, build_network
+from envs.schema import Schemas
+from transfer.divergence import added, evaluating, gradient, kl
+from transfer.method import METHODS, Built, State, Step, TransferMethod
+from transfer.regulariser import group, named
+from transfer.transplant import NewChannels, match_names, transplant
+
+TEACHER = "teacher"
+SHARED = "shared"
+FACTOR = "factor"
+
+
+@METHODS.register("kickstart")
+@dataclass(frozen=True, kw_only=True)
+class Kickstart(TransferMethod):
+    """Adds the gradient of strength * factor * mean KL(teacher || student) on the states of the current minibatch.
+
+    The factor falls linearly from 1 to 0 over the first ``share`` of the budget; after that the teacher is not asked
+    any more. The teacher is the source, transplanted to the target with its heads by name. Of a discrete action, its
+    probabilities are renormalised over the names that it shares with the target, and the others have none; of a Box,
+    only shared dimensions count. Both policies are taken in eval mode.
+
+    The student is a fresh network of the source's encoder and heads, for the algorithm that trains it. Nothing is
+    carried into it, so there is no transplant report: the teacher's would say that weights were copied. The state holds
+    ``teacher.<tensor>``, ``shared`` (A,) and ``factor``.
+
+    Attributes:
+        strength: of the loss at the start, per nat; 0 is training from scratch.
+        share: of the budget over which it is annealed, in (0, 1].
+        new_channels, rename, strict: of the teacher's transplant, as in `FromSource`.
+    Source: Schmitt et al. 2018. There the loss is the cross-entropy from teacher to student, which has the same
+        gradient, and population-based training finds its weight over time; here the weight falls on a line.
+    """
+
+    strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    new_channels: NewChannels = "attributes"
+    rename: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
+
+    carries_weights: ClassVar[bool] = False
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """A fresh network of the source's architecture.
+
+        Raises:
+            GraftError: the source cannot teach the target: no observation or no action shared, or what `transplant`
+                refuses.
+        """
+        assert source is not None, "a method that uses a source is always given one"
+        teacher = self._teacher(source, target, architecture.distribution)
+        return Built(build_network(target, teacher.config, seed), None)
+
+    def _teacher(self, source: Checkpoint, target: Schemas, distribution: Distribution | None) -> PolicyNetwork:
+        """The source as it plays the target; the seed is that of rows of actions that it does not know."""
+        network, _ = transplant(
+            source,
+            target,
+            heads="by_name",
+            new_channels=self.new_channels,
+            rename=self.rename,
+            strict=self.strict,
+            seed=0,
+            distribution=distribution,
+        )
+        return network
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """The teacher's tensors, the actions it knows, and a factor of 1."""
+        assert source is not None, "a method that uses a source is always given one"
+        teacher = self._teacher(source, network.schemas, network.config.distribution)
+        match = match_names(source.schemas.action.names, network.schemas.action.names, self.rename, lambda _: [])
+        return {
+            **named(TEACHER, {name: t.clone() for name, t in teacher.state_dict().items()}),
+            SHARED: torch.tensor([bool(origin) for origin in match.sources]),
+            FACTOR: torch.ones(()),
+        }
+
+    def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
+        """Sets the factor."""
+        return {**state, FACTOR: torch.tensor(max(0.0, 1.0 - progress / self.share))}
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """Adds the gradient of the loss, while its factor is not 0."""
+        weight = self.strength * float(state[FACTOR])
+        if weight == 0:
+            return Step(grads, state)
+        device = next(network.parameters()).device
+        if state[SHARED].device != device:
+            state = {name: t if name == FACTOR else t.to(device) for name, t in state.items()}
+        with evaluating(network):
+            with torch.no_grad():
+                teacher: Outputs = functional_call(network, group(state, TEACHER), (batch.observations,))
+            student: Outputs = network(batch.observations)
+        penalty = weight * kl(teacher, student, network.config.distribution, state[SHARED]).mean()
+        return Step(added(grads, gradient(penalty, network)), state, penalty.detach())

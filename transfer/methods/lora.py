@@ -1,0 +1,99 @@
+"""LoRA: the source's weights stay, and a correction of low rank learns beside each of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn.utils import parametrize
+
+from agents.checkpoint import Checkpoint
+from agents.encoder import Encoder
+from agents.network import NetworkConfig, PolicyNetwork, build_network
+from envs.schema import Schemas
+from transfer.method import METHODS, Built, FromSource, State
+
+STREAM = 0x10EA
+"""Added to the seed, so that A is not drawn from the same random numbers as the fresh heads."""
+
+
+class LowRank(nn.Module):
+    """``W0 -> W0 + (alpha / r) B A``, with W0 seen as a matrix (out, in), of a convolution (out, in * kh * kw).
+
+    Args:
+        weight: W0, for its shape. A (r, in) is drawn from ``generator``, B (out, r) is zero.
+        rank: r, where the matrix is not smaller.
+        alpha: of the scale.
+    """
+
+    def __init__(self, weight: torch.Tensor, rank: int, alpha: float, generator: torch.Generator) -> None:
+        super().__init__()
+        outputs, inputs = weight.shape[0], weight[0].numel()
+        rank = min(rank, outputs, inputs)
+        self.scale = alpha / rank
+        self.A = nn.Parameter(torch.empty(rank, inputs))
+        self.B = nn.Parameter(torch.zeros(outputs, rank))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5), generator=generator)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The corrected weight, of the shape of ``weight``."""
+        return weight + self.scale * (self.B @ self.A).view_as(weight)
+
+
+def adapted(encoder: Encoder) -> list[nn.Module]:
+    """The layers that get a correction, from the input up."""
+    return [module for module in encoder.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
+
+@METHODS.register("lora")
+@dataclass(frozen=True, kw_only=True)
+class LoRA(FromSource):
+    """``W = W0 + (alpha / r) B A`` for every Linear and Conv2d of the encoder; only A, B and the heads train.
+
+    B starts at zero, so that the encoder starts as the source's; A starts uniform in +-1/sqrt(in), as in the paper's
+    code (Kaiming with a = sqrt(5)), not normal as in its text. Biases, normalisation and its running statistics stay
+    the source's. While it trains, the parameters bear the names of `torch.nn.utils.parametrize`; `finish` merges.
+
+    Attributes:
+        rank: r of every layer, at most the smaller side of its matrix; a layer whose r is smaller is scaled by that.
+        alpha: numerator of the scale.
+    Source: Hu et al. 2021, section 4.1 and eq. 3. Theirs adapts attention matrices; a convolution is adapted here as
+        the matrix (out, in * kh * kw).
+    """
+
+    carries_weights: ClassVar[bool] = False
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """The transplanted network with a frozen encoder and its corrections, whose blocks do not count as frozen."""
+        built = super().build(source, target, architecture, seed)
+        encoder = built.network.encoder.requires_grad_(False)
+        encoder.hold_statistics()
+        generator = torch.Generator().manual_seed(seed + STREAM)
+        for layer in adapted(encoder):
+            assert isinstance(layer.weight, torch.Tensor)
+            parametrize.register_parametrization(
+                layer, "weight", LowRank(layer.weight, self.rank, self.alpha, generator)
+            )
+        return built
+
+    @torch.no_grad()
+    def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
+        """A plain network with the merged weights W, all of which train; ``network`` stays as it is.
+
+        `parametrize.remove_parametrizations` would break copies of ``network``, which share its layers' classes, and
+        change the order of the parameters.
+        """
+        plain = build_network(network.schemas, network.config, seed=0)
+        merged = {}
+        for name in plain.state_dict():
+            module, _, attribute = name.rpartition(".")
+            merged[name] = getattr(network.get_submodule(module), attribute)
+        plain.load_exactly(merged)
+        return plain.to(network.policy.out.weight.device).train(network.training)

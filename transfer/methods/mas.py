@@ -1,0 +1,33 @@
+"""Memory aware synapses: weights are held by how much the outputs depend on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from agents.network import PolicyNetwork
+from transfer.fisher import sensitivities
+from transfer.method import METHODS
+from transfer.regulariser import NotNegative, Regulariser, Tensors
+
+
+@METHODS.register("mas")
+@dataclass(frozen=True, kw_only=True)
+class MAS(Regulariser):
+    """Importance: mean over states of |d ||outputs||^2 / d theta|. One anchor per task.
+
+    The paper accumulates importances over tasks around the latest anchor; one anchor per task, each with its own
+    importances, holds every task where it ended.
+
+    Source: Aljundi et al. 2018, "Memory aware synapses", eq. 4 and section 3.
+    """
+
+    strength: NotNegative = 10.0
+
+    states: ClassVar[int] = 2048
+
+    def importances(self, network: PolicyNetwork, observations: torch.Tensor) -> Tensors:
+        """The outputs' sensitivities."""
+        return sensitivities(network, observations, self.held(network))

@@ -1,0 +1,39 @@
+"""Online EWC: one anchor, the latest, with importances that fade."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from agents.backend import Batch
+from agents.network import PolicyNetwork
+from transfer.fisher import diagonal_fisher
+from transfer.method import METHODS, Consolidated, Place, State
+from transfer.regulariser import NotNegative, Regulariser, group, normalised
+
+
+@METHODS.register("online_ewc")
+@dataclass(frozen=True, kw_only=True)
+class OnlineEWC(Regulariser):
+    """Importance: omega <- gamma * omega + omega_new, both of mean 1, around the end of the latest task.
+
+    Attributes:
+        gamma: what is left of older importances when a task is added.
+    Source: Schwarz et al. 2018, "Progress & Compress", eq. 9 and the rescaled Fisher of its section 3.3. The sum is
+    not normalised again: with every task the penalty grows, as it does there.
+    """
+
+    strength: NotNegative = 10.0
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95
+
+    states: ClassVar[int] = 2048
+
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """The anchor moves here, and the task's Fisher information joins the importances."""
+        new, mean = normalised(diagonal_fisher(network, rollouts.observations, self.held(network)))
+        old = group(state, "omega.0")
+        omega = {name: t + self.gamma * old[name] if name in old else t for name, t in new.items()}
+        kept = self.anchored(network, {}, omega, 0)
+        return Consolidated(network, {**kept, **{f"omega.0.{name}": t for name, t in omega.items()}, "raw.0": mean})

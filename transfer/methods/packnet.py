@@ -1,0 +1,147 @@
+"""PackNet: each task keeps its largest weights for good, and leaves the others to the tasks that follow."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from agents.backend import Batch, Grads
+from agents.checkpoint import Checkpoint
+from agents.network import PolicyNetwork
+from envs.errors import GraftError
+from transfer.method import METHODS, PART, Consolidated, FromSource, Place, State, Step
+from transfer.transplant import carried
+
+OWNER = "owner."
+"""Before a parameter's name in the state: whose each weight is, 0 = free, k + 1 = kept by the task of index k."""
+
+
+def owners(state: State) -> dict[str, torch.Tensor]:
+    """Parameter name -> owners, int16 of the parameter's shape, out of the state."""
+    return {name.removeprefix(OWNER): tensor for name, tensor in state.items() if name.startswith(OWNER)}
+
+
+def weights(network: PolicyNetwork) -> dict[str, torch.nn.Parameter]:
+    """The encoder's parameters that are packed: matrices and kernels, not biases nor normalisation."""
+    named = network.encoder.named_parameters(prefix="encoder")
+    return {name: parameter for name, parameter in named if parameter.dim() >= 2}
+
+
+def largest(weight: torch.Tensor, among: torch.Tensor, count: int) -> torch.Tensor:
+    """Booleans of the shape of ``weight``: the ``count`` of largest magnitude where ``among``; of equals the first."""
+    magnitude = weight.detach().abs().masked_fill(~among, -1).flatten()
+    order = magnitude.sort(descending=True, stable=True).indices
+    chosen = torch.zeros_like(among).flatten()
+    chosen[order[:count]] = True
+    return chosen.view_as(among)
+
+
+@METHODS.register("packnet")
+@dataclass(frozen=True, kw_only=True)
+class PackNet(FromSource):
+    """After a task, the share 1 / (tasks left + 1) of each layer's free weights is kept and never trains again.
+
+    Those of largest magnitude are kept; the rest become zero and free, and the kept ones train on for ``retrain`` env
+    steps, without the others. The next task uses all and trains the free ones, from zero. Biases, normalisation and
+    its running statistics train in the first task until it is packed and stay from then on, as in Continual World.
+    Heads always train: only with heads per task are an earlier task's outputs what they were, bit for bit.
+
+    The gradients of what must stay are zero, and Adam without weight decay leaves that alone as long as it starts
+    without moments, which it does in every stage.
+
+    Attributes:
+        retrain: env steps after a task is packed.
+    Source: Mallya & Lazebnik 2018; shares and biases as in Continual World (Wolczyk et al. 2021). The number of weights
+        to keep is rounded, half to even; among equal magnitudes the first in memory is kept.
+    """
+
+    needs_weights: ClassVar[bool] = True
+    needs_task: ClassVar[bool] = True
+
+    retrain: Annotated[int, Field(ge=0)] = 20_000
+
+    @property
+    def retraining(self) -> int:
+        """Env steps of training on the same task after it was packed."""
+        return self.retrain
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """The source's owners, for the target's weights; where the source has none, everything is free.
+
+        ``packed``: how many tasks have kept weights, int64; ``retraining``: whether the last of them is retraining,
+        bool; ``owner.*``: see `owners`. Input slices of names that the source never had are free, whatever they start
+        from; so is a tensor that could not be carried over whole.
+        """
+        found = {name: torch.zeros(p.shape, dtype=torch.int16) for name, p in weights(network).items()}
+        packed = torch.tensor(0)
+        if source is not None and "packed" in source.parts.get(PART, {}):
+            state = source.parts[PART]
+            packed = state["packed"].clone()
+            found |= self._moved(owners(state), network, source)
+        return {"packed": packed, "retraining": torch.tensor(False), **{OWNER + n: o for n, o in found.items()}}
+
+    def _moved(
+        self, old: dict[str, torch.Tensor], network: PolicyNetwork, source: Checkpoint
+    ) -> dict[str, torch.Tensor]:
+        """Owners for the target's names; look-alikes lend their weights only, so that no owners are averaged."""
+        target = network.schemas
+        numbers = {name: owner.float() for name, owner in old.items()}
+        try:
+            moved = carried(source, numbers, target, new_channels="zero", rename=self.rename)
+        except GraftError:
+            # No observation is the same by name: all of the stem was made of look-alikes, and is free.
+            numbers.pop(f"encoder.{network.encoder.stem.name}")
+            moved = carried(source, numbers, target, new_channels="zero", rename=self.rename)
+        return {name: owner.to(torch.int16) for name, owner in moved.items()}
+
+    def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
+        """Holds running statistics once a task is packed."""
+        if int(state["packed"]) and not network.encoder.holds_statistics:
+            network.encoder.hold_statistics()
+        return state
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """Exactly zero for what must stay; the first task trains everything."""
+        packed, masks = int(state["packed"]), owners(state)
+        if packed == 0:
+            return Step(grads, state)
+        trains = packed if bool(state["retraining"]) else 0
+        masked = {}
+        for name, g in grads.items():
+            if name in masks:
+                g = g.where(masks[name].to(g.device) == trains, 0)
+            elif name.startswith("encoder."):
+                g = torch.zeros_like(g)
+            masked[name] = g
+        return Step(masked, state)
+
+    @torch.no_grad()
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """Share out the free weights of each layer, and set those that stay free to zero, in place."""
+        found = owners(state) or owners(self.init(network, None))
+        kept: dict[str, torch.Tensor] = {}
+        for name, parameter in weights(network).items():
+            free = found[name].to(parameter.device) == 0
+            count = round(int(free.sum()) / (place.tasks - place.task))
+            chosen = largest(parameter, free, count)
+            parameter.masked_fill_(free & ~chosen, 0)
+            kept[OWNER + name] = found[name].masked_fill(chosen.to(found[name].device), place.task + 1)
+        return Consolidated(network, {"packed": torch.tensor(place.task + 1), "retraining": torch.tensor(True), **kept})
+
+    @torch.no_grad()
+    def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
+        """A copy in which the encoder has only the weights of tasks 0 to ``task``.
+
+        The free weights belong to a task that is not packed yet, and are zero for the others.
+        """
+        seen, masks = copy.deepcopy(network), owners(state)
+        packed = int(state["packed"]) if masks else 0
+        for name, parameter in weights(seen).items():
+            if name in masks:
+                owner = masks[name].to(parameter.device)
+                parameter.masked_fill_((owner > task + 1) | ((owner == 0) & (task < packed)), 0)
+        return seen

@@ -1,0 +1,167 @@
+"""Progress & compress: learn in a fresh column beside a knowledge base, then distil the column into the base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from agents.backend import Batch
+from agents.checkpoint import Checkpoint
+from agents.network import NetworkConfig, Outputs, PolicyNetwork
+from agents.networks.progressive import ProgressiveNetwork
+from envs.errors import GraftError
+from envs.schema import Schemas
+from transfer.divergence import evaluating, kl
+from transfer.fisher import diagonal_fisher
+from transfer.method import METHODS, Built, Consolidated, Place, State
+from transfer.methods.progressive import Progressive
+from transfer.regulariser import NotNegative, Tensors, group, named, normalised
+from transfer.transplant import carried
+
+MINIBATCH = 256
+CHUNK = 1024
+"""States per forward pass of the teacher."""
+
+STREAM = 0xC0135
+"""Seeds the new heads and the order of the minibatches, with the task's index added."""
+
+OMEGA = "omega"
+
+
+@METHODS.register("progress_compress")
+@dataclass(frozen=True, kw_only=True)
+class ProgressCompress(Progressive):
+    """An active column with laterals to the knowledge base; at a task's end the base learns what the column does.
+
+    Progress: the base is frozen, a fresh column trains (`ProgressiveNetwork`). Compress: Adam minimises, over the
+    parameters of the base's encoder and of fresh heads for the task,
+
+        mean over states of [KL(active || base) + value * (V_base - V_active)^2 / 2]
+        + (strength / 2) * sum_i omega_i * (theta_i - anchor_i)^2,
+
+    with the anchor at the base as it was. Then omega <- gamma * omega + omega_new, where omega_new is the base's
+    diagonal Fisher information on the task, of mean 1. Only the encoder is held: every task has heads of its own.
+
+    The state: ``omega.<parameter of the base>``, ``raw``, the mean that the latest Fisher information had, and
+    ``compressed``, the number of tasks in the base.
+
+    Attributes:
+        strength: of the penalty. gamma: what is left of older importances when a task is added.
+        compress_steps: minibatches of 256 states. learning_rate: of their Adam. value: weight of the values.
+    Source: Schwarz et al. 2018, "Progress & Compress". The paper's factor gamma on the penalty is part of ``strength``
+    here, and the Fisher information of each task is normalised before it is added, as there. The base's value head is
+    distilled as well, since the next column's laterals read it.
+    """
+
+    strength: NotNegative = 10.0
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95
+    compress_steps: Annotated[int, Field(ge=0)] = 500
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    value: NotNegative = 0.5
+
+    states: ClassVar[int] = 2048
+    needs_weights: ClassVar[bool] = True
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """A fresh column beside the source, which is the knowledge base.
+
+        Raises:
+            GraftError: as in `Progressive.build`; or the source is not plain: it was not compressed.
+        """
+        built = super().build(source, target, architecture, seed)
+        assert isinstance(built.network, ProgressiveNetwork)
+        if isinstance(built.network.earlier, ProgressiveNetwork):
+            raise GraftError(
+                f"The knowledge base is a plain network, and this source has {len(built.network.columns) - 1} "
+                f"columns; choose a source of one column, or the method progressive."
+            )
+        return built
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """The source's state, its importances moved to the target's observations by name."""
+        state = dict(super().init(network, source))
+        omega = group(state, OMEGA)
+        if source is None or not omega:
+            return state
+        rest = {name: t for name, t in state.items() if not name.startswith(f"{OMEGA}.")}
+        moved = carried(source, omega, network.schemas, new_channels=self.new_channels, rename=self.rename)
+        return rest | named(OMEGA, moved)
+
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """The knowledge base with the task in it, as a plain network, and its importances with the task's added."""
+        base = network
+        if isinstance(network, ProgressiveNetwork):
+            base = self._compressed(network, group(state, OMEGA), rollouts.observations, place)
+        held = [name for name, _ in base.named_parameters() if name.startswith("encoder.")]
+        new, raw = normalised(diagonal_fisher(base, rollouts.observations, held))
+        old = group(state, OMEGA)
+        omega = {name: t + self.gamma * old[name].to(t) if name in old else t for name, t in new.items()}
+        return Consolidated(base, {**named(OMEGA, omega), "raw": raw, "compressed": torch.tensor(place.task + 1)})
+
+    def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
+        """The knowledge base for the tasks that are in it, the active column for the one that is being learned."""
+        if isinstance(network, ProgressiveNetwork) and task < int(state.get("compressed", torch.tensor(1))):
+            return network.earlier
+        return network
+
+    def _compressed(
+        self, network: ProgressiveNetwork, omega: Tensors, observations: torch.Tensor, place: Place
+    ) -> PolicyNetwork:
+        """The knowledge base after the compress phase, with heads for the task that ends."""
+        device = network.policy.out.weight.device
+        observations = observations.to(device)
+        config = replace(network.earlier.config, distribution=network.config.distribution)
+        base = PolicyNetwork(network.schemas, config, STREAM + place.task)
+        base.encoder.load_state_dict(network.earlier.encoder.state_dict())
+        base.to(device)
+        anchor = {name: p.detach().clone() for name, p in base.named_parameters() if name in omega}
+        generator = torch.Generator().manual_seed(STREAM + place.task)
+        optimiser = torch.optim.Adam(base.parameters(), lr=self.learning_rate)
+        teacher, order = _outputs(network, observations), torch.zeros(0, dtype=torch.long)
+        with evaluating(base):  # normalisation statistics are those of the earlier tasks
+            for _ in range(self.compress_steps):
+                if len(order) == 0:
+                    order = torch.randperm(len(observations), generator=generator)
+                rows, order = order[:MINIBATCH].to(device), order[MINIBATCH:]
+                optimiser.zero_grad()
+                self._distance(teacher, base, observations, rows).backward()  # type: ignore[no-untyped-call]
+                for name, parameter in base.named_parameters():
+                    if name in anchor and parameter.grad is not None:
+                        parameter.grad += self.pull(parameter.detach(), anchor[name], omega[name])
+                optimiser.step()
+        return base
+
+    def pull(self, parameter: torch.Tensor, anchor: torch.Tensor, omega: torch.Tensor) -> torch.Tensor:
+        """Gradient of the penalty for one tensor; all of its shape."""
+        return omega.to(parameter) * (parameter - anchor) * self.strength
+
+    def _distance(
+        self, teacher: Outputs, base: PolicyNetwork, observations: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """What compressing minimises beside the penalty, on the states of these indices; a scalar."""
+        active = _rows(teacher, rows)
+        found: Outputs = base(observations[rows])
+        values = (found.value - active.value).square() / 2
+        return (kl(active, found, base.config.distribution) + self.value * values).mean()
+
+
+@torch.no_grad()
+def _outputs(network: PolicyNetwork, observations: torch.Tensor) -> Outputs:
+    """Of N states, in chunks and in eval mode."""
+    with evaluating(network):
+        parts = [network(chunk) for chunk in torch.split(observations, CHUNK)]
+    spread = parts[0].log_std
+    if spread is not None and spread.dim() > 1:
+        spread = torch.cat([part.log_std for part in parts])
+    return Outputs(torch.cat([p.action for p in parts]), spread, torch.cat([p.value for p in parts]))
+
+
+def _rows(outputs: Outputs, rows: torch.Tensor) -> Outputs:
+    """Those of some of the states."""
+    spread = outputs.log_std
+    if spread is not None and spread.dim() > 1:
+        spread = spread[rows]
+    return Outputs(outputs.action[rows], spread, outputs.value[rows])

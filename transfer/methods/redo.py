@@ -1,0 +1,145 @@
+"""ReDo: units that have gone silent are made afresh while training goes on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from agents.backend import Batch, Grads
+from agents.checkpoint import Checkpoint
+from agents.encoder import Encoder
+from agents.network import NetworkConfig, PolicyNetwork, build_network
+from envs.errors import GraftError
+from envs.schema import Schemas
+from transfer.method import METHODS, Built, FromSource, State, Step
+
+
+def _weighted(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name within ``module`` and weight of its Linear and Conv2d layers, in order."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            yield f"{name}.weight", layer.weight
+
+
+def layers(network: PolicyNetwork) -> list[tuple[str, torch.Tensor]]:
+    """Name and weight of the one layer of each block of the encoder, from the input up.
+
+    Raises:
+        GraftError: a block with none or several, whose units are not the block's outputs.
+    """
+    found = []
+    for index, block in enumerate(network.encoder.blocks):
+        weights = list(_weighted(block))
+        if len(weights) != 1:
+            raise GraftError(
+                f"redo needs encoders whose blocks have one Linear or Conv2d each; "
+                f"block {index} of '{network.config.encoder}' has {len(weights)}."
+            )
+        found.append((f"encoder.blocks.{index}.{weights[0][0]}", weights[0][1]))
+    return found
+
+
+@torch.no_grad()
+def dormant(encoder: Encoder, units: list[int], observations: torch.Tensor, tau: float) -> list[torch.Tensor]:
+    """Which units of each block are dormant: ``mean |h_i| <= tau * mean over the block's units of mean |h_j|``.
+
+    Means are over observations (N, *obs_shape) and, of a channel, over its cells; h is what leaves the block. In a
+    block that gives only zeros, every unit is dormant.
+
+    Args:
+        units: number of units of each block.
+    Returns:
+        Per block, booleans (units,).
+    """
+    training = encoder.training
+    encoder.eval()  # running statistics are not to see the batch twice
+    hidden, found = encoder.scale(observations), []
+    for block, count in zip(encoder.blocks, units, strict=True):
+        hidden = block(hidden)
+        activity = hidden.abs().reshape(len(hidden), count, -1).mean((0, 2))
+        found.append(activity <= tau * activity.mean())
+    encoder.train(training)
+    return found
+
+
+@METHODS.register("redo")
+@dataclass(frozen=True, kw_only=True)
+class ReDo(FromSource):
+    """Fine-tuning that now and then gives dormant units of the encoder fresh incoming and zero outgoing weights.
+
+    A unit is an output of a block's one weighted layer: a feature, or a channel with its group of columns in a linear
+    layer above. Its incoming weights, bias and normalisation become those of a freshly initialised network; its
+    columns in the next layer, above the last block in both heads' first layers, become zero. Where both apply, between
+    two dormant units, the fresh weight stands: it reaches no output yet, and zeros would cut new units off for good.
+    The gradients of these entries are zero in that update; their moments in Adam are not reset, which no method can
+    reach, so that they drift a little afterwards.
+
+    Attributes:
+        every: updates between two examinations, counted anew on every task.
+        tau: a unit is dormant below this share of its layer's mean activity; 0: only where it is exactly silent.
+    Source: Sokar et al. 2023, definition 3.1 and algorithm 1, which examine a batch from the replay buffer; here it is
+        the current minibatch. Their moments are reset.
+    """
+
+    every: Annotated[int, Field(ge=1)] = 1000
+    tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """The transplanted network; everything trains.
+
+        Raises:
+            GraftError: as in `FromSource.build`; or an encoder with other blocks than `layers` takes.
+        """
+        built = super().build(source, target, architecture, seed)
+        layers(built.network)
+        return built
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """``updates``: how many there were, and ``seed``: a number made of the bits of the weights; int64 scalars."""
+        seed = sum(int(p.detach().cpu().float().view(torch.int32).sum()) for p in network.parameters())
+        return {"updates": torch.tensor(0), "seed": torch.tensor(seed % 2**31)}
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """Counts the update, and where it is time changes weights of ``network``, and their gradients to zero."""
+        updates = state["updates"] + 1
+        state = {**state, "updates": updates}
+        if int(updates) % self.every:
+            return Step(grads, state)
+        weights = layers(network)
+        asleep = dormant(network.encoder, [len(w) for _, w in weights], batch.observations, self.tau)
+        if not any(bool(units.any()) for units in asleep):
+            return Step(grads, state)
+        return Step(_recycled(network, asleep, grads, int(state["seed"] + updates)), state)
+
+
+@torch.no_grad()
+def _recycled(network: PolicyNetwork, asleep: list[torch.Tensor], grads: Grads, seed: int) -> Grads:
+    """Give dormant units fresh incoming and zero outgoing weights, in place; gradients with zeros for both."""
+    grads = {name: g.clone() for name, g in grads.items()}
+    heads = [
+        (f"{head}.{name}", weight)
+        for head, module in (("policy", network.policy), ("value", network.value))
+        for name, weight in itertools.islice(_weighted(module), 1)
+    ]
+    above = [[layer] for layer in layers(network)[1:]] + [heads]
+    for units, outgoing in zip(asleep, above, strict=True):
+        for name, weight in outgoing:
+            for tensor in (weight, grads.get(name)):
+                if tensor is not None:
+                    # Of a unit: one column, or the cells of a flattened channel.
+                    tensor[:, units.repeat_interleave(tensor.shape[1] // len(units))] = 0
+    fresh = build_network(network.schemas, network.config, seed).state_dict()
+    own = network.state_dict()
+    for index, units in enumerate(asleep):
+        for name in own:
+            if name.startswith(f"encoder.blocks.{index}.") and own[name].shape[:1] == units.shape:
+                own[name][units] = fresh[name].to(own[name])[units]
+                if name in grads:
+                    grads[name][units] = 0
+    return grads

@@ -1,0 +1,38 @@
+"""Replay: the policy imitates what it did on stored states of the tasks before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from agents.backend import Batch, Grads
+from agents.network import PolicyNetwork
+from transfer.divergence import added, gradient
+from transfer.memory import Memory, tasks
+from transfer.method import METHODS, State, Step
+
+
+@METHODS.register("replay")
+@dataclass(frozen=True, kw_only=True)
+class Replay(Memory):
+    """Behaviour cloning from memory: adds the gradient of strength * mean KL(stored policy || policy).
+
+    The mean is over `Memory.batch` stored states, drawn anew for each minibatch; the policy is as in
+    `Memory.divergence`. The value function is not cloned.
+
+    Attributes:
+        strength: of the penalty, per nat; 0 is fine-tuning, bit for bit.
+    Source: ClonEx-SAC, Wolczyk et al. 2022, without its choice of exploration.
+    """
+
+    strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """Adds the penalty's gradient to that of every parameter it depends on."""
+        if self.strength == 0 or not tasks(state):
+            return Step(grads, state)
+        divergence, state = self.divergence(network, state)
+        penalty = self.strength * divergence
+        return Step(added(grads, gradient(penalty, network)), state, penalty.detach())

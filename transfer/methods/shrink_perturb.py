@@ -1,0 +1,56 @@
+"""Shrink and perturb: the source's weights, drawn part of the way to fresh ones, so that they can learn again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from agents.checkpoint import Checkpoint
+from agents.network import NetworkConfig, PolicyNetwork
+from envs.schema import Schemas
+from transfer.method import METHODS, Built, FromSource
+
+
+@METHODS.register("shrink_perturb")
+@dataclass(frozen=True, kw_only=True)
+class ShrinkPerturb(FromSource):
+    """``theta <- s * theta + (1 - s) * fresh`` for all that was carried over, once, before training starts.
+
+    ``fresh`` are the weights that `scratch` starts from with the same architecture and seed. Floating-point buffers
+    (running statistics) are treated as parameters; counters stay the source's.
+
+    Attributes:
+        shrink: s in [0, 1]; 1 is `finetune` and 0 has the weights of `scratch`, bit for bit. The default is this
+            project's choice, a mild one: a transfer wants to keep most of the source.
+    Source: Ash & Adams 2020, section 4. Theirs is ``lambda * theta + noise``, where the noise has a scale of its own;
+        here it is a fresh initialisation times 1 - s.
+    """
+
+    carries_weights: ClassVar[bool] = False
+
+    shrink: Annotated[float, Field(ge=0, le=1)] = 0.8
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """The transplanted network, shrunk and perturbed; everything trains.
+
+        New input slices of a layer that was carried over are shrunk and perturbed with it.
+        """
+        network, report = super().build(source, target, architecture, seed)
+        assert report is not None
+        carried = {row.tensor for row in report.rows if row.status not in ("initialised", "dropped")}
+        fresh = PolicyNetwork(target, network.config, seed).state_dict()
+        with torch.no_grad():
+            for name, tensor in network.state_dict().items():
+                if name in carried and tensor.is_floating_point():
+                    tensor.mul_(self.shrink).add_((1 - self.shrink) * fresh[name])
+        if self.shrink == 1:
+            return Built(network, report)
+        note = f"times {self.shrink:g}, plus {1 - self.shrink:g} of a fresh one"
+        rows = tuple(
+            replace(row, detail=f"{row.detail}; {note}" if row.detail else note) if row.tensor in carried else row
+            for row in report.rows
+        )
+        return Built(network, replace(report, rows=rows))

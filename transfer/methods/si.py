@@ -1,0 +1,74 @@
+"""Synaptic intelligence: weights are held by what they did for the loss while it fell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from agents.backend import Batch, Grads
+from agents.checkpoint import Checkpoint
+from agents.network import PolicyNetwork
+from transfer.method import METHODS, Consolidated, Place, State, Step
+from transfer.regulariser import NotNegative, Regulariser, Tensors, group, named
+
+
+@METHODS.register("si")
+@dataclass(frozen=True, kw_only=True)
+class SI(Regulariser):
+    """Importance: the path integral of the loss over the task, per parameter, summed over tasks around the latest end.
+
+    While a task is learned, w_i adds up -g_i * dtheta_i over all updates, with the gradient g of the *task's* loss
+    before clipping and without the penalty. At its end omega_i += max(0, w_i) / (Delta_i^2 + xi), Delta being how far
+    the parameter went. The sum over tasks has mean 1 in the penalty, whose factor here is strength / 2 (the paper's
+    is c). The source is watched while it is learned, so a source that was trained before cannot be used.
+
+    Attributes:
+        xi: keeps the denominator from vanishing.
+    Source: Zenke et al. 2017, "Continual learning through synaptic intelligence", eqs. 3 to 5.
+    """
+
+    strength: NotNegative = 10.0
+    xi: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+
+    states: ClassVar[int] = 0
+    watches_source: ClassVar[bool] = True
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """Anchor and importances so far, and an empty path that begins here."""
+        here = {n: p.detach().clone() for n, p in network.named_parameters() if n in self.held(network)}
+        path = {name: torch.zeros_like(t) for name, t in here.items()}
+        return {**super().init(network, source), **named("path.0", path), **named("start.0", here)}
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """The penalty's gradient added; the step that the gradients before it led to is added to the path."""
+        held = [name for name in group(state, "path.0") if name in grads]
+        parameters = {name: p.detach() for name, p in network.named_parameters()}
+        followed = {
+            **named("path.0", self._path(network, state)),
+            **named("theta.0", {name: parameters[name].clone() for name in held}),
+            **named("grad.0", {name: grads[name].clone() for name in held}),
+        }
+        return super().gradients(grads, network, {**state, **followed}, batch)
+
+    def _path(self, network: PolicyNetwork, state: State) -> Tensors:
+        """The path so far with the step that has been made since the last gradients."""
+        path, theta, last = group(state, "path.0"), group(state, "theta.0"), group(state, "grad.0")
+        if not theta:
+            return path
+        parameters, names = dict(network.named_parameters()), list(theta)
+        step = torch._foreach_sub([parameters[n].detach() for n in names], [theta[n] for n in names])
+        added = torch._foreach_addcmul([path[n] for n in names], [last[n] for n in names], step, value=-1.0)
+        return {**path, **dict(zip(names, added, strict=True))}
+
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """The path becomes importance, and the anchor moves here."""
+        path, start, total = self._path(network, state), group(state, "start.0"), group(state, "total.0")
+        parameters = {name: p.detach() for name, p in network.named_parameters()}
+        omega = {
+            name: total.get(name, 0.0) + w.clamp(min=0) / ((parameters[name] - start[name]).square() + self.xi)
+            for name, w in path.items()
+        }
+        return Consolidated(network, {**self.anchored(network, {}, omega, 0), **named("total.0", omega)})

@@ -1,0 +1,224 @@
+"""Measures a network while it trains, on states that stay the same, and what a method adds to its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils import parametrize
+
+from agents.backend import Grads
+from agents.network import PolicyNetwork, Unstable
+from envs.errors import GraftError
+from transfer.diagnostics import (
+    centred_gram,
+    conflict,
+    dormant_share,
+    effective_rank,
+    gram_alignment,
+    relative_distance,
+    share,
+)
+
+
+class Probe:
+    """What has become of a network since it was built, on a fixed set of states.
+
+    Args:
+        network: as built, before any training.
+        observations: raw, (N, *obs_shape), N >= 2; of more than ``states``, as many, evenly spread, are taken.
+        reference: network whose encoder the features are compared with; None: ``network`` as it is now. For a
+            network that starts beside its source instead of from it.
+        states: the most that are measured on; time grows with their square.
+        tau: threshold of a dormant unit (`transfer.diagnostics.dormant_share`).
+    Raises:
+        GraftError: the observations are fewer than 2, or not what the network or the reference takes.
+    """
+
+    def __init__(
+        self,
+        network: PolicyNetwork,
+        observations: torch.Tensor | NDArray[Any],
+        reference: PolicyNetwork | None = None,
+        states: int = 256,
+        tau: float = 0.1,
+    ) -> None:
+        given, reference = torch.as_tensor(observations), network if reference is None else reference
+        for taker in (network, reference):
+            if len(given) < 2 or tuple(given.shape[1:]) != taker.schemas.observation.shape:
+                raise GraftError(
+                    f"A probe has observations of shape {tuple(given.shape)}; "
+                    f"give 2 or more of shape {taker.schemas.observation.shape}."
+                )
+        chosen = torch.linspace(0, len(given) - 1, min(states, len(given))).round().long()
+        self._observations, self._tau = given[chosen].cpu(), tau
+        self._grams = [centred_gram(hidden) for hidden in block_outputs(reference, self._observations)]
+        self._weights = {name: effective_weights(part) for name, part in _layers(network).items()}
+
+    def measure(self, network: PolicyNetwork) -> dict[str, float]:
+        """The network compared with what it was; the network and the random state are left as they are.
+
+        Returns:
+            Tag -> number. ``transfer/distance/block<i>`` and ``/policy``: relative distance of the weights to those
+            at the start. ``transfer/cka/block<i>`` and ``transfer/cka``: similarity of the block's output, and of the
+            features, to the reference's; a block that the reference does not have is left out.
+            ``transfer/effective_rank``: of the features. ``transfer/dormant/block<i>`` and ``transfer/dormant``:
+            share of dormant units in the block's output, and in all blocks' together.
+        Raises:
+            Unstable: an activation is not finite any more.
+            GraftError: a layer does not have the tensors that it had at the start.
+        """
+        outputs = block_outputs(network, self._observations)
+        if not all(bool(hidden.isfinite().all()) for hidden in outputs):
+            raise Unstable("the encoder's activations are not finite numbers any more; a smaller rate may help")
+        weights = {name: effective_weights(part) for name, part in _layers(network).items()}
+        values = {
+            f"transfer/distance/{name}": relative_distance(weights.get(name, {}), self._weights.get(name, {}))
+            for name in {**self._weights, **weights}
+        }
+        grams = [centred_gram(hidden) for hidden in outputs]
+        for i, (now, before) in enumerate(zip(grams, self._grams, strict=False)):
+            values[f"transfer/cka/block{i}"] = gram_alignment(now, before)
+        values["transfer/cka"] = gram_alignment(grams[-1], self._grams[-1])
+        values["transfer/effective_rank"] = effective_rank(outputs[-1].flatten(1))
+        dormant = [dormant_share(hidden, self._tau) for hidden in outputs]
+        values |= {f"transfer/dormant/block{i}": found for i, found in enumerate(dormant)}
+        units = [hidden.shape[1] for hidden in outputs]
+        values["transfer/dormant"] = sum(d * n for d, n in zip(dormant, units, strict=True)) / sum(units)
+        return values
+
+
+class GradientMeter:
+    """What a method adds to the task's gradients, averaged over some of the updates.
+
+    Ask `start` before the method's hook and, where it gave gradients, call `measure` after it::
+
+        before = meter.start(grads)
+        step = method.gradients(grads, network, state, batch)
+        if before is not None:
+            meter.measure(before, step.grads, step.penalty)
+
+    Args:
+        every: one update of so many is measured, the first one included.
+    """
+
+    def __init__(self, every: int = 16) -> None:
+        self._every, self._updates = every, 0
+        self._found: dict[str, list[float]] = {}
+
+    def start(self, grads: Grads) -> Grads | None:
+        """A copy of the task's gradients, in case the hook changes them in place; None: don't measure this update."""
+        self._updates += 1
+        if (self._updates - 1) % self._every:
+            return None
+        return {name: gradient.detach().clone() for name, gradient in grads.items()}
+
+    def measure(self, before: Grads, after: Grads, penalty: torch.Tensor | None = None) -> None:
+        """Take one update into the average.
+
+        Args:
+            before: the task's gradients. after: those that the method made of them; both before clipping, and zero
+                where a parameter is absent.
+            penalty: the method's `Step.penalty`.
+        """
+        added = {name: gradient - before[name] if name in before else gradient for name, gradient in after.items()}
+        added |= {name: -gradient for name, gradient in before.items() if name not in after}
+        found = {"penalty_share": share(before, added), "conflict": conflict(before, added)}
+        if penalty is not None:
+            found["penalty"] = float(penalty.detach())
+        for name, value in found.items():
+            self._found.setdefault(name, []).append(value)
+
+    def save(self) -> dict[str, Any]:
+        """What its next reports depend on, as JSON values."""
+        return {"updates": self._updates, "found": [[name, values] for name, values in self._found.items()]}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to a state of `save`."""
+        self._updates, self._found = saved["updates"], {name: list(values) for name, values in saved["found"]}
+
+    def report(self) -> dict[str, float]:
+        """Means over the updates measured since the last report; nothing where there were none.
+
+        Returns:
+            ``transfer/penalty_share`` in [0, 1], ``transfer/conflict`` in [-1, 1] (below 0: against the task), both 0
+            for an update to which nothing was added; ``transfer/penalty`` where the method gives its value.
+        """
+        means = {f"transfer/{name}": sum(values) / len(values) for name, values in self._found.items()}
+        self._found = {}
+        return means
+
+
+def block_outputs(network: PolicyNetwork, observations: torch.Tensor) -> list[torch.Tensor]:
+    """Output of each block of ``network.encoder``, (N, ...), for raw observations, in eval mode and without gradients.
+
+    They are caught while the whole network runs, so that what other columns add to a block is in them.
+
+    Raises:
+        GraftError: a block that the network does not run.
+    """
+    caught: dict[nn.Module, torch.Tensor] = {}
+
+    def catch(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        caught[module] = output
+
+    blocks = list(network.encoder.blocks)
+    # Where something is added inside a block, its parts are run one by one: the last of them gives the output.
+    lasts = [list(_parts(block))[-1][1] for block in blocks]
+    handles = [module.register_forward_hook(catch) for module in {*blocks, *lasts}]
+    try:
+        with _evaluating(network):
+            network(observations.to(network.policy.out.weight.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    outputs = []
+    for i, (block, last) in enumerate(zip(blocks, lasts, strict=True)):
+        if block not in caught and last not in caught:
+            raise GraftError(f"Block {i} of the encoder was not run by the network, so it cannot be measured.")
+        outputs.append(caught[block] if block in caught else caught[last])
+    return outputs
+
+
+def effective_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the parameters as the forward pass sees them, float64 on the CPU.
+
+    A parametrised tensor is given under its own name and with its parametrisation applied (W0 + (alpha / r) B A as
+    ``weight``), so that names and shapes are those of the module without it.
+    """
+    found = {}
+    for path, part in _parts(module):
+        names = [name for name, _ in part.named_parameters(recurse=False)]
+        if parametrize.is_parametrized(part):
+            assert isinstance(part.parametrizations, nn.ModuleDict)
+            names += part.parametrizations
+        for name in names:
+            tensor = getattr(part, name).detach()
+            found[f"{path}.{name}" if path else name] = tensor.to("cpu", torch.float64, copy=True)
+    return found
+
+
+def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The module and all within by path, without the parametrisations, which are parts of a weight."""
+    return (found for found in module.named_modules() if "parametrizations" not in found[0].split("."))
+
+
+def _layers(network: PolicyNetwork) -> dict[str, nn.Module]:
+    return {f"block{i}": block for i, block in enumerate(network.encoder.blocks)} | {"policy": network.policy}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """No gradients, eval mode, and afterwards each module's own mode and the random state as before."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network.eval()
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

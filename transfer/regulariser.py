@@ -1,0 +1,136 @@
+"""What the quadratic penalties share: parameters are held near anchors, each by its importance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from agents.backend import Batch, Grads
+from agents.checkpoint import Checkpoint
+from agents.network import PolicyNetwork
+from envs.errors import GraftError
+from transfer.method import Consolidated, FromSource, Place, State, Step
+from transfer.transplant import carried
+
+Tensors = dict[str, torch.Tensor]
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def group(state: State, prefix: str) -> Tensors:
+    """The tensors of ``state`` whose names start with ``prefix.``, without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
+
+
+def named(prefix: str, tensors: Tensors) -> Tensors:
+    """Inverse of `group`."""
+    return {f"{prefix}.{name}": t for name, t in tensors.items()}
+
+
+def normalised(omega: Tensors) -> tuple[Tensors, torch.Tensor]:
+    """Importances scaled to mean 1 over all entries of all tensors, and the mean they had; zeros stay zeros."""
+    mean = torch.stack([t.double().sum() for t in omega.values()]).sum() / sum(t.numel() for t in omega.values())
+    return {name: (t / mean if mean > 0 else t).to(t) for name, t in omega.items()}, mean.float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regulariser(FromSource):
+    """Fine-tuning with the penalty (strength / 2) * sum_k sum_i omega_ki * (theta_i - anchor_ki)^2.
+
+    Its gradient is added in closed form, before clipping. omega_k has mean 1 over the parameters that are held: those
+    of the encoder, and of the policy head where all tasks share it. Heads of other tasks and the value head are free.
+
+    The state holds, for every anchor k (a number), ``anchor.<k>.<parameter>``, ``omega.<k>.<parameter>`` and the raw
+    mean ``raw.<k>`` that was divided by.
+
+    Attributes:
+        strength: of the penalty; 0 is fine-tuning.
+    """
+
+    strength: NotNegative = 1.0
+
+    needs_weights: ClassVar[bool] = True
+
+    def held(self, network: PolicyNetwork) -> list[str]:
+        """Names of the parameters that the penalty may hold."""
+        parts = ("encoder.", "policy.") if self.shares_heads else ("encoder.",)
+        return [name for name, _ in network.named_parameters() if name.startswith(parts)]
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """The source's state, moved to the parameters of ``network`` by name; new slices have no importance.
+
+        Raises:
+            GraftError: the source was not consolidated, or nothing that trains is held.
+        """
+        state = super().init(network, source)
+        if source is None:
+            return state
+        if not state:
+            raise GraftError(f"{type(self).__name__} needs a source that it has consolidated.")
+        moved = {name: t for name, t in state.items() if not _about_parameters(name)}
+        for prefix in sorted({".".join(name.split(".", 2)[:2]) for name in state if _about_parameters(name)}):
+            tensors = carried(
+                source,
+                group(state, prefix),
+                network.schemas,
+                new_channels=self.new_channels,
+                rename=self.rename,
+            )
+            moved |= named(prefix, tensors)
+        self.check_held(network, moved)
+        return moved
+
+    def check_held(self, network: PolicyNetwork, state: State) -> None:
+        """Raises GraftError where no parameter that trains is held by an anchor of ``state``."""
+        trainable = {name for name, p in network.named_parameters() if p.requires_grad}
+        if not any(trainable & group(state, f"anchor.{k}").keys() for k in anchors(state)):
+            raise GraftError(f"{type(self).__name__} has nothing to hold: none of the parameters it knows of trains.")
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """The gradients with the penalty's added, and the penalty."""
+        indices = anchors(state)
+        if self.strength == 0 or not indices:
+            return Step(grads, state)
+        parameters = {name: p.detach() for name, p in network.named_parameters() if name in grads}
+        changed, penalty = dict(grads), torch.zeros((), device=next(network.parameters()).device)
+        for k in indices:
+            anchor = {n: t for n, t in group(state, f"anchor.{k}").items() if n in parameters}
+            omega = group(state, f"omega.{k}")
+            names = list(anchor)
+            here = penalty.device
+            apart = torch._foreach_sub([parameters[n] for n in names], [anchor[n].to(here) for n in names])
+            pull = torch._foreach_mul([omega[n].to(here) for n in names], apart)
+            added = torch._foreach_add([changed[n] for n in names], pull, alpha=self.strength)
+            changed.update(zip(names, added, strict=True))
+            penalty = penalty + sum(torch.dot(a.flatten(), b.flatten()) for a, b in zip(apart, pull, strict=True))
+        return Step(changed, state, self.strength / 2 * penalty)
+
+    def anchored(self, network: PolicyNetwork, state: State, omega: Tensors, k: int) -> State:
+        """``state`` with the anchor k at the network's present parameters, held by ``omega`` (normalised here)."""
+        parameters = dict(network.named_parameters())
+        scaled, mean = normalised(omega)
+        anchor = {name: parameters[name].detach().clone() for name in omega}
+        return {**state, **named(f"anchor.{k}", anchor), **named(f"omega.{k}", scaled), f"raw.{k}": mean}
+
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """One more anchor, with the importances of the task that ends."""
+        omega = self.importances(network, rollouts.observations)
+        return Consolidated(network, self.anchored(network, state, omega, place.task))
+
+    def importances(self, network: PolicyNetwork, observations: torch.Tensor) -> Tensors:
+        """Raw importance of every held parameter, by name, from states (N, *obs_shape) of the task that ends."""
+        raise NotImplementedError
+
+
+def anchors(state: State) -> list[int]:
+    """The numbers of the anchors in ``state``."""
+    return sorted(int(name.removeprefix("raw.")) for name in state if name.startswith("raw."))
+
+
+def _about_parameters(name: str) -> bool:
+    """Whether an entry of the state is about a parameter of the network, and not a scalar."""
+    return name.count(".") > 1

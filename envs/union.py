@@ -17,7 +17,8 @@ from envs.task import TaskVectorEnv
 def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:
     """The schema that holds every name of ``schemas``, in the order in which they first appear.
 
-    A name's attributes are all that any of them gives it, and its bounds span theirs and zero.
+    A name's attributes are all that any of them gives it, and its bounds span theirs, and zero where a
+    schema lacks it.
 
     Raises:
         GraftError: observations of different kinds, dtypes or boards, which have no union.
@@ -60,13 +61,13 @@ class Widened(TaskVectorEnv):
     """
 
     def __init__(self, env: TaskVectorEnv, schema: ObservationSchema) -> None:
+        self._env = env  # first of all: gymnasium closes what is thrown away, even half made
         own = env.observation_schema
         if set(own.names) - set(schema.names) or union([schema, own]).shape != schema.shape:
             raise GraftError(
                 f"Observations {', '.join(own.names)} do not fit into {', '.join(schema.names)}; "
                 f"give a schema that holds them all."
             )
-        self._env = env
         self._places = np.array([schema.names.index(name) for name in own.names])
         self.metadata = env.metadata
         self.num_envs = env.num_envs
@@ -98,6 +99,6 @@ class Widened(TaskVectorEnv):
             raise AttributeError(name)
         return getattr(self._env, name)
 
-    def close(self, **kwargs: Any) -> None:
-        """Close the batch."""
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the batch, once."""
         self._env.close(**kwargs)

@@ -1,4 +1,4 @@
-"""Speed: `python -m experiments.bench envs` times environments side by side, on one core, in one process."""
+"""Speed: `python -m experiments.bench envs` times environments, and `... methods` methods, side by side on one core."""
 
 from __future__ import annotations
 
@@ -99,8 +99,6 @@ def _subjects(console: Console, num_envs: int) -> dict[str, Subject]:
 
 def bench_envs(console: Console, num_envs: int, rounds: int) -> None:
     """Print the table of env steps per second."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rates = measure(_subjects(console, num_envs), rounds)
     baseline = statistics.median(rates[f"Gymnasium {LOOPED[0]}, Python loop"])
     table = Table(
@@ -119,17 +117,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench",
-        description="Times Graft's environments beside EnvPool's MiniGrid and a Python loop over Gymnasium.",
-        epilog="example:\n  python -m experiments.bench envs --num-envs 1024 --rounds 5",
+        description="Times Graft's environments beside EnvPool's MiniGrid and a Python loop over Gymnasium, or the "
+        "updates of every transfer method beside plain fine-tuning's.",
+        epilog="examples:\n  python -m experiments.bench envs --num-envs 1024 --rounds 5\n"
+        "  python -m experiments.bench methods --rounds 9",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["envs"], help="what to time")
-    parser.add_argument("--num-envs", type=int, default=1024, metavar="N", help="batch size (default: 1024)")
+    parser.add_argument("what", choices=["envs", "methods"], help="what to time")
+    parser.add_argument("--num-envs", type=int, default=1024, metavar="N", help="of envs: batch size (default: 1024)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default: 5)")
     options = parser.parse_args(arguments)
     if options.num_envs < 1 or options.rounds < 1:
         parser.error("--num-envs and --rounds must be at least 1")
-    bench_envs(Console(width=120), options.num_envs, options.rounds)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if options.what == "envs":
+        bench_envs(Console(width=120), options.num_envs, options.rounds)
+    else:
+        from experiments.bench_methods import bench_methods
+
+        bench_methods(Console(width=120), options.rounds)
     return 0
 
 

@@ -179,10 +179,9 @@ def table(data: Mapping[str, Any]) -> Table:
         title=" → ".join(data["sequence"]), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0
     )
     for name, width in zip(
-        ("method", "performance", "forgetting", "learned", "forward", "size"), (19, 19, 19, 7, 7, 6), strict=True
+        ("method", "performance", "forgetting", "learned", "forward", "size"), (17, 18, 18, 7, 7, 6), strict=True
     ):
-        left = name == "method"
-        made.add_column(name, width=width, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+        made.add_column(name, width=width, justify="left" if name == "method" else "right", overflow="fold")
     for entry in data["rows"]:
         kilobytes = (4 * entry["parameters"] + entry["bytes_beside"]) / 1000
         made.add_row(
@@ -206,7 +205,8 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"network and memory at the end. Heads are {data['heads'].replace('_', ' ')}, and the agent {known}.",
         "scratch and random_frozen have a network of its own for each task, and so forget nothing.",
     ]
-    reference = next((r for r in data["rows"] if r["method"] == "finetune"), None)
+    # With shared heads its label names that option.
+    reference = next((r for r in data["rows"] if r["method"].partition("(")[0] == "finetune"), None)
     if reference is not None and reference["forgetting"]["iqm"] > 0:
         base, performance = reference["forgetting"]["iqm"], reference["average_performance"]["iqm"]
         for entry in data["rows"]:

@@ -55,6 +55,8 @@ def parse_model(model: type[M], data: Mapping[str, Any], where: str) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         detail = error.errors()[0]
+        if not detail["loc"]:  # keys that don't go together; the whole config would be too much to quote
+            raise GraftError(f"{where}: {detail['msg'].removeprefix('Value error, ')}.") from error
         if detail["type"] == "extra_forbidden":
             holder = _model_at(model, detail["loc"])
             *path, key = _dotted(detail["loc"], data).split(".")

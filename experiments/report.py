@@ -199,7 +199,7 @@ def _ratio(row: Mapping[str, Any]) -> str:
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
 
 
-COLUMNS = {"method": 20, "ratio [95 %]": 19, "AUC": 6, "jump": 6, "final": 5, "steps": 5, "kept": 5, "verdict": 8}
+COLUMNS = {"method": 17, "ratio [95 %]": 19, "AUC": 6, "jump": 6, "final": 5, "steps": 5, "kept": 5, "verdict": 8}
 """Of the closing table, with their widths."""
 
 

@@ -179,7 +179,9 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
 
 def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger) -> Outcome:
     """What follows a task that was learned, before the next one."""
-    assert stage.method is not None and source is not None and stage.place is not None
+    assert stage.method is not None
+    assert source is not None
+    assert stage.place is not None
     method, start = stage.method, time.perf_counter()
     rollout_seed, training_seed = stage.random_seeds()
     network, state, steps = source.build(), source.parts.get(PART, {}), 0
@@ -189,6 +191,7 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
         ledger.passed(steps)
         network, state = method.consolidate(network, state, rollouts, stage.place)
     returns: list[float] = []
+    seconds = time.perf_counter() - start
     if method.retraining:
         running = _Running(method, network, state, None)
         result = train(
@@ -203,8 +206,9 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
             snapshots=snapshots(stage, store, ledger, running),
         )
         state, steps, returns = running.state, steps + result.env_steps, result.final_returns
+        seconds += result.seconds
     heads = {**_heads(source), **_numbered(heads_of(network), stage.place.task)}
-    return Outcome(network, state, heads, TrainResult(steps, time.perf_counter() - start, returns))
+    return Outcome(network, state, heads, TrainResult(steps, seconds, returns))
 
 
 def _rollouts(stage: Stage, network: PolicyNetwork, seed: int) -> Batch:
@@ -242,7 +246,8 @@ def _recall(stage: Stage, outcome: Outcome, source: Checkpoint | None, which: in
     if stage.method.shares_heads:
         heads = heads_of(viewed)
     network = serving(viewed, heads, schemas(task))
-    seed = stage.random_seeds()[1] + 1_000_000 * (which + 1)
+    # The same levels whenever the task is tried, so that what did not change scores the same.
+    _, seed = replace(stage, kind="consolidate", task=task).random_seeds()
     env = make(task, stage.evaluation.num_envs, seed, observation=network.schemas.observation)
     try:
         generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)

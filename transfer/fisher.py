@@ -98,7 +98,8 @@ def _mean_over_samples(
     network.eval()
     try:
         for chunk in torch.split(observations, CHUNK):
-            _add_layers(network, layers, chunk.to(device), rows, power, total)
+            if layers:
+                _add_layers(network, layers, chunk.to(device), rows, power, total)
             if others:
                 _add_others(network, others, chunk.to(device), rows, power, total)
     finally:
@@ -111,10 +112,16 @@ def _layers(network: PolicyNetwork, names: Sequence[str]) -> dict[str, nn.Linear
     found = {}
     for prefix, module in network.named_modules():
         wanted = f"{prefix}.weight" in names or f"{prefix}.bias" in names
-        plain_conv = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
-        if wanted and (type(module) is nn.Linear or plain_conv):
+        if wanted and (type(module) is nn.Linear or _is_plain_convolution(module)):
             found[prefix] = module
     return found
+
+
+def _is_plain_convolution(module: nn.Module) -> bool:
+    """Whether `_patches` holds what the module's weights are multiplied with; a subclass may do anything with them."""
+    if type(module) is not nn.Conv2d:
+        return False
+    return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 @contextmanager
@@ -167,7 +174,7 @@ def _patches(layer: nn.Linear | nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor
     """What a layer multiplies its weights with: (N, in), or for a convolution (N, positions, in * kernel)."""
     if isinstance(layer, nn.Linear):
         return inputs
-    unfolded = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, _padding(layer), layer.stride)
+    unfolded = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
     return unfolded.transpose(1, 2).contiguous()
 
 
@@ -193,12 +200,6 @@ def _add_layer(
         total[weight] += power(torch.bmm(delta, inputs)).sum(0).view_as(layer.weight)
     if bias in total:
         total[bias] += power(delta.sum(2)).sum(0)
-
-
-def _padding(layer: nn.Conv2d) -> tuple[int, int]:
-    if isinstance(layer.padding, str):
-        raise GraftError(f"A convolution with padding '{layer.padding}' has no importances here; give it as numbers.")
-    return layer.padding[0], layer.padding[1]
 
 
 def _add_others(

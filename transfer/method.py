@@ -219,7 +219,6 @@ class FromSource(TransferMethod):
             )
         )
 
-
     @property
     def shares_heads(self) -> bool:
         """Whether one pair of heads serves every task."""

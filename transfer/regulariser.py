@@ -61,7 +61,10 @@ class Regulariser(FromSource):
         return [name for name, _ in network.named_parameters() if name.startswith(parts)]
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """The source's state, moved to the parameters of ``network`` by name; new slices have no importance.
+        """The source's state, moved to the parameters of ``network`` by name.
+
+        New slices have no importance, but for those that ``new_channels=attributes`` made of others: they are held
+        near the mean of these, by the mean of their importances.
 
         Raises:
             GraftError: the source was not consolidated, or nothing that trains is held.
@@ -101,6 +104,8 @@ class Regulariser(FromSource):
             anchor = {n: t for n, t in group(state, f"anchor.{k}").items() if n in parameters}
             omega = group(state, f"omega.{k}")
             names = list(anchor)
+            if not names:  # all that is held is frozen for now
+                continue
             here = penalty.device
             apart = torch._foreach_sub([parameters[n] for n in names], [anchor[n].to(here) for n in names])
             pull = torch._foreach_mul([omega[n].to(here) for n in names], apart)

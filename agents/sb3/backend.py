@@ -15,8 +15,9 @@ from agents.backend import Evaluation, Hooks, Record, TrainResult
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork
 from agents.sb3.algorithm import Algorithm
+from agents.sb3.learner_state import numbers
 from agents.sb3.rates import network_optimizer, scale_rates
-from agents.sb3.snapshot import Keeper, numbers
+from agents.sb3.snapshot import Keeper
 from agents.sb3.vec_env import BatchVecEnv
 from agents.snapshot import Saved, Snapshots
 from envs.factory import make

@@ -53,7 +53,7 @@ def test_the_training_flag_is_left_as_it_was_and_off_meanwhile(training):
     env = ClockEnv([2])
     network = small_network(env.schemas).train(training)
     seen = []
-    network.encoder.register_forward_hook(lambda module, *_: seen.append(module.training))
+    network.encoder.blocks[0].register_forward_hook(lambda module, *_: seen.append(module.training))
     evaluate(network, env, 1, torch.Generator().manual_seed(0))
     assert seen == [False, False]
     assert {m.training for m in network.modules()} == {training}

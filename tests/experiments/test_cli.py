@@ -198,7 +198,7 @@ def test_a_missing_package_ends_with_2_and_the_install_line(tmp_path, monkeypatc
 def test_another_experiments_folder_ends_with_2(experiment, capsys):
     out, config, _ = experiment
     before = (out / "results.json").read_bytes()
-    assert run.main([str(config), "seeds=1", "--out", str(out)]) == 2
+    assert run.main([str(config), "transfer.steps=128", "--out", str(out)]) == 2
     assert "holds another experiment" in capsys.readouterr().err
     assert (out / "results.json").read_bytes() == before
 

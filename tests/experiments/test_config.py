@@ -10,6 +10,7 @@ from tiny_experiment import write_config
 from envs.errors import GraftError
 from experiments.config import load_config, packaged_configs
 from experiments.graph import expand
+from experiments.run import KINDS
 from transfer.method import label
 
 
@@ -17,7 +18,8 @@ from transfer.method import label
 def test_packaged_configs_expand(name):
     config = load_config(name)
     assert config.name == name
-    assert expand(config).comparisons
+    graph = KINDS[type(config)].expand(config)
+    assert graph.comparisons or graph.lifelong
 
 
 def test_abbreviations_mean_the_same_as_the_long_form(tmp_path):
@@ -66,7 +68,10 @@ def test_controls_come_first_and_once(tmp_path):
         ("methods=[frozn]", "Unknown method 'frozn'; allowed: .*Did you mean 'frozen'"),
         ("methods=[{frozen: {dept: 1}}]", "option of method frozen 'dept'.*Did you mean 'depth'"),
         ("methods=[{frozen: {depth: 0}}]", "method frozen: depth=0 is not allowed"),
-        ("methods=[{finetune: {heads: same}}]", "method finetune: heads='same' is not allowed.*'fresh' or 'by_name'"),
+        (
+            "methods=[{finetune: {heads: same}}]",
+            "finetune: heads='same' is not allowed.*'fresh', 'by_name' or 'shared'",
+        ),
         ("methods=[{frozen: {}, finetune: {}}]", "one name with its options"),
         ("transfer.stepz=1", "Unknown key in tiny.yaml under 'transfer' 'stepz'; allowed: steps"),
         ("seedz=1", "Unknown key in tiny.yaml 'seedz'.*Did you mean 'seeds'"),
@@ -118,5 +123,5 @@ def test_bad_files_are_explained(tmp_path):
     with pytest.raises(GraftError, match="must hold keys and values"):
         load_config(str(broken))
     broken.write_text("name: x\n")
-    with pytest.raises(GraftError, match="sources is missing"):
+    with pytest.raises(GraftError, match="methods is missing"):
         load_config(str(broken))

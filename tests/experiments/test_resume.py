@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +18,7 @@ import torch
 from tiny_experiment import write_config
 
 from agents.sb3 import snapshot
+from agents.snapshot import Snapshot
 from experiments import resume
 from experiments.config import load_config
 from experiments.graph import expand
@@ -19,8 +27,9 @@ from experiments.store import METRICS, SNAPSHOT, Store
 from transfer.method import METHODS
 
 ROOT = Path(__file__).parents[2]
-STEPS = 512
-"""Env steps of a stage: four rollouts."""
+ROLLOUT = 128
+STEPS = 4 * ROLLOUT
+"""Env steps of a stage."""
 
 
 class Stop(Exception):
@@ -80,25 +89,187 @@ def stop(store, stage, at, tag):
 
 
 def go_on(store, stage):
-    """Run the stage to its end; returns the env steps of its first report."""
-    reported = []
-    run_stage(stage, store, lambda env_steps, values: reported.append(env_steps))
-    return reported[0]
+    """Run the stage to its end; returns the env steps of its first metric, and of all reports."""
+    reports, metrics = [], []
+
+    def watch(env_steps, values):
+        reports.append(env_steps)
+        if values:
+            metrics.append(env_steps)
+
+    run_stage(stage, store, watch)
+    return metrics[0], reports
+
+
+SOON = {"retrain": STEPS, "every": 3, "gradual_unfreeze": True, "layer_decay": 0.5}
+"""Options that make something happen within four rollouts, for the methods that have them."""
 
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].uses_source])
 def test_under_every_method_a_stopped_stage_ends_as_if_it_had_not_been(tmp_path, name):
-    stages, store = set_up(tmp_path, methods=[name], evaluation={"every": 256, "episodes": 8, "num_envs": 8})
-    needed = [stage for stage in stages if stage.method is None or not stage.method.control]
-    for stage in needed:
+    options = {key: value for key, value in SOON.items() if key in {field.name for field in fields(METHODS[name])}}
+    evaluation = {"every": 2 * ROLLOUT, "episodes": 8, "num_envs": 8}
+    stages, store = set_up(tmp_path, methods=[{name: options} if options else name], evaluation=evaluation)
+    tried = 0
+    for stage in stages:
+        if stage.method is not None and stage.method.control:
+            continue
         run_stage(stage, store, ignore)
         if stage.method is not None and (stage.kind != "consolidate" or stage.method.retraining):
+            tried += 1
             expected = left(store, stage)
             shutil.rmtree(store.folder(stage.id))
-            last = stage.method.retraining if stage.kind == "consolidate" else 3 * STEPS // 4
-            stop(store, stage, min(last, 3 * STEPS // 4), "rollout/")
+            stop(store, stage, 3 * ROLLOUT, "rollout/")
             assert not store.done(stage.id)
-            if (store.folder(stage.id) / SNAPSHOT).exists():
-                assert go_on(store, stage) > 0
+            assert go_on(store, stage)[0] == 2 * ROLLOUT, "it did not go on from the last snapshot"
             assert_left_the_same(left(store, stage), expected)
+    assert tried
+
+
+@pytest.fixture
+def pretraining(tmp_path, eager):
+    """The first stage stopped at 384 env steps, just after its update; and what it leaves when it is not stopped."""
+    (stage, *_), store = set_up(tmp_path)
+    run_stage(stage, store, ignore)
+    expected = left(store, stage)
+    shutil.rmtree(store.folder(stage.id))
+    stop(store, stage, 3 * ROLLOUT, "train/")
+    return stage, store, expected
+
+
+def test_whoever_watches_hears_first_where_it_goes_on(pretraining):
+    stage, store, _ = pretraining
+    assert go_on(store, stage)[1][0] == 3 * ROLLOUT
+
+
+def test_env_steps_and_seconds_are_those_of_both_parts(pretraining):
+    stage, store, _ = pretraining
+    folder, plan = store.folder(stage.id) / SNAPSHOT, resume._identity(stage)
+    found = Snapshot.read(folder, plan)
+    Snapshot(found.env_steps, 1000.0, found.parts).write(folder, plan)
+    go_on(store, stage)
+    assert store.record(stage.id)["env_steps"] == STEPS
+    assert 1000 < store.record(stage.id)["seconds"] < 1100
+
+
+def test_tensorboard_shows_each_metric_once(pretraining):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stage, store, _ = pretraining
+    go_on(store, stage)
+    assert len(list((store.folder(stage.id) / "tb").glob("events*"))) > 1
+    events = EventAccumulator(str(store.folder(stage.id) / "tb"))
+    events.Reload()
+    lines = [json.loads(line) for line in (store.folder(stage.id) / METRICS).read_text().splitlines()]
+    for tag in {tag for line in lines for tag in line} - {"env_steps"}:
+        expected = [(line["env_steps"], line[tag]) for line in lines if tag in line]
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [(s, pytest.approx(v)) for s, v in expected], tag
+
+
+def other_code(stage, store, monkeypatch):
+    monkeypatch.setattr(resume, "code", lambda: "other")
+
+
+def other_libraries(stage, store, monkeypatch):
+    monkeypatch.setattr(resume, "surroundings", lambda: {"versions": {"torch": "9"}, "platform": ""})
+
+
+def of_another_stage(stage, store, monkeypatch):
+    folder = store.folder(stage.id) / SNAPSHOT
+    identity = resume._identity(stage)
+    Snapshot.read(folder, identity).write(folder, {**identity, "stage": "another"})
+
+
+def truncated(stage, store, monkeypatch):
+    (path,) = (store.folder(stage.id) / SNAPSHOT).glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def shorter_metrics(stage, store, monkeypatch):
+    path = store.folder(stage.id) / METRICS
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def no_metrics(stage, store, monkeypatch):
+    (store.folder(stage.id) / METRICS).unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil", [other_code, other_libraries, of_another_stage, truncated, shorter_metrics, no_metrics]
+)
+def test_what_cannot_go_on_starts_over(pretraining, monkeypatch, spoil):
+    stage, store, expected = pretraining
+    spoil(stage, store, monkeypatch)
+    assert go_on(store, stage)[1][0] == 0
+    assert_left_the_same(left(store, stage), expected)
+
+
+def test_a_short_stage_takes_no_snapshot(tmp_path):
+    (stage, *_), store = set_up(tmp_path)
+    stop(store, stage, 3 * ROLLOUT, "train/")
+    assert not (store.folder(stage.id) / SNAPSHOT).exists()
+    assert go_on(store, stage)[1][0] == 0
+
+
+EAGER_RUN = """
+import sys
+
+import agents.sb3.snapshot
+import experiments.resume
+from experiments.run import main
+
+agents.sb3.snapshot.LARGEST_SHARE = 1e9
+experiments.resume.SECONDS = 0.0
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+"""The command line with a snapshot at every rollout, in the workers as well, which import the file that was run."""
+
+
+def eager_run(folder, config):
+    script = folder / "eager_run.py"
+    script.write_text(EAGER_RUN)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(config), "--out", str(folder / "out"), "--jobs", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_results(tmp_path):
+    budget = 40 * ROLLOUT
+    changes = {
+        "methods": "finetune",
+        "pretrain": {"steps": budget},
+        "evaluation": {"every": 5000, "episodes": 8, "num_envs": 8},
+    }
+    for folder in ("undisturbed", "killed"):
+        (tmp_path / folder).mkdir()
+    stages, undisturbed = set_up(tmp_path / "undisturbed", **changes)
+    _, killed = set_up(tmp_path / "killed", **changes)
+    pretrain, manifest = stages[0], killed.folder(stages[0].id) / SNAPSHOT / "snapshot.json"
+
+    process = eager_run(tmp_path / "killed", tmp_path / "killed" / "tiny.yaml")
+    while not manifest.exists() or json.loads(manifest.read_text())["env_steps"] < 5 * ROLLOUT:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    reached = json.loads(manifest.read_text())["env_steps"]
+    assert 5 * ROLLOUT <= reached < budget
+    assert killed.record(pretrain.id)["status"] == "running"
+    begun = json.loads((killed.folder(pretrain.id) / METRICS).read_text().splitlines()[1])["time/env_steps_per_s"]
+
+    process = eager_run(tmp_path / "killed", tmp_path / "killed" / "tiny.yaml")
+    for stage in stages:
+        run_stage(stage, undisturbed, ignore)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    for stage in stages:
+        assert_left_the_same(left(killed, stage), left(undisturbed, stage))
+    again = json.loads((killed.folder(pretrain.id) / METRICS).read_text().splitlines()[1])["time/env_steps_per_s"]
+    assert again == begun, "it started over"

@@ -106,6 +106,19 @@ def test_another_experiment_is_refused(tmp_path):
     assert (store.out / "experiment.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "override", ["seeds=1", "methods=[finetune]", "targets=Graft/Hunt-v0", "sources=Graft/Hunt-v0"]
+)
+def test_methods_seeds_and_tasks_may_change_in_place(tmp_path, override):
+    store = Store(tmp_path / "out")
+    store.open(load_config(str(write_config(tmp_path))))
+    changed = load_config(str(write_config(tmp_path)), [override])
+    store.open(changed)
+    record = json.loads((store.out / "experiment.json").read_text())
+    assert record["config"] == changed.model_dump(mode="json")
+    assert len(record["invocations"]) == 2
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     config = load_config(str(write_config(tmp_path)))
     with pytest.raises(GraftError, match="not an experiment's folder and not empty"):

@@ -14,7 +14,7 @@ from envs.errors import GraftError
 from envs.options import build_options
 from envs.schema import Schemas
 from envs.task import Task
-from transfer.method import METHODS, FromSource, TransferMethod, changed_options, label, method_name
+from transfer.method import METHODS, FromSource, Place, TransferMethod, changed_options, label, method_name
 from transfer.transplant import transplant
 
 ACTIONS = discrete("left", "right")
@@ -132,7 +132,7 @@ def test_frozen_may_freeze_the_convolutions_on_another_board(source, depth):
     [
         ("frozen", {"depth": 0}, "method frozen: depth=0 is not allowed"),
         ("frozen", {"depth": "some"}, "method frozen: depth='some' is not allowed"),
-        ("finetune", {"heads": "old"}, "method finetune: heads='old' is not allowed.*'fresh' or 'by_name'"),
+        ("finetune", {"heads": "old"}, "method finetune: heads='old' is not allowed.*'fresh', 'by_name' or 'shared'"),
         ("finetune", {"new_channels": "noise"}, "'zero', 'random' or 'attributes'"),
         ("finetune", {"head": "fresh"}, "Unknown option of method finetune 'head'.*Did you mean 'heads'"),
         ("scratch", {"heads": "fresh"}, "Unknown option of method scratch 'heads'"),
@@ -176,9 +176,14 @@ def test_the_seam_does_nothing_by_itself(source):
     network, state = small_network(SAME), {"x": torch.zeros(1)}
     grads = {"policy.out.bias": torch.ones(2)}
     assert Nothing().init(network, source) == {}
-    assert Nothing().gradients(grads, network, state, None) is grads
+    step = Nothing().gradients(grads, network, state, None)
+    assert step.grads is grads
+    assert step.state is state
+    assert step.penalty is None
     assert Nothing().schedule(network, state, 0.0) is state
-    assert Nothing().consolidate(network, state, None) is state
+    assert Nothing().consolidate(network, state, None, Place(0, 1)) == (network, state)
+    assert Nothing().finish(network, state) is network
+    assert Nothing().rates(network) == {}
     assert Nothing().view(network, state, 0) is network
 
 

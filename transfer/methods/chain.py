@@ -62,7 +62,7 @@ class Chain(TransferMethod):
         self._refuse([m for m in self.methods if _builds(m)], "build the network")
         self._refuse([m for m in self.methods if m.masks], "keep weights from moving")
         for renamer in (m for m in self.methods if not m.carries_weights):
-            for member in (m for m in self.methods if m.needs_weights):
+            for member in (m for m in self.methods if m.needs_weights and m is not renamer):
                 raise GraftError(
                     f"{label(member)} is about the source's weights, and under {label(renamer)} the network does not "
                     f"start from them: the two cannot be chained."
@@ -71,7 +71,9 @@ class Chain(TransferMethod):
             "watches_source": any(m.watches_source for m in self.methods),
             "states": max((m.states for m in self.methods), default=0),
             "carries_weights": all(m.carries_weights for m in self.methods),
+            "needs_weights": any(m.needs_weights for m in self.methods),
             "needs_task": any(m.needs_task for m in self.methods),
+            "masks": any(m.masks for m in self.methods),
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)
@@ -105,14 +107,18 @@ class Chain(TransferMethod):
         return builder.build(source, target, architecture, seed)
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """Each member's state, under its number."""
-        state: dict[str, torch.Tensor] = {}
-        for i, member in enumerate(self.members):
+        """Each member's state, under its number; where the source is being learned, of those that watch it."""
+        state: dict[str, torch.Tensor] = {} if source is not None else {WATCHING: torch.tensor(True)}
+        for i, member in self._acting(state):
             own = source
             if source is not None:
                 own = replace(source, parts={**source.parts, PART: _part(source.parts.get(PART, {}), i)})
             state |= _numbered(member.init(network, own), i)
         return state
+
+    def _acting(self, state: State) -> list[tuple[int, TransferMethod]]:
+        """The members, numbered, that have a say: of a source that is being learned only those that watch it."""
+        return [(i, m) for i, m in enumerate(self.members) if WATCHING not in state or m.watches_source]
 
     def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
         """The members' factors multiplied."""
@@ -125,16 +131,18 @@ class Chain(TransferMethod):
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
         """Through all members; the penalties are added up."""
         penalty, after = None, dict(state)
-        for i, member in enumerate(self.members):
+        for i, member in self._acting(state):
             grads, own, added = member.gradients(grads, network, _part(state, i), batch)
-            after = {n: t for n, t in after.items() if not n.startswith(f"{i}/")} | _numbered(own, i)
+            after = _with_part(after, i, own)
             penalty = added if penalty is None else penalty if added is None else penalty + added
         return Step(grads, after, penalty)
 
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
         """Each member's."""
-        own = [member.schedule(network, _part(state, i), progress) for i, member in enumerate(self.members)]
-        return {name: t for i, part in enumerate(own) for name, t in _numbered(part, i).items()}
+        after = dict(state)
+        for i, member in self._acting(state):
+            after = _with_part(after, i, member.schedule(network, _part(state, i), progress))
+        return after
 
     def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
         """Through all members."""
@@ -162,7 +170,7 @@ class Chain(TransferMethod):
 
     def with_shared_heads(self) -> TransferMethod:
         """The same chain with shared heads in every member."""
-        return replace(self, methods=tuple(member.with_shared_heads() for member in self.methods))
+        return replace(self, methods=tuple(m.with_shared_heads() for m in self.methods or self.members))
 
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
         """Through all members, the last first."""
@@ -178,6 +186,9 @@ def _builds(method: TransferMethod) -> bool:
 
 TRANSPLANT = {option.name for option in fields(FromSource)}
 
+WATCHING = "watching"
+"""In the state while the source is being learned."""
+
 
 def _part(state: State, i: int) -> State:
     """What member i remembers."""
@@ -186,3 +197,8 @@ def _part(state: State, i: int) -> State:
 
 def _numbered(state: State, i: int) -> dict[str, torch.Tensor]:
     return {f"{i}/{name}": t for name, t in state.items()}
+
+
+def _with_part(state: dict[str, torch.Tensor], i: int, part: State) -> dict[str, torch.Tensor]:
+    """The state in which member i remembers ``part``."""
+    return {name: t for name, t in state.items() if not name.startswith(f"{i}/")} | _numbered(part, i)

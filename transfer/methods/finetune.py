@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
+from agents.backend import Batch
+from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
-from transfer.method import METHODS, FromSource, State
+from transfer.method import METHODS, Consolidated, FromSource, Place, State
+
+ROUNDING = 1e-9
+"""So that a share of the budget that is reached exactly is not missed by the last bit."""
 
 
 @METHODS.register("finetune")
@@ -31,21 +37,46 @@ class Finetune(FromSource):
     gradual_unfreeze: bool = False
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "needs_weights", self.thaws)  # else the blocks that it thaws are not the source's
+
+    @property
+    def thaws(self) -> bool:
+        """Whether blocks are frozen at first."""
+        return self.head_warmup > 0 or self.gradual_unfreeze
+
+    def overrides(self, hook: str) -> bool:
+        """Only blocks that thaw need a schedule, and an end of it."""
+        return super().overrides(hook) and (self.thaws or hook not in ("schedule", "consolidate"))
+
     def frozen_blocks(self, blocks: int, progress: float) -> int:
         """How many of the encoder's blocks are frozen when ``progress`` of the budget, in [0, 1), is spent."""
         if progress < self.head_warmup:
             return blocks
         if not self.gradual_unfreeze:
             return 0
-        return blocks - min(blocks, int((progress - self.head_warmup) / (1 - self.head_warmup) * (blocks + 1)))
+        spent = (progress - self.head_warmup) / (1 - self.head_warmup)
+        return blocks - min(blocks, int(spent * (blocks + 1) + ROUNDING))
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """Where blocks are to thaw, how many were frozen for good by another method of a chain: ``frozen``, int64."""
+        state = super().init(network, source)
+        return {**state, "frozen": torch.tensor(network.encoder.frozen_blocks)} if self.thaws else state
 
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
-        """Freeze and unfreeze."""
+        """Freeze and unfreeze; retraining after `consolidate` is no part of the schedule."""
+        if "frozen" not in state:
+            return state
         encoder = network.encoder
-        wanted = self.frozen_blocks(len(encoder.blocks), progress)
+        wanted = max(int(state["frozen"]), self.frozen_blocks(len(encoder.blocks), progress))
         if wanted != encoder.frozen_blocks:
             encoder.freeze(wanted)
         return state
+
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+        """The schedule has ended."""
+        return Consolidated(network, {name: t for name, t in state.items() if name != "frozen"})
 
     def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
         """Layer-wise decay."""

@@ -11,7 +11,7 @@ from agents.backend import Batch
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from transfer.method import METHODS, Consolidated, Place, State
-from transfer.regulariser import Regulariser
+from transfer.regulariser import NotNegative, Regulariser
 
 
 @METHODS.register("l2")
@@ -23,7 +23,7 @@ class L2(Regulariser):
     the separate penalty on fresh layers; their factor is alpha / 2 as here.
     """
 
-    strength: float = 0.1
+    strength: NotNegative = 1.0
 
     states: ClassVar[int] = 0
 

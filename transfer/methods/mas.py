@@ -24,7 +24,7 @@ class MAS(Regulariser):
     Source: Aljundi et al. 2018, "Memory aware synapses", eq. 4 and section 3.
     """
 
-    strength: NotNegative = 10.0
+    strength: NotNegative = 100.0
 
     states: ClassVar[int] = 2048
 

@@ -61,6 +61,7 @@ class PackNet(FromSource):
 
     needs_weights: ClassVar[bool] = True
     needs_task: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
 
     retrain: Annotated[int, Field(ge=0)] = 20_000
 

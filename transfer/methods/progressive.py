@@ -71,6 +71,7 @@ class Progressive(TransferMethod):
             rename=self.rename,
             strict=self.strict,
             seed=seed + 1,  # the new column starts from the seed itself, and nothing in both is to be the same
+            distribution=source.network.distribution,
         )
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
+from envs.errors import GraftError
 from transfer.method import METHODS, Consolidated, Place, State, Step
 from transfer.regulariser import NotNegative, Regulariser, Tensors, group, named
 
@@ -30,7 +31,7 @@ class SI(Regulariser):
     Source: Zenke et al. 2017, "Continual learning through synaptic intelligence", eqs. 3 to 5.
     """
 
-    strength: NotNegative = 10.0
+    strength: NotNegative = 1.0
     xi: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
 
     states: ClassVar[int] = 0
@@ -59,13 +60,21 @@ class SI(Regulariser):
         if not theta:
             return path
         parameters, names = dict(network.named_parameters()), list(theta)
+        here = next(network.parameters()).device  # the state may have been loaded, or made before training moved there
+        path, theta, last = ({**t, **{n: t[n].to(here) for n in names}} for t in (path, theta, last))
         step = torch._foreach_sub([parameters[n].detach() for n in names], [theta[n] for n in names])
         added = torch._foreach_addcmul([path[n] for n in names], [last[n] for n in names], step, value=-1.0)
         return {**path, **dict(zip(names, added, strict=True))}
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
-        """The path becomes importance, and the anchor moves here."""
+        """The path becomes importance, and the anchor moves here.
+
+        Raises:
+            GraftError: the task was not watched.
+        """
         path, start, total = self._path(network, state), group(state, "start.0"), group(state, "total.0")
+        if not path:
+            raise GraftError("SI must watch a task while it is learned, and this network was trained without it.")
         parameters = {name: p.detach() for name, p in network.named_parameters()}
         omega = {
             name: total.get(name, 0.0) + w.clamp(min=0) / ((parameters[name] - start[name]).square() + self.xi)

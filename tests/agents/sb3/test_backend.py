@@ -179,7 +179,8 @@ def test_training_and_evaluation_play_different_environments(monkeypatch):
     made = []
     original = envs.factory.make
     monkeypatch.setattr(
-        "agents.sb3.backend.make", lambda task, n, seed: made.append(range(seed, seed + n)) or original(task, n, seed)
+        "agents.sb3.backend.make",
+        lambda task, n, seed, **kw: made.append(range(seed, seed + n)) or original(task, n, seed, **kw),
     )
     trained(budget=1, seed=40, num_envs=4)
     assert made == [range(40, 44), range(44, 52)]

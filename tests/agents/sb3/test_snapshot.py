@@ -18,7 +18,7 @@ from agents.encoder import ENCODERS
 from agents.network import NetworkConfig
 from agents.sb3 import ALGORITHMS, train
 from agents.sb3.algorithm import architecture_for
-from agents.sb3.snapshot import Learner
+from agents.sb3.learner_state import Learner
 from agents.snapshot import Saved, Snapshot, Snapshots
 from envs.errors import GraftError
 from envs.factory import ADAPTERS
@@ -134,8 +134,8 @@ def compare(trainer, monkeypatch, stops, spoil=True):
 
 
 def test_stopped_at_any_metric_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
-    # 5 rollouts of 128 env steps. Records: evaluations at 0, 256, 512 and 640, and for each rollout its episodes, and its
-    # update's losses, which come at the next rollout's start, after the snapshot.
+    # 5 rollouts of 128 env steps. Records: evaluations at 0, 256, 512 and 640; and for each rollout its episodes, and
+    # its update's losses, which come at the next rollout's start, after the snapshot.
     reference, resumed = compare(Trainer(tmp_path / "s"), monkeypatch, [1, 2, 5, 6, 13])
     assert len(reference.records) == 14
     assert resumed == [None, 128, 256, 256, 512]

@@ -31,7 +31,7 @@ Kind = Literal["pretrain", "transfer", "consolidate"]
 
 @dataclass(frozen=True)
 class Recall:
-    """A task that a finished stage's network is tried on: its index among the tasks learned, and its scale."""
+    """A task that a finished stage's network is tried on, and its index among the tasks learned."""
 
     index: int
     task: Task
@@ -130,8 +130,7 @@ class Stage:
 class Comparison:
     """One method on one target from one source: stage ids per seed, and those of scratch on the same target.
 
-    ``source`` is None for methods that use none. ``pretrain`` holds the pretraining stages' ids, one per seed;
-    ``origins`` those of the stages that the transfers start from, which may be consolidations.
+    ``source`` is None for methods that use none. ``pretrain`` holds the pretraining stages' ids, one per seed.
     """
 
     source: str | None
@@ -141,7 +140,6 @@ class Comparison:
     stages: tuple[str, ...]
     scratch: tuple[str, ...]
     pretrain: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,7 @@ class _Pairs(Builder):
                 )
                 scratch = stages if method.baseline else scratch
                 name = _source_name(source) if uses else None
-                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, plain if uses else (), own)
+                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, plain if uses else ())
                 if entry not in self.graph.comparisons:
                     self.graph.comparisons.append(entry)
 

@@ -69,7 +69,7 @@ class _Running:
         self._meter.restore(saved.values["meter"])
 
     def hooks(self) -> Hooks:
-        """Only what the method overrides, so that plain methods cost nothing."""
+        """What training calls; gradients and schedule only where the method has its own, so that others cost nothing."""
         return Hooks(
             gradients=self.gradients if self.method.overrides("gradients") else None,
             schedule=self.schedule if self.method.overrides("schedule") else None,
@@ -130,7 +130,7 @@ def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
     with Ledger(store.folder(stage.id), stage.scale, progress) as ledger:
         work = _consolidate if stage.kind == "consolidate" else _train
         outcome = work(stage, source, store, ledger)
-        row = [_recall(stage, outcome, source, index) for index in range(len(stage.recall))]
+        row = [_recall(stage, outcome, index) for index in range(len(stage.recall))]
         if row:
             ledger(outcome.result.env_steps, {f"recall/{entry['task']}": entry["return_mean"] for entry in row})
     checkpoint = _checkpoint(stage, outcome, source).save(store.folder(stage.id) / "checkpoint")
@@ -236,7 +236,7 @@ def _heads(source: Checkpoint | None) -> Mapping[str, torch.Tensor]:
     return source.parts.get(HEADS) or _numbered(own, 0)
 
 
-def _recall(stage: Stage, outcome: Outcome, source: Checkpoint | None, which: int) -> dict[str, Any]:
+def _recall(stage: Stage, outcome: Outcome, which: int) -> dict[str, Any]:
     """How the stage's network does on the task ``stage.recall[which]`` now."""
     assert stage.method is not None
     index, task = stage.recall[which].index, stage.recall[which].task
@@ -258,7 +258,7 @@ def _recall(stage: Stage, outcome: Outcome, source: Checkpoint | None, which: in
 
 
 def _size(outcome: Outcome) -> dict[str, int]:
-    """Parameters of the network, those that trained, and bytes of all that must be kept beside it."""
+    """Parameters of the network, and bytes of all that must be kept beside it."""
     kept = [*outcome.state.values(), *outcome.heads.values()]
     return {
         "parameters": sum(p.numel() for p in outcome.network.parameters()),

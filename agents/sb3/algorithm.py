@@ -15,6 +15,11 @@ from envs.errors import GraftError
 from envs.registry import Registry
 from envs.schema import Schemas
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
@@ -27,7 +32,7 @@ class Algorithm:
     distribution: ClassVar[Distribution | None] = None
     """How it plays the heads of the networks that it trains (see `agents.network.Outputs`)."""
 
-    num_envs: Annotated[int, Field(ge=1)] = 64
+    num_envs: Count = 64
 
     def check(self, schemas: Schemas) -> None:
         """Raises GraftError where the algorithm cannot play the task's actions."""

@@ -1,21 +1,14 @@
-"""What SAC and DQN share: gradients that pass through a transfer method, and the minibatch they came from."""
+"""What SAC and DQN share: the minibatch that a gradient came from, and checks of their options."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from agents.backend import Batch, Gradients
-from agents.network import PolicyNetwork
 from envs.errors import GraftError
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class RecallingBuffer(ReplayBuffer):
@@ -34,14 +27,6 @@ def last_minibatch(buffer: ReplayBuffer | None) -> ReplayBufferSamples:
     assert isinstance(buffer, RecallingBuffer)
     assert buffer.last is not None
     return buffer.last
-
-
-def pass_through(gradients: Gradients, network: PolicyNetwork, batch: Batch) -> None:
-    """Put what ``gradients`` makes of the network's gradients in their place."""
-    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    changed = gradients(found, network, batch)
-    for name, parameter in network.named_parameters():
-        parameter.grad = changed.get(name)
 
 
 def check_schedule(gradient_steps: int, buffer: int, num_envs: int) -> None:

@@ -17,16 +17,9 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from agents.backend import Batch, Gradients
 from agents.network import Distribution, PolicyNetwork, check_finite
-from agents.sb3.algorithm import ALGORITHMS, Algorithm
-from agents.sb3.off_policy import (
-    Count,
-    Positive,
-    RecallingBuffer,
-    Share,
-    check_schedule,
-    last_minibatch,
-    pass_through,
-)
+from agents.sb3.algorithm import ALGORITHMS, Algorithm, Count, Positive, Share
+from agents.sb3.gradients import pass_through
+from agents.sb3.off_policy import RecallingBuffer, check_schedule, last_minibatch
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 
@@ -95,8 +88,7 @@ class TransferDQN(DQN):
         assert self._gradients is not None
         assert isinstance(self.policy, NetworkDQNPolicy)
         network, sample = self.policy.q_net.network, last_minibatch(self.replay_buffer)
-        pass_through(self._gradients, network, Batch(sample.observations, sample.actions.squeeze(1)))
-        torch.nn.utils.clip_grad_norm_(network.parameters(), self._clip_at)
+        pass_through(self._gradients, network, Batch(sample.observations, sample.actions.squeeze(1)), self._clip_at)
 
 
 @ALGORITHMS.register("dqn")

@@ -15,7 +15,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents.backend import Gradients
 from agents.network import PolicyNetwork
-from agents.sb3.algorithm import ALGORITHMS, Algorithm
+from agents.sb3.algorithm import ALGORITHMS, Algorithm, Count, NotNegative, Positive, Share
+from agents.sb3.gradients import pass_through
 from agents.sb3.policy import NetworkPolicy
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
@@ -77,16 +78,7 @@ class TransferPPO(PPO):
         """The method's gradients in the place of the loss's, then the clipping that the library left out."""
         assert self._gradients is not None
         assert self._policy.last_batch is not None
-        network = self._policy.network
-        found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-        changed = self._gradients(found, network, self._policy.last_batch)
-        for name, parameter in network.named_parameters():
-            parameter.grad = changed.get(name)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), self._clip_at)
-
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+        pass_through(self._gradients, self._policy.network, self._policy.last_batch, self._clip_at)
 
 
 @ALGORITHMS.register("ppo")
@@ -103,12 +95,12 @@ class PPOAlgorithm(Algorithm):
         GraftError: a rollout of one state.
     """
 
-    num_steps: Annotated[int, Field(ge=1)] = 64
+    num_steps: Count = 64
     minibatch: Annotated[int, Field(ge=2)] = 256
-    epochs: Annotated[int, Field(ge=1)] = 4
+    epochs: Count = 4
     learning_rate: Positive = 2e-3
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.97
-    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    gamma: Share = 0.97
+    gae_lambda: Share = 0.95
     entropy: NotNegative = 0.01
     clip: Positive = 0.2
     value: NotNegative = 0.5

@@ -19,17 +19,9 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from agents.backend import Batch, Gradients
 from agents.encoder import Encoder
 from agents.network import Distribution, PolicyNetwork, check_finite, stretched
-from agents.sb3.algorithm import ALGORITHMS, Algorithm
-from agents.sb3.off_policy import (
-    Count,
-    Positive,
-    RecallingBuffer,
-    Share,
-    check_schedule,
-    follow_freezing,
-    last_minibatch,
-    pass_through,
-)
+from agents.sb3.algorithm import ALGORITHMS, Algorithm, Count, NotNegative, Positive, Share
+from agents.sb3.gradients import pass_through
+from agents.sb3.off_policy import RecallingBuffer, check_schedule, follow_freezing, last_minibatch
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 
@@ -198,7 +190,7 @@ class SACAlgorithm(Algorithm):
     learning_starts: Annotated[int, Field(ge=0)] = 1000
     train_freq: Count = 1
     gradient_steps: Annotated[int, Field(ge=-1)] = -1
-    entropy: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = "auto"
+    entropy: Literal["auto"] | NotNegative = "auto"
     encoder: Literal["separate", "shared"] = "separate"
     critic: tuple[Count, ...] = (256, 256)
 

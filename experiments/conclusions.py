@@ -52,18 +52,19 @@ def check_sequence(graph: Graph) -> list[Carried]:
 
 
 def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store, failed: Mapping[str, str]) -> None:
-    """Write results and curves of a transfer experiment, print the table."""
+    """Write results and pictures of a transfer experiment, print the table."""
     scales = report.target_bounds(config, graph, store)
     measured = report.measure(graph, store, scales)
     data = report.results(config, graph, store, measured, scales, failed)
     write_json(store.out / "results.json", data)
     if measured:
         plots.learning_curves(measured, store.out / "curves.png", config.name)
+        plots.areas(data["rows"], store.out / "areas.png", config.name)
         for table in report.tables(data["rows"]):
             console.print(table)
     for line in report.notes(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    pictures = f", {store.out}/curves.png" if measured else ""
+    pictures = f", {store.out}/curves.png, {store.out}/areas.png" if measured else ""
     console.print(f"Results: {store.out}/results.json{pictures}", highlight=False, soft_wrap=True)
 
 

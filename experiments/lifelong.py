@@ -18,6 +18,7 @@ from experiments.report import cost, estimate, stage_records
 from experiments.store import Store
 from transfer import metrics
 from transfer.method import TransferMethod, label
+from transfer.methods.finetune import Finetune
 from transfer.metrics import Curve
 from transfer.statistics import Interval, iqm_interval
 
@@ -132,6 +133,7 @@ def row(lived: Lived, scratch: Lived | None) -> dict[str, Any]:
         "seeds": len(lived.matrices),
         "missing_seeds": lived.missing,
         "network_per_task": not lived.method.uses_source,
+        "reference": type(lived.method) is Finetune,
         "average_performance": of_each(metrics.average_performance),
         "forgetting": of_each(lambda m: metrics.forgetting(m, include_last=False)),
         "backward_transfer": of_each(metrics.backward_transfer),
@@ -205,8 +207,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"network and memory at the end. Heads are {data['heads'].replace('_', ' ')}, and the agent {known}.",
         "scratch and random_frozen have a network of its own for each task, and so forget nothing.",
     ]
-    # With shared heads its label names that option.
-    reference = next((r for r in data["rows"] if r["method"].partition("(")[0] == "finetune"), None)
+    reference = next((r for r in data["rows"] if r["reference"]), None)
     if reference is not None and reference["forgetting"]["iqm"] > 0:
         base, performance = reference["forgetting"]["iqm"], reference["average_performance"]["iqm"]
         for entry in data["rows"]:
@@ -214,7 +215,9 @@ def notes(data: Mapping[str, Any]) -> list[str]:
                 continue
             share = entry["forgetting"]["iqm"] / base
             gain = entry["average_performance"]["iqm"] - performance
-            lines.append(f"{entry['method']}: {share:.0%} of finetune's forgetting, performance {gain:+.2f}.")
+            lines.append(
+                f"{entry['method']}: {share:.0%} of {reference['method']}'s forgetting, performance {gain:+.2f}."
+            )
     lines += [f"{r['method']}: {r['missing_seeds']} seeds missing." for r in data["rows"] if r["missing_seeds"]]
     if 0 < min((r["seeds"] for r in data["rows"]), default=0) < 5:
         lines.append("Fewer than 5 seeds: the intervals are too narrow for a claim.")

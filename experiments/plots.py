@@ -1,9 +1,11 @@
-"""Learning curves as PNG."""
+"""The pictures of an experiment, as PNG: learning curves, areas under them, and the matrix of a sequence."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,6 +18,29 @@ from transfer.statistics import interquartile_mean, iqm_interval
 
 COLOURS = ("#7f7f7f", "#b8b8b8", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Controls in grey, then Okabe and Ito's palette, which colour-blind people can tell apart."""
+
+DASHES = ("-", "--", ":", "-.")
+"""Of lines that share a colour, where there are more methods than colours."""
+
+VERDICT_COLOURS = {"positive": "#009e73", "negative": "#d55e00", "unclear": "#b8860b", "baseline": "#7f7f7f"}
+
+
+def _line(index: int) -> dict[str, str]:
+    """Colour and dashes of the method number ``index``, controls first; controls keep their greys."""
+    if index < len(COLOURS):
+        return {"color": COLOURS[index], "linestyle": DASHES[0]}
+    coloured = len(COLOURS) - 2
+    again, colour = divmod(index - len(COLOURS), coloured)
+    return {"color": COLOURS[2 + colour], "linestyle": DASHES[(again + 1) % len(DASHES)]}
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130)
+    pyplot.close(figure)
+    replace_file(path, picture.getvalue())
 
 
 def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
@@ -33,6 +58,7 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
             (m.comparison.source if len(_sources(measured)) > 1 else None, label(m.comparison.method)) for m in measured
         )
     )
+    alpha = 0.18 if len(methods) <= len(COLOURS) else 0.05  # more bands hide the lines; `areas` shows intervals
     figure, axes = pyplot.subplots(
         1, len(targets), figsize=(1.5 + 4.2 * len(targets), 3.9), squeeze=False, sharey=True, layout="constrained"
     )
@@ -40,17 +66,19 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
         for m in (m for m in measured if str(m.comparison.target) == target):
             source = m.comparison.source if len(_sources(measured)) > 1 else None
             name = label(m.comparison.method)
-            colour = COLOURS[methods.index((source, name)) % len(COLOURS)]
+            line = _line(methods.index((source, name)))
             steps = np.array(m.curves[0].steps) / 1000
             scores = np.array([c.scores for c in m.curves])
             axis.plot(
                 steps,
                 interquartile_mean(scores, axis=0),
-                color=colour,
+                **line,
                 label=f"{name} from {source}" if source else name,
             )
             bands = [iqm_interval(column) for column in scores.T]
-            axis.fill_between(steps, [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.18, lw=0)
+            axis.fill_between(
+                steps, [b.low for b in bands], [b.high for b in bands], color=line["color"], alpha=alpha, lw=0
+            )
         axis.set_title(target)
         axis.set_xlabel("env steps on the target (thousands)")
         axis.axhline(0, color="black", lw=0.5)
@@ -60,10 +88,51 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
     columns = min(2 * len(targets), len(handles))  # more do not fit under the panels
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    pyplot.close(figure)
-    replace_file(path, picture.getvalue())
+    _save(figure, path)
+
+
+def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """One panel per target: every method's mean score over training with its 95 % interval, beside scratch's.
+
+    Args:
+        rows: of `experiments.report.row`.
+        path: of the PNG.
+    """
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    names = list(dict.fromkeys(_named(row, rows) for row in rows))
+    figure, axes = pyplot.subplots(
+        1,
+        len(targets),
+        figsize=(2.4 + 3.2 * len(targets), 1.4 + 0.24 * len(names)),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis, target in zip(axes[0], targets, strict=True):
+        for row in (row for row in rows if row["target"] == target):
+            auc, colour = row["auc"], VERDICT_COLOURS[row["verdict"]]
+            if row["verdict"] == "baseline":
+                axis.axvspan(auc["low"], auc["high"], color=colour, alpha=0.2, lw=0)
+            height = names.index(_named(row, rows))
+            axis.plot([auc["low"], auc["high"]], [height, height], color=colour, lw=2)
+            axis.plot([auc["iqm"]], [height], "o", color=colour, ms=5)
+        axis.set_title(target)
+        axis.set_xlabel("mean score over training")
+        axis.axvline(0, color="black", lw=0.5)
+        axis.grid(axis="x", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].invert_yaxis()
+    figure.suptitle(f"{title}: green surely above scratch, orange surely below, ochre unclear", fontsize=10)
+    _save(figure, path)
+
+
+def _named(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+    several = len({other["source"] for other in rows if other["source"]}) > 1
+    return f"{row['method']} from {row['source']}" if several and row["source"] else str(row["method"])
 
 
 def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -> None:
@@ -98,10 +167,7 @@ def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -
     assert image is not None
     figure.colorbar(image, ax=axes, shrink=0.6, label="score (0 random, 1 expert)")
     figure.suptitle(title)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    pyplot.close(figure)
-    replace_file(path, picture.getvalue())
+    _save(figure, path)
 
 
 def _sources(measured: list[Measured]) -> set[str]:

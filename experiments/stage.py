@@ -69,7 +69,7 @@ class _Running:
         self._meter.restore(saved.values["meter"])
 
     def hooks(self) -> Hooks:
-        """What training calls; gradients and schedule only where the method has its own, so that others cost nothing."""
+        """What training calls; gradients and schedule only where the method has its own, as others cost nothing."""
         return Hooks(
             gradients=self.gradients if self.method.overrides("gradients") else None,
             schedule=self.schedule if self.method.overrides("schedule") else None,

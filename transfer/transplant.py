@@ -252,6 +252,38 @@ def _same_layout(source: Checkpoint, target: Schemas, stem: str, group: int) -> 
     return source.tensors[stem].shape[1] == len(old.names) * group and (group == 1 or same_board)
 
 
+def _move(
+    surgeon: _Surgeon,
+    source: Checkpoint,
+    network: PolicyNetwork,
+    observations: Match,
+    actions: Match | None,
+    new_channels: NewChannels,
+) -> None:
+    """Fill every tensor of ``network``, and note what the source had besides."""
+    stem = network.encoder.stem
+    for name in surgeon.target:
+        if name == f"encoder.{stem.name}":
+            if _same_layout(source, network.schemas, name, stem.group):
+                surgeon.remap(name, 1, stem.group, observations, "random" if new_channels == "random" else "zero")
+            else:
+                old, new = source.schemas.observation.shape[1:], network.schemas.observation.shape[1:]
+                surgeon.fresh(name, f"its input is the whole board, and {old} became {new}", wanted=True)
+        elif name.startswith("encoder."):
+            surgeon.copy(name)
+        elif actions is None:
+            surgeon.fresh(name, "fresh head", wanted=False)
+        elif name in ROWS_ARE_ACTIONS:
+            surgeon.remap(name, 0, 1, actions, "random")
+        else:
+            surgeon.copy(name)
+    for name in [n for n in source.tensors if n not in surgeon.target]:
+        wanted = name.startswith("encoder.") or actions is not None
+        surgeon.rows.append(TensorRow(name, "dropped", 0.0, "the target has no such tensor", wanted))
+        if wanted:
+            surgeon.lost[name] = None
+
+
 def transplant(
     source: Checkpoint,
     target: Schemas,
@@ -294,27 +326,7 @@ def transplant(
         )
     network = PolicyNetwork(target, replace(source.network, distribution=distribution), seed)
     surgeon = _Surgeon(source.tensors, network.state_dict())
-    stem = network.encoder.stem
-    for name in surgeon.target:
-        if name == f"encoder.{stem.name}":
-            if _same_layout(source, target, name, stem.group):
-                surgeon.remap(name, 1, stem.group, observations, "random" if new_channels == "random" else "zero")
-            else:
-                old, new = source.schemas.observation.shape[1:], target.observation.shape[1:]
-                surgeon.fresh(name, f"its input is the whole board, and {old} became {new}", wanted=True)
-        elif name.startswith("encoder."):
-            surgeon.copy(name)
-        elif actions is None:
-            surgeon.fresh(name, "fresh head", wanted=False)
-        elif name in ROWS_ARE_ACTIONS:
-            surgeon.remap(name, 0, 1, actions, "random")
-        else:
-            surgeon.copy(name)
-    for name in [n for n in source.tensors if n not in surgeon.target]:
-        wanted = name.startswith("encoder.") or actions is not None
-        surgeon.rows.append(TensorRow(name, "dropped", 0.0, "the target has no such tensor", wanted))
-        if wanted:
-            surgeon.lost[name] = None
+    _move(surgeon, source, network, observations, actions, new_channels)
     report = TransplantReport(tuple(surgeon.rows), tuple(surgeon.lost))
     if strict and report.partial:
         raise GraftError(f"strict=true, and the transplant would lose or invent {_names(list(report.lost))}.")

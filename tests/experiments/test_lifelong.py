@@ -121,7 +121,7 @@ def test_finetune_is_the_reference_under_shared_heads_as_well():
         own = lived(name, [matrix], (0.8, 0.5, 0.6))
         rows.append(lifelong.row(replace(own, method=own.method.with_shared_heads()), None))
     lines = lifelong.notes(report(*rows, heads="shared"))
-    assert "ewc(heads=shared): 50% of finetune's forgetting, performance +0.12." in lines
+    assert "ewc(heads=shared): 50% of finetune(heads=shared)'s forgetting, performance +0.12." in lines
 
 
 @pytest.mark.parametrize(("known", "words"), [(True, "is told which task"), (False, "is not told which task")])

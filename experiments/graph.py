@@ -50,6 +50,7 @@ class Stage:
         source: what it starts from: the id of another stage, or of a checkpoint; None where nothing is.
         source_folder: of that checkpoint, where the source is no stage of the experiment.
         place: which of how many tasks it is about; None where no sequence is.
+        visit: how often the sequence came by this task before.
         observation: the schema that observations are laid out as; None for the task's own.
         recall, recall_episodes: what its network is tried on in the end, and how often.
         scale: bounds of the normalised score in its metrics; no part of its identity, as training never sees it.
@@ -67,6 +68,7 @@ class Stage:
     source: str | None = None
     source_folder: Path | None = None
     place: Place | None = None
+    visit: int = 0
     observation: ObservationSchema | None = None
     recall: tuple[Recall, ...] = ()
     recall_episodes: int = 0
@@ -101,6 +103,8 @@ class Stage:
         }
         if self.place is not None:
             data["place"] = list(self.place)
+        if self.visit:
+            data["visit"] = self.visit
         if self.observation is not None:
             data["observation"] = self.observation.to_json()
         if self.recall:
@@ -117,10 +121,18 @@ class Stage:
     def random_seeds(self) -> tuple[int, int]:
         """Seeds of the weights and of the training, in [0, 2**30).
 
-        They depend on the task, the kind of stage and the seed, not on the method: methods that are compared meet the
-        same levels. Seeds of different stages are far apart, because environment i of a batch is seeded with seed + i.
+        They depend on the task, how often it was visited before, the kind of stage and the seed, not on the method:
+        methods that are compared meet the same levels. Seeds of different stages are far apart, because environment i
+        of a batch is seeded with seed + i.
         """
-        key = hashlib.sha256(f"{self.kind}/{json.dumps(self.task.to_json(), sort_keys=True)}".encode()).digest()
+        return self._seeds(self.kind if not self.visit else f"{self.kind} {self.visit}", self.task)
+
+    def recall_seed(self, task: Task) -> int:
+        """Seed of the levels on which a task that was learned is tried: the same whenever it is tried, and its own."""
+        return self._seeds("recall", task)[1]
+
+    def _seeds(self, purpose: str, task: Task) -> tuple[int, int]:
+        key = hashlib.sha256(f"{purpose}/{json.dumps(task.to_json(), sort_keys=True)}".encode()).digest()
         entropy = [self.seed, int.from_bytes(key[:8], "big")]
         weights, training = np.random.SeedSequence(entropy).generate_state(2, np.uint32) >> 2
         return int(weights), int(training)

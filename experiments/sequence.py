@@ -27,6 +27,9 @@ class _Sequence(Builder):
         self._scales = [entry.scale for entry in config.sequence]
         self._observation: ObservationSchema = union([schemas(task).observation for task in self._tasks])
 
+    def _visit(self, k: int) -> int:
+        return self._tasks[:k].count(self._tasks[k])
+
     def train(self, k: int, seed: int, **rest: Any) -> str:
         """Add the training on task k."""
         place = Place(k, len(self._tasks))
@@ -37,6 +40,7 @@ class _Sequence(Builder):
             observation=self._observation,
             scale=self._scales[k],
             place=place if k > 0 else None,
+            visit=self._visit(k),
             **rest,
         )
 
@@ -50,6 +54,7 @@ class _Sequence(Builder):
             method=method,
             source=trained,
             place=Place(k, len(self._tasks)),
+            visit=self._visit(k),
             observation=self._observation,
             recall=tuple(
                 Recall(min(j, k) if self.config.task_known else k, task) for j, task in enumerate(self._tasks[:last])

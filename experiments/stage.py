@@ -246,8 +246,7 @@ def _recall(stage: Stage, outcome: Outcome, which: int) -> dict[str, Any]:
     if stage.method.shares_heads:
         heads = heads_of(viewed)
     network = serving(viewed, heads, schemas(task))
-    # The same levels whenever the task is tried, so that what did not change scores the same.
-    _, seed = replace(stage, kind="consolidate", task=task).random_seeds()
+    seed = stage.recall_seed(task)
     env = make(task, stage.evaluation.num_envs, seed, observation=network.schemas.observation)
     try:
         generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)

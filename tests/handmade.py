@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import nn
 
 from agents.backend import Evaluation
-from agents.encoder import Encoder, Stem
+from agents.encoder import ENCODERS, Encoder, Stem
 from agents.network import NetworkConfig, PolicyNetwork
 from envs.errors import unknown
 from envs.schema import ActionSchema, ObservationSchema, Schemas
@@ -107,6 +108,12 @@ class NormEncoder(Encoder):
         )
         self.out_dim = width
         self.stem = Stem("blocks.0.1.weight", math.prod(schema.shape[1:]))
+
+
+def know_encoder(monkeypatch: Any, name: str = "norm", encoder: type[Encoder] = NormEncoder) -> None:
+    """Let networks be built with an encoder of a test's own; gone after the test."""
+    list(ENCODERS)  # loads the others
+    monkeypatch.setitem(ENCODERS._entries, name, encoder)
 
 
 class ScriptedEnv(TaskVectorEnv):
@@ -269,9 +276,43 @@ def small_config(kind: str, **options: Any) -> NetworkConfig:
     return NetworkConfig(None, sizes[kind] | options, (8,))
 
 
+def some_grads(network: PolicyNetwork) -> dict[str, torch.Tensor]:
+    """Gradients of a loss on some states: of all parameters but those of a policy's spread."""
+    outputs = network(observations(network.schemas.observation, 9, seed=4))
+    (outputs.action[:, 0].sum() + outputs.value.square().sum()).backward()
+    grads = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    return grads
+
+
+def check_penalty(step: Any, given: dict[str, torch.Tensor], network: PolicyNetwork, loss: torch.Tensor) -> None:
+    """The step of a method reports the value of ``loss`` and adds autograd's gradient of it to ``given``."""
+    assert step.penalty.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert not step.penalty.requires_grad
+    slopes = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    for (name, _), slope in zip(network.named_parameters(), slopes, strict=True):
+        parts = [g for g in (given.get(name), slope) if g is not None]
+        assert (name in step.grads) is bool(parts)
+        if parts:
+            torch.testing.assert_close(step.grads[name], sum(parts), rtol=0, atol=1e-6)
+
+
+def descended(method: Any, network: PolicyNetwork, state: Any, batch: Any = None) -> tuple[list[float], Any]:
+    """The penalties, and the state in the end, of 150 steps that follow a method's gradients alone."""
+    optimiser, penalties = torch.optim.Adam(network.parameters(), 1e-2), []
+    for _ in range(150):
+        grads, state, penalty = method.gradients({}, network, state, batch)
+        for name, parameter in network.named_parameters():
+            parameter.grad = grads.get(name)
+        optimiser.step()
+        penalties.append(penalty.item())
+    return penalties, state
+
+
 REACH = Task("handmade/Reach-v0")
 EVALUATION = Evaluation(every=200, episodes=8, num_envs=8)
 MATCH = Schemas(vector(["a", "b", "c", "d"]), discrete("north", "south", "east", "west"))
+BOARD = Schemas(planes("ab", 5, 5), MATCH.action)
 
 
 def weights(network: PolicyNetwork) -> dict[str, torch.Tensor]:

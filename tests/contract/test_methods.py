@@ -1,55 +1,85 @@
-"""What every transfer method keeps: a new one is tested here unedited, with each choice that its options offer."""
+"""What every transfer method keeps before it trains: a new one is tested here unedited, with each of its choices."""
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 
 import pytest
 import torch
-from handmade import NormEncoder, assert_same, observations, scrambled
-from method_life import CHAINS, NETWORKS, SOURCE_TASK, TARGET_TASK, Life, begin, source_of, states_of, variants, weights
+from handmade import assert_same, observations, scrambled, weights
+from method_world import (
+    MATCH,
+    PPO,
+    ROLLOUT,
+    WORLDS,
+    Running,
+    World,
+    batch_of,
+    build,
+    cases,
+    first,
+    install,
+    quick,
+    shrunk,
+    source_of,
+    variants,
+)
 
-import envs
 from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, PolicyNetwork
+from agents.network import NetworkConfig, PolicyNetwork, build_network
 from agents.snapshot import Snapshots
 from envs.options import build_options
 from envs.task import Task
-from transfer.method import METHODS, PART, TransferMethod, changed_options, label, method_name, parse_method, to_json
-from transfer.methods.finetune import Finetune
+from transfer.method import (
+    METHODS,
+    PART,
+    Built,
+    Place,
+    State,
+    TransferMethod,
+    changed_options,
+    label,
+    method_name,
+    parse_method,
+    to_json,
+)
 
-CHAINED = [parse_method({"chain": entries}) for entries in CHAINS[:2]]
-ALL = [*variants(inherited=True), *CHAINED]
-OWN = [*variants(inherited=False), *CHAINED]
-STRONG = [m for m in OWN if "strength" in {f.name for f in fields(m)}]
-GAME, CHANGED = Task("Graft/Dodge-v0"), Task("Graft/Dodge-v0", {"slip": 0.2})
+OWN = cases()
+ALL = list({label(method): method for method in [*map(quick, variants()), *OWN]}.values())
 BOARD = NetworkConfig("grid_cnn", {"channels": [4], "kernels": [3], "strides": [2], "pools": [1], "features": 8}, (8,))
+GAME = World((Task("Graft/Dodge-v0"), Task("Graft/Dodge-v0", {"slip": 0.2})), PPO, BOARD)
 
 
-@pytest.fixture(params=NETWORKS)
-def architecture(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, handmade_tasks: None
-) -> NetworkConfig:
-    list(ENCODERS)  # loads the others
-    monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
-    return NETWORKS[request.param]
+@pytest.fixture(params=["ppo", "mlp"])
+def world(request: pytest.FixtureRequest) -> str:
+    """With running statistics, and without."""
+    return request.param
 
 
-@pytest.fixture
-def source(architecture: NetworkConfig) -> Checkpoint:
-    return source_of(architecture)
+@pytest.fixture(autouse=True)
+def _world(monkeypatch: pytest.MonkeyPatch, handmade_tasks: None) -> None:
+    install(monkeypatch)
 
 
 def of_all(methods: list[TransferMethod]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("method", methods, ids=label)
 
 
-def frozen_names(network: PolicyNetwork) -> set[str]:
-    """Parameters without gradient, and the buffers of the blocks that are frozen."""
-    blocks = tuple(f"encoder.blocks.{i}." for i in range(network.encoder.frozen_blocks))
-    buffers = {name for name, _ in network.named_buffers() if name.startswith((*blocks, "earlier."))}
-    return {name for name, p in network.named_parameters() if not p.requires_grad} | buffers
+def begin(method: TransferMethod, world: str) -> tuple[Built, State]:
+    """What it makes of the end of the first task for the second, and what it remembers then."""
+    source = source_of(method, world)
+    built = build(method, WORLDS[world], source)
+    return built, method.init(built.network, source)
+
+
+def held(source: Checkpoint | None) -> dict[str, torch.Tensor]:
+    """Copies of all tensors of a source."""
+    tensors = {} if source is None else {**source.tensors, **source.parts.get(PART, {})}
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def frozen(network: PolicyNetwork) -> tuple[set[str], int]:
+    return {name for name, p in network.named_parameters() if not p.requires_grad}, network.encoder.frozen_blocks
 
 
 @of_all(ALL)
@@ -70,185 +100,68 @@ def test_labels_and_records_tell_methods_apart():
 
 
 @of_all(ALL)
-def test_same_seed_same_network(method, source, architecture):
-    first, again = (begin(method, source, architecture) for _ in range(2))
-    assert_same(weights(first.network), weights(again.network))
-    assert_same(dict(first.state), dict(again.state))
-    assert first.built.report == again.built.report
-    assert frozen_names(first.network) == frozen_names(again.network)
-
-
-@of_all(OWN)
-def test_random_state_and_source_are_left_alone(method, source, architecture):
-    before, state = {name: t.clone() for name, t in source.tensors.items()}, torch.get_rng_state()
-    life = begin(method, source, architecture)
+def test_the_same_seed_builds_the_same_and_nothing_else_changes(method, world):
+    before, state = held(source_of(method, world)), torch.get_rng_state()
+    (one, remembered), (again, remembered_again) = (begin(method, world) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
-    held = {name: t.clone() for name, t in life.source.tensors.items()}
-    life.train()
-    assert_same(dict(source.tensors), before)
-    assert_same(dict(life.source.tensors), held)
+    assert_same(held(source_of(method, world)), before)
+    assert_same(weights(one.network), weights(again.network))
+    assert_same(dict(remembered), dict(remembered_again))
+    assert one.report == again.report
+    assert frozen(one.network) == frozen(again.network)
+
+
+@of_all([method for method in OWN if method.overrides("consolidate")])
+def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, world):
+    network = shrunk(build_network(WORLDS[world].schemas(0), WORLDS[world].architecture, 0))
+    before = torch.get_rng_state()
+    state = method.init(network, None) if method.watches_source else {}
+    method.consolidate(network, state, batch_of(network.schemas, method.states), Place(0, 2))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @of_all(ALL)
-def test_the_network_is_the_targets(method, source, architecture):
-    network = begin(method, source, architecture).network
-    assert network.schemas == envs.schemas(TARGET_TASK)
+def test_the_network_is_the_targets(method, world):
+    network = begin(method, world)[0].network
+    assert network.schemas == WORLDS[world].schemas(1)
     outputs = network(observations(network.schemas.observation, 3))
     assert outputs.action.shape == (3, 4)
     assert outputs.action.isfinite().all()
 
 
-@of_all(STRONG)
-def test_strength_zero_is_plain_training(method, source, architecture):
-    idle = replace(method, strength=0.0)
-    life, other = (begin(m, source, architecture) for m in (idle, idle))
-    plain = Life(Finetune(), other.source, other.built, {})
-    life.train()
-    plain.train()
-    assert_same(weights(life.network), weights(plain.network))
-
-
-@of_all(OWN)
-def test_what_it_froze_does_not_change_and_the_rest_trains(method, source, architecture):
-    life = begin(method, source, architecture)
-    frozen, before = frozen_names(life.network), weights(life.network)
-    life.train()
-    after = weights(life.network)
-    assert [name for name in sorted(frozen) if not torch.equal(after[name], before[name])] == []
-    heads = {name for name in after if name.startswith(("policy.", "value."))} - frozen
-    assert [name for name in sorted(heads) if torch.equal(after[name], before[name])] == []
-    assert frozen_names(life.network) == frozen
-
-
-@of_all(OWN)
-def test_training_is_reproducible(method, source, architecture):
-    lives = [begin(method, source, architecture) for _ in range(2)]
-    for life in lives:
-        life.train()
-    assert_same(weights(lives[0].network), weights(lives[1].network))
-    assert_same(dict(lives[0].state), dict(lives[1].state))
-
-
 @of_all(ALL)
-def test_every_parameter_that_trains_is_used_and_saved(method, source, architecture):
-    network = begin(method, source, architecture).network.eval()
-    assert {name for name, _ in network.named_parameters()} <= set(network.state_dict())
-    obs = observations(network.schemas.observation, 5)
-    with torch.no_grad():
-        for parameter in (p for p in network.parameters() if p.requires_grad):  # so that no factor is zero
-            parameter.add_(torch.linspace(0.05, 0.1, parameter.numel()).view(parameter.shape))
-    before = network(obs)
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        kept = parameter.detach().clone()
-        with torch.no_grad():
-            parameter.add_(torch.linspace(0.1, 0.2, parameter.numel()).view(parameter.shape))
-        after = network(obs)
-        assert not (torch.equal(after.action, before.action) and torch.equal(after.value, before.value)), name
-        with torch.no_grad():
-            parameter.copy_(kept)
-
-
-@of_all(OWN)
-def test_network_and_state_survive_a_checkpoint(method, source, architecture, tmp_path):
-    life = begin(method, source, architecture)
-    network = method.finish(life.network, life.state)
-    Checkpoint.of(network, TARGET_TASK, parts={PART: life.state}).save(tmp_path / "c")
-    loaded = Checkpoint.load(tmp_path / "c")
-    assert_same(dict(loaded.parts[PART]), dict(life.state))
-    obs = observations(network.schemas.observation, 5)
-    found, wanted, live = (n.eval()(obs) for n in (loaded.build(), network, life.network))
-    assert torch.equal(found.action, wanted.action)
-    assert torch.equal(found.value, wanted.value)
-    torch.testing.assert_close(wanted.action, live.action, rtol=0, atol=1e-5)
-
-
-def a_gradient(network: PolicyNetwork) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Of some loss on some states, and those states."""
-    obs = observations(network.schemas.observation, 5)
-    outputs = network(obs)
-    (outputs.action.square().sum() + outputs.value.square().sum()).backward()
-    grads = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
-    network.zero_grad()
-    return grads, obs
-
-
-@of_all(ALL)
-def test_its_gradients_fit_the_parameters(method, source, architecture):
-    life = begin(method, source, architecture)
-    grads, obs = a_gradient(life.network)
-    given = {name: g.clone() for name, g in grads.items()}
-    step = method.gradients(
-        grads, life.network, life.state, states_of(life.network.schemas, 5)._replace(observations=obs)
-    )
-    trainable = {name: p.shape for name, p in life.network.named_parameters() if p.requires_grad}
-    assert {name: g.shape for name, g in step.grads.items()} == trainable
-    assert all(g.isfinite().all() for g in step.grads.values())
-    assert_same(grads, given)
-    if not method.overrides("gradients"):
-        assert step.grads is grads
-        assert_same(dict(step.state), dict(life.state))
-
-
-@of_all(ALL)
-def test_the_encoder_starts_as_the_sources(method, source, architecture):
-    """On the source's own task bit for bit, and on permuted channels to rounding, wherever the method promises it."""
-    same = begin(method, source, architecture, task=SOURCE_TASK)
-    if not method.uses_source:
-        fresh = PolicyNetwork(envs.schemas(SOURCE_TASK), architecture, 1)
-        assert_same(weights(same.network), weights(fresh))
-    if not (method.uses_source and method.carries_weights):
-        return
-    original, obs = same.source.build().eval().encoder, observations(envs.schemas(SOURCE_TASK).observation, 6)
-    assert torch.equal(same.network.eval().encoder(obs), original(obs))
-    assert not same.built.report.partial
-    turned = Task("handmade/Match-v0", {"names": ["d", "a", "c", "b"]})
-    permuted = begin(method, source, architecture, task=turned).network.eval().encoder(obs[:, [3, 0, 2, 1]])
-    torch.testing.assert_close(permuted, original(obs), rtol=0, atol=1e-6)
-
-
-@of_all(ALL)
-def test_the_report_tells_the_truth(method, source, architecture):
-    life = begin(method, source, architecture)
-    report = life.built.report
+def test_the_report_tells_the_truth(method, world):
+    (network, report), state = begin(method, world)
+    promised = method.uses_source and method.carries_weights
     if report is None:
-        assert not (method.uses_source and method.carries_weights)
+        assert not promised
         return
-    after = weights(method.finish(life.network, life.state))
+    source, after = source_of(method, world), weights(method.finish(network, state))
+    assert source is not None
     assert sorted(row.tensor for row in report.rows if row.status != "dropped") == sorted(after)
     for row in report.rows:
         assert row.share == 1.0 or row.status != "copied"
         assert (row.share == 0.0) is (row.status in ("initialised", "dropped"))
         if row.status == "copied" and not row.detail:
-            assert torch.equal(after[row.tensor], life.source.tensors[row.tensor.removeprefix("earlier.")])
+            assert torch.equal(after[row.tensor], source.tensors[row.tensor.removeprefix("earlier.")])
     assert {"new", "c"} <= set(report.lost)
-
-
-@of_all(ALL)
-def test_hooks_that_it_does_not_override_do_nothing(method, source, architecture):
-    life = begin(method, source, architecture)
-    before = weights(life.network)
-    assert all(isinstance(tensor, torch.Tensor) for tensor in life.state.values())
-    if not method.overrides("schedule"):
-        assert_same(dict(method.schedule(life.network, life.state, 0.5)), dict(life.state))
-    if not method.overrides("view"):
-        assert method.view(life.network, life.state, 0) is life.network
-    if not method.overrides("finish"):
-        assert method.finish(life.network, life.state) is life.network
-    assert_same(weights(life.network), before)
+    same = build(method, WORLDS[world], source, index=0).report
+    assert not (promised and same.partial), "something is lost although the task is the same"
 
 
 @of_all(OWN)
-def test_the_source_is_used_where_the_method_says_so(method, source, architecture):
-    if not method.uses_source:
-        target = envs.schemas(TARGET_TASK)
-        without, given = (method.build(s, target, architecture, 1) for s in (None, source))
-        assert_same(weights(without.network), weights(given.network))
+def test_the_source_is_used_where_the_method_says_so(method, world):
+    source = source_of(method, world)
+    if source is None:
+        given = Checkpoint.of(build_network(WORLDS[world].schemas(0), WORLDS[world].architecture, 0), MATCH)
+        networks = [build(method, WORLDS[world], s).network for s in (None, given)]
+        assert_same(*map(weights, networks))
         return
-    other = Checkpoint.of(scrambled(source.build(), seed=9), SOURCE_TASK)
-    lives = [begin(method, s, architecture) for s in (source, other)]
-    one, another = ({**weights(life.network), **life.state} for life in lives)
+    other = replace(Checkpoint.of(scrambled(source.build(), seed=9), MATCH), parts=source.parts)
+    built = [build(method, WORLDS[world], s).network for s in (source, other)]
+    one, another = (
+        {**weights(network), **method.init(network, s)} for network, s in zip(built, (source, other), strict=True)
+    )
     assert any(not torch.equal(one[name], another[name]) for name in one)
 
 
@@ -256,26 +169,31 @@ class Stop(Exception):
     """As sudden as a kill."""
 
 
-@of_all(OWN)
-def test_training_that_was_stopped_ends_like_training_that_was_not(method, tmp_path):
-    """On a built-in game, whose state can be saved; stopped after the first rollout's update, before the second's."""
-    source = Checkpoint.of(scrambled(PolicyNetwork(envs.schemas(GAME), BOARD, 0), 3), GAME)
-    straight, stopped, resumed = (begin(method, source, BOARD, task=CHANGED) for _ in range(3))
-    straight.train(task=CHANGED)
+@of_all([quick(parse_method(name)) for name in ("packnet", "progressive", "replay", "si")])
+def test_stopped_and_resumed_on_a_built_in_game(method, tmp_path):
+    """Whose own state is saved. The stop is between two updates; all methods, stopped anywhere, are in their lives.
 
-    def stop(env_steps, values):
-        if env_steps == 256:
-            raise Stop
+    These four have masks, columns, random draws, and a state that every update changes.
+    """
+    source = first(method, GAME)
 
-    def snapshots(life: Life) -> Snapshots:
-        return Snapshots(tmp_path / "s", {}, 1e9, 1, save=life.save, restore=life.restore)
+    def run(stop_at=None, snapshots=None, spoil=False):
+        network = build(method, GAME, source).network
+        running = Running(method, network, method.init(network, source))
+        if spoil:
+            scrambled(network)
+
+        def record(env_steps, values):
+            if stop_at is not None and env_steps >= stop_at:
+                raise Stop
+
+        plan = Snapshots(snapshots, seconds=1e9, env_steps=1, save=running.save, restore=running.restore)
+        running.train(GAME, 1, GAME.budget, record, plan if snapshots else None)
+        return running
 
     with pytest.raises(Stop):
-        stopped.train(stop, snapshots(stopped), CHANGED)
-    assert snapshots(resumed).latest().env_steps == 128
-    with torch.no_grad():
-        for parameter in resumed.network.parameters():
-            parameter.add_(1.0)  # which the snapshot must replace
-    resumed.train(snapshots=snapshots(resumed), task=CHANGED)
+        run(2 * ROLLOUT, tmp_path / "s")
+    assert Snapshots(tmp_path / "s").latest().env_steps == ROLLOUT
+    resumed, straight = run(snapshots=tmp_path / "s", spoil=True), run()
     assert_same(weights(resumed.network), weights(straight.network))
     assert_same(dict(resumed.state), dict(straight.state))

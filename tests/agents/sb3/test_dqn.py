@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -12,57 +11,26 @@ from handmade import (
     MATCH,
     REACH,
     TASK,
-    NormEncoder,
     assert_same,
+    know_encoder,
     observations,
     scrambled,
     small_config,
     weights,
 )
+from off_policy import STEPS, UPDATES, Features, moved
+from off_policy import small_dqn as small
 from stable_baselines3 import DQN
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 import envs
 from agents.backend import Evaluation, Hooks, Unstable
-from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, build_network
-from agents.sb3 import ALGORITHMS, architecture_for, train
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 from envs.task import Task
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
-
-QUIET = Evaluation(every=10_000, episodes=8, num_envs=8)
-STEPS = 60
-"""Env steps of `learned`: 15 steps of 4 environments, of which those after the fifth are followed by 2 updates."""
-UPDATES = 20
-
-
-def small_dqn(**options):
-    defaults = {"num_envs": 4, "batch": 16, "buffer": 500, "learning_starts": 20, "gradient_steps": 2}
-    return ALGORITHMS["dqn"](**(defaults | {"learning_rate": 3e-3, "target_update": 16} | options))
-
-
-def network_of(seed=0, task=TASK, config=None):
-    schemas = envs.schemas(task)
-    return build_network(schemas, architecture_for(small_dqn(), config or small_config(schemas.observation.kind)), seed)
-
-
-def learner_of(network, gradients=None, task=TASK, **options):
-    algorithm = small_dqn(**options)
-    return algorithm.learner(network, BatchVecEnv(envs.make(task, algorithm.num_envs, 0)), 3, gradients, "cpu")
-
-
-def learned(network, gradients=None, **options):
-    """The weights after `STEPS` env steps."""
-    learner_of(network, gradients, **options).learn(STEPS)
-    return weights(network)
-
-
-def moved(after, before) -> set[str]:
-    return {name for name in after if not torch.equal(after[name], before[name])}
 
 
 def gradients_before_steps(learner):
@@ -78,20 +46,9 @@ def gradients_before_steps(learner):
 # The library's DQN as the reference
 
 
-class Features(BaseFeaturesExtractor):
-    """A copy of an encoder, as the library's policies take it."""
-
-    def __init__(self, space, encoder):
-        super().__init__(space, encoder.out_dim)
-        self.encoder = copy.deepcopy(encoder)
-
-    def forward(self, obs):
-        return self.encoder(obs)
-
-
 def test_the_policy_learns_what_the_librarys_own_policy_learns():
-    network = network_of()
-    learner, options = learner_of(network), small_dqn()
+    network = small.network()
+    learner, options = small.learner(network), small.algorithm()
     reference = DQN(
         "MlpPolicy",
         BatchVecEnv(envs.make(TASK, 4, 0)),
@@ -131,9 +88,9 @@ def test_the_policy_learns_what_the_librarys_own_policy_learns():
 
 
 def test_the_network_is_used_as_it_came_and_the_target_network_is_a_copy():
-    network = scrambled(network_of())
+    network = scrambled(small.network())
     before = weights(network)
-    learner = learner_of(network)
+    learner = small.learner(network)
     assert learner.q_net.network is network
     assert_same(weights(network), before)
     assert learner.q_net_target.network is not network
@@ -146,55 +103,45 @@ def test_the_network_is_used_as_it_came_and_the_target_network_is_a_copy():
 # Gradient hooks
 
 
-def test_the_identity_hook_is_no_hook_bit_for_bit():
-    calls = []
-    with_hook = learned(network_of(), lambda grads, _, batch: calls.append(batch) or grads)
-    assert_same(with_hook, learned(network_of()))
-    assert len(calls) == UPDATES
-    assert {(b.observations.shape, b.actions.shape, b.actions.dtype) for b in calls} == {((16, 4), (16,), torch.int64)}
-    assert all((b.observations.sum(1) == 1).all() for b in calls)  # states are unit vectors
+def test_the_hook_gets_the_minibatch():
+    seen = []
+    small.learned(small.network(), lambda grads, _, batch: seen.append(batch) or grads)
+    assert {(b.observations.shape, b.actions.shape, b.actions.dtype) for b in seen} == {((16, 4), (16,), torch.int64)}
+    assert all((b.observations.sum(1) == 1).all() for b in seen)  # states are unit vectors
 
 
 def test_the_hook_sees_the_gradients_before_clipping_and_the_step_uses_them_clipped():
     seen = []
-    learner = learner_of(
-        network_of(),
+    learner = small.learner(
+        small.network(),
         lambda grads, *_: seen.append({n: g.clone() for n, g in grads.items()}) or grads,
         max_grad_norm=1e-3,
     )
     used = gradients_before_steps(learner)
     learner.learn(STEPS)
-    unclipped_learner = learner_of(network_of(), max_grad_norm=1e9)
+    unclipped_learner = small.learner(small.network(), max_grad_norm=1e9)
     unclipped = gradients_before_steps(unclipped_learner)
     unclipped_learner.learn(24)
     assert_same(seen[0], unclipped[0])
-    assert set(seen[0]) == {n for n in weights(network_of()) if not n.startswith("value.")}
+    assert set(seen[0]) == {n for n in weights(small.network()) if not n.startswith("value.")}
     assert len(used) == UPDATES
     for grads in used:
         assert math.sqrt(sum(float(g.double().square().sum()) for g in grads.values())) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_zero_gradients_leave_the_network_as_it_is():
-    network = network_of()
+    network = small.network()
     before = weights(network)
-    after = learned(network, lambda grads, *_: {n: torch.zeros_like(g) for n, g in grads.items()})
+    after = small.learned(network, lambda grads, *_: {n: torch.zeros_like(g) for n, g in grads.items()})
     assert_same(after, before)
-
-
-def test_what_the_hook_leaves_out_moves_nothing():
-    network = network_of()
-    before = weights(network)
-    after = learned(network, lambda grads, *_: {n: g for n, g in grads.items() if n.startswith("policy.out")})
-    assert moved(after, before) == {"policy.out.weight", "policy.out.bias"}
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, depth):
-    list(ENCODERS)  # loads the others
-    monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
-    network = network_of(config=NetworkConfig("norm", head=(8,)))
+    know_encoder(monkeypatch)
+    network = small.network(config=NetworkConfig("norm", head=(8,)))
     network.encoder.freeze(depth)
-    before, after = weights(network), learned(network)
+    before, after = weights(network), small.learned(network)
     frozen = tuple(f"encoder.blocks.{i}." for i in range(depth))
     assert moved(after, before) == {n for n in after if not n.startswith((*frozen, "value."))}
 
@@ -206,8 +153,8 @@ def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, depth):
 def test_bytes_stay_bytes_in_the_buffer_and_in_the_batch(kind):
     task = Task("handmade/Match-v0", {"kind": kind})
     seen = []
-    learner = learner_of(
-        network_of(task=task), lambda grads, _, batch: seen.append(batch.observations) or grads, task=task
+    learner = small.learner(
+        small.network(task=task), lambda grads, _, batch: seen.append(batch.observations) or grads, task=task
     )
     learner.learn(28)
     assert learner.replay_buffer.observations.dtype == learner.replay_buffer.next_observations.dtype == np.uint8
@@ -215,7 +162,7 @@ def test_bytes_stay_bytes_in_the_buffer_and_in_the_batch(kind):
 
 
 def test_the_target_network_follows_every_target_update():
-    learner = learner_of(network_of(), learning_starts=0, target_update=16)
+    learner = small.learner(small.network(), learning_starts=0, target_update=16)
     behind = []
     original = learner._on_step
 
@@ -229,60 +176,27 @@ def test_the_target_network_follows_every_target_update():
     assert [i + 1 for i, is_behind in enumerate(behind) if not is_behind] == [1, 4, 8, 12]  # nothing learned before 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"gradient_steps": 0}, "-1"), ({"buffer": 3}, "4 environments"), ({"target_update": 3}, "4 env steps")],
-)
-def test_options_that_make_no_sense(options, message):
-    with pytest.raises(GraftError, match=message):
-        small_dqn(**options)
+def test_the_target_network_cannot_follow_more_often_than_every_step_of_the_environments():
+    with pytest.raises(GraftError, match="4 env steps"):
+        small.algorithm(target_update=3)
 
 
 def test_tasks_and_networks_that_it_cannot_play():
     with pytest.raises(GraftError, match=r"'dqn' needs discrete actions.*box \(move_x.*allowed here: ppo, sac"):
-        small_dqn().check(envs.schemas(REACH))
+        small.algorithm().check(envs.schemas(REACH))
     with pytest.raises(GraftError, match=r"'default'.*plays 'greedy'"):
-        learner_of(build_network(MATCH, small_config("vector"), 0))
+        small.learner(build_network(MATCH, small_config("vector"), 0))
 
 
 # The whole of `train`
-
-
-def trained(budget=300, seed=0, evaluation=QUIET, hooks=None, task=TASK, **options):
-    network, records = network_of(), []
-    result = train(
-        network,
-        task,
-        small_dqn(**options),
-        budget,
-        seed,
-        lambda n, values: records.append((n, dict(values))),
-        evaluation,
-        hooks,
-        "cpu",
-    )
-    return network, result, records
-
-
-def test_same_seed_same_weights_bit_for_bit():
-    (first, one, _), (again, two, _), (other, _, _) = (trained(seed=s) for s in (5, 5, 6))
-    assert_same(weights(first), weights(again))
-    assert one.final_returns == two.final_returns
-    assert not torch.equal(first.policy.out.weight, other.policy.out.weight)
-
-
-def test_how_often_it_is_evaluated_does_not_change_the_training():
-    rare, often = (trained(evaluation=Evaluation(every=e, episodes=8, num_envs=8))[0] for e in (10_000, 1))
-    assert_same(weights(rare), weights(often))
 
 
 def test_evaluations_logs_and_the_schedule_come_regularly():
     """Budget 302 in steps of 12: it ends at 312; logs are due every 302 // 100 = 3 env steps, so at every rollout."""
     seen = []
     hooks = Hooks(schedule=lambda network, progress: seen.append(progress))
-    _, result, records = trained(
-        302, evaluation=Evaluation(every=100, episodes=8, num_envs=8), hooks=hooks, train_freq=3
-    )
+    run = small.trained(302, evaluation=Evaluation(every=100, episodes=8, num_envs=8), hooks=hooks, train_freq=3)
+    result, records = run.result, run.records
     assert result.env_steps == 312
     assert [n for n, values in records if "eval/return_mean" in values] == [0, 108, 204, 300, 312]
     assert [n for n, values in records if "train/loss" in values] == list(range(24, 313, 12))
@@ -291,12 +205,12 @@ def test_evaluations_logs_and_the_schedule_come_regularly():
 
 
 def test_a_tiny_task_is_solved():
-    _, result, records = trained(1600, gamma=0.0, batch=32, learning_starts=100)
-    assert records[0][1]["eval/return_mean"] < 8 * 0.6
-    assert np.mean(result.final_returns) > 8 * 0.95
+    run = small.trained(1600, gamma=0.0, batch=32, learning_starts=100)
+    assert run.records[0][1]["eval/return_mean"] < 8 * 0.6
+    assert np.mean(run.result.final_returns) > 8 * 0.95
 
 
 @pytest.mark.parametrize("budget", [24, 300])
 def test_a_loss_that_is_not_finite_is_unstable(budget):
     with pytest.raises(Unstable, match="smaller learning rate"):
-        trained(budget, task=Task("handmade/Match-v0", {"reward": math.nan}))
+        small.trained(budget, task=Task("handmade/Match-v0", {"reward": math.nan}))

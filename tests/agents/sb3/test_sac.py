@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
-from handmade import MATCH, REACH, NormEncoder, assert_same, observations, scrambled, small_config, small_ppo, weights
+from handmade import MATCH, REACH, assert_same, know_encoder, observations, scrambled, small_config, small_ppo, weights
+from off_policy import STEPS, UPDATES, Features, moved
+from off_policy import small_sac as small
 from stable_baselines3 import SAC
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 import envs
 from agents.backend import Evaluation, Hooks
-from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, build_network
 from agents.sb3 import ALGORITHMS, architecture_for, train
 from agents.sb3.vec_env import BatchVecEnv
@@ -23,35 +22,6 @@ from envs.errors import GraftError
 from envs.task import Task
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
-
-QUIET = Evaluation(every=10_000, episodes=8, num_envs=8)
-STEPS = 60
-"""Env steps of `learned`: 15 steps of 4 environments, of which those after the fifth are followed by 2 updates."""
-UPDATES = 20
-
-
-def small_sac(**options):
-    defaults = {"num_envs": 4, "batch": 16, "buffer": 500, "learning_starts": 20, "gradient_steps": 2, "critic": (16,)}
-    return ALGORITHMS["sac"](**(defaults | {"learning_rate": 3e-3} | options))
-
-
-def network_of(seed=0, config=None):
-    return build_network(envs.schemas(REACH), architecture_for(small_sac(), config or small_config("vector")), seed)
-
-
-def learner_of(network, gradients=None, **options):
-    algorithm = small_sac(**options)
-    return algorithm.learner(network, BatchVecEnv(envs.make(REACH, algorithm.num_envs, 0)), 3, gradients, "cpu")
-
-
-def learned(network, gradients=None, **options):
-    """The weights after `STEPS` env steps."""
-    learner_of(network, gradients, **options).learn(STEPS)
-    return weights(network)
-
-
-def moved(after, before) -> set[str]:
-    return {name for name in after if not torch.equal(after[name], before[name])}
 
 
 def no_gradients(grads, *_):
@@ -62,11 +32,11 @@ def no_gradients(grads, *_):
 
 
 def test_actions_and_their_probability_by_hand():
-    network = network_of()
+    network = small.network()
     with torch.no_grad():
         network.policy.spread.weight.mul_(20)
         network.policy.out.weight.mul_(20)
-    actor = learner_of(network).actor
+    actor = small.learner(network).actor
     obs = observations(network.schemas.observation, 7)
     torch.manual_seed(1)
     actions, log_prob = actor.action_log_prob(obs)
@@ -79,22 +49,11 @@ def test_actions_and_their_probability_by_hand():
     torch.testing.assert_close(log_prob.double(), by_hand, rtol=1e-3, atol=1e-3)
 
 
-class Features(BaseFeaturesExtractor):
-    """A copy of an encoder, as the library's policies take it."""
-
-    def __init__(self, space, encoder):
-        super().__init__(space, encoder.out_dim)
-        self.encoder = copy.deepcopy(encoder)
-
-    def forward(self, obs):
-        return self.encoder(obs)
-
-
 @pytest.mark.parametrize("encoder", ["separate", "shared"])
 def test_the_policy_learns_what_the_librarys_own_policy_learns(encoder):
-    network = network_of()
-    learner = learner_of(network, encoder=encoder)
-    options = small_sac()
+    network = small.network()
+    learner = small.learner(network, encoder=encoder)
+    options = small.algorithm()
     reference = SAC(
         "MlpPolicy",
         BatchVecEnv(envs.make(REACH, 4, 0)),
@@ -141,9 +100,9 @@ def test_the_policy_learns_what_the_librarys_own_policy_learns(encoder):
 
 
 def test_the_network_is_used_as_it_came():
-    network = scrambled(network_of())
+    network = scrambled(small.network())
     before = weights(network)
-    learner = learner_of(network)
+    learner = small.learner(network)
     assert learner.actor.network is network
     assert_same(weights(network), before)
 
@@ -151,19 +110,12 @@ def test_the_network_is_used_as_it_came():
 # Gradient hooks
 
 
-def test_the_identity_hook_is_no_hook_bit_for_bit():
-    calls = []
-    with_hook = learned(network_of(), lambda grads, *_: calls.append(1) or grads)
-    assert_same(with_hook, learned(network_of()))
-    assert len(calls) == UPDATES
-
-
 def test_the_hook_sees_the_gradients_of_the_actors_loss():
     seen, expected = [], []
-    network = network_of()
-    learned(network, lambda grads, *_: seen.append({n: g.clone() for n, g in grads.items()}) or grads)
-    twin = network_of()
-    reference = learner_of(twin)
+    network = small.network()
+    small.learned(network, lambda grads, *_: seen.append({n: g.clone() for n, g in grads.items()}) or grads)
+    twin = small.network()
+    reference = small.learner(twin)
     reference.actor.optimizer.register_step_pre_hook(
         lambda *_: expected.append({n: p.grad.clone() for n, p in twin.named_parameters() if p.grad is not None})
     )
@@ -176,25 +128,18 @@ def test_the_hook_sees_the_gradients_of_the_actors_loss():
 
 
 def test_zero_gradients_leave_the_network_as_it_is_while_the_critics_learn():
-    network = network_of()
-    before, learner = weights(network), learner_of(network, no_gradients)
+    network = small.network()
+    before, learner = weights(network), small.learner(network, no_gradients)
     critic = {n: t.clone() for n, t in learner.critic.state_dict().items()}
     learner.learn(STEPS)
     assert_same(weights(network), before)
     assert moved(learner.critic.state_dict(), critic) == set(critic)
 
 
-def test_what_the_hook_returns_is_the_step():
-    network = network_of()
-    before = weights(network)
-    after = learned(network, lambda grads, *_: {n: g for n, g in grads.items() if n.startswith("policy.spread")})
-    assert moved(after, before) == {"policy.spread.weight", "policy.spread.bias"}
-
-
 def test_the_hook_gets_the_minibatch_with_actions_as_the_environment_took_them():
     batches, taken = [], []
-    network = network_of()
-    learner = learner_of(network, lambda grads, _, batch: batches.append(batch) or grads)
+    network = small.network()
+    learner = small.learner(network, lambda grads, _, batch: batches.append(batch) or grads)
     step = learner.env.step_async
     learner.env.step_async = lambda actions: taken.append(actions) or step(actions)
     learner.learn(STEPS)
@@ -208,8 +153,8 @@ def test_the_hook_gets_the_minibatch_with_actions_as_the_environment_took_them()
 
 
 def test_separate_critics_start_from_the_networks_encoder_and_go_their_own_way():
-    network = scrambled(network_of())
-    learner = learner_of(network, no_gradients)
+    network = scrambled(small.network())
+    learner = small.learner(network, no_gradients)
     mine = learner.critic.features_extractor.encoder
     assert mine is not network.encoder
     assert_same(mine.state_dict(), network.encoder.state_dict())
@@ -219,25 +164,24 @@ def test_separate_critics_start_from_the_networks_encoder_and_go_their_own_way()
 
 
 def test_shared_critics_read_the_actors_encoder_and_do_not_train_it():
-    network = network_of()
-    learner = learner_of(network, no_gradients, encoder="shared")
+    network = small.network()
+    learner = small.learner(network, no_gradients, encoder="shared")
     assert learner.critic.features_extractor.encoder is network.encoder
     assert learner.critic_target.features_extractor.encoder is not network.encoder
     before = weights(network)
     learner.learn(STEPS)
     assert_same(weights(network), before)
-    trained_by_actor = moved(learned(network_of(), encoder="shared"), before)
+    trained_by_actor = moved(small.learned(small.network(), encoder="shared"), before)
     assert trained_by_actor == {name for name in before if not name.startswith("value.")}
 
 
 @pytest.mark.parametrize("encoder", ["separate", "shared"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, encoder, depth):
-    list(ENCODERS)  # loads the others
-    monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
-    network = network_of(config=NetworkConfig("norm", head=(8,)))
+    know_encoder(monkeypatch)
+    network = small.network(config=NetworkConfig("norm", head=(8,)))
     network.encoder.freeze(depth)
-    before, learner = weights(network), learner_of(network, encoder=encoder)
+    before, learner = weights(network), small.learner(network, encoder=encoder)
     learner.learn(STEPS)
     after = weights(network)
     frozen = tuple(f"encoder.blocks.{i}." for i in range(depth))
@@ -247,9 +191,9 @@ def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, encoder, depth):
 
 
 def test_the_critics_encoder_thaws_with_the_networks():
-    network = network_of()
+    network = small.network()
     network.encoder.freeze()
-    learner = learner_of(network)
+    learner = small.learner(network)
     learner.learn(STEPS)
     critic = learner.critic.features_extractor.encoder
     assert_same(critic.state_dict(), network.encoder.state_dict())
@@ -263,22 +207,16 @@ def test_the_critics_encoder_thaws_with_the_networks():
 
 def test_tasks_and_networks_that_it_cannot_play():
     with pytest.raises(GraftError, match=r"'sac' needs box actions.*discrete \(north.*allowed here: dqn, ppo"):
-        small_sac().check(MATCH)
+        small.algorithm().check(MATCH)
     plain = build_network(envs.schemas(REACH), small_config("vector"), 0)
     with pytest.raises(GraftError, match=r"'default'.*plays 'squashed'"):
-        learner_of(plain)
+        small.learner(plain)
     with pytest.raises(GraftError, match=r"'squashed'.*plays 'default'"):
-        train(network_of(), REACH, small_ppo(), 1, 0, lambda *_: None)
-
-
-@pytest.mark.parametrize(("options", "message"), [({"gradient_steps": 0}, "-1"), ({"buffer": 3}, "4 environments")])
-def test_options_that_make_no_sense(options, message):
-    with pytest.raises(GraftError, match=message):
-        small_sac(**options)
+        train(small.network(), REACH, small_ppo(), 1, 0, lambda *_: None)
 
 
 def test_a_fixed_entropy_coefficient_stays():
-    learner = learner_of(network_of(), entropy=0.2)
+    learner = small.learner(small.network(), entropy=0.2)
     learner.learn(STEPS)
     assert learner.ent_coef_optimizer is None
     assert learner.ent_coef_tensor.item() == pytest.approx(0.2)
@@ -287,40 +225,13 @@ def test_a_fixed_entropy_coefficient_stays():
 # The whole of `train`
 
 
-def trained(budget=300, seed=0, evaluation=QUIET, hooks=None, network=None, **options):
-    network, records = network or network_of(), []
-    result = train(
-        network,
-        REACH,
-        small_sac(**options),
-        budget,
-        seed,
-        lambda n, values: records.append((n, dict(values))),
-        evaluation,
-        hooks,
-        "cpu",
-    )
-    return network, result, records
-
-
-def test_same_seed_same_weights_bit_for_bit():
-    (first, one, _), (again, two, _), (other, _, _) = (trained(seed=s) for s in (5, 5, 6))
-    assert_same(weights(first), weights(again))
-    assert one.final_returns == two.final_returns
-    assert not torch.equal(first.policy.out.weight, other.policy.out.weight)
-
-
-def test_how_often_it_is_evaluated_does_not_change_the_training():
-    rare, often = (trained(evaluation=Evaluation(every=e, episodes=8, num_envs=8))[0] for e in (10_000, 1))
-    assert_same(weights(rare), weights(often))
-
-
 def test_evaluations_logs_and_the_schedule_come_regularly():
     """Budget 2002 in steps of 4: it ends at 2004; logs are due every 2002 // 100 = 20 env steps."""
     seen = []
     hooks = Hooks(schedule=lambda network, progress: seen.append(progress))
     plan = Evaluation(every=500, episodes=8, num_envs=8)
-    _, result, records = trained(2002, evaluation=plan, hooks=hooks, learning_starts=1000, gradient_steps=1)
+    run = small.trained(2002, evaluation=plan, hooks=hooks, learning_starts=1000, gradient_steps=1)
+    result, records = run.result, run.records
     assert result.env_steps == 2004
     evaluated = [n for n, values in records if "eval/return_mean" in values]
     assert evaluated == [0, 500, 1000, 1500, 2000, 2004]
@@ -335,9 +246,9 @@ def test_evaluations_logs_and_the_schedule_come_regularly():
 
 def test_a_tiny_box_task_is_learned():
     """The best is -5 / 12 per episode, doing nothing -10 / 3 (see `test_backend`)."""
-    _, result, records = trained(1500, learning_starts=200, gradient_steps=4, batch=64, gamma=0.0)
-    assert records[0][1]["eval/return_mean"] < -10 / 3
-    assert np.mean(result.final_returns) > -1.0
+    run = small.trained(1500, learning_starts=200, gradient_steps=4, batch=64, gamma=0.0)
+    assert run.records[0][1]["eval/return_mean"] < -10 / 3
+    assert np.mean(run.result.final_returns) > -1.0
 
 
 @pytest.mark.slow

@@ -6,12 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from handmade import MATCH, NormEncoder, assert_same, box, discrete, observations, small_config, vector, weights
+from handmade import (
+    MATCH,
+    assert_same,
+    box,
+    check_penalty,
+    descended,
+    discrete,
+    know_encoder,
+    observations,
+    small_config,
+    some_grads,
+    vector,
+    weights,
+)
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from agents.backend import Batch
 from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork
 from envs.errors import GraftError
 from envs.schema import Schemas
@@ -40,23 +52,9 @@ def batch_of(schemas, count=6):
     return Batch(observations(schemas.observation, count, seed=3), torch.zeros(count))
 
 
-def some_grads(network):
-    outputs = network(observations(network.schemas.observation, 9, seed=4))
-    (outputs.action[:, 0].sum() + outputs.value.square().sum()).backward()
-    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
-
-
 def check_gradient(method, network, state, batch, loss):
-    """The method adds autograd's gradient of ``loss`` and reports its value."""
     given = some_grads(network)
-    network.zero_grad()
-    step = method.gradients(given, network, state, batch)
-    assert step.penalty.item() == pytest.approx(loss.item(), rel=1e-5)
-    slopes = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
-    for (name, parameter), slope in zip(network.named_parameters(), slopes, strict=True):
-        zero = torch.zeros_like(parameter)
-        wanted = given.get(name, zero) + (zero if slope is None else slope)
-        torch.testing.assert_close(step.grads.get(name, zero), wanted, rtol=0, atol=1e-6)
+    check_penalty(method.gradients(given, network, state, batch), given, network, loss)
 
 
 def test_the_student_is_a_fresh_network_of_the_sources_architecture():
@@ -155,8 +153,7 @@ def test_without_weight_the_teacher_is_not_asked(off, monkeypatch):
 
 
 def test_statistics_and_the_teacher_do_not_drift(monkeypatch):
-    list(ENCODERS)  # loads the others
-    monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
+    know_encoder(monkeypatch)
     method = METHODS["kickstart"]()
     student, state = started(method, source_of(config=NetworkConfig("norm", {}, (4,))))
     student.train()
@@ -170,13 +167,7 @@ def test_statistics_and_the_teacher_do_not_drift(monkeypatch):
 def test_descent_makes_the_student_its_teacher():
     method, batch = METHODS["kickstart"](), batch_of(MATCH, 64)
     student, state = started(method, source_of())
-    optimiser, penalties = torch.optim.Adam(student.parameters(), 1e-2), []
-    for _ in range(150):
-        grads, state, penalty = method.gradients({}, student, state, batch)
-        for name, parameter in student.named_parameters():
-            parameter.grad = grads.get(name)
-        optimiser.step()
-        penalties.append(penalty.item())
+    penalties, _ = descended(method, student, state, batch)
     assert penalties[-1] < 0.05 * penalties[0]
 
 

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 from handmade import (
+    BOARD,
     EVALUATION,
     MATCH,
     TASK,
-    NormEncoder,
     assert_same,
+    know_encoder,
     observations,
-    planes,
     small_config,
     small_network,
     small_ppo,
@@ -23,7 +23,6 @@ from torch.nn.utils import parametrize
 
 from agents.backend import Batch
 from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
 from envs.errors import GraftError
@@ -32,7 +31,6 @@ from transfer.method import METHODS
 from transfer.methods.lora import LowRank, adapted
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
-BOARD = Schemas(planes("ab", 5, 5), MATCH.action)
 
 
 def source_of(schemas: Schemas) -> Checkpoint:
@@ -173,8 +171,7 @@ def test_what_was_merged_is_the_next_source():
 
 
 def test_running_statistics_stay_the_sources(monkeypatch):
-    list(ENCODERS)  # loads the others
-    monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
+    know_encoder(monkeypatch)
     config = NetworkConfig("norm", head=(8,))
     source = Checkpoint.of(PolicyNetwork(MATCH, config, 0), TASK)
     network = METHODS["lora"]().build(source, MATCH, config, 1).network

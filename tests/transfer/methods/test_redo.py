@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from handmade import (
+    BOARD,
     EVALUATION,
     MATCH,
     TASK,
     NormEncoder,
     assert_same,
+    know_encoder,
     observations,
-    planes,
     small_config,
     small_network,
     small_ppo,
@@ -21,16 +22,14 @@ from torch import nn
 
 from agents.backend import Batch, Hooks
 from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS, Encoder
+from agents.encoder import Encoder
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
 from envs.errors import GraftError
-from envs.schema import Schemas
 from transfer.method import METHODS
 from transfer.methods.redo import dormant
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
-BOARD = Schemas(planes("ab", 5, 5), MATCH.action)
 CONV1, CONV2, LINEAR = "encoder.blocks.0.0", "encoder.blocks.1.0", "encoder.blocks.2.1"
 
 
@@ -182,8 +181,7 @@ def test_between_two_dormant_units_the_fresh_weight_stands():
 
 
 def test_normalisation_of_a_dormant_unit_starts_anew_and_no_statistics_see_the_batch_twice(monkeypatch):
-    list(ENCODERS)  # loads the others
-    monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
+    know_encoder(monkeypatch)
     network = PolicyNetwork(MATCH, NetworkConfig("norm", head=(8,)), 0)
     norm = network.encoder.blocks[0][2]
     with torch.no_grad():
@@ -253,8 +251,7 @@ def test_blocks_of_several_layers_are_refused(monkeypatch):
             self.out_dim = 4
             self.stem = NormEncoder(MATCH.observation).stem._replace(name="blocks.0.0.weight")
 
-    list(ENCODERS)  # loads the others
-    monkeypatch.setitem(ENCODERS._entries, "twofold", Twofold)
+    know_encoder(monkeypatch, "twofold", Twofold)
     source = Checkpoint.of(PolicyNetwork(MATCH, NetworkConfig("twofold", head=(8,)), 0), TASK)
     with pytest.raises(GraftError, match="block 0 of 'twofold' has 2"):
         METHODS["redo"]().build(source, MATCH, source.network, 1)

@@ -6,7 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from handmade import MATCH, assert_same, box, discrete, observations, small_config, small_network
+from handmade import (
+    MATCH,
+    assert_same,
+    box,
+    check_penalty,
+    descended,
+    discrete,
+    observations,
+    small_config,
+    small_network,
+    some_grads,
+)
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from agents.backend import Batch
@@ -28,12 +39,6 @@ def network_of(kind, seed):
 def remembered(method, network, task=0, state=None, count=50):
     rollouts = Batch(observations(network.schemas.observation, count, seed=task), torch.zeros(count))
     return method.consolidate(network, state or {}, rollouts, Place(task, 3)).state
-
-
-def some_grads(network):
-    outputs = network(observations(network.schemas.observation, 9, seed=4))
-    (outputs.action[:, 0].sum() + outputs.value.square().sum()).backward()
-    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
 def documented_loss(strength, network, state, heads):
@@ -58,17 +63,9 @@ def test_gradient_is_autograds_of_the_documented_loss(kind, shared):
     start = "heads.0."
     heads = {} if shared else {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
     loss = documented_loss(2.5, network, state, heads)
-    assert step.penalty.item() == pytest.approx(loss.item(), rel=1e-5)
-    assert not step.penalty.requires_grad
-    names = list(dict(network.named_parameters()))
-    slopes = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
-    for name, slope in zip(names, slopes, strict=True):
-        # A parameter without a gradient in the task's loss (here, log_std) gets the penalty's alone.
-        parts = [g for g in (given.get(name), slope) if g is not None]
-        assert (name in step.grads) is bool(parts)
-        if parts:
-            torch.testing.assert_close(step.grads[name], sum(parts), rtol=0, atol=1e-6)
-    assert all(slope is None for name, slope in zip(names, slopes, strict=True) if name.startswith("value."))
+    check_penalty(step, given, network, loss)
+    # Of the value's head there is nothing to replay.
+    assert_same(*({n: g for n, g in found.items() if n.startswith("value.")} for found in (step.grads, given)))
 
 
 def test_strength_zero_is_fine_tuning():
@@ -117,12 +114,6 @@ def test_descent_brings_the_old_policies_back():
             head.out.weight.mul_(100)  # policies that are worth keeping
     state = remembered(method, second, 1, remembered(method, first))
     network = small_network(MATCH, seed=1)
-    optimiser, penalties = torch.optim.Adam(network.parameters(), 1e-2), []
-    for _ in range(150):
-        grads, state, penalty = method.gradients({}, network, state, None)
-        for name, parameter in network.named_parameters():
-            parameter.grad = grads.get(name)
-        optimiser.step()
-        penalties.append(penalty.item())
+    penalties, state = descended(method, network, state)
     assert penalties[-1] < 0.05 * penalties[0]
     assert state["draws"] == 150

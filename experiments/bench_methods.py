@@ -81,7 +81,7 @@ def subject(method: TransferMethod, source: Checkpoint) -> Subject:
     env = BatchVecEnv(make(TARGET, 64, 0))
     hook = gradients if method.overrides("gradients") else None
     learner = ALGORITHMS["ppo"]().learner(network, env, 0, hook, "cpu")
-    scale_rates(network_optimizer(learner), network, method.rates(network))
+    scale_rates(network_optimizer(learner), network, method.rates(network, state))
     seconds, train = [0.0], getattr(learner, "train")  # noqa: B009 - the base class does not promise it
 
     def timed() -> None:

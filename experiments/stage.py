@@ -73,7 +73,7 @@ class _Running:
         return Hooks(
             gradients=self.gradients if self.method.overrides("gradients") else None,
             schedule=self.schedule if self.method.overrides("schedule") else None,
-            rates=self.method.rates(self.network),
+            rates=self.method.rates(self.network, self.state),
             report=self.report,
         )
 

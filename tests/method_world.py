@@ -229,7 +229,7 @@ class Running:
         hooks = Hooks(
             gradients=self.gradients if self.method.overrides("gradients") else None,
             schedule=self.schedule,
-            rates=self.method.rates(self.network),
+            rates=self.method.rates(self.network, self.state),
         )
         plan = Evaluation(every=1_000_000, episodes=1, num_envs=1)
         task, algorithm = world.tasks[index], world.algorithm

@@ -88,6 +88,12 @@ class TransferMethod:
     masks: ClassVar[bool] = False
     """Whether its gradients must be the last word, because it keeps weights from moving."""
 
+    freezes: ClassVar[bool] = False
+    """Whether `build` freezes parts that stay frozen, which training of a later kind would have to know."""
+
+    rewrites: ClassVar[bool] = False
+    """Whether it changes weights by other means than gradients, which methods that follow or guard them would miss."""
+
     needs_task: ClassVar[bool] = False
     """Whether `view` differs between tasks even where they share their heads: the task must be known at test time."""
 
@@ -129,8 +135,8 @@ class TransferMethod:
         """
         return {} if source is None else dict(source.parts.get(PART, {}))
 
-    def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
-        """Parameter name -> factor of its learning rate, for those where it is not 1."""
+    def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:
+        """Parameter name -> factor of its learning rate, for those where it is not 1; ``state`` is that of `init`."""
         return {}
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:

@@ -34,7 +34,7 @@ def named(prefix: str, tensors: Tensors) -> Tensors:
 def normalised(omega: Tensors) -> tuple[Tensors, torch.Tensor]:
     """Importances scaled to mean 1 over all entries of all tensors, and the mean they had; zeros stay zeros."""
     mean = torch.stack([t.double().sum() for t in omega.values()]).sum() / sum(t.numel() for t in omega.values())
-    return {name: (t / mean if mean > 0 else t).to(t) for name, t in omega.items()}, mean.float()
+    return {name: (t / mean if mean > 0 else t.clone()).to(t) for name, t in omega.items()}, mean.float()
 
 
 @dataclass(frozen=True, kw_only=True)

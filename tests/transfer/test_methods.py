@@ -183,7 +183,7 @@ def test_the_seam_does_nothing_by_itself(source):
     assert Nothing().schedule(network, state, 0.0) is state
     assert Nothing().consolidate(network, state, None, Place(0, 1)) == (network, state)
     assert Nothing().finish(network, state) is network
-    assert Nothing().rates(network) == {}
+    assert Nothing().rates(network, {}) == {}
     assert Nothing().view(network, state, 0) is network
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ from transfer.method import (
     parse_method,
 )
 from transfer.methods.finetune import Finetune
+from transfer.regulariser import Regulariser
 
 
 def _parsed(entries: Any) -> Any:
@@ -42,8 +43,8 @@ class Chain(TransferMethod):
     """Methods composed in the order given, as in optax's chain: each sees the gradients that the one before it made.
 
     At most one of them may build the network in its own way; a transplant option (``heads``, ``rename`` ...) of one
-    holds for all. A method that keeps weights from moving goes last, wherever it was listed. Without members it is
-    plain fine-tuning.
+    holds for all. Wherever they were listed, a method that watches the task's own loss goes first, and one that keeps
+    weights from moving last. Without members it is plain fine-tuning.
 
     Attributes:
         methods: the members, in a config ``chain: [{frozen: {depth: 1}}, {replay: {strength: 2}}]``.
@@ -61,6 +62,14 @@ class Chain(TransferMethod):
                 raise GraftError(f"{label(member)} cannot be part of a chain; list methods that use a source.")
         self._refuse([m for m in self.methods if _builds(m)], "build the network")
         self._refuse([m for m in self.methods if m.masks], "keep weights from moving")
+        self._refuse_beside(
+            lambda m: m.masks,
+            lambda m: m.states > 0 or isinstance(m, Regulariser),
+            "keeps by masks what the other remembers",
+        )
+        self._refuse_beside(lambda m: m.rewrites, lambda m: m.masks, "rewrites the weights that the other keeps")
+        self._refuse_beside(lambda m: m.rewrites, lambda m: m.watches_source, "makes jumps that the other would credit")
+        self._refuse_beside(lambda m: m.freezes, lambda m: m.retraining > 0, "freezes what the other trains once more")
         for renamer in (m for m in self.methods if not m.carries_weights):
             for member in (m for m in self.methods if m.needs_weights and m is not renamer):
                 raise GraftError(
@@ -84,18 +93,27 @@ class Chain(TransferMethod):
         if len(members) > 1:
             raise GraftError(f"{' and '.join(map(label, members))} contradict each other: both {what}.")
 
+    def _refuse_beside(
+        self, one: Callable[[TransferMethod], bool], other: Callable[[TransferMethod], bool], why: str
+    ) -> None:
+        for first in filter(one, self.methods):
+            for second in (m for m in self.methods if m is not first and other(m)):
+                raise GraftError(f"{label(first)} and {label(second)} contradict each other: the first {why}.")
+
     @cached_property
     def members(self) -> tuple[TransferMethod, ...]:
         """The methods with the transplant options that any of them was given, in the order in which they act."""
         shared: dict[str, Any] = {}
         for member in self.methods:
             for name, value in changed_options(member).items():
-                if name not in TRANSPLANT or not isinstance(member, FromSource):
-                    continue
-                if shared.setdefault(name, value) != value:
+                if name in TRANSPLANT and shared.setdefault(name, value) != value:
                     raise GraftError(f"{label(self)}: {name} is both {shared[name]} and {value}; give it once.")
-        members = [replace(m, **shared) if isinstance(m, FromSource) else m for m in self.methods]
-        return tuple(sorted(members or [Finetune()], key=lambda m: m.masks))
+        builder = next((m for m in self.methods if _builds(m)), None)
+        for name in shared:
+            if builder is not None and name not in _options(builder):
+                raise GraftError(f"{label(self)}: {label(builder)} builds the network, and takes no '{name}'.")
+        members = [replace(m, **{n: v for n, v in shared.items() if n in _options(m)}) for m in self.methods]
+        return tuple(sorted(members or [Finetune()], key=lambda m: (not m.watches_source, m.masks)))
 
     def overrides(self, hook: str) -> bool:
         """Whether a member does."""
@@ -120,11 +138,11 @@ class Chain(TransferMethod):
         """The members, numbered, that have a say: of a source that is being learned only those that watch it."""
         return [(i, m) for i, m in enumerate(self.members) if WATCHING not in state or m.watches_source]
 
-    def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
+    def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:
         """The members' factors multiplied."""
         found: dict[str, float] = {}
-        for member in self.members:
-            for name, rate in member.rates(network).items():
+        for i, member in self._acting(state):
+            for name, rate in member.rates(network, _part(state, i)).items():
                 found[name] = found.get(name, 1.0) * rate
         return found
 
@@ -151,10 +169,10 @@ class Chain(TransferMethod):
         return network
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
-        """Through all members; a member sees the network as the one before it left it."""
+        """Through all members; each sees the network as the one before it left it, and as many states as it asks."""
         after: dict[str, torch.Tensor] = {}
         for i, member in enumerate(self.members):
-            network, own = member.consolidate(network, _part(state, i), rollouts, place)
+            network, own = member.consolidate(network, _part(state, i), _evenly(rollouts, member.states), place)
             after |= _numbered(own, i)
         return Consolidated(network, after)
 
@@ -179,9 +197,19 @@ class Chain(TransferMethod):
         return network
 
 
+def _options(method: TransferMethod) -> set[str]:
+    return {option.name for option in fields(method)}
+
+
 def _builds(method: TransferMethod) -> bool:
     """Whether it makes the network in its own way, and not by the plain transplant."""
     return type(method).build is not FromSource.build
+
+
+def _evenly(rollouts: Batch, count: int) -> Batch:
+    """``count`` states or a few more, evenly from all of them; all, where there are not twice as many."""
+    every = max(1, len(rollouts.actions) // max(1, count))
+    return rollouts._replace(observations=rollouts.observations[::every], actions=rollouts.actions[::every])
 
 
 TRANSPLANT = {option.name for option in fields(FromSource)}

@@ -78,7 +78,7 @@ class Finetune(FromSource):
         """The schedule has ended."""
         return Consolidated(network, {name: t for name, t in state.items() if name != "frozen"})
 
-    def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
+    def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:
         """Layer-wise decay."""
         if self.layer_decay == 1:
             return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ class Frozen(FromSource):
         depth: ``all``, or a number of blocks counted from the input.
     Source: feature extraction as in Yosinski et al. 2014; Rusu et al. 2016, baseline 2 with all blocks.
     """
+
+    freezes: ClassVar[bool] = True
 
     depth: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
 

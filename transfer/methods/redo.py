@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -45,6 +44,16 @@ def layers(network: PolicyNetwork) -> list[tuple[str, torch.Tensor]]:
     return found
 
 
+def readers(network: PolicyNetwork) -> list[list[tuple[str, torch.Tensor]]]:
+    """Of each block, name and weight of the layers that read its outputs: the next block's, or the heads' first."""
+    heads = []
+    for name, head in (("policy", network.policy), ("value", network.value)):
+        found = list(_weighted(head))
+        # Without hidden layers, every output layer of the head reads the features.
+        heads += [(f"{name}.{layer}", weight) for layer, weight in (found[:1] if len(head.hidden) else found)]
+    return [[layer] for layer in layers(network)[1:]] + [heads]
+
+
 @torch.no_grad()
 def dormant(encoder: Encoder, units: list[int], observations: torch.Tensor, tau: float) -> list[torch.Tensor]:
     """Which units of each block are dormant: ``mean |h_i| <= tau * mean over the block's units of mean |h_j|``.
@@ -77,6 +86,7 @@ class ReDo(FromSource):
     layer above. Its incoming weights, bias and normalisation become those of a freshly initialised network; its
     columns in the next layer, above the last block in both heads' first layers, become zero. Where both apply, between
     two dormant units, the fresh weight stands: it reaches no output yet, and zeros would cut new units off for good.
+    Blocks that are frozen, and those whose outputs a frozen layer reads, are left alone.
     The gradients of these entries are zero in that update; their moments in Adam are not reset, which no method can
     reach, so that they drift a little afterwards.
 
@@ -86,6 +96,8 @@ class ReDo(FromSource):
     Source: Sokar et al. 2023, definition 3.1 and algorithm 1, which examine a batch from the replay buffer; here it is
         the current minibatch. Their moments are reset.
     """
+
+    rewrites: ClassVar[bool] = True
 
     every: Annotated[int, Field(ge=1)] = 1000
     tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
@@ -111,8 +123,11 @@ class ReDo(FromSource):
         state = {**state, "updates": updates}
         if int(updates) % self.every:
             return Step(grads, state)
-        weights = layers(network)
+        weights, above = layers(network), readers(network)
         asleep = dormant(network.encoder, [len(w) for _, w in weights], batch.observations, self.tau)
+        for index, units in enumerate(asleep):
+            if not all(weight.requires_grad for _, weight in [weights[index], *above[index]]):
+                units[:] = False
         if not any(bool(units.any()) for units in asleep):
             return Step(grads, state)
         return Step(_recycled(network, asleep, grads, int(state["seed"] + updates)), state)
@@ -122,13 +137,7 @@ class ReDo(FromSource):
 def _recycled(network: PolicyNetwork, asleep: list[torch.Tensor], grads: Grads, seed: int) -> Grads:
     """Give dormant units fresh incoming and zero outgoing weights, in place; gradients with zeros for both."""
     grads = {name: g.clone() for name, g in grads.items()}
-    heads = [
-        (f"{head}.{name}", weight)
-        for head, module in (("policy", network.policy), ("value", network.value))
-        for name, weight in itertools.islice(_weighted(module), 1)
-    ]
-    above = [[layer] for layer in layers(network)[1:]] + [heads]
-    for units, outgoing in zip(asleep, above, strict=True):
+    for units, outgoing in zip(asleep, readers(network), strict=True):
         for name, weight in outgoing:
             for tensor in (weight, grads.get(name)):
                 if tensor is not None:

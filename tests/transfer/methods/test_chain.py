@@ -46,7 +46,7 @@ class Affine(FromSource):
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         return {**super().init(network, source), "times": torch.tensor(self.times)}
 
-    def rates(self, network: PolicyNetwork) -> Mapping[str, float]:
+    def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:
         return {BIAS: self.rate}
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
@@ -140,7 +140,7 @@ def test_finish_goes_forwards_and_view_backwards(source):
 
 def test_rates_multiply():
     chain = Chain(methods=(Affine(rate=0.5), Affine(rate=0.2), Finetune(layer_decay=0.5)))
-    rates = chain.rates(small_network(MATCH))
+    rates = chain.rates(small_network(MATCH), {})
     assert rates[BIAS] == pytest.approx(0.1)
     assert rates["encoder.blocks.1.1.weight"] == 0.5
     assert rates["encoder.blocks.0.1.weight"] == pytest.approx(0.25)
@@ -166,8 +166,32 @@ def test_two_regularisers_pull_as_each_alone():
 
 
 def test_what_keeps_weights_from_moving_goes_last():
-    chain = Chain(methods=(PackNet(), L2(), Affine()))
-    assert [type(member) for member in chain.members] == [L2, Affine, PackNet]
+    chain = Chain(methods=(PackNet(), Finetune(layer_decay=0.5)))
+    assert [type(member) for member in chain.members] == [Finetune, PackNet]
+
+
+def test_what_watches_the_tasks_own_loss_goes_first():
+    """Its path is that of the loss without the penalties of the others."""
+    chain = parse_method({"chain": ["l2", "si"]})
+    assert [type(member) for member in chain.members] == [SI, L2]
+
+
+def test_a_member_sees_as_many_states_as_it_asks_for(monkeypatch):
+    """Evenly from all that the most demanding member asked for."""
+    seen: list[torch.Tensor] = []
+
+    class Looks(EWC):
+        def importances(self, network, observations):
+            seen.append(observations)
+            return super().importances(network, observations)
+
+    network = small_network(MATCH)
+    monkeypatch.setattr(Affine, "states", 3 * EWC.states)
+    chain = Chain(methods=(Looks(), Affine()))
+    states = torch.arange(chain.states, dtype=torch.float32).unsqueeze(1).expand(-1, *MATCH.observation.shape)
+    chain.consolidate(network, {}, Batch(states, torch.zeros(chain.states)), Place(0, 2))
+    assert chain.states == 3 * EWC.states
+    assert seen[0][:, 0].tolist() == list(range(0, chain.states, 3))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +202,15 @@ def test_what_keeps_weights_from_moving_goes_last():
         (["lora", {"ewc": {"strength": 2}}], r"ewc\(strength=2\.0\) is about the source's weights.*under lora"),
         (["packnet", {"packnet": {"retrain": 5}}], "contradict each other: both keep weights from moving"),
         ([{"ewc": {"heads": "shared"}}, {"l2": {"heads": "by_name"}}], "heads is both shared and by_name"),
+        (
+            ["progressive", {"finetune": {"heads": "by_name"}}],
+            "progressive.* builds the network, and takes no 'heads'",
+        ),
+        (["packnet", "ewc"], "packnet and ewc contradict each other: the first keeps by masks"),
+        (["replay", "packnet"], "packnet and replay contradict each other: the first keeps by masks"),
+        (["redo", "packnet"], "redo and packnet contradict each other: the first rewrites"),
+        (["redo", "si"], "redo and si contradict each other: the first makes jumps"),
+        (["packnet", "frozen"], "frozen and packnet contradict each other: the first freezes"),
         (["scratch", "ewc"], "scratch cannot be part of a chain"),
         ([{"chain": ["ewc"]}, "l2"], r"chain\(ewc\) cannot be part of a chain"),
     ],
@@ -213,7 +246,7 @@ def test_facts_are_those_of_the_members():
     assert of("l2", "ewc") == [False, EWC.states, True, False, 0]
     assert of("si")[0]
     assert not of("lora")[2]
-    assert of("l2", {"packnet": {"retrain": 7}})[3:] == [True, 7]
+    assert of("finetune", {"packnet": {"retrain": 7}})[3:] == [True, 7]
     assert Chain(methods=(L2(),)).overrides("gradients")
     assert not Chain(methods=(Finetune(),)).overrides("gradients")
 
@@ -248,7 +281,7 @@ def test_without_members_it_is_fine_tuning(source):
     network = networks[1]
     state = chain.init(network, source)
     assert state == {}
-    assert chain.rates(network) == {}
+    assert chain.rates(network, {}) == {}
     grads = {BIAS: torch.ones(2)}
     assert chain.gradients(grads, network, state, STATES) == Step(grads, {}, None)
 
@@ -261,15 +294,16 @@ def test_an_empty_chain_can_share_heads_as_fine_tuning_can():
 def test_while_the_source_is_learned_only_those_that_watch_it_act(source):
     """SI does; what another member does to gradients, it does from the second task on, as it would alone."""
     network = small_network(MATCH)
-    chain = Chain(methods=(Affine(times=3, plus=5), SI(), Finetune(head_warmup=0.5)))
+    chain = Chain(methods=(Affine(times=3, plus=5, rate=0.5), SI(), Finetune(head_warmup=0.5)))
     state = chain.init(network, None)
-    assert not any(name.startswith("0/") for name in state)
+    assert all(name.startswith("0/") for name in state if "/" in name)
+    assert chain.rates(network, state) == {}
     step = chain.gradients({BIAS: torch.ones(4)}, network, state, STATES)
     assert step.grads[BIAS].tolist() == [1.0] * 4
     state = chain.schedule(network, step.state, 0.0)
     assert network.encoder.frozen_blocks == 0
     state = chain.consolidate(network, state, STATES, Place(0, 2)).state
-    assert {"0/consolidate", "1/raw.0"} <= state.keys()
+    assert {"1/consolidate", "0/raw.0"} <= state.keys()
     again = chain.init(network, Checkpoint.of(network, TASK, parts={PART: dict(state)}))
     assert chain.gradients({BIAS: torch.ones(4)}, network, again, STATES).grads[BIAS].tolist() == [8.0] * 4
     chain.schedule(network, again, 0.0)
@@ -301,7 +335,7 @@ def test_without_members_it_trains_as_fine_tuning_bit_for_bit(source):
         hooks = Hooks(
             gradients=gradients,
             schedule=lambda network, progress, method=method, state=state: method.schedule(network, state, progress),
-            rates=method.rates(network),
+            rates=method.rates(network, {}),
         )
         plan = Evaluation(every=1000, episodes=1, num_envs=1)
         train(network, TASK, small_ppo(), 256, 0, lambda *_: None, plan, hooks, "cpu")

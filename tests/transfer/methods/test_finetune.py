@@ -64,8 +64,8 @@ def test_the_schedule_freezes_the_first_blocks():
 def test_rates_by_hand():
     """Decay 1/2 and two blocks: 1/2 for the last and 1/4 for the first; heads keep the common rate."""
     network = small_network(MATCH)
-    assert Finetune().rates(network) == {}
-    assert Finetune(layer_decay=0.5).rates(network) == {
+    assert Finetune().rates(network, {}) == {}
+    assert Finetune(layer_decay=0.5).rates(network, {}) == {
         "encoder.blocks.0.1.weight": 0.25,
         "encoder.blocks.0.1.bias": 0.25,
         "encoder.blocks.1.1.weight": 0.5,
@@ -95,7 +95,7 @@ def learned(method: TransferMethod, network: PolicyNetwork, state, rollouts: int
         method.schedule(network, state, progress)
 
     plan = Evaluation(every=10_000, episodes=1, num_envs=1)
-    hooks = Hooks(schedule=schedule, rates=method.rates(network))
+    hooks = Hooks(schedule=schedule, rates=method.rates(network, {}))
     train(network, TASK, small_ppo(), 128 * rollouts, 0, lambda *_: None, plan, hooks, "cpu")
     return [*seen, weights(network)]
 

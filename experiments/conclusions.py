@@ -10,8 +10,8 @@ from rich.table import Table
 
 from experiments import lifelong, plots, report
 from experiments.config import Config, SequenceConfig
-from experiments.graph import Comparison, Graph, preflight
-from experiments.sequence import preflight_sequence
+from experiments.graph import Comparison, Graph
+from experiments.rehearsal import rehearse, rehearse_sequence
 from experiments.store import Store, write_json
 from transfer.method import label
 from transfer.transplant import TransplantReport
@@ -34,20 +34,20 @@ def _transplant_table(comparison: Comparison, found: TransplantReport, losses_on
 
 
 def check_pairs(graph: Graph) -> list[Carried]:
-    """Of a transfer experiment: see `experiments.graph.preflight`."""
+    """Of a transfer experiment: see `experiments.rehearsal.rehearse`."""
     return [
         Carried(
             _transplant_table(comparison, found),
             _transplant_table(comparison, found, losses_only=True) if found.partial else None,
         )
-        for comparison, found in preflight(graph)
+        for comparison, found in rehearse(graph)
         if found is not None
     ]
 
 
 def check_sequence(graph: Graph) -> list[Carried]:
     """Of a sequence, whose tasks share a schema: everything is carried over whole."""
-    preflight_sequence(graph)
+    rehearse_sequence(graph)
     return []
 
 

@@ -13,18 +13,18 @@ import numpy as np
 from agents.backend import Evaluation
 from agents.checkpoint import Checkpoint
 from agents.encoder import default_encoder
-from agents.network import NetworkConfig, build_network
+from agents.network import NetworkConfig
 from agents.sb3 import Algorithm
 from agents.sb3.algorithm import architecture_for
 from envs.errors import GraftError
-from envs.factory import bounds, check, schemas
+from envs.factory import bounds, schemas
 from envs.schema import ObservationSchema, Schemas
 from envs.task import Bounds, Task
 from experiments import __version__
+from experiments.archive import archive_of, inherited, tasks_learned
 from experiments.config import Common, Config, SourceConfig
 from transfer.method import Place, TransferMethod, label
 from transfer.method import to_json as method_json
-from transfer.transplant import TransplantReport
 
 Kind = Literal["pretrain", "transfer", "consolidate"]
 
@@ -242,8 +242,10 @@ class _Pairs(Builder):
         needed = any(method.uses_source and not method.watches_source for method in methods)
         return {seed: self.add("pretrain", task, seed, scale=bounds(task)) for seed in self.seeds if needed}
 
-    def starting_point(self, source: SourceConfig, task: Task, method: TransferMethod, seed: int, origin: str) -> str:
-        """The stage or checkpoint that ``method`` transfers from: what it made of ``origin``, if anything."""
+    def starting_point(
+        self, source: SourceConfig, task: Task, method: TransferMethod, seed: int, origin: str
+    ) -> tuple[str, str]:
+        """The stages or checkpoints that trained the source, and that ``method`` transfers from: what it made of it."""
         if method.watches_source:
             if source.checkpoint is not None:
                 raise GraftError(
@@ -252,17 +254,17 @@ class _Pairs(Builder):
                 )
             origin = self.add("pretrain", task, seed, method=method, scale=bounds(task))
         if not method.overrides("consolidate"):
-            return origin
+            return origin, origin
+        place = Place(_last_task(source, method), _last_task(source, method) + 2)
         folder = source.checkpoint
-        return self.add(
-            "consolidate", task, seed, method=method, source=origin, source_folder=folder, place=Place(0, 2)
+        return origin, self.add(
+            "consolidate", task, seed, method=method, source=origin, source_folder=folder, place=place
         )
 
     def add_source(self, source: SourceConfig, methods: list[TransferMethod]) -> None:
         """Add the stages of ``methods`` from ``source`` to every target, and the source's own where it needs any."""
         origins = self.origins(source, methods)
         task = _source_task(source)
-        plain = tuple(origins.values()) if source.checkpoint is None else ()
         starts = {
             (i, seed): self.starting_point(source, task, method, seed, origins.get(seed, ""))
             for i, method in enumerate(methods)
@@ -271,10 +273,12 @@ class _Pairs(Builder):
         }
         for target in self.config.targets:
             scratch: tuple[str, ...] = ()
-            recall = (Recall(0, task),) if schemas(task) == schemas(target.task) else ()
             for i, method in enumerate(methods):
                 uses = method.uses_source
-                own = tuple(starts[i, seed] for seed in self.seeds) if uses else ()
+                recalls = uses and schemas(task) == schemas(target.task)
+                recall = (Recall(_last_task(source, method), task),) if recalls else ()
+                own = tuple(starts[i, seed][1] for seed in self.seeds) if uses else ()
+                trained = tuple(starts[i, seed][0] for seed in self.seeds) if uses and not source.checkpoint else ()
                 stages = tuple(
                     self.add(
                         "transfer",
@@ -283,16 +287,23 @@ class _Pairs(Builder):
                         method=method,
                         source=origin,
                         source_folder=source.checkpoint if uses and origin in origins.values() else None,
-                        recall=recall if uses else (),
+                        recall=recall,
                         scale=target.scale,
                     )
                     for seed, origin in zip(self.seeds, own or [None] * len(self.seeds), strict=True)
                 )
                 scratch = stages if method.baseline else scratch
                 name = _source_name(source) if uses else None
-                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, plain if uses else ())
+                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, trained)
                 if entry not in self.graph.comparisons:
                     self.graph.comparisons.append(entry)
+
+
+def _last_task(source: SourceConfig, method: TransferMethod) -> int:
+    """Index of the source's own task among those that ``method`` knows of."""
+    if source.checkpoint is None:
+        return 0
+    return tasks_learned(archive_of(inherited(Checkpoint.load(source.checkpoint), method))) - 1
 
 
 def _source_task(source: SourceConfig) -> Task:
@@ -300,17 +311,21 @@ def _source_task(source: SourceConfig) -> Task:
 
 
 def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
-    """The checkpoint's; a config that asks for another one is an error, as the controls would not compare."""
-    asked = config.network_config
+    """The checkpoint's; a config that asks for another one is an error, as the controls would not compare.
+
+    Of a network of several columns, one column's: the controls and a new column are built alike.
+    """
+    asked, plain = config.network_config, NetworkConfig()
+    found = replace(loaded.network, kind=plain.kind, parts=plain.parts, distribution=plain.distribution)
     encoder = asked.encoder or default_encoder(loaded.schemas.observation)
-    if replace(asked, encoder=encoder).to_json() == loaded.network.to_json():
+    if replace(asked, encoder=encoder).to_json() == found.to_json():
         return asked
     if "network" in config.model_fields_set:
         raise GraftError(
             f"The experiment's network is {asked.to_json()}, but the one in {source.checkpoint} is "
-            f"{loaded.network.to_json()}; leave 'network' out to use the checkpoint's everywhere."
+            f"{found.to_json()}; leave 'network' out to use the checkpoint's everywhere."
         )
-    return loaded.network
+    return found
 
 
 def expand(config: Config) -> Graph:
@@ -327,41 +342,3 @@ def expand(config: Config) -> Graph:
     for source in config.sources:
         builder.add_source(source, methods)
     return builder.graph
-
-
-def stand_in(graph: Graph, stage: Stage) -> Checkpoint | None:
-    """What ``stage`` would start from, with weights that were never trained."""
-    if stage.source_folder is not None:
-        return Checkpoint.load(stage.source_folder)
-    if stage.source is None:
-        return None
-    origin = graph.stages[stage.source]
-    while origin.kind == "consolidate" and origin.source_folder is None:
-        origin = graph.stages[str(origin.source)]
-    if origin.source_folder is not None:
-        return Checkpoint.load(origin.source_folder)
-    return Checkpoint.of(build_network(origin.schemas, origin.network, 0), origin.task)
-
-
-def preflight(graph: Graph) -> list[tuple[Comparison, TransplantReport | None]]:
-    """Build every network that will be trained, with untrained stand-ins for sources, so that errors come before
-    training; returns what each comparison would carry over.
-
-    Raises:
-        GraftError: a task that can't be made, or a source and a target that do not fit.
-    """
-    reports: list[tuple[Comparison, TransplantReport | None]] = []
-    for task in dict.fromkeys(stage.task for stage in graph.stages.values()):
-        check(task)
-    for stage in graph.stages.values():
-        stage.algorithm.check(stage.schemas)
-        if stage.kind == "pretrain":
-            build_network(stage.schemas, stage.network, 0)
-    for comparison in graph.comparisons:
-        stage = graph.stages[comparison.stages[0]]
-        try:
-            built = comparison.method.build(stand_in(graph, stage), stage.schemas, stage.network, 0)
-        except GraftError as error:
-            raise GraftError(f"{label(comparison.method)} on {stage.task}: {error}") from error
-        reports.append((comparison, built.report))
-    return reports

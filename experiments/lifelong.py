@@ -78,10 +78,8 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Lived]:
             if not all(store.done(i) for i in ids):
                 continue
             own = tuple(_normalised(store.evaluations(i), s) for i, s in zip(life.trained[seed], scales, strict=True))
-            last = store.record(ids[-1])
-            assert last is not None
             curves.append(own)
-            sizes.append(last["size"])
+            sizes.append(_size(store, ids[-1:] if life.consolidated else ids))
             matrices.append(_matrix(life, seed, own, scales, store))
         if matrices:
             missing = len(life.seeds) - len(matrices)
@@ -89,27 +87,33 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Lived]:
     return found
 
 
+def _size(store: Store, stage_ids: Sequence[str]) -> dict[str, int]:
+    """Of all networks that are needed in the end, each from the stage that left it."""
+    records = [store.record(i) or {} for i in stage_ids]
+    return {name: sum(record["size"][name] for record in records) for name in ("parameters", "bytes_beside")}
+
+
 def _interval(values: Sequence[float]) -> dict[str, float]:
     return Interval(*iqm_interval(values))._asdict()
 
 
-def forward_transfer(lived: Lived, scratch: Lived) -> list[float]:
-    """Per seed, the mean over tasks after the first of the forward transfer of its curve over scratch's.
+def _defined(values: Sequence[float]) -> dict[str, float] | None:
+    return None if any(np.isnan(values)) else _interval(values)
 
-    Scratch's curve is the mean over its seeds, at the same env steps.
+
+def forward_transfer(lived: Lived, scratch: Lived) -> list[float]:
+    """Per seed, the mean over tasks after the first of the forward transfer of its AUC over the mean of scratch's.
+
+    NaN where scratch leaves nothing to gain on any task.
 
     Source: Wolczyk et al. 2021 (Continual World); their mean includes the first task.
     """
-    base = [_mean_curve([run[k] for run in scratch.curves]) for k in range(len(scratch.curves[0]))]
+    base = np.mean([[metrics.area(curve) for curve in run[1:]] for run in scratch.curves], axis=0)
     found = []
     for run in lived.curves:
-        values = [metrics.forward_transfer(curve, b) for curve, b in zip(run[1:], base[1:], strict=True)]
+        values = [metrics.forward_transfer(metrics.area(c), b) for c, b in zip(run[1:], base.tolist(), strict=True)]
         found.append(float(np.mean([v for v in values if v is not None] or [np.nan])))
     return found
-
-
-def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    return Curve(curves[0].steps, np.mean([c.scores for c in curves], axis=0).tolist())
 
 
 def intransigence(lived: Lived, scratch: Lived) -> list[float]:
@@ -138,7 +142,7 @@ def row(lived: Lived, scratch: Lived | None) -> dict[str, Any]:
         "forgetting": of_each(lambda m: metrics.forgetting(m, include_last=False)),
         "backward_transfer": of_each(metrics.backward_transfer),
         "learned": of_each(lambda m: float(np.diagonal(m)[1:].mean())),
-        "forward_transfer": None if scratch is None else _interval(forward_transfer(lived, scratch)),
+        "forward_transfer": None if scratch is None else _defined(forward_transfer(lived, scratch)),
         "intransigence": None if scratch is None else _interval(intransigence(lived, scratch)),
         "parameters": int(np.median([size["parameters"] for size in lived.sizes])),
         "bytes_beside": int(np.median([size["bytes_beside"] for size in lived.sizes])),

@@ -109,7 +109,7 @@ def row(measured: Measured, threshold: float, pretrain_steps: int, transfer_step
     """A row of the table, in normalised score; the fields are described in the README."""
     curves, scratch = measured.curves, measured.scratch
     areas, base = [metrics.area(c) for c in curves], [metrics.area(c) for c in scratch]
-    finals = [metrics.final_score(c) for c in curves]
+    finals, base_finals = ([metrics.final_score(c) for c in group] for group in (curves, scratch))
     starts, base_starts = [c.scores[0] for c in curves], [c.scores[0] for c in scratch]
     steps = metrics.aggregate_steps_to_threshold([metrics.steps_to_threshold(c, threshold) for c in curves])
     iqm_curve, iqm_scratch = mean_curve(curves), mean_curve(scratch)
@@ -125,10 +125,10 @@ def row(measured: Measured, threshold: float, pretrain_steps: int, transfer_step
         "jumpstart": float(interquartile_mean(starts)) - float(interquartile_mean(base_starts)),
         "final": float(interquartile_mean(finals)),
         "final_interval": _interval(iqm_interval(finals)),
-        "asymptotic_gain": metrics.asymptotic_gain(iqm_curve, iqm_scratch),
+        "asymptotic_gain": float(interquartile_mean(finals)) - float(interquartile_mean(base_finals)),
         "steps_to_threshold": steps,
         "data_efficiency": _finite(metrics.data_efficiency(iqm_curve, iqm_scratch)),
-        "forward_transfer": metrics.forward_transfer(iqm_curve, iqm_scratch),
+        "forward_transfer": metrics.forward_transfer(float(interquartile_mean(areas)), float(interquartile_mean(base))),
         "kept": _interval(iqm_interval(measured.kept)) if measured.kept else None,
         "probability_of_improvement": None if measured.is_scratch else probability_of_improvement(areas, base),
         "verdict": "baseline" if measured.is_scratch else metrics.verdict(areas, base),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from agents.network import build_network
 from agents.sb3.algorithm import architecture_for
 from envs.errors import GraftError
-from envs.factory import check, schemas
+from envs.factory import schemas
 from envs.schema import ObservationSchema
 from envs.union import union
 from experiments.config import SequenceConfig
@@ -108,20 +107,3 @@ def expand_sequence(config: SequenceConfig) -> Graph:
     for method in config.method_list():
         builder.add_method(method)
     return builder.graph
-
-
-def preflight_sequence(graph: Graph) -> None:
-    """Play a first step of every task and build the first networks, so that errors come before training.
-
-    Raises:
-        GraftError: a task that can't be made or played by the algorithm, or a network that does not fit.
-    """
-    for task in dict.fromkeys(stage.task for stage in graph.stages.values()):
-        check(task)
-    for stage in graph.stages.values():
-        stage.algorithm.check(stage.schemas)
-        if stage.source is None:
-            if stage.method is None or stage.method.uses_source:
-                build_network(stage.schemas, stage.network, 0)
-            else:
-                stage.method.build(None, stage.schemas, stage.network, 0)

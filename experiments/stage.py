@@ -19,6 +19,7 @@ from agents.sb3 import train
 from agents.snapshot import Saved
 from envs.errors import GraftError
 from envs.factory import make, schemas
+from experiments.archive import HEADS, archive_of, inherited, numbered, of_task, tasks_learned
 from experiments.graph import Stage
 from experiments.ledger import Ledger, Progress
 from experiments.resume import begin, snapshots
@@ -27,9 +28,6 @@ from transfer.method import PART, State, TransferMethod
 from transfer.probe import GradientMeter, Probe
 from transfer.tasks import heads_of, serving
 from transfer.transplant import TransplantReport
-
-HEADS = "heads"
-"""The part of a checkpoint that holds the heads of tasks that were learned before, as ``<index>.<tensor>``."""
 
 PROBE_STATES, PROBE_ENVS = 256, 16
 """States that diagnostics are measured on, and how many environments they are from."""
@@ -104,7 +102,7 @@ def _source(stage: Stage, store: Store) -> Checkpoint | None:
         loaded = Checkpoint.load(stage.source_folder)
         if loaded.id != stage.source:
             raise GraftError(f"The checkpoint in {stage.source_folder} was replaced since the experiment began.")
-        return loaded
+        return inherited(loaded, stage.method)
     return store.checkpoint(stage.source) if stage.source is not None else None
 
 
@@ -140,7 +138,7 @@ def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
         seconds=round(outcome.result.seconds, 2),
         checkpoint=checkpoint,
         recall=row,
-        size=_size(outcome),
+        size=_size(stage, outcome),
     )
 
 
@@ -174,7 +172,9 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
     if running is not None:
         state = running.state
         network = running.method.finish(network, state)
-    return Outcome(network, state, _heads(source), result, report)
+    archive = archive_of(source)
+    heads = {**archive, **numbered(heads_of(network), tasks_learned(archive))} if archive else {}
+    return Outcome(network, state, heads, result, report)
 
 
 def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger) -> Outcome:
@@ -207,7 +207,7 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
         )
         state, steps, returns = running.state, steps + result.env_steps, result.final_returns
         seconds += result.seconds
-    heads = {**_heads(source), **_numbered(heads_of(network), stage.place.task)}
+    heads = {**archive_of(source), **numbered(heads_of(network), stage.place.task)}
     return Outcome(network, state, heads, TrainResult(steps, seconds, returns))
 
 
@@ -224,27 +224,12 @@ def _rollouts(stage: Stage, network: PolicyNetwork, seed: int) -> Batch:
         env.close()
 
 
-def _numbered(heads: Mapping[str, torch.Tensor], task: int) -> dict[str, torch.Tensor]:
-    return {f"{task}.{name}": t for name, t in heads.items()}
-
-
-def _heads(source: Checkpoint | None) -> Mapping[str, torch.Tensor]:
-    """Heads of the tasks learned so far, those of the source's own task included."""
-    if source is None:
-        return {}
-    own = {name: t for name, t in source.tensors.items() if name.startswith(("policy.", "value."))}
-    return source.parts.get(HEADS) or _numbered(own, 0)
-
-
 def _recall(stage: Stage, outcome: Outcome, which: int) -> dict[str, Any]:
     """How the stage's network does on the task ``stage.recall[which]`` now."""
     assert stage.method is not None
     index, task = stage.recall[which].index, stage.recall[which].task
     viewed = stage.method.view(outcome.network, outcome.state, index)
-    prefix = f"{index}."
-    heads = {n.removeprefix(prefix): t for n, t in outcome.heads.items() if n.startswith(prefix)}
-    if stage.method.shares_heads:
-        heads = heads_of(viewed)
+    heads = heads_of(viewed) if stage.method.shares_heads else of_task(outcome.heads, index)
     network = serving(viewed, heads, schemas(task))
     seed = stage.recall_seed(task)
     env = make(task, stage.evaluation.num_envs, seed, observation=network.schemas.observation)
@@ -256,9 +241,12 @@ def _recall(stage: Stage, outcome: Outcome, which: int) -> dict[str, Any]:
     return {"index": index, "task": str(task), "return_mean": float(returns.mean()), "episodes": len(returns)}
 
 
-def _size(outcome: Outcome) -> dict[str, int]:
-    """Parameters of the network, and bytes of all that must be kept beside it."""
-    kept = [*outcome.state.values(), *outcome.heads.values()]
+def _size(stage: Stage, outcome: Outcome) -> dict[str, int]:
+    """Parameters of the network, and bytes of what must be kept beside it: memory, and heads of other tasks."""
+    kept = list(outcome.state.values())
+    if stage.method is not None and not stage.method.shares_heads:
+        own = tasks_learned(outcome.heads) - 1
+        kept += [t for name, t in outcome.heads.items() if not name.startswith(f"{own}.")]
     return {
         "parameters": sum(p.numel() for p in outcome.network.parameters()),
         "bytes_beside": sum(t.numel() * t.element_size() for t in kept),

@@ -117,15 +117,6 @@ def final_score(curve: Curve) -> float:
     return statistics.mean(tail)
 
 
-def asymptotic_gain(p: Curve, b: Curve) -> float:
-    """final_score(p) - final_score(b).
-
-    Source: Taylor & Stone 2009. Raises GraftError where the curves differ in steps.
-    """
-    _check_same_grid(p, b)
-    return final_score(p) - final_score(b)
-
-
 def _iqm_of_each(scores: FloatArray) -> FloatArray:
     """Interquartile mean of every resample: (K, n) -> (K,)."""
     return interquartile_mean(scores, axis=1)
@@ -246,20 +237,18 @@ def data_efficiency(p: Curve, b: Curve, hold: int = 1) -> float | None:
     return needed_b / needed_p
 
 
-def forward_transfer(p: Curve, b: Curve) -> float | None:
-    """(mean p - mean b) / (1 - mean b), with the time means of `area`.
+def forward_transfer(p_area: float, b_area: float) -> float | None:
+    """(AUC_p - AUC_b) / (1 - AUC_b): the share of what scratch leaves to gain.
 
+    Args:
+        p_area, b_area: of a curve (`area`), or the means of several, over the same steps.
     Returns:
-        At most 1 for scores up to 1; None where 1 - mean b < 0.01: scratch leaves nothing to gain.
-    Raises:
-        GraftError: the curves differ in steps.
+        At most 1 for scores up to 1; None where 1 - AUC_b < 0.01: scratch leaves nothing to gain.
     Source: Wolczyk et al. 2021 (Continual World).
     """
-    _check_same_grid(p, b)
-    mean_b = area(b)
-    if 1 - mean_b < SMALLEST_DENOMINATOR:
+    if 1 - b_area < SMALLEST_DENOMINATOR:
         return None
-    return (area(p) - mean_b) / (1 - mean_b)
+    return (p_area - b_area) / (1 - b_area)
 
 
 def verdict(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> Verdict:

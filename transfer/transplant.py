@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from agents.checkpoint import Checkpoint
-from agents.network import Distribution, PolicyNetwork, can_play
+from agents.network import Distribution, NetworkConfig, PolicyNetwork, can_play
 from envs.errors import GraftError, unknown
 from envs.schema import ObservationSchema, Schemas
 
@@ -312,9 +312,15 @@ def transplant(
     Returns:
         The network, nothing of it frozen, and the report.
     Raises:
-        GraftError: nothing in common, an encoder that cannot read the target's observations, an unknown name in
-            ``rename``, heads to be carried from another algorithm's distribution, or a loss under ``strict``.
+        GraftError: a source of several columns, nothing in common, an encoder that cannot read the target's
+            observations, an unknown name in ``rename``, heads to be carried from another algorithm's distribution, or
+            a loss under ``strict``.
     """
+    if source.network.kind != NetworkConfig().kind:
+        raise GraftError(
+            f"The source is a {source.network.kind} network, of several parts that work together; its tensors cannot "
+            f"be moved one by one. Use the method that made it, which adds to it as it is, or a source of one network."
+        )
     _check_rename(rename, source.schemas, target)
     observations = _match_observations(source.schemas, target, rename, new_channels)
     actions = _match_actions(source.schemas, target, rename) if heads == "by_name" else None

@@ -13,7 +13,7 @@ from envs.errors import GraftError
 from envs.factory import schemas
 from envs.task import Task
 from experiments.config import load_config
-from experiments.graph import expand, preflight
+from experiments.graph import expand
 
 
 def graph_of(tmp_path, *overrides, **changes):
@@ -69,21 +69,6 @@ def test_methods_meet_the_same_levels_and_seeds_are_apart(tmp_path):
     assert all(len(found) == 1 for found in by_seed.values())
     training = sorted(next(iter(found))[1] for found in by_seed.values())
     assert min(b - a for a, b in itertools.pairwise(training)) > 64, "batches of different stages must not overlap"
-
-
-def test_preflight_finds_what_does_not_fit(tmp_path):
-    config = load_config(str(write_config(tmp_path, targets="CartPole-v1", network=None)))
-    with pytest.raises(GraftError, match="shares nothing with the source"):
-        preflight(expand(config))
-
-
-def test_preflight_reports_what_is_carried_over(tmp_path):
-    config = load_config(str(write_config(tmp_path, targets="Graft/Hunt-v0", methods=["frozen"])))
-    reports = preflight(expand(config))
-    assert [report is None for _, report in reports] == [True, True, False]
-    stem = next(row for row in reports[2][1].rows if row.tensor == "encoder.blocks.0.0.weight")
-    assert stem.status == "padded"
-    assert "enemy (mean of rock)" in stem.detail
 
 
 def test_a_checkpoint_is_a_source(tmp_path):

@@ -70,7 +70,7 @@ def subject(method: TransferMethod, source: Checkpoint) -> Subject:
     """``method`` with its network, its state and a learner, just before its first update on the target."""
     own = _consolidated(method, source) if method.uses_source else None
     network, _ = method.build(own, schemas(TARGET), NetworkConfig(), 1)
-    state = method.schedule(network, method.init(network, own), 0.5)
+    state = method.schedule(network, method.init(network, own), 0.25)
     held = sum(t.numel() * t.element_size() for t in state.values())
 
     def gradients(grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from agents.network import Outputs, PolicyNetwork
 from envs.errors import GraftError
 
-CHUNK = 64
+CHUNK = 32
 """States per forward pass: so few that the per-sample gradients of a convolution stay in the cache."""
 
 VARIANCE_FLOOR = 1e-6
@@ -23,7 +23,7 @@ Rows = Callable[[Outputs], torch.Tensor]
 """``(outputs of N states) -> (N, K)``: K scalars of each state whose gradients are looked at."""
 
 Power = Callable[[torch.Tensor], torch.Tensor]
-"""What is averaged of a per-sample gradient, entry by entry; must satisfy f(a * b) = f(a) * f(b)."""
+"""What is averaged of a per-sample gradient, entry by entry, in place; must satisfy f(a * b) = f(a) * f(b)."""
 
 
 def diagonal_fisher(
@@ -53,10 +53,20 @@ def diagonal_fisher(
             return torch.cat([outputs.action * scale, math.sqrt(2) * sigma * scale], -1)
         if greedy:
             return outputs.action
-        log_pi = outputs.action.log_softmax(-1)
-        return log_pi * log_pi.detach().exp().sqrt()  # so that the squared gradient carries the factor pi
+        return (outputs.action.unsqueeze(1) * _factor(outputs.action.detach().softmax(-1))).sum(-1)
 
-    return _mean_over_samples(network, observations, names, rows, torch.square)
+    return _mean_over_samples(network, observations, names, rows, torch.Tensor.square_)
+
+
+def _factor(pi: torch.Tensor) -> torch.Tensor:
+    """Of probabilities (N, A), a factor (N, A - 1, A) of the covariance of a one-hot draw: F^T F = diag(pi) - pi pi^T.
+
+    That is the Fisher information of the logits. It has rank A - 1, so one backward pass less than actions will do.
+    """
+    covariance = torch.diag_embed(pi) - pi.unsqueeze(2) * pi.unsqueeze(1)
+    values, vectors = torch.linalg.eigh(covariance.double())  # ascending; the first is 0
+    factor: torch.Tensor = (vectors * values.clamp(min=0).sqrt().unsqueeze(1))[:, :, 1:].mT.to(pi)
+    return factor
 
 
 def sensitivities(network: PolicyNetwork, observations: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -74,7 +84,7 @@ def sensitivities(network: PolicyNetwork, observations: torch.Tensor, names: Seq
             squared = squared + (2 * outputs.log_std).exp().expand_as(outputs.action).sum(-1, keepdim=True)
         return squared
 
-    return _mean_over_samples(network, observations, names, rows, torch.abs)
+    return _mean_over_samples(network, observations, names, rows, torch.Tensor.abs_)
 
 
 def _mean_over_samples(
@@ -82,8 +92,8 @@ def _mean_over_samples(
 ) -> dict[str, torch.Tensor]:
     """Mean over states of the sum over rows of ``power(d row / d theta)``, from per-sample gradients.
 
-    Those of linear layers and convolutions are never stored for more than one layer: one backward pass per row gives
-    the gradient at every layer's output for the whole chunk, and from these and the layer's inputs come the powers.
+    Those of linear layers and convolutions are never stored for more than one layer: one backward pass, batched over
+    the rows, gives the gradient at every layer's output, and from these and the layer's inputs come the powers.
     Parameters of anything else (normalisations, standard deviations) take torch's own per-sample gradients.
     """
     if not len(observations):
@@ -118,7 +128,7 @@ def _layers(network: PolicyNetwork, names: Sequence[str]) -> dict[str, nn.Linear
 
 
 def _is_plain_convolution(module: nn.Module) -> bool:
-    """Whether `_patches` holds what the module's weights are multiplied with; a subclass may do anything with them."""
+    """Whether its weights are multiplied with its unfolded inputs; a subclass may do anything with them."""
     if type(module) is not nn.Conv2d:
         return False
     return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
@@ -157,49 +167,54 @@ def _add_layers(
     try:
         with torch.enable_grad(), _tapped(layers) as seen:
             values = rows(network(obs)).sum(0)
-        prefixes = list(seen)
-        outputs = [seen[prefix][1] for prefix in prefixes]
-        inputs = {prefix: _patches(layers[prefix], seen[prefix][0]) for prefix in prefixes}
-        for k, value in enumerate(values):
-            found = torch.autograd.grad(value, outputs, retain_graph=k + 1 < len(values), allow_unused=True)
-            for prefix, delta in zip(prefixes, found, strict=True):
-                if delta is not None:
-                    _add_layer(layers[prefix], prefix, inputs[prefix], delta, power, total)
+        every_row = torch.eye(len(values), device=values.device)
+        outputs = [output for _, output in seen.values()]
+        deltas = torch.autograd.grad(values, outputs, every_row, is_grads_batched=True, allow_unused=True)
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+    for (prefix, (inputs, _)), delta in zip(seen.items(), deltas, strict=True):
+        if delta is not None:
+            add = _add_linear if isinstance(layers[prefix], nn.Linear) else _add_convolution
+            add(layers[prefix], prefix, inputs, delta, power, total)
 
 
-def _patches(layer: nn.Linear | nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
-    """What a layer multiplies its weights with: (N, in), or for a convolution (N, positions, in * kernel)."""
-    if isinstance(layer, nn.Linear):
-        return inputs
-    unfolded = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
-    return unfolded.transpose(1, 2).contiguous()
-
-
-def _add_layer(
-    layer: nn.Linear | nn.Conv2d,
+def _add_linear(
+    layer: nn.Module,
     prefix: str,
     inputs: torch.Tensor,
     delta: torch.Tensor,
     power: Power,
     total: dict[str, torch.Tensor],
 ) -> None:
-    """Add one layer's powers, summed over the N samples; ``delta`` is the gradient at its output."""
+    """Add a linear layer's powers, from its inputs (N, in) and the gradients at its output (K, N, out)."""
     weight, bias = f"{prefix}.weight", f"{prefix}.bias"
-    if isinstance(layer, nn.Linear):
-        # A sample's gradient is the outer product of delta and inputs, and so is its power.
-        if weight in total:
-            total[weight] += power(delta).T @ power(inputs)
-        if bias in total:
-            total[bias] += power(delta).sum(0)
-        return
-    delta = delta.flatten(2)
+    # A sample's gradient is the outer product of delta and inputs, and so is its power.
+    powers = power(delta.clone()).sum(0)
     if weight in total:
-        total[weight] += power(torch.bmm(delta, inputs)).sum(0).view_as(layer.weight)
+        total[weight].addmm_(powers.T, power(inputs.clone()))
     if bias in total:
-        total[bias] += power(delta.sum(2)).sum(0)
+        total[bias] += powers.sum(0)
+
+
+def _add_convolution(
+    layer: nn.Module,
+    prefix: str,
+    inputs: torch.Tensor,
+    delta: torch.Tensor,
+    power: Power,
+    total: dict[str, torch.Tensor],
+) -> None:
+    """Add a convolution's powers, from its inputs (N, C, H, W) and the gradients at its output (K, N, out, H', W')."""
+    assert isinstance(layer, nn.Conv2d)
+    weight, bias = f"{prefix}.weight", f"{prefix}.bias"
+    delta = delta.flatten(3)
+    if weight in total:
+        patches = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+        for row in delta:  # one at a time, so that the products stay in the cache
+            total[weight] += power(torch.bmm(row, patches.mT)).sum(0).view_as(layer.weight)
+    if bias in total:
+        total[bias] += power(delta.sum(3)).sum((0, 1))
 
 
 def _add_others(

@@ -47,12 +47,16 @@ class SI(Regulariser):
         """The penalty's gradient added; the step that the gradients before it led to is added to the path."""
         held = [name for name in group(state, "path.0") if name in grads]
         parameters = {name: p.detach() for name, p in network.named_parameters()}
+        path = self._path(network, state)
+        step = super().gradients(grads, network, state, batch)
+        # A gradient that goes on as it is will be clipped in place; one that was added to is nobody else's.
+        last = {name: grads[name].clone() if step.grads[name] is grads[name] else grads[name] for name in held}
         followed = {
-            **named("path.0", self._path(network, state)),
+            **named("path.0", path),
             **named("theta.0", {name: parameters[name].clone() for name in held}),
-            **named("grad.0", {name: grads[name].clone() for name in held}),
+            **named("grad.0", last),
         }
-        return super().gradients(grads, network, {**state, **followed}, batch)
+        return step._replace(state={**step.state, **followed})
 
     def _path(self, network: PolicyNetwork, state: State) -> Tensors:
         """The path so far with the step that has been made since the last gradients."""

@@ -1,4 +1,4 @@
-"""The claims of the README, trained in full: an hour on two cores. Stages that `runs/` holds are not repeated."""
+"""The claims of the README, trained in full: hours on two cores. Stages that `runs/` holds are not repeated."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 RUNS = Path(__file__).parents[2] / "runs"
 
 
-def rows_of(name):
-    """(target, method) -> row of the experiment ``name``, run as `make test-slow`'s user would run it."""
+def results_of(name):
+    """Rows of the experiment ``name``, run as `make test-slow`'s user would run it."""
     assert run.main([name, "--out", str(RUNS / name)]) == 0
     rows = json.loads((RUNS / name / "results.json").read_text())["rows"]
     assert all(row["seeds"] == 5 for row in rows)
-    return {(row["target"], row["method"]): row for row in rows}
+    return rows
+
+
+def rows_of(name):
+    """(target, method) -> row of a transfer experiment."""
+    return {(row["target"], row["method"]): row for row in results_of(name)}
 
 
 def test_changed_mechanics():
-    rows = rows_of("mechanics")
+    rows = rows_of("mechanics_gather")
     for target in ("Gather(slip=0.3)", "Gather(invert=True)"):
         assert rows[target, "frozen"]["transfer_ratio"]["low"] > 2
         assert rows[target, "finetune"]["verdict"] == "positive"
@@ -34,10 +39,23 @@ def test_changed_mechanics():
 
 
 def test_a_larger_room():
-    rows = rows_of("minigrid")
+    rows = rows_of("minigrid_8x8")
     target = "envpool/MiniGrid-DoorKey-8x8"
     carried = rows[target, "finetune(heads=by_name)"]
     assert carried["verdict"] == "positive"
     assert carried["steps_to_threshold"] <= 100_000
     assert carried["final"] > 0.9
     assert rows[target, "random_frozen"]["verdict"] != "positive"
+
+
+def test_four_games_one_after_the_other():
+    rows = {row["method"]: row for row in results_of("sequence4")}
+    plain = rows["finetune"]
+    assert plain["learned"]["low"] > 0.4
+    assert plain["forgetting"]["low"] > 0.2
+    for name in ("packnet", "progressive"):
+        assert rows[name]["forgetting"] == {"iqm": 0.0, "low": 0.0, "high": 0.0}
+        assert all(m[3][j] == m[j][j] for m in rows[name]["matrices"] for j in range(4))
+    for name in ("ewc", "online_ewc", "mas", "replay"):
+        assert rows[name]["forgetting"]["high"] < plain["forgetting"]["iqm"] / 2
+        assert rows[name]["average_performance"]["low"] > plain["average_performance"]["high"]

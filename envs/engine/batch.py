@@ -11,7 +11,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from envs.engine.game import ACTIONS, GAMES
+from envs.engine.kernel import disturb
 from envs.engine.state import State, new_state, seed_state
+from envs.engine.view import VIEWS
 from envs.errors import GraftError
 from envs.task import TaskVectorEnv
 
@@ -26,7 +28,7 @@ class GameVectorEnv(TaskVectorEnv):
         num_envs: batch size.
         seed: of the first reset without a seed; environment i uses ``seed + i``.
         autoreset_mode: same-step or next-step; disabled autoreset is not offered.
-        **mechanics: the game's mechanics.
+        **options: the game's mechanics, and ``view``, ``palette`` and ``levels``.
     """
 
     def __init__(
@@ -35,17 +37,20 @@ class GameVectorEnv(TaskVectorEnv):
         num_envs: int = 1,
         seed: int = 0,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        **mechanics: Any,
+        **options: Any,
     ) -> None:
         mode = AutoresetMode(autoreset_mode)
         if mode is AutoresetMode.DISABLED:
             raise GraftError("autoreset_mode 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
         self._game = GAMES[game]
-        self._settings = self._game.resolve(mechanics)
+        self._settings, view, palette = self._game.resolve(options)
+        show = VIEWS[view].show
+        self._show = None if show is None else show(self._game.things, palette)
+        self._disturbed = bool(self._settings.mirror or self._settings.fog or self._settings.noise)
         self._same_step = mode is AutoresetMode.SAME_STEP
         self.metadata = {"autoreset_mode": mode, "render_modes": []}
         self.num_envs = num_envs
-        self.observation_schema = self._game.observation_schema
+        self.observation_schema = self._game.observation_schema(view)
         self.action_schema = ACTIONS
         self.single_observation_space = self.observation_schema.space()
         self.single_action_space = ACTIONS.space()
@@ -53,13 +58,13 @@ class GameVectorEnv(TaskVectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._first_seed = seed
         self._seeded = False
-        self._state = new_state(num_envs, self._game.movers)
+        self._state = new_state(num_envs, self._game.movers, self._game.memo)
         self._waiting = np.zeros(num_envs, np.bool_)
-        self._final = np.zeros((num_envs, *self.observation_schema.shape), np.uint8)
+        self._final = self._planes()
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
         if seed is None and not self._seeded:
             seed = self._first_seed
@@ -68,9 +73,22 @@ class GameVectorEnv(TaskVectorEnv):
         mask = (options or {}).get("reset_mask")
         chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.asarray(mask, np.bool_)
         self._waiting &= ~chosen
-        obs = np.empty((self.num_envs, *self.observation_schema.shape), np.uint8)
-        self._game.reset_batch(self._state, self._settings, chosen, obs)
-        return obs, {}
+        planes = self._planes()
+        self._game.reset_batch(self._state, self._settings, chosen, planes)
+        return self._shown(planes), {}
+
+    def _planes(self) -> NDArray[np.uint8]:
+        return np.zeros((self.num_envs, *self._game.planes.shape), np.uint8)
+
+    def _shown(self, planes: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the agent sees of painted planes, which may be changed or given away."""
+        if self._disturbed:
+            disturb(self._state, self._settings, planes)
+        if self._show is None:
+            return planes
+        seen = np.empty(self.observation_space.shape or (), self.observation_space.dtype)
+        self._show(planes, seen)
+        return seen
 
     def _seed(self, seed: int | list[int | None]) -> None:
         seeds = [int(seed) + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
@@ -85,13 +103,13 @@ class GameVectorEnv(TaskVectorEnv):
                 self._state.rng[i] = before[i]
         self._seeded = True
 
-    def step(self, actions: Any) -> tuple[NDArray[np.uint8], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[NDArray[Any], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep."""
         count = self.num_envs
         chosen = np.asarray(actions, np.int64)
         if chosen.shape != (count,):
             raise GraftError(f"Actions have shape {chosen.shape}; give one for each of {count} games.")
-        obs = np.empty((count, *self.observation_schema.shape), np.uint8)
+        planes = np.empty((count, *self._game.planes.shape), np.uint8)
         rewards = np.empty(count, np.float64)
         terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
         ended = self._game.step_batch(
@@ -101,7 +119,7 @@ class GameVectorEnv(TaskVectorEnv):
             self._waiting,
             self._same_step,
             self._game.max_steps,
-            obs,
+            planes,
             self._final,
             rewards,
             terminated,
@@ -109,8 +127,8 @@ class GameVectorEnv(TaskVectorEnv):
         )
         infos: dict[str, Any] = {}
         if ended and self._same_step:
-            infos = {"final_obs": self._final.copy(), "_final_obs": terminated | truncated}
-        return obs, rewards, terminated, truncated, infos
+            infos = {"final_obs": self._shown(self._final.copy()), "_final_obs": terminated | truncated}
+        return self._shown(planes), rewards, terminated, truncated, infos
 
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that the future of the batch depends on."""
@@ -128,23 +146,23 @@ class GameVectorEnv(TaskVectorEnv):
         return {**dict(zip(State._fields, self._state, strict=True)), "waiting": self._waiting}
 
 
-class GameEnv(gym.Env[NDArray[np.uint8], np.int64]):
+class GameEnv(gym.Env[NDArray[Any], np.int64]):
     """One environment of a built-in game: the batch engine with a batch of one, without autoreset."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
 
-    def __init__(self, game: str, render_mode: str | None = None, **mechanics: Any) -> None:
+    def __init__(self, game: str, render_mode: str | None = None, **options: Any) -> None:
         if render_mode is not None:
             raise GraftError(f"render_mode '{render_mode}' is not offered by {game}; allowed: none.")
         self.render_mode = None
-        GAMES[game].resolve(mechanics)
-        self._batch = GameVectorEnv(game, autoreset_mode=AutoresetMode.NEXT_STEP, **mechanics)
+        GAMES[game].resolve(options)
+        self._batch = GameVectorEnv(game, autoreset_mode=AutoresetMode.NEXT_STEP, **options)
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """A fresh episode."""
         super().reset(seed=seed)
         if seed is None and not self._batch._seeded:
@@ -152,7 +170,7 @@ class GameEnv(gym.Env[NDArray[np.uint8], np.int64]):
         obs, infos = self._batch.reset(seed=seed)
         return obs[0], infos
 
-    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """One step; after an episode has ended, call `reset`."""
         obs, rewards, terminated, truncated, infos = self._batch.step(np.array([action]))
         return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos

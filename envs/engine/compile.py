@@ -59,11 +59,19 @@ def specialise(template: Any, rules: dict[str, Any]) -> Callable[..., Any]:
     function = FunctionType(template.__code__, {**template.__globals__, **rules}, template.__name__)
     function.__module__ = first.__module__
     function.__qualname__ = f"{template.__name__}__{first.__name__}"
+    return _cached(function, _cache_folder(template.__name__, rules))
+
+
+def standalone(function: F) -> F:
+    """Compile a loop over a batch that depends on no game's rules; it has a cache of its own."""
+    return _cached(function, _cache_folder(function.__name__, {"": jit(function)}))
+
+
+def _cached(function: Any, folder: Path) -> Any:
     config: Any = numba.config
     before = config.CACHE_DIR
-    config.CACHE_DIR = str(_cache_folder(template.__name__, rules))
+    config.CACHE_DIR = str(folder)
     try:
-        compiled: Callable[..., Any] = numba.njit(error_model="numpy", cache=True)(function)
+        return numba.njit(error_model="numpy", cache=True)(function)
     finally:
         config.CACHE_DIR = before
-    return compiled

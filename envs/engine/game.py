@@ -1,53 +1,37 @@
-"""What a built-in game declares: its planes, mechanics, rules and reference scores."""
+"""What a built-in game declares: its things, mechanics, rules and reference scores; and what is made of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from envs.engine import kernel
 from envs.engine.compile import specialise
-from envs.engine.state import SIZE
+from envs.engine.entities import PALETTES
+from envs.engine.mechanics import Mechanic, Value, of_game, settings
+from envs.engine.view import VIEWS, planes_schema
 from envs.errors import GraftError, unknown
 from envs.registry import Registry
 from envs.schema import ActionSchema, ObservationSchema
 from envs.task import Bounds
 
 ACTIONS = ActionSchema("discrete", ("noop", "up", "down", "left", "right", "act"))
-"""The action vocabulary of every built-in game; a game without a use for ``act`` treats it as ``noop``."""
+"""The action vocabulary of every built-in game; a game without a use for one treats it as ``noop``."""
+
+NOOP, UP, DOWN, LEFT, RIGHT, ACT = range(6)
 
 
-@dataclass(frozen=True)
-class Mechanic:
-    """A rule that is a keyword argument: its default, its range, and a phrase that says what it does."""
+class Played(NamedTuple):
+    """A game as keyword arguments make it.
 
-    name: str
-    default: float | bool
-    low: float
-    high: float
-    meaning: str
+    ``settings``: mechanics in force. ``view``, ``palette``: how it is shown.
+    """
 
-    def check(self, game: str, value: Any) -> float | bool:
-        """``value`` in the type of the default; raises GraftError for a wrong type or a value out of range."""
-        if isinstance(self.default, bool):
-            if not isinstance(value, bool):
-                raise GraftError(f"{game}: {self.name}={value!r} is not allowed; it is true or false ({self.meaning}).")
-            return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            raise GraftError(
-                f"{game}: {self.name}={value!r} is not allowed; "
-                f"it is a number from {self.low:g} to {self.high:g} ({self.meaning})."
-            )
-        return float(value)
-
-
-COMMON_MECHANICS = (
-    Mechanic("slip", 0.0, 0.0, 1.0, "chance that the last move repeats instead of the chosen one"),
-    Mechanic("invert", False, 0, 1, "mirrored controls: up is down and left is right"),
-    Mechanic("wrap", False, 0, 1, "no border: who leaves on one side comes back on the other"),
-)
+    settings: Any
+    view: str
+    palette: str
 
 
 @dataclass(frozen=True)
@@ -57,54 +41,55 @@ class Game:
     Attributes:
         id: its Gymnasium id.
         goal: one sentence on what a player must learn.
-        planes: name -> attributes of each observation plane, in order.
-        own_mechanics: what it adds to the common mechanics.
-        settings: named tuple of all mechanics, in order; what the rules receive as ``p``.
-        begin: ``(s, i, p)`` lays out a fresh episode of environment i; its cells are cleared already.
+        things: names of its observation planes (`envs.engine.entities`), in order; the first is the player's.
+        own: the mechanics that it has beside those that every game has (`envs.engine.mechanics`), and their defaults.
+        begin: ``(s, i, p)`` lays out a fresh episode of environment i, which is cleared already.
         advance: ``(s, i, action, p) -> (reward, dead)`` plays one step.
         paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
         bounds: mean return of the random policy and of the expert, and how they were obtained; None until measured.
-        movers: how many moving things it needs. max_steps: steps until an episode is truncated.
+        movers, memo: how many moving things, and how many numbers, its rules remember.
+        max_steps: steps until an episode is truncated.
     """
 
     id: str
     goal: str
-    planes: Mapping[str, tuple[str, ...]]
-    own_mechanics: tuple[Mechanic, ...]
-    settings: Callable[..., Any]
+    things: tuple[str, ...]
     begin: Any
     advance: Any
     paint: Any
+    own: Mapping[str, Value] = field(default_factory=dict)
     bounds: Bounds | None = None
     movers: int = 0
+    memo: int = 0
     max_steps: int = 200
 
-    @property
-    def mechanics(self) -> tuple[Mechanic, ...]:
-        """Common mechanics, then its own."""
-        return COMMON_MECHANICS + self.own_mechanics
+    @cached_property
+    def mechanics(self) -> dict[str, Mechanic]:
+        """By name, with the defaults of this game."""
+        return of_game(self.own)
 
     @property
-    def observation_schema(self) -> ObservationSchema:
-        """Planes of zeros and ones, (C, SIZE, SIZE)."""
-        count = len(self.planes)
-        return ObservationSchema(
-            kind="planes",
-            names=tuple(self.planes),
-            attributes=tuple(tuple(sorted(a)) for a in self.planes.values()),
-            shape=(count, SIZE, SIZE),
-            dtype="uint8",
-            low=(0.0,) * count,
-            high=(1.0,) * count,
-        )
+    def planes(self) -> ObservationSchema:
+        """What its rules paint, (C, SIZE, SIZE)."""
+        return planes_schema(self.things)
 
-    def resolve(self, kwargs: Mapping[str, Any]) -> Any:
-        """The settings for these keyword arguments; raises GraftError for an unknown mechanic or a bad value."""
-        by_name = {m.name: m for m in self.mechanics}
-        for name in kwargs:
-            if name not in by_name:
-                raise unknown(f"mechanic of {self.id}", name, by_name)
-        return self.settings(**{name: m.check(self.id, kwargs.get(name, m.default)) for name, m in by_name.items()})
+    def observation_schema(self, view: str = "planes") -> ObservationSchema:
+        """What an agent is shown."""
+        return VIEWS[view].schema(self.things)
+
+    def resolve(self, kwargs: Mapping[str, Any]) -> Played:
+        """The game under keyword arguments: mechanics, ``view``, ``palette``, ``levels``.
+
+        Raises:
+            GraftError: an unknown name, or a value that is not allowed.
+        """
+        mechanics = {name: value for name, value in kwargs.items() if name not in OPTIONS}
+        view, palette = kwargs.get("view", "planes"), kwargs.get("palette", "day")
+        if view not in VIEWS:
+            raise unknown("view", str(view), VIEWS)
+        if palette not in PALETTES:
+            raise unknown("palette", str(palette), PALETTES)
+        return Played(settings(self.id, self.mechanics, mechanics, _levels(self.id, kwargs.get("levels"))), view, palette)
 
     @cached_property
     def reset_batch(self) -> Callable[..., None]:
@@ -116,6 +101,24 @@ class Game:
         """The compiled step of a batch (`envs.engine.kernel.step_batch`)."""
         rules = {"begin": self.begin, "advance": self.advance, "paint": self.paint}
         return specialise(kernel.step_batch, rules)
+
+
+OPTIONS = {
+    "view": "how the board is shown",
+    "palette": "colours of the pixel view",
+    "levels": "the range [first, end) of level numbers that episodes are drawn from; without it there is no end of them",
+}
+"""Keyword arguments that are no mechanics."""
+
+
+def _levels(game: str, levels: Any) -> tuple[int, int]:
+    """(first, how many) of a range of levels; (0, 0) where there is none."""
+    if levels is None:
+        return 0, 0
+    whole = isinstance(levels, list | tuple) and len(levels) == 2 and all(type(n) is int for n in levels)
+    if not whole or not 0 <= levels[0] < levels[1]:
+        raise GraftError(f"{game}: levels={levels!r} is not allowed; it is a range of level numbers, as in [0, 200].")
+    return levels[0], levels[1] - levels[0]
 
 
 GAMES: Registry[Game] = Registry("game", "envs.games")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.engine.state import State, clear, uniform
+from envs.engine.compile import jit, standalone
+from envs.engine.state import SIZE, State, clear, enter_level, hashed, uniform
 
 begin: Any
 advance: Any
@@ -21,7 +22,10 @@ def reset_batch(s: State, p: Any, chosen: Any, obs: Any) -> None:
     for i in range(s.clock.shape[0]):
         if chosen[i]:
             clear(s, i)
+            key, counter = enter_level(s, i, p)
             begin(s, i, p)
+            s.rng[i, 0] = key
+            s.rng[i, 1] += counter
         obs[i] = 0
         paint(s, i, obs[i])
 
@@ -53,32 +57,92 @@ def step_batch(
         rewards[i] = 0.0
         terminated[i] = False
         truncated[i] = False
-        if waiting[i]:
-            waiting[i] = False
+        fresh = waiting[i]
+        waiting[i] = False
+        if not fresh:
+            action = due(s, i, np.int64(actions[i]), p.delay)
+            if p.invert and 1 <= action <= 4:
+                action = action + 1 if action % 2 == 1 else action - 1
+            # One number is drawn whether or not the game slips, so that slip changes nothing else about a level.
+            if uniform(s, i) < p.slip:
+                action = s.last[i]
+            s.before[i] = s.last[i]
+            s.last[i] = action
+            s.clock[i] += 1
+            reward, dead = advance(s, i, action, p)
+            terminated[i] = dead
+            truncated[i] = not dead and s.clock[i] >= max_steps
+            over = terminated[i] or truncated[i]
+            rewards[i] = paid(s, i, reward, p.reward_delay, over)
+            if over:
+                ended += 1
+                if same_step:
+                    final_obs[i] = 0
+                    paint(s, i, final_obs[i])
+                    fresh = True
+                else:
+                    waiting[i] = True
+        if fresh:
             clear(s, i)
+            key, counter = enter_level(s, i, p)
             begin(s, i, p)
-            paint(s, i, obs[i])
-            continue
-        action = np.int64(actions[i])
-        if p.invert and 1 <= action <= 4:
-            action = action + 1 if action % 2 == 1 else action - 1
-        # One number is drawn whether or not the game slips, so that slip changes nothing else about a level.
-        if uniform(s, i) < p.slip:
-            action = s.last[i]
-        s.last[i] = action
-        s.clock[i] += 1
-        reward, dead = advance(s, i, action, p)
-        rewards[i] = reward
-        terminated[i] = dead
-        truncated[i] = not dead and s.clock[i] >= max_steps
-        if terminated[i] or truncated[i]:
-            ended += 1
-            if same_step:
-                final_obs[i] = 0
-                paint(s, i, final_obs[i])
-                clear(s, i)
-                begin(s, i, p)
-            else:
-                waiting[i] = True
+            s.rng[i, 0] = key
+            s.rng[i, 1] += counter
         paint(s, i, obs[i])
     return ended
+
+
+@jit
+def due(s: State, i: int, action: int, delay: int) -> int:
+    """The action that takes effect now, chosen ``delay`` steps ago (none, at first)."""
+    if delay == 0:
+        return action
+    slot = s.clock[i] % delay
+    chosen = s.queue[i, slot]
+    s.queue[i, slot] = action
+    return int(chosen)
+
+
+@jit
+def paid(s: State, i: int, reward: float, delay: int, over: bool) -> float:
+    """The reward that arrives now; at the end of an episode all that is still on its way arrives."""
+    if delay == 0:
+        return reward
+    slot = s.clock[i] % delay
+    arrives = s.purse[i, slot]
+    s.purse[i, slot] = reward
+    if over:
+        for k in range(delay):
+            arrives += s.purse[i, k]
+    return arrives
+
+
+@standalone
+def disturb(s: State, p: Any, planes: Any) -> None:
+    """What stands between the board and the player's eyes: mirror, fog and noise, on painted planes (N, C, H, W)."""
+    for i in range(planes.shape[0]):
+        if p.mirror:
+            for c in range(planes.shape[1]):
+                for r in range(SIZE):
+                    for k in range(SIZE // 2):
+                        left, right = planes[i, c, r, k], planes[i, c, r, SIZE - 1 - k]
+                        planes[i, c, r, k] = right
+                        planes[i, c, r, SIZE - 1 - k] = left
+        if p.fog:
+            row, column = 0, 0
+            for r in range(SIZE):
+                for k in range(SIZE):
+                    if planes[i, 0, r, k]:
+                        row, column = r, k
+            for r in range(SIZE):
+                for k in range(SIZE):
+                    if abs(r - row) > p.fog or abs(k - column) > p.fog:
+                        for c in range(planes.shape[1]):
+                            planes[i, c, r, k] = 0
+        if p.noise > 0:
+            # Drawn from the step's own number, not from the stream, so that noise changes nothing about a level.
+            for c in range(1, planes.shape[1]):
+                for r in range(SIZE):
+                    for k in range(SIZE):
+                        if hashed(s, i, (c * SIZE + r) * SIZE + k) < p.noise:
+                            planes[i, c, r, k] = 1 - planes[i, c, r, k]

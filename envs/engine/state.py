@@ -15,35 +15,48 @@ SIZE = 10
 EMPTY, WALL, HAZARD, COIN = 0, 1, 2, 3
 """What a board cell holds. A game whose planes are in this order can paint its cells by their code."""
 
+LONGEST_DELAY, LONGEST_CREDIT = 4, 16
+"""Steps that an action or a reward may be on its way."""
+
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B = np.uint64(0x94D049BB133111EB)
+_ASIDE = np.uint64(0xD1B54A32D192ED03)
 _TO_UNIT = 1.0 / 2.0**53
 
 
 class State(NamedTuple):
     """Struct of arrays for N environments; a game uses the fields it needs.
 
-    cells (N, SIZE, SIZE) uint8; movers (N, M, 2) int64 rows and columns; player (N, 2) int64;
-    last (N,) int64 the action executed last; clock (N,) int64 steps since the reset;
-    rng (N, 2) uint64: a key and a counter for each environment.
+    cells (N, SIZE, SIZE) uint8; movers (N, M, 3) int64 row, column and direction; player (N, 2) int64;
+    memo (N, K) int64 whatever else a game's rules remember; last, before (N,) int64 the actions executed last and
+    before that; queue (N, 4) int64 actions on their way; purse (N, 16) rewards on their way;
+    clock (N,) int64 steps since the reset; rng (N, 2) uint64: a key and a counter for each environment.
     """
 
     cells: NDArray[np.uint8]
     movers: NDArray[np.int64]
     player: NDArray[np.int64]
+    memo: NDArray[np.int64]
     last: NDArray[np.int64]
+    before: NDArray[np.int64]
+    queue: NDArray[np.int64]
+    purse: NDArray[np.float64]
     clock: NDArray[np.int64]
     rng: NDArray[np.uint64]
 
 
-def new_state(num_envs: int, movers: int) -> State:
+def new_state(num_envs: int, movers: int = 0, memo: int = 0) -> State:
     """A zeroed state."""
     return State(
         cells=np.zeros((num_envs, SIZE, SIZE), np.uint8),
-        movers=np.zeros((num_envs, movers, 2), np.int64),
+        movers=np.zeros((num_envs, movers, 3), np.int64),
         player=np.zeros((num_envs, 2), np.int64),
+        memo=np.zeros((num_envs, memo), np.int64),
         last=np.zeros(num_envs, np.int64),
+        before=np.zeros(num_envs, np.int64),
+        queue=np.zeros((num_envs, LONGEST_DELAY), np.int64),
+        purse=np.zeros((num_envs, LONGEST_CREDIT), np.float64),
         clock=np.zeros(num_envs, np.int64),
         rng=np.zeros((num_envs, 2), np.uint64),
     )
@@ -60,21 +73,52 @@ def seed_state(state: State, seeds: NDArray[np.uint64]) -> None:
 
 @jit
 def clear(s: State, i: int) -> None:
-    """Empty the board and forget the last action and the clock; the random numbers go on."""
+    """Empty the board and forget all but the random numbers, which go on."""
     s.cells[i] = 0
+    s.memo[i] = 0
     s.last[i] = 0
+    s.before[i] = 0
+    s.queue[i] = 0
+    s.purse[i] = 0.0
     s.clock[i] = 0
+
+
+@jit
+def mixed(z: Any) -> float:
+    """SplitMix64's finaliser, as a number in [0, 1)."""
+    z = (z ^ (z >> np.uint64(30))) * _MIX_A
+    z = (z ^ (z >> np.uint64(27))) * _MIX_B
+    z = z ^ (z >> np.uint64(31))
+    return np.float64(z >> np.uint64(11)) * _TO_UNIT
 
 
 @jit
 def uniform(s: State, i: int) -> float:
     """The next random number of environment i, in [0, 1): SplitMix64 of its key and counter."""
     s.rng[i, 1] += np.uint64(1)
-    z = s.rng[i, 0] + s.rng[i, 1] * _STEP
-    z = (z ^ (z >> np.uint64(30))) * _MIX_A
-    z = (z ^ (z >> np.uint64(27))) * _MIX_B
-    z = z ^ (z >> np.uint64(31))
-    return np.float64(z >> np.uint64(11)) * _TO_UNIT
+    return mixed(s.rng[i, 0] + s.rng[i, 1] * _STEP)
+
+
+@jit
+def hashed(s: State, i: int, n: int) -> float:
+    """The n-th number of a side stream that belongs to this moment of environment i, which does not move on."""
+    return mixed((s.rng[i, 0] ^ _ASIDE) + s.rng[i, 1] * _MIX_A + np.uint64(n) * _STEP)
+
+
+@jit
+def enter_level(s: State, i: int, p: Any) -> tuple[Any, Any]:
+    """Where levels are numbered, choose one and let the stream be the level's; what to restore afterwards.
+
+    The key comes back as it was, and the counter that is to be added to the level's.
+    """
+    key, counter = s.rng[i, 0], s.rng[i, 1]
+    if p.levels == 0:
+        return key, np.uint64(0)
+    number = p.first_level + below(s, i, p.levels)
+    counter = s.rng[i, 1]
+    s.rng[i, 0] = (np.uint64(number) + np.uint64(1)) * _MIX_B ^ _ASIDE
+    s.rng[i, 1] = np.uint64(0)
+    return key, counter
 
 
 @jit
@@ -132,13 +176,35 @@ def neighbour(r: int, c: int, direction: int, wrap: bool) -> tuple[int, int]:
 
 
 @jit
-def walk(s: State, i: int, direction: int, wrap: bool) -> int:
-    """Move the player one step unless a wall is there; returns the code of the cell it then stands on."""
+def step_to(s: State, i: int, direction: int, wrap: bool) -> int:
+    """Move the player one cell unless a wall is there; returns the code of the cell it then stands on."""
     r, c = neighbour(s.player[i, 0], s.player[i, 1], direction, wrap)
     if s.cells[i, r, c] != WALL:
         s.player[i, 0] = r
         s.player[i, 1] = c
     return int(s.cells[i, s.player[i, 0], s.player[i, 1]])
+
+
+@jit
+def walk(s: State, i: int, direction: int, p: Any) -> int:
+    """Move the player, with its momentum and the pull of gravity; returns the code of the cell it then stands on.
+
+    Either goes on only from an empty cell: whatever is come by first counts.
+    """
+    cell = step_to(s, i, direction, p.wrap)
+    if p.momentum and cell == EMPTY and 1 <= direction <= 4 and direction == s.before[i]:
+        cell = step_to(s, i, direction, p.wrap)
+    if p.gravity > 0 and cell == EMPTY and uniform(s, i) < p.gravity:
+        cell = step_to(s, i, pulled(p), p.wrap)
+    return cell
+
+
+@jit
+def pulled(p: Any) -> int:
+    """The direction in which gravity pulls."""
+    if p.gravity_direction == 0:
+        return 2
+    return 1 if p.gravity_direction == 1 else p.gravity_direction + 1
 
 
 @jit

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from envs.engine.compile import jit
-from envs.engine.game import GAMES, Game, Mechanic
+from envs.engine.game import GAMES, Game
 from envs.engine.state import EMPTY, SIZE, State, neighbour, paint_cells, uniform
 from envs.task import Bounds
 
 ROCK = 1
 ALIVE = 0.1  # reward of each step survived: 20 for a whole episode, the scale of the games with coins
-
-
-class Settings(NamedTuple):
-    """Mechanics in force."""
-
-    slip: float
-    invert: bool
-    wrap: bool
-    fall_rate: float
 
 
 @jit
@@ -60,9 +51,8 @@ GAMES.add(
     Game(
         id="Graft/Dodge-v0",
         goal="See where rocks will land and never be there.",
-        planes={"player": ("self",), "rock": ("deadly", "falling", "mobile")},
-        own_mechanics=(Mechanic("fall_rate", 0.12, 0.0, 0.4, "chance that a rock enters a column in a step"),),
-        settings=Settings,
+        things=("player", "rock"),
+        own={"wrap": False, "fall_rate": 0.12},
         begin=begin,
         advance=advance,
         paint=paint_cells,

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from envs.engine.compile import jit
-from envs.engine.game import GAMES, Game, Mechanic
+from envs.engine.game import GAMES, Game
 from envs.engine.state import COIN, EMPTY, HAZARD, WALL, State, paint_cells, place_on_free, place_player, scatter, walk
 from envs.task import Bounds
 
 WALLS, COINS = 0.12, 0.07
-
-
-class Settings(NamedTuple):
-    """Mechanics in force."""
-
-    slip: float
-    invert: bool
-    wrap: bool
-    hazard_density: float
 
 
 @jit
@@ -33,7 +24,7 @@ def begin(s: State, i: int, p: Any) -> None:
 @jit
 def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     """Walk; a coin gives 1 and appears elsewhere, a hazard costs 1 and ends the game."""
-    cell = walk(s, i, action, p.wrap)
+    cell = walk(s, i, action, p)
     if cell == HAZARD:
         return -1.0, True
     if cell == COIN:
@@ -48,9 +39,8 @@ GAMES.add(
     Game(
         id="Graft/Gather-v0",
         goal="Reach coin after coin around walls without ever stepping on a hazard.",
-        planes={"player": ("self",), "wall": ("solid",), "hazard": ("deadly",), "coin": ("pickup", "reward")},
-        own_mechanics=(Mechanic("hazard_density", 0.06, 0.0, 0.25, "share of the board that is deadly"),),
-        settings=Settings,
+        things=("player", "wall", "hazard", "coin"),
+        own={"wrap": False, "momentum": False, "gravity": 0.0, "gravity_direction": "down", "hazard_density": 0.06},
         begin=begin,
         advance=advance,
         paint=paint_cells,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from envs.engine.compile import jit
-from envs.engine.game import GAMES, Game, Mechanic
+from envs.engine.game import GAMES, Game
 from envs.engine.state import (
     COIN,
     EMPTY,
@@ -25,17 +25,8 @@ from envs.task import Bounds
 
 WALLS, COINS, ENEMIES = 0.12, 0.07, 5
 ENEMY_PLANE = 2
-PACE = 0.5  # share of steps in which an enemy moves: half the player's speed, so that it can be outrun
+MIXED, RANDOM, PATROL, CHASE = range(4)  # as in the choices of `enemy_behaviour`
 HEAD_START = 3  # least distance of an enemy from the player at the start, in steps
-
-
-class Settings(NamedTuple):
-    """Mechanics in force."""
-
-    slip: float
-    invert: bool
-    wrap: bool
-    chase: float
 
 
 @jit
@@ -53,6 +44,7 @@ def begin(s: State, i: int, p: Any) -> None:
                 break
         s.movers[i, k, 0] = r
         s.movers[i, k, 1] = c
+        s.movers[i, k, 2] = 0
 
 
 @jit
@@ -75,13 +67,27 @@ def towards_player(s: State, i: int, k: int) -> int:
 
 
 @jit
+def heading(s: State, i: int, k: int, p: Any) -> int:
+    """Where enemy k goes next."""
+    if p.enemy_behaviour == MIXED:
+        return towards_player(s, i, k) if uniform(s, i) < p.chase else 1 + below(s, i, 4)
+    if p.enemy_behaviour == CHASE:
+        return towards_player(s, i, k)
+    if p.enemy_behaviour == PATROL and s.movers[i, k, 2] > 0:
+        return int(s.movers[i, k, 2])
+    return 1 + below(s, i, 4)
+
+
+@jit
 def move_enemies(s: State, i: int, p: Any) -> None:
-    """Each enemy moves in a share of the steps: towards the player by chance ``chase``, else anywhere."""
+    """Each enemy moves in a share of the steps; one on patrol goes straight on, and turns round where it can't."""
     for k in range(ENEMIES):
-        if uniform(s, i) >= PACE:
+        if uniform(s, i) >= p.enemy_speed:
             continue
-        direction = towards_player(s, i, k) if uniform(s, i) < p.chase else 1 + below(s, i, 4)
+        direction = heading(s, i, k, p)
         r, c = neighbour(s.movers[i, k, 0], s.movers[i, k, 1], direction, p.wrap)
+        stays = s.cells[i, r, c] == WALL or (r == s.movers[i, k, 0] and c == s.movers[i, k, 1])
+        s.movers[i, k, 2] = (direction + 1 if direction % 2 else direction - 1) if stays else direction
         if s.cells[i, r, c] != WALL:
             s.movers[i, k, 0] = r
             s.movers[i, k, 1] = c
@@ -90,7 +96,7 @@ def move_enemies(s: State, i: int, p: Any) -> None:
 @jit
 def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     """Walk, then the enemies move; a coin gives 1 and appears elsewhere, an enemy's touch costs 1 and ends the game."""
-    cell = walk(s, i, action, p.wrap)
+    cell = walk(s, i, action, p)
     if touched(s, i):
         return -1.0, True
     reward = 0.0
@@ -117,14 +123,16 @@ GAMES.add(
     Game(
         id="Graft/Hunt-v0",
         goal="Reach coin after coin around walls while keeping clear of enemies that move.",
-        planes={
-            "player": ("self",),
-            "wall": ("solid",),
-            "enemy": ("deadly", "mobile"),
-            "coin": ("pickup", "reward"),
+        things=("player", "wall", "enemy", "coin"),
+        own={
+            "wrap": False,
+            "momentum": False,
+            "gravity": 0.0,
+            "gravity_direction": "down",
+            "enemy_speed": 0.5,  # half the player's, so that they can be outrun
+            "enemy_behaviour": "mixed",
+            "chase": 0.2,
         },
-        own_mechanics=(Mechanic("chase", 0.2, 0.0, 1.0, "chance that a moving enemy comes towards the player"),),
-        settings=Settings,
         begin=begin,
         advance=advance,
         paint=paint,

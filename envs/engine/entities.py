@@ -1,0 +1,93 @@
+"""What can stand on a board: names, attributes and looks, shared by all built-in games, so that they can transfer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPRITE = 6
+"""Pixels of a cell, in rows and in columns."""
+
+
+@dataclass(frozen=True)
+class Entity:
+    """Something with a plane of its own.
+
+    Attributes:
+        attributes: what it means, in words shared by all games.
+        glyph: one character, for the terminal.
+        shape: six rows of six characters; anything but a dot is drawn.
+    """
+
+    attributes: tuple[str, ...]
+    glyph: str
+    shape: tuple[str, ...]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Which pixels are drawn, (SPRITE, SPRITE)."""
+        return np.array([[pixel != "." for pixel in row] for row in self.shape])
+
+
+FULL = ("######",) * SPRITE
+
+ENTITIES = {
+    "player": Entity(("self",), "@", ("..##..", "..##..", "######", "..##..", ".#..#.", ".#..#.")),
+    "wall": Entity(("solid",), "#", FULL),
+    "hazard": Entity(("deadly",), "x", ("#....#", ".#..#.", "..##..", "..##..", ".#..#.", "#....#")),
+    "coin": Entity(("pickup", "reward"), "o", ("......", "..##..", ".####.", ".####.", "..##..", "......")),
+    "enemy": Entity(("deadly", "mobile"), "M", (".####.", "##.##.", "######", "######", "#.##.#", "#....#")),
+    "rock": Entity(("deadly", "falling", "mobile"), "*", ("..###.", ".#####", "######", "######", "#####.", ".###..")),
+    "target": Entity(("falling", "mobile", "target"), "V", ("######", "#.##.#", "######", ".####.", "..##..", "..##..")),
+    "shot": Entity(("mobile", "projectile"), "|", ("..##..", "..##..", "..##..", "..##..", "......", "......")),
+    "key": Entity(("pickup", "tool"), "k", (".###..", ".#.#..", ".###..", "..#...", "..##..", "..##..")),
+    "door": Entity(("opens", "solid"), "D", ("######", "#....#", "#....#", "#..#.#", "#....#", "######")),
+    "exit": Entity(("goal", "reward"), "E", ("#.#.#.", ".#.#.#", "#.#.#.", ".#.#.#", "#.#.#.", ".#.#.#")),
+    "platform": Entity(("solid", "support"), "=", ("######", "######", "......", "......", "......", "......")),
+    "car": Entity(("deadly", "mobile", "vehicle"), "A", (".####.", "######", ".####.", ".####.", "######", ".####.")),
+    "body": Entity(("deadly", "self"), "s", (".####.", "######", "######", "######", "######", ".####.")),
+    "outside": Entity(("solid",), " ", FULL),
+}
+
+PALETTES: dict[str, dict[str, tuple[int, int, int]]] = {
+    "day": {
+        "": (236, 232, 220),
+        "player": (20, 60, 200),
+        "wall": (110, 100, 95),
+        "hazard": (200, 30, 40),
+        "coin": (235, 170, 0),
+        "enemy": (150, 20, 120),
+        "rock": (90, 60, 40),
+        "target": (200, 80, 0),
+        "shot": (0, 130, 160),
+        "key": (190, 140, 0),
+        "door": (130, 70, 20),
+        "exit": (0, 140, 60),
+        "platform": (90, 120, 60),
+        "car": (180, 40, 40),
+        "body": (60, 110, 220),
+        "outside": (60, 60, 60),
+    },
+    "night": {
+        "": (14, 18, 38),
+        "player": (120, 220, 255),
+        "wall": (72, 80, 110),
+        "hazard": (255, 90, 110),
+        "coin": (255, 225, 120),
+        "enemy": (230, 110, 255),
+        "rock": (160, 140, 130),
+        "target": (255, 150, 70),
+        "shot": (170, 255, 250),
+        "key": (255, 215, 90),
+        "door": (200, 130, 80),
+        "exit": (110, 255, 160),
+        "platform": (120, 160, 110),
+        "car": (255, 120, 100),
+        "body": (90, 160, 230),
+        "outside": (0, 0, 0),
+    },
+    "ink": {"": (255, 255, 255)} | dict.fromkeys(ENTITIES, (0, 0, 0)),
+}
+"""Colour of each entity, and of the empty board (``""``), for pictures; ``ink`` tells things apart by shape alone."""

@@ -1,0 +1,109 @@
+"""Race: the road comes from above and winds; drive fast, stay on it, and pass the other cars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envs.engine.compile import jit
+from envs.engine.game import DOWN, GAMES, LEFT, RIGHT, UP, Game
+from envs.engine.state import EMPTY, SIZE, WALL, State, below, paint_cells, uniform
+
+CAR = 2
+ROW = SIZE - 2  # where the player drives
+HALF = 2  # the road is this wide on each side of its middle
+PER_ROW = 0.04  # reward of each row driven: 24 for 200 steps at full speed
+FASTEST = 3
+MIDDLE, SPEED, DRIFT = 0, 1, 2  # places in the memo: of the road, of the player, and of the player's slide
+
+
+@jit
+def scroll(s: State, i: int, fall_rate: float) -> None:
+    """Everything comes nearer by one row; the road bends by at most one cell, and a car may be on it."""
+    for r in range(SIZE - 1, 0, -1):
+        for c in range(SIZE):
+            s.cells[i, r, c] = s.cells[i, r - 1, c]
+    middle = s.memo[i, MIDDLE] + below(s, i, 3) - 1
+    s.memo[i, MIDDLE] = min(max(middle, HALF), SIZE - 1 - HALF)
+    for c in range(SIZE):
+        s.cells[i, 0, c] = EMPTY if abs(c - s.memo[i, MIDDLE]) <= HALF else WALL
+    if uniform(s, i) < fall_rate:
+        s.cells[i, 0, s.memo[i, MIDDLE] - HALF + below(s, i, 2 * HALF + 1)] = CAR
+
+
+@jit
+def begin(s: State, i: int, p: Any) -> None:
+    """An empty road, the player in its middle, slowly."""
+    s.memo[i, MIDDLE] = SIZE // 2
+    s.memo[i, SPEED] = 1
+    for _ in range(SIZE):
+        scroll(s, i, 0.0)
+    s.player[i, 0] = ROW
+    for c in range(SIZE):
+        if s.cells[i, ROW, c] == EMPTY:
+            s.player[i, 1] = c + HALF
+            break
+
+
+@jit
+def drive_cars(s: State, i: int, share: float) -> None:
+    """The other cars drive on, each in a share of the steps."""
+    for r in range(SIZE):
+        for c in range(SIZE):
+            if s.cells[i, r, c] == CAR and uniform(s, i) < share:
+                if r == 0:
+                    s.cells[i, r, c] = EMPTY
+                elif s.cells[i, r - 1, c] == EMPTY:
+                    s.cells[i, r, c] = EMPTY
+                    s.cells[i, r - 1, c] = CAR
+
+
+@jit
+def steer(s: State, i: int, action: int, p: Any) -> None:
+    """Up and down change the speed, left and right the lane; with momentum a slide lasts until it is countered."""
+    if action == UP:
+        s.memo[i, SPEED] = min(s.memo[i, SPEED] + 1, FASTEST)
+    elif action == DOWN:
+        s.memo[i, SPEED] = max(s.memo[i, SPEED] - 1, 1)
+    push = 1 if action == RIGHT else -1 if action == LEFT else 0
+    s.memo[i, DRIFT] = min(max(s.memo[i, DRIFT] + push, -1), 1) if p.momentum else push
+    column = s.player[i, 1] + s.memo[i, DRIFT]
+    if p.wrap:
+        column %= SIZE
+    s.player[i, 1] = min(max(column, 0), SIZE - 1)
+
+
+@jit
+def crashed(s: State, i: int) -> bool:
+    """Whether the player is off the road or where another car is."""
+    return s.cells[i, ROW, s.player[i, 1]] != EMPTY
+
+
+@jit
+def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
+    """Steer, then the road comes on row by row; a row gives 0.04, a crash costs 1 and ends the game."""
+    steer(s, i, action, p)
+    if crashed(s, i):
+        return -1.0, True
+    reward = 0.0
+    for _ in range(s.memo[i, SPEED]):
+        scroll(s, i, p.fall_rate)
+        if crashed(s, i):
+            return reward - 1.0, True
+        reward += PER_ROW
+    drive_cars(s, i, p.enemy_speed)
+    return (reward - 1.0, True) if crashed(s, i) else (reward, False)
+
+
+GAMES.add(
+    "Graft/Race-v0",
+    Game(
+        id="Graft/Race-v0",
+        goal="Keep to the winding road and pass the cars, as fast as the bends allow.",
+        things=("player", "wall", "car"),
+        own={"wrap": False, "momentum": True, "fall_rate": 0.15, "enemy_speed": 0.5},
+        begin=begin,
+        advance=advance,
+        paint=paint_cells,
+        memo=3,
+    ),
+)

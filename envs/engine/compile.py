@@ -59,12 +59,14 @@ def specialise(template: Any, rules: dict[str, Any]) -> Callable[..., Any]:
     function = FunctionType(template.__code__, {**template.__globals__, **rules}, template.__name__)
     function.__module__ = first.__module__
     function.__qualname__ = f"{template.__name__}__{first.__name__}"
-    return _cached(function, _cache_folder(template.__name__, rules))
+    compiled: Callable[..., Any] = _cached(function, _cache_folder(template.__name__, rules))
+    return compiled
 
 
 def standalone(function: F) -> F:
     """Compile a loop over a batch that depends on no game's rules; it has a cache of its own."""
-    return _cached(function, _cache_folder(function.__name__, {"": jit(function)}))
+    compiled: Any = _cached(function, _cache_folder(function.__name__, {"": jit(function)}))
+    return compiled  # type: ignore[no-any-return]
 
 
 def _cached(function: Any, folder: Path) -> Any:

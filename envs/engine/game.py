@@ -89,7 +89,9 @@ class Game:
             raise unknown("view", str(view), VIEWS)
         if palette not in PALETTES:
             raise unknown("palette", str(palette), PALETTES)
-        return Played(settings(self.id, self.mechanics, mechanics, _levels(self.id, kwargs.get("levels"))), view, palette)
+        return Played(
+            settings(self.id, self.mechanics, mechanics, _levels(self.id, kwargs.get("levels"))), view, palette
+        )
 
     @cached_property
     def reset_batch(self) -> Callable[..., None]:
@@ -106,7 +108,7 @@ class Game:
 OPTIONS = {
     "view": "how the board is shown",
     "palette": "colours of the pixel view",
-    "levels": "the range [first, end) of level numbers that episodes are drawn from; without it there is no end of them",
+    "levels": "the range [first, end) of levels that episodes are drawn from; without it there is no end of them",
 }
 """Keyword arguments that are no mechanics."""
 

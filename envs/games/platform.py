@@ -103,7 +103,7 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
 @jit
 def falls(s: State, i: int, p: Any) -> bool:
     """Whether gravity pulls in this step."""
-    return p.gravity >= 1 or uniform(s, i) < p.gravity
+    return bool(p.gravity >= 1 or uniform(s, i) < p.gravity)
 
 
 GAMES.add(

@@ -75,7 +75,7 @@ def steer(s: State, i: int, action: int, p: Any) -> None:
 @jit
 def crashed(s: State, i: int) -> bool:
     """Whether the player is off the road or where another car is."""
-    return s.cells[i, ROW, s.player[i, 1]] != EMPTY
+    return bool(s.cells[i, ROW, s.player[i, 1]] != EMPTY)
 
 
 @jit

@@ -6,7 +6,7 @@ from typing import Any
 
 from envs.engine.compile import jit
 from envs.engine.game import ACT, GAMES, Game
-from envs.engine.state import EMPTY, SIZE, State, paint_cells, uniform
+from envs.engine.state import EMPTY, SIZE, State, below, paint_cells, uniform
 
 TARGET, SHOT = 1, 2
 GROUND = SIZE - 1
@@ -17,9 +17,11 @@ READY = 0  # place in the memo: the step at which the gun is ready again
 
 @jit
 def begin(s: State, i: int, p: Any) -> None:
-    """The player in the middle of the ground; the sky is empty."""
+    """The player in the middle of the ground, the first targets high above."""
     s.player[i, 0] = GROUND
     s.player[i, 1] = SIZE // 2
+    for r in range(SIZE // 2):
+        s.cells[i, r, below(s, i, SIZE)] = TARGET
 
 
 @jit

@@ -21,9 +21,7 @@ MARGIN = (PIXELS - SIZE * SPRITE) // 2
 def schema(names: tuple[str, ...]) -> ObservationSchema:
     """(3, PIXELS, PIXELS), whatever the game."""
     colours = ("red", "green", "blue")
-    return ObservationSchema(
-        "pixels", colours, ((),) * 3, (3, PIXELS, PIXELS), "uint8", (0.0,) * 3, (255.0,) * 3
-    )
+    return ObservationSchema("pixels", colours, ((),) * 3, (3, PIXELS, PIXELS), "uint8", (0.0,) * 3, (255.0,) * 3)
 
 
 @standalone

@@ -12,27 +12,23 @@ from gymnasium.vector import AutoresetMode
 
 import envs
 from envs import ActionSchema, ObservationSchema, Task
-from envs.engine.game import GAMES, Mechanic
+from envs.engine.game import GAMES
 
 NUM_ENVS, STEPS = 8, 100
 MODES = (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP)
 NEEDS = {"envpool/": "envpool", "ale_py:": "ale_py", "minigrid:": "minigrid"}
 
 
-def extreme(mechanic: Mechanic, high: bool) -> float | bool:
-    return high if isinstance(mechanic.default, bool) else mechanic.high if high else mechanic.low
-
-
 def builtin_tasks() -> list[Task]:
     """Each game as it is, with each mechanic at both ends of its range, and with all of them at one end."""
     tasks: dict[Task, None] = {}
     for game in GAMES:
-        mechanics = GAMES[game].mechanics
+        mechanics = GAMES[game].mechanics.values()
         tasks[Task(game)] = None
         for high in (False, True):
-            tasks[Task(game, {m.name: extreme(m, high) for m in mechanics})] = None
+            tasks[Task(game, {m.name: m.extremes[high] for m in mechanics})] = None
             for m in mechanics:
-                tasks[Task(game, {m.name: extreme(m, high)})] = None
+                tasks[Task(game, {m.name: m.extremes[high]})] = None
     return list(tasks)
 
 
@@ -129,7 +125,7 @@ def test_mechanics_change_neither_names_nor_shapes(game: str) -> None:
 
 @pytest.mark.parametrize("game", list(GAMES))
 def test_every_mechanic_at_its_default_is_the_plain_game(game: str) -> None:
-    defaults = {m.name: m.default for m in GAMES[game].mechanics}
+    defaults = {name: m.default for name, m in GAMES[game].mechanics.items()}
     a, b = envs.make(Task(game), 4, 0), envs.make(Task(game, defaults), 4, 0)
     np.testing.assert_array_equal(a.reset()[0], b.reset()[0])
     a.action_space.seed(0)

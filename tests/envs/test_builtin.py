@@ -115,14 +115,15 @@ def test_reset_mask_resets_only_the_chosen() -> None:
     assert changed == [False, True, False]
 
 
-MECHANICS = [(game, m.name) for game in GAME_IDS for m in GAMES[game].mechanics]
+MECHANICS = [(game, m.name) for game in GAME_IDS for m in GAMES[game].mechanics.values()]
 
 
 @pytest.mark.parametrize(("game", "name"), MECHANICS)
 def test_mechanic_out_of_range_or_of_a_wrong_type_is_refused(game: str, name: str) -> None:
-    mechanic = next(m for m in GAMES[game].mechanics if m.name == name)
+    mechanic = GAMES[game].mechanics[name]
     wrong: list[Any] = ["high", None, float("nan")]
-    wrong += [1] if isinstance(mechanic.default, bool) else [mechanic.low - 0.01, mechanic.high + 0.01, True]
+    number = not isinstance(mechanic.default, bool | str)
+    wrong += [mechanic.low - 0.01, mechanic.high + 0.01, mechanic.high + 1, True] if number else [1]
     for value in wrong:
         with pytest.raises(GraftError, match=f"{game}: {name}=.* is not allowed; it is"):
             envs.make(Task(game, {name: value}), 1, 0)
@@ -132,6 +133,32 @@ def test_mechanic_out_of_range_or_of_a_wrong_type_is_refused(game: str, name: st
 def test_mistyped_mechanic_gets_the_nearest_name(game: str, name: str) -> None:
     with pytest.raises(GraftError, match=f"Unknown mechanic of {game} '{name}e'.*Did you mean '{name}'"):
         envs.make(Task(game, {name + "e": 0}), 1, 0)
+
+
+def test_a_mechanic_of_another_game_is_refused_with_those_of_this_one() -> None:
+    with pytest.raises(GraftError, match=r"Graft/Snake-v0 has no mechanic 'enemy_speed'; allowed: slip, .*, wrap"):
+        envs.make(Task("Graft/Snake-v0", {"enemy_speed": 0.5}), 1, 0)
+
+
+@pytest.mark.parametrize("levels", [5, [3], [0, 1.5], [4, 4], [-1, 3], ["a", "b"]])
+def test_levels_are_a_range(levels: Any) -> None:
+    with pytest.raises(GraftError, match=r"levels=.* is not allowed; it is a range"):
+        envs.make(Task("Graft/Gather-v0", {"levels": levels}), 1, 0)
+
+
+@pytest.mark.parametrize("game", GAME_IDS)
+def test_a_numbered_level_begins_the_same_whoever_plays_it(game: str) -> None:
+    """So many levels as there are numbers, which other numbers do not share; what happens in one is left to chance."""
+
+    def starts(levels: list[int], seed: int) -> set[bytes]:
+        env = envs.make(Task(game, {"levels": levels}), 64, seed)
+        return {obs.tobytes() for obs in env.reset()[0]}
+
+    assert len(starts([7, 8], 0) | starts([7, 8], 100)) == 1
+    few, again, others = starts([0, 4], 0), starts([0, 4], 500), starts([4, 8], 0)
+    assert few == again
+    assert 2 <= len(few) <= 4
+    assert not few & others
 
 
 @pytest.mark.parametrize(

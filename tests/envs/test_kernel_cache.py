@@ -22,12 +22,13 @@ def rewards_of(game, advance, count=4):
     """Rewards of one step of a batch under the game's rules with another ``advance``."""
     rules = {"begin": game.begin, "advance": advance, "paint": game.paint}
     step = specialise(kernel.step_batch, rules)
-    state, planes = new_state(count, game.movers), np.zeros((count, *game.observation_schema.shape), np.uint8)
+    state, planes = new_state(count, game.movers, game.memo), np.zeros((count, *game.planes.shape), np.uint8)
     seed_state(state, np.arange(count, dtype=np.uint64))
-    game.reset_batch(state, game.resolve({}), np.ones(count, np.bool_), planes)
+    settings = game.resolve({}).settings
+    game.reset_batch(state, settings, np.ones(count, np.bool_), planes)
     rewards, ended, cut = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     waiting, actions = np.zeros(count, np.bool_), np.zeros(count, np.int64)
-    step(state, game.resolve({}), actions, waiting, True, 200, planes, planes.copy(), rewards, ended, cut)
+    step(state, settings, actions, waiting, True, 200, planes, planes.copy(), rewards, ended, cut)
     return rewards.tolist()
 
 

@@ -159,7 +159,7 @@ def test_dodge_fall_rate_is_the_share_of_new_rocks() -> None:
 
 def test_hunt_touch_costs_one_and_ends() -> None:
     env = batch("Hunt")
-    place(env, (5, 5), {}, movers=(5, 6))
+    place(env, (5, 5), {}, movers=(5, 6, 0))
     assert play(env, RIGHT)[1:] == (-1.0, True)
 
 
@@ -167,7 +167,7 @@ def test_hunt_enemies_start_at_a_distance_and_off_the_walls() -> None:
     env = batch("Hunt", 256)
     env.reset()
     state = env.save_state()
-    distance = np.abs(state["movers"] - state["player"][:, None]).sum(axis=2)
+    distance = np.abs(state["movers"][..., :2] - state["player"][:, None]).sum(axis=2)
     assert distance.min() >= 3
     on = state["cells"][np.arange(256)[:, None], state["movers"][..., 0], state["movers"][..., 1]]
     assert not (on == WALL).any()
@@ -175,17 +175,17 @@ def test_hunt_enemies_start_at_a_distance_and_off_the_walls() -> None:
 
 def test_hunt_chase_one_comes_straight_in_half_of_the_steps() -> None:
     env = batch("Hunt", 1_000, chase=1.0)
-    place(env, (5, 2), {}, movers=(5, 8))
+    place(env, (5, 2), {}, movers=(5, 8, 0))
     env.step(np.full(1_000, NOOP))
-    movers = env.save_state()["movers"].reshape(-1, 2)
+    movers = env.save_state()["movers"][..., :2].reshape(-1, 2)
     assert set(map(tuple, movers.tolist())) == {(5, 8), (5, 7)}
     assert np.mean(movers[:, 1] == 7) == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 5_000))
 
 
 def test_hunt_chase_zero_wanders_evenly() -> None:
     env = batch("Hunt", 1_000, chase=0.0)
-    place(env, (5, 2), {}, movers=(5, 7))
+    place(env, (5, 2), {}, movers=(5, 7, 0))
     env.step(np.full(1_000, NOOP))
-    movers = list(map(tuple, env.save_state()["movers"].reshape(-1, 2).tolist()))
+    movers = list(map(tuple, env.save_state()["movers"][..., :2].reshape(-1, 2).tolist()))
     for cell in [(4, 7), (6, 7), (5, 6), (5, 8)]:
         assert movers.count(cell) / 5_000 == pytest.approx(0.125, abs=4 * np.sqrt(0.125 * 0.875 / 5_000))

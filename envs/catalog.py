@@ -1,0 +1,147 @@
+"""What can be played: ``python -m envs.catalog`` lists games, mechanics and views, and can draw them all on a sheet."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import envs
+from envs.engine.entities import ENTITIES, PALETTES
+from envs.engine.game import GAMES, OPTIONS, Game
+from envs.engine.mechanics import MECHANICS
+from envs.engine.view import VIEWS
+from envs.errors import GraftError
+from envs.task import Task, TaskVectorEnv
+
+EXAMPLES = """examples:
+  python -m envs.catalog                          games, mechanics with their ranges, and views
+  python -m envs.catalog --game Graft/Maze-v0     one game: what it shows, its mechanics and their defaults
+  python -m envs.catalog --sheet worlds.png       every game in every view, as a picture
+"""
+
+STEPS = 24
+"""Steps of random play before a game is drawn, so that things are under way."""
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<20}{text}"
+
+
+def overview() -> list[str]:
+    """Lines that list every game, mechanic and view."""
+    lines = ["Games"]
+    lines += [_line(name, game.goal) for name, game in GAMES.items()]
+    lines += ["", "Mechanics (range; meaning; games)"]
+    for mechanic in MECHANICS.values():
+        having = [_short(name) for name, game in GAMES.items() if mechanic.name in game.mechanics]
+        where = "all" if len(having) == len(list(GAMES)) else ", ".join(having)
+        lines.append(_line(mechanic.name, f"{mechanic.range}; {mechanic.meaning}; {where}"))
+    lines += ["", "Views (view=...)"]
+    lines += [_line(name, view.meaning) for name, view in VIEWS.items()]
+    lines += ["", "Other keyword arguments"]
+    lines += [_line(name, meaning) for name, meaning in OPTIONS.items() if name != "view"]
+    return [*lines, _line("", f"palettes: {', '.join(PALETTES)}")]
+
+
+def of_game(game: Game) -> list[str]:
+    """Lines about one game."""
+    bounds = "not measured" if game.bounds is None else f"{game.bounds.random:g} random, {game.bounds.expert:g} expert"
+    lines = [
+        f"{game.id}: {game.goal}",
+        f"  returns: {bounds}; episodes of at most {game.max_steps} steps",
+        "",
+        "Things",
+    ]
+    lines += [_line(name, ", ".join(ENTITIES[name].attributes)) for name in game.things]
+    lines += ["", "Mechanics (default; range; meaning)"]
+    return lines + [_line(m.name, f"{m.default}; {m.range}; {m.meaning}") for m in game.mechanics.values()]
+
+
+def _short(name: str) -> str:
+    return str(Task(name))
+
+
+def _played(task: Task) -> TaskVectorEnv:
+    env = envs.make(task, 1, 1)
+    env.reset()
+    env.action_space.seed(3)
+    for _ in range(STEPS):
+        env.step(env.action_space.sample())
+    return env
+
+
+def _picture(view: str, obs: NDArray[Any]) -> NDArray[np.uint8]:
+    """An observation as (H, W, 3) pixels: what an agent gets, made visible."""
+    if view == "pixels":
+        return np.moveaxis(obs, 0, 2)
+    if view == "features":  # a row for each kind of thing, a column for each feature, from -1 black to 1 white
+        grey = np.round((obs.reshape(-1, 4) + 1) * 127.5).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, 2)
+    rest = [name for name in ENTITIES if name != "outside"]
+    colours = np.array([PALETTES["night"][name] for name in rest], np.uint8)
+    picture = np.zeros((*obs.shape[1:], 3), np.uint8)
+    for plane in range(len(obs) - 1, -1, -1):
+        picture[obs[plane] > 0] = colours[plane % len(colours)]
+    return picture
+
+
+def sheet(path: Path) -> None:
+    """Draw every game in every view, and in the other palettes, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns: list[tuple[str, dict[str, Any]]] = [
+        *((view, {"view": view}) for view in sorted(VIEWS, key=lambda view: view != "pixels")),
+        *((f"pixels, {palette}", {"view": "pixels", "palette": palette}) for palette in PALETTES if palette != "day"),
+        ("pixels, fog 3", {"view": "pixels", "fog": 3}),
+        ("pixels, mirror", {"view": "pixels", "mirror": True}),
+    ]
+    figure, axes = pyplot.subplots(
+        len(list(GAMES)), len(columns), figsize=(1.7 * len(columns), 1.75 * len(list(GAMES))), layout="constrained"
+    )
+    for axis, (title, _) in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=8)
+    for row, name in zip(axes, GAMES, strict=True):
+        for axis, (_, options) in zip(row, columns, strict=True):
+            env = _played(Task(name, options))
+            obs = env.step(np.zeros(1, np.int64))[0][0]
+            axis.imshow(_picture(str(options["view"]), obs), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        row[0].set_ylabel(_short(name), fontsize=9)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m envs.catalog",
+        description="Lists the built-in games, their mechanics with ranges, and the views.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--game", metavar="ID", help="one game in detail")
+    parser.add_argument("--sheet", metavar="PNG", type=Path, help="draw every game in every view")
+    options = parser.parse_args(arguments)
+    try:
+        if options.sheet:
+            sheet(options.sheet)
+        else:
+            print("\n".join(of_game(GAMES[options.game]) if options.game else overview()))
+    except GraftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,6 +25,7 @@ from envs.task import Bounds
 
 WALLS, COINS, ENEMIES = 0.12, 0.07, 5
 ENEMY_PLANE = 2
+ENEMY_HERE = 4  # added to the code of a cell, which then is not empty
 MIXED, RANDOM, PATROL, CHASE = range(4)  # as in the choices of `enemy_behaviour`
 HEAD_START = 3  # least distance of an enemy from the player at the start, in steps
 
@@ -54,6 +55,17 @@ def touched(s: State, i: int) -> bool:
         if s.movers[i, k, 0] == s.player[i, 0] and s.movers[i, k, 1] == s.player[i, 1]:
             return True
     return False
+
+
+@jit
+def walk_up_to_enemies(s: State, i: int, action: int, p: Any) -> int:
+    """Walk; neither momentum nor gravity carries the player past an enemy."""
+    for k in range(ENEMIES):
+        s.cells[i, s.movers[i, k, 0], s.movers[i, k, 1]] |= ENEMY_HERE
+    cell = walk(s, i, action, p)
+    for k in range(ENEMIES):
+        s.cells[i, s.movers[i, k, 0], s.movers[i, k, 1]] &= ENEMY_HERE - 1
+    return cell
 
 
 @jit
@@ -96,7 +108,7 @@ def move_enemies(s: State, i: int, p: Any) -> None:
 @jit
 def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     """Walk, then the enemies move; a coin gives 1 and appears elsewhere, an enemy's touch costs 1 and ends the game."""
-    cell = walk(s, i, action, p)
+    cell = walk_up_to_enemies(s, i, action, p)
     if touched(s, i):
         return -1.0, True
     reward = 0.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from envs.engine.compile import jit
 from envs.engine.game import GAMES, Game
-from envs.engine.state import EMPTY, SIZE, WALL, State, below, neighbour, paint_cells, uniform
+from envs.engine.state import EMPTY, SIZE, WALL, State, below, enter_level, neighbour, paint_cells, uniform
 
 DOOR, KEY, EXIT = 2, 3, 4
 ROOMS = SIZE // 2  # rooms are the cells with even row and column; what lies between is wall or passage
@@ -16,8 +16,11 @@ HELD = 0  # place in the memo: whether the player holds the key
 
 
 @jit
-def carve(s: State, i: int) -> None:
-    """Every room opens to the one above or to its left, which joins them all; then a few more walls open."""
+def carve(s: State, i: int, wrap: bool) -> None:
+    """Every room opens to the one above or to its left, which joins them all; then a few more walls open.
+
+    Under wrap some of the outer wall opens too, but never beside the exit.
+    """
     for r in range(SIZE):
         for c in range(SIZE):
             s.cells[i, r, c] = EMPTY if r % 2 == 0 and c % 2 == 0 and r <= LAST and c <= LAST else WALL
@@ -31,6 +34,12 @@ def carve(s: State, i: int) -> None:
             corner = r == LAST and c == LAST  # the exit's room keeps one way in
             if not corner and r > 0 and uniform(s, i) < LOOPS:
                 s.cells[i, r - 1, c] = EMPTY
+    if wrap:
+        for k in range(0, LAST, 2):
+            if uniform(s, i) < LOOPS:
+                s.cells[i, SIZE - 1, k] = EMPTY
+            if uniform(s, i) < LOOPS:
+                s.cells[i, k, SIZE - 1] = EMPTY
 
 
 @jit
@@ -71,7 +80,7 @@ def find_room(s: State, i: int) -> tuple[int, int]:
 @jit
 def begin(s: State, i: int, p: Any) -> None:
     """A maze with its key and its player."""
-    carve(s, i)
+    carve(s, i, p.wrap)
     close_exit(s, i)
     turn(s, i)
     r, c = find_room(s, i)
@@ -92,7 +101,10 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     s.player[i, 0] = r
     s.player[i, 1] = c
     if cell == EXIT:
+        key, counter = enter_level(s, i, p)  # the next maze is one of the allowed levels too
         begin(s, i, p)
+        s.rng[i, 0] = key
+        s.rng[i, 1] += counter
         return 1.0, False
     if cell == EMPTY:
         return 0.0, False

@@ -13,6 +13,7 @@ GROUND = SIZE - 1
 STOREYS = (7, 5, 3)  # rows with ledges
 JUMP = 3  # cells that a jump rises
 COINS = 3
+SPIKY = 3  # spikes take at most one in so many of the cells above ledges, so that there is room for coins
 RISING = 0  # place in the memo: cells that the jump still rises
 
 
@@ -41,12 +42,23 @@ def place_on_ledge(s: State, i: int, code: int, lowest: int) -> None:
 
 
 @jit
+def footing(s: State, i: int) -> int:
+    """How many free cells are above a ledge."""
+    count = 0
+    for r in range(GROUND):
+        for c in range(SIZE):
+            if s.cells[i, r, c] == EMPTY and s.cells[i, r + 1, c] == LEDGE:
+                count += 1
+    return count
+
+
+@jit
 def begin(s: State, i: int, p: Any) -> None:
     """Ledges, spikes and coins; the player on the ground."""
     lay_ledges(s, i)
     s.player[i, 0] = GROUND - 1
     s.player[i, 1] = below(s, i, SIZE)
-    for _ in range(round(p.hazard_density * SIZE * SIZE)):
+    for _ in range(min(round(p.hazard_density * SIZE * SIZE), footing(s, i) // SPIKY)):
         place_on_ledge(s, i, HAZARD, GROUND - 1)
     for _ in range(COINS):
         place_on_ledge(s, i, COIN, GROUND - 1)

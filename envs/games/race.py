@@ -17,17 +17,19 @@ MIDDLE, SPEED, DRIFT = 0, 1, 2  # places in the memo: of the road, of the player
 
 
 @jit
-def scroll(s: State, i: int, fall_rate: float) -> None:
+def scroll(s: State, i: int, fall_rate: float, wrap: bool) -> None:
     """Everything comes nearer by one row; the road bends by at most one cell, and a car may be on it."""
     for r in range(SIZE - 1, 0, -1):
         for c in range(SIZE):
             s.cells[i, r, c] = s.cells[i, r - 1, c]
     middle = s.memo[i, MIDDLE] + below(s, i, 3) - 1
-    s.memo[i, MIDDLE] = min(max(middle, HALF), SIZE - 1 - HALF)
-    for c in range(SIZE):
-        s.cells[i, 0, c] = EMPTY if abs(c - s.memo[i, MIDDLE]) <= HALF else WALL
+    middle = middle % SIZE if wrap else min(max(middle, HALF), SIZE - 1 - HALF)
+    s.memo[i, MIDDLE] = middle
+    s.cells[i, 0] = WALL
+    for lane in range(-HALF, HALF + 1):
+        s.cells[i, 0, (middle + lane) % SIZE] = EMPTY
     if uniform(s, i) < fall_rate:
-        s.cells[i, 0, s.memo[i, MIDDLE] - HALF + below(s, i, 2 * HALF + 1)] = CAR
+        s.cells[i, 0, (middle - HALF + below(s, i, 2 * HALF + 1)) % SIZE] = CAR
 
 
 @jit
@@ -36,7 +38,7 @@ def begin(s: State, i: int, p: Any) -> None:
     s.memo[i, MIDDLE] = SIZE // 2
     s.memo[i, SPEED] = 1
     for _ in range(SIZE):
-        scroll(s, i, 0.0)
+        scroll(s, i, 0.0, p.wrap)
     s.player[i, 0] = ROW
     for c in range(SIZE):
         if s.cells[i, ROW, c] == EMPTY:
@@ -86,7 +88,7 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
         return -1.0, True
     reward = 0.0
     for _ in range(s.memo[i, SPEED]):
-        scroll(s, i, p.fall_rate)
+        scroll(s, i, p.fall_rate, p.wrap)
         if crashed(s, i):
             return reward - 1.0, True
         reward += PER_ROW

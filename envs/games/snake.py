@@ -50,7 +50,9 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     if nr == r and nc == c:
         return -1.0, True
     eats = s.cells[i, nr, nc] == COIN
-    if not eats:
+    if eats:
+        s.memo[i, LENGTH] += 1
+    else:
         shrink(s, i)
     s.cells[i, r, c] = BODY
     s.memo[i, r * SIZE + c] = s.memo[i, LENGTH]
@@ -59,7 +61,6 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     if s.cells[i, nr, nc] == BODY:
         return -1.0, True
     if eats:
-        s.memo[i, LENGTH] += 1
         s.cells[i, nr, nc] = EMPTY
         place_on_free(s, i, COIN)
         return 1.0, False

@@ -17,7 +17,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str], limit: int = 12) -> GraftError:
+def unknown(kind: str, given: str, allowed: Iterable[str], limit: int = 24) -> GraftError:
     """The error for a name that is not one of ``allowed``.
 
     Args:

@@ -60,7 +60,7 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
     if measured:
         plots.learning_curves(measured, store.out / "curves.png", config.name)
         plots.areas(data["rows"], store.out / "areas.png", config.name)
-        for table in report.tables(data["rows"]):
+        for table in report.tables(data["rows"], console.width):
             console.print(table)
     for line in report.notes(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -77,7 +77,7 @@ def conclude_sequence(
     write_json(store.out / "results.json", data)
     if measured:
         plots.heat_maps(measured, data["sequence"], store.out / "matrix.png", config.name)
-        console.print(lifelong.table(data))
+        console.print(lifelong.table(data, console.width))
     for line in lifelong.notes(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     pictures = f", {store.out}/matrix.png" if measured else ""

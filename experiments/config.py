@@ -23,6 +23,8 @@ from transfer.method import METHODS, TransferMethod, label, parse_method
 PACKAGED = Path(__file__).parent / "configs"
 DEFAULT = "quickstart"
 MOST_SEEDS = 1000
+GIVEN = "given in the config"
+"""How bounds were obtained that an experiment's author set."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -55,6 +57,9 @@ def _seeds(given: Any) -> Any:
         if isinstance(given, bool) or given != int(given) or not 1 <= given <= MOST_SEEDS:
             raise ValueError(f"give a number of seeds from 1 to {MOST_SEEDS}, or a list of seeds")
         return list(range(int(given)))
+    twice = [seed for seed in given if given.count(seed) > 1] if isinstance(given, list) else []
+    if twice:
+        raise ValueError(f"seed {twice[0]} is listed twice; list every seed once, or give a number of seeds")
     return given
 
 
@@ -84,7 +89,7 @@ class TaskConfig(Strict):
     @property
     def scale(self) -> Bounds | None:
         """Bounds given here, else the registered ones, else None."""
-        return Bounds(*self.bounds, "given in the config") if self.bounds is not None else bounds(self.task)
+        return Bounds(*self.bounds, GIVEN) if self.bounds is not None else bounds(self.task)
 
 
 class SourceConfig(Strict):
@@ -128,11 +133,6 @@ class Common(Strict):
     evaluation: dict[str, Any] = {}
     recall: Annotated[int, Field(ge=1)] = 256
     """Episodes per task where a network is tried on tasks that it learned before."""
-
-    @property
-    def seed_list(self) -> list[int]:
-        """The seeds, each once."""
-        return list(dict.fromkeys(self.seeds))
 
     @property
     def network_config(self) -> NetworkConfig:
@@ -265,6 +265,12 @@ def _set(data: Any, keys: Sequence[str], value: Any, whole: str) -> None:
     _set(data[key], keys[1:], value, whole)
 
 
+def _where(error: Exception) -> str:
+    """What is wrong with a YAML text, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{problem}, in line {mark.line + 1}" if mark and problem else " ".join(str(error).split())
+
+
 def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read a config and apply ``dotted.key=value`` overrides, whose values are YAML.
 
@@ -275,7 +281,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
     try:
         data = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, ValueError) as error:
-        raise GraftError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}.") from error
+        raise GraftError(f"{path.name} is not valid YAML: {_where(error)}.") from error
     if not isinstance(data, dict):
         raise GraftError(f"{path.name} must hold keys and values, such as 'name: patch'; it holds {data!r}.")
     data = _longhand(data)
@@ -286,5 +292,10 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
         except (yaml.YAMLError, ValueError) as error:
             raise GraftError(f"Override '{override}': '{text}' is not a YAML value.") from error
         _set(data, key.split("."), value, override)
+    pairs = [key for key in ("sources", "targets") if key in data]
+    if pairs and "sequence" in data:
+        raise GraftError(
+            f"{path.name} has both '{pairs[0]}' and 'sequence'; an experiment is of one kind or the other."
+        )
     model: type[Config | SequenceConfig] = SequenceConfig if "sequence" in data else Config
     return parse_model(model, data, path.name)

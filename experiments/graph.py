@@ -142,7 +142,8 @@ class Stage:
 class Comparison:
     """One method on one target from one source: stage ids per seed, and those of scratch on the same target.
 
-    ``source`` is None for methods that use none. ``pretrain`` holds the pretraining stages' ids, one per seed.
+    ``source`` is None for methods that use none. ``pretrain`` and ``consolidated`` hold the ids of the stages that made
+    what the transfers start from, one per seed; empty where there are none.
     """
 
     source: str | None
@@ -152,6 +153,7 @@ class Comparison:
     stages: tuple[str, ...]
     scratch: tuple[str, ...]
     pretrain: tuple[str, ...] = ()
+    consolidated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class Builder:
     def __init__(self, config: Common) -> None:
         self.config = config
         self.graph = Graph()
-        self.seeds = tuple(config.seed_list)
+        self.seeds = tuple(config.seeds)
         self.network: NetworkConfig | None = None
         self.algorithm_name, self.algorithm = config.algorithm_and_name()
         self._budgets = {"pretrain": config.pretrain.steps, "transfer": config.transfer.steps}
@@ -294,7 +296,8 @@ class _Pairs(Builder):
                 )
                 scratch = stages if method.baseline else scratch
                 name = _source_name(source) if uses else None
-                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, trained)
+                between = own if method.overrides("consolidate") else ()
+                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, trained, between)
                 if entry not in self.graph.comparisons:
                     self.graph.comparisons.append(entry)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from rich.table import Table
 from envs.task import Bounds
 from experiments.config import SequenceConfig
 from experiments.graph import Graph, Lifelong
-from experiments.report import cost, estimate, stage_records
+from experiments.report import cost, estimate, stage_records, unsigned
 from experiments.store import Store
 from transfer import metrics
 from transfer.method import TransferMethod, label
@@ -30,7 +30,8 @@ class Lived:
     """A method on the whole sequence, for the seeds that are through.
 
     ``matrices`` (S, N, N): R per seed, normalised: row = after which task, column = score on which task; NaN where a
-    task was not tried. ``curves``: per seed and task, the normalised score while it was learned.
+    task was not tried. ``curves``: per seed and task, the normalised score while it was learned. ``env_steps``: of one
+    seed, on all tasks.
     """
 
     method: TransferMethod
@@ -38,6 +39,7 @@ class Lived:
     curves: tuple[tuple[Curve, ...], ...]
     sizes: tuple[Mapping[str, int], ...]
     missing: int
+    env_steps: Mapping[str, int] = field(default_factory=dict)
 
 
 def task_bounds(config: SequenceConfig, graph: Graph, store: Store) -> list[Bounds]:
@@ -83,8 +85,14 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Lived]:
             matrices.append(_matrix(life, seed, own, scales, store))
         if matrices:
             missing = len(life.seeds) - len(matrices)
-            found.append(Lived(life.method, np.array(matrices), tuple(curves), tuple(sizes), missing))
+            steps = {"training": _steps(store, life.trained), "consolidation": _steps(store, life.consolidated)}
+            found.append(Lived(life.method, np.array(matrices), tuple(curves), tuple(sizes), missing, steps))
     return found
+
+
+def _steps(store: Store, runs: Sequence[Sequence[str]]) -> int:
+    """Of the seed that took most."""
+    return max((sum((store.record(i) or {}).get("env_steps", 0) for i in ids) for ids in runs), default=0)
 
 
 def _size(store: Store, stage_ids: Sequence[str]) -> dict[str, int]:
@@ -146,6 +154,7 @@ def row(lived: Lived, scratch: Lived | None) -> dict[str, Any]:
         "intransigence": None if scratch is None else _interval(intransigence(lived, scratch)),
         "parameters": int(np.median([size["parameters"] for size in lived.sizes])),
         "bytes_beside": int(np.median([size["bytes_beside"] for size in lived.sizes])),
+        "env_steps": dict(lived.env_steps),
         "matrix": _rows(np.mean(lived.matrices, axis=0)),
         "matrices": [_rows(matrix) for matrix in lived.matrices],
     }
@@ -175,17 +184,22 @@ def results(
 def _cell(values: Mapping[str, float] | None, interval: bool = True) -> str:
     if values is None:
         return "-"
-    spread = f" [{values['low']:.2f}, {values['high']:.2f}]" if interval else ""
-    return f"{values['iqm']:.2f}{spread}"
+    iqm, low, high = (unsigned(values[name]) for name in ("iqm", "low", "high"))
+    return f"{iqm:.2f}" + (f" [{low:.2f}, {high:.2f}]" if interval else "")
 
 
-def table(data: Mapping[str, Any]) -> Table:
-    """The closing table; it fits 80 columns."""
+def table(data: Mapping[str, Any], width: int = 80) -> Table:
+    """The closing table; it fits ``width`` columns."""
+    longest = max((len(row["method"]) for row in data["rows"]), default=0)
+    more = max(0, width - 80)  # first for intervals below zero, then for long names
+    wide = min(more // 2, 2)
     made = Table(
         title=" → ".join(data["sequence"]), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0
     )
     for name, width in zip(
-        ("method", "performance", "forgetting", "learned", "forward", "size"), (17, 18, 18, 7, 7, 6), strict=True
+        ("method", "performance", "forgetting", "learned", "forward", "size"),
+        (max(17, min(longest, 17 + more - 2 * wide)), 18 + wide, 18 + wide, 7, 7, 6),
+        strict=True,
     ):
         made.add_column(name, width=width, justify="left" if name == "method" else "right", overflow="fold")
     for entry in data["rows"]:
@@ -209,7 +223,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"earlier tasks of the score when learned minus the score at the end; learned: mean score of the tasks after "
         f"the first when learned; forward: (mean score while learning - scratch's) / (1 - scratch's); size: bytes of "
         f"network and memory at the end. Heads are {data['heads'].replace('_', ' ')}, and the agent {known}.",
-        "scratch and random_frozen have a network of its own for each task, and so forget nothing.",
+        "scratch and random_frozen have a network for each task, and so forget nothing.",
     ]
     reference = next((r for r in data["rows"] if r["reference"]), None)
     if reference is not None and reference["forgetting"]["iqm"] > 0:

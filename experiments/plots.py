@@ -12,7 +12,7 @@ import numpy as np
 
 from agents.checkpoint import replace_file
 from experiments.lifelong import Lived
-from experiments.report import Measured
+from experiments.report import Measured, unsigned
 from transfer.method import label
 from transfer.statistics import interquartile_mean, iqm_interval
 
@@ -21,6 +21,9 @@ COLOURS = ("#7f7f7f", "#b8b8b8", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e
 
 DASHES = ("-", "--", ":", "-.")
 """Of lines that share a colour, where there are more methods than colours."""
+
+WORSE = 0.05
+"""Below the random policy by this much, a heat map shows it."""
 
 VERDICT_COLOURS = {"positive": "#009e73", "negative": "#d55e00", "unclear": "#b8860b", "baseline": "#7f7f7f"}
 
@@ -85,7 +88,9 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("score (0 random, 1 expert)")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    columns = min(2 * len(targets), len(handles))  # more do not fit under the panels
+    per_inch = 9  # letters, with the line before them
+    room = (1.5 + 4.2 * len(targets)) * per_inch // (max(map(len, handles)) + 8)
+    columns = max(1, min(int(room), len(handles)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title)
     _save(figure, path)
@@ -100,6 +105,7 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     targets = list(dict.fromkeys(row["target"] for row in rows))
     names = list(dict.fromkeys(_named(row, rows) for row in rows))
@@ -122,6 +128,7 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         axis.set_title(target)
         axis.set_xlabel("mean score over training")
         axis.axvline(0, color="black", lw=0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_yticks(range(len(names)), names)
@@ -153,19 +160,20 @@ def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -
     )
     for axis in axes.flat[len(measured) :]:
         axis.set_visible(False)
-    image = None
+    image, colours = None, pyplot.get_cmap("viridis").with_extremes(under="#a02020")
     for i, (axis, lived) in enumerate(zip(axes.flat, measured, strict=False)):
         mean = np.mean(lived.matrices, axis=0)
-        image = axis.imshow(mean, vmin=0, vmax=1, cmap="viridis")
+        shown = np.where(mean > -WORSE, np.maximum(mean, 0), mean)
+        image = axis.imshow(shown, vmin=0, vmax=1, cmap=colours)
         for (k, j), value in np.ndenumerate(mean):
             if not np.isnan(value):
                 colour = "black" if value > 0.6 else "white"
-                axis.text(j, k, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+                axis.text(j, k, f"{unsigned(value):.2f}", ha="center", va="center", fontsize=7, color=colour)
         axis.set_title(label(lived.method), fontsize=8)
         axis.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=7)
         axis.set_yticks(range(len(tasks)), [f"after {t}" for t in tasks] if i % columns == 0 else [], fontsize=7)
     assert image is not None
-    figure.colorbar(image, ax=axes, shrink=0.6, label="score (0 random, 1 expert)")
+    figure.colorbar(image, ax=axes, shrink=0.6, label="score (0 random, 1 expert)", extend="min")
     figure.suptitle(title)
     _save(figure, path)
 

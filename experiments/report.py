@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from envs.factory import bounds
 from envs.task import Bounds, Task
-from experiments.config import Config
+from experiments.config import GIVEN, Config
 from experiments.graph import Comparison, Graph
 from experiments.store import Store
 from transfer import metrics
@@ -30,6 +30,7 @@ class Measured:
 
     ``missing`` counts the seeds whose stages failed or have not run; a comparison without curves is left out. ``kept``
     holds, per seed, the normalised score on the source after the transfer; empty where the tasks look different.
+    ``env_steps``: of one seed's pretraining, consolidation and transfer; None where a checkpoint came from elsewhere.
     """
 
     comparison: Comparison
@@ -37,6 +38,7 @@ class Measured:
     scratch: tuple[Curve, ...]
     missing: int
     kept: tuple[float, ...] = ()
+    env_steps: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def is_scratch(self) -> bool:
@@ -78,8 +80,21 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[M
         scratch = _normalised(store, comparison.scratch, scale)
         if curves and scratch:
             missing = len(comparison.stages) - len(curves)
-            found.append(Measured(comparison, curves, scratch, missing, _kept(graph, store, comparison)))
+            kept = _kept(graph, store, comparison)
+            found.append(Measured(comparison, curves, scratch, missing, kept, _env_steps(store, comparison)))
     return found
+
+
+def _env_steps(store: Store, comparison: Comparison) -> dict[str, int | None]:
+    def taken(stage_ids: Sequence[str]) -> int:
+        return max((store.record(i) or {}).get("env_steps", 0) for i in stage_ids) if stage_ids else 0
+
+    elsewhere = comparison.source is not None and not comparison.pretrain
+    return {
+        "pretrain": None if elsewhere else taken(comparison.pretrain),
+        "consolidation": taken(comparison.consolidated),
+        "transfer": taken(comparison.stages),
+    }
 
 
 def _kept(graph: Graph, store: Store, comparison: Comparison) -> tuple[float, ...]:
@@ -105,7 +120,7 @@ def _interval(values: Any) -> dict[str, float] | None:
     return None if values is None else {"iqm": values.iqm, "low": values.low, "high": values.high}
 
 
-def row(measured: Measured, threshold: float, pretrain_steps: int, transfer_steps: int) -> dict[str, Any]:
+def row(measured: Measured, threshold: float) -> dict[str, Any]:
     """A row of the table, in normalised score; the fields are described in the README."""
     curves, scratch = measured.curves, measured.scratch
     areas, base = [metrics.area(c) for c in curves], [metrics.area(c) for c in scratch]
@@ -132,7 +147,8 @@ def row(measured: Measured, threshold: float, pretrain_steps: int, transfer_step
         "kept": _interval(iqm_interval(measured.kept)) if measured.kept else None,
         "probability_of_improvement": None if measured.is_scratch else probability_of_improvement(areas, base),
         "verdict": "baseline" if measured.is_scratch else metrics.verdict(areas, base),
-        "env_steps": {"pretrain": pretrain_steps if comparison.pretrain else 0, "transfer": transfer_steps},
+        "starts": "baseline" if measured.is_scratch else metrics.verdict(starts, base_starts),
+        "env_steps": dict(measured.env_steps),
     }
 
 
@@ -158,7 +174,7 @@ def results(
         "name": config.name,
         "threshold": config.threshold,
         "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
-        "rows": [row(m, config.threshold, config.pretrain.steps, config.transfer.steps) for m in measured],
+        "rows": [row(m, config.threshold) for m in measured],
         "stages": stage_records(graph, store, failed),
     }
 
@@ -182,6 +198,11 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
     return stages
 
 
+def unsigned(value: float, digits: int = 2) -> float:
+    """``value`` rounded for print, without the sign of a zero."""
+    return round(value, digits) + 0.0
+
+
 def _short(value: float) -> str:
     """With its sign and two significant digits or more: ``+1.5``, ``+34``."""
     return f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
@@ -203,18 +224,20 @@ COLUMNS = {"method": 17, "ratio [95 %]": 19, "AUC": 6, "jump": 6, "final": 5, "s
 """Of the closing table, with their widths."""
 
 
-def tables(rows: list[dict[str, Any]]) -> list[Table]:
-    """The closing tables, one for each target, controls first; they fit 80 columns and line up with each other."""
+def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
+    """The closing tables, one for each target, controls first; they fit ``width`` columns and line up."""
+    longest = max((len(row["method"]) for row in rows), default=0)
+    widths = COLUMNS | {"method": max(COLUMNS["method"], min(longest, COLUMNS["method"] + width - 80))}
     shown = []
     for target in dict.fromkeys(row["target"] for row in rows):
         of_target = [row for row in rows if row["target"] == target]
         sources = list(dict.fromkeys(row["source"] for row in of_target if row["source"]))
         title = f"{' and '.join(sources)} → {target}"
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0)
-        for column, width in COLUMNS.items():
+        for column, wide in widths.items():
             text = column in ("method", "verdict")
             table.add_column(
-                column, width=width, justify="left" if text else "right", no_wrap=column != "method", overflow="fold"
+                column, width=wide, justify="left" if text else "right", no_wrap=column != "method", overflow="fold"
             )
         for entry in of_target:
             origin = f" from {entry['source']}" if len(sources) > 1 and entry["source"] else ""
@@ -227,11 +250,11 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
     steps = entry["steps_to_threshold"]
     return [
         _ratio(entry),
-        f"{entry['auc']['iqm']:.3f}",
-        f"{entry['jumpstart']:+.2f}",
-        f"{entry['final']:.2f}",
+        f"{unsigned(entry['auc']['iqm'], 3):.3f}",
+        f"{unsigned(entry['jumpstart']):+.2f}",
+        f"{unsigned(entry['final']):.2f}",
         "never" if steps is None else f"{steps / 1000:,.0f}k",
-        "-" if entry["kept"] is None else f"{entry['kept']['iqm']:.2f}",
+        "-" if entry["kept"] is None else f"{unsigned(entry['kept']['iqm']):.2f}",
         f"[{VERDICT_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
     ]
 
@@ -239,8 +262,8 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
 def notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences under the table: alarms first, then what the numbers cost and how to read them."""
     lines = [
-        f"Scores: 0 = random policy, 1 = expert. AUC and jump (start minus scratch's start): means over training; "
-        f"steps: to reach {data['threshold']:g} and hold it; kept: score on the source afterwards."
+        f"Scores: 0 = random policy, 1 = expert. AUC: mean over training; jump: start minus scratch's start; final: "
+        f"mean of the last tenth; steps: to {data['threshold']:g}, and held; kept: score on the source afterwards."
     ]
     lines += [
         f"NEGATIVE: {r['method']} on {r['target']} learns worse than scratch." + _why(r)
@@ -254,7 +277,8 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     ]
     few = min((r["seeds"] for r in data["rows"]), default=0)
     if 0 < few < 5:
-        lines.append(f"Only {few} seeds: intervals are too narrow and verdicts eager; use 5 or more for a claim.")
+        seeds = "1 seed" if few == 1 else f"{few} seeds"
+        lines.append(f"Only {seeds}: intervals are too narrow and verdicts eager; use 5 or more for a claim.")
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in data["rows"]):
         lines.append(
             "Where scratch's mean score is below 0.01 the ratio is undefined; "
@@ -265,6 +289,9 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds."
         )
+    changed = [t for t, scale in data["bounds"].items() if "(" in t and t not in estimated and scale["how"] != GIVEN]
+    if changed:
+        lines.append("Changed tasks are on the scale of the unchanged ones; give 'bounds' for another.")
     lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")
     return lines
 
@@ -284,4 +311,4 @@ def cost(data: Mapping[str, Any]) -> str:
 
 
 def _why(row: Mapping[str, Any]) -> str:
-    return " It starts below an untrained network." if row["jumpstart"] < 0 else ""
+    return " It starts below an untrained network." if row["starts"] == "negative" else ""

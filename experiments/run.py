@@ -15,6 +15,7 @@ from rich.console import Console
 from envs.errors import GraftError
 from experiments.conclusions import Carried, check_pairs, check_sequence, conclude_pairs, conclude_sequence
 from experiments.config import DEFAULT, AnyConfig, Common, Config, SequenceConfig, load_config, packaged_configs
+from experiments.describe import describe
 from experiments.graph import Graph, expand
 from experiments.launchers.local import LocalLauncher
 from experiments.progress import Progress
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   python -m experiments.run                              the quickstart, a few minutes on two cores
   python -m experiments.run mechanics --dry-run          stages and transplant reports, without training
   python -m experiments.run mechanics seeds=3 --jobs 4   three seeds, four worker processes
+  python -m experiments.run --describe packnet           what a method does, and its options
   python -m experiments.run my.yaml transfer.steps=1e5 targets.0.kwargs.slip=0.5 --out runs/slippery
 
 The same command again goes on where it was stopped; stages that its folder holds are never run again.
@@ -56,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder of the results (default: runs/NAME, with a suffix for overrides)",
     )
     made.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: one per usable core)")
+    made.add_argument("--describe", metavar="NAME", help="say what a method or an algorithm is, with its options")
     made.add_argument("--dry-run", action="store_true", help="show what would run and be carried over; write nothing")
     return made
 
@@ -111,6 +114,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     Raises:
         GraftError: bad input of any kind.
     """
+    if arguments.describe:
+        console.print(describe(arguments.describe), markup=False, highlight=False, soft_wrap=True)
+        return 0
     config, overridden = _read(arguments.config)
     launcher = LocalLauncher(arguments.jobs)
     store = Store(arguments.out or _default_out(config, overridden))
@@ -157,13 +163,16 @@ def _run_stages(
         done, budget = len(graph.stages) - len(todo), sum(graph.stages[i].budget for i in todo)
         say(
             f"{config.name}: {len(todo)} of {len(graph.stages)} stages to run, {budget:,} env steps, "
-            f"{launcher.jobs} workers, into {store.out}"
+            f"{launcher.jobs} {'worker' if launcher.jobs == 1 else 'workers'}, into {store.out}"
         )
         try:
             with Progress(console, len(graph.stages), done, budget) as progress:
                 failed = launcher.run(graph, todo, store, progress)
         except KeyboardInterrupt:
-            say("Interrupted. Finished stages are kept; the same command goes on from there.")
+            say(
+                "Interrupted. Finished stages are kept, of running ones all but the last half minute; "
+                "the same command goes on from there."
+            )
             return None
     else:
         say(f"{config.name}: all {len(graph.stages)} stages are done already, in {store.out}")

@@ -9,9 +9,11 @@ from tiny_experiment import write_config
 from agents.checkpoint import Checkpoint
 from agents.evaluate import evaluate
 from envs.factory import make
+from envs.task import Bounds
 from experiments.archive import HEADS, archive_of, inherited, numbered, of_task, tasks_learned
 from experiments.config import load_config
 from experiments.graph import expand
+from experiments.report import measure
 from experiments.stage import run_stage
 from experiments.store import Store
 from transfer.method import METHODS, PART
@@ -27,6 +29,12 @@ def run(folder, **changes):
     for stage in graph.stages.values():
         run_stage(stage, store, lambda *_: None)
     return graph, store
+
+
+def env_steps(graph, store, method):
+    """Of the experiment's one row by ``method``."""
+    scales = {stage.task: Bounds(0.0, 1.0, "") for stage in graph.stages.values()}
+    return next(m.env_steps for m in measure(graph, store, scales) if m.comparison.method == METHODS[method]())
 
 
 def transfer_by(graph, name):
@@ -59,6 +67,9 @@ def test_a_transfers_checkpoint_as_the_next_source(tmp_path):
         foreign = transfer_by(next_graph, "ewc" if name == "finetune" else "finetune")
         assert [recall.index for recall in foreign.recall] == [0]
         assert tasks_learned(archive_of(next_store.checkpoint(foreign.id))) == 2
+    assert env_steps(graph, store, "ewc") == {"pretrain": 256, "consolidation": 2048, "transfer": 256}
+    assert env_steps(graph, store, "scratch") == {"pretrain": 0, "consolidation": 0, "transfer": 256}
+    assert env_steps(next_graph, next_store, "finetune") == {"pretrain": None, "consolidation": 0, "transfer": 256}
     anchors = {name for name in after.parts[PART] if name.startswith("raw.")}
     assert anchors == {"raw.0", "raw.1"}  # of both tasks that ewc has consolidated
 

@@ -175,6 +175,9 @@ def test_dry_run_prints_reports_and_writes_nothing(tmp_path, capsys):
         (["sources=no_such_module:Game-v0"], "Module 'no_such_module'"),
         (["mechanics_gather", "targets=[{id: Pendulum-v1, kwargs: {g: abc}}]"], "Pendulum-v1"),
         (["--out", "/dev/null/x"], "cannot be"),
+        (["seeds=[1, 1]"], "seed 1 is listed twice"),
+        (["sequence=[Graft/Gather-v0, Graft/Hunt-v0]"], "has both 'sources' and 'sequence'"),
+        (["--describe", "packnett"], "Did you mean 'packnet'"),
     ],
 )
 def test_bad_input_ends_with_2_and_a_sentence(arguments, words, tmp_path, monkeypatch, capsys):

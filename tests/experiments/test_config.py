@@ -53,7 +53,7 @@ def test_overrides_reach_inside_lists_and_abbreviations(tmp_path):
     assert config.targets[0].kwargs == {"slip": 0.5}
     assert label(config.method_list()[2]) == "frozen(depth=1)"
     assert config.algorithm_and_name()[1].gamma == 0.9
-    assert config.seed_list == [4, 7]
+    assert config.seeds == [4, 7]
     assert config.transfer.steps == 1000
 
 

@@ -17,9 +17,9 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from agents.backend import Batch, Gradients
 from agents.network import Distribution, PolicyNetwork, check_finite
-from agents.sb3.algorithm import ALGORITHMS, Algorithm, Count, Positive, Share
+from agents.sb3.algorithm import ALGORITHMS, Count, Positive, Share
 from agents.sb3.gradients import pass_through
-from agents.sb3.off_policy import RecallingBuffer, check_schedule, last_minibatch
+from agents.sb3.off_policy import OffPolicy, last_minibatch
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 
@@ -93,37 +93,26 @@ class TransferDQN(DQN):
 
 @ALGORITHMS.register("dqn")
 @dataclass(frozen=True, kw_only=True)
-class DQNAlgorithm(Algorithm):
+class DQNAlgorithm(OffPolicy):
     """Deep Q-learning (Mnih et al. 2015) for discrete actions; no double Q-learning, as in the library.
 
     The Q values are the policy head's rows, so encoder and policy head carry over together; the value head is not
     used and gets no gradient. The target network starts as a copy of the network as it comes.
 
     Attributes:
-        learning_rate: of Adam. gamma: discount. batch: transitions per gradient step.
-        buffer: transitions kept; observations stay in the task's dtype.
-        learning_starts: env steps of uniformly random play before the first update.
-        train_freq: steps of each environment between updates.
-        gradient_steps: per update; -1 for as many as env steps were taken since the last one.
-        target_update: env steps between updates of the target network, to which ``tau`` of the network is added.
+        target_update: env steps between updates of the target network.
         exploration_fraction: share of the budget over which the share of random steps falls from
             ``exploration_initial`` to ``exploration_final``. The batch explores as one: all environments or none.
         max_grad_norm: gradients are clipped to this norm.
     Raises:
-        GraftError: no gradient steps, a buffer smaller than the batch of environments, or a ``target_update`` of fewer
-            env steps than one step of that batch.
+        GraftError: as in `OffPolicy`; or a ``target_update`` of fewer env steps than one step of the batch.
     """
 
     distribution: ClassVar[Distribution | None] = "greedy"
 
-    num_envs: Count = 8
     learning_rate: Positive = 5e-4
-    buffer: Count = 100_000
     batch: Count = 64
     gamma: Share = 0.97
-    tau: Annotated[float, Field(gt=0, le=1)] = 1.0
-    learning_starts: Annotated[int, Field(ge=0)] = 1000
-    train_freq: Count = 1
     gradient_steps: Annotated[int, Field(ge=-1)] = 2
     target_update: Count = 1000
     exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
@@ -132,7 +121,7 @@ class DQNAlgorithm(Algorithm):
     max_grad_norm: Positive = 10.0
 
     def __post_init__(self) -> None:
-        check_schedule(self.gradient_steps, self.buffer, self.num_envs)
+        super().__post_init__()
         if self.target_update < self.num_envs:
             raise GraftError(
                 f"target_update={self.target_update} is not allowed: a step of {self.num_envs} environments is "
@@ -147,16 +136,8 @@ class DQNAlgorithm(Algorithm):
         return TransferDQN(
             NetworkDQNPolicy,
             env,
+            **self.arguments(),
             gradients=gradients,
-            learning_rate=self.learning_rate,
-            buffer_size=self.buffer,
-            learning_starts=self.learning_starts,
-            batch_size=self.batch,
-            tau=self.tau,
-            gamma=self.gamma,
-            train_freq=self.train_freq,
-            gradient_steps=self.gradient_steps,
-            replay_buffer_class=RecallingBuffer,
             target_update_interval=self.target_update,
             exploration_fraction=self.exploration_fraction,
             exploration_initial_eps=self.exploration_initial,

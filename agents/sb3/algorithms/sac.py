@@ -19,9 +19,9 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from agents.backend import Batch, Gradients
 from agents.encoder import Encoder
 from agents.network import Distribution, PolicyNetwork, check_finite, stretched
-from agents.sb3.algorithm import ALGORITHMS, Algorithm, Count, NotNegative, Positive, Share
+from agents.sb3.algorithm import ALGORITHMS, Count, NotNegative
 from agents.sb3.gradients import pass_through
-from agents.sb3.off_policy import RecallingBuffer, check_schedule, follow_freezing, last_minibatch
+from agents.sb3.off_policy import OffPolicy, follow_freezing, last_minibatch
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 
@@ -154,7 +154,7 @@ class TransferSAC(SAC):
 
 @ALGORITHMS.register("sac")
 @dataclass(frozen=True, kw_only=True)
-class SACAlgorithm(Algorithm):
+class SACAlgorithm(OffPolicy):
     """Soft actor-critic (Haarnoja et al. 2018) for Box actions with finite bounds.
 
     The network is the actor. What carries over into a transfer is what the network holds: its encoder and, where heads
@@ -167,35 +167,17 @@ class SACAlgorithm(Algorithm):
     The value head is not used and gets no gradient.
 
     Attributes:
-        learning_rate: of Adam, for actor, critics and entropy coefficient. gamma: discount.
-        batch: transitions per gradient step. buffer: transitions kept; observations stay in the task's dtype.
-        tau: share of the critics that the target critics take over at each gradient step.
-        learning_starts: env steps of uniformly random play before the first update.
-        train_freq: steps of each environment between updates.
-        gradient_steps: per update; -1 for as many as env steps were taken since the last one, as in the paper.
         entropy: the coefficient of the entropy; ``auto`` learns it, towards an entropy of -1 per action.
         encoder: what the critics read (above). critic: hidden units of each critic above the encoder.
-    Raises:
-        GraftError: no gradient steps, or a buffer smaller than the batch of environments.
     """
 
     distribution: ClassVar[Distribution | None] = "squashed"
 
-    num_envs: Count = 8
-    learning_rate: Positive = 3e-4
     buffer: Count = 200_000
-    batch: Count = 256
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
-    gamma: Share = 0.99
-    learning_starts: Annotated[int, Field(ge=0)] = 1000
-    train_freq: Count = 1
-    gradient_steps: Annotated[int, Field(ge=-1)] = -1
     entropy: Literal["auto"] | NotNegative = "auto"
     encoder: Literal["separate", "shared"] = "separate"
     critic: tuple[Count, ...] = (256, 256)
-
-    def __post_init__(self) -> None:
-        check_schedule(self.gradient_steps, self.buffer, self.num_envs)
 
     def learner(
         self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str
@@ -205,16 +187,8 @@ class SACAlgorithm(Algorithm):
         return TransferSAC(
             NetworkSACPolicy,
             env,
+            **self.arguments(),
             gradients=gradients,
-            learning_rate=self.learning_rate,
-            buffer_size=self.buffer,
-            learning_starts=self.learning_starts,
-            batch_size=self.batch,
-            tau=self.tau,
-            gamma=self.gamma,
-            train_freq=self.train_freq,
-            gradient_steps=self.gradient_steps,
-            replay_buffer_class=RecallingBuffer,
             ent_coef=self.entropy,
             policy_kwargs={"network": network, "shared": self.encoder == "shared", "hidden": self.critic},
             seed=seed,

@@ -76,18 +76,16 @@ def _played(task: Task) -> TaskVectorEnv:
     return env
 
 
-def _picture(view: str, obs: NDArray[Any]) -> NDArray[np.uint8]:
+def _picture(view: str, obs: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.uint8]:
     """An observation as (H, W, 3) pixels: what an agent gets, made visible."""
     if view == "pixels":
         return np.moveaxis(obs, 0, 2)
     if view == "features":  # a row for each kind of thing, a column for each feature, from -1 black to 1 white
         grey = np.round((obs.reshape(-1, 4) + 1) * 127.5).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, 2)
-    rest = [name for name in ENTITIES if name != "outside"]
-    colours = np.array([PALETTES["night"][name] for name in rest], np.uint8)
-    picture = np.zeros((*obs.shape[1:], 3), np.uint8)
-    for plane in range(len(obs) - 1, -1, -1):
-        picture[obs[plane] > 0] = colours[plane % len(colours)]
+    picture = np.full((*obs.shape[1:], 3), PALETTES["day"][""], np.uint8)
+    for plane, name in reversed(list(enumerate(names))):
+        picture[obs[plane] > 0] = PALETTES["day"][name]
     return picture
 
 
@@ -113,7 +111,7 @@ def sheet(path: Path) -> None:
         for axis, (_, options) in zip(row, columns, strict=True):
             env = _played(Task(name, options))
             obs = env.step(np.zeros(1, np.int64))[0][0]
-            axis.imshow(_picture(str(options["view"]), obs), interpolation="nearest")
+            axis.imshow(_picture(str(options["view"]), obs, env.observation_schema.names), interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
         row[0].set_ylabel(_short(name), fontsize=9)
@@ -134,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.sheet:
+            if not options.sheet.parent.is_dir():
+                raise GraftError(f"There is no folder {options.sheet.parent} to write {options.sheet.name} into.")
             sheet(options.sheet)
         else:
             print("\n".join(of_game(GAMES[options.game]) if options.game else overview()))

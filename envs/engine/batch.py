@@ -80,10 +80,10 @@ class GameVectorEnv(TaskVectorEnv):
     def _planes(self) -> NDArray[np.uint8]:
         return np.zeros((self.num_envs, *self._game.planes.shape), np.uint8)
 
-    def _shown(self, planes: NDArray[np.uint8]) -> NDArray[Any]:
+    def _shown(self, planes: NDArray[np.uint8], last: int = 0) -> NDArray[Any]:
         """What the agent sees of painted planes, which may be changed or given away."""
         if self._disturbed:
-            disturb(self._state, self._settings, planes)
+            disturb(self._state, self._settings, planes, last)
         if self._show is None:
             return planes
         seen = np.empty(self.observation_space.shape or (), self.observation_space.dtype)
@@ -127,7 +127,7 @@ class GameVectorEnv(TaskVectorEnv):
         )
         infos: dict[str, Any] = {}
         if ended and self._same_step:
-            infos = {"final_obs": self._shown(self._final.copy()), "_final_obs": terminated | truncated}
+            infos = {"final_obs": self._shown(self._final.copy(), 1), "_final_obs": terminated | truncated}
         return self._shown(planes), rewards, terminated, truncated, infos
 
     def save_state(self) -> dict[str, NDArray[Any]]:

@@ -25,6 +25,7 @@ def reset_batch(s: State, p: Any, chosen: Any, obs: Any) -> None:
             s.rng[i, 0] = key
             s.rng[i, 1] += counter
         obs[i] = 0
+        s.stamp[i, 0] = s.rng[i, 1]
         paint(s, i, obs[i])
 
 
@@ -76,6 +77,7 @@ def step_batch(
                 ended += 1
                 if same_step:
                     final_obs[i] = 0
+                    s.stamp[i, 1] = s.rng[i, 1]
                     paint(s, i, final_obs[i])
                     fresh = True
                 else:
@@ -86,6 +88,7 @@ def step_batch(
             begin(s, i, p)
             s.rng[i, 0] = key
             s.rng[i, 1] += counter
+        s.stamp[i, 0] = s.rng[i, 1]
         paint(s, i, obs[i])
     return ended
 
@@ -116,8 +119,12 @@ def paid(s: State, i: int, reward: float, delay: int, over: bool) -> float:
 
 
 @standalone
-def disturb(s: State, p: Any, planes: Any) -> None:
-    """What stands between the board and the player's eyes: mirror, fog and noise, on painted planes (N, C, H, W)."""
+def disturb(s: State, p: Any, planes: Any, last: int) -> None:
+    """What stands between the board and the player's eyes: mirror, fog and noise, on painted planes (N, C, H, W).
+
+    Args:
+        last: whether these are last observations of episodes (`hashed`).
+    """
     for i in range(planes.shape[0]):
         if p.mirror:
             for c in range(planes.shape[1]):
@@ -138,9 +145,9 @@ def disturb(s: State, p: Any, planes: Any) -> None:
                         for c in range(planes.shape[1]):
                             planes[i, c, r, k] = 0
         if p.noise > 0:
-            # Drawn from the step's own number, not from the stream, so that noise changes nothing about a level.
+            # Not drawn from the stream, so that noise changes nothing about a level.
             for c in range(1, planes.shape[1]):
                 for r in range(SIZE):
                     for k in range(SIZE):
-                        if hashed(s, i, (c * SIZE + r) * SIZE + k) < p.noise:
+                        if hashed(s, i, (c * SIZE + r) * SIZE + k, last) < p.noise:
                             planes[i, c, r, k] = 1 - planes[i, c, r, k]

@@ -84,16 +84,27 @@ MECHANICS = {
         Mechanic(
             "fog", "cells further than this from the player are not shown; 0 for no fog", 0, 0, 9, everywhere=True
         ),
-        Mechanic("noise", "chance of each cell of each plane to be shown wrongly", 0.0, 0.0, 0.2, everywhere=True),
+        Mechanic(
+            "noise",
+            "chance of each cell of the planes but the player's to be wrong",
+            0.0,
+            0.0,
+            0.2,
+            everywhere=True,
+        ),
         Mechanic("wrap", "no border: who leaves on one side comes back on the other", False),
-        Mechanic("momentum", "a second step in the same direction covers two cells", False),
+        Mechanic(
+            "momentum",
+            "a second step the same way covers two cells; in Race a slide lasts",
+            False,
+        ),
         Mechanic("gravity", "chance of each step that the player is pulled by one cell", 0.0),
         Mechanic("gravity_direction", "where gravity pulls", "down", choices=DIRECTIONS),
         Mechanic("enemy_speed", "share of the steps in which an enemy moves", 0.5),
         Mechanic("enemy_behaviour", "how enemies choose where to go", "mixed", choices=BEHAVIOURS),
         Mechanic("chase", "chance that a mixed enemy comes towards the player when it moves", 0.2),
         Mechanic("hazard_density", "share of the board that is deadly", 0.06, 0.0, 0.25),
-        Mechanic("fall_rate", "chance that something falling enters a column in a step", 0.12, 0.0, 0.4),
+        Mechanic("fall_rate", "chance that something enters a column (in Race a row) from above", 0.12, 0.0, 0.4),
         Mechanic("projectile_speed", "cells that a shot covers in a step", 1, 1, 4),
     )
 }

@@ -31,7 +31,8 @@ class State(NamedTuple):
     cells (N, SIZE, SIZE) uint8; movers (N, M, 3) int64 row, column and direction; player (N, 2) int64;
     memo (N, K) int64 whatever else a game's rules remember; last, before (N,) int64 the actions executed last and
     before that; queue (N, 4) int64 actions on their way; purse (N, 16) rewards on their way;
-    clock (N,) int64 steps since the reset; rng (N, 2) uint64: a key and a counter for each environment.
+    clock (N,) int64 steps since the reset; rng (N, 2) uint64: a key and a counter for each environment;
+    stamp (N, 2) uint64: the counter when the observation, and when an episode's last one, was painted.
     """
 
     cells: NDArray[np.uint8]
@@ -44,6 +45,7 @@ class State(NamedTuple):
     purse: NDArray[np.float64]
     clock: NDArray[np.int64]
     rng: NDArray[np.uint64]
+    stamp: NDArray[np.uint64]
 
 
 def new_state(num_envs: int, movers: int = 0, memo: int = 0) -> State:
@@ -59,6 +61,7 @@ def new_state(num_envs: int, movers: int = 0, memo: int = 0) -> State:
         purse=np.zeros((num_envs, LONGEST_CREDIT), np.float64),
         clock=np.zeros(num_envs, np.int64),
         rng=np.zeros((num_envs, 2), np.uint64),
+        stamp=np.zeros((num_envs, 2), np.uint64),
     )
 
 
@@ -100,9 +103,13 @@ def uniform(s: State, i: int) -> float:
 
 
 @jit
-def hashed(s: State, i: int, n: int) -> float:
-    """The n-th number of a side stream that belongs to this moment of environment i, which does not move on."""
-    return mixed((s.rng[i, 0] ^ _ASIDE) + s.rng[i, 1] * _MIX_A + np.uint64(n) * _STEP)
+def hashed(s: State, i: int, n: int, last: int) -> float:
+    """The n-th number of a side stream that belongs to the moment when environment i was painted.
+
+    Args:
+        last: 0 for its observation, 1 for the last one of the episode that ended.
+    """
+    return mixed((s.rng[i, 0] ^ _ASIDE) + s.stamp[i, last] * _MIX_A + np.uint64(n) * _STEP)
 
 
 @jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from envs.engine.compile import jit
-from envs.engine.game import GAMES, LEFT, RIGHT, UP, Game
+from envs.engine.game import DOWN, GAMES, LEFT, RIGHT, UP, Game
 from envs.engine.state import EMPTY, SIZE, State, below, neighbour, paint_cells, uniform
 
 LEDGE, HAZARD, COIN = 1, 2, 3
@@ -81,7 +81,7 @@ def enter(s: State, i: int, r: int, c: int) -> float:
 
 @jit
 def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
-    """Run, rise while a jump lasts, else fall where gravity pulls; coins give 1, spikes cost 1 and end the game."""
+    """Run, rise while a jump lasts, else fall where gravity or ``down`` pulls; coins give 1, spikes end it with -1."""
     reward = 0.0
     r, c = s.player[i, 0], s.player[i, 1]
     stands = s.cells[i, r + 1, c] == LEDGE
@@ -103,7 +103,7 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
             s.memo[i, RISING] = 0
             return reward, False
         found = enter(s, i, r - 1, c)
-    elif s.cells[i, r + 1, c] != LEDGE and falls(s, i, p):
+    elif s.cells[i, r + 1, c] != LEDGE and (action == DOWN or falls(s, i, p)):
         found = enter(s, i, r + 1, c)
     else:
         found = 0.0

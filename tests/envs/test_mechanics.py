@@ -180,7 +180,6 @@ def test_noise_is_the_same_for_the_same_seed() -> None:
     np.testing.assert_array_equal(one[0], again[0])
 
 
-@pytest.mark.xfail(reason="final_obs is disturbed with the numbers of the episode that follows", strict=True)
 def test_noise_of_a_final_observation_is_the_same_in_both_autoreset_modes() -> None:
     task = Task("Graft/Dodge-v0", {"noise": 0.1, "fall_rate": 0.0})
     same, following = (envs.make(task, 4, 0, mode) for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP))

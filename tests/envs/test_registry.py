@@ -62,6 +62,6 @@ def test_nearest_ignores_case_and_gives_up_on_strangers() -> None:
 
 
 def test_long_lists_are_counted_not_printed() -> None:
-    message = str(unknown("task", "n7x", [f"n{i}" for i in range(13)]))
-    assert message == "Unknown task 'n7x'; allowed: one of 13 names. Did you mean 'n7'?"
+    message = str(unknown("task", "n7x", [f"n{i}" for i in range(25)]))
+    assert message == "Unknown task 'n7x'; allowed: one of 25 names. Did you mean 'n7'?"
     assert "allowed: n0, n1, n2." in str(unknown("task", "zzz", ["n2", "n1", "n0"]))

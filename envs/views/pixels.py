@@ -35,12 +35,12 @@ def draw(planes: Any, masks: Any, colours: Any, background: Any, out: Any) -> No
                 for k in range(SIZE):
                     if planes[i, c, r, k]:
                         top, left = MARGIN + r * SPRITE, MARGIN + k * SPRITE
-                        for y in range(SPRITE):
-                            for x in range(SPRITE):
-                                if masks[c, y, x]:
-                                    out[i, 0, top + y, left + x] = colours[c, 0]
-                                    out[i, 1, top + y, left + x] = colours[c, 1]
-                                    out[i, 2, top + y, left + x] = colours[c, 2]
+                        for channel in range(3):
+                            colour = colours[c, channel]
+                            for y in range(SPRITE):
+                                for x in range(SPRITE):  # without a branch, so that it compiles to vector code
+                                    before = out[i, channel, top + y, left + x]
+                                    out[i, channel, top + y, left + x] = colour if masks[c, y, x] else before
 
 
 def painter(names: tuple[str, ...], palette: str) -> Show:

@@ -24,7 +24,7 @@ from transfer.method import METHODS, PART, Built, FromSource, Place, State, Tran
 CHAINS = (
     [],
     ["ewc", {"replay": {"batch": 8}}],
-    [{"packnet": {"retrain": 8}}, "ewc"],
+    [{"packnet": {"retrain": 8}}, {"finetune": {"layer_decay": 0.5}}],
     [{"lora": {"rank": 2}}, {"finetune": {"layer_decay": 0.5}}],
     [{"frozen": {"depth": 1}}, {"replay": {"batch": 8}}],
 )

@@ -22,7 +22,7 @@ class Task:
     def __str__(self) -> str:
         """Short and unique within an experiment: ``Gather(slip=0.3)``."""
         name = self.id.removeprefix("Graft/").removesuffix("-v0")
-        options = ", ".join(f"{k}={v}" for k, v in sorted(self.kwargs.items()))
+        options = ", ".join(f"{k}={_short(v)}" for k, v in sorted(self.kwargs.items()))
         return f"{name}({options})" if options else name
 
     def __hash__(self) -> int:
@@ -36,6 +36,13 @@ class Task:
     def from_json(cls, data: Mapping[str, Any]) -> Task:
         """Inverse of `to_json`."""
         return cls(data["id"], dict(data.get("kwargs", {})))
+
+
+def _short(value: Any) -> str:
+    """Of a keyword argument; tasks within it come with their own short names."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    return str(Task.from_json(value)) if isinstance(value, dict) and "id" in value else str(value)
 
 
 class Bounds(NamedTuple):

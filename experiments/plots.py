@@ -22,6 +22,9 @@ COLOURS = ("#7f7f7f", "#b8b8b8", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e
 DASHES = ("-", "--", ":", "-.")
 """Of lines that share a colour, where there are more methods than colours."""
 
+LETTERS_PER_INCH = 9
+"""Of a legend."""
+
 WORSE = 0.05
 """Below the random policy by this much, a heat map shows it."""
 
@@ -56,41 +59,30 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
     from matplotlib import pyplot
 
     targets = list(dict.fromkeys(str(m.comparison.target) for m in measured))
-    methods = list(
-        dict.fromkeys(
-            (m.comparison.source if len(_sources(measured)) > 1 else None, label(m.comparison.method)) for m in measured
-        )
-    )
-    alpha = 0.18 if len(methods) <= len(COLOURS) else 0.05  # more bands hide the lines; `areas` shows intervals
+    names = list(dict.fromkeys(_from(m, measured) for m in measured))
+    alpha = 0.18 if len(names) <= len(COLOURS) else 0.05  # more bands hide the lines; `areas` shows intervals
+    width = 1.5 + max(4.2 * len(targets), 6.0)
+    columns = max(1, min(int(width * LETTERS_PER_INCH / (max(map(len, names)) + 8)), len(names)))
+    height = 3.6 + 0.22 * -(-len(names) // columns)
     figure, axes = pyplot.subplots(
-        1, len(targets), figsize=(1.5 + 4.2 * len(targets), 3.9), squeeze=False, sharey=True, layout="constrained"
+        1, len(targets), figsize=(width, height), squeeze=False, sharey=True, layout="constrained"
     )
     for axis, target in zip(axes[0], targets, strict=True):
         for m in (m for m in measured if str(m.comparison.target) == target):
-            source = m.comparison.source if len(_sources(measured)) > 1 else None
-            name = label(m.comparison.method)
-            line = _line(methods.index((source, name)))
+            name = _from(m, measured)
+            line = _line(names.index(name))
             steps = np.array(m.curves[0].steps) / 1000
             scores = np.array([c.scores for c in m.curves])
-            axis.plot(
-                steps,
-                interquartile_mean(scores, axis=0),
-                **line,
-                label=f"{name} from {source}" if source else name,
-            )
+            axis.plot(steps, interquartile_mean(scores, axis=0), **line, label=name)
             bands = [iqm_interval(column) for column in scores.T]
-            axis.fill_between(
-                steps, [b.low for b in bands], [b.high for b in bands], color=line["color"], alpha=alpha, lw=0
-            )
+            low, high = [band.low for band in bands], [band.high for band in bands]
+            axis.fill_between(steps, low, high, color=line["color"], alpha=alpha, lw=0)
         axis.set_title(target)
         axis.set_xlabel("env steps on the target (thousands)")
         axis.axhline(0, color="black", lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("score (0 random, 1 expert)")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    per_inch = 9  # letters, with the line before them
-    room = (1.5 + 4.2 * len(targets)) * per_inch // (max(map(len, handles)) + 8)
-    columns = max(1, min(int(room), len(handles)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title)
     _save(figure, path)
@@ -178,5 +170,8 @@ def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -
     _save(figure, path)
 
 
-def _sources(measured: list[Measured]) -> set[str]:
-    return {m.comparison.source for m in measured if m.comparison.source}
+def _from(measured: Measured, others: list[Measured]) -> str:
+    """Its method, and where there are several sources, which one it is from."""
+    several = len({m.comparison.source for m in others if m.comparison.source}) > 1
+    name, source = label(measured.comparison.method), measured.comparison.source
+    return f"{name} from {source}" if several and source else name

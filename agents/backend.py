@@ -64,8 +64,14 @@ class Evaluation:
 
 
 class TrainResult(NamedTuple):
-    """What training did: env steps taken, wall-clock seconds, and returns of the final evaluation's episodes."""
+    """What training did: env steps taken, wall-clock seconds, and returns of the final evaluation's episodes.
+
+    ``final_means`` holds their mean for each part of a batch that has several, and ``faults`` how often environments
+    failed and were restarted, by kind; empty where none did.
+    """
 
     env_steps: int
     seconds: float
     final_returns: list[float]
+    final_means: Mapping[str, float] = {}
+    faults: Mapping[str, int] = {}

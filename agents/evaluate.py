@@ -11,17 +11,37 @@ from numpy.typing import NDArray
 
 from agents.network import PolicyNetwork
 from envs.errors import GraftError
-from envs.task import TaskVectorEnv
+from envs.task import Groups, TaskVectorEnv
 
 LONGEST_EPISODE = 30_000
 """Steps after which an evaluation gives up on an episode; the longest of Atari's have 27,000."""
 
 
 class Episodes(NamedTuple):
-    """Undiscounted returns and lengths of finished episodes, each (n,) float64."""
+    """Undiscounted returns and lengths of finished episodes, each (n,) float64, and who played them, (n,) int64."""
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.float64]
+    rows: NDArray[np.int64]
+
+    def means(self, groups: Groups | None) -> dict[str, float]:
+        """Mean return of each part of the batch; nothing of a batch without parts."""
+        if groups is None:
+            return {}
+        played = groups.of_row[self.rows]
+        return {name: float(self.returns[played == k].mean()) for k, name in enumerate(groups.names)}
+
+    def metrics(self, groups: Groups | None) -> dict[str, float]:
+        """Means as ``eval/*`` tags: of all episodes, then of each part, and its score where the part has bounds."""
+        means = self.means(groups)
+        scales = dict(zip(groups.names, groups.scales, strict=True)) if groups is not None else {}
+        scored = {name: scale.normalise(means[name]) for name, scale in scales.items() if scale is not None}
+        return {
+            "eval/return_mean": float(self.returns.mean()),
+            "eval/length_mean": float(self.lengths.mean()),
+            **{f"eval/return_mean/{name}": mean for name, mean in means.items()},
+            **{f"eval/return_normalized/{name}": score for name, score in scored.items()},
+        }
 
 
 def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Episodes:
@@ -38,25 +58,28 @@ def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Epi
     """
     quota = -(-episodes // env.num_envs)
     done_counts = np.zeros(env.num_envs, np.int64)
-    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs)
-    finished: list[tuple[float, float]] = []
-    obs, _ = env.reset()
+    returns, lengths, waited = np.zeros(env.num_envs), np.zeros(env.num_envs), np.zeros(env.num_envs)
+    all_rows = np.ones(env.num_envs, np.bool_)
+    finished: list[tuple[float, float, int]] = []
+    obs, infos = env.reset()
     while done_counts.min() < quota:
-        obs, rewards, terminated, truncated, _ = env.step(choose(obs))
+        alive = infos.get("alive", all_rows)
+        obs, rewards, terminated, truncated, infos = env.step(choose(obs))
         returns += rewards
-        lengths += 1
-        if lengths.max() > LONGEST_EPISODE:
+        lengths += alive
+        waited += 1
+        if waited.max() > LONGEST_EPISODE:
             raise GraftError(
                 f"An episode did not end within {LONGEST_EPISODE:,} steps; give the task a time limit, "
                 f"such as kwargs: {{max_episode_steps: 500}}."
             )
         for i in np.flatnonzero(terminated | truncated):
             if done_counts[i] < quota:
-                finished.append((returns[i], lengths[i]))
+                finished.append((returns[i], lengths[i], int(i)))
             done_counts[i] += 1
-            returns[i] = lengths[i] = 0.0
+            returns[i] = lengths[i] = waited[i] = 0.0
     outcomes = np.array(finished, np.float64)
-    return Episodes(outcomes[:, 0], outcomes[:, 1])
+    return Episodes(outcomes[:, 0], outcomes[:, 1], outcomes[:, 2].astype(np.int64))
 
 
 def evaluate(

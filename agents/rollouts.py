@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from agents.backend import Batch
@@ -17,20 +18,23 @@ def collect(network: PolicyNetwork, env: TaskVectorEnv, states: int, generator: 
         generator: of the action samples, on the network's device.
     Returns:
         Raw observations (N, *obs_shape) and the actions taken in them, on the CPU, in the order of time; N is
-        ``states`` rounded up to whole steps of the batch.
+        ``states`` or a little more, as many as whole steps of the batch give. Rows out of play give none.
     """
     device = next(network.parameters()).device
     observations, actions = [], []
     was_training = network.training
     network.eval()
     try:
-        obs, _ = env.reset()
-        for _ in range(-(-states // env.num_envs)):
+        obs, infos = env.reset()
+        missing = states
+        while missing > 0:
             seen = torch.as_tensor(obs)
             chosen = network.act(seen.to(device), generator).cpu()
-            observations.append(seen.clone())
-            actions.append(chosen)
-            obs, *_ = env.step(chosen.numpy())
+            alive = torch.as_tensor(infos.get("alive", np.ones(env.num_envs, np.bool_)))
+            observations.append(seen[alive])
+            actions.append(chosen[alive])
+            missing -= int(alive.sum())
+            obs, *_, infos = env.step(chosen.numpy())
     finally:
         network.train(was_training)
     return Batch(torch.cat(observations), torch.cat(actions))

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import envs
+from envs.arena import describe as squads
 from envs.engine.entities import ENTITIES, PALETTES
 from envs.engine.game import GAMES, OPTIONS, Game
 from envs.engine.mechanics import MECHANICS
 from envs.engine.view import VIEWS
-from envs.errors import GraftError
+from envs.errors import GraftError, unknown
 from envs.task import Task, TaskVectorEnv
 
 EXAMPLES = """examples:
@@ -46,7 +47,7 @@ def overview() -> list[str]:
     lines += [_line(name, view.meaning) for name, view in VIEWS.items()]
     lines += ["", "Other keyword arguments"]
     lines += [_line(name, meaning) for name, meaning in OPTIONS.items() if name != "view"]
-    return [*lines, _line("", f"palettes: {', '.join(PALETTES)}")]
+    return [*lines, _line("", f"palettes: {', '.join(PALETTES)}"), "", *squads.overview()]
 
 
 def of_game(game: Game) -> list[str]:
@@ -61,6 +62,14 @@ def of_game(game: Game) -> list[str]:
     lines += [_line(name, ", ".join(ENTITIES[name].attributes)) for name in game.things]
     lines += ["", "Mechanics (default; range; meaning)"]
     return lines + [_line(m.name, f"{m.default}; {m.range}; {m.meaning}") for m in game.mechanics.values()]
+
+
+def detail(game: str) -> list[str]:
+    """Lines about the game with this id, for one agent or for two teams."""
+    arenas = squads.by_id()
+    if game not in GAMES and game not in arenas:
+        raise unknown("game", game, [*GAMES, *arenas])
+    return squads.of_arena(arenas[game]) if game in arenas else of_game(GAMES[game])
 
 
 def _short(name: str) -> str:
@@ -136,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise GraftError(f"There is no folder {options.sheet.parent} to write {options.sheet.name} into.")
             sheet(options.sheet)
         else:
-            print("\n".join(of_game(GAMES[options.game]) if options.game else overview()))
+            print("\n".join(detail(options.game) if options.game else overview()))
     except GraftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -28,6 +28,7 @@ def make(
     autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
     max_threads: int = 1,
     observation: ObservationSchema | None = None,
+    render_mode: str | None = None,
 ) -> TaskVectorEnv:
     """A batch of ``num_envs`` environments of ``task``; environment i is seeded with ``seed + i``.
 
@@ -38,15 +39,24 @@ def make(
         autoreset: same-step (Stable-Baselines3) or next-step (RLlib).
         max_threads: cap on native threads that the environment's library may start.
         observation: lay observations out as this schema, which may hold more names than the task (`envs.union`).
+        render_mode: what the batch's ``render`` gives, such as ``rgb_array``.
     Raises:
-        GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, or observations that
-            do not fit into ``observation``.
+        GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, observations that
+            do not fit into ``observation``, or a task that cannot be rendered so.
     """
     if num_envs < 1:
         raise GraftError(f"num_envs is {num_envs}; a batch holds at least 1 environment.")
     if seed < 0:
         raise GraftError(f"seed is {seed}; seeds are whole numbers from 0.")
-    env = adapter_for(task.id).make(task, num_envs, seed, autoreset, max_threads)
+    adapter = adapter_for(task.id)
+    if render_mode is not None:
+        if not getattr(adapter, "renders", False):
+            raise GraftError(
+                f"Task {task} cannot be drawn; single built-in games and Gymnasium's environments can, "
+                f"such as minigrid:MiniGrid-DoorKey-6x6-v0."
+            )
+        task = Task(task.id, {**task.kwargs, "render_mode": render_mode})
+    env = adapter.make(task, num_envs, seed, autoreset, max_threads)
     if observation is None or observation == env.observation_schema:
         return env
     return Widened(env, observation)
@@ -69,10 +79,15 @@ def check(task: Task) -> None:
         GraftError: it can't be made, or fails; some environments notice bad keyword arguments only then.
     """
     env = make(task, num_envs=1, seed=0)
+    if env.groups is not None:  # a batch of one holds one of its parts
+        env.close()
+        env = make(task, num_envs=len(env.groups.names), seed=0)
     try:
         env.reset()
         env.action_space.seed(0)
         env.step(env.action_space.sample())
+        if env.faults.total:  # it was restarted, and would be again
+            raise GraftError(f"Task {task} fails in its first step: {env.faults.last}.")
     except GraftError:
         raise
     except Exception as error:  # whatever a third party's code may raise

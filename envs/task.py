@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
+from envs.faults import Faults
 from envs.schema import ActionSchema, ObservationSchema, Schemas
 
 
@@ -45,6 +48,10 @@ def _short(value: Any) -> str:
     return str(Task.from_json(value)) if isinstance(value, dict) and "id" in value else str(value)
 
 
+AVERAGED = "mean of the bounds of its tasks"
+"""How bounds were found that are those of several tasks in one."""
+
+
 class Bounds(NamedTuple):
     """Mean episode returns that a task's scores are normalised by: 0 = random policy, 1 = expert."""
 
@@ -57,26 +64,52 @@ class Bounds(NamedTuple):
         return (value - self.random) / (self.expert - self.random)
 
 
+class Groups(NamedTuple):
+    """Parts of a batch whose returns are reported apart, such as the tasks of a mixture.
+
+    ``of_row`` (N,) holds the index of each environment's part, and ``scales`` the bounds of each part that has some.
+    """
+
+    names: tuple[str, ...]
+    of_row: NDArray[np.int64]
+    scales: tuple[Bounds | None, ...]
+
+
 class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """A Gymnasium vector environment that carries its schemas.
 
     ``metadata["autoreset_mode"]`` says which convention it follows. Under same-step autoreset, ``infos`` of a step
     in which environments ended holds ``final_obs``, an array (num_envs, *obs_shape) whose rows are valid where the
     boolean mask ``_final_obs`` (num_envs,) is set. ``reset()`` without a seed uses the seed given to `envs.make`
-    the first time and goes on with the running random numbers after that.
+    the first time and goes on with the running random numbers after that. ``groups`` names the parts of a batch that
+    has several.
+
+    Where ``dead_rows`` is set, rows can be out of play, such as agents that died: ``infos["alive"]`` (N,) of every
+    reset and step says which of the observations that it returns are of rows in play.
     """
 
     observation_schema: ObservationSchema
     action_schema: ActionSchema
+    groups: Groups | None = None
+    dead_rows: bool = False
 
     @property
     def schemas(self) -> Schemas:
         """Both schemas as one value."""
         return Schemas(self.observation_schema, self.action_schema)
 
+    @property
+    def faults(self) -> Faults:
+        """How often its environments failed and were restarted; never, where nobody but us wrote them."""
+        return Faults()
+
 
 class Adapter(Protocol):
-    """Makes the tasks whose ids start with ``prefix``; the longest matching prefix wins."""
+    """Makes the tasks whose ids start with ``prefix``; the longest matching prefix wins.
+
+    One whose batches can be rendered says so with an attribute ``renders = True``; it then takes ``render_mode`` as a
+    keyword of the task.
+    """
 
     prefix: str
 

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 
 from envs.errors import GraftError
+from envs.faults import Faults
 from envs.schema import ObservationSchema
 from envs.task import TaskVectorEnv
 
@@ -69,8 +70,8 @@ class Widened(TaskVectorEnv):
                 f"give a schema that holds them all."
             )
         self._places = np.array([schema.names.index(name) for name in own.names])
-        self.metadata = env.metadata
-        self.num_envs = env.num_envs
+        self.metadata, self.render_mode = env.metadata, env.render_mode
+        self.num_envs, self.groups, self.dead_rows = env.num_envs, env.groups, env.dead_rows
         self.observation_schema, self.action_schema = schema, env.action_schema
         self.single_observation_space = schema.space()
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
@@ -92,6 +93,15 @@ class Widened(TaskVectorEnv):
         if "final_obs" in infos:
             infos = {**infos, "final_obs": self._widen(infos["final_obs"])}
         return self._widen(obs), rewards, terminated, truncated, infos
+
+    @property
+    def faults(self) -> Faults:
+        """Of the batch."""
+        return self._env.faults
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Frames of the batch."""
+        return self._env.render()
 
     def __getattr__(self, name: str) -> Any:
         """Saving and restoring, where the batch offers them, and whatever else it has."""

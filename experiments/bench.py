@@ -8,14 +8,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from envs.engine.game import GAMES
 from envs.errors import GraftError
-from envs.factory import adapter_for, make
+from envs.factory import make
 from envs.task import Task
 
 Subject = Callable[[], int]
@@ -24,9 +26,39 @@ Subject = Callable[[], int]
 LOOPED = ("CartPole-v1", "MiniGrid-DoorKey-6x6-v0")
 """Ids stepped one at a time in a Python loop over `gymnasium.make`, as the baseline everybody has."""
 
-BATCHED = "envpool/MiniGrid-DoorKey-6x6-v0"
-SLICE_SECONDS = 0.4
+BATCHED = ("envpool/MiniGrid-DoorKey-6x6-v0", "envpool/CoinrunEasy-v0")
+"""Ids of EnvPool; the second is Procgen's, in 64 x 64 pixels like ours."""
+
+SHOWN = ("planes", "pixels")
+
+SLICE_SECONDS = 0.2
 """How long a subject runs before the next one takes over."""
+
+PLAIN, EVERYTHING = "as it is", "all mechanics at once"
+
+
+class Variant(NamedTuple):
+    """A game in one view with some of its mechanics: what they are called, and the task."""
+
+    game: str
+    view: str
+    change: str
+    task: Task
+
+
+def variants() -> list[Variant]:
+    """Every game in planes and in pixels: as it is, with each mechanic at each end of its range, with all at once."""
+    found = []
+    for name, game in GAMES.items():
+        changes: dict[str, dict[str, Any]] = {PLAIN: {}}
+        for mechanic in game.mechanics.values():
+            for value in mechanic.extremes:
+                if value != mechanic.default:
+                    changes[f"{mechanic.name}={value}"] = {mechanic.name: value}
+        changes[EVERYTHING] = {mechanic.name: mechanic.extremes[1] for mechanic in game.mechanics.values()}
+        for view in SHOWN:
+            found += [Variant(name, view, what, Task(name, {"view": view, **kw})) for what, kw in changes.items()]
+    return found
 
 
 def _batch(task: Task, num_envs: int) -> Subject:
@@ -79,14 +111,16 @@ def measure(subjects: dict[str, Subject], rounds: int) -> dict[str, list[float]]
     return rates
 
 
-def _subjects(console: Console, num_envs: int) -> dict[str, Subject]:
-    games = [Task(game) for game in adapter_for("Graft/").ids()]
-    slippery = [Task(t.id, {"slip": 0.3, "wrap": True}) for t in games]
-    subjects = {f"{task}, batch of {num_envs}": _batch(task, num_envs) for task in [*games, *slippery]}
-    try:
-        subjects[f"EnvPool {BATCHED.removeprefix('envpool/')}, batch of {num_envs}"] = _batch(Task(BATCHED), num_envs)
-    except GraftError as error:
-        console.print(f"left out: {error}", soft_wrap=True)
+def _others(console: Console, num_envs: int) -> dict[str, Subject]:
+    """What else there is, for comparison; what is not installed is left out, with a line that says so."""
+    subjects: dict[str, Subject] = {}
+    for task_id in BATCHED:
+        try:
+            subjects[f"EnvPool {task_id.removeprefix('envpool/')}, batch of {num_envs}"] = _batch(
+                Task(task_id), num_envs
+            )
+        except GraftError as error:
+            console.print(f"left out: {error}", soft_wrap=True)
     for task_id in LOOPED:
         try:
             if task_id.startswith("MiniGrid"):
@@ -98,27 +132,40 @@ def _subjects(console: Console, num_envs: int) -> dict[str, Subject]:
 
 
 def bench_envs(console: Console, num_envs: int, rounds: int) -> None:
-    """Print the table of env steps per second."""
-    rates = measure(_subjects(console, num_envs), rounds)
-    baseline = statistics.median(rates[f"Gymnasium {LOOPED[0]}, Python loop"])
+    """Print the tables of env steps per second."""
+    games = variants()
+    ours = {f"{v.game} {v.view} {v.change}": _batch(v.task, num_envs) for v in games}
+    others = _others(console, num_envs)
+    with console.status(f"timing {len(ours) + len(others)} subjects, {rounds} rounds"):
+        rates = measure(ours | others, rounds)
+    middle = {name: statistics.median(found) for name, found in rates.items()}
     table = Table(
-        title=f"Env steps per second on one core: median of {rounds} interleaved rounds", title_justify="left"
+        title=f"Env steps per second on one core, batch of {num_envs}: median of {rounds} interleaved rounds",
+        title_justify="left",
     )
-    table.add_column("environment")
-    for column in ("median", "least", "most", f"times {LOOPED[0]}"):
-        table.add_column(column, justify="right")
-    for name, found in rates.items():
-        middle = statistics.median(found)
-        table.add_row(name, f"{middle:,.0f}", f"{min(found):,.0f}", f"{max(found):,.0f}", f"{middle / baseline:,.1f}")
+    for column in ("game", "view", PLAIN, "least with one mechanic", "", EVERYTHING):
+        table.add_column(column, justify="left" if column in ("game", "view", "") else "right")
+    for game, view in dict.fromkeys((v.game, v.view) for v in games):
+        found = {v.change: middle[f"{game} {view} {v.change}"] for v in games if (v.game, v.view) == (game, view)}
+        plain, everything = found.pop(PLAIN), found.pop(EVERYTHING)
+        slowest = min(found, key=lambda change: found[change])
+        table.add_row(str(Task(game)), view, f"{plain:,.0f}", f"{found[slowest]:,.0f}", slowest, f"{everything:,.0f}")
     console.print(table)
+    beside = Table(title="Beside them", title_justify="left")
+    beside.add_column("environment")
+    for column in ("median", "least", "most"):
+        beside.add_column(column, justify="right")
+    for name in others:
+        beside.add_row(name, *(f"{value:,.0f}" for value in (middle[name], min(rates[name]), max(rates[name]))))
+    console.print(beside)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench",
-        description="Times Graft's environments beside EnvPool's MiniGrid and a Python loop over Gymnasium, or the "
-        "updates of every transfer method beside plain fine-tuning's.",
+        description="Times Graft's games in planes and in pixels, with every mechanic, beside EnvPool's MiniGrid and "
+        "Procgen and a Python loop over Gymnasium; or the updates of every transfer method beside plain fine-tuning's.",
         epilog="examples:\n  python -m experiments.bench envs --num-envs 1024 --rounds 5\n"
         "  python -m experiments.bench methods --rounds 9",
         formatter_class=argparse.RawDescriptionHelpFormatter,

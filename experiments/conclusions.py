@@ -57,15 +57,20 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
     measured = report.measure(graph, store, scales)
     data = report.results(config, graph, store, measured, scales, failed)
     write_json(store.out / "results.json", data)
+    pictures: list[str] = []
     if measured:
         plots.learning_curves(measured, store.out / "curves.png", config.name)
+        pictures = ["curves.png", "areas.png"]
         plots.areas(data["rows"], store.out / "areas.png", config.name)
+        if len(config.sources) > 1 and len(config.targets) > 1:
+            pictures.append("pairs.png")
+            plots.pairs(data["rows"], store.out / "pairs.png", config.name)
         for table in report.tables(data["rows"], console.width):
             console.print(table)
     for line in report.notes(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    pictures = f", {store.out}/curves.png, {store.out}/areas.png" if measured else ""
-    console.print(f"Results: {store.out}/results.json{pictures}", highlight=False, soft_wrap=True)
+    drawn = "".join(f", {store.out}/{name}" for name in pictures)
+    console.print(f"Results: {store.out}/results.json{drawn}", highlight=False, soft_wrap=True)
 
 
 def conclude_sequence(

@@ -12,7 +12,7 @@ import numpy as np
 
 from agents.checkpoint import replace_file
 from experiments.lifelong import Lived
-from experiments.report import Measured, unsigned
+from experiments.report import Measured, signed, unsigned
 from transfer.method import label
 from transfer.statistics import interquartile_mean, iqm_interval
 
@@ -132,6 +132,59 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 def _named(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     several = len({other["source"] for other in rows if other["source"]}) > 1
     return f"{row['method']} from {row['source']}" if several and row["source"] else str(row["method"])
+
+
+BEYOND = 3.0
+"""Transfer ratios beyond this, either way, have the same colour."""
+
+
+def pairs(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """One panel per method: the transfer ratio, with its 95 % interval, from every source (row) to every target.
+
+    Where the ratio is undefined, the lower bound is shown if there is one. Targets that are sources come in the same
+    order.
+
+    Args:
+        rows: of `experiments.report.row`.
+        path: of the PNG.
+    """
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.colors import Normalize
+
+    carried = [row for row in rows if row["source"]]
+    sources, targets, methods = (list(dict.fromkeys(r[key] for r in carried)) for key in ("source", "target", "method"))
+    targets.sort(key=lambda target: sources.index(target) if target in sources else len(sources))
+    size = (2.2 + 0.95 * len(targets) * len(methods), 1.6 + 0.62 * len(sources))
+    figure, axes = pyplot.subplots(1, len(methods), figsize=size, squeeze=False, layout="constrained")
+    colours, scale = pyplot.get_cmap("RdBu").with_extremes(bad="#dddddd"), Normalize(-BEYOND, BEYOND)
+    image: Any = None
+    for axis, method in zip(axes[0], methods, strict=True):
+        shown = np.full((len(sources), len(targets)), np.nan)
+        for row in (row for row in carried if row["method"] == method):
+            place = sources.index(row["source"]), targets.index(row["target"])
+            value, text = _cell(row["transfer_ratio"])
+            shown[place] = value
+            dark = abs(value) > 0.6 * BEYOND  # of nothing this is false
+            axis.text(*place[::-1], text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        image = axis.imshow(shown, cmap=colours, norm=scale, aspect="auto")
+        axis.set_title(method, fontsize=9)
+        axis.set_xticks(range(len(targets)), targets, rotation=30, ha="right", fontsize=8)
+        axis.set_yticks(range(len(sources)), sources, fontsize=8)
+        axis.set_xlabel("target", fontsize=8)
+    axes[0][0].set_ylabel("source", fontsize=8)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="transfer ratio (0: as scratch)", extend="both")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _cell(ratio: Mapping[str, float | None]) -> tuple[float, str]:
+    """The value that is coloured (nan: none), and what is written."""
+    if ratio["iqm"] is not None:
+        assert ratio["low"] is not None
+        assert ratio["high"] is not None
+        return ratio["iqm"], f"{signed(ratio['iqm'])}\n[{signed(ratio['low'])}, {signed(ratio['high'])}]"
+    return (np.nan, "undefined") if ratio["low"] is None else (ratio["low"], f"> {signed(ratio['low'])}")
 
 
 def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -> None:

@@ -45,6 +45,10 @@ class _Row:
         return "-" if found is None else f"{found:.2f}"
 
     @property
+    def faults(self) -> float:
+        return self.values.get("env/faults", 0.0)
+
+    @property
     def eta(self) -> str:
         left = self.stage.budget - self.env_steps
         return duration(left / self.rate) if self.rate else "-"
@@ -104,7 +108,8 @@ class Progress:
         self._done += 1
         self._steps_of_finished += stage.budget
         took = duration(time.monotonic() - row.start)
-        self._say(f"done     {stage.label} in {took}, return {row.shown_return} [{self._done}/{self._total}]")
+        faults = f", {row.faults:.0f} environment faults" if row.faults else ""
+        self._say(f"done     {stage.label} in {took}, return {row.shown_return}{faults} [{self._done}/{self._total}]")
 
     def tick(self) -> None:
         """Where there is no live table: a line on each running stage now and then."""

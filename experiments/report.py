@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from envs.factory import bounds
-from envs.task import Bounds, Task
+from envs.task import AVERAGED, Bounds, Task
 from experiments.config import GIVEN, Config
 from experiments.graph import Comparison, Graph
 from experiments.store import Store
@@ -194,6 +194,7 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
                 "seconds": record.get("seconds", 0.0),
                 "error": failed.get(stage.id),
             }
+            | {name: record[name] for name in ("return_means", "faults") if name in record}
         )
     return stages
 
@@ -203,7 +204,7 @@ def unsigned(value: float, digits: int = 2) -> float:
     return round(value, digits) + 0.0
 
 
-def _short(value: float) -> str:
+def signed(value: float) -> str:
     """With its sign and two significant digits or more: ``+1.5``, ``+34``."""
     return f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
 
@@ -213,8 +214,8 @@ def _ratio(row: Mapping[str, Any]) -> str:
     if ratio is None:
         return "-"
     if ratio["iqm"] is None:
-        return "undefined" if ratio["low"] is None else f"> {_short(ratio['low'])}"
-    return f"{_short(ratio['iqm'])} [{_short(ratio['low'])}, {_short(ratio['high'])}]"
+        return "undefined" if ratio["low"] is None else f"> {signed(ratio['low'])}"
+    return f"{signed(ratio['iqm'])} [{signed(ratio['low'])}, {signed(ratio['high'])}]"
 
 
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
@@ -289,7 +290,14 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds."
         )
-    changed = [t for t, scale in data["bounds"].items() if "(" in t and t not in estimated and scale["how"] != GIVEN]
+    mixed = [task for task, scale in data["bounds"].items() if scale["how"] == AVERAGED]
+    if mixed:
+        lines.append(
+            f"Scores of {', '.join(mixed)} are on the mean of their tasks' scales, in which large returns weigh most; "
+            f"metrics.jsonl has each task's own."
+        )
+    own_scale = {*estimated, *mixed}
+    changed = [t for t, scale in data["bounds"].items() if "(" in t and t not in own_scale and scale["how"] != GIVEN]
     if changed:
         lines.append("Changed tasks are on the scale of the unchanged ones; give 'bounds' for another.")
     lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")

@@ -22,6 +22,7 @@ from envs.factory import make, schemas
 from experiments.archive import HEADS, archive_of, inherited, numbered, of_task, tasks_learned
 from experiments.graph import Stage
 from experiments.ledger import Ledger, Progress
+from experiments.rescue import rescued
 from experiments.resume import begin, snapshots
 from experiments.store import Store, surroundings, write_json
 from transfer.method import PART, State, TransferMethod
@@ -128,7 +129,8 @@ def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
     with Ledger(store.folder(stage.id), stage.scale, progress) as ledger:
         work = _consolidate if stage.kind == "consolidate" else _train
         outcome = work(stage, source, store, ledger)
-        row = [_recall(stage, outcome, index) for index in range(len(stage.recall))]
+        with rescued(store.folder(stage.id), lambda _: _checkpoint(stage, outcome, source)):
+            row = [_recall(stage, outcome, index) for index in range(len(stage.recall))]
         if row:
             ledger(outcome.result.env_steps, {f"recall/{entry['task']}": entry["return_mean"] for entry in row})
     checkpoint = _checkpoint(stage, outcome, source).save(store.folder(stage.id) / "checkpoint")
@@ -139,6 +141,8 @@ def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
         checkpoint=checkpoint,
         recall=row,
         size=_size(stage, outcome),
+        **_parts("return_means", outcome.result.final_means),
+        **_parts("faults", outcome.result.faults),
     )
 
 
@@ -152,29 +156,34 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
         network, report = method.build(source, stage.schemas, stage.network, weights_seed)
     running = None
     if method is not None:
-        probe = _probe(stage, network, source, weights_seed)
+        begun = Outcome(network, {}, {}, TrainResult(0, 0.0, []), report)
+        with rescued(store.folder(stage.id), lambda _: _checkpoint(stage, begun, source)):
+            probe = _probe(stage, network, source, weights_seed)
         running = _Running(method, network, method.init(network, source), probe)
     if report is not None:
         write_json(store.folder(stage.id) / "transplant.json", report.to_json())
-    result = train(
-        network,
-        stage.task,
-        stage.algorithm,
-        stage.budget,
-        training_seed,
-        ledger,
-        stage.evaluation,
-        running.hooks() if running else None,
-        snapshots=snapshots(stage, store, ledger, running),
-    )
+
+    def left(result: TrainResult) -> Outcome:
+        state: State = {} if running is None else running.state
+        finished = network if running is None else running.method.finish(network, state)
+        archive = archive_of(source)
+        heads = {**archive, **numbered(heads_of(finished), tasks_learned(archive))} if archive else {}
+        return Outcome(finished, state, heads, result, report)
+
+    with rescued(store.folder(stage.id), lambda result: _checkpoint(stage, left(result), source)):
+        result = train(
+            network,
+            stage.task,
+            stage.algorithm,
+            stage.budget,
+            training_seed,
+            ledger,
+            stage.evaluation,
+            running.hooks() if running else None,
+            snapshots=snapshots(stage, store, ledger, running),
+        )
     ledger.summarise(stage, _mean(result.final_returns))
-    state: State = {}
-    if running is not None:
-        state = running.state
-        network = running.method.finish(network, state)
-    archive = archive_of(source)
-    heads = {**archive, **numbered(heads_of(network), tasks_learned(archive))} if archive else {}
-    return Outcome(network, state, heads, result, report)
+    return left(result)
 
 
 def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger) -> Outcome:
@@ -190,10 +199,17 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
         steps = len(rollouts.actions)
         ledger.passed(steps)
         network, state = method.consolidate(network, state, rollouts, stage.place)
-    returns: list[float] = []
-    seconds = time.perf_counter() - start
-    if method.retraining:
-        running = _Running(method, network, state, None)
+    seconds, running = time.perf_counter() - start, _Running(method, network, state, None)
+
+    def left(result: TrainResult) -> Outcome:
+        assert stage.place is not None
+        heads = {**archive_of(source), **numbered(heads_of(network), stage.place.task)}
+        total = result._replace(env_steps=steps + result.env_steps, seconds=seconds + result.seconds)
+        return Outcome(network, running.state, heads, total)
+
+    if not method.retraining:
+        return left(TrainResult(0, 0.0, []))
+    with rescued(store.folder(stage.id), lambda result: _checkpoint(stage, left(result), source)):
         result = train(
             network,
             stage.task,
@@ -205,10 +221,7 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
             running.hooks(),
             snapshots=snapshots(stage, store, ledger, running),
         )
-        state, steps, returns = running.state, steps + result.env_steps, result.final_returns
-        seconds += result.seconds
-    heads = {**archive_of(source), **numbered(heads_of(network), stage.place.task)}
-    return Outcome(network, state, heads, TrainResult(steps, seconds, returns))
+    return left(result)
 
 
 def _rollouts(stage: Stage, network: PolicyNetwork, seed: int) -> Batch:
@@ -235,10 +248,16 @@ def _recall(stage: Stage, outcome: Outcome, which: int) -> dict[str, Any]:
     env = make(task, stage.evaluation.num_envs, seed, observation=network.schemas.observation)
     try:
         generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
-        returns = evaluate(network, env, stage.recall_episodes, generator, stage.evaluation.deterministic).returns
+        episodes = evaluate(network, env, stage.recall_episodes, generator, stage.evaluation.deterministic)
     finally:
         env.close()
-    return {"index": index, "task": str(task), "return_mean": float(returns.mean()), "episodes": len(returns)}
+    row = {"index": index, "task": str(task), "return_mean": float(episodes.returns.mean())}
+    return row | {"episodes": len(episodes.returns), **_parts("return_means", episodes.means(env.groups))}
+
+
+def _parts(name: str, means: Mapping[str, float]) -> dict[str, Any]:
+    """Numbers by name, for a record; where there are none, the record does not have them."""
+    return {name: dict(means)} if means else {}
 
 
 def _size(stage: Stage, outcome: Outcome) -> dict[str, int]:
@@ -266,7 +285,9 @@ def _checkpoint(stage: Stage, outcome: Outcome, source: Checkpoint | None) -> Ch
         "stage": stage.to_json(),
         "random_seeds": list(stage.random_seeds()),
         "env_steps": result.env_steps,
-        "evaluation": {"episodes": len(returns), "return_mean": mean, "ci95": half_width},
+        "evaluation": {"episodes": len(returns), "return_mean": mean, "ci95": half_width}
+        | _parts("return_means", result.final_means),
+        **_parts("faults", result.faults),
         "transplant": None if report is None else report.summary(),
         "licence": "unspecified",
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

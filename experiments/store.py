@@ -26,6 +26,9 @@ from transfer.metrics import Curve
 LOCK = ".lock"
 METRICS = "metrics.jsonl"
 SNAPSHOT = "snapshot"
+AT_FAULT = "checkpoint-at-fault"
+"""Folder of a stage's network as it was when its environments had failed too often; kept until the stage is done."""
+
 LIBRARIES = ("torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid")
 
 
@@ -204,7 +207,7 @@ class Store:
         self._checked.discard(stage.id)
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if path.name not in keep:
+            if path.name not in keep and path.name != AT_FAULT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_json(folder / "stage.json", self._stage_record(stage, "running"))
         return folder
@@ -214,12 +217,14 @@ class Store:
         metrics = (self.folder(stage.id) / "metrics.jsonl").read_bytes()
         record = self._stage_record(stage, "done") | {"metrics_sha256": hashlib.sha256(metrics).hexdigest(), **cost}
         write_json(self.folder(stage.id) / "stage.json", record)
-        shutil.rmtree(self.folder(stage.id) / SNAPSHOT, ignore_errors=True)
+        for outlived in (SNAPSHOT, AT_FAULT):
+            shutil.rmtree(self.folder(stage.id) / outlived, ignore_errors=True)
 
-    def fail(self, stage: Stage, error: str) -> None:
-        """Record why a stage ended early, even before it could start."""
+    def fail(self, stage: Stage, error: str, **found: Any) -> None:
+        """Record why a stage ended early, even before it could start, and what else was found out about it."""
         self.folder(stage.id).mkdir(parents=True, exist_ok=True)
-        write_json(self.folder(stage.id) / "stage.json", self._stage_record(stage, "failed") | {"error": error})
+        record = self._stage_record(stage, "failed") | {"error": error, **found}
+        write_json(self.folder(stage.id) / "stage.json", record)
 
     @staticmethod
     def _stage_record(stage: Stage, status: str) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from agents.network import PolicyNetwork
 from agents.sb3.algorithm import Algorithm
 from agents.sb3.learner_state import numbers
 from agents.sb3.rates import network_optimizer, scale_rates
+from agents.sb3.recent import Recent
 from agents.sb3.snapshot import Keeper
 from agents.sb3.vec_env import BatchVecEnv
 from agents.snapshot import Saved, Snapshots
 from envs.factory import make
+from envs.faults import Faults, TooManyFaults, together
 from envs.task import Task, TaskVectorEnv
 
 RENAMED = {
@@ -28,6 +30,9 @@ RENAMED = {
     "rollout/ep_len_mean": "rollout/length_mean",
     "time/fps": "time/env_steps_per_s",
 }
+
+RETURNS = "rollout/return_mean/"
+"""Tag of the latest training returns of a part of the batch, which its name follows."""
 
 PULSE = 1000
 """Env steps, at most, between two logs, and two calls of the schedule, of a learner that updates more often."""
@@ -40,8 +45,12 @@ class RecordWriter(KVWriter):
         self._record = record
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Keep ``train/*`` and the renamed tags; drop the library's other counters."""
-        values = {RENAMED.get(k, k): float(v) for k, v in key_values.items() if k in RENAMED or k.startswith("train/")}
+        """Keep ``train/*``, the renamed tags and the parts' returns; drop the library's other counters."""
+        values = {
+            RENAMED.get(k, k): float(v)
+            for k, v in key_values.items()
+            if k in RENAMED or k.startswith(("train/", RETURNS))
+        }
         if values:
             self._record(step, values)
 
@@ -61,14 +70,27 @@ class Supervisor(BaseCallback):
         hooks: Hooks,
         record: Record,
         seed: int,
+        recent: Recent,
     ) -> None:
         super().__init__()
         self._network, self._env, self._plan = network, env, plan
-        self._budget, self._hooks, self._record = budget, hooks, record
+        self._budget, self._hooks, self._record, self._recent = budget, hooks, record, recent
         self._generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
         self._due = 0
         self.last_returns: list[float] = []
+        self.last_means: dict[str, float] = {}
         self.keeper: Keeper | None = None
+        self._known_faults = 0
+
+    def faults(self) -> Faults:
+        """Of the environments that it trains on, and of those that it is evaluated on."""
+        return together([*self.training_env.get_attr("faults", 0), self._env.faults])
+
+    def _new_faults(self) -> dict[str, float]:
+        """All faults so far as metrics, if there are more of them than before."""
+        faults, before = self.faults(), self._known_faults
+        self._known_faults = faults.total
+        return faults.metrics() if faults.total > before else {}
 
     def save(self) -> Saved:
         """What its next evaluations depend on, for a snapshot."""
@@ -82,12 +104,12 @@ class Supervisor(BaseCallback):
 
     def _evaluate(self) -> None:
         episodes = evaluate(self._network, self._env, self._plan.episodes, self._generator, self._plan.deterministic)
-        self.last_returns = episodes.returns.tolist()
+        self.last_returns, self.last_means = episodes.returns.tolist(), episodes.means(self._env.groups)
         self._record(
             self.num_timesteps,
             {
-                "eval/return_mean": float(episodes.returns.mean()),
-                "eval/length_mean": float(episodes.lengths.mean()),
+                **episodes.metrics(self._env.groups),
+                **self._new_faults(),
                 **(self._hooks.report(self._network) if self._hooks.report is not None else {}),
             },
         )
@@ -107,6 +129,8 @@ class Supervisor(BaseCallback):
             self.model.dump_logs()
         else:
             self.model.logger.dump(self.model.num_timesteps)
+        if found := self._new_faults():
+            self._record(self.model.num_timesteps, found)
 
     def _on_rollout_start(self) -> None:
         if self.keeper is not None:
@@ -121,6 +145,10 @@ class Supervisor(BaseCallback):
             self._due += self._plan.every
         if self._hooks.schedule is not None:
             self._hooks.schedule(self._network, self.model.num_timesteps / self._budget)
+
+    def _on_rollout_end(self) -> None:
+        for name, mean in self._recent.means().items():
+            self.logger.record(RETURNS + name, mean)
 
     def _on_step(self) -> bool:
         return True
@@ -154,6 +182,7 @@ def train(
             stopped. None are taken where an environment's state can't be saved (all but the built-in games).
     Raises:
         Unstable: training diverged.
+        TooManyFaults: environments failed more often than the task allows; ``network`` is as trained as it was then.
         GraftError: the task cannot be made, or the algorithm cannot play its actions or this network.
     """
     algorithm.check_network(network)
@@ -166,14 +195,21 @@ def train(
         learner = algorithm.learner(network, env, seed % 2**32, hooks.gradients, device)
         learner.set_logger(Logger(None, [RecordWriter(record)]))
         scale_rates(network_optimizer(learner), network, hooks.rates)
-        supervisor = Supervisor(network, eval_env, plan, budget, hooks, record, seed)
+        supervisor = Supervisor(network, eval_env, plan, budget, hooks, record, seed, env.recent)
         supervisor.keeper = keeper = Keeper(snapshots, learner, env, eval_env, supervisor)
         keeper.resume()
         # A replay learner logs at episodes' ends, several at once; here the supervisor tells it when.
         interval = sys.maxsize if isinstance(learner, OffPolicyAlgorithm) else 1
         taken = learner.num_timesteps
-        learner.learn(budget - taken, callback=supervisor, log_interval=interval, reset_num_timesteps=not taken)
-        return TrainResult(learner.num_timesteps, keeper.seconds, supervisor.last_returns)
+        try:
+            learner.learn(budget - taken, callback=supervisor, log_interval=interval, reset_num_timesteps=not taken)
+        except TooManyFaults as error:
+            error.env_steps = learner.num_timesteps
+            record(learner.num_timesteps, supervisor.faults().metrics())
+            raise
+        faults = {kind: count for kind, count in supervisor.faults().items() if count}
+        returns, means = supervisor.last_returns, supervisor.last_means
+        return TrainResult(learner.num_timesteps, keeper.seconds, returns, means, faults)
     finally:
         env.close()
         eval_env.close()

@@ -11,6 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from agents.sb3.algorithm import Algorithm, Count, Positive, Share
+from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 
 
@@ -64,6 +65,13 @@ class OffPolicy(Algorithm):
         if self.buffer < self.num_envs:
             raise GraftError(
                 f"buffer={self.buffer} is not allowed: it must hold a step of all {self.num_envs} environments."
+            )
+
+    def check_rows(self, env: BatchVecEnv) -> None:
+        """Raises GraftError where rows can be out of play: a replay buffer would learn from these steps too."""
+        if env.env.dead_rows:
+            raise GraftError(
+                "A replay buffer can't leave out the steps of agents that are out of play; use the algorithm 'ppo'."
             )
 
     def arguments(self) -> dict[str, Any]:

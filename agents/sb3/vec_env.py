@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
+from agents.sb3.recent import Recent
 from envs.errors import GraftError
 from envs.task import TaskVectorEnv
 
@@ -23,6 +24,9 @@ class BatchVecEnv(VecEnv):
 
     Args:
         env: a batch with same-step autoreset; raises GraftError otherwise.
+
+    Attributes:
+        alive: which rows are in play now, (N,) bool. acted: which were when the latest step was taken.
     """
 
     def __init__(self, env: TaskVectorEnv) -> None:
@@ -32,12 +36,15 @@ class BatchVecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
+        self.alive = self.acted = self._all = np.ones(env.num_envs, np.bool_)
         self._start = time.time()
+        self.recent = Recent(env.groups)
         self._quiet: list[dict[str, Any]] = [{}] * env.num_envs
 
     def reset(self) -> Any:
         """First observations of fresh episodes, (N, *obs_shape)."""
-        obs, _ = self.env.reset()
+        obs, infos = self.env.reset()
+        self.alive = infos.get("alive", self._all)
         self._returns[:] = 0.0
         self._lengths[:] = 0
         return obs
@@ -49,8 +56,9 @@ class BatchVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """One step of the batch."""
         obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        self.acted, self.alive = self.alive, infos.get("alive", self._all)
         self._returns += rewards
-        self._lengths += 1
+        self._lengths += self.acted
         dones = terminated | truncated
         reports = self._quiet
         if dones.any():
@@ -62,6 +70,7 @@ class BatchVecEnv(VecEnv):
                     "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
                     "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": elapsed},
                 }
+                self.recent.add(int(i), self._returns[i])
             self._returns[dones] = 0.0
             self._lengths[dones] = 0
         return obs, rewards.astype(np.float32), dones, reports
@@ -76,13 +85,15 @@ class BatchVecEnv(VecEnv):
         """
         inner = self.env.save_state()  # type: ignore[attr-defined]
         batch = {f"batch.{name}": array for name, array in inner.items()}
-        return {**batch, "returns": self._returns.copy(), "lengths": self._lengths.copy()}
+        mine = {"alive": self.alive, "returns": self._returns, "lengths": self._lengths}
+        return {**batch, **{name: array.copy() for name, array in mine.items()}, **self.recent.save()}
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`."""
         inner = {name.removeprefix("batch."): array for name, array in saved.items() if name.startswith("batch.")}
         self.env.restore_state(inner)  # type: ignore[attr-defined]
-        self._returns[:], self._lengths[:] = saved["returns"], saved["lengths"]
+        self.alive, self._returns[:], self._lengths[:] = saved["alive"], saved["returns"], saved["lengths"]
+        self.recent.restore(saved)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The batch's attribute, once per environment asked for."""

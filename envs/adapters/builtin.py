@@ -18,6 +18,7 @@ class BuiltinAdapter:
     """Built-in games, by their Gymnasium ids."""
 
     prefix = "Graft/"
+    renders = True
 
     def ids(self) -> Iterable[str]:
         """Ids of all built-in games."""
@@ -25,8 +26,10 @@ class BuiltinAdapter:
 
     def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """The native batch; it runs in the calling thread."""
-        _game(task).resolve(task.kwargs)
-        return GameVectorEnv(task.id, num_envs, seed, autoreset, **task.kwargs)
+        options = dict(task.kwargs)
+        render_mode = options.pop("render_mode", None)
+        _game(task).resolve(options)
+        return GameVectorEnv(task.id, num_envs, seed, autoreset, render_mode, **options)
 
     def bounds(self, task: Task) -> Bounds | None:
         """The game's own bounds under any mechanics: a changed game is scored on the scale of the original."""
@@ -36,7 +39,10 @@ class BuiltinAdapter:
 def _game(task: Task) -> Game:
     """The game of ``task``; who mistypes its id asked for a task, so the error says "task"."""
     if task.id not in GAMES:
-        raise unknown("task", task.id, GAMES)
+        others = [
+            i for _, other in ADAPTERS.items() if other.prefix.startswith(BuiltinAdapter.prefix) for i in other.ids()
+        ]
+        raise unknown("task", task.id, others)
     return GAMES[task.id]
 
 

@@ -2,6 +2,9 @@
 
 EnvPool's own autoreset is next-step. It takes seeds only when a pool is built, so a reset with a seed builds a new
 pool (about a millisecond for 64 MiniGrid environments).
+
+A simulation whose reward or observation is not finite is truncated and reset, as those of `envs.guard` are. One that
+raises or hangs does so for the whole pool, in C++: an exception ends the run, and no time limit can be kept.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 
 from envs.adapters.minigrid import MINIGRID, minigrid_bounds, minigrid_codecs
 from envs.adapters.names import names_of
+from envs.adapters.qt import load_qt
 from envs.adapters.spaces import (
     ActionCodec,
     AdaptedVectorEnv,
@@ -28,10 +32,12 @@ from envs.adapters.spaces import (
 )
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
+from envs.faults import FaultLog, FaultRules, Faults, rules_of
 from envs.task import Bounds, Task, TaskVectorEnv
 
 PREFIX = "envpool/"
 INSTALL = "pip install 'graft-rl[games]'"
+INSTALL_QT = "pip install 'graft-rl[procgen]'"
 MAX_SEED = 2**31 - 1
 
 Bools = NDArray[np.bool_]
@@ -52,6 +58,7 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         codecs: of observations and actions.
         image_key: key of the observation in a dictionary observation; None where it is an array.
         success_ends: whether every reward ends the episode, as in MiniGrid: see `step`.
+        log: counts faults.
     """
 
     def __init__(
@@ -63,11 +70,14 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         codecs: tuple[ObservationCodec, ActionCodec],
         image_key: str | None = None,
         success_ends: bool = False,
+        log: FaultLog | None = None,
     ) -> None:
         super().__init__(num_envs, seed, autoreset, *codecs)
         self._build = build
         self._image_key = image_key
         self._success_ends = success_ends
+        self._log = log or FaultLog("envpool", FaultRules())
+        self._overdue = np.zeros(num_envs, np.bool_)  # what must be reset, where the pool itself sees no need
         self._pool: Any = None
         self._obs = np.zeros((num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
 
@@ -94,6 +104,7 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
             self._pool = self._build(seeds)
             self._obs[...] = self._show(self._pool.reset()[0])
         chosen = np.flatnonzero(self._chosen(options)).astype(np.int32)
+        self._overdue[chosen] = False
         if not seeds and len(chosen):
             self._obs[chosen] = self._show(self._pool.reset(chosen)[0])
         return self._obs.copy(), {}
@@ -104,18 +115,52 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         EnvPool reports an episode that succeeds in its very last step as truncated only. Where a reward always ends
         the episode this is put right, so that nobody bootstraps from the state behind the goal.
         """
-        raw, rewards, terminated, truncated, _ = self._pool.step(self._decode(np.asarray(actions)))
+        raw, rewards, terminated, truncated, _ = self._play(self._decode(np.asarray(actions)))
         if self._success_ends:
             terminated = terminated | (truncated & (rewards != 0))
             truncated = truncated & ~terminated
         obs = self._show(raw)
+        if self._overdue.any():  # their step is a reset
+            late = np.flatnonzero(self._overdue).astype(np.int32)
+            obs[late] = self._show(self._pool.reset(late)[0])
+            rewards, terminated, truncated = (np.where(self._overdue, 0, x) for x in (rewards, terminated, truncated))
+            terminated, truncated = terminated.astype(np.bool_), truncated.astype(np.bool_)
+            self._overdue[:] = False
+        finite = np.isfinite(rewards)
+        if obs.dtype == np.float32:
+            finite &= np.isfinite(obs).reshape(self.num_envs, -1).all(axis=1)
+        if not finite.all():
+            obs[~finite] = self._obs[~finite]
+            rewards = np.where(finite, rewards, 0.0)
+            terminated, truncated = terminated & finite, truncated | ~finite
+            self._note(~finite)
         infos: dict[str, Any] = {}
         ended = np.flatnonzero(terminated | truncated).astype(np.int32)
         if self._same_step and len(ended):
             infos = {"final_obs": obs.copy(), "_final_obs": terminated | truncated}
             obs[ended] = self._show(self._pool.reset(ended)[0])
+        self._log.passed(self.num_envs)
         self._obs[...] = obs
         return obs, rewards.astype(np.float64), terminated, truncated, infos
+
+    @property
+    def faults(self) -> Faults:
+        """Of all its environments."""
+        return self._log.faults
+
+    def _play(self, actions: Array) -> Any:
+        try:
+            return self._pool.step(actions)
+        except Exception as error:  # whatever a game's C++ raises
+            self._log.add("raised", f"the pool in its step: {type(error).__name__}: {first_line(error)}", error)
+            raise self._log.error("EnvPool failed, and a pool cannot be restarted in part") from error
+
+    def _note(self, failed: Bools) -> None:
+        for i in np.flatnonzero(failed).tolist():
+            self._log.add("not_finite", f"environment {i} in its step: the reward or an observation is not finite")
+        self._log.check()
+        if not self._same_step:
+            self._overdue |= failed
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let the pool go; its threads end with it."""
@@ -144,6 +189,8 @@ class EnvPoolAdapter:
         name = task.id.removeprefix(PREFIX)
         if name not in library.list_all_envs():
             raise unknown("task", task.id, self.ids())
+        rules, rest = rules_of(task.id, task.kwargs, offered=("limit", "window"))
+        task = Task(task.id, rest)
         spec = _spec(library, name, task)
         is_minigrid = name.startswith(MINIGRID)
 
@@ -156,7 +203,8 @@ class EnvPoolAdapter:
 
         codecs = _codecs(task.id, name, spec)
         image_key = "image" if is_minigrid else None
-        return EnvPoolVectorEnv(build, num_envs, seed, autoreset, codecs, image_key, success_ends=is_minigrid)
+        log = FaultLog(task.id, rules)
+        return EnvPoolVectorEnv(build, num_envs, seed, autoreset, codecs, image_key, is_minigrid, log)
 
     def bounds(self, task: Task) -> Bounds | None:
         """The scale of MiniGrid's rewards for its tasks, under any keywords; None for the rest."""
@@ -166,6 +214,7 @@ class EnvPoolAdapter:
 
 def _library() -> Any:
     """EnvPool, imported when the first of its tasks is asked for."""
+    load_qt()
     try:
         import envpool
     except ImportError as error:
@@ -178,7 +227,8 @@ def _spec(library: Any, name: str, task: Task) -> Any:
     try:
         defaults = library.make_spec(name).config._asdict()
     except ImportError as error:
-        raise GraftError(f"EnvPool cannot load '{task.id}': {error}") from error
+        hint = f"it needs Qt 5; install it with `{INSTALL_QT}`." if "Qt 5" in str(error) else str(error)
+        raise GraftError(f"EnvPool cannot load '{task.id}': {hint}") from error
     allowed = sorted(defaults.keys() - _POOL_KEYWORDS)
     for keyword in task.kwargs:
         if keyword not in allowed:

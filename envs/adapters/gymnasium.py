@@ -6,6 +6,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -27,10 +28,9 @@ from envs.adapters.spaces import (
 )
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
+from envs.faults import KEYWORD, Faults, rules_of
+from envs.guard import Bools, Guarded, SingleEnv
 from envs.task import Bounds, Task, TaskVectorEnv
-
-Bools = NDArray[np.bool_]
-SingleEnv = gym.Env[Any, Any]
 
 _ZOO = "expert: mean of {} in the benchmark table of RL Baselines3 Zoo"
 BOUNDS = {
@@ -43,10 +43,10 @@ BOUNDS = {
 
 
 class GymnasiumVectorEnv(AdaptedVectorEnv):
-    """Plain Gymnasium environments stepped one after the other.
+    """Plain Gymnasium environments stepped one after the other; one that fails is made again (`envs.guard`).
 
     Args:
-        envs: the environments, not yet reset; closed with the batch.
+        guarded: the environments, not yet reset; closed with the batch.
         task: id, for error messages.
         seed: of the first reset without a seed; environment i uses ``seed + i``.
         autoreset: same-step or next-step.
@@ -54,13 +54,25 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         GraftError: spaces that Graft cannot show; see `envs.adapters.spaces`.
     """
 
-    def __init__(self, envs: list[SingleEnv], task: str, seed: int, autoreset: AutoresetMode) -> None:
-        self._envs = envs  # first of all: `close` runs even when the lines below fail
-        space, observation, action = _codecs(envs[0], task)
-        super().__init__(len(envs), seed, autoreset, observation, action)
-        self._key = "image" if space is not envs[0].observation_space else None
-        self._raw = np.zeros((len(envs), *(space.shape or ())), space.dtype)
-        self._waiting = np.zeros(len(envs), np.bool_)
+    def __init__(self, guarded: Guarded, task: str, seed: int, autoreset: AutoresetMode) -> None:
+        self._guarded = guarded  # first of all: `close` runs even when the lines below fail
+        first = guarded.envs[0]
+        space, observation, action = _codecs(first, task)
+        super().__init__(len(guarded.envs), seed, autoreset, observation, action)
+        guarded.show(space, "image" if space is not first.observation_space else None)
+        self._waiting = np.zeros(self.num_envs, np.bool_)
+        self._all = list(range(self.num_envs))
+        self.render_mode = first.render_mode
+        self.metadata |= {key: first.metadata[key] for key in ("render_modes", "render_fps") if key in first.metadata}
+
+    @property
+    def faults(self) -> Faults:
+        """Of all its environments."""
+        return self._guarded.faults
+
+    @property
+    def _envs(self) -> list[SingleEnv]:
+        return self._guarded.envs
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -68,46 +80,39 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
         seeds, chosen = self._seeds(seed), self._chosen(options)
         passed_on = {key: value for key, value in (options or {}).items() if key != "reset_mask"} or None
-        for i in np.flatnonzero(chosen).tolist():
-            self._keep(i, self._envs[i].reset(seed=seeds[i], options=passed_on)[0])
+        self._guarded.reset(np.flatnonzero(chosen).tolist(), seeds, passed_on)
         self._waiting &= ~chosen
-        return self._encode(self._raw), {}
+        return self._encode(self._guarded.raw), {}
 
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep."""
-        rewards = np.zeros(self.num_envs, np.float64)
-        terminated, truncated = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
-        decoded = self._decode(np.asarray(actions))
-        for i, env in enumerate(self._envs):
-            if self._waiting[i]:
-                self._keep(i, env.reset()[0])
-            else:
-                obs, rewards[i], terminated[i], truncated[i], _ = env.step(decoded[i])
-                self._keep(i, obs)
+        playing = self._all if self._same_step else np.flatnonzero(~self._waiting).tolist()
+        rewards, terminated, truncated = self._guarded.step(playing, self._decode(np.asarray(actions)))
         ended = terminated | truncated
         if not self._same_step:
+            self._guarded.reset(np.flatnonzero(self._waiting).tolist())
             self._waiting = ended
-            return self._encode(self._raw), rewards, terminated, truncated, {}
+            return self._encode(self._guarded.raw), rewards, terminated, truncated, {}
         infos: dict[str, Any] = {}
         if ended.any():
-            infos = {"final_obs": self._encode(self._raw), "_final_obs": ended}
-            for i in np.flatnonzero(ended).tolist():
-                self._keep(i, self._envs[i].reset()[0])
-        return self._encode(self._raw), rewards, terminated, truncated, infos
+            infos = {"final_obs": self._encode(self._guarded.raw), "_final_obs": ended}
+            self._guarded.reset(np.flatnonzero(ended).tolist())
+        return self._encode(self._guarded.raw), rewards, terminated, truncated, infos
 
-    def _keep(self, i: int, obs: Any) -> None:
-        self._raw[i] = obs if self._key is None else obs[self._key]
+    def render(self) -> tuple[Any, ...]:
+        """What each environment renders."""
+        return tuple(env.render() for env in self._envs)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every environment."""
-        for env in self._envs:
-            env.close()  # type: ignore[no-untyped-call]
+        """Close every environment, as far as they let themselves be closed."""
+        self._guarded.close()
 
 
 class GymnasiumAdapter:
     """Every id that no other adapter claims."""
 
     prefix = ""
+    renders = True
 
     def ids(self) -> Iterable[str]:
         """Ids registered with Gymnasium so far; a user's module registers its own when it is imported."""
@@ -117,12 +122,16 @@ class GymnasiumAdapter:
         """The batch; it runs in the calling thread."""
         spec = _find(task.id)
         allowed, takes_others = _keywords(spec, task)
+        rules, rest = rules_of(task.id, task.kwargs, allowed)
+        task = Task(task.id, rest)
         stranger = next((name for name in task.kwargs if name not in allowed), None)
-        complaint = unknown(f"keyword of {task.id}", stranger, allowed) if stranger else None
+        complaint = unknown(f"keyword of {task.id}", stranger, allowed | {KEYWORD}) if stranger else None
+        if stranger == "render_mode":
+            complaint = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if complaint and not takes_others:
             raise complaint
-        envs = [_make_one(spec.id, task, complaint) for _ in range(num_envs)]
-        return GymnasiumVectorEnv(envs, task.id, seed, autoreset)
+        guarded = Guarded(partial(_make_one, spec.id, task, complaint), num_envs, task.id, seed, rules)
+        return GymnasiumVectorEnv(guarded, task.id, seed, autoreset)
 
     def bounds(self, task: Task) -> Bounds | None:
         """Scores of a few classic tasks and of MiniGrid under any keywords; None for the rest."""
@@ -148,7 +157,11 @@ def _find(task_id: str) -> EnvSpec:
 
 
 def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
-    """Keywords that the environment's constructor spells out, and whether it takes others as well."""
+    """Keywords that the environment's constructor spells out, and whether it takes others as well.
+
+    Raises:
+        GraftError: a package is missing, there is no constructor, or it does not offer the task's ``render_mode``.
+    """
     try:
         entry = spec.entry_point
         creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry
@@ -156,6 +169,9 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
         raise _missing(task.id, error) from error
     if creator is None:
         raise GraftError(f"Task '{task.id}' has only a vector entry point; allowed: ids that gymnasium.make makes.")
+    drawn, offered = task.kwargs.get("render_mode"), getattr(creator, "metadata", {}).get("render_modes")
+    if drawn is not None and offered is not None and drawn not in offered:
+        raise GraftError(f"Task '{task.id}' cannot be drawn as {drawn}; it offers: {', '.join(offered) or 'nothing'}.")
     parameters = inspect.signature(creator).parameters.values()
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters)

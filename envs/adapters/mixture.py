@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS, bounds, make, schemas
+from envs.faults import Faults, together
 from envs.schema import ActionSchema, ObservationSchema
-from envs.task import Bounds, Task, TaskVectorEnv
+from envs.task import AVERAGED, Bounds, Groups, Task, TaskVectorEnv
 from envs.union import union
 
 ID = "Graft/Mixture-v0"
@@ -31,28 +33,51 @@ class MixtureVectorEnv(TaskVectorEnv):
     ``infos["task"]`` (N,) of every reset and step holds the index of each environment's task. With ``show_task`` the
     observation has one more channel or feature for each task, ``task:<name>``, which is 1 throughout in that task.
 
+    Its state can be saved where that of every task can. A batch of one has the schemas, but plays only if it holds all.
+
     Raises:
-        GraftError: observations without a union, or actions that differ.
+        GraftError: observations without a union, actions that differ, or more tasks than environments.
     """
 
-    def __init__(self, tasks: list[Task], num_envs: int, seed: int, autoreset: AutoresetMode, show: bool) -> None:
+    def __init__(
+        self,
+        tasks: list[Task],
+        num_envs: int,
+        seed: int,
+        autoreset: AutoresetMode,
+        show: bool = False,
+        max_threads: int = 1,
+    ) -> None:
         self._parts: list[TaskVectorEnv] = []  # first of all: gymnasium closes what is thrown away, even half made
         self.action_schema = _same_actions(tasks)
-        together = union([schemas(task).observation for task in tasks])
+        together = _together(tasks)
+        self.num_envs = num_envs
         self._tasks = np.arange(num_envs) % len(tasks)
+        self._names = tuple(map(str, tasks))
+        self.groups = Groups(self._names, self._tasks, tuple(map(bounds, tasks)))
+        if num_envs > 1:
+            self._hold_all()
         self._shown = _with_tasks(together, tasks) if show else together
         self.observation_schema = self._shown
-        self.num_envs = num_envs
         self.metadata = {"autoreset_mode": autoreset, "render_modes": []}
         for k, task in enumerate(tasks[:num_envs]):
             count = int((self._tasks == k).sum())
             # Seeds of the parts overlap, which does no harm: they belong to different tasks.
-            self._parts.append(make(task, count, seed + k, autoreset, observation=together))
+            self._parts.append(make(task, count, seed + k, autoreset, max_threads, observation=together))
         self._width = together.shape[0]
         self.single_observation_space = self._shown.space()
         self.single_action_space = self.action_schema.space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def _hold_all(self) -> None:
+        """Refuse to play where a task would be left out."""
+        names = self._names
+        if self.num_envs < len(names):
+            raise GraftError(
+                f"A mixture of {len(names)} tasks needs {len(names)} environments or more, to hold all of them "
+                f"({', '.join(names)}); this batch has {self.num_envs}."
+            )
 
     def _gather(self, pieces: Sequence[Any]) -> Any:
         """Rows of the parts in the order of the batch."""
@@ -71,12 +96,43 @@ class MixtureVectorEnv(TaskVectorEnv):
         return wide
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """First observations of fresh episodes."""
-        if options:
-            raise GraftError(f"A mixture takes no reset options; got {', '.join(options)}.")
-        seeds = [None if seed is None else int(seed) + k for k in range(len(self._parts))]
-        found = [part.reset(seed=own)[0] for part, own in zip(self._parts, seeds, strict=True)]
-        return self._show(found), {"task": self._tasks.copy()}
+        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments.
+
+        ``seed`` is one number, from which each part's seeds follow, or one for each environment, or None.
+        """
+        self._hold_all()
+        chosen = self._options(options or {})
+        seeds = self._seeds(seed)
+        found = [part.reset(seed=s, options=o) for part, s, o in zip(self._parts, seeds, chosen, strict=True)]
+        return self._show([obs for obs, _ in found]), self._infos([infos for _, infos in found])
+
+    def _infos(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Which task each environment plays, and who is in play where a part has rows that wait (`envs.squad`)."""
+        found: dict[str, Any] = {"task": self._tasks.copy()}
+        if any("alive" in own for own in infos):
+            everyone = [np.ones(part.num_envs, np.bool_) for part in self._parts]
+            found["alive"] = self._gather([own.get("alive", all_) for own, all_ in zip(infos, everyone, strict=True)])
+        return found
+
+    def _options(self, options: dict[str, Any]) -> list[dict[str, Any] | None]:
+        """For each part its own rows of them."""
+        for name in options:
+            if name != "reset_mask":
+                raise unknown("reset option of a mixture", name, ["reset_mask"])
+        if options.get("reset_mask") is None:
+            return [None] * len(self._parts)
+        mask = np.asarray(options["reset_mask"], np.bool_)
+        if mask.shape != (self.num_envs,):
+            raise GraftError(f"reset_mask has shape {mask.shape}; give one flag for each of {self.num_envs} games.")
+        return [{"reset_mask": mask[self._tasks == k]} for k in range(len(self._parts))]
+
+    def _seeds(self, seed: Any) -> list[Any]:
+        """For each part its own."""
+        if seed is None or isinstance(seed, int | np.integer):
+            return [None if seed is None else int(seed) + k for k in range(len(self._parts))]
+        if len(seed) != self.num_envs:
+            raise GraftError(f"Seeds {list(seed)} are not allowed; give one for each of {self.num_envs} games.")
+        return [[seed[i] for i in np.flatnonzero(self._tasks == k)] for k in range(len(self._parts))]
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step of every part."""
@@ -84,13 +140,36 @@ class MixtureVectorEnv(TaskVectorEnv):
         steps = [part.step(chosen[self._tasks == k]) for k, part in enumerate(self._parts)]
         obs = self._show([step[0] for step in steps])
         rewards, terminated, truncated = (self._gather([step[n] for step in steps]) for n in (1, 2, 3))
-        infos: dict[str, Any] = {"task": self._tasks.copy()}
+        infos = self._infos([step[4] for step in steps])
         if any("final_obs" in step[4] for step in steps):
             counts = [part.num_envs for part in self._parts]
             last = [step[4].get("final_obs", np.zeros_like(step[0])) for step in steps]
             valid = [step[4].get("_final_obs", np.zeros(n, np.bool_)) for step, n in zip(steps, counts, strict=True)]
             infos |= {"final_obs": self._show(last), "_final_obs": self._gather(valid)}
         return obs, rewards, terminated, truncated, infos
+
+    @property
+    def save_state(self) -> Callable[[], dict[str, NDArray[Any]]]:
+        """Copies of the arrays of all parts, ``<part>.<name>``; no such attribute where a part has none."""
+        saves = [part.save_state for part in self._parts]  # type: ignore[attr-defined]
+        return lambda: {f"{k}.{name}": array for k, save in enumerate(saves) for name, array in save().items()}
+
+    @property
+    def restore_state(self) -> Callable[[dict[str, NDArray[Any]]], None]:
+        """Go back to a state of `save_state`; no such attribute where a part has none."""
+        restores = [part.restore_state for part in self._parts]  # type: ignore[attr-defined]
+
+        def restore(saved: dict[str, NDArray[Any]]) -> None:
+            for k, part in enumerate(restores):
+                start = f"{k}."
+                part({name.removeprefix(start): a for name, a in saved.items() if name.startswith(start)})
+
+        return restore
+
+    @property
+    def faults(self) -> Faults:
+        """Of all parts."""
+        return together(part.faults for part in self._parts)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every part."""
@@ -103,11 +182,28 @@ def _same_actions(tasks: list[Task]) -> ActionSchema:
     for task in tasks[1:]:
         other = schemas(task).action
         if other != first:
+            bounded = (first.kind, first.names) == (other.kind, other.names)
             raise GraftError(
-                f"These tasks have no mixture: {tasks[0]} takes {first.kind} actions ({', '.join(first.names)}), "
-                f"{task} {other.kind} ones ({', '.join(other.names)})."
+                f"These tasks have no mixture: {tasks[0]} takes {_taken(first, bounded)}, "
+                f"{task} {_taken(other, bounded)}; their actions must be the same."
             )
     return first
+
+
+def _taken(actions: ActionSchema, bounded: bool) -> str:
+    limits = f" from {list(actions.low)} to {list(actions.high)}" if bounded else ""
+    return f"{actions.kind} actions ({', '.join(actions.names)}){limits}"
+
+
+def _together(tasks: list[Task]) -> ObservationSchema:
+    """The union of what the tasks show; where there is none, the error names the first task that differs."""
+    shown = [schemas(task).observation for task in tasks]
+    for task, other in zip(tasks, shown, strict=True):
+        try:
+            union([shown[0], other])
+        except GraftError as error:
+            raise GraftError(f"{tasks[0]} and {task} have no mixture. {error}") from error
+    return union(shown)
 
 
 def _with_tasks(schema: ObservationSchema, tasks: list[Task]) -> ObservationSchema:
@@ -145,7 +241,7 @@ class MixtureAdapter:
         show = task.kwargs.get("show_task", False)
         if not isinstance(show, bool):
             raise GraftError(f"{ID}: show_task={show!r} is not allowed; it is true or false.")
-        return MixtureVectorEnv(parts(task), num_envs, seed, autoreset, show)
+        return MixtureVectorEnv(parts(task), num_envs, seed, autoreset, show, max_threads)
 
     def bounds(self, task: Task) -> Bounds | None:
         """The mean of its tasks' bounds, where all have some."""
@@ -156,7 +252,7 @@ class MixtureAdapter:
         return Bounds(
             float(np.mean([b.random for b in known])),
             float(np.mean([b.expert for b in known])),
-            "mean of the bounds of its tasks",
+            AVERAGED,
         )
 
 
@@ -168,15 +264,20 @@ def parts(task: Task) -> list[Task]:
     """
     given: Any = task.kwargs.get("tasks")
     whole = isinstance(given, list | tuple) and len(given) >= 2
-    if not whole or not all(
-        isinstance(entry, str | dict) and (isinstance(entry, str) or "id" in entry) for entry in given
-    ):
+    if not whole or not all(isinstance(entry, str) or _is_task(entry) for entry in given):
         raise GraftError(f"{ID}: tasks={given!r} is not allowed; list two tasks or more, by id or as {{id, kwargs}}.")
     found = [Task(entry) if isinstance(entry, str) else Task.from_json(entry) for entry in given]
+    for key in (key for entry in given if isinstance(entry, dict) for key in entry):
+        if key not in ("id", "kwargs"):
+            raise unknown("key of a task in a mixture", key, ["id", "kwargs"])
     for entry in found:
         if found.count(entry) > 1:
             raise GraftError(f"{ID}: {entry} is listed twice; give every task once.")
     return found
+
+
+def _is_task(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("id"), str) and isinstance(entry.get("kwargs", {}), dict)
 
 
 ADAPTERS.add("mixture", MixtureAdapter())

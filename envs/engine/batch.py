@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from envs.engine.game import ACTIONS, GAMES
 from envs.engine.kernel import disturb
+from envs.engine.render import FPS, MODES, check_mode, frames
 from envs.engine.state import State, new_state, seed_state
 from envs.engine.view import VIEWS
 from envs.errors import GraftError
@@ -28,6 +29,7 @@ class GameVectorEnv(TaskVectorEnv):
         num_envs: batch size.
         seed: of the first reset without a seed; environment i uses ``seed + i``.
         autoreset_mode: same-step or next-step; disabled autoreset is not offered.
+        render_mode: what `render` gives: ``rgb_array`` or ``ansi``.
         **options: the game's mechanics, and ``view``, ``palette`` and ``levels``.
     """
 
@@ -37,18 +39,20 @@ class GameVectorEnv(TaskVectorEnv):
         num_envs: int = 1,
         seed: int = 0,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
         **options: Any,
     ) -> None:
         mode = AutoresetMode(autoreset_mode)
         if mode is AutoresetMode.DISABLED:
             raise GraftError("autoreset_mode 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
         self._game = GAMES[game]
-        self._settings, view, palette = self._game.resolve(options)
+        self._settings, view, self._palette = self._game.resolve(options)
         show = VIEWS[view].show
-        self._show = None if show is None else show(self._game.things, palette)
+        self._show = None if show is None else show(self._game.things, self._palette)
         self._disturbed = bool(self._settings.mirror or self._settings.fog or self._settings.noise)
         self._same_step = mode is AutoresetMode.SAME_STEP
-        self.metadata = {"autoreset_mode": mode, "render_modes": []}
+        self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
+        self.render_mode = check_mode(game, render_mode)
         self.num_envs = num_envs
         self.observation_schema = self._game.observation_schema(view)
         self.action_schema = ACTIONS
@@ -130,6 +134,26 @@ class GameVectorEnv(TaskVectorEnv):
             infos = {"final_obs": self._shown(self._final.copy(), 1), "_final_obs": terminated | truncated}
         return self._shown(planes), rewards, terminated, truncated, infos
 
+    def render(self) -> tuple[Any, ...] | None:
+        """A frame of each board as it truly is, whatever view, mirror, fog or noise the agent sees it through.
+
+        Under same-step autoreset an environment that ended already shows its next episode. Nothing of the game changes.
+
+        Returns:
+            N pictures (H, W, 3) uint8 under ``rgb_array``, N texts of a line a row under ``ansi``; None without a mode.
+        Raises:
+            GraftError: before the first reset.
+        """
+        if self.render_mode is None:
+            gym.logger.warn("render gives nothing without a render_mode, such as render_mode='rgb_array'.")
+            return None
+        if not self._seeded:
+            raise GraftError("There is nothing to render before the first reset.")
+        planes = self._planes()
+        # A reset of no environment paints them all, and writes nothing into the state that was not there.
+        self._game.reset_batch(self._state, self._settings, np.zeros(self.num_envs, np.bool_), planes)
+        return frames(self.render_mode, planes, self._game.things, self._palette)
+
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that the future of the batch depends on."""
         return {name: array.copy() for name, array in self._arrays().items()}
@@ -149,14 +173,12 @@ class GameVectorEnv(TaskVectorEnv):
 class GameEnv(gym.Env[NDArray[Any], np.int64]):
     """One environment of a built-in game: the batch engine with a batch of one, without autoreset."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(MODES), "render_fps": FPS}  # type: ignore[misc]
 
     def __init__(self, game: str, render_mode: str | None = None, **options: Any) -> None:
-        if render_mode is not None:
-            raise GraftError(f"render_mode '{render_mode}' is not offered by {game}; allowed: none.")
-        self.render_mode = None
         GAMES[game].resolve(options)
-        self._batch = GameVectorEnv(game, autoreset_mode=AutoresetMode.NEXT_STEP, **options)
+        self._batch = GameVectorEnv(game, autoreset_mode=AutoresetMode.NEXT_STEP, render_mode=render_mode, **options)
+        self.render_mode = self._batch.render_mode
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
 
@@ -174,3 +196,8 @@ class GameEnv(gym.Env[NDArray[Any], np.int64]):
         """One step; after an episode has ended, call `reset`."""
         obs, rewards, terminated, truncated, infos = self._batch.step(np.array([action]))
         return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos
+
+    def render(self) -> Any:
+        """The board as `GameVectorEnv.render` shows it: a picture (H, W, 3) uint8, or a text."""
+        shown = self._batch.render()
+        return None if shown is None else shown[0]

@@ -50,7 +50,11 @@ ENTITIES = {
     "platform": Entity(("solid", "support"), "=", ("######", "######", "......", "......", "......", "......")),
     "car": Entity(("deadly", "mobile", "vehicle"), "A", (".####.", "######", ".####.", ".####.", "######", ".####.")),
     "body": Entity(("deadly", "self"), "s", (".####.", "######", "######", "######", "######", ".####.")),
+    "heading": Entity(("direction", "self"), "+", ("......", "......", "..##..", "..##..", "......", "......")),
     "outside": Entity(("solid",), " ", FULL),
+    "ally": Entity(("friend", "mobile"), "a", ("..##..", ".####.", "######", "######", ".####.", "..##..")),
+    "opponent": Entity(("mobile", "rival"), "p", ("######", "######", "##..##", "##..##", "######", "######")),
+    "hunter": Entity(("role",), "h", ("#.....", "......", "......", "......", "......", "......")),
 }
 
 PALETTES: dict[str, dict[str, tuple[int, int, int]]] = {
@@ -70,7 +74,11 @@ PALETTES: dict[str, dict[str, tuple[int, int, int]]] = {
         "platform": (90, 120, 60),
         "car": (180, 40, 40),
         "body": (60, 110, 220),
+        "heading": (120, 150, 220),
         "outside": (60, 60, 60),
+        "ally": (90, 140, 240),
+        "opponent": (210, 60, 60),
+        "hunter": (250, 240, 225),
     },
     "night": {
         "": (14, 18, 38),
@@ -88,7 +96,11 @@ PALETTES: dict[str, dict[str, tuple[int, int, int]]] = {
         "platform": (120, 160, 110),
         "car": (255, 120, 100),
         "body": (90, 160, 230),
+        "heading": (80, 150, 190),
         "outside": (0, 0, 0),
+        "ally": (90, 170, 255),
+        "opponent": (255, 120, 90),
+        "hunter": (40, 34, 50),
     },
     "ink": {"": (255, 255, 255)} | dict.fromkeys(ENTITIES, (0, 0, 0)),
 }

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from envs.engine.compile import jit, standalone
-from envs.engine.state import SIZE, State, clear, enter_level, hashed, uniform
+from envs.engine.state import SIZE, State, aside, clear, enter_level, numbered, uniform
+
+_UPPER = np.uint64(0x8000800080008000)
 
 begin: Any
 advance: Any
@@ -123,31 +127,64 @@ def disturb(s: State, p: Any, planes: Any, last: int) -> None:
     """What stands between the board and the player's eyes: mirror, fog and noise, on painted planes (N, C, H, W).
 
     Args:
-        last: whether these are last observations of episodes (`hashed`).
+        last: whether these are last observations of episodes (`aside`).
     """
     for i in range(planes.shape[0]):
         if p.mirror:
-            for c in range(planes.shape[1]):
-                for r in range(SIZE):
-                    for k in range(SIZE // 2):
-                        left, right = planes[i, c, r, k], planes[i, c, r, SIZE - 1 - k]
-                        planes[i, c, r, k] = right
-                        planes[i, c, r, SIZE - 1 - k] = left
+            swap_sides(planes[i])
         if p.fog:
-            row, column = 0, 0
-            for r in range(SIZE):
-                for k in range(SIZE):
-                    if planes[i, 0, r, k]:
-                        row, column = r, k
-            for r in range(SIZE):
-                for k in range(SIZE):
-                    if abs(r - row) > p.fog or abs(k - column) > p.fog:
-                        for c in range(planes.shape[1]):
-                            planes[i, c, r, k] = 0
+            hide_far(planes[i], p.fog)
         if p.noise > 0:
-            # Not drawn from the stream, so that noise changes nothing about a level.
-            for c in range(1, planes.shape[1]):
-                for r in range(SIZE):
-                    for k in range(SIZE):
-                        if hashed(s, i, (c * SIZE + r) * SIZE + k, last) < p.noise:
-                            planes[i, c, r, k] = 1 - planes[i, c, r, k]
+            flip_some(s, i, p.noise, last, planes[i])
+
+
+@jit
+def swap_sides(planes: Any) -> None:
+    """Left for right, in every plane (C, H, W)."""
+    for c in range(planes.shape[0]):
+        for r in range(SIZE):
+            for k in range(SIZE // 2):
+                left, right = planes[c, r, k], planes[c, r, SIZE - 1 - k]
+                planes[c, r, k] = right
+                planes[c, r, SIZE - 1 - k] = left
+
+
+@jit
+def whereabouts(plane: Any) -> tuple[int, int]:
+    """Row and column of the player in its plane (H, W); after an autoreset the state's player is another one."""
+    for r in range(SIZE):
+        for k in range(SIZE):
+            if plane[r, k]:
+                return r, k
+    return 0, 0
+
+
+@jit
+def hide_far(planes: Any, radius: int) -> None:
+    """Empty the cells that are more than ``radius`` rows or columns from the player, in every plane (C, H, W)."""
+    row, column = whereabouts(planes[0])
+    left, right = max(column - radius, 0), min(column + radius + 1, SIZE)
+    for c in range(planes.shape[0]):
+        for r in range(SIZE):
+            if r < row - radius or r > row + radius:
+                planes[c, r] = 0
+            else:
+                planes[c, r, :left] = 0
+                planes[c, r, right:] = 0
+
+
+@jit
+def flip_some(s: State, i: int, share: float, last: int, planes: Any) -> None:
+    """Flip each cell of the planes (C, H, W) but the player's with probability ``share``, to one part in 32,768.
+
+    A random number serves four cells, one with each of its quarters: a quarter's upper bit is set, ``share`` is taken
+    away, and where that clears the bit the cell is flipped. The four are then written as one word. Nothing is drawn
+    from the stream, so noise changes nothing about a level.
+    """
+    key = aside(s, i, last)  # once: to the compiler, what is written below could be the state
+    words = planes.reshape(-1).view(np.uint32)
+    shares = np.uint64(round(share * 0x8000)) * np.uint64(0x0001000100010001)
+    for n in range(SIZE * SIZE // 4, words.size):
+        flips = (~((numbered(key, n) | _UPPER) - shares) & _UPPER) >> np.uint64(15)
+        flips = (flips | (flips >> np.uint64(8))) & np.uint64(0x0000010100000101)
+        words[n] ^= np.uint32((flips | (flips >> np.uint64(16))) & np.uint64(0xFFFFFFFF))

@@ -87,29 +87,34 @@ def clear(s: State, i: int) -> None:
 
 
 @jit
-def mixed(z: Any) -> float:
-    """SplitMix64's finaliser, as a number in [0, 1)."""
+def mixed(z: Any) -> Any:
+    """SplitMix64's finaliser: 64 random bits."""
     z = (z ^ (z >> np.uint64(30))) * _MIX_A
     z = (z ^ (z >> np.uint64(27))) * _MIX_B
-    z = z ^ (z >> np.uint64(31))
-    return np.float64(z >> np.uint64(11)) * _TO_UNIT
+    return z ^ (z >> np.uint64(31))
 
 
 @jit
 def uniform(s: State, i: int) -> float:
     """The next random number of environment i, in [0, 1): SplitMix64 of its key and counter."""
     s.rng[i, 1] += np.uint64(1)
-    return mixed(s.rng[i, 0] + s.rng[i, 1] * _STEP)
+    return float(np.float64(mixed(s.rng[i, 0] + s.rng[i, 1] * _STEP) >> np.uint64(11)) * _TO_UNIT)
 
 
 @jit
-def hashed(s: State, i: int, n: int, last: int) -> float:
-    """The n-th number of a side stream that belongs to the moment when environment i was painted.
+def aside(s: State, i: int, last: int) -> Any:
+    """Key of a side stream that belongs to the moment when environment i was painted; see `numbered`.
 
     Args:
         last: 0 for its observation, 1 for the last one of the episode that ended.
     """
-    return mixed((s.rng[i, 0] ^ _ASIDE) + s.stamp[i, last] * _MIX_A + np.uint64(n) * _STEP)
+    return (s.rng[i, 0] ^ _ASIDE) + s.stamp[i, last] * _MIX_A
+
+
+@jit
+def numbered(key: Any, n: int) -> Any:
+    """The n-th 64 bits of a side stream."""
+    return mixed(key + np.uint64(n) * _STEP)
 
 
 @jit

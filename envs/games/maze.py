@@ -11,7 +11,7 @@ from envs.engine.state import EMPTY, SIZE, WALL, State, below, enter_level, neig
 DOOR, KEY, EXIT = 2, 3, 4
 ROOMS = SIZE // 2  # rooms are the cells with even row and column; what lies between is wall or passage
 LAST = 2 * (ROOMS - 1)
-LOOPS = 0.3  # share of the remaining inner walls that are opened, so that there is more than one way
+LOOPS = 0.5  # share of the remaining inner walls that are opened, so that there is more than one way
 HELD = 0  # place in the memo: whether the player holds the key
 
 
@@ -34,6 +34,8 @@ def carve(s: State, i: int, wrap: bool) -> None:
             corner = r == LAST and c == LAST  # the exit's room keeps one way in
             if not corner and r > 0 and uniform(s, i) < LOOPS:
                 s.cells[i, r - 1, c] = EMPTY
+            if not corner and c > 0 and uniform(s, i) < LOOPS:
+                s.cells[i, r, c - 1] = EMPTY
     if wrap:
         for k in range(0, LAST, 2):
             if uniform(s, i) < LOOPS:

@@ -8,7 +8,7 @@ from envs.engine.compile import jit
 from envs.engine.game import DOWN, GAMES, LEFT, RIGHT, UP, Game
 from envs.engine.state import EMPTY, SIZE, State, below, neighbour, paint_cells, uniform
 
-LEDGE, HAZARD, COIN = 1, 2, 3
+LEDGE, HAZARD, COIN, HEADING = 1, 2, 3, 4
 GROUND = SIZE - 1
 STOREYS = (7, 5, 3)  # rows with ledges
 JUMP = 3  # cells that a jump rises
@@ -118,16 +118,24 @@ def falls(s: State, i: int, p: Any) -> bool:
     return bool(p.gravity >= 1 or uniform(s, i) < p.gravity)
 
 
+@jit
+def paint(s: State, i: int, planes: Any) -> None:
+    """The board, and the cell above the player while its jump rises."""
+    paint_cells(s, i, planes)
+    if s.memo[i, RISING] > 0 and s.player[i, 0] > 0:
+        planes[HEADING, s.player[i, 0] - 1, s.player[i, 1]] = 1
+
+
 GAMES.add(
     "Graft/Platform-v0",
     Game(
         id="Graft/Platform-v0",
         goal="Time jumps from ledge to ledge to reach coins, and land beside spikes, not on them.",
-        things=("player", "platform", "hazard", "coin"),
+        things=("player", "platform", "hazard", "coin", "heading"),
         own={"wrap": False, "momentum": False, "gravity": 1.0, "hazard_density": 0.03},
         begin=begin,
         advance=advance,
-        paint=paint_cells,
+        paint=paint,
         memo=1,
     ),
 )

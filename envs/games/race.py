@@ -7,9 +7,10 @@ from typing import Any
 from envs.engine.compile import jit
 from envs.engine.game import DOWN, GAMES, LEFT, RIGHT, UP, Game
 from envs.engine.state import EMPTY, SIZE, WALL, State, below, paint_cells, uniform
+from envs.task import Bounds
 
-CAR = 2
-ROW = SIZE - 2  # where the player drives
+CAR, HEADING = 2, 3
+ROW = SIZE - 2  # where the player drives slowly; each further step of speed is a row further up, so that it is seen
 HALF = 2  # the road is this wide on each side of its middle
 PER_ROW = 0.04  # reward of each row driven: 24 for 200 steps at full speed
 FASTEST = 3
@@ -17,19 +18,25 @@ MIDDLE, SPEED, DRIFT = 0, 1, 2  # places in the memo: of the road, of the player
 
 
 @jit
-def scroll(s: State, i: int, fall_rate: float, wrap: bool) -> None:
-    """Everything comes nearer by one row; the road bends by at most one cell, and a car may be on it."""
-    for r in range(SIZE - 1, 0, -1):
-        for c in range(SIZE):
-            s.cells[i, r, c] = s.cells[i, r - 1, c]
+def lay_row(s: State, i: int, r: int, fall_rate: float, wrap: bool) -> None:
+    """Lay the road's next row at row ``r``; the road bends by at most one cell, and a car may be on it."""
     middle = s.memo[i, MIDDLE] + below(s, i, 3) - 1
     middle = middle % SIZE if wrap else min(max(middle, HALF), SIZE - 1 - HALF)
     s.memo[i, MIDDLE] = middle
-    s.cells[i, 0] = WALL
+    s.cells[i, r] = WALL
     for lane in range(-HALF, HALF + 1):
-        s.cells[i, 0, (middle + lane) % SIZE] = EMPTY
+        s.cells[i, r, (middle + lane) % SIZE] = EMPTY
     if uniform(s, i) < fall_rate:
-        s.cells[i, 0, (middle - HALF + below(s, i, 2 * HALF + 1)) % SIZE] = CAR
+        s.cells[i, r, (middle - HALF + below(s, i, 2 * HALF + 1)) % SIZE] = CAR
+
+
+@jit
+def scroll(s: State, i: int, p: Any) -> None:
+    """Everything comes nearer by one row."""
+    for r in range(SIZE - 1, 0, -1):
+        for c in range(SIZE):
+            s.cells[i, r, c] = s.cells[i, r - 1, c]
+    lay_row(s, i, 0, p.fall_rate, p.wrap)
 
 
 @jit
@@ -37,8 +44,8 @@ def begin(s: State, i: int, p: Any) -> None:
     """An empty road, the player in its middle, slowly."""
     s.memo[i, MIDDLE] = SIZE // 2
     s.memo[i, SPEED] = 1
-    for _ in range(SIZE):
-        scroll(s, i, 0.0, p.wrap)
+    for r in range(SIZE - 1, -1, -1):
+        lay_row(s, i, r, 0.0, p.wrap)
     s.player[i, 0] = ROW
     for c in range(SIZE):
         if s.cells[i, ROW, c] == EMPTY:
@@ -66,6 +73,7 @@ def steer(s: State, i: int, action: int, p: Any) -> None:
         s.memo[i, SPEED] = min(s.memo[i, SPEED] + 1, FASTEST)
     elif action == DOWN:
         s.memo[i, SPEED] = max(s.memo[i, SPEED] - 1, 1)
+    s.player[i, 0] = ROW + 1 - s.memo[i, SPEED]
     push = 1 if action == RIGHT else -1 if action == LEFT else 0
     s.memo[i, DRIFT] = min(max(s.memo[i, DRIFT] + push, -1), 1) if p.momentum else push
     column = s.player[i, 1] + s.memo[i, DRIFT]
@@ -77,7 +85,7 @@ def steer(s: State, i: int, action: int, p: Any) -> None:
 @jit
 def crashed(s: State, i: int) -> bool:
     """Whether the player is off the road or where another car is."""
-    return bool(s.cells[i, ROW, s.player[i, 1]] != EMPTY)
+    return bool(s.cells[i, s.player[i, 0], s.player[i, 1]] != EMPTY)
 
 
 @jit
@@ -88,7 +96,7 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
         return -1.0, True
     reward = 0.0
     for _ in range(s.memo[i, SPEED]):
-        scroll(s, i, p.fall_rate, p.wrap)
+        scroll(s, i, p)
         if crashed(s, i):
             return reward - 1.0, True
         reward += PER_ROW
@@ -96,16 +104,31 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     return (reward - 1.0, True) if crashed(s, i) else (reward, False)
 
 
+@jit
+def paint(s: State, i: int, planes: Any) -> None:
+    """The road, the cars, the player, and the cell beside it to which it slides."""
+    paint_cells(s, i, planes)
+    column = s.player[i, 1] + s.memo[i, DRIFT]
+    if s.memo[i, DRIFT] != 0 and 0 <= column < SIZE:
+        planes[HEADING, s.player[i, 0], column] = 1
+
+
 GAMES.add(
     "Graft/Race-v0",
     Game(
         id="Graft/Race-v0",
         goal="Keep to the winding road and pass the cars, as fast as the bends allow.",
-        things=("player", "wall", "car"),
+        things=("player", "wall", "car", "heading"),
         own={"wrap": False, "momentum": True, "fall_rate": 0.15, "enemy_speed": 0.5},
         begin=begin,
         advance=advance,
-        paint=paint_cells,
+        paint=paint,
+        bounds=Bounds(
+            -0.755,
+            8.73,
+            "random: mean of 1,024 episodes (± 0.014); expert: PPO from scratch for 2M env steps, mean of 1,024 "
+            "episodes (± 0.5); python -m experiments.reference Graft/Race-v0",
+        ),
         memo=3,
     ),
 )

@@ -7,6 +7,7 @@ from typing import Any
 from envs.engine.compile import jit
 from envs.engine.game import ACT, GAMES, Game
 from envs.engine.state import EMPTY, SIZE, State, below, paint_cells, uniform
+from envs.task import Bounds
 
 TARGET, SHOT = 1, 2
 GROUND = SIZE - 1
@@ -110,6 +111,12 @@ GAMES.add(
         begin=begin,
         advance=advance,
         paint=paint_cells,
+        bounds=Bounds(
+            -3.44,
+            25.8,
+            "random: mean of 1,024 episodes (± 0.19); expert: PPO from scratch for 2M env steps, mean of 1,024 "
+            "episodes (± 0.4); python -m experiments.reference Graft/Shoot-v0",
+        ),
         memo=1,
     ),
 )

@@ -7,6 +7,7 @@ from typing import Any
 from envs.engine.compile import jit
 from envs.engine.game import GAMES, Game
 from envs.engine.state import EMPTY, SIZE, State, below, neighbour, paint_cells, place_on_free
+from envs.task import Bounds
 
 BODY, COIN = 1, 2
 START = 3
@@ -77,6 +78,12 @@ GAMES.add(
         begin=begin,
         advance=advance,
         paint=paint_cells,
+        bounds=Bounds(
+            -0.809,
+            20.7,
+            "random: mean of 1,024 episodes (± 0.027); expert: PPO from scratch for 2M env steps, mean of 1,024 "
+            "episodes (± 0.4); python -m experiments.reference Graft/Snake-v0",
+        ),
         memo=CELLS + 2,
     ),
 )

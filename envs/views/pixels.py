@@ -26,26 +26,40 @@ def schema(names: tuple[str, ...]) -> ObservationSchema:
 
 @standalone
 def draw(planes: Any, masks: Any, colours: Any, background: Any, out: Any) -> None:
-    """Pixels (N, 3, PIXELS, PIXELS): each thing in its colour and shape, later planes first, the player on top."""
+    """Pixels (N, 3, PIXELS, PIXELS): each thing in its colour and shape, later planes first, the player on top.
+
+    Whole rows of the board are drawn at a time, without a branch on what is in a cell: that compiles to vector code.
+
+    Args:
+        masks: (C, SPRITE, PIXELS), 255 where a row full of the thing has its colour.
+        colours: (C, 3). background: (3,).
+    """
+    there = np.zeros(PIXELS, np.uint8)  # 255 in the columns of cells that hold the thing
     for i in range(planes.shape[0]):
         for channel in range(3):
             out[i, channel] = background[channel]
         for c in range(planes.shape[1] - 1, -1, -1):
             for r in range(SIZE):
+                cells = planes[i, c, r]
+                if not cells.any():
+                    continue
                 for k in range(SIZE):
-                    if planes[i, c, r, k]:
-                        top, left = MARGIN + r * SPRITE, MARGIN + k * SPRITE
-                        for channel in range(3):
-                            colour = colours[c, channel]
-                            for y in range(SPRITE):
-                                for x in range(SPRITE):  # without a branch, so that it compiles to vector code
-                                    before = out[i, channel, top + y, left + x]
-                                    out[i, channel, top + y, left + x] = colour if masks[c, y, x] else before
+                    for x in range(SPRITE):
+                        there[MARGIN + k * SPRITE + x] = 255 * cells[k]
+                for y in range(SPRITE):
+                    mask = masks[c, y]
+                    for channel in range(3):
+                        colour = colours[c, channel]
+                        row = out[i, channel, MARGIN + r * SPRITE + y]
+                        for x in range(PIXELS):
+                            chosen = there[x] & mask[x]
+                            row[x] = (row[x] & ~chosen) | (colour & chosen)
 
 
 def painter(names: tuple[str, ...], palette: str) -> Show:
     """The pixel view in the colours of ``palette``."""
-    masks = np.stack([ENTITIES[name].mask for name in names])
+    masks = np.zeros((len(names), SPRITE, PIXELS), np.uint8)
+    masks[:, :, MARGIN:-MARGIN] = np.stack([np.tile(ENTITIES[name].mask, SIZE) for name in names]) * 255
     colours = np.array([PALETTES[palette][name] for name in names], np.uint8)
     background = np.array(PALETTES[palette][""], np.uint8)
     return lambda planes, out: draw(planes, masks, colours, background, out)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from envs.errors import GraftError
+from envs.faults import TooManyFaults
 from experiments.graph import Graph, Stage
 from experiments.store import Store
 
@@ -59,6 +60,9 @@ def _work(connection: Connection, out: Path) -> None:
         try:
             run_stage(stage, store, _Reporter(connection))
             connection.send(("done", None))
+        except TooManyFaults as error:  # with what the environment raised, for its author
+            store.fail(stage, str(error), faults=dict(error.faults), traceback=traceback.format_exc())
+            connection.send(("done", str(error)))
         except GraftError as error:
             store.fail(stage, str(error))
             connection.send(("done", str(error)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import pytest
 from rich.console import Console
 
@@ -9,11 +12,31 @@ from envs.engine.game import GAMES
 from envs.task import Task
 from experiments import bench
 
+VARIANTS = bench.variants()
 
-def test_every_game_is_a_subject():
-    names = bench._subjects(Console(quiet=True), 8)
-    for game in GAMES:
-        assert f"{Task(game)}, batch of 8" in names
+
+def test_every_game_is_timed_with_every_mechanic_in_both_views():
+    found = bench.variants()
+    for name, game in GAMES.items():
+        for view in ("planes", "pixels"):
+            changed = [v.task.kwargs for v in found if (v.game, v.view) == (name, view)]
+            assert {"view": view} in changed
+            for mechanic in game.mechanics:
+                assert any(mechanic in kwargs and len(kwargs) == 2 for kwargs in changed)
+            assert any(len(kwargs) == 1 + len(game.mechanics) for kwargs in changed)
+
+
+def test_the_tables_name_games_and_the_slowest_mechanic(monkeypatch):
+    monkeypatch.setattr(bench, "variants", lambda: [v for v in VARIANTS if v.game == "Graft/Dodge-v0"])
+    monkeypatch.setattr(bench, "_others", lambda console, num_envs: {"a loop": lambda: 1})
+    monkeypatch.setattr(
+        bench, "measure", lambda subjects, rounds: {name: [4e6 if "slip" not in name else 3e6] for name in subjects}
+    )
+    console = Console(record=True, width=120, file=io.StringIO())
+    bench.bench_envs(console, 2, 1)
+    text = console.export_text()
+    assert re.search(r"Dodge +│ planes +│ +4,000,000 +│ +3,000,000 +│ slip=1.0 +│ +4,000,000", text)
+    assert re.search(r"a loop +│ +4,000,000", text)
 
 
 def test_subjects_count_the_steps_they_take():

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments import run
+from agents.network import NetworkConfig, PolicyNetwork
+from agents.sb3 import ALGORITHMS, train
+from envs.factory import schemas
+from envs.task import Task
+from experiments import learnability, run
+from experiments.match import match
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 RUNS = Path(__file__).parents[2] / "runs"
+SMALL = {"channels": [16, 32], "strides": [2, 1], "features": 64}
 
 
 def results_of(name):
@@ -59,3 +65,20 @@ def test_four_games_one_after_the_other():
     for name in ("ewc", "online_ewc", "mas", "replay"):
         assert rows[name]["forgetting"]["high"] < plain["forgetting"]["iqm"] / 2
         assert rows[name]["average_performance"]["low"] > plain["average_performance"]["high"]
+
+
+def test_every_game_is_learnable():
+    assert learnability.main(["--out", str(RUNS), "--jobs", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "teams"), [("Graft/Pursuit-v0", ("hunters", "prey")), ("Graft/TeamGather-v0", ("reds", "blues"))]
+)
+def test_squads_that_share_a_network_beat_random_ones(name, teams):
+    task = Task(name, {"team": "all"})
+    algorithm, config = ALGORITHMS["ppo"](), NetworkConfig(options=SMALL)
+    network = PolicyNetwork(schemas(task), config, 0)
+    train(network, task, algorithm, 1_000_000, 0, lambda steps, values: None)
+    for team in teams:
+        outcome = match(network, Task(name, {"team": team}), "random", 1000, seed=1)
+        assert outcome.interval()[0] > 0.8, team

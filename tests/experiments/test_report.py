@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from envs.task import Task
+from envs.task import AVERAGED, Bounds, Task
 from experiments import report
 from experiments.graph import Comparison
 from experiments.report import Measured
@@ -76,6 +76,13 @@ def test_alarms_come_before_the_cost():
     assert any(line.startswith("NEGATIVE: finetune on Gather(slip=0.3)") for line in notes)
     assert any("the ratio is undefined" in line for line in notes), "scratch's mean score is below 0.01"
     assert "7 env steps of pretraining, 9 of transfer, 2.0 minutes" in notes[-1]
+
+
+def test_scales_that_are_means_are_pointed_out():
+    bounds = {"Mixture(tasks=[a, b])": Bounds(0.0, 1.0, AVERAGED)._asdict()}
+    notes = report.notes({"rows": [], "stages": [], "bounds": bounds, "threshold": 0.5})
+    assert any("Mixture(tasks=[a, b]) are on the mean of their tasks' scales" in line for line in notes)
+    assert not any("Changed tasks" in line for line in notes)
 
 
 @pytest.mark.parametrize("seeds", [1, 4])

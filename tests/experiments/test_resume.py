@@ -22,6 +22,7 @@ from agents.snapshot import Snapshot
 from experiments import resume
 from experiments.config import load_config
 from experiments.graph import expand
+from experiments.report import stage_records
 from experiments.stage import run_stage
 from experiments.store import METRICS, SNAPSHOT, Store
 from transfer.method import METHODS
@@ -125,6 +126,28 @@ def test_under_every_method_a_stopped_stage_ends_as_if_it_had_not_been(tmp_path,
             assert go_on(store, stage)[0] == 2 * ROLLOUT, "it did not go on from the last snapshot"
             assert_left_the_same(left(store, stage), expected)
     assert tried
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_stage_on_a_mixture_goes_on_and_its_record_has_each_tasks_returns(tmp_path):
+    task = {"id": "Graft/Mixture-v0", "kwargs": {"tasks": ["Graft/Dodge-v0", "Graft/Shoot-v0"]}}
+    stages, store = set_up(tmp_path, sources=[task], targets=[task], methods="finetune")
+    stage = stages[0]
+    run_stage(stage, store, ignore)
+    expected = left(store, stage)
+    shutil.rmtree(store.folder(stage.id))
+    stop(store, stage, 3 * ROLLOUT, "train/")
+    assert go_on(store, stage)[0] == 3 * ROLLOUT
+    assert_left_the_same(left(store, stage), expected)
+    lines = [json.loads(line) for line in expected[0].replace(", ,", ",").splitlines() if "eval/" in line]
+    means = {name: lines[-1][f"eval/return_mean/{name}"] for name in ("Dodge", "Shoot")}
+    assert store.record(stage.id)["return_means"] == means
+    assert store.checkpoint(stage.id).record["evaluation"]["return_means"] == means
+    config = load_config(str(tmp_path / "tiny.yaml"))
+    assert stage_records(expand(config), store, {})[0]["return_means"] == means
+    last = stages[-1]
+    run_stage(last, store, ignore)
+    assert store.record(last.id)["recall"][0]["return_means"].keys() == means.keys()
 
 
 @pytest.fixture

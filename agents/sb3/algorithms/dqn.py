@@ -133,6 +133,7 @@ class DQNAlgorithm(OffPolicy):
     ) -> BaseAlgorithm:
         """The learner."""
         self.check_network(network)
+        self.check_rows(env)
         return TransferDQN(
             NetworkDQNPolicy,
             env,

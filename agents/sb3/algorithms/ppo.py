@@ -17,6 +17,7 @@ from agents.backend import Gradients
 from agents.network import PolicyNetwork
 from agents.sb3.algorithm import ALGORITHMS, Algorithm, Count, NotNegative, Positive, Share
 from agents.sb3.gradients import pass_through
+from agents.sb3.live_rows import LiveRolloutBuffer
 from agents.sb3.policy import NetworkPolicy
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
@@ -114,6 +115,7 @@ class PPOAlgorithm(Algorithm):
         self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str
     ) -> BaseAlgorithm:
         """The learner; a rollout smaller than the minibatch is one minibatch."""
+        masked = {"rollout_buffer_class": LiveRolloutBuffer, "rollout_buffer_kwargs": {"acted": lambda: env.acted}}
         with warnings.catch_warnings():
             # A last minibatch that is smaller than the others is allowed, and the config says so.
             warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
@@ -132,6 +134,7 @@ class PPOAlgorithm(Algorithm):
                 vf_coef=self.value,
                 max_grad_norm=self.max_grad_norm,
                 policy_kwargs={"network": network},
+                **(masked if env.env.dead_rows else {}),
                 seed=seed,
                 device=device,
             )

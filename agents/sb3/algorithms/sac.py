@@ -184,6 +184,7 @@ class SACAlgorithm(OffPolicy):
     ) -> BaseAlgorithm:
         """The learner."""
         self.check_network(network)
+        self.check_rows(env)
         return TransferSAC(
             NetworkSACPolicy,
             env,

@@ -20,6 +20,7 @@ from agents.sb3 import ALGORITHMS, train
 from agents.sb3.algorithm import architecture_for
 from agents.sb3.learner_state import Learner
 from agents.snapshot import Saved, Snapshot, Snapshots
+from envs.adapters.mixture import mixture
 from envs.errors import GraftError
 from envs.factory import ADAPTERS
 from envs.task import Task
@@ -139,6 +140,13 @@ def test_stopped_at_any_metric_it_ends_as_if_it_had_not_been(tmp_path, monkeypat
     reference, resumed = compare(Trainer(tmp_path / "s"), monkeypatch, [1, 2, 5, 6, 13])
     assert len(reference.records) == 14
     assert resumed == [None, 128, 256, 256, 512]
+
+
+def test_a_mixture_goes_on_in_all_of_its_tasks(tmp_path, monkeypatch):
+    trainer = Trainer(tmp_path / "s", task=mixture([DODGE, "Graft/Shoot-v0"], show_task=True))
+    reference, resumed = compare(trainer, monkeypatch, [5, 13])
+    assert "rollout/return_mean/Dodge(slip=0.2)" in reference.records[-2][1] | reference.records[-3][1]
+    assert resumed == [256, 512]
 
 
 def noisy(trainer):

@@ -33,6 +33,12 @@ def test_a_jump_rises_by_three_cells_and_falls_back() -> None:
     assert [row for row, _ in path(env, [UP, *[NOOP] * 6])] == [7, 6, 5, 6, 7, 8, 8]
 
 
+def test_it_is_seen_that_a_jump_rises() -> None:
+    env = stand((8, 5), {})
+    rising = [np.argwhere(env.step(np.array([action]))[0][0, 4]).tolist() for action in [UP, *[NOOP] * 3]]
+    assert rising == [[[6, 5]], [[5, 5]], [], []]
+
+
 def test_there_is_no_jump_from_the_air() -> None:
     env = stand((8, 5), {})
     assert [row for row, _ in path(env, [UP] * 8)] == [7, 6, 5, 6, 7, 8, 7, 6]

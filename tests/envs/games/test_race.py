@@ -19,9 +19,9 @@ QUIET = {"fall_rate": 0.0, "enemy_speed": 0.0}
 
 
 def drive(column: int, things: dict[tuple[int, int], int], speed: int = 1, **options: Any) -> Any:
-    """The player on row 8 of a board without a verge, up to where new rows come in."""
+    """The player on a board without a verge, up to where new rows come in."""
     env = batch("Race", **{**QUIET, **options})
-    place(env, (8, column), things, memo=(5, speed, 0))
+    place(env, (9 - speed, column), things, memo=(5, speed, 0))
     return env
 
 
@@ -40,6 +40,26 @@ def test_up_and_down_change_the_speed_between_one_and_three() -> None:
         assert reward == pytest.approx(0.04 * speeds[-1])
         assert not died
     assert speeds == [1, 2, 3, 3, 3, 2, 1, 1]
+
+
+def test_speed_is_seen_in_the_players_row_and_a_slide_beside_it() -> None:
+    env = drive(5, {})
+    seen = []
+    for action in [RIGHT, UP, LEFT, DOWN]:
+        obs = env.step(np.array([action]))[0][0]
+        seen.append([np.argwhere(obs[plane]).tolist() for plane in (0, 3)])
+    assert seen == [
+        [[[8, 6]], [[8, 7]]],
+        [[[7, 7]], [[7, 8]]],
+        [[[7, 7]], []],
+        [[[8, 7]], []],
+    ]
+
+
+def test_a_slide_towards_the_border_is_not_seen_beyond_it() -> None:
+    env = drive(1, {})
+    obs = env.step(np.array([LEFT]))[0][0]
+    assert not obs[3].any()
 
 
 @pytest.mark.parametrize("speed", [1, 2, 3])
@@ -76,7 +96,7 @@ def test_to_drive_into_something_costs_one_and_ends(thing: int) -> None:
     assert play(drive(5, {(7, 6): thing}), NOOP)[1:] == (pytest.approx(0.04), False)
 
 
-@pytest.mark.parametrize(("row", "rows_driven"), [(7, 0), (6, 1), (5, 2)])
+@pytest.mark.parametrize(("row", "rows_driven"), [(5, 0), (4, 1), (3, 2)])
 def test_no_speed_jumps_over_a_car_and_rows_before_it_count(row: int, rows_driven: int) -> None:
     _, reward, died = play(drive(5, {(row, 5): CAR}, speed=3), NOOP)
     assert reward == pytest.approx(0.04 * rows_driven - 1.0)

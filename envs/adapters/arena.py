@@ -1,0 +1,75 @@
+"""The built-in games for two teams: ids such as ``Graft/Pursuit-v0``, the agents of a team as rows of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gymnasium.vector import AutoresetMode
+
+from envs.arena.batch import ArenaBatch
+from envs.arena.game import ARENAS, Arena
+from envs.errors import GraftError, unknown
+from envs.factory import ADAPTERS
+from envs.squad import ALL, Rows, environments
+from envs.task import Bounds, Task, TaskVectorEnv
+
+OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the other team: random or still"}
+"""Keyword arguments beside the game's own."""
+
+
+class ArenaAdapter:
+    """One game: ``team`` (its first by default), ``opponents`` and the game's options."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self.prefix = arena.id
+
+    def ids(self) -> Iterable[str]:
+        """Its one id."""
+        return [self.prefix]
+
+    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+        """A batch of ``num_envs`` rows; it runs in the calling thread."""
+        if task.id != self.prefix:
+            raise unknown("task", task.id, [self.prefix])
+        same_step_only(task, autoreset)
+        allowed = [*OPTIONS, *self._arena.options]
+        for name in task.kwargs:
+            if name not in allowed:
+                raise unknown(f"keyword of {task.id}", name, allowed)
+        options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
+        settings = self._arena.resolve(options)
+        first, second = (team.name for team in self._arena.teams)
+        counts = {first: settings.high_first, second: settings.high_second}
+        counts[ALL] = sum(counts.values())
+        team, opponents = word(task, "team", first), word(task, "opponents", "random")
+        if team not in counts:
+            raise unknown(f"team of {task.id}", team, counts)
+        batch = ArenaBatch(self._arena.name, environments(num_envs, counts[team]), seed, autoreset, **options)
+        return Rows(batch, team, num_envs, opponents, seed)
+
+    def bounds(self, task: Task) -> Bounds | None:
+        """None: what a return is worth depends on the opponents."""
+        return None
+
+
+def same_step_only(task: Task, autoreset: AutoresetMode) -> None:
+    """Raises GraftError for the other convention, under which a row that waits for its environment can't be told."""
+    if autoreset is not AutoresetMode.SAME_STEP:
+        raise GraftError(
+            f"Task '{task.id}' is offered under same-step autoreset alone, not '{autoreset.value}': "
+            f"its agents end in mid-episode, and wait for the others."
+        )
+
+
+def word(task: Task, name: str, default: str) -> str:
+    """A keyword argument that is a word."""
+    value: Any = task.kwargs.get(name, default)
+    if not isinstance(value, str):
+        raise GraftError(f"{task.id}: {name}={value!r} is not allowed; it is a word such as '{default}'.")
+    return value
+
+
+for name in ARENAS:
+    ADAPTERS.add(f"arena.{name}", ArenaAdapter(ARENAS[name]))

@@ -1,0 +1,122 @@
+"""PettingZoo's parallel environments, by their modules: ``pettingzoo:mpe2.simple_tag_v3``.
+
+Agents that share the front of their names are a team: ``adversary_0`` and ``adversary_1`` are ``adversary``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import warnings
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Any
+
+from gymnasium.vector import AutoresetMode
+
+from envs.adapters.arena import OPTIONS, same_step_only, word
+from envs.adapters.spaces import first_line
+from envs.adapters.zoo_squad import ZooSquad
+from envs.errors import GraftError, unknown
+from envs.factory import ADAPTERS
+from envs.squad import ALL, Rows, environments, slots_of
+from envs.task import Bounds, Task, TaskVectorEnv
+
+PREFIX = "pettingzoo:"
+
+
+class PettingZooAdapter:
+    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents`` and the environment's options."""
+
+    prefix = PREFIX
+
+    def ids(self) -> Iterable[str]:
+        """The environments of MPE, where it is installed."""
+        return _in_package("mpe2")
+
+    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+        """A batch of ``num_envs`` rows; it runs in the calling thread."""
+        same_step_only(task, autoreset)
+        team, opponents = word(task, "team", ALL), word(task, "opponents", "random")
+        options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
+        module = _module(task.id)
+        made = [_make_one(module, task, options)]
+        try:
+            squad = ZooSquad(made, task.id)
+            count = len(slots_of(squad, team))
+            while len(made) < environments(num_envs, count):
+                made.append(_make_one(module, task, options))
+            return Rows(ZooSquad(made, task.id), team, num_envs, opponents, seed)
+        except GraftError:
+            for env in made:
+                env.close()
+            raise
+
+    def bounds(self, task: Task) -> Bounds | None:
+        """None: what a return is worth depends on the opponents."""
+        return None
+
+
+def _in_package(package: str) -> list[str]:
+    """Ids of a package's environments: of its modules whose names end with a version."""
+    spec = find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    names = [module.name for module in pkgutil.iter_modules(places or [])]
+    return [f"{PREFIX}{package}.{name}" for name in names if re.search(r"_v\d+$", name)]
+
+
+def _module(task_id: str) -> Any:
+    """The module of ``task_id``."""
+    name = task_id.removeprefix(PREFIX)
+    package = name.rpartition(".")[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)  # of how PettingZoo's own modules are made
+            module = importlib.import_module(name)
+    except ImportError as error:
+        missing = error.name or ""
+        known = _in_package(package) if package and missing.startswith(package) and missing != package else []
+        if known or missing == "" or not name:
+            raise unknown("task", task_id, known or ADAPTERS["pettingzoo"].ids()) from error
+        root = missing.partition(".")[0]
+        raise GraftError(
+            f"Task '{task_id}' needs a package that is not installed; install it: `pip install {root}`."
+        ) from error
+    except Exception as error:  # whatever the code of a user's module raises
+        raise GraftError(f"Module '{name}' of task '{task_id}' cannot be imported: {first_line(error)}.") from error
+    if not callable(getattr(module, "parallel_env", None)):
+        raise GraftError(f"Module '{name}' of task '{task_id}' has no parallel_env, as PettingZoo's have.")
+    return module
+
+
+def _make_one(module: Any, task: Task, options: dict[str, Any]) -> Any:
+    """One environment; the error for a keyword that it does not take names the nearest that it does."""
+    try:
+        return module.parallel_env(**options)
+    except GraftError:
+        raise
+    except ImportError as error:
+        raise GraftError(f"Task '{task.id}' needs a package that is not installed: {first_line(error)}.") from error
+    except Exception as error:  # constructors refuse keywords in many ways
+        allowed = _keywords(module)
+        for name in options:
+            if allowed and name not in allowed:
+                raise unknown(f"keyword of {task.id}", name, [*allowed, *OPTIONS]) from error
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise GraftError(f"Task '{task.id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
+
+
+def _keywords(module: Any) -> list[str]:
+    """Keywords that the environment spells out; PettingZoo's own pass theirs on to ``raw_env``."""
+    for creator in (module.parallel_env, getattr(module, "raw_env", None)):
+        if creator is not None:
+            parameters = inspect.signature(creator).parameters.values()
+            named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                return named
+    return []
+
+
+ADAPTERS.add("pettingzoo", PettingZooAdapter())

@@ -1,0 +1,230 @@
+"""A person plays a built-in game in the terminal: ``python -m envs.play Graft/Maze-v0``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from rich.console import Console
+from rich.text import Text
+
+import envs
+from envs.engine.entities import ENTITIES, PALETTES
+from envs.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
+from envs.engine.render import EMPTY, topmost
+from envs.errors import GraftError, unknown
+from envs.keys import keys
+from envs.task import Task
+from envs.words import task_of
+
+KEYS = {
+    "w": UP,
+    "a": LEFT,
+    "s": DOWN,
+    "d": RIGHT,
+    " ": ACT,
+    ".": NOOP,
+    **{name: index for index, name in enumerate(ACTIONS.names)},
+}
+"""What is pressed, or written as a word, for each action."""
+
+RESTART, QUIT = ("r", "restart"), ("q", "quit")
+
+HELP = "arrows or WASD to move, space to act, . to wait, r for a new episode, q to quit"
+
+EXAMPLES = """examples:
+  python -m envs.play Graft/Maze-v0                       play; python -m envs.catalog lists the games
+  python -m envs.play Graft/Platform-v0 gravity=0.5       with another mechanic
+  python -m envs.play Graft/Hunt-v0 fog=3 palette=night   see no further than an agent does
+  echo "right right act" | python -m envs.play Graft/Shoot-v0 --seed 3
+
+Where the input is no terminal, it is read line by line: names of actions (noop, up, down, left, right, act), or keys
+in a row (wasd. and space), also restart and quit.
+"""
+
+
+class Session:
+    """A game that goes on episode after episode, and its score; it shows what the mechanics let an agent see.
+
+    Args:
+        task: a built-in game. Views that are made for networks (pixels, features) are shown as planes.
+        seed: of the first episode; later ones go on with the running random numbers.
+    Raises:
+        GraftError: no built-in game, or a mechanic that is not allowed.
+    """
+
+    def __init__(self, task: Task, seed: int) -> None:
+        if task.id not in GAMES:
+            raise unknown("game", task.id, GAMES)
+        self.game = GAMES[task.id]
+        self._palette = PALETTES[self.game.resolve(task.kwargs).palette]
+        made_for_networks = self.game.observation_schema(task.kwargs.get("view", "planes")).kind != "planes"
+        self.task = Task(task.id, {**task.kwargs, "view": "planes"}) if made_for_networks else task
+        self._env = envs.make(self.task, 1, seed, AutoresetMode.NEXT_STEP)
+        self.returns: list[float] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the next episode; one that was not finished is not counted."""
+        self._obs: Any = self._env.reset()[0]
+        self.score, self.steps, self.over = 0.0, 0, ""
+
+    def act(self, action: int) -> None:
+        """Play a step, unless the episode is over."""
+        if self.over:
+            return
+        self._obs, rewards, terminated, truncated, _ = self._env.step(np.array([action]))
+        self.score += float(rewards[0])
+        self.steps += 1
+        if terminated[0] or truncated[0]:
+            self.returns.append(self.score)
+            self.over = "The episode has ended" if terminated[0] else "Time is up"
+
+    def press(self, key: str) -> bool:
+        """Do what ``key`` stands for, nothing for an unknown one; false to quit."""
+        if key in QUIT:
+            return False
+        if key in RESTART:
+            self.restart()
+        elif key in KEYS:
+            self.act(KEYS[key])
+        return True
+
+    def _style(self, name: str) -> str:
+        colour, ground = self._palette[name or "player"], self._palette[""]
+        return f"rgb({colour[0]},{colour[1]},{colour[2]}) on rgb({ground[0]},{ground[1]},{ground[2]})"
+
+    def board(self) -> Text:
+        """Two characters a cell, which makes it about square."""
+        names = self._env.observation_schema.names
+        text = Text()
+        for row in topmost(self._obs[0]):
+            for index in row:
+                name = names[index] if index >= 0 else ""
+                glyph = ENTITIES[name].glyph if name else EMPTY
+                text.append(f"{glyph} ", f"{self._style(name)}{' bold' if name else ' dim'}")
+            text.append("\n")
+        return text
+
+    def status(self) -> str:
+        """Score and steps, and whether the episode is over."""
+        line = f"score {self.score:g}   step {self.steps} of {self.game.max_steps}"
+        return f"{line}   {self.over}: r for the next one, q to quit" if self.over else line
+
+    def legend(self) -> Text:
+        """Glyph and name of each thing."""
+        text = Text()
+        for name in self._env.observation_schema.names:
+            text.append(f" {ENTITIES[name].glyph} ", f"{self._style(name)} bold").append(f" {name}   ")
+        return text
+
+    def page(self) -> Text:
+        """All that is on the screen."""
+        score = self.game.bounds
+        scale = "" if score is None else f" (random {score.random:g}, expert {score.expert:g})"
+        return Text("\n").join(
+            [
+                Text(f"{self.task}{scale}", "bold"),
+                Text(f"Goal: {self.game.goal}"),
+                Text(),
+                self.board(),
+                Text(self.status(), "bold"),
+                Text(),
+                self.legend(),
+                Text(HELP, "dim"),
+            ]
+        )
+
+    def summary(self) -> str:
+        """What was achieved."""
+        if not self.returns:
+            return f"No episode was finished; the score was {self.score:g} after {self.steps} steps."
+        count, best = len(self.returns), max(self.returns)
+        return f"{count} finished, mean score {sum(self.returns) / count:g}, best {best:g}."
+
+
+def on_screen(session: Session, pressed: Iterable[str], console: Console) -> None:
+    """Play with single key presses on a screen of its own, which leaves the terminal as it was."""
+    with console.screen() as screen:
+        screen.update(session.page())
+        for key in pressed:
+            if not session.press(key if len(key) > 1 else key.lower()):
+                return
+            screen.update(session.page())
+
+
+def _keys_in(line: str) -> list[str]:
+    """Names and keys of a line of input.
+
+    Raises:
+        GraftError: neither.
+    """
+    if not line.strip():
+        return list(line)
+    found: list[str] = []
+    for word in line.split():
+        known = word.lower() in (*KEYS, *RESTART, *QUIT)
+        found += [word.lower()] if known else list(word.lower())
+    for key in found:
+        if key not in (*KEYS, *RESTART, *QUIT):
+            names = ", ".join((*ACTIONS.names, RESTART[1], QUIT[1]))
+            raise GraftError(f"'{key}' in '{line.strip()}' is no action; allowed: {names}, or keys in a row (wasd.rq).")
+    return found
+
+
+def line_by_line(session: Session, lines: Iterable[str], console: Console) -> None:
+    """Play lines of names or keys, and print the board after each; the last line is the end.
+
+    Raises:
+        GraftError: a word that is no action.
+    """
+    console.print(session.page(), soft_wrap=True)
+    for line in lines:
+        for key in _keys_in(line.rstrip("\r\n")):
+            if not session.press(key):
+                return
+        console.print(session.board(), end="")
+        console.print(session.status(), highlight=False, soft_wrap=True)
+
+
+def run(task: Task, seed: int, source: TextIO) -> None:
+    """Play ``task`` with what comes from ``source``, on the standard output."""
+    session, console = Session(task, seed), Console(highlight=False)
+    if source.isatty() and console.is_terminal:
+        with keys(source.fileno()) as pressed:
+            on_screen(session, pressed, console)
+    else:
+        line_by_line(session, source, console)
+    console.print(session.summary(), soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m envs.play",
+        description=f"Play a built-in game in the terminal: {HELP}.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("task", nargs="+", metavar="TASK | key=value", help="a game's id; its mechanics by name")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first episode (0)")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        run(task_of(options.task), options.seed, sys.stdin)
+    except GraftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Matches: ``python -m experiments.match CHECKPOINT TASK`` counts how often a squad wins against another."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from agents.checkpoint import Checkpoint
+from agents.network import PolicyNetwork
+from envs.errors import GraftError
+from envs.factory import make
+from envs.squad import RULES, Rows
+from envs.task import Task
+from envs.words import split_words
+from experiments.watch import check_fit, find_checkpoint
+
+GAMES_AT_ONCE = 64
+LONGEST = 10_000
+"""Steps after which a game that nobody wins is given up."""
+
+EXAMPLES = """examples:
+  python -m experiments.match runs/squads/stages/27ab12 Graft/Pursuit-v0 team=prey
+  python -m experiments.match runs/squads/stages/27ab12 Graft/Pursuit-v0 team=prey --against runs/squads/stages/99fe01
+  python -m experiments.match runs/squads/stages/27ab12 hunters=2 prey='[3, 5]' --games 1000
+"""
+
+
+class Outcome(NamedTuple):
+    """Games of one team against another."""
+
+    won: int
+    drawn: int
+    lost: int
+
+    @property
+    def games(self) -> int:
+        """All of them."""
+        return self.won + self.drawn + self.lost
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share of games won (Wilson 1927, eq. 1 solved for the proportion)."""
+        z, n = 1.959964, self.games
+        share = self.won / n
+        middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+        return middle - half, middle + half
+
+
+def player(network: PolicyNetwork, seed: int, deterministic: bool) -> Callable[[Any, Any], Any]:
+    """How ``network`` plays a team: ``(observations (N, size, *shape), alive) -> actions (N, size, ...)``."""
+    generator = torch.Generator().manual_seed(seed)
+    network.eval()
+
+    def choose(obs: Any, alive: Any) -> Any:
+        flat = torch.as_tensor(obs.reshape(-1, *obs.shape[2:]))
+        actions = network.act(flat, generator, deterministic).numpy()
+        return actions.reshape(*obs.shape[:2], *actions.shape[1:])
+
+    return choose
+
+
+def match(
+    network: PolicyNetwork, task: Task, against: PolicyNetwork | str, games: int, seed: int, deterministic: bool = False
+) -> Outcome:
+    """Let ``network`` play the task's team against another.
+
+    Args:
+        task: of agents in teams, one of which is its ``team``.
+        against: a network for the other team, or a rule (`envs.squad.RULES`).
+        games: how many, shared out evenly over a batch of games, each of which counts from its first.
+        deterministic: play the most likely actions instead of samples.
+    Raises:
+        GraftError: a task without two teams, or a network that does not fit its team.
+    """
+    slots = _rows(task, 1, seed).slots
+    at_once = min(GAMES_AT_ONCE, games)
+    rows = _rows(task, at_once * len(slots), seed)
+    check_fit(network.schemas, task)
+    team = tuple(rows.squad.teams).index(rows.team)
+    if isinstance(against, str):
+        rows.opponents = against
+    else:
+        check_fit(against.schemas, Task(task.id, {**task.kwargs, "team": rows.others[0]}))
+        rows.opponents = player(against, seed + 1, deterministic)
+    quota, played = -(-games // at_once), np.zeros(at_once, np.int64)
+    counts = {"won": 0, "drawn": 0, "lost": 0}
+    mine, waited = player(network, seed, deterministic), 0
+    obs, infos = rows.reset()
+    try:
+        while played.min() < quota:
+            shape = (at_once, len(slots))
+            actions = mine(obs.reshape(*shape, *obs.shape[1:]), infos["alive"].reshape(shape))
+            obs, _, _, _, infos = rows.step(actions.reshape(-1, *actions.shape[2:]))
+            winners = infos["winner"]
+            waited = 0 if (winners != -1).any() else waited + 1
+            if waited > LONGEST:
+                raise GraftError(f"No game of {task} ended within {LONGEST:,} steps; give it a time limit.")
+            for i in np.flatnonzero((winners != -1) & (played < quota)):
+                counts["won" if winners[i] == team else "drawn" if winners[i] == -2 else "lost"] += 1
+                played[i] += 1
+    finally:
+        rows.close()
+    return Outcome(**counts)
+
+
+def _rows(task: Task, rows: int, seed: int) -> Rows:
+    env = make(task, rows, seed)
+    if not isinstance(env, Rows):
+        env.close()
+        raise GraftError(f"{task} has no teams; a match needs a task such as Graft/Pursuit-v0.")
+    if len(env.others) != 1:
+        env.close()
+        raise GraftError(f"{task}: give the team that the checkpoint plays: team={' or team='.join(env.squad.teams)}.")
+    return env
+
+
+def run(console: Console, options: argparse.Namespace) -> None:
+    """Play what the arguments ask for, and print the outcome.
+
+    Raises:
+        GraftError: bad input of any kind.
+    """
+    alone, keywords = split_words(options.words)
+    if not 1 <= len(alone) <= 2:
+        raise GraftError("Give a checkpoint, then perhaps a task's id, then perhaps its keywords as key=value.")
+    checkpoint = Checkpoint.load(find_checkpoint(Path(alone[0])))
+    own = checkpoint.task
+    task = Task(alone[1], keywords) if len(alone) == 2 else Task(own.id, {**own.kwargs, **keywords})
+    rule = options.against in RULES
+    against = options.against if rule else Checkpoint.load(find_checkpoint(Path(options.against))).build()
+    outcome = match(checkpoint.build(), task, against, options.games, options.seed, options.deterministic)
+    low, high = outcome.interval()
+    console.print(
+        f"{task} against {options.against}: won {outcome.won / outcome.games:.1%} [{low:.1%}, {high:.1%}] of "
+        f"{outcome.games} games, drew {outcome.drawn}, lost {outcome.lost}",
+        soft_wrap=True,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.match",
+        description="Let an agent from a checkpoint play a team against another, and count the games that it wins.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "words",
+        nargs="+",
+        metavar="CHECKPOINT | TASK | key=value",
+        help="folder of a checkpoint or of its stage; a task's id (default: the agent's own) and keywords, team among "
+        "them",
+    )
+    made.add_argument(
+        "--against", default="random", metavar="WHO", help=f"{' or '.join(RULES)}, or another checkpoint (random)"
+    )
+    made.add_argument("--games", type=int, default=500, metavar="N", help="how many, at least (500)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the games and of sampled actions (0)")
+    made.add_argument("--deterministic", action="store_true", help="play the most likely actions, not samples")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = parser().parse_intermixed_args(arguments)
+    if options.games < 1:
+        parser().error("--games must be at least 1")
+    torch.set_num_threads(1)
+    try:
+        run(Console(highlight=False, markup=False), options)
+    except KeyboardInterrupt:
+        return 130
+    except GraftError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""What is kept of a stage whose environments fail too often: the network as it is at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agents.backend import TrainResult
+from agents.checkpoint import Checkpoint
+from envs.faults import TooManyFaults
+from experiments.store import AT_FAULT
+
+
+@contextmanager
+def rescued(folder: Path, checkpoint: Callable[[TrainResult], Checkpoint]) -> Iterator[None]:
+    """Where environments fail too often, write a checkpoint into the stage's ``folder`` and say so in the error.
+
+    Args:
+        checkpoint: makes it, from what is known of the training: how far it came, and its faults.
+    Raises:
+        TooManyFaults: the same, with the checkpoint's path in its message.
+    """
+    try:
+        yield
+    except TooManyFaults as error:
+        made = checkpoint(TrainResult(error.env_steps, 0.0, [], faults=dict(error.faults)))
+        made.save(folder / AT_FAULT)
+        steps = made.record["env_steps"]
+        error.args = (f"{error} The network as it was after {steps:,} env steps is in {folder / AT_FAULT}.",)
+        raise

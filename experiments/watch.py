@@ -1,0 +1,266 @@
+"""Watch an agent: ``python -m experiments.watch CHECKPOINT TASK --gif FILE`` records how it plays."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from rich.console import Console
+from rich.progress import Progress
+
+from agents.checkpoint import MANIFEST, Checkpoint
+from agents.network import PolicyNetwork
+from envs.errors import GraftError
+from envs.factory import make, schemas
+from envs.schema import ActionSchema, ObservationSchema, Schemas
+from envs.task import Task, TaskVectorEnv
+from envs.words import split_words
+from experiments.archive import HEADS, tasks_learned
+from experiments.gif import Frame, GifWriter
+
+DRAWN = "rgb_array"
+FASTEST, USUAL = 50, 10
+"""Frames a second: the most that GIF players keep up with, and what is taken where a task says nothing."""
+
+HELD = 8
+"""How many times as long as others the last frame of an episode stays."""
+
+EXAMPLES = """examples:
+  python -m experiments.watch runs/mechanics/stages/27ab12 --gif gather.gif
+  python -m experiments.watch runs/mechanics/stages/27ab12 slip=0.3 --gif slippery.gif --episodes 4
+  python -m experiments.watch runs/mechanics/stages/27ab12 Graft/Gather-v0 palette=night --gif night.gif
+  python -m experiments.watch CHECKPOINT minigrid:MiniGrid-DoorKey-6x6-v0 --gif door.gif --deterministic
+
+Pictures show the board as it is, also where the agent's view of it is mirrored, fogged or noisy.
+"""
+
+
+class Step(NamedTuple):
+    """A frame (H, W, 3) uint8, and where an episode ends with it, its return and length."""
+
+    frame: Frame
+    ended: tuple[float, int] | None = None
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The checkpoint's folder, given that or the folder of the stage that made it."""
+    inner = folder / "checkpoint"
+    return inner if not (folder / MANIFEST).exists() and inner.is_dir() else folder
+
+
+def check_fit(network: Schemas, task: Task) -> list[str]:
+    """Names that the agent looks for and ``task`` never shows; they stay zero.
+
+    Raises:
+        GraftError: an agent of such schemas can't play the task; the text names the difference.
+    """
+    shown = schemas(task)
+    differences = [*_unseen(network.observation, shown.observation), *_unplayable(network.action, shown.action)]
+    if differences:
+        raise GraftError(f"This agent cannot play {task}: {'; '.join(differences)}.")
+    return [name for name in network.observation.names if name not in shown.observation.names]
+
+
+def _unseen(own: ObservationSchema, shown: ObservationSchema) -> Iterator[str]:
+    def layout(schema: ObservationSchema) -> str:
+        return f"{schema.kind} of {schema.dtype}" + "".join(f" x {n}" for n in schema.shape[1:])
+
+    if layout(own) != layout(shown):
+        yield f"it sees {layout(own)}, the task shows {layout(shown)}"
+    elif new := [name for name in shown.names if name not in own.names]:
+        yield f"the task shows {', '.join(new)}, the agent knows only {', '.join(own.names)}"
+
+
+def _unplayable(own: ActionSchema, taken: ActionSchema) -> Iterator[str]:
+    if (own.kind, own.names) != (taken.kind, taken.names):
+        yield f"it plays {own.kind} actions ({', '.join(own.names)}), the task takes {taken.kind} ones " + (
+            f"({', '.join(taken.names)})"
+        )
+    elif (own.low, own.high) != (taken.low, taken.high):
+        yield f"its actions lie from {own.low} to {own.high}, the task's from {taken.low} to {taken.high}"
+
+
+def _frame(env: TaskVectorEnv, task: Task) -> Frame:
+    try:
+        shown: Any = env.render()
+    except Exception as error:  # whatever a third party's code, or the graphics library under it, may raise
+        raise GraftError(f"Task {task} cannot be drawn: {type(error).__name__}, {error}.") from error
+    if not shown or not isinstance(shown[0], np.ndarray):
+        raise GraftError(f"Task {task} cannot be drawn: it renders no picture.")
+    return np.asarray(shown[0], np.uint8)
+
+
+def steps(
+    network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
+) -> Iterator[Step]:
+    """What is seen while ``network`` plays, without end: a frame for each reset and each step.
+
+    Args:
+        env: a batch of one under next-step autoreset, which shows the end of an episode before the next begins.
+        task: of ``env``, for error messages.
+        generator: of the action samples.
+        deterministic: play the most likely action (or the mean) instead of a sample.
+    """
+    network.eval()
+    obs = env.reset()[0]
+    yield Step(_frame(env, task))
+    total, length, waiting = 0.0, 0, False
+    while True:
+        obs, rewards, terminated, truncated, _ = env.step(network.act(obs, generator, deterministic).numpy())
+        if waiting:  # this step was the reset
+            total, length, waiting = 0.0, 0, False
+            yield Step(_frame(env, task))
+            continue
+        total, length = total + float(rewards[0]), length + 1
+        waiting = bool(terminated[0] or truncated[0])
+        yield Step(_frame(env, task), (total, length) if waiting else None)
+
+
+def record(
+    seen: Iterator[Step], writer: GifWriter, frames: int, episodes: int, said: Callable[[int, Step], None]
+) -> tuple[int, int]:
+    """Write what is seen until so many episodes have ended, or so many frames are written.
+
+    Args:
+        said: told the number of frames so far, and the last step.
+    Returns:
+        How many frames were written and how many episodes ended.
+    """
+    ended = written = 0
+    for step in seen:
+        writer.add(step.frame, HELD if step.ended else 1)
+        written += 1
+        ended += step.ended is not None
+        said(written, step)
+        if ended == episodes or written == frames:
+            break
+    return written, ended
+
+
+def run(console: Console, options: argparse.Namespace) -> None:
+    """Record what the arguments ask for.
+
+    Raises:
+        GraftError: bad input of any kind.
+    """
+    alone, keywords = split_words(options.words)
+    if not 1 <= len(alone) <= 2:
+        raise GraftError("Give a checkpoint, then perhaps a task's id, then perhaps its keywords as key=value.")
+    path: Path = options.gif
+    _check_target(path, options.force)
+    checkpoint = Checkpoint.load(find_checkpoint(Path(alone[0])))
+    own = checkpoint.task
+    task = Task(alone[1], keywords) if len(alone) == 2 else Task(own.id, {**own.kwargs, **keywords})
+    for note in _notes(checkpoint, task):
+        console.print(f"Note: {note}", soft_wrap=True)
+    network = checkpoint.build()
+    env = make(
+        task, 1, options.seed, AutoresetMode.NEXT_STEP, observation=network.schemas.observation, render_mode=DRAWN
+    )
+    try:
+        fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
+        generator = torch.Generator().manual_seed(options.seed)
+        seen = steps(network, env, task, generator, options.deterministic)
+        with GifWriter(path, fps) as writer:
+            written, ended = _record(console, seen, writer, options)
+    finally:
+        env.close()
+    if ended < options.episodes:
+        console.print(
+            f"Note: stopped at {written} frames, before episode {ended + 1} ended; --frames sets the limit.",
+            soft_wrap=True,
+        )
+    size = path.stat().st_size / 1000
+    console.print(f"{path}: {task}, {written} frames at {fps:g} a second, {size:,.0f} kB", soft_wrap=True)
+
+
+def _record(console: Console, seen: Iterator[Step], writer: GifWriter, options: argparse.Namespace) -> tuple[int, int]:
+    """`record`, with a progress bar on a terminal and a line for each episode."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("frames", total=options.frames)
+        finished: list[float] = []
+
+        def said(written: int, step: Step) -> None:
+            progress.update(bar, completed=written)
+            if step.ended is not None:
+                finished.append(step.ended[0])
+                console.print(f"episode {len(finished)}: return {step.ended[0]:.2f} in {step.ended[1]} steps")
+
+        return record(seen, writer, options.frames, options.episodes, said)
+
+
+def _check_target(path: Path, force: bool) -> None:
+    """Raises GraftError where the file can't be written, before anything is played."""
+    if path.suffix.lower() != ".gif":
+        raise GraftError(f"--gif {path} is not allowed; give a name that ends in .gif.")
+    if not path.parent.is_dir():
+        raise GraftError(f"There is no folder {path.parent} to write {path.name} into.")
+    if path.exists() and not force:
+        raise GraftError(f"{path} exists; choose another name, or give --force to replace it.")
+
+
+def _notes(checkpoint: Checkpoint, task: Task) -> Iterator[str]:
+    """What a viewer should know about this agent on this task; raises GraftError where it can't play it."""
+    absent = check_fit(checkpoint.schemas, task)
+    if absent:
+        yield f"{task} never shows {', '.join(absent)}, which the agent looks for."
+    if tasks_learned(checkpoint.parts.get(HEADS, {})) > 1 and task != checkpoint.task:
+        yield f"the agent learned several tasks and plays with the heads of the last one, {checkpoint.task}."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.watch",
+        description="Record an agent from a checkpoint while it plays a task.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "words",
+        nargs="+",
+        metavar="CHECKPOINT | TASK | key=value",
+        help="folder of a checkpoint or of its stage; a task's id (default: the agent's own) and keywords",
+    )
+    made.add_argument("--gif", type=Path, required=True, metavar="FILE", help="animation to write")
+    made.add_argument("--episodes", type=int, default=2, metavar="N", help="stop after so many (2)")
+    made.add_argument("--frames", type=int, default=500, metavar="N", help="stop after so many at the latest (500)")
+    made.add_argument("--fps", type=float, metavar="F", help=f"frames a second, up to {FASTEST} (the task's own)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the task and of sampled actions (0)")
+    made.add_argument("--deterministic", action="store_true", help="play the most likely action, not a sample")
+    made.add_argument("--force", action="store_true", help="replace the file where it exists")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = parser().parse_intermixed_args(arguments)
+    if options.episodes < 1 or options.frames < 1:
+        parser().error("--episodes and --frames must be at least 1")
+    if options.fps is not None and not 0.1 <= options.fps <= FASTEST:
+        parser().error(f"--fps must be from 0.1 to {FASTEST}")
+    torch.set_num_threads(1)
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws for Gymnasium, looks for a sound card
+    console = Console(highlight=False, markup=False)
+    try:
+        run(console, options)
+    except KeyboardInterrupt:
+        return 130
+    except GraftError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Matches between squads: games are counted for the right team, fairly, and misfits are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from handmade import small_network
+from scipy.stats import binomtest
+
+from agents.checkpoint import Checkpoint
+from envs.errors import GraftError
+from envs.factory import schemas
+from envs.task import Task
+from experiments import match
+from experiments.match import Outcome
+
+HUNTERS = Task("Graft/Pursuit-v0", {"team": "hunters"})
+PREY = Task("Graft/Pursuit-v0", {"team": "prey"})
+
+
+def network(seed: int = 1):
+    return small_network(schemas(HUNTERS), seed=seed)
+
+
+@pytest.mark.parametrize(("won", "games"), [(0, 5), (7, 10), (400, 500), (500, 500)])
+def test_the_interval_is_wilsons(won: int, games: int):
+    expected = binomtest(won, games).proportion_ci(method="wilson")
+    assert Outcome(won, 0, games - won).interval() == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_every_game_is_counted_once():
+    outcome = match.match(network(), HUNTERS, "random", 130, seed=0)
+    assert outcome.games == 64 * 3
+    assert min(outcome.won, outcome.lost) > 0
+
+
+def test_two_sides_of_the_same_match_agree():
+    hunters, prey = network(1), network(2)
+    one = match.match(hunters, HUNTERS, prey, 192, seed=0, deterministic=True)
+    other = match.match(prey, PREY, hunters, 192, seed=0, deterministic=True)
+    assert (one.won, one.drawn, one.lost) == (other.lost, other.drawn, other.won)
+
+
+def test_matches_repeat_with_their_seed():
+    first, again, other = (match.match(network(), HUNTERS, "random", 64, seed) for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def test_prey_survives_hunters_that_stand_still_more_often():
+    still, moving = (match.match(network(), PREY, rule, 64, seed=0) for rule in ("still", "random"))
+    assert still.games == moving.games == 64
+    assert still.won > moving.won + 10
+
+
+def test_tasks_without_two_sides_are_refused():
+    with pytest.raises(GraftError, match="has no teams"):
+        match.match(network(), Task("Graft/Gather-v0"), "random", 1, 0)
+    with pytest.raises(GraftError, match="team=hunters or team=prey"):
+        match.match(network(), Task("Graft/Pursuit-v0", {"team": "all"}), "random", 1, 0)
+
+
+def test_the_command_prints_the_share(tmp_path, capsys):
+    Checkpoint.of(network(), HUNTERS, parts={}).save(tmp_path / "stage" / "checkpoint")
+    assert match.main([str(tmp_path / "stage"), "prey=2", "--games", "64"]) == 0
+    expected = match.match(network(), Task(HUNTERS.id, {"team": "hunters", "prey": 2}), "random", 64, 0)
+    text = capsys.readouterr().out
+    assert f"won {expected.won / 64:.1%} [" in text
+    assert "of 64 games" in text
+    assert match.main([str(tmp_path / "stage"), "--against", str(tmp_path / "stage"), "--games", "64"]) == 0
+
+
+def test_bad_input_ends_with_2(tmp_path, capsys):
+    assert match.main([str(tmp_path / "nothing")]) == 2
+    assert "error:" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        match.main([str(tmp_path), "--games", "0"])
+
+
+def test_players_keep_rows_apart():
+    own = network()
+    choose = match.player(own, 0, deterministic=True)
+    obs = np.random.default_rng(0).integers(0, 2, (3, 2, *own.schemas.observation.shape), dtype=np.uint8)
+    actions = choose(obs, np.ones((3, 2), np.bool_))
+    assert actions.shape == (3, 2)
+    one = own.act(torch.as_tensor(obs[2, 1:2]), torch.Generator(), True).item()
+    assert actions[2, 1] == one

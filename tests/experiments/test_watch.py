@@ -1,0 +1,218 @@
+"""Watching an agent: the animation is what it played, whatever fails leaves no file, and misfits are named."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from handmade import small_network
+from PIL import Image
+from rich.console import Console
+
+from agents.checkpoint import Checkpoint
+from envs.errors import GraftError
+from envs.factory import make, schemas
+from envs.schema import Schemas
+from envs.task import Task
+from envs.union import union
+from experiments import watch
+from experiments.gif import GifWriter
+
+DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4})
+
+
+def checkpoint_of(folder, task, shown=None, parts=None):
+    """An agent of random weights, as the stage ``folder`` keeps it."""
+    own = schemas(task)
+    network = small_network(Schemas(shown or own.observation, own.action), seed=1)
+    Checkpoint.of(network, task, parts=parts or {}).save(folder / "checkpoint")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    return checkpoint_of(tmp_path_factory.mktemp("runs") / "stage", DODGE)
+
+
+def frames_of(path):
+    """Pictures (n, H, W, 3) and how many milliseconds each stays."""
+    with Image.open(path) as image:
+        pictures, held = [], []
+        for k in range(getattr(image, "n_frames", 1)):
+            image.seek(k)
+            pictures.append(np.array(image.convert("RGB")))
+            held.append(image.info["duration"])
+    return np.stack(pictures), held
+
+
+def test_the_animation_is_what_the_agent_played(stage, tmp_path, capsys):
+    path = tmp_path / "dodge.gif"
+    assert watch.main([str(stage), "--gif", str(path), "--seed", "3", "--episodes", "2", "--fps", "10"]) == 0
+    printed = capsys.readouterr().out
+
+    network, generator = Checkpoint.load(stage / "checkpoint").build(), torch.Generator().manual_seed(3)
+    env = make(DODGE, 1, 3, AutoresetMode.NEXT_STEP, render_mode="rgb_array")
+    obs, _ = env.reset()
+    expected, held, returns, ended = [env.render()[0]], [100], [0.0], False
+    while len(returns) < 3:
+        obs, reward, terminated, truncated, _ = env.step(network.act(obs, generator).numpy())
+        ended = bool(terminated[0] or truncated[0])
+        expected.append(env.render()[0])
+        held.append(800 if ended else 100)
+        returns[-1] += reward[0]
+        returns += [0.0] * ended
+    pictures, shown = frames_of(path)
+    np.testing.assert_array_equal(pictures, expected)
+    assert shown == held
+    assert f"episode 1: return {returns[0]:.2f} in" in printed
+    assert f"episode 2: return {returns[1]:.2f} in" in printed
+    assert f"{len(expected)} frames at 10 a second" in printed
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_checkpoints_own_folder_and_other_mechanics(stage, tmp_path, capsys):
+    where = [str(stage / "checkpoint"), "--gif", str(tmp_path / "a.gif")]
+    assert watch.main([*where, "slip=1", "fall_rate=0", "--episodes", "1", "--deterministic"]) == 0
+    assert "Dodge(fall_rate=0, slip=1), 201 frames at 8 a second" in capsys.readouterr().out
+
+
+def test_the_limit_of_frames_is_told(stage, tmp_path, capsys):
+    path = tmp_path / "short.gif"
+    assert watch.main([str(stage), str(DODGE.id), "fall_rate=0.0", "--gif", str(path), "--frames", "7"]) == 0
+    assert "Note: stopped at 7 frames, before episode 1 ended; --frames sets the limit." in capsys.readouterr().out
+    assert len(frames_of(path)[0]) == 7
+
+
+def test_a_file_is_replaced_only_when_told_to(stage, tmp_path, capsys):
+    path = tmp_path / "a.gif"
+    path.write_bytes(b"mine")
+    arguments = [str(stage), "--gif", str(path), "--frames", "2"]
+    assert watch.main(arguments) == 2
+    assert "a.gif exists; choose another name, or give --force" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
+    assert watch.main([*arguments, "--force"]) == 0
+    assert path.read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ["Graft/Maze-v0"],
+            "cannot play Maze: the task shows wall, door, key, exit, the agent knows only player",
+        ),
+        (["CartPole-v1"], "it sees planes of uint8 x 10 x 10, the task shows vector of float32; it plays discrete"),
+        (["view=pixels"], "the task shows pixels of uint8 x 64 x 64"),
+        (["Graft/Dogde-v0"], "Did you mean 'Graft/Dodge-v0'"),
+        (["slp=0.1"], "Did you mean 'slip'"),
+        (["a", "b"], "Give a checkpoint, then perhaps a task's id"),
+        (["--gif", "film.mp4"], "give a name that ends in .gif"),
+        (["--gif", "nowhere/a.gif"], "There is no folder nowhere"),
+    ],
+)
+def test_bad_input_ends_with_2_and_leaves_nothing(words, text, stage, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert watch.main([str(stage), "--gif", "a.gif", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert text in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_must_be_a_checkpoint(tmp_path, capsys):
+    assert watch.main([str(tmp_path / "none"), "--gif", str(tmp_path / "a.gif")]) == 2
+    assert "There is no checkpoint at" in capsys.readouterr().err
+
+
+def test_an_agent_of_several_tasks_plays_one_of_them(tmp_path, capsys):
+    other = Task("Graft/Hunt-v0")
+    both = union([schemas(DODGE).observation, schemas(other).observation])
+    heads = {"heads": {f"{k}.policy.out.bias": torch.zeros(6) for k in range(2)}}
+    folder = checkpoint_of(tmp_path / "stage", DODGE, both, heads)
+    assert watch.main([str(folder), other.id, "--gif", str(tmp_path / "a.gif"), "--frames", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "Note: Hunt never shows rock, which the agent looks for." in printed
+    assert "plays with the heads of the last one, Dodge(fall_rate=0.4)" in printed
+
+
+def test_environments_of_gymnasium_can_be_watched(tmp_path, capsys):
+    pytest.importorskip("minigrid")
+    task = Task("minigrid:MiniGrid-Empty-5x5-v0")
+    folder = checkpoint_of(tmp_path / "stage", task)
+    assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif"), "--frames", "5"]) == 0
+    assert "5 frames at 10 a second" in capsys.readouterr().out
+    assert frames_of(tmp_path / "a.gif")[0].shape == (5, 160, 160, 3)
+
+
+def test_a_task_that_cannot_be_drawn_says_so(tmp_path, handmade_tasks, capsys):
+    folder = checkpoint_of(tmp_path / "stage", Task("handmade/Match-v0"))
+    assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif")]) == 2
+    assert "Task handmade/Match cannot be drawn" in capsys.readouterr().err
+    assert not (tmp_path / "a.gif").exists()
+
+
+def test_what_a_renderer_raises_becomes_a_sentence(stage, tmp_path, monkeypatch, capsys):
+    def broken(self):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr("envs.engine.batch.GameVectorEnv.render", broken)
+    assert watch.main([str(stage), "--gif", str(tmp_path / "a.gif")]) == 2
+    assert "cannot be drawn: RuntimeError, no display." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bar_on_a_terminal(stage, tmp_path, monkeypatch):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, markup=False, highlight=False)
+    monkeypatch.setattr(watch, "Console", lambda **_: screen)
+    assert watch.main([str(stage), "--gif", str(tmp_path / "a.gif"), "--episodes", "1"]) == 0
+    assert "episode 1: return" in screen.file.getvalue()
+
+
+@pytest.mark.parametrize("arguments", [["--frames", "0"], ["--episodes", "0"], ["--fps", "60"], []])
+def test_limits_out_of_range_end_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        watch.main(["somewhere", *(["--gif", "a.gif"] if arguments else []), *arguments])
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_frames_of_few_and_of_many_colours(tmp_path):
+    rng = np.random.default_rng(0)
+    plain = np.zeros((5, 40, 60, 3), np.uint8)
+    for k in range(1, 5):
+        plain[k] = plain[k - 1]
+        plain[k, k : k + 9, 2 * k : 3 * k] = rng.integers(0, 256, 3)
+    photo = np.indices((40, 60)).sum(0)[..., None] * np.array([2, 1, 2]) + rng.integers(0, 9, (40, 60, 3))
+    with GifWriter(tmp_path / "a.gif", 25) as writer:
+        for frame in (*plain, plain[-1]):
+            writer.add(frame)
+        writer.add(photo.astype(np.uint8), held=3)
+    pictures, held = frames_of(tmp_path / "a.gif")
+    np.testing.assert_array_equal(pictures[:6], [*plain, plain[-1]])
+    assert np.abs(pictures[6].astype(int) - photo).mean() < 8
+    assert held == [40] * 6 + [120]
+
+
+def written(path, *frames, error=None):
+    """Write frames, then fail with ``error`` where there is one."""
+    with GifWriter(path, 10) as writer:
+        for frame in frames:
+            writer.add(frame)
+        if error is not None:
+            raise error
+
+
+def test_a_file_that_was_not_finished_does_not_appear(tmp_path):
+    path, frame = tmp_path / "a.gif", np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(KeyboardInterrupt):
+        written(path, frame, error=KeyboardInterrupt())
+    with pytest.raises(GraftError, match="Frames have one size"):
+        written(path, frame, frame[1:])
+    with pytest.raises(GraftError, match=r"is \(H, W, 3\) uint8"):
+        written(path, frame.astype(np.float32))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(GraftError, match="cannot be written"):
+        written(tmp_path / "none" / "a.gif", frame)

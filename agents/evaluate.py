@@ -48,13 +48,14 @@ def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Epi
     """Play ``episodes`` episodes and return their outcomes.
 
     Each environment contributes its first ``ceil(episodes / num_envs)`` episodes, whatever their length: counting the
-    first to finish would favour short ones.
+    first to finish would favour short ones. Rows that share games (``infos["over"]``) contribute the episodes of so
+    many games, none where they were out of play: as many of each row would favour games with many agents.
 
     Args:
         choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
         env: same-step autoreset; it is reset at the start and goes on with its own random numbers.
     Raises:
-        GraftError: an episode that does not end within `LONGEST_EPISODE` steps.
+        GraftError: an episode that does not end within `LONGEST_EPISODE` steps, or no row in play in all of the games.
     """
     quota = -(-episodes // env.num_envs)
     done_counts = np.zeros(env.num_envs, np.int64)
@@ -73,11 +74,16 @@ def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Epi
                 f"An episode did not end within {LONGEST_EPISODE:,} steps; give the task a time limit, "
                 f"such as kwargs: {{max_episode_steps: 500}}."
             )
-        for i in np.flatnonzero(terminated | truncated):
+        ended = terminated | truncated
+        for i in np.flatnonzero(ended):
             if done_counts[i] < quota:
                 finished.append((returns[i], lengths[i], int(i)))
-            done_counts[i] += 1
-            returns[i] = lengths[i] = waited[i] = 0.0
+            returns[i] = lengths[i] = 0.0
+        over = infos.get("over", ended)
+        done_counts[over] += 1
+        waited[over] = 0.0
+    if not finished:
+        raise GraftError(f"None of the {env.num_envs} rows was in play in {quota} games; evaluate more episodes.")
     outcomes = np.array(finished, np.float64)
     return Episodes(outcomes[:, 0], outcomes[:, 1], outcomes[:, 2].astype(np.int64))
 

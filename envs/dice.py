@@ -36,6 +36,12 @@ class Dice:
             self.state[:, 0] = _mixed(seeds * _STEP ^ _APART)
         self.state[:, 1] = 0
 
+    def last(self) -> Dice:
+        """Those of the last environment alone: what they draw, the others don't."""
+        only = Dice(0)
+        only.state = self.state[-1:]
+        return only
+
     def uniform(self, count: int) -> NDArray[np.float64]:
         """(N, count) numbers in [0, 1), by SplitMix64."""
         with np.errstate(over="ignore"):

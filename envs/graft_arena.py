@@ -47,7 +47,8 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
     }
 
     def __init__(self, game: str = "pursuit", render_mode: str | None = None, **options: Any) -> None:
-        self._batch = ArenaBatch(game, 1, autoreset_mode=AutoresetMode.NEXT_STEP, **options)
+        first = int(np.random.default_rng().integers(2**31))  # of environments that nobody seeds, which must differ
+        self._batch = ArenaBatch(game, 1, first, AutoresetMode.NEXT_STEP, **options)
         self.render_mode = check_mode(self._batch.game.id, render_mode)
         self._places = {
             agent: (team, its.index(a))

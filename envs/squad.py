@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from envs.dice import Dice, still
 from envs.errors import GraftError, unknown
+from envs.faults import Faults
 from envs.schema import Schemas
 from envs.task import TaskVectorEnv
 
@@ -75,7 +76,8 @@ class Rows(TaskVectorEnv):
     agent in play. A row that is not has an observation of zeros, no reward and no end, and its action is ignored.
     A row ends (``terminated``, with its ``final_obs``) in the step in which its agent dies, and waits, out of play,
     for the next episode of its environment; when that ends, all rows in play end. Each row that comes into play
-    begins an episode of its own. ``infos["winner"]`` of each step is that of `SquadEnv.step`, (environments,).
+    begins an episode of its own. ``infos["winner"]`` of each step is that of `SquadEnv.step`, (environments,), and
+    ``infos["over"]`` (rows,) says whose environment's game it ended, whether or not the row was in play.
 
     Attributes:
         squad: the environments. team: the team that learns, or ``"all"``. slots: its slots.
@@ -132,6 +134,11 @@ class Rows(TaskVectorEnv):
             raise GraftError(f"A policy can play one team of opponents; here these are: {given}.")
         self._opponents = rule
 
+    @property
+    def faults(self) -> Faults:
+        """Of the environments, where somebody else wrote them."""
+        return getattr(self.squad, "faults", Faults())
+
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Fresh episodes of all environments; environment i is seeded with ``seed + i``."""
         if options:
@@ -141,6 +148,8 @@ class Rows(TaskVectorEnv):
         if seed is not None:
             if not isinstance(seed, int | np.integer):
                 raise GraftError(f"Seeds {seed} are not allowed; give one number, since environments hold many rows.")
+            if seed < 0:
+                raise GraftError(f"Seed {seed} is not allowed; seeds are whole numbers from 0.")
             self._dice.seed(int(seed))
         self._seen, self._alive, _ = self.squad.reset(None if seed is None else int(seed))
         return self._obs(self._seen), {"alive": self._rows(self._alive)}
@@ -154,7 +163,8 @@ class Rows(TaskVectorEnv):
         acted = self._alive
         seen, rewards, terminated, truncated, alive, infos = self.squad.step(self._all_actions(chosen))
         self._seen, self._alive = seen, alive
-        mine: dict[str, Any] = {"alive": self._rows(alive), "winner": infos["winner"]}
+        over = np.repeat(infos["winner"] != -1, len(self.slots))[: self.num_envs]
+        mine: dict[str, Any] = {"alive": self._rows(alive), "winner": infos["winner"], "over": over}
         ended, cut = self._rows(terminated & acted), self._rows(truncated & acted)
         if (ended | cut).any():
             mine |= {"final_obs": self._obs(infos["final_obs"]), "_final_obs": ended | cut}
@@ -182,7 +192,7 @@ class Rows(TaskVectorEnv):
         environments, count = self.squad.num_envs, len(self.slots)
         surplus = environments * count - self.num_envs
         if surplus:
-            extra = self._dice.actions(self.action_schema, count)[-1, count - surplus :]
+            extra = self._dice.last().actions(self.action_schema, surplus)[0]
             chosen = np.concatenate([chosen, extra.astype(chosen.dtype)])
         mine = chosen.reshape(environments, count, *chosen.shape[1:])
         if self.team == ALL:

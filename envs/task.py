@@ -85,7 +85,8 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     has several.
 
     Where ``dead_rows`` is set, rows can be out of play, such as agents that died: ``infos["alive"]`` (N,) of every
-    reset and step says which of the observations that it returns are of rows in play.
+    reset and step says which of the observations that it returns are of rows in play. Where rows share a game,
+    ``infos["over"]`` (N,) of every step says whose game it ended, also of rows that are out of play.
     """
 
     observation_schema: ObservationSchema

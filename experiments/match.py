@@ -15,6 +15,7 @@ from rich.console import Console
 
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
+from envs.adapters.zoo_squad import ZooSquad
 from envs.errors import GraftError
 from envs.factory import make
 from envs.squad import RULES, Rows
@@ -54,14 +55,21 @@ class Outcome(NamedTuple):
         return middle - half, middle + half
 
 
-def player(network: PolicyNetwork, seed: int, deterministic: bool) -> Callable[[Any, Any], Any]:
-    """How ``network`` plays a team: ``(observations (N, size, *shape), alive) -> actions (N, size, ...)``."""
-    generator = torch.Generator().manual_seed(seed)
+def player(
+    network: PolicyNetwork, seed: int, deterministic: bool, names: Sequence[str] | None = None
+) -> Callable[[Any, Any], Any]:
+    """How ``network`` plays a team: ``(observations (N, size, *shape), alive) -> actions (N, size, ...)``.
+
+    ``names`` are those that observations hold, where the network knows more; what it does not see is zero.
+    """
+    generator, own = torch.Generator().manual_seed(seed), network.schemas.observation
+    places = [own.names.index(name) for name in names or own.names]
     network.eval()
 
     def choose(obs: Any, alive: Any) -> Any:
-        flat = torch.as_tensor(obs.reshape(-1, *obs.shape[2:]))
-        actions = network.act(flat, generator, deterministic).numpy()
+        wide = np.zeros((obs.shape[0] * obs.shape[1], *own.shape), obs.dtype)
+        wide[:, places] = obs.reshape(-1, *obs.shape[2:])
+        actions = network.act(torch.as_tensor(wide), generator, deterministic).numpy()
         return actions.reshape(*obs.shape[:2], *actions.shape[1:])
 
     return choose
@@ -89,10 +97,11 @@ def match(
         rows.opponents = against
     else:
         check_fit(against.schemas, Task(task.id, {**task.kwargs, "team": rows.others[0]}))
-        rows.opponents = player(against, seed + 1, deterministic)
+        names = rows.squad.schemas_of(rows.others[0]).observation.names
+        rows.opponents = player(against, seed + 1, deterministic, names)
     quota, played = -(-games // at_once), np.zeros(at_once, np.int64)
     counts = {"won": 0, "drawn": 0, "lost": 0}
-    mine, waited = player(network, seed, deterministic), 0
+    mine, waited = player(network, seed, deterministic, rows.observation_schema.names), 0
     obs, infos = rows.reset()
     try:
         while played.min() < quota:
@@ -116,6 +125,9 @@ def _rows(task: Task, rows: int, seed: int) -> Rows:
     if not isinstance(env, Rows):
         env.close()
         raise GraftError(f"{task} has no teams; a match needs a task such as Graft/Pursuit-v0.")
+    if isinstance(env.squad, ZooSquad):
+        env.close()
+        raise GraftError(f"{task} names no winner; a match needs a task such as Graft/Pursuit-v0.")
     if len(env.others) != 1:
         env.close()
         raise GraftError(f"{task}: give the team that the checkpoint plays: team={' or team='.join(env.squad.teams)}.")

@@ -85,9 +85,12 @@ def _probe(stage: Stage, network: PolicyNetwork, source: Checkpoint | None, seed
     """
     env = make(stage.task, PROBE_ENVS, seed, observation=network.schemas.observation)
     try:
-        states = [env.reset()[0]]
         env.action_space.seed(seed % 2**32)
-        states += [env.step(env.action_space.sample())[0] for _ in range(PROBE_STATES // PROBE_ENVS - 1)]
+        obs, infos = env.reset()
+        states = [obs[infos.get("alive", slice(None))]]  # of rows in play
+        for _ in range(PROBE_STATES // PROBE_ENVS - 1):
+            obs, *_, infos = env.step(env.action_space.sample())
+            states.append(obs[infos.get("alive", slice(None))])
     finally:
         env.close()
     assert stage.method is not None

@@ -38,6 +38,11 @@ class LiveRolloutBuffer(RolloutBuffer):
         self._live[self.pos] = self._acted()
         super().add(*args, **kwargs)
 
+    @property
+    def any_live(self) -> bool:
+        """Whether a row was in play in any of its steps."""
+        return bool(self._live.any())
+
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Minibatches in random order, until every step of a row in play was in one."""
         if not self.generator_ready:

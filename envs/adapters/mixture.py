@@ -141,6 +141,8 @@ class MixtureVectorEnv(TaskVectorEnv):
         obs = self._show([step[0] for step in steps])
         rewards, terminated, truncated = (self._gather([step[n] for step in steps]) for n in (1, 2, 3))
         infos = self._infos([step[4] for step in steps])
+        if "alive" in infos:
+            infos["over"] = self._gather([step[4].get("over", step[2] | step[3]) for step in steps])
         if any("final_obs" in step[4] for step in steps):
             counts = [part.num_envs for part in self._parts]
             last = [step[4].get("final_obs", np.zeros_like(step[0])) for step in steps]

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec, observation_codec
+from envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec, first_line, observation_codec
 from envs.dice import still
 from envs.errors import GraftError
+from envs.faults import FaultLog, FaultRules, Faults
 from envs.schema import Schemas
 
 Bools = NDArray[np.bool_]
@@ -27,6 +28,8 @@ class ZooSquad:
     Agents may end and enter in any step and in any order. One that leaves ``agents`` without a flag has terminated. An
     environment is over when nobody is left to act; it is then reset with a seed that follows from its first seed and
     the number of its episode, because some environments forget their random numbers at a reset without one.
+    One that raises, or shows or pays what is not finite, ends the run with `envs.faults.TooManyFaults`: none is
+    restarted.
 
     Args:
         envs: the environments, not yet reset; closed with the batch.
@@ -38,6 +41,7 @@ class ZooSquad:
 
     def __init__(self, envs: list[Any], task: str) -> None:
         self._envs, self._task = envs, task
+        self._log = FaultLog(task, FaultRules(limit=0))
         self.num_envs = len(envs)
         possible = getattr(envs[0], "possible_agents", None)
         if not possible:
@@ -81,6 +85,15 @@ class ZooSquad:
             for team, its in self.teams.items()
         }
 
+    @property
+    def faults(self) -> Faults:
+        """What ended the run."""
+        return self._log.faults
+
+    def _fail(self, i: int, kind: str, text: str, error: BaseException | None = None) -> None:
+        self._log.add(kind, f"environment {i}: {text}", error)
+        self._log.check()
+
     def schemas_of(self, team: str) -> Schemas:
         """What every agent of ``team`` sees and does."""
         observation, action = self._codecs[team]
@@ -115,10 +128,15 @@ class ZooSquad:
         if episode:
             seed = int(np.random.SeedSequence([seed, episode]).generate_state(1)[0] >> np.uint32(1))
         self._episodes[i] += 1
-        obs = self._envs[i].reset(seed=seed)[0]
         self._alive[i] = False
-        for agent in self._envs[i].agents:
-            self._enter(i, agent, obs)
+        try:
+            obs = self._envs[i].reset(seed=seed)[0]
+            for agent in self._envs[i].agents:
+                self._enter(i, agent, obs)
+        except GraftError:
+            raise
+        except Exception as error:  # whatever a third party's code may raise
+            self._fail(i, "raised", f"{type(error).__name__} in its reset, {first_line(error)}", error)
 
     def _enter(self, i: int, agent: Any, obs: Any) -> None:
         """Take an agent that is to act, and what it sees."""
@@ -130,6 +148,8 @@ class ZooSquad:
         team, k = self._team[a]
         self._alive[i, a] = True
         self._raw[team][i, k] = obs[agent]
+        if not np.isfinite(self._raw[team][i, k]).all():
+            self._fail(i, "not_finite", f"the observation of agent '{agent}' is not finite")
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Array], Array, Bools, Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep."""
@@ -139,7 +159,14 @@ class ZooSquad:
         winner = np.full(self.num_envs, -1, np.int8)
         decoded = {team: self._decode(team, actions[team]) for team in self.teams}
         for i in range(self.num_envs):
-            self._play(i, decoded, rewards[i], terminated[i], truncated[i])
+            try:
+                self._play(i, decoded, rewards[i], terminated[i], truncated[i])
+            except GraftError:
+                raise
+            except Exception as error:  # whatever a third party's code may raise
+                self._fail(i, "raised", f"{type(error).__name__} in its step, {first_line(error)}", error)
+            if not np.isfinite(rewards[i]).all():
+                self._fail(i, "not_finite", "a reward is not finite")
             if not self._alive[i].any():
                 winner[i] = NO_WINNER
                 self._begin(i)

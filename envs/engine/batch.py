@@ -65,6 +65,7 @@ class GameVectorEnv(TaskVectorEnv):
         self._state = new_state(num_envs, self._game.movers, self._game.memo)
         self._waiting = np.zeros(num_envs, np.bool_)
         self._final = self._planes()
+        self._everyone = np.arange(num_envs)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -79,19 +80,26 @@ class GameVectorEnv(TaskVectorEnv):
         self._waiting &= ~chosen
         planes = self._planes()
         self._game.reset_batch(self._state, self._settings, chosen, planes)
-        return self._shown(planes), {}
+        return self._shown(planes, self._everyone), {}
 
     def _planes(self) -> NDArray[np.uint8]:
         return np.zeros((self.num_envs, *self._game.planes.shape), np.uint8)
 
-    def _shown(self, planes: NDArray[np.uint8], last: int = 0) -> NDArray[Any]:
-        """What the agent sees of painted planes, which may be changed or given away."""
+    def _shown(self, planes: NDArray[np.uint8], of: NDArray[np.int64], last: int = 0) -> NDArray[Any]:
+        """What the agent sees of the painted planes of environments ``of``, which may be changed or given away."""
         if self._disturbed:
-            disturb(self._state, self._settings, planes, last)
+            disturb(self._state, self._settings, planes, of, last)
         if self._show is None:
             return planes
-        seen = np.empty(self.observation_space.shape or (), self.observation_space.dtype)
+        seen = np.empty((len(of), *self.observation_schema.shape), self.single_observation_space.dtype)
         self._show(planes, seen)
+        return seen
+
+    def _last_seen(self, ended: NDArray[np.bool_]) -> NDArray[Any]:
+        """Last observations of the episodes that ended; zeros elsewhere."""
+        seen = np.zeros((self.num_envs, *self.observation_schema.shape), self.single_observation_space.dtype)
+        of = np.flatnonzero(ended)
+        seen[of] = self._shown(self._final[of], of, 1)
         return seen
 
     def _seed(self, seed: int | list[int | None]) -> None:
@@ -131,8 +139,9 @@ class GameVectorEnv(TaskVectorEnv):
         )
         infos: dict[str, Any] = {}
         if ended and self._same_step:
-            infos = {"final_obs": self._shown(self._final.copy(), 1), "_final_obs": terminated | truncated}
-        return self._shown(planes), rewards, terminated, truncated, infos
+            over = terminated | truncated
+            infos = {"final_obs": self._last_seen(over), "_final_obs": over}
+        return self._shown(planes, self._everyone), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
         """A frame of each board as it truly is, whatever view, mirror, fog or noise the agent sees it through.

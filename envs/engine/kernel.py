@@ -123,19 +123,20 @@ def paid(s: State, i: int, reward: float, delay: int, over: bool) -> float:
 
 
 @standalone
-def disturb(s: State, p: Any, planes: Any, last: int) -> None:
-    """What stands between the board and the player's eyes: mirror, fog and noise, on painted planes (N, C, H, W).
+def disturb(s: State, p: Any, planes: Any, of: Any, last: int) -> None:
+    """What stands between the board and the player's eyes: mirror, fog and noise, on painted planes (n, C, H, W).
 
     Args:
+        of: whose they are, (n,).
         last: whether these are last observations of episodes (`aside`).
     """
-    for i in range(planes.shape[0]):
+    for k in range(of.size):
         if p.mirror:
-            swap_sides(planes[i])
+            swap_sides(planes[k])
         if p.fog:
-            hide_far(planes[i], p.fog)
+            hide_far(planes[k], p.fog)
         if p.noise > 0:
-            flip_some(s, i, p.noise, last, planes[i])
+            flip_some(s, of[k], p.noise, last, planes[k])
 
 
 @jit

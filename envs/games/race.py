@@ -18,16 +18,24 @@ MIDDLE, SPEED, DRIFT = 0, 1, 2  # places in the memo: of the road, of the player
 
 
 @jit
+def around(column: int) -> int:
+    """``column``, at most a board away from the border, on the board; a division would take longer."""
+    if column < 0:
+        return column + SIZE
+    return column - SIZE if column >= SIZE else column
+
+
+@jit
 def lay_row(s: State, i: int, r: int, fall_rate: float, wrap: bool) -> None:
     """Lay the road's next row at row ``r``; the road bends by at most one cell, and a car may be on it."""
     middle = s.memo[i, MIDDLE] + below(s, i, 3) - 1
-    middle = middle % SIZE if wrap else min(max(middle, HALF), SIZE - 1 - HALF)
+    middle = around(middle) if wrap else min(max(middle, HALF), SIZE - 1 - HALF)
     s.memo[i, MIDDLE] = middle
     s.cells[i, r] = WALL
     for lane in range(-HALF, HALF + 1):
-        s.cells[i, r, (middle + lane) % SIZE] = EMPTY
+        s.cells[i, r, around(middle + lane)] = EMPTY
     if uniform(s, i) < fall_rate:
-        s.cells[i, r, (middle - HALF + below(s, i, 2 * HALF + 1)) % SIZE] = CAR
+        s.cells[i, r, around(middle - HALF + below(s, i, 2 * HALF + 1))] = CAR
 
 
 @jit

@@ -47,13 +47,14 @@ def draw(planes: Any, masks: Any, colours: Any, background: Any, out: Any) -> No
                     for x in range(SPRITE):
                         there[MARGIN + k * SPRITE + x] = 255 * cells[k]
                 for y in range(SPRITE):
-                    mask = masks[c, y]
-                    for channel in range(3):
-                        colour = colours[c, channel]
-                        row = out[i, channel, MARGIN + r * SPRITE + y]
-                        for x in range(PIXELS):
-                            chosen = there[x] & mask[x]
-                            row[x] = (row[x] & ~chosen) | (colour & chosen)
+                    mask, at = masks[c, y], MARGIN + r * SPRITE + y
+                    red, green, blue = out[i, 0, at], out[i, 1, at], out[i, 2, at]
+                    reddish, greenish, bluish = colours[c, 0], colours[c, 1], colours[c, 2]
+                    for x in range(PIXELS):
+                        chosen = there[x] & mask[x]
+                        red[x] = (red[x] & ~chosen) | (reddish & chosen)
+                        green[x] = (green[x] & ~chosen) | (greenish & chosen)
+                        blue[x] = (blue[x] & ~chosen) | (bluish & chosen)
 
 
 def painter(names: tuple[str, ...], palette: str) -> Show:

@@ -91,6 +91,13 @@ def test_picture_text_and_state_show_the_board() -> None:
     assert silent.render() is None
 
 
+def test_environments_that_nobody_seeds_differ() -> None:
+    made = [graft_arena.parallel_env() for _ in range(3)]
+    for env in made:
+        env.reset()
+    assert len({env.state().tobytes() for env in made}) > 1
+
+
 def test_what_is_not_offered_is_refused() -> None:
     with pytest.raises(GraftError, match=r"Unknown arena 'persuit'; allowed: gather, pursuit. Did you mean 'pursuit'"):
         graft_arena.parallel_env("persuit")

@@ -16,6 +16,7 @@ from pettingzoo import ParallelEnv
 import envs
 from envs import GraftError, Task
 from envs.factory import check
+from envs.faults import TooManyFaults
 
 needs_mpe = pytest.mark.skipif(find_spec("mpe2") is None, reason="mpe2 is missing: pip install 'graft-rl[games]'")
 TAG = "pettingzoo:mpe2.simple_tag_v3"
@@ -181,6 +182,39 @@ def test_an_agent_that_nobody_announced_is_named(tide: list[Tide], monkeypatch: 
     monkeypatch.setattr(Tide, "_see", lambda self, agents: {a: np.zeros(2, np.float32) for a in agents})
     env.reset()
     with pytest.raises(GraftError, match="'whale_0', who is not among its possible_agents"):
+        env.step(np.zeros(4, np.int64))
+
+
+def play_one(env: Any) -> None:
+    env.reset()
+    env.step(np.zeros(4, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "text"),
+    [
+        ("step", lambda *_: 1 / 0, "1 raised in all; the last, environment 0: ZeroDivisionError in its step"),
+        ("reset", lambda *_, **__: 1 / 0, "environment 0: ZeroDivisionError in its reset"),
+        ("_see", lambda self, agents: {a: np.full(2, np.nan, np.float32) for a in agents}, "'crab_0' is not finite"),
+    ],
+)
+def test_one_that_fails_ends_the_run(
+    tide: list[Tide], monkeypatch: pytest.MonkeyPatch, name: str, broken: Any, text: str
+) -> None:
+    env = envs.make(Task("pettingzoo:tide_v0"), 4, 0)
+    monkeypatch.setattr(Tide, name, broken)
+    with pytest.raises(TooManyFaults, match=text):
+        play_one(env)
+    assert env.faults.total == 1
+
+
+def test_rewards_that_are_not_finite_end_the_run(tide: list[Tide], monkeypatch: pytest.MonkeyPatch) -> None:
+    env, step = envs.make(Task("pettingzoo:tide_v0"), 4, 0), Tide.step
+    monkeypatch.setattr(
+        Tide, "step", lambda self, a: (lambda s: (s[0], dict.fromkeys(s[1], np.inf), *s[2:]))(step(self, a))
+    )
+    env.reset()
+    with pytest.raises(TooManyFaults, match="a reward is not finite"):
         env.step(np.zeros(4, np.int64))
 
 

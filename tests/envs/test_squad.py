@@ -128,6 +128,29 @@ def test_surplus_rows_are_played_and_not_shown() -> None:
     assert envs.schemas(task).observation.shape == (7, 9, 9)
 
 
+def test_surplus_rows_change_nothing_for_the_other_environments() -> None:
+    task = Task(PURSUIT, {"hunters": 3, "prey": 2})
+    env, whole = rows(task, 7, 2), rows(task, 9, 2)
+    env.reset()
+    whole.reset()
+    for _ in range(40):
+        mine, theirs = env.step(np.zeros(7, np.int64)), whole.step(np.zeros(9, np.int64))
+        np.testing.assert_array_equal(mine[0][:6], theirs[0][:6])
+
+
+def test_rows_out_of_play_learn_when_a_game_is_over() -> None:
+    parts = [Task(PURSUIT, {"team": "prey", "prey": [1, 3]}), Task(GATHER), Task("Graft/Hunt-v0", {"view": "ego"})]
+    env, mixed = rows(parts[0], 6), envs.make(mixture(parts), 18, 0)
+    env.reset()
+    mixed.reset()
+    for _ in range(120):
+        infos = env.step(np.zeros(6, np.int64))[4]
+        np.testing.assert_array_equal(infos["over"], np.repeat(infos["winner"] != -1, 3))
+        _, _, terminated, truncated, infos = mixed.step(np.zeros(18, np.int64))
+        np.testing.assert_array_equal(infos["over"][2::3], (terminated | truncated)[2::3])
+        assert len(set(infos["over"][:9:3])) == 1
+
+
 def test_a_policy_can_play_the_others() -> None:
     env = rows(Task(PURSUIT, {"hunters": 2, "prey": [1, 3]}), 8)
     asked = []
@@ -261,6 +284,8 @@ def test_what_a_batch_refuses() -> None:
         env.opponents = lambda obs, alive: alive
     with pytest.raises(GraftError, match="give one number"):
         env.reset(seed=list(range(12)))
+    with pytest.raises(GraftError, match="Seed -1 is not allowed"):
+        env.reset(seed=-1)
     with pytest.raises(GraftError, match="need 3 environments, not 2"):
         Rows(ArenaBatch("gather", 2), "reds", 7)
     with pytest.raises(AttributeError):

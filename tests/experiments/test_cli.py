@@ -132,7 +132,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_results(experiment, tmp_pat
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_workers(tmp_path):
-    process = command(write_config(tmp_path), "--out", tmp_path / "out", "--jobs", 1, start_new_session=True)
+    long = "pretrain.steps=1000000"  # so that it does not end before it is interrupted
+    process = command(write_config(tmp_path), long, "--out", tmp_path / "out", "--jobs", 1, start_new_session=True)
     while not list(tmp_path.glob("out/stages/*/metrics.jsonl")):
         time.sleep(0.02)
         assert process.poll() is None

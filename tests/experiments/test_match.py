@@ -9,8 +9,9 @@ from handmade import small_network
 from scipy.stats import binomtest
 
 from agents.checkpoint import Checkpoint
+from envs.adapters.mixture import mixture
 from envs.errors import GraftError
-from envs.factory import schemas
+from envs.factory import make, schemas
 from envs.task import Task
 from experiments import match
 from experiments.match import Outcome
@@ -51,6 +52,25 @@ def test_prey_survives_hunters_that_stand_still_more_often():
     still, moving = (match.match(network(), PREY, rule, 64, seed=0) for rule in ("still", "random"))
     assert still.games == moving.games == 64
     assert still.won > moving.won + 10
+
+
+def test_an_agent_that_knows_more_sees_what_the_task_shows():
+    more = mixture([Task("Graft/Hunt-v0", {"view": "ego"}), HUNTERS])
+    wide = small_network(schemas(more))
+    assert wide.schemas.observation.names != schemas(HUNTERS).observation.names
+    assert match.match(wide, HUNTERS, wide, 8, seed=0).games == 8
+    env = make(HUNTERS, 6, 0, observation=wide.schemas.observation)
+    shown, plain = env.reset()[0], make(HUNTERS, 6, 0).reset()[0]
+    choose = match.player(wide, 0, True, schemas(HUNTERS).observation.names)
+    expected = wide.act(torch.as_tensor(shown), torch.Generator(), True)
+    assert choose(plain[None], None).tolist() == [expected.tolist()]
+
+
+def test_games_without_winners_are_refused():
+    pytest.importorskip("mpe2")
+    tag = Task("pettingzoo:mpe2.simple_tag_v3", {"team": "agent"})
+    with pytest.raises(GraftError, match="names no winner"):
+        match.match(network(), tag, "random", 1, 0)
 
 
 def test_tasks_without_two_sides_are_refused():

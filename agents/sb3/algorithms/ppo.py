@@ -56,6 +56,8 @@ class TransferPPO(PPO):
         Raises:
             Unstable: training diverged.
         """
+        if isinstance(self.rollout_buffer, LiveRolloutBuffer) and not self.rollout_buffer.any_live:
+            return  # nobody was in play, so there is nothing to learn from
         depth = 0 if self._gradients else self._policy.network.frozen_depth
         if depth:
             self.rollout_buffer.observations = self._prefix_of_rollout(depth)

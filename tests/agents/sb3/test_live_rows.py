@@ -136,6 +136,41 @@ def test_evaluation_counts_steps_in_play():
     assert (played.returns <= played.lengths).all()
 
 
+class RareEnv(DyingEnv):
+    """`DyingEnv` whose rows share games: the last is in play in every other one alone, as in teams that change."""
+
+    games = 0
+
+    def _alive(self):
+        alive = super()._alive()
+        alive[3] &= self.games % 2 == 1
+        return alive
+
+    def step(self, actions):
+        before = self._shared
+        obs, rewards, ended, cut, infos = super().step(actions)
+        if over := before == 7:
+            self.games += 1
+            obs, infos = self._observe(), {**infos, "alive": self._alive()}
+        return obs, rewards, ended, cut, {**infos, "over": np.full(4, over)}
+
+
+def test_evaluation_counts_games_where_rows_share_them():
+    env = RareEnv()
+    played = evaluate(small_network(env.schemas), env, 16, torch.Generator().manual_seed(0))
+    assert env.games == 4
+    assert np.bincount(played.rows.astype(int)).tolist() == [4, 4, 4, 2]
+
+
+def test_a_rollout_without_rows_in_play_trains_nothing(monkeypatch):
+    env = BatchVecEnv(DyingEnv())
+    monkeypatch.setattr(DyingEnv, "_alive", lambda self: np.zeros(4, np.bool_))
+    network = small_network(env.env.schemas)
+    before = weights(network)
+    small_ppo(num_envs=4).learner(network, env, 0, None, "cpu").learn(64)
+    assert_same(weights(network), before)
+
+
 def test_states_are_collected_of_rows_in_play():
     env = DyingEnv(garbage=0.5)
     found = collect(small_network(env.schemas), env, 20, torch.Generator().manual_seed(0))

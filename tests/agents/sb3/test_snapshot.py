@@ -149,6 +149,18 @@ def test_a_mixture_goes_on_in_all_of_its_tasks(tmp_path, monkeypatch):
     assert resumed == [256, 512]
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task("Graft/Pursuit-v0", {"team": "prey", "prey": [1, 3], "max_steps": 20}),
+        Task("Graft/TeamGather-v0", {"team": "all", "reds": [1, 2], "blues": 2, "max_steps": 10}),
+    ],
+    ids=str,
+)
+def test_squads_go_on_with_who_is_in_play(task, tmp_path, monkeypatch):
+    assert compare(Trainer(tmp_path / "s", task=task), monkeypatch, [6, 13])[1] == [256, 512]
+
+
 def noisy(trainer):
     """Gradients with noise whose seed is counted in the method's state."""
 

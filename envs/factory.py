@@ -52,7 +52,7 @@ def make(
     if render_mode is not None:
         if not getattr(adapter, "renders", False):
             raise GraftError(
-                f"Task {task} cannot be drawn; single built-in games and Gymnasium's environments can, "
+                f"Task {task} cannot be drawn; single built-in games, squads and Gymnasium's environments can, "
                 f"such as minigrid:MiniGrid-DoorKey-6x6-v0."
             )
         task = Task(task.id, {**task.kwargs, "render_mode": render_mode})

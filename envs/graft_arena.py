@@ -18,8 +18,7 @@ from pettingzoo import ParallelEnv
 
 from envs.arena.batch import ArenaBatch
 from envs.arena.game import ARENAS
-from envs.arena.view import BOARD
-from envs.engine.render import FPS, MODES, check_mode, frames
+from envs.engine.render import FPS, MODES
 from envs.errors import GraftError
 
 Obs = NDArray[np.uint8]
@@ -48,8 +47,8 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
 
     def __init__(self, game: str = "pursuit", render_mode: str | None = None, **options: Any) -> None:
         first = int(np.random.default_rng().integers(2**31))  # of environments that nobody seeds, which must differ
-        self._batch = ArenaBatch(game, 1, first, AutoresetMode.NEXT_STEP, **options)
-        self.render_mode = check_mode(self._batch.game.id, render_mode)
+        self._batch = ArenaBatch(game, 1, first, AutoresetMode.NEXT_STEP, render_mode, **options)
+        self.render_mode = render_mode
         self._places = {
             agent: (team, its.index(a))
             for team, its in self._batch.teams.items()
@@ -120,7 +119,8 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
 
     def render(self) -> Any:
         """The board as a picture (H, W, 3) uint8 or a text, the first team blue; None without a render mode."""
-        return None if self.render_mode is None else frames(self.render_mode, self._batch.board(), BOARD, "day")[0]
+        shown = self._batch.render()
+        return None if shown is None else shown[0]
 
     def close(self) -> None:
         """Nothing is held open."""

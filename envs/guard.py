@@ -11,16 +11,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.faults import FaultLog, FaultRules, Faults, outside_counts
-from envs.watchdog import Failure, Watch
+from envs.faults import FaultRules, Faults, outside_counts
+from envs.restarts import PATIENCE, Restarts, Wrong, derived_seed
+from envs.watchdog import Failure
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 SingleEnv = gym.Env[Any, Any]
 _NDARRAY = np.ndarray
-
-PATIENCE = 5
-"""How much longer than a step a reset may take, or making the environment."""
 
 TOLERANCE = 1e-3
 """How far beyond its bounds a real number may be, as a share of the width between them: rounding, or a limit that a
@@ -42,29 +40,23 @@ class Guarded:
     """
 
     def __init__(self, make: Callable[[], SingleEnv], num_envs: int, task: str, seed: int, rules: FaultRules) -> None:
-        self.envs: list[SingleEnv] = []
-        self._make, self._watch, self._log = make, Watch(rules.step_timeout), FaultLog(task, rules)
+        self._restarts = Restarts(make, task, rules)
+        self.envs: list[SingleEnv] = self._restarts.envs
+        self._watch, self._log = self._restarts.watch, self._restarts.log
         self._bases = [seed + i for i in range(num_envs)]
-        self._restarts = [0] * num_envs
-        self._broken: dict[int, SingleEnv | None] = {}  # i -> what is to be closed before it is made again
         self._strict = outside_counts(rules, task)
-        self.envs.extend(make() for _ in range(num_envs))
+        self._restarts.grow(num_envs)
 
     def show(self, space: gym.Space[Any], key: str | None = None) -> None:
         """Say what is shown: observations of ``space``, under ``key`` where they are dictionaries."""
-        self._key, self._shape = key, space.shape or ()
-        self._dtype = np.dtype(space.dtype)
-        self.raw = self._next = np.zeros((len(self.envs), *self._shape), self._dtype)
-        self._low, self._high = limits(space, self._strict)
-        whole = np.iinfo(self._dtype) if self._dtype.kind in "iu" else None
-        # All numbers that bytes can hold are allowed in most images: nothing to look at.
-        narrower = whole is not None and bool(np.any(self._low > whole.min) or np.any(self._high < whole.max))
-        self._checks = self._dtype.kind == "f" or (self._strict and narrower)
+        self._key, self._sight = key, Sight(space, self._strict)
+        self._checks = self._sight.checks
+        self.raw = self._next = np.zeros((len(self.envs), *self._sight.shape), self._sight.dtype)
         if self._checks:
             self._next = self.raw.copy()
             # Not broadcast: that takes longer than the comparison itself.
             self._all_low, self._all_high = (
-                np.array(np.broadcast_to(x, self.raw.shape)) for x in (self._low, self._high)
+                np.array(np.broadcast_to(x, self.raw.shape)) for x in (self._sight.low, self._sight.high)
             )
 
     @property
@@ -88,12 +80,12 @@ class Guarded:
             np.zeros(count, np.bool_),
             np.zeros(count, np.bool_),
         )
-        envs, shown, key, shape, dtype = self.envs, self._next, self._key, self._shape, self._dtype
+        envs, shown, key, shape, dtype = self.envs, self._next, self._key, self._sight.shape, self._sight.dtype
 
         def step_one(i: int) -> None:  # a closure and few calls: this runs as often as the environments themselves
             obs, reward, terminated[i], truncated[i], _ = envs[i].step(actions[i])
             if not isfinite(reward):
-                raise _Wrong("not_finite", f"the reward is {reward}")
+                raise Wrong("not_finite", f"the reward is {reward}")
             rewards[i] = reward
             if key is not None or type(obs) is not _NDARRAY or obs.dtype is not dtype or obs.shape != shape:
                 obs = self._fitting(obs)
@@ -106,11 +98,12 @@ class Guarded:
         for i in failures:
             self._next[i] = self.raw[i]
         if self._checks and not _within(self._next, self._all_low, self._all_high):
-            failures |= {i: found for i in which if i not in failures and (found := self._complaint(i)) is not None}
+            found = {i: self._sight.complaint(self._next[i]) for i in which if i not in failures}
+            failures |= {i: failure for i, failure in found.items() if failure is not None}
         for i, failure in failures.items():
             self._next[i] = self.raw[i]
             rewards[i], terminated[i], truncated[i] = 0.0, False, True
-            self._fail(i, "step", failure)
+            self._restarts.fail(i, "step", failure)
         self.raw, self._next = self._next, self.raw
         if failures:
             self._log.check()
@@ -130,17 +123,16 @@ class Guarded:
             for i in which:
                 seed = seeds[i]
                 if seed is not None:  # what follows depends on nothing that came before
-                    self._bases[i], self._restarts[i] = seed, 0
+                    self._bases[i], self._restarts.counts[i] = seed, 0
         while todo:
             failures, again = self._watch.sweep(self._reset_one, todo, PATIENCE), []
             doubtful = self._checks and not _within(self._next, self._all_low, self._all_high)
             for k, (i, given) in enumerate(todo):
-                failure = failures.get(k) or (self._complaint(i) if doubtful else None)
+                failure = failures.get(k) or (self._sight.complaint(self._next[i]) if doubtful else None)
                 if failure is None:
                     self.raw[i] = self._next[i]
-                    self._broken.pop(i, None)
                 else:
-                    self._fail(i, "reset", failure)
+                    self._restarts.fail(i, "reset", failure)
                     again.append((i, {**given, "seed": None}))
             if again:
                 self._log.check()
@@ -148,84 +140,72 @@ class Guarded:
 
     def close(self) -> None:
         """Close every environment, as far as they let themselves be closed."""
-        self._watch.sweep(_close, self.envs)
-        self._watch.close()
+        self._restarts.close()
 
     def _reset_one(self, item: tuple[int, dict[str, Any]]) -> None:
         i, given = item
-        if i in self._broken:
-            self._remake(i)
-            given = {**given, "seed": self._derived(i) if given.get("seed") is None else given["seed"]}
+        if self._restarts.mend(i) and given.get("seed") is None:
+            given = {**given, "seed": derived_seed(self._bases[i], self._restarts.counts[i])}
         self._next[i] = self._fitting(self.envs[i].reset(**given)[0])
 
-    def _remake(self, i: int) -> None:
-        old, self._broken[i] = self._broken[i], None  # once only: closing may be what hangs
-        if old is not None:
-            with contextlib.suppress(Exception):
-                _close(old)
-        self._restarts[i] += 1
-        self.envs[i] = self._make()
-
-    def _derived(self, i: int) -> int:
-        """The seed of the latest restart, in [0, 2**31)."""
-        return int(np.random.SeedSequence([self._bases[i], self._restarts[i]]).generate_state(1, np.uint32)[0] >> 1)
-
-    def _fail(self, i: int, doing: str, failure: Failure) -> None:
-        self._broken[i] = self.envs[i]
-        kind, text = failure.kind, failure.text
-        if isinstance(failure.error, _Wrong):
-            kind, text = failure.error.kind, failure.error.text
-        self._log.add(kind, f"environment {i} in its {doing}: {text}", failure.error)
-
     def _fitting(self, obs: Any) -> Any:
-        """The observation that is shown, of a shape and dtype that can be kept.
+        return self._sight.fitting(obs if self._key is None else obs[self._key])
+
+
+class Sight:
+    """What observations of a space have to be.
+
+    Attributes:
+        shape, dtype: the space's. low, high: lowest and highest values that are no fault (`limits`).
+        checks: whether numbers that fit can still be a fault.
+
+    Args:
+        strict: whether values outside the space are faults.
+    """
+
+    def __init__(self, space: gym.Space[Any], strict: bool) -> None:
+        self.shape, self.dtype, self._strict = space.shape or (), np.dtype(space.dtype), strict
+        self.low, self.high = limits(space, strict)
+        whole = np.iinfo(self.dtype) if self.dtype.kind in "iu" else None
+        # All numbers that bytes can hold are allowed in most images: nothing to look at.
+        narrower = whole is not None and bool(np.any(self.low > whole.min) or np.any(self.high < whole.max))
+        self.checks = self.dtype.kind == "f" or (strict and narrower)
+
+    def fitting(self, shown: Any) -> Any:
+        """The observation ``shown``, in a shape and dtype that can be kept.
 
         Raises:
-            _Wrong: it can't.
+            Wrong: it can't.
         """
-        shown = obs if self._key is None else obs[self._key]
-        if type(shown) is np.ndarray and shown.shape == self._shape and shown.dtype == self._dtype:
+        if type(shown) is np.ndarray and shown.shape == self.shape and shown.dtype == self.dtype:
             return shown
         values = np.asarray(shown)
         if values.dtype.kind not in "biuf":
-            raise _Wrong("outside", f"the observation is a {type(shown).__name__}, its space has {self._dtype} numbers")
+            raise Wrong("outside", f"the observation is a {type(shown).__name__}, its space has {self.dtype} numbers")
         if not self._strict:
             with contextlib.suppress(ValueError):
-                return self._cast(np.broadcast_to(values, self._shape))
-        if values.shape != self._shape:
-            raise _Wrong("outside", f"the observation has shape {values.shape}, its space has {self._shape}")
-        if values.dtype.kind == "f" and self._dtype.kind != "f":
-            raise _Wrong("outside", f"the observation is of {values.dtype}, its space of {self._dtype}")
+                return self._cast(np.broadcast_to(values, self.shape))
+        if values.shape != self.shape:
+            raise Wrong("outside", f"the observation has shape {values.shape}, its space has {self.shape}")
+        if values.dtype.kind == "f" and self.dtype.kind != "f":
+            raise Wrong("outside", f"the observation is of {values.dtype}, its space of {self.dtype}")
         # Before it is cast: 300 would become a byte, 44.
-        if self._dtype.kind != "f" and not _within(values, self._low, self._high):
-            raise _Wrong("outside", _beyond(values, self._low, self._high))
+        if self.dtype.kind != "f" and not _within(values, self.low, self.high):
+            raise Wrong("outside", _beyond(values, self.low, self.high))
         return self._cast(values)
 
     def _cast(self, values: Array) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is found later
-            return values.astype(self._dtype)
+            return values.astype(self.dtype)
 
-    def _complaint(self, i: int) -> Failure | None:
-        """What is wrong with the numbers that environment i shows now."""
-        row = self._next[i]
-        if _within(row, self._low, self._high):
+    def complaint(self, row: Array) -> Failure | None:
+        """What is wrong with the numbers of an observation that fits."""
+        if _within(row, self.low, self.high):
             return None
-        if self._dtype.kind == "f" and not np.isfinite(row).all():
+        if self.dtype.kind == "f" and not np.isfinite(row).all():
             place = np.argwhere(~np.isfinite(row))[0].tolist()
             return Failure("not_finite", f"observation{place or ''} is {row[tuple(place)]}")
-        return Failure("outside", _beyond(row, self._low, self._high))
-
-
-class _Wrong(Exception):
-    """What an environment gave that can't be used."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind, self.text = kind, text
-
-
-def _close(env: SingleEnv) -> None:
-    env.close()  # type: ignore[no-untyped-call]
+        return Failure("outside", _beyond(row, self.low, self.high))
 
 
 def limits(space: gym.Space[Any], strict: bool = True) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 import envs
+from envs.arena.game import ARENAS
 from envs.engine.entities import ENTITIES, PALETTES
 from envs.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
 from envs.engine.render import EMPTY, topmost
@@ -58,6 +59,11 @@ class Session:
     """
 
     def __init__(self, task: Task, seed: int) -> None:
+        if task.id in [arena.id for _, arena in ARENAS.items()]:
+            raise GraftError(
+                f"{task.id} is a game for squads, which are watched and not played: "
+                f"`python -m experiments.watch CHECKPOINT {task.id} --gif FILE`."
+            )
         if task.id not in GAMES:
             raise unknown("game", task.id, GAMES)
         self.game = GAMES[task.id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
@@ -30,7 +31,9 @@ ALL = "all"
 class SquadEnv(Protocol):
     """N environments with A slots for agents each, in teams. Sizes of teams may change: not every slot is in play.
 
-    One that can be saved has ``save_state() -> {name: array}`` and ``restore_state(saved)`` as well.
+    One that can be saved has ``save_state() -> {name: array}`` and ``restore_state(saved)`` as well. One that can be
+    drawn has Gymnasium's ``metadata``, ``render_mode`` and ``render()``, a picture of each environment, and where
+    ``render_mode`` is set and games end, ``infos["final_frame"]`` holds pictures of their ends, else None (a tuple, N).
 
     Attributes:
         num_envs: N. agents: names of the slots. teams: name -> its slots, ascending; each slot has one team.
@@ -78,6 +81,7 @@ class Rows(TaskVectorEnv):
     for the next episode of its environment; when that ends, all rows in play end. Each row that comes into play
     begins an episode of its own. ``infos["winner"]`` of each step is that of `SquadEnv.step`, (environments,), and
     ``infos["over"]`` (rows,) says whose environment's game it ended, whether or not the row was in play.
+    `render` and ``infos["final_frame"]`` go by environments, too.
 
     Attributes:
         squad: the environments. team: the team that learns, or ``"all"``. slots: its slots.
@@ -109,7 +113,9 @@ class Rows(TaskVectorEnv):
                 f"{rows} rows of {count} agents need {environments(rows, count)} environments, not {squad.num_envs}."
             )
         self.observation_schema, self.action_schema = _same_schemas(squad, team)
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+        drawn = {name: value for name, value in getattr(squad, "metadata", {}).items() if name.startswith("render_")}
+        self.metadata = {"render_modes": [], **drawn, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.render_mode = getattr(squad, "render_mode", None)
         self.single_observation_space = self.observation_schema.space()
         self.single_action_space = self.action_schema.space()
         self.observation_space = batch_space(self.single_observation_space, rows)
@@ -165,10 +171,20 @@ class Rows(TaskVectorEnv):
         self._seen, self._alive = seen, alive
         over = np.repeat(infos["winner"] != -1, len(self.slots))[: self.num_envs]
         mine: dict[str, Any] = {"alive": self._rows(alive), "winner": infos["winner"], "over": over}
+        if "final_frame" in infos:
+            mine["final_frame"] = infos["final_frame"]
         ended, cut = self._rows(terminated & acted), self._rows(truncated & acted)
         if (ended | cut).any():
             mine |= {"final_obs": self._obs(infos["final_obs"]), "_final_obs": ended | cut}
         return self._obs(seen), self._rows(np.where(acted, rewards, 0.0)), ended, cut, mine
+
+    def render(self) -> tuple[Any, ...] | None:
+        """A frame of each environment (not of each row); one whose game is over already shows the next."""
+        if self.render_mode is None:
+            gym.logger.warn("render gives nothing without a render_mode, such as render_mode='rgb_array'.")
+            return None
+        shown: tuple[Any, ...] = self.squad.render()  # type: ignore[attr-defined]
+        return shown
 
     def _rows(self, values: Array) -> Array:
         """(N, A) -> (rows,)."""

@@ -1,4 +1,7 @@
-"""Watch an agent: ``python -m experiments.watch CHECKPOINT TASK --gif FILE`` records how it plays."""
+"""Watch an agent: ``python -m experiments.watch CHECKPOINT TASK --gif FILE`` records how it plays.
+
+Of a task for squads one environment is shown, in which the agent plays all of the task's team.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,21 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.progress import Progress
 
 from agents.checkpoint import MANIFEST, Checkpoint
-from agents.network import PolicyNetwork
 from envs.errors import GraftError
 from envs.factory import make, schemas
 from envs.schema import ActionSchema, ObservationSchema, Schemas
-from envs.task import Task, TaskVectorEnv
+from envs.task import Task
 from envs.words import split_words
 from experiments.archive import HEADS, tasks_learned
-from experiments.gif import Frame, GifWriter
+from experiments.gif import GifWriter
+from experiments.scenes import Step, squad_size, squad_steps, steps
 
 DRAWN = "rgb_array"
 FASTEST, USUAL = 50, 10
@@ -37,16 +38,11 @@ EXAMPLES = """examples:
   python -m experiments.watch runs/mechanics/stages/27ab12 slip=0.3 --gif slippery.gif --episodes 4
   python -m experiments.watch runs/mechanics/stages/27ab12 Graft/Gather-v0 palette=night --gif night.gif
   python -m experiments.watch CHECKPOINT minigrid:MiniGrid-DoorKey-6x6-v0 --gif door.gif --deterministic
+  python -m experiments.watch runs/squads/stages/27ab12 Graft/Pursuit-v0 team=prey hunters=5 --gif pursuit.gif
 
+Of a squad, the agent plays the whole team, the first team being blue, and the return is the mean over the team.
 Pictures show the board as it is, also where the agent's view of it is mirrored, fogged or noisy.
 """
-
-
-class Step(NamedTuple):
-    """A frame (H, W, 3) uint8, and where an episode ends with it, its return and length."""
-
-    frame: Frame
-    ended: tuple[float, int] | None = None
 
 
 def find_checkpoint(folder: Path) -> Path:
@@ -87,42 +83,6 @@ def _unplayable(own: ActionSchema, taken: ActionSchema) -> Iterator[str]:
         yield f"its actions lie from {own.low} to {own.high}, the task's from {taken.low} to {taken.high}"
 
 
-def _frame(env: TaskVectorEnv, task: Task) -> Frame:
-    try:
-        shown: Any = env.render()
-    except Exception as error:  # whatever a third party's code, or the graphics library under it, may raise
-        raise GraftError(f"Task {task} cannot be drawn: {type(error).__name__}, {error}.") from error
-    if not shown or not isinstance(shown[0], np.ndarray):
-        raise GraftError(f"Task {task} cannot be drawn: it renders no picture.")
-    return np.asarray(shown[0], np.uint8)
-
-
-def steps(
-    network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
-) -> Iterator[Step]:
-    """What is seen while ``network`` plays, without end: a frame for each reset and each step.
-
-    Args:
-        env: a batch of one under next-step autoreset, which shows the end of an episode before the next begins.
-        task: of ``env``, for error messages.
-        generator: of the action samples.
-        deterministic: play the most likely action (or the mean) instead of a sample.
-    """
-    network.eval()
-    obs = env.reset()[0]
-    yield Step(_frame(env, task))
-    total, length, waiting = 0.0, 0, False
-    while True:
-        obs, rewards, terminated, truncated, _ = env.step(network.act(obs, generator, deterministic).numpy())
-        if waiting:  # this step was the reset
-            total, length, waiting = 0.0, 0, False
-            yield Step(_frame(env, task))
-            continue
-        total, length = total + float(rewards[0]), length + 1
-        waiting = bool(terminated[0] or truncated[0])
-        yield Step(_frame(env, task), (total, length) if waiting else None)
-
-
 def record(
     seen: Iterator[Step], writer: GifWriter, frames: int, episodes: int, said: Callable[[int, Step], None]
 ) -> tuple[int, int]:
@@ -161,13 +121,13 @@ def run(console: Console, options: argparse.Namespace) -> None:
     for note in _notes(checkpoint, task):
         console.print(f"Note: {note}", soft_wrap=True)
     network = checkpoint.build()
-    env = make(
-        task, 1, options.seed, AutoresetMode.NEXT_STEP, observation=network.schemas.observation, render_mode=DRAWN
-    )
+    squad, shown = squad_size(task), network.schemas.observation
+    reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
+    env = make(task, squad or 1, options.seed, reset, observation=shown, render_mode=DRAWN)
     try:
         fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
         generator = torch.Generator().manual_seed(options.seed)
-        seen = steps(network, env, task, generator, options.deterministic)
+        seen = (squad_steps if squad else steps)(network, env, task, generator, options.deterministic)
         with GifWriter(path, fps) as writer:
             written, ended = _record(console, seen, writer, options)
     finally:
@@ -185,13 +145,14 @@ def _record(console: Console, seen: Iterator[Step], writer: GifWriter, options: 
     """`record`, with a progress bar on a terminal and a line for each episode."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("frames", total=options.frames)
-        finished: list[float] = []
+        finished = 0
 
         def said(written: int, step: Step) -> None:
+            nonlocal finished
             progress.update(bar, completed=written)
             if step.ended is not None:
-                finished.append(step.ended[0])
-                console.print(f"episode {len(finished)}: return {step.ended[0]:.2f} in {step.ended[1]} steps")
+                finished += 1
+                console.print(f"episode {finished}: {step.ended}")
 
         return record(seen, writer, options.frames, options.episodes, said)
 

@@ -24,6 +24,7 @@ class ArenaAdapter:
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self.prefix = arena.id
+        self.renders = True
 
     def ids(self) -> Iterable[str]:
         """Its one id."""
@@ -35,10 +36,11 @@ class ArenaAdapter:
             raise unknown("task", task.id, [self.prefix])
         same_step_only(task, autoreset)
         allowed = [*OPTIONS, *self._arena.options]
-        for name in task.kwargs:
+        options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
+        render_mode = options.pop("render_mode", None)
+        for name in options:
             if name not in allowed:
                 raise unknown(f"keyword of {task.id}", name, allowed)
-        options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
         settings = self._arena.resolve(options)
         first, second = (team.name for team in self._arena.teams)
         counts = {first: settings.high_first, second: settings.high_second}
@@ -46,7 +48,8 @@ class ArenaAdapter:
         team, opponents = word(task, "team", first), word(task, "opponents", "random")
         if team not in counts:
             raise unknown(f"team of {task.id}", team, counts)
-        batch = ArenaBatch(self._arena.name, environments(num_envs, counts[team]), seed, autoreset, **options)
+        count = environments(num_envs, counts[team])
+        batch = ArenaBatch(self._arena.name, count, seed, autoreset, render_mode, **options)
         return Rows(batch, team, num_envs, opponents, seed)
 
     def bounds(self, task: Task) -> Bounds | None:

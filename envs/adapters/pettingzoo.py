@@ -11,6 +11,7 @@ import pkgutil
 import re
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,16 +22,19 @@ from envs.adapters.spaces import first_line
 from envs.adapters.zoo_squad import ZooSquad
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
-from envs.squad import ALL, Rows, environments, slots_of
+from envs.faults import KEYWORD, rules_of
+from envs.squad import ALL, Rows
 from envs.task import Bounds, Task, TaskVectorEnv
 
 PREFIX = "pettingzoo:"
 
 
 class PettingZooAdapter:
-    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents`` and the environment's options."""
+    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, the environment's options, and
+    ``faults``, the rules for those that fail (`envs.faults`)."""
 
     prefix = PREFIX
+    renders = True
 
     def ids(self) -> Iterable[str]:
         """The environments of MPE, where it is installed."""
@@ -40,18 +44,14 @@ class PettingZooAdapter:
         """A batch of ``num_envs`` rows; it runs in the calling thread."""
         same_step_only(task, autoreset)
         team, opponents = word(task, "team", ALL), word(task, "opponents", "random")
-        options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
         module = _module(task.id)
-        made = [_make_one(module, task, options)]
+        rules, rest = rules_of(task.id, task.kwargs, _keywords(module)[0])
+        options = {name: value for name, value in rest.items() if name not in OPTIONS}
+        squad = ZooSquad(partial(_make_one, module, task.id, options), task.id, rules, num_envs, team)
         try:
-            squad = ZooSquad(made, task.id)
-            count = len(slots_of(squad, team))
-            while len(made) < environments(num_envs, count):
-                made.append(_make_one(module, task, options))
-            return Rows(ZooSquad(made, task.id), team, num_envs, opponents, seed)
+            return Rows(squad, team, num_envs, opponents, seed)
         except GraftError:
-            for env in made:
-                env.close()
+            squad.close()
             raise
 
     def bounds(self, task: Task) -> Bounds | None:
@@ -91,32 +91,42 @@ def _module(task_id: str) -> Any:
     return module
 
 
-def _make_one(module: Any, task: Task, options: dict[str, Any]) -> Any:
+def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
     """One environment; the error for a keyword that it does not take names the nearest that it does."""
     try:
-        return module.parallel_env(**options)
+        env = module.parallel_env(**options)
     except GraftError:
         raise
     except ImportError as error:
-        raise GraftError(f"Task '{task.id}' needs a package that is not installed: {first_line(error)}.") from error
+        raise GraftError(f"Task '{task_id}' needs a package that is not installed: {first_line(error)}.") from error
     except Exception as error:  # constructors refuse keywords in many ways
-        allowed = _keywords(module)
+        allowed, takes_others = _keywords(module)
         for name in options:
-            if allowed and name not in allowed:
-                raise unknown(f"keyword of {task.id}", name, [*allowed, *OPTIONS]) from error
+            if not takes_others and name not in allowed:
+                if name == "render_mode":
+                    raise GraftError(f"Task '{task_id}' cannot be drawn: it takes no render_mode.") from error
+                raise unknown(f"keyword of {task_id}", name, [*allowed, *OPTIONS, KEYWORD]) from error
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise GraftError(f"Task '{task.id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
+        raise GraftError(f"Task '{task_id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
+    drawn, offered = options.get("render_mode"), getattr(env, "metadata", {}).get("render_modes") or ["nothing"]
+    if drawn is not None and drawn not in offered:
+        raise GraftError(f"Task '{task_id}' cannot be drawn as {drawn}; it offers: {', '.join(offered)}.")
+    return env
 
 
-def _keywords(module: Any) -> list[str]:
-    """Keywords that the environment spells out; PettingZoo's own pass theirs on to ``raw_env``."""
+def _keywords(module: Any) -> tuple[list[str], bool]:
+    """Keywords that the environment spells out, and whether it takes others as well.
+
+    PettingZoo's own pass theirs on to ``raw_env``.
+    """
+    found: list[str] = []
     for creator in (module.parallel_env, getattr(module, "raw_env", None)):
         if creator is not None:
             parameters = inspect.signature(creator).parameters.values()
-            named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            found += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                return named
-    return []
+                return found, False
+    return found, True
 
 
 ADAPTERS.add("pettingzoo", PettingZooAdapter())

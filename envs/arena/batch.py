@@ -12,6 +12,7 @@ from envs.arena.game import ARENAS
 from envs.arena.state import State, new_state
 from envs.arena.view import BOARD, SCHEMA
 from envs.engine.game import ACTIONS
+from envs.engine.render import FPS, MODES, check_mode, frames
 from envs.engine.state import COIN, SIZE, WALL, seed_state
 from envs.errors import GraftError
 from envs.schema import Schemas
@@ -28,6 +29,7 @@ class ArenaBatch:
         num_envs: batch size N.
         seed: of the first reset without a seed; environment i uses ``seed + i``.
         autoreset_mode: same-step or next-step; disabled autoreset is not offered.
+        render_mode: what `render` gives: None, ``"rgb_array"`` or ``"ansi"``.
         **options: sizes of the teams and mechanics.
     Raises:
         GraftError: an unknown game or option, or a value that is not allowed.
@@ -39,6 +41,7 @@ class ArenaBatch:
         num_envs: int = 1,
         seed: int = 0,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
         **options: Any,
     ) -> None:
         mode = AutoresetMode(autoreset_mode)
@@ -46,7 +49,8 @@ class ArenaBatch:
             raise GraftError("autoreset_mode 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
         self.game = ARENAS[game]
         self.settings = self.game.resolve(options)
-        self.metadata = {"autoreset_mode": mode}
+        self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
+        self.render_mode = check_mode(self.game.id, render_mode)
         self.num_envs = num_envs
         split, slots = self.settings.high_first, self.settings.high_first + self.settings.high_second
         places = (range(split), range(split, slots))
@@ -94,12 +98,13 @@ class ArenaBatch:
             chosen[:, its[0] : its[-1] + 1] = actions[team]
         rewards, terminated = np.empty(shape, np.float64), np.empty(shape, np.bool_)
         winner = np.empty(self.num_envs, np.int8)
+        at_once = self._same_step and self.render_mode is None
         ended = self.game.step_batch(
             self._state,
             self.settings,
             chosen,
             self._waiting,
-            self._same_step,
+            at_once,
             obs,
             self._final,
             rewards,
@@ -107,12 +112,24 @@ class ArenaBatch:
             winner,
         )
         infos: dict[str, Any] = {"winner": winner}
+        if ended and self._same_step and not at_once:
+            infos |= self._restart(obs)
         if ended and self._same_step:
             last = self._zeros()
             last[terminated] = self._final[terminated]
             infos |= {"final_obs": self._by_team(last), "_final_obs": terminated.copy()}
         alive = self._state.alive & ~terminated if not self._same_step else self._state.alive.copy()
         return self._by_team(obs), rewards, terminated, np.zeros(shape, np.bool_), alive, infos
+
+    def _restart(self, obs: NDArray[np.uint8]) -> dict[str, Any]:
+        """What a same-step autoreset does, after pictures of the games that are over; writes ``obs`` and infos."""
+        over = self._waiting.copy()
+        self._waiting[:] = False
+        self._final[:] = obs
+        pictures = (self.render() if over.any() else None) or ()
+        self.game.reset_batch(self._state, self.settings, over, obs)
+        shown = tuple(picture if ends else None for picture, ends in zip(pictures, over, strict=False))
+        return {"final_frame": shown} if shown else {}
 
     def observe(self) -> tuple[Shown, Bools]:
         """What everybody in play sees now, and who that is; nothing changes."""
@@ -129,6 +146,20 @@ class ArenaBatch:
         planes[:, 2] = self._state.cells == WALL
         planes[:, 3] = self._state.cells == COIN
         return planes
+
+    def render(self) -> tuple[Any, ...] | None:
+        """The boards as they are, the first team blue; None without a render mode.
+
+        Returns:
+            N pictures (H, W, 3) uint8 under ``rgb_array``, N texts of a line a row under ``ansi``.
+        Raises:
+            GraftError: before the first reset.
+        """
+        if self.render_mode is None:
+            return None
+        if self._first_seed is not None:
+            raise GraftError("There is nothing to render before the first reset.")
+        return frames(self.render_mode, self.board(), BOARD, "day")
 
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that the future of the batch depends on."""

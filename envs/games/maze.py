@@ -7,6 +7,7 @@ from typing import Any
 from envs.engine.compile import jit
 from envs.engine.game import GAMES, Game
 from envs.engine.state import EMPTY, SIZE, WALL, State, below, enter_level, neighbour, paint_cells, uniform
+from envs.task import Bounds
 
 DOOR, KEY, EXIT = 2, 3, 4
 ROOMS = SIZE // 2  # rooms are the cells with even row and column; what lies between is wall or passage
@@ -126,6 +127,12 @@ GAMES.add(
         begin=begin,
         advance=advance,
         paint=paint_cells,
+        bounds=Bounds(
+            0.205,
+            5.66,
+            "random: mean of 1,024 episodes (± 0.024); expert: PPO from scratch for 2M env steps, mean of 1,024 "
+            "episodes (± 0.3); python -m experiments.reference Graft/Maze-v0",
+        ),
         memo=1,
     ),
 )

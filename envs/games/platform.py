@@ -7,6 +7,7 @@ from typing import Any
 from envs.engine.compile import jit
 from envs.engine.game import DOWN, GAMES, LEFT, RIGHT, UP, Game
 from envs.engine.state import EMPTY, SIZE, State, below, neighbour, paint_cells, uniform
+from envs.task import Bounds
 
 LEDGE, HAZARD, COIN, HEADING = 1, 2, 3, 4
 GROUND = SIZE - 1
@@ -136,6 +137,12 @@ GAMES.add(
         begin=begin,
         advance=advance,
         paint=paint,
+        bounds=Bounds(
+            0.054,
+            4.77,
+            "random: mean of 1,024 episodes (± 0.08); expert: PPO from scratch for 2M env steps, mean of 1,024 "
+            "episodes (± 0.4); python -m experiments.reference Graft/Platform-v0",
+        ),
         memo=1,
     ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -185,37 +187,174 @@ def test_an_agent_that_nobody_announced_is_named(tide: list[Tide], monkeypatch: 
         env.step(np.zeros(4, np.int64))
 
 
-def play_one(env: Any) -> None:
+class Storm(Tide):
+    """Does ``what`` in step ``at`` of every life of an instance, or only of the first that was made."""
+
+    def __init__(self, what: str = "nothing", at: int = 2, first_only: bool = False, first: bool = True) -> None:
+        super().__init__()
+        self.what, self.at, self.taken = what if first or not first_only else "nothing", at, 0
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        found = super().reset(seed, options)
+        if self.what == "raise in reset":
+            raise RuntimeError("no level left")
+        return found
+
+    def step(self, actions: dict[str, int]) -> Any:
+        obs, rewards, *rest = super().step(actions)
+        self.taken += 1
+        if self.taken == self.at:
+            match self.what:
+                case "raise":
+                    raise ZeroDivisionError("a bug")
+                case "hang":
+                    time.sleep(60)
+                case "nan reward":
+                    rewards["gull_1"] = float("nan")
+                case "nan":
+                    obs["gull_1"][1] = np.nan
+                case "nan at the end":
+                    obs["gull_0"][1] = np.nan
+                case "beyond":
+                    obs["crab_0"][0] = 101
+                case "shape":
+                    obs["crab_1"] = np.zeros(3, np.float32)
+        return obs, rewards, *rest
+
+
+@pytest.fixture
+def storms(monkeypatch: pytest.MonkeyPatch) -> list[Storm]:
+    """The module ``storm_v0``, and the environments that it has made."""
+    made: list[Storm] = []
+
+    def parallel_env(**options: Any) -> Storm:
+        made.append(Storm(**options, first=not made))
+        return made[-1]
+
+    module = ModuleType("storm_v0")
+    module.parallel_env, module.raw_env = parallel_env, Storm  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "storm_v0", module)
+    return made
+
+
+def storm(rules: dict[str, Any] | None = None, **options: Any) -> Any:
+    """Two environments of four rows each, not yet reset."""
+    return envs.make(Task("pettingzoo:storm_v0", {"faults": {"step_timeout": 0.2, **(rules or {})}, **options}), 8, 5)
+
+
+def play(env: Any, steps: int) -> list[Any]:
     env.reset()
-    env.step(np.zeros(4, np.int64))
+    return [env.step(np.zeros(env.num_envs, np.int64)) for _ in range(steps)]
 
 
-@pytest.mark.parametrize(
-    ("name", "broken", "text"),
-    [
-        ("step", lambda *_: 1 / 0, "1 raised in all; the last, environment 0: ZeroDivisionError in its step"),
-        ("reset", lambda *_, **__: 1 / 0, "environment 0: ZeroDivisionError in its reset"),
-        ("_see", lambda self, agents: {a: np.full(2, np.nan, np.float32) for a in agents}, "'crab_0' is not finite"),
-    ],
-)
-def test_one_that_fails_ends_the_run(
-    tide: list[Tide], monkeypatch: pytest.MonkeyPatch, name: str, broken: Any, text: str
+KINDS = {
+    "raise": ("raised", r"ZeroDivisionError: a bug \(test_pettingzoo_adapter.py:\d+, in step\)"),
+    "hang": ("hung", r"no answer within 0.2 s \(test_pettingzoo_adapter.py:\d+, in step\)"),
+    "nan reward": ("not_finite", "the reward of agent 'gull_1' is nan"),
+    "nan": ("not_finite", r"agent 'gull_1': observation\[1\] is nan"),
+    "nan at the end": ("not_finite", r"agent 'gull_0': observation\[1\] is nan"),
+    "beyond": ("outside", r"agent 'crab_0': observation\[0\] is 101.0, allowed are -0.1 to 100.1"),
+    "shape": ("outside", r"agent 'crab_1': the observation has shape \(3,\), its space has \(2,\)"),
+}
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_a_fault_truncates_all_agents_in_play_at_what_they_saw_last(storms: list[Storm], what: str) -> None:
+    env = storm(what=what, first_only=True)
+    kind, said = KINDS[what]
+    before, at, after = play(env, 3)
+    assert not before[3].any()
+    obs, rewards, terminated, truncated, infos = at
+    assert rewards.tolist() == [0] * 4 + [1, 0, 3, 4]
+    assert np.flatnonzero(terminated).tolist() == [6], "of the healthy environment"
+    assert np.flatnonzero(truncated).tolist() == [0, 2, 3]
+    assert infos["_final_obs"].tolist() == [True, False, True, True, False, False, True, False]
+    assert infos["final_obs"].tolist() == [[0, 1], [0, 0], [2, 1], [3, 1], [0, 0], [0, 0], [2, 2], [0, 0]]
+    assert infos["winner"].tolist() == [-2, -1]
+    assert obs.tolist() == [[0, 0], [0, 0], [2, 0], [3, 0], [0, 2], [1, 2], [0, 0], [3, 2]]
+    assert infos["alive"].tolist() == [True, False, True, True, True, True, False, True]
+    assert after[1].tolist() == [1, 0, 3, 4, 1, 2, 0, 4]
+    assert dict(env.faults) == {"raised": 0, "hung": 0, "not_finite": 0, "outside": 0} | {kind: 1}
+    assert re.search(f"^environment 0 in its step: {said}", env.faults.last), env.faults.last
+    assert [one.closed for one in storms] == [True, False, False]
+    env.close()
+    assert all(one.closed for one in storms)
+
+
+def test_a_failing_reset_is_tried_again_with_another_seed(storms: list[Storm]) -> None:
+    env = storm(what="raise in reset", first_only=True)
+    assert env.reset()[1]["alive"].sum() == 6
+    assert env.faults["raised"] == 1
+    assert "environment 0 in its reset: RuntimeError: no level left" in env.faults.last
+    first, healthy, again = (one.seeds for one in storms)
+    assert (first, healthy, len(again)) == ([5], [6], 1)
+    assert again[0] not in (None, 5)
+
+
+def test_restarts_are_reproducible_and_leave_the_other_environments_alone(storms: list[Storm]) -> None:
+    def played(**options: Any) -> tuple[list[Any], list[Any]]:
+        del storms[:]
+        steps = play(storm(**options), 12)
+        return [[part.tolist() for part in (*step[:4], step[4]["alive"])] for step in steps], [s.seeds for s in storms]
+
+    steps, seeds = played(what="raise", at=3)
+    assert played(what="raise", at=3) == (steps, seeds)
+    # Lives of both: reset when made, in every third step; each has a seed of its own.
+    given = [seed for its in seeds for seed in its]
+    assert (len(storms), len(given), len(set(given))) == (2 + 2 * 4, 10, 10)
+    alone, _ = played(what="raise", at=3, first_only=True)
+    healthy, _ = played()
+    assert [[part[4:] for part in step] for step in alone] == [[part[4:] for part in step] for step in healthy]
+
+
+def test_too_many_faults_end_the_run_and_say_why(storms: list[Storm]) -> None:
+    env = storm({"limit": 3}, what="raise")
+    with pytest.raises(TooManyFaults, match="'pettingzoo:storm_v0' failed too often") as caught:
+        play(env, 20)
+    assert "4 times within 10,000 env steps, 3 are allowed): 4 raised in all" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    with pytest.raises(TooManyFaults, match=r"faults: \{outside: false\} allows such observations"):
+        play(storm({"limit": 0}, what="beyond"), 2)
+
+
+def test_only_faults_within_the_window_count(storms: list[Storm]) -> None:
+    """Both environments fail in every second step: 2 of 4 env steps."""
+    assert len(play(storm({"limit": 2, "window": 4}, what="raise"), 20)) == 20
+    with pytest.raises(TooManyFaults):
+        play(storm({"limit": 2, "window": 5}, what="raise"), 20)
+
+
+def test_the_check_for_outside_can_be_switched_off_but_not_the_one_for_nan(storms: list[Storm]) -> None:
+    env = storm({"outside": False}, what="beyond")
+    assert play(env, 2)[-1][0][0].tolist() == [101, 2]
+    assert env.faults.total == 0
+    del storms[:]
+    env = storm({"outside": False}, what="nan", first_only=True)
+    play(env, 2)
+    assert env.faults["not_finite"] == 1
+
+
+def test_rules_that_make_no_sense_and_a_keyword_faults_of_its_own(
+    storms: list[Storm], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = envs.make(Task("pettingzoo:tide_v0"), 4, 0)
-    monkeypatch.setattr(Tide, name, broken)
-    with pytest.raises(TooManyFaults, match=text):
-        play_one(env)
-    assert env.faults.total == 1
+    with pytest.raises(GraftError, match="Unknown option of faults of pettingzoo:storm_v0 'limits'"):
+        storm({"limits": 3})
+    with pytest.raises(GraftError, match=r"Unknown keyword of .* 'fault'.*Did you mean 'faults'"):
+        storm(fault=3)
+    kept: list[int] = []
+
+    def parallel_env(faults: int, **options: Any) -> Storm:
+        kept.append(faults)
+        return Storm(**options)
+
+    monkeypatch.setattr(sys.modules["storm_v0"], "parallel_env", parallel_env)
+    envs.make(Task("pettingzoo:storm_v0", {"faults": 3}), 4, 0)
+    assert kept == [3]
 
 
-def test_rewards_that_are_not_finite_end_the_run(tide: list[Tide], monkeypatch: pytest.MonkeyPatch) -> None:
-    env, step = envs.make(Task("pettingzoo:tide_v0"), 4, 0), Tide.step
-    monkeypatch.setattr(
-        Tide, "step", lambda self, a: (lambda s: (s[0], dict.fromkeys(s[1], np.inf), *s[2:]))(step(self, a))
-    )
-    env.reset()
-    with pytest.raises(TooManyFaults, match="a reward is not finite"):
-        env.step(np.zeros(4, np.int64))
+def test_a_task_that_fails_in_its_first_step_is_found_before_anything_is_trained(storms: list[Storm]) -> None:
+    with pytest.raises(GraftError, match="fails in its first step: environment 0 in its step: ZeroDivisionError"):
+        check(Task("pettingzoo:storm_v0", {"what": "raise", "at": 1}))
 
 
 @pytest.mark.parametrize("game", ["pursuit", "gather"])

@@ -148,7 +148,7 @@ def test_environments_of_gymnasium_are_drawn_by_themselves() -> None:
 @pytest.mark.parametrize(
     ("task", "text"),
     [
-        (Task("envpool/CartPole-v1"), "cannot be drawn; single built-in games and Gymnasium's environments can"),
+        (Task("envpool/CartPole-v1"), "cannot be drawn; single built-in games, squads and Gymnasium's"),
         (Task("Graft/Mixture-v0", {"tasks": ["Graft/Maze-v0", "Graft/Hunt-v0"]}), "cannot be drawn"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from arena_world import by_team
 from gymnasium.vector import AutoresetMode
 
 import envs
-from envs import GraftError, Task
+from envs import GraftError, Task, graft_arena
 from envs.adapters.mixture import mixture
 from envs.arena.batch import ArenaBatch
 from envs.arena.game import ARENAS
 from envs.dice import Dice, still
+from envs.engine.render import FPS, SIDE
 from envs.factory import check
 from envs.schema import ActionSchema
 from envs.squad import Rows
@@ -254,6 +256,85 @@ def test_dice_are_even_and_stay_within_a_box() -> None:
     assert (reals <= [1.0, 2.0]).all()
     assert np.abs(reals.mean(axis=(0, 1)) - [0.0, 1.25]).max() < 0.05
     assert still(box, (2, 1)).tolist() == [[[0.0, 0.5]], [[0.0, 0.5]]]
+
+
+def test_a_picture_and_a_text_of_each_environment_as_the_pettingzoo_form_draws_it() -> None:
+    options = {"hunters": 3, "prey": 2}
+    single = graft_arena.parallel_env("pursuit", "ansi", **options)
+    single.reset(seed=4)
+    for mode in ("rgb_array", "ansi"):
+        env = envs.make(Task(PURSUIT, options), 7, 2, render_mode=mode)
+        with pytest.raises(GraftError, match="before the first reset"):
+            env.render()
+        env.reset()
+        shown: Any = env.render()
+        assert len(shown) == 3
+        assert env.render_mode == mode
+        assert env.metadata["render_fps"] == FPS
+        if mode == "ansi":
+            assert shown[2] == single.render()
+            assert [shown[0].count(glyph) for glyph in "ap"] == [3, 2]
+        else:
+            assert all(picture.shape == (SIDE, SIDE, 3) for picture in shown)
+
+
+@pytest.mark.parametrize("task", NAMED)
+def test_rendering_changes_nothing_and_shows_how_games_end(task: Task) -> None:
+    watched, alone = envs.make(task, 24, 3, render_mode="ansi"), rows(task, 24, 3)
+    np.testing.assert_array_equal(watched.reset()[0], alone.reset()[0])
+    ends = 0
+    for mine, theirs in zip(played(watched, 200), played(alone, 200), strict=True):
+        over = mine[4]["winner"] != -1
+        shown = mine[4].pop("final_frame", (None,) * len(over))
+        assert [picture is not None for picture in shown] == over.tolist()
+        assert_same(mine, theirs)
+        ends += over.sum()
+    assert ends
+
+
+def test_the_last_picture_is_that_of_the_pettingzoo_form() -> None:
+    """Which has no autoreset: the board stays as it was when the game was decided."""
+    options = {"hunters": 3, "prey": 2, "max_steps": 30}
+    env, single = (
+        envs.make(Task(PURSUIT, {**options, "opponents": "still"}), 3, 5, render_mode="ansi"),
+        graft_arena.parallel_env("pursuit", "ansi", **options),
+    )
+    env.reset()
+    single.reset(seed=5)
+    draw = np.random.default_rng(0)
+    while single.agents:
+        actions = draw.integers(0, 6, 3)
+        infos = env.step(actions)[4]
+        single.step({f"hunter_{k}": actions[k] for k in range(3)})
+    assert infos["winner"][0] != -1
+    assert infos["final_frame"] == (single.render(),)
+    assert env.render() != infos["final_frame"]
+
+
+@pytest.mark.skipif(find_spec("mpe2") is None, reason="mpe2 is missing")
+def test_environments_of_pettingzoo_draw_themselves() -> None:
+    task = Task("pettingzoo:mpe2.simple_tag_v3", {"team": "adversary", "max_cycles": 3})
+    env, alone = (envs.make(task, 6, 0, render_mode=mode) for mode in ("rgb_array", None))
+    np.testing.assert_array_equal(env.reset()[0], alone.reset()[0])
+    assert env.metadata["render_fps"] == 10
+    for step in range(7):
+        mine, theirs = env.step(np.arange(6) % 5), alone.step(np.arange(6) % 5)
+        shown = mine[4].pop("final_frame", ())
+        assert [picture.shape for picture in shown] == [(700, 700, 3)] * 2 * (step in (2, 5))
+        assert_same(mine, theirs)
+    first, second = env.render()
+    assert not np.array_equal(first, second)
+    with pytest.raises(GraftError, match="cannot be drawn as ansi; it offers: human, rgb_array"):
+        envs.make(task, 6, 0, render_mode="ansi")
+
+
+def test_rows_without_a_render_mode_show_nothing() -> None:
+    env = rows(Task(PURSUIT))
+    env.reset()
+    with pytest.warns(UserWarning, match="without a render_mode"):
+        assert env.render() is None
+    with pytest.raises(GraftError, match="Unknown render_mode of Graft/Pursuit-v0 'human'"):
+        envs.make(Task(PURSUIT), 4, 0, render_mode="human")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,6 +146,61 @@ def test_environments_of_gymnasium_can_be_watched(tmp_path, capsys):
     assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif"), "--frames", "5"]) == 0
     assert "5 frames at 10 a second" in capsys.readouterr().out
     assert frames_of(tmp_path / "a.gif")[0].shape == (5, 160, 160, 3)
+
+
+PREY = Task("Graft/Pursuit-v0", {"team": "prey", "hunters": 2, "prey": [1, 3], "max_steps": 20})
+
+
+def test_a_squad_is_shown_with_the_ends_of_its_games(tmp_path, capsys):
+    folder, path = checkpoint_of(tmp_path / "stage", PREY), tmp_path / "prey.gif"
+    assert watch.main([str(folder), "--gif", str(path), "--seed", "3", "--episodes", "3", "--fps", "10"]) == 0
+    printed = capsys.readouterr().out
+
+    network, generator = Checkpoint.load(folder / "checkpoint").build(), torch.Generator().manual_seed(3)
+    env = make(PREY, 3, 3, render_mode="rgb_array")
+    obs, infos = env.reset()
+    frames, held, said, total, length, played = [env.render()[0]], [100], [], 0.0, 0, infos["alive"].sum()
+    while len(said) < 3:
+        obs, reward, _, _, infos = env.step(network.act(obs, generator).numpy())
+        total, length, over = total + reward.sum(), length + 1, "final_frame" in infos
+        if over:
+            won = ("hunters", "prey", "nobody")[infos["winner"][0]]
+            said.append(f"episode {len(said) + 1}: return {total / played:.2f} in {length} steps, {won} won")
+            frames.append(infos["final_frame"][0])
+            total, length, played = 0.0, 0, infos["alive"].sum()
+        if len(said) < 3:
+            frames.append(env.render()[0])
+        held += [800, 100] if over else [100]
+    pictures, shown = frames_of(path)
+    np.testing.assert_array_equal(pictures, frames)
+    assert shown == held[: len(frames)]
+    assert printed.splitlines()[:3] == said
+
+
+def test_another_game_of_squads_and_names_that_only_the_agent_knows(tmp_path, capsys):
+    own = schemas(PREY).observation
+    low, high = (*own.low, 0.0), (*own.high, 1.0)
+    wide = replace(
+        own, names=(*own.names, "rock"), attributes=(*own.attributes, ()), shape=(8, 9, 9), low=low, high=high
+    )
+    folder = checkpoint_of(tmp_path / "stage", PREY, wide)
+    gif = ["--gif", str(tmp_path / "a.gif")]
+    assert watch.main([str(folder), "Graft/TeamGather-v0", "reds=2", "opponents=still", *gif, "--episodes", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "never shows rock" in printed
+    assert "episode 1: return" in printed
+    assert "won" in printed
+
+
+def test_squads_of_pettingzoo_are_shown_as_they_draw_themselves(tmp_path, capsys):
+    pytest.importorskip("mpe2")
+    task = Task("pettingzoo:mpe2.simple_tag_v3", {"team": "adversary", "max_cycles": 3})
+    folder = checkpoint_of(tmp_path / "stage", task)
+    assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif"), "--frames", "5"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("episode 1: return")
+    assert "in 3 steps\n" in printed, "it names no winner"
+    assert len(frames_of(tmp_path / "a.gif")[0]) == 5
 
 
 def test_a_task_that_cannot_be_drawn_says_so(tmp_path, handmade_tasks, capsys):

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import envs
+from envs.adapters import knobs
 from envs.arena import describe as squads
+from envs.draws import DISTRIBUTIONS
 from envs.engine.entities import ENTITIES, PALETTES
 from envs.engine.game import GAMES, OPTIONS, Game
 from envs.engine.mechanics import MECHANICS
@@ -23,6 +25,7 @@ from envs.task import Task, TaskVectorEnv
 EXAMPLES = """examples:
   python -m envs.catalog                          games, mechanics with their ranges, and views
   python -m envs.catalog --game Graft/Maze-v0     one game: what it shows, its mechanics and their defaults
+  python -m envs.catalog --game Hopper-v5         the same of an environment of Gymnasium whose dynamics can be changed
   python -m envs.catalog --sheet worlds.png       every game in every view, as a picture
 """
 
@@ -46,8 +49,27 @@ def overview() -> list[str]:
     lines += ["", "Views (view=...)"]
     lines += [_line(name, view.meaning) for name, view in VIEWS.items()]
     lines += ["", "Other keyword arguments"]
-    lines += [_line(name, meaning) for name, meaning in OPTIONS.items() if name != "view"]
-    return [*lines, _line("", f"palettes: {', '.join(PALETTES)}"), "", *squads.overview()]
+    values = {"palette": f": {', '.join(PALETTES)}"}
+    lines += [_line(name, meaning + values.get(name, "")) for name, meaning in OPTIONS.items() if name != "view"]
+    return [*lines, "", *squads.overview(), "", *_tunable()]
+
+
+def _tunable() -> list[str]:
+    """Lines about Gymnasium's environments whose constants are mechanics."""
+    lines = ["Gymnasium's environments with mechanics (--game tells their ranges)"]
+    for name, has in knobs.tables().items():
+        parts = [f"{stem}<{what}>" for stem, what in has.stems.items()]
+        lines.append(f"  {name:<26}{', '.join([*(m.name for m in has.mechanics), *parts])}")
+    forms = ", ".join(f"{{{kind}: {numbers}}}" for kind, (numbers, _) in DISTRIBUTIONS.items())
+    lines.append(f"  {'all':<26}{', '.join(m.name for m in knobs.CHANNEL)}")
+    return [*lines, "  Values are numbers, or drawn at every reset (within episodes with every: steps):", f"  {forms}"]
+
+
+def of_knobs(name: str, has: knobs.Knobs) -> list[str]:
+    """Lines about one of Gymnasium's environments."""
+    lines = [f"{name}: of Gymnasium", "", "Mechanics (default; range; meaning)"]
+    lines += [_line(m.name, f"{m.default:g}; {m.range}; {m.meaning}") for m in (*has.mechanics, *knobs.CHANNEL)]
+    return lines + [_line(f"{stem}<{what}>", f"the same of one {what} alone") for stem, what in has.stems.items()]
 
 
 def of_game(game: Game) -> list[str]:
@@ -65,10 +87,12 @@ def of_game(game: Game) -> list[str]:
 
 
 def detail(game: str) -> list[str]:
-    """Lines about the game with this id, for one agent or for two teams."""
-    arenas = squads.by_id()
+    """Lines about the game with this id: for one agent, for two teams, or one of Gymnasium's."""
+    arenas, tunable = squads.by_id(), knobs.tables()
+    if game in tunable:
+        return of_knobs(game, tunable[game])
     if game not in GAMES and game not in arenas:
-        raise unknown("game", game, [*GAMES, *arenas])
+        raise unknown("game", game, [*GAMES, *arenas, *tunable])
     return squads.of_arena(arenas[game]) if game in arenas else of_game(GAMES[game])
 
 
@@ -143,7 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.sheet:
             if not options.sheet.parent.is_dir():
                 raise GraftError(f"There is no folder {options.sheet.parent} to write {options.sheet.name} into.")
+            if options.sheet.suffix.lower() != ".png":
+                raise GraftError(f"--sheet {options.sheet} is not allowed; give a name that ends in .png.")
             sheet(options.sheet)
+            print(f"{options.sheet}: every game in every view")
         else:
             print("\n".join(detail(options.game) if options.game else overview()))
     except GraftError as error:

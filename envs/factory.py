@@ -16,9 +16,13 @@ ADAPTERS: Registry[Adapter] = Registry("adapter", "envs.adapters")
 
 
 def adapter_for(task_id: str) -> Adapter:
-    """The adapter whose prefix matches most of ``task_id``."""
-    matching = [adapter for _, adapter in ADAPTERS.items() if task_id.startswith(adapter.prefix)]
-    return max(matching, key=lambda adapter: len(adapter.prefix))
+    """The adapter whose prefix matches most of ``task_id``; one may have several ``prefixes``."""
+
+    def matching(adapter: Adapter) -> int:
+        prefixes: tuple[str, ...] = getattr(adapter, "prefixes", (adapter.prefix,))
+        return max((len(prefix) for prefix in prefixes if task_id.startswith(prefix)), default=-1)
+
+    return max((adapter for _, adapter in ADAPTERS.items()), key=matching)
 
 
 def make(

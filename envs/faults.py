@@ -123,6 +123,10 @@ class TooManyFaults(GraftError):
         super().__init__(message)
         self.task, self.faults, self.env_steps = task, faults, 0
 
+    def __reduce__(self) -> Any:
+        """For processes: an error is else made again from its message alone."""
+        return type(self), (self.task, self.faults, str(self)), vars(self)
+
 
 class FaultLog:
     """Counts the faults of a batch, and ends the run when there are too many.

@@ -51,7 +51,7 @@ class Restarts:
 
     def fail(self, i: int, doing: str, failure: Failure) -> None:
         """Count a failure of environment i in its step or reset; before its next reset it is to be `mend`ed."""
-        self._broken[i] = self.envs[i]
+        self._broken.setdefault(i, self.envs[i])  # not what `mend` has closed, or tried to
         kind, text = failure.kind, failure.text
         if isinstance(failure.error, Wrong):
             kind, text = failure.error.kind, failure.error.text

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import threading
 import traceback
 import weakref
@@ -104,7 +105,7 @@ class Watch:
 
     def _enter(self, patience: int) -> None:
         global _main
-        if self.seconds is None:
+        if self.seconds is None or sys.is_finalizing():  # no thread can be started any more
             return
         if self._lookout is None or self._generation != _forks:  # a forked process has none of its parent's threads
             self._start()
@@ -112,12 +113,13 @@ class Watch:
         self._thread_id = threading.get_ident()
         self._in_main = self._thread_id == _main_id and _KNOCK is not None
         if self._in_main:
+            _install()  # here: the thread that looks may have been started from another one
             self._outer, _main = _main, self
         self._running = True
 
     def _leave(self) -> None:
         global _main
-        if self.seconds is None:
+        if self.seconds is None or sys.is_finalizing():  # no thread can be started any more
             return
         with self._lock:  # the thread may be about to knock
             self._running = False
@@ -129,8 +131,6 @@ class Watch:
 
     def _start(self) -> None:
         assert self.seconds is not None
-        if threading.current_thread() is threading.main_thread() and _KNOCK is not None:
-            _install()
         self._closed, self._lock, self._generation = threading.Event(), threading.Lock(), _forks
         arguments = (weakref.ref(self), self._closed, self.seconds / PARTS)
         self._lookout = threading.Thread(target=_look, args=arguments, name="graft-watch", daemon=True)
@@ -156,6 +156,9 @@ _main_id = threading.main_thread().ident
 _forks = 0
 _others: Any = None
 """Whoever handled the signal before."""
+
+_passing_on = False
+"""Whether a signal that is not ours is being given to them, who give it back if they came after us."""
 
 
 def _after_fork() -> None:
@@ -195,12 +198,17 @@ def _install() -> None:
 
 def _answer(number: int, frame: FrameType | None) -> None:
     """The signal's handler, called in the main thread: raise in the call that runs, if there still is one."""
+    global _passing_on
     watch = _main
     while watch is not None and not watch._knocked:
         watch = watch._outer
     if watch is None:
-        if callable(_others):
-            _others(number, frame)
+        if callable(_others) and not _passing_on:
+            _passing_on = True
+            try:
+                _others(number, frame)
+            finally:
+                _passing_on = False
         return
     watch._knocked = False
     # In a frame of this file the call has just returned, after all.

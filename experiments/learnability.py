@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -91,19 +92,33 @@ def learn(job: Job) -> dict[str, Any]:
 
 
 def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -> dict[str, Any]:
-    """Results of all jobs by name; each is kept in the file at ``path`` as soon as it is there, and not repeated."""
+    """Results of all jobs by name; each is kept in the file at ``path`` as soon as it is there, and not repeated.
+
+    Where a training fails, the others still come to their end; then its error is raised.
+    """
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     missing = [job for job in jobs if job.name not in found]
     if len(missing) < len(jobs):
         console.print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings are in {path} already")
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    failed: Exception | None = None
+    # Ctrl-C ends a worker at once; as an exception it would only end the worker's job, and the next one would begin.
+    ended_by_ctrl_c = (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ended_by_ctrl_c) as pool:
         waiting = {pool.submit(learn, job): job for job in missing}
         for future in as_completed(waiting):
-            job, result = waiting[future], future.result()
+            job = waiting[future]
+            try:
+                result = future.result()
+            except Exception as error:  # whatever ends a training
+                console.print(f"{job.game} seed {job.seed} failed: {type(error).__name__}: {error}", markup=False)
+                failed = failed or error
+                continue
             found[job.name] = result
             replace_file(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
             end = result["curve"][-1]
             console.print(f"{job.game} seed {job.seed}: {end[1]:.2f} after {end[0]:,} steps, {result['seconds']:,} s")
+    if failed is not None:
+        raise failed
     return {job.name: found[job.name] for job in jobs}
 
 
@@ -174,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs = [Job(game, seed, options.steps, options.share) for seed in range(options.seeds) for game in games]
         options.out.mkdir(parents=True, exist_ok=True)
         results = learn_all(jobs, options.out / "learnability.json", options.jobs, console)
+    except KeyboardInterrupt:
+        return 130
     except GraftError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2

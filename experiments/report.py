@@ -267,10 +267,16 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"mean of the last tenth; steps: to {data['threshold']:g}, and held; kept: score on the source afterwards."
     ]
     lines += [
-        f"NEGATIVE: {r['method']} on {r['target']} learns worse than scratch." + _why(r)
+        f"NEGATIVE: {r['method']}{_origin(r, data['rows'])} on {r['target']} learns worse than scratch." + _why(r)
         for r in data["rows"]
         if r["verdict"] == "negative"
     ]
+    failed = [stage for stage in data["stages"] if stage.get("error")]
+    if failed:
+        first = failed[0]
+        lines.append(
+            f"FAILED: {len(failed)} of {len(data['stages'])} stages; the first, {first['label']}: {first['error']}"
+        )
     lines += [
         f"{r['method']} on {r['target']}: {r['missing_seeds']} seeds missing."
         for r in data["rows"]
@@ -285,10 +291,12 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             "Where scratch's mean score is below 0.01 the ratio is undefined; "
             "a method that is surely above 0.01 gets a lower bound."
         )
-    estimated = [task for task, scale in data["bounds"].items() if scale["how"].startswith("estimated")]
+    shown = {r["target"] for r in data["rows"]}
+    estimated = [t for t, scale in data["bounds"].items() if scale["how"].startswith("estimated") and t in shown]
     if estimated:
         lines.append(
-            f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds."
+            f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds: "
+            f"0 is untrained scratch, 1 the best final return here."
         )
     mixed = [task for task, scale in data["bounds"].items() if scale["how"] == AVERAGED]
     if mixed:
@@ -302,6 +310,11 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         lines.append("Changed tasks are on the scale of the unchanged ones; give 'bounds' for another.")
     lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")
     return lines
+
+
+def _origin(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    several = len({other["source"] for other in rows if other["source"]}) > 1
+    return f" from {row['source']}" if several and row["source"] else ""
 
 
 def cost(data: Mapping[str, Any]) -> str:

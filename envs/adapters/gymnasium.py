@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from envs.adapters.joints import names_of_model
 from envs.adapters.minigrid import MINIGRID, minigrid_bounds, minigrid_codecs
 from envs.adapters.names import Names, names_of
 from envs.adapters.spaces import (
@@ -40,6 +41,9 @@ BOUNDS = {
     "Pendulum-v1": Bounds(-1226.6, -151.9, "random: mean of 2,000 episodes; " + _ZOO.format("TD3")),
 }
 """Scores of a few tasks whose scale is well known."""
+
+
+Around = Callable[[SingleEnv], SingleEnv]
 
 
 class GymnasiumVectorEnv(AdaptedVectorEnv):
@@ -120,18 +124,29 @@ class GymnasiumAdapter:
 
     def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """The batch; it runs in the calling thread."""
+        return GymnasiumVectorEnv(self.guarded(task, num_envs, seed), task.id, seed, autoreset)
+
+    def guarded(
+        self, task: Task, num_envs: int, seed: int, around: Around | None = None, names: Iterable[str] = ()
+    ) -> Guarded:
+        """The environments of a batch.
+
+        Args:
+            around: wraps each of them. names: keywords that it has, for the error message of an unknown one.
+        Raises:
+            GraftError: an unknown id or keyword, or a package that is not installed.
+        """
         spec = _find(task.id)
         allowed, takes_others = _keywords(spec, task)
         rules, rest = rules_of(task.id, task.kwargs, allowed)
         task = Task(task.id, rest)
         stranger = next((name for name in task.kwargs if name not in allowed), None)
-        complaint = unknown(f"keyword of {task.id}", stranger, allowed | {KEYWORD}) if stranger else None
+        complaint = unknown(f"keyword of {task.id}", stranger, {*allowed, KEYWORD, *names}) if stranger else None
         if stranger == "render_mode":
             complaint = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if complaint and not takes_others:
             raise complaint
-        guarded = Guarded(partial(_make_one, spec.id, task, complaint), num_envs, task.id, seed, rules)
-        return GymnasiumVectorEnv(guarded, task.id, seed, autoreset)
+        return Guarded(partial(_make_one, spec.id, task, complaint, around), num_envs, task.id, seed, rules)
 
     def bounds(self, task: Task) -> Bounds | None:
         """Scores of a few classic tasks and of MiniGrid under any keywords; None for the rest."""
@@ -177,8 +192,13 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
     return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _make_one(env_id: str, task: Task, complaint: GraftError | None) -> SingleEnv:
+def _make_one(env_id: str, task: Task, complaint: GraftError | None, around: Around | None) -> SingleEnv:
     """One environment; ``complaint`` is the error for a keyword that its constructor passed on, should that fail."""
+    env = _bare(env_id, task, complaint)
+    return around(env) if around else env
+
+
+def _bare(env_id: str, task: Task, complaint: GraftError | None) -> SingleEnv:
     with warnings.catch_warnings():
         # An old version is the user's choice: a source policy was trained on exactly that one.
         warnings.filterwarnings("ignore", message=".*is out of date")
@@ -222,13 +242,8 @@ def _names(env: SingleEnv, task_id: str) -> Names:
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     if callable(meanings):
         return Names(known.observation, tuple(str(meaning).lower() for meaning in meanings()))
-    model = getattr(env.unwrapped, "model", None)
-    # A transmission of another type (0 is a joint) numbers tendons or sites, whose names these are not.
-    if model is not None and hasattr(model, "actuator_trntype") and not model.actuator_trntype.any():
-        joints = tuple(str(model.joint(int(joint)).name) for joint in model.actuator_trnid[:, 0])
-        if len(set(joints)) == len(joints):
-            return Names(known.observation, joints)
-    return known
+    robot = names_of_model(env.unwrapped)
+    return Names(known.observation or robot.observation, robot.action)
 
 
 ADAPTERS.add("gymnasium", GymnasiumAdapter())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
+from envs.adapters.knobs import CHANNEL, tables
 from envs.catalog import main
 from envs.engine.entities import PALETTES
 from envs.engine.game import GAMES, OPTIONS
@@ -30,7 +31,7 @@ def test_the_listing_names_every_game_mechanic_and_view(capsys: pytest.CaptureFi
     for name, view in VIEWS.items():
         assert listed[name] == view.meaning
     assert set(OPTIONS) - {"view"} <= listed.keys()
-    assert all(palette in listed["palettes:"] for palette in PALETTES)
+    assert all(palette in listed["palette"] for palette in PALETTES)
 
 
 def test_the_listing_says_which_games_have_a_mechanic(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +55,17 @@ def test_a_game_in_detail(game: str, capsys: pytest.CaptureFixture[str]) -> None
         assert listed[name].startswith(f"{mechanic.default}; {mechanic.range}; ")
     absent = MECHANICS.keys() - GAMES[game].mechanics.keys()
     assert not absent & listed.keys()
+
+
+@pytest.mark.parametrize("name", list(tables()))
+def test_one_of_gymnasiums_environments_in_detail(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    overview = lines(capsys.readouterr().out)
+    assert main(["--game", name]) == 0
+    listed = lines(capsys.readouterr().out)
+    for mechanic in (*tables()[name].mechanics, *CHANNEL):
+        assert listed[mechanic.name] == f"{mechanic.default:g}; {mechanic.range}; {mechanic.meaning}"
+    assert overview[name].split(", ")[: len(tables()[name].mechanics)] == [m.name for m in tables()[name].mechanics]
 
 
 def test_a_mistyped_game_ends_with_2_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:

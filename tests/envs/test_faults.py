@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from env_rollouts import action_streams, assert_equal, transitions
 from gymnasium.vector import AutoresetMode
 
 import envs
-from envs import GraftError, Task
+from envs import GraftError, Task, watchdog
 from envs.faults import FaultLog, FaultRules, TooManyFaults
 from envs.guard import limits
 from envs.watchdog import Failure, Watch
@@ -73,10 +75,14 @@ class Faulty(gym.Env[Any, Any]):
                     obs = np.zeros(1, np.float32)
                 case "none":
                     obs = None
+                case "hang in close":
+                    raise ValueError
         return obs, reward, False, False, {}
 
     def close(self) -> None:
         Faulty.closed += 1
+        if self.what == "hang in close":
+            time.sleep(60)
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +160,12 @@ def test_a_failing_reset_is_tried_again_with_another_seed(what: str) -> None:
     assert second not in (None, 5)
 
 
+def test_closing_that_hangs_is_tried_once() -> None:
+    env = make(1, what="hang in close", first_only=True)
+    assert play(env, 4)[-1][0].tolist() == [[1.0] * 3]
+    assert (env.faults["raised"], env.faults["hung"], Faulty.lives) == (1, 1, 2)
+
+
 def test_restarts_are_reproducible_and_each_has_a_seed_of_its_own() -> None:
     def seeds() -> list[int | None]:
         Faulty.seeds = []
@@ -180,7 +192,10 @@ def test_too_many_faults_end_the_run_and_say_why() -> None:
     assert "3 times within 10,000 env steps, 2 are allowed): 3 raised in all" in str(caught.value)
     assert "environment 0 in its step: ZeroDivisionError: a bug (test_faults.py" in str(caught.value)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
-    assert (caught.value.task, caught.value.faults["raised"]) == ("Faulty-v0", 3)
+    caught.value.env_steps = 8
+    for error in caught.value, pickle.loads(pickle.dumps(caught.value)):  # as between processes
+        assert (error.task, error.faults["raised"], error.env_steps) == ("Faulty-v0", 3, 8)
+        assert str(error) == str(caught.value)
     with pytest.raises(TooManyFaults, match="11 raised in all"):
         make(1, what="raise in reset").reset()
     with pytest.raises(TooManyFaults, match=r"faults: \{outside: false\} allows such observations"):
@@ -338,6 +353,33 @@ def test_hangs_are_ended_in_the_main_thread_and_in_others() -> None:
         assert {k: failure.kind for k, failure in failures.items()} == {1: "hung", 3: "hung"}
         assert done == ["ok"] * 3
         assert 0.4 <= seconds < 3
+
+
+def test_a_watch_that_another_thread_used_first_ends_hangs_in_the_main_thread() -> None:
+    signal.signal(watchdog._KNOCK, signal.SIG_DFL)
+    watch = Watch(0.2)
+    other = threading.Thread(target=lambda: watch.sweep(time.sleep, [0]))
+    other.start()
+    other.join()
+    assert watch.sweep(lambda seconds: time.sleep(seconds), [5])[0].kind == "hung"
+
+
+def test_a_later_handler_of_the_signal_still_gets_it_and_hangs_are_ended() -> None:
+    heard = []
+    Watch(1).sweep(lambda _: None, [0])
+    before: Any = signal.getsignal(watchdog._KNOCK)
+
+    def chained(number: int, frame: Any) -> None:
+        heard.append(number)
+        before(number, frame)
+
+    signal.signal(watchdog._KNOCK, chained)
+    try:
+        assert Watch(0.2).sweep(lambda seconds: time.sleep(seconds), [5])[0].kind == "hung"
+        signal.raise_signal(watchdog._KNOCK)
+        assert heard == [watchdog._KNOCK]
+    finally:
+        watchdog._others = None
 
 
 def test_what_hangs_within_another_watch_is_the_outer_ones_to_end() -> None:

@@ -67,7 +67,7 @@ class GameVectorEnv(TaskVectorEnv):
         self._waiting = np.zeros(num_envs, np.bool_)
         self._final = self._planes()
         self._everyone = np.arange(num_envs)
-        self._spare = Spare((num_envs, *self.observation_schema.shape), self.single_observation_space.dtype)
+        self._spare = Spare((num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None

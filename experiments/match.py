@@ -20,8 +20,7 @@ from envs.errors import GraftError
 from envs.factory import make
 from envs.squad import RULES, Rows
 from envs.task import Task
-from envs.words import split_words
-from experiments.watch import check_fit, find_checkpoint
+from experiments.watch import agent_and_task, check_fit, find_checkpoint
 
 GAMES_AT_ONCE = 64
 LONGEST = 10_000
@@ -140,12 +139,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     Raises:
         GraftError: bad input of any kind.
     """
-    alone, keywords = split_words(options.words)
-    if not 1 <= len(alone) <= 2:
-        raise GraftError("Give a checkpoint, then perhaps a task's id, then perhaps its keywords as key=value.")
-    checkpoint = Checkpoint.load(find_checkpoint(Path(alone[0])))
-    own = checkpoint.task
-    task = Task(alone[1], keywords) if len(alone) == 2 else Task(own.id, {**own.kwargs, **keywords})
+    checkpoint, task = agent_and_task(options.words)
     rule = options.against in RULES
     against = options.against if rule else Checkpoint.load(find_checkpoint(Path(options.against))).build()
     outcome = match(checkpoint.build(), task, against, options.games, options.seed, options.deterministic)

@@ -12,7 +12,7 @@ import numpy as np
 
 from agents.checkpoint import replace_file
 from experiments.lifelong import Lived
-from experiments.report import Measured, signed, unsigned
+from experiments.report import Measured, named, signed, unsigned
 from transfer.method import label
 from transfer.statistics import interquartile_mean, iqm_interval
 
@@ -100,7 +100,7 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    names = list(dict.fromkeys(_named(row, rows) for row in rows))
+    names = list(dict.fromkeys(named(row, rows) for row in rows))
     figure, axes = pyplot.subplots(
         1,
         len(targets),
@@ -114,7 +114,7 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
             auc, colour = row["auc"], VERDICT_COLOURS[row["verdict"]]
             if row["verdict"] == "baseline":
                 axis.axvspan(auc["low"], auc["high"], color=colour, alpha=0.2, lw=0)
-            height = names.index(_named(row, rows))
+            height = names.index(named(row, rows))
             axis.plot([auc["low"], auc["high"]], [height, height], color=colour, lw=2)
             axis.plot([auc["iqm"]], [height], "o", color=colour, ms=5)
         axis.set_title(target)
@@ -127,11 +127,6 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes[0][0].invert_yaxis()
     figure.suptitle(f"{title}: green surely above scratch, orange surely below, ochre unclear", fontsize=10)
     _save(figure, path)
-
-
-def _named(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
-    several = len({other["source"] for other in rows if other["source"]}) > 1
-    return f"{row['method']} from {row['source']}" if several and row["source"] else str(row["method"])
 
 
 BEYOND = 3.0

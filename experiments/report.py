@@ -241,8 +241,7 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
                 column, width=wide, justify="left" if text else "right", no_wrap=column != "method", overflow="fold"
             )
         for entry in of_target:
-            origin = f" from {entry['source']}" if len(sources) > 1 and entry["source"] else ""
-            table.add_row(entry["method"] + origin, *_cells(entry))
+            table.add_row(named(entry, of_target), *_cells(entry))
         shown.append(table)
     return shown
 
@@ -267,7 +266,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"mean of the last tenth; steps: to {data['threshold']:g}, and held; kept: score on the source afterwards."
     ]
     lines += [
-        f"NEGATIVE: {r['method']}{_origin(r, data['rows'])} on {r['target']} learns worse than scratch." + _why(r)
+        f"NEGATIVE: {named(r, data['rows'])} on {r['target']} learns worse than scratch." + _why(r)
         for r in data["rows"]
         if r["verdict"] == "negative"
     ]
@@ -312,9 +311,10 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _origin(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def named(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Its method, and where ``rows`` have several sources, which one it is from."""
     several = len({other["source"] for other in rows if other["source"]}) > 1
-    return f" from {row['source']}" if several and row["source"] else ""
+    return f"{row['method']} from {row['source']}" if several and row["source"] else str(row["method"])
 
 
 def cost(data: Mapping[str, Any]) -> str:

@@ -51,6 +51,20 @@ def find_checkpoint(folder: Path) -> Path:
     return inner if not (folder / MANIFEST).exists() and inner.is_dir() else folder
 
 
+def agent_and_task(words: Sequence[str]) -> tuple[Checkpoint, Task]:
+    """The agent and the task that ``CHECKPOINT [TASK] [key=value ...]`` means; without a task, the agent's own.
+
+    Raises:
+        GraftError: other words, or no such checkpoint.
+    """
+    alone, keywords = split_words(words)
+    if not 1 <= len(alone) <= 2:
+        raise GraftError("Give a checkpoint, then perhaps a task's id, then perhaps its keywords as key=value.")
+    checkpoint = Checkpoint.load(find_checkpoint(Path(alone[0])))
+    own = checkpoint.task
+    return checkpoint, Task(alone[1], keywords) if len(alone) == 2 else Task(own.id, {**own.kwargs, **keywords})
+
+
 def check_fit(network: Schemas, task: Task) -> list[str]:
     """Names that the agent looks for and ``task`` never shows; they stay zero.
 
@@ -110,14 +124,9 @@ def run(console: Console, options: argparse.Namespace) -> None:
     Raises:
         GraftError: bad input of any kind.
     """
-    alone, keywords = split_words(options.words)
-    if not 1 <= len(alone) <= 2:
-        raise GraftError("Give a checkpoint, then perhaps a task's id, then perhaps its keywords as key=value.")
     path: Path = options.gif
     _check_target(path, options.force)
-    checkpoint = Checkpoint.load(find_checkpoint(Path(alone[0])))
-    own = checkpoint.task
-    task = Task(alone[1], keywords) if len(alone) == 2 else Task(own.id, {**own.kwargs, **keywords})
+    checkpoint, task = agent_and_task(options.words)
     for note in _notes(checkpoint, task):
         console.print(f"Note: {note}", soft_wrap=True)
     network = checkpoint.build()

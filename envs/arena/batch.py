@@ -13,7 +13,7 @@ from envs.arena.state import State, new_state
 from envs.arena.view import BOARD, SCHEMA
 from envs.engine.game import ACTIONS
 from envs.engine.render import FPS, MODES, check_mode, frames
-from envs.engine.state import COIN, SIZE, WALL, seed_state
+from envs.engine.state import COIN, SIZE, WALL, copies, put_back, seed_state
 from envs.errors import GraftError
 from envs.schema import Schemas
 
@@ -163,14 +163,11 @@ class ArenaBatch:
 
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that the future of the batch depends on."""
-        return {name: array.copy() for name, array in self._arrays().items()}
+        return copies(self._arrays())
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`, of a batch of the same game and sizes."""
-        for name, array in self._arrays().items():
-            if saved[name].shape != array.shape:
-                raise GraftError(f"The saved '{name}' has shape {saved[name].shape}, this batch {array.shape}.")
-            array[...] = saved[name]
+        put_back(self._arrays(), saved)
         self._first_seed = None
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

@@ -14,7 +14,7 @@ from envs.engine.game import ACTIONS, GAMES
 from envs.engine.kernel import disturb
 from envs.engine.render import FPS, MODES, check_mode, frames
 from envs.engine.spare import Spare
-from envs.engine.state import State, new_state, seed_state
+from envs.engine.state import State, copies, new_state, put_back, seed_state
 from envs.engine.view import VIEWS
 from envs.errors import GraftError
 from envs.task import TaskVectorEnv
@@ -166,14 +166,11 @@ class GameVectorEnv(TaskVectorEnv):
 
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that the future of the batch depends on."""
-        return {name: array.copy() for name, array in self._arrays().items()}
+        return copies(self._arrays())
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`, of a batch of the same game and size."""
-        for name, array in self._arrays().items():
-            if saved[name].shape != array.shape:
-                raise GraftError(f"The saved '{name}' has shape {saved[name].shape}, this batch {array.shape}.")
-            array[...] = saved[name]
+        put_back(self._arrays(), saved)
         self._seeded = True
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

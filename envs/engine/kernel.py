@@ -63,16 +63,7 @@ def step_batch(
         fresh = waiting[i]
         waiting[i] = False
         if not fresh:
-            action = due(s, i, actions[i], p.delay)
-            if p.invert and 1 <= action <= 4:
-                action = action + 1 if action % 2 == 1 else action - 1
-            # One number is drawn whether or not the game slips, so that slip changes nothing else about a level.
-            if uniform(s, i) < p.slip:
-                action = s.last[i]
-            s.before[i] = s.last[i]
-            s.last[i] = action
-            s.clock[i] += 1
-            reward, dead = advance(s, i, action, p)
+            reward, dead = advance(s, i, executed(s, i, actions[i], p), p)
             terminated[i] = dead
             truncated[i] = not dead and s.clock[i] >= max_steps
             over = terminated[i] or truncated[i]
@@ -95,6 +86,21 @@ def step_batch(
         s.stamp[i, 0] = s.rng[i, 1]
         paint(s, i, obs[i])
     return ended
+
+
+@jit
+def executed(s: State, i: int, chosen: int, p: Any) -> int:
+    """The action that is carried out now instead of the one that was chosen; the clock moves on."""
+    action = due(s, i, chosen, p.delay)
+    if p.invert and 1 <= action <= 4:
+        action = action + 1 if action % 2 == 1 else action - 1
+    # One number is drawn whether or not the game slips, so that slip changes nothing else about a level.
+    if uniform(s, i) < p.slip:
+        action = s.last[i]
+    s.before[i] = s.last[i]
+    s.last[i] = action
+    s.clock[i] += 1
+    return int(action)
 
 
 @jit

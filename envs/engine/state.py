@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.engine.compile import jit
+from envs.errors import GraftError
 
 SIZE = 10
 """Rows and columns of the board."""
@@ -63,6 +65,19 @@ def new_state(num_envs: int, movers: int = 0, memo: int = 0) -> State:
         rng=np.zeros((num_envs, 2), np.uint64),
         stamp=np.zeros((num_envs, 2), np.uint64),
     )
+
+
+def copies(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A batch's arrays as they are now."""
+    return {name: array.copy() for name, array in arrays.items()}
+
+
+def put_back(arrays: Mapping[str, NDArray[Any]], saved: Mapping[str, NDArray[Any]]) -> None:
+    """Fill a batch's arrays with those of `copies`; raises GraftError for those of a batch of another size."""
+    for name, array in arrays.items():
+        if saved[name].shape != array.shape:
+            raise GraftError(f"The saved '{name}' has shape {saved[name].shape}, this batch {array.shape}.")
+        array[...] = saved[name]
 
 
 def seed_state(state: State, seeds: NDArray[np.uint64]) -> None:

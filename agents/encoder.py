@@ -10,24 +10,38 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from agents.normaliser import normalisers
 from envs.errors import GraftError, unknown
 from envs.registry import Registry
 from envs.schema import ObservationSchema
 
 
 class Stem(NamedTuple):
-    """Where the observation's names meet the weights: input index ``j * group + k`` of dimension 1 of the parameter
-    ``name`` belongs to observation name j.
+    """Where names meet the weights: index ``j * group + k`` of dimension ``dim`` of the parameter ``name`` belongs to
+    ``names[j]``, of the observation (or of its parts).
+
+    ``attributes`` are those of the names. ``board`` is the shape of what has one name in the observation: where
+    ``group`` counts its cells, only boards of one shape have the same cells. Where ``dim`` is 0, the parameter holds
+    statistics of observations.
     """
 
     name: str
     group: int
+    names: tuple[str, ...]
+    attributes: tuple[tuple[str, ...], ...]
+    board: tuple[int, ...] = ()
+    dim: int = 1
+
+    @classmethod
+    def of(cls, name: str, group: int, schema: ObservationSchema, dim: int = 1) -> Stem:
+        """That of an encoder which reads ``schema`` and nothing else."""
+        return cls(name, group, schema.names, schema.attributes, schema.shape[1:], dim)
 
 
 class Encoder(nn.Module):
     """Observation -> feature vector: a chain of blocks, of which the first few may be frozen.
 
-    A subclass fills ``blocks`` from the input up, and sets ``out_dim`` and ``stem``. Its constructor takes the
+    A subclass fills ``blocks`` from the input up, and sets ``out_dim`` and ``stems``. Its constructor takes the
     observation schema, then keyword options with defaults, which become its part of the experiment's config.
     """
 
@@ -39,12 +53,12 @@ class Encoder(nn.Module):
 
     blocks: nn.ModuleList
     out_dim: int
-    stem: Stem
+    stems: tuple[Stem, ...]
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
         self.frozen_blocks = 0
-        self.holds_statistics = False
+        self.holds_statistics: bool | None = None
 
     def scale(self, obs: torch.Tensor) -> torch.Tensor:
         """Observations as the environment gives them -> float input of the first block, same shape."""
@@ -88,7 +102,11 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def hold_statistics(self, hold: bool = True) -> None:
-        """Whether modules with buffers stay in eval mode although their blocks train: running statistics are kept."""
+        """Whether modules with buffers stay in eval mode although their blocks train: running statistics are kept.
+
+        False: those of observations (`Normaliser`) go on, also in frozen blocks. By default they go on where the
+        block trains.
+        """
         self.holds_statistics = hold
         self.train(self.training)
 
@@ -101,7 +119,20 @@ class Encoder(nn.Module):
             for module in self.modules():
                 if next(module.buffers(recurse=False), None) is not None:
                     module.eval()
+        elif self.holds_statistics is False:
+            for normaliser in normalisers(self):
+                normaliser.train(mode)
         return self
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """How names of parameters begin that have no effect, because what reads their outputs is zero."""
+        return ()
+
+    @property
+    def still_blocks(self) -> int:
+        """How many blocks, from the input up, give the same in training until somebody thaws them."""
+        return 0 if self.holds_statistics is False and normalisers(self) else self.frozen_blocks
 
 
 ENCODERS: Registry[type[Encoder]] = Registry("encoder", "agents.encoders")

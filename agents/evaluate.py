@@ -17,6 +17,16 @@ LONGEST_EPISODE = 30_000
 """Steps after which an evaluation gives up on an episode; the longest of Atari's have 27,000."""
 
 
+WORST = 0.1
+"""Share of the episodes that `worst` is the mean of."""
+
+
+def worst(returns: NDArray[np.float64]) -> float:
+    """Mean of the lowest tenth of the returns (n,), at least one: the conditional value at risk (CVaR) at 10 %."""
+    count = max(1, round(WORST * len(returns)))
+    return float(np.sort(returns)[:count].mean())
+
+
 class Episodes(NamedTuple):
     """Undiscounted returns and lengths of finished episodes, each (n,) float64, and who played them, (n,) int64."""
 
@@ -38,6 +48,7 @@ class Episodes(NamedTuple):
         scored = {name: scale.normalise(means[name]) for name, scale in scales.items() if scale is not None}
         return {
             "eval/return_mean": float(self.returns.mean()),
+            "eval/return_worst_tenth": worst(self.returns),
             "eval/length_mean": float(self.lengths.mean()),
             **{f"eval/return_mean/{name}": mean for name, mean in means.items()},
             **{f"eval/return_normalized/{name}": score for name, score in scored.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -61,8 +61,8 @@ class NetworkConfig:
 class Outputs(NamedTuple):
     """What the heads say about N states; how it is played is in the network's ``config.distribution``.
 
-    None: ``action`` (N, A) are the logits of a discrete action, or the means of a box action, whose ``log_std`` is
-    (A,) and which is clipped to the schema's bounds.
+    None: ``action`` (N, A) are the logits of a discrete action, or those of several choices one after the other;
+    or the means of a box action, whose ``log_std`` is (A,) and which is clipped to the schema's bounds.
     ``squashed``: ``action`` (N, A) are the means of a box action before a tanh, whose result in [-1, 1] is stretched
     to the schema's bounds; ``log_std`` is (N, A).
     ``greedy``: ``action`` (N, A) are the Q values of a discrete action; the largest is played.
@@ -74,6 +74,12 @@ class Outputs(NamedTuple):
     action: torch.Tensor
     log_std: torch.Tensor | None
     value: torch.Tensor
+
+
+def choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Those of each choice, (..., size), of an action of one choice (no ``sizes``) or several."""
+    parts: tuple[torch.Tensor, ...] = torch.split(logits, list(sizes) or logits.shape[-1], -1)
+    return parts
 
 
 class Unstable(RuntimeError):
@@ -210,7 +216,7 @@ class PolicyNetwork(nn.Module):
     @property
     def frozen_depth(self) -> int:
         """The largest depth whose `prefix` does not train, so that a backend may compute it once per rollout."""
-        return self.encoder.frozen_blocks
+        return self.encoder.still_blocks
 
     def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
         """What `suffix` needs of raw observations (N, *obs_shape), as one tensor of N rows; depth 0 gives these."""
@@ -228,7 +234,7 @@ class PolicyNetwork(nn.Module):
     def act(
         self, obs: torch.Tensor | NDArray[Any], generator: torch.Generator | None, deterministic: bool = False
     ) -> torch.Tensor:
-        """Actions for raw observations: (N,) indices, or (N, A) reals within the schema's bounds.
+        """Actions for raw observations: (N,) indices, (N, M) indices of M choices at once, or (N, A) reals in bounds.
 
         Raises:
             Unstable: training has diverged.
@@ -236,9 +242,13 @@ class PolicyNetwork(nn.Module):
         outputs: Outputs = self(torch.as_tensor(obs, device=self.policy.out.weight.device))
         check_finite(outputs)
         if outputs.log_std is None:
+            sizes = self.schemas.action.sizes
+            parts = choices(outputs.action, sizes)
             if deterministic or self.config.distribution == "greedy":
-                return outputs.action.argmax(-1)
-            return torch.multinomial(outputs.action.softmax(-1), 1, generator=generator).squeeze(-1)
+                chosen = [part.argmax(-1, keepdim=True) for part in parts]
+            else:
+                chosen = [torch.multinomial(part.softmax(-1), 1, generator=generator) for part in parts]
+            return torch.cat(chosen, -1) if sizes else chosen[0].squeeze(-1)
         action = outputs.action
         if not deterministic:
             noise = torch.randn(action.shape, generator=generator, device=action.device)

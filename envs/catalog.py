@@ -1,9 +1,10 @@
-"""What can be played: ``python -m envs.catalog`` lists games, mechanics and views, and can draw them all on a sheet."""
+"""What can be played: ``python -m envs.catalog`` lists providers, games, mechanics and views, and draws them all."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 import envs
 from envs.adapters import knobs
+from envs.adapters.packages import READY
 from envs.arena import describe as squads
 from envs.draws import DISTRIBUTIONS
 from envs.engine.entities import ENTITIES, PALETTES
@@ -20,10 +22,11 @@ from envs.engine.game import GAMES, OPTIONS, Game
 from envs.engine.mechanics import MECHANICS
 from envs.engine.view import VIEWS
 from envs.errors import GraftError, unknown
+from envs.factory import ADAPTERS
 from envs.task import Task, TaskVectorEnv
 
 EXAMPLES = """examples:
-  python -m envs.catalog                          games, mechanics with their ranges, and views
+  python -m envs.catalog                          what is installed, games, mechanics with their ranges, and views
   python -m envs.catalog --game Graft/Maze-v0     one game: what it shows, its mechanics and their defaults
   python -m envs.catalog --game Hopper-v5         the same of an environment of Gymnasium whose dynamics can be changed
   python -m envs.catalog --sheet worlds.png       every game in every view, as a picture
@@ -37,9 +40,31 @@ def _line(name: str, text: str) -> str:
     return f"  {name:<20}{text}"
 
 
+def providers() -> dict[str, str]:
+    """Every part of every adapter -> "ready, 6 ids", or one sentence that says what to install or what is wrong."""
+    found: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for name in ADAPTERS:
+        adapter = ADAPTERS[name]
+        states: dict[str, str] = getattr(adapter, "states", dict)()
+        found |= states
+        ready = [part for part, state in states.items() if state == READY]
+        try:
+            known: dict[str, int] = getattr(adapter, "counts", dict)() if ready else {}
+        except Exception as error:  # whatever an installed package raises when it is imported
+            broken = f"It is installed and cannot be imported: {type(error).__name__}, {error}."
+            found |= dict.fromkeys(ready, broken)
+        else:
+            counts.update({part: known[part] for part in ready if part in known})
+    for part, count in counts.items():
+        found[part] = f"{READY}, {count:,} {'id' if count == 1 else 'ids'}"
+    return found
+
+
 def overview() -> list[str]:
-    """Lines that list every game, mechanic and view."""
-    lines = ["Games"]
+    """Lines that list every provider, game, mechanic and view."""
+    lines = ["Environments on this machine", *(f"  {part:<26}{state}" for part, state in providers().items())]
+    lines += ["", "Games"]
     lines += [_line(name, game.goal) for name, game in GAMES.items()]
     lines += ["", "Mechanics (range; meaning; games)"]
     for mechanic in MECHANICS.values():
@@ -156,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m envs.catalog",
-        description="Lists the built-in games, their mechanics with ranges, and the views.",
+        description="Lists what is installed, the built-in games, their mechanics with ranges, and the views.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -51,10 +51,13 @@ class Dice:
         return found.astype(np.float64) * (1.0 / 2.0**53)
 
     def actions(self, schema: ActionSchema, size: int) -> NDArray[Any]:
-        """Uniform actions, (N, size) int64 or (N, size, n) float32."""
+        """Uniform actions: (N, size) int64, or (N, size, n) int64 of several choices or float32 of a box."""
         names = len(schema.names)
         if schema.kind == "discrete":
             return (self.uniform(size) * names).astype(np.int64)
+        if schema.kind == "multi":
+            choices = self.uniform(size * len(schema.sizes)).reshape(-1, size, len(schema.sizes))
+            return (choices * schema.sizes).astype(np.int64)
         low = np.array([b if math.isfinite(b) else -WIDEST for b in schema.low])
         high = np.array([b if math.isfinite(b) else WIDEST for b in schema.high])
         within = self.uniform(size * names).reshape(-1, size, names)
@@ -66,6 +69,8 @@ def still(actions: ActionSchema, shape: tuple[int, ...]) -> NDArray[Any]:
     """The action that does least, for each place of ``shape``: action 0, or what is nearest to 0 within a box."""
     if actions.kind == "discrete":
         return np.zeros(shape, np.int64)
+    if actions.kind == "multi":
+        return np.zeros((*shape, len(actions.sizes)), np.int64)
     return np.broadcast_to(np.clip(0.0, actions.low, actions.high), (*shape, len(actions.names))).astype(np.float32)
 
 

@@ -7,10 +7,12 @@ from functools import lru_cache
 from gymnasium.vector import AutoresetMode
 
 from envs.errors import GraftError
+from envs.naming import named, split
 from envs.registry import Registry
 from envs.schema import ObservationSchema, Schemas
 from envs.task import Adapter, Bounds, Task, TaskVectorEnv
 from envs.union import Widened
+from envs.workers import Workers
 
 ADAPTERS: Registry[Adapter] = Registry("adapter", "envs.adapters")
 
@@ -33,6 +35,7 @@ def make(
     max_threads: int = 1,
     observation: ObservationSchema | None = None,
     render_mode: str | None = None,
+    workers: int = 1,
 ) -> TaskVectorEnv:
     """A batch of ``num_envs`` environments of ``task``; environment i is seeded with ``seed + i``.
 
@@ -44,15 +47,20 @@ def make(
         max_threads: cap on native threads that the environment's library may start.
         observation: lay observations out as this schema, which may hold more names than the task (`envs.union`).
         render_mode: what the batch's ``render`` gives, such as ``rgb_array``.
+        workers: processes to spread environments over, as many as there are at most. What comes out is the same; see
+            `envs.workers` for when it pays. Batches that are fast in one process stay in it.
     Raises:
-        GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, observations that
-            do not fit into ``observation``, or a task that cannot be rendered so.
+        GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, names that don't fit
+            (`envs.naming`), observations that do not fit into ``observation``, or a task that cannot be rendered so.
     """
     if num_envs < 1:
         raise GraftError(f"num_envs is {num_envs}; a batch holds at least 1 environment.")
     if seed < 0:
         raise GraftError(f"seed is {seed}; seeds are whole numbers from 0.")
-    adapter = adapter_for(task.id)
+    if workers < 1:
+        raise GraftError(f"workers is {workers}; at least 1 process is needed, which is this one.")
+    task, names = split(task)
+    adapter, plain = adapter_for(task.id), task
     if render_mode is not None:
         if not getattr(adapter, "renders", False):
             raise GraftError(
@@ -60,7 +68,14 @@ def make(
                 f"such as minigrid:MiniGrid-DoorKey-6x6-v0."
             )
         task = Task(task.id, {**task.kwargs, "render_mode": render_mode})
-    env = adapter.make(task, num_envs, seed, autoreset, max_threads)
+    workers = min(workers, num_envs) if getattr(adapter, "parallel", False) else 1
+    env = (
+        adapter.make(task, num_envs, seed, autoreset, max_threads)
+        if workers == 1
+        else Workers(task, num_envs, seed, autoreset, max_threads, workers, schemas(plain))
+    )
+    if names:
+        env.observation_schema, env.action_schema = named(env.schemas, names, task.id)
     if observation is None or observation == env.observation_schema:
         return env
     return Widened(env, observation)
@@ -102,4 +117,4 @@ def check(task: Task) -> None:
 
 def bounds(task: Task) -> Bounds | None:
     """Registered random and expert scores of ``task``, or None where nobody recorded any."""
-    return adapter_for(task.id).bounds(task)
+    return adapter_for(task.id).bounds(split(task)[0])

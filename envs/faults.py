@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -66,11 +67,19 @@ def rules_of(
 
 
 class Faults(Mapping[str, int]):
-    """How often environments failed, by kind, each failure followed by a restart; and the last failure in words."""
+    """How often environments failed, by kind, each failure followed by a restart; and the last failure in words.
+
+    Attributes:
+        last: in words. error: what it raised, if it did; it stays in its process.
+    """
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(KINDS, 0)
         self.last = ""
+        self.error: BaseException | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "error": None}
 
     @property
     def total(self) -> int:
@@ -95,10 +104,10 @@ class Faults(Mapping[str, int]):
         found = {f"env/faults_{kind}": float(n) for kind, n in self.items() if n}
         return {"env/faults": float(self.total), **found} if found else {}
 
-    def add(self, kind: str, text: str) -> None:
+    def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
         """Count one more."""
         self._counts[kind] += 1
-        self.last = text
+        self.last, self.error = text, error
 
 
 def together(parts: Iterable[Faults]) -> Faults:
@@ -138,7 +147,6 @@ class FaultLog:
     def __init__(self, task: str, rules: FaultRules) -> None:
         self._task, self._rules = task, rules
         self._steps, self._recent = 0, deque[int]()
-        self._error: BaseException | None = None
         self.faults = Faults()
 
     def passed(self, env_steps: int) -> None:
@@ -147,9 +155,14 @@ class FaultLog:
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
         """Count a fault; `check` says whether it was one too many."""
-        self.faults.add(kind, text)
+        self.faults.add(kind, text, error)
         self._recent.append(self._steps)
-        self._error = error
+
+    def shrink(self, share: float) -> FaultRules:
+        """Let the window be ``share`` of what it is; returns the rules as they were."""
+        rules = self._rules
+        self._rules = replace(rules, window=math.ceil(rules.window * share))
+        return rules
 
     def check(self) -> None:
         """Raise TooManyFaults if more than the limit are within the window."""
@@ -170,7 +183,7 @@ class FaultLog:
             self.faults,
             f"{what}: {self.faults} in all; the last, {self.faults.last}{hint}.",
         )
-        error.__cause__ = self._error
+        error.__cause__ = self.faults.error
         return error
 
 

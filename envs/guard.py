@@ -64,6 +64,14 @@ class Guarded:
         """So far."""
         return self._log.faults
 
+    def part_of(self, first: int, whole: int) -> FaultRules:
+        """Be a part of a batch of ``whole`` environments that begins with its environment ``first``; the batch's rules.
+
+        Messages count environments as the batch does, and the rules' window shrinks to this part's share.
+        """
+        self._restarts.first = first
+        return self._log.shrink(len(self.envs) / whole)
+
     def step(self, which: Sequence[int], actions: Any) -> tuple[NDArray[np.float64], Bools, Bools]:
         """Step the environments ``which``; a failure truncates the episode, pays 0 and shows what was shown last.
 
@@ -95,6 +103,7 @@ class Guarded:
             shown[...] = self.raw
         failures = {which[k]: failure for k, failure in self._watch.sweep(step_one, which).items()}
         self._log.passed(len(which))
+        truncated &= ~terminated  # Gymnasium's time limits set it whatever else the last step did
         for i in failures:
             self._next[i] = self.raw[i]
         if self._checks and not _within(self._next, self._all_low, self._all_high):
@@ -213,6 +222,10 @@ def limits(space: gym.Space[Any], strict: bool = True) -> tuple[Array, Array]:
     dtype = np.dtype(space.dtype)
     if isinstance(space, gym.spaces.Discrete):
         return np.array(space.start, dtype), np.array(int(space.start) + int(space.n) - 1, dtype)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return space.start.astype(dtype), (space.start + space.nvec - 1).astype(dtype)
+    if isinstance(space, gym.spaces.MultiBinary):
+        return np.zeros(space.shape, dtype), np.ones(space.shape, dtype)
     assert isinstance(space, gym.spaces.Box)
     if dtype.kind != "f":
         return space.low, space.high

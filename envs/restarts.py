@@ -29,6 +29,7 @@ class Restarts:
     Attributes:
         envs: those of now. counts: how often each was made again.
         watch: for all calls into them. log: of their faults.
+        first: number of the first one, in messages.
 
     Args:
         make: makes one of them.
@@ -40,6 +41,7 @@ class Restarts:
         self.envs: list[Any] = []
         self.counts: list[int] = []
         self.watch, self.log = Watch(rules.step_timeout), FaultLog(task, rules)
+        self.first = 0
         self._make = make
         self._broken: dict[int, Any] = {}  # i -> what is to be closed before it is made again, or None
 
@@ -55,7 +57,7 @@ class Restarts:
         kind, text = failure.kind, failure.text
         if isinstance(failure.error, Wrong):
             kind, text = failure.error.kind, failure.error.text
-        self.log.add(kind, f"environment {i} in its {doing}: {text}", failure.error)
+        self.log.add(kind, f"environment {self.first + i} in its {doing}: {text}", failure.error)
 
     def mend(self, i: int) -> bool:
         """Make environment i again if it failed; returns whether it had. To be called within the watch."""

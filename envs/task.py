@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +13,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs.faults import Faults
+from envs.faults import FaultRules, Faults
 from envs.schema import ActionSchema, ObservationSchema, Schemas
 
 
@@ -41,10 +43,18 @@ class Task:
         return cls(data["id"], dict(data.get("kwargs", {})))
 
 
+LONGEST = 60
+"""Characters of a keyword's value that are shown; longer ones have a checksum instead."""
+
+
 def _short(value: Any) -> str:
     """Of a keyword argument; tasks within it come with their own short names."""
+    if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):
+        return "+".join(value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_short, value))}]"
+    if isinstance(value, dict) and "id" not in value and len(str(value)) > LONGEST:  # such as names
+        return f"{zlib.crc32(json.dumps(value, sort_keys=True, default=str).encode()):08x}"
     return str(Task.from_json(value)) if isinstance(value, dict) and "id" in value else str(value)
 
 
@@ -80,7 +90,8 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     ``metadata["autoreset_mode"]`` says which convention it follows. Under same-step autoreset, ``infos`` of a step
     in which environments ended holds ``final_obs``, an array (num_envs, *obs_shape) whose rows are valid where the
-    boolean mask ``_final_obs`` (num_envs,) is set. ``reset()`` without a seed uses the seed given to `envs.make`
+    boolean mask ``_final_obs`` (num_envs,) is set. ``terminated`` and ``truncated`` are never both set: who terminates in
+    the last step that a time limit allows has terminated. ``reset()`` without a seed uses the seed given to `envs.make`
     the first time and goes on with the running random numbers after that. ``groups`` names the parts of a batch that
     has several.
 
@@ -104,12 +115,25 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """How often its environments failed and were restarted; never, where nobody but us wrote them."""
         return Faults()
 
+    def part_of(self, first: int, whole: int) -> FaultRules:
+        """Be a part of a batch of ``whole`` environments in several processes, from its environment ``first`` on.
+
+        Messages then count environments as the batch does. A part ends a run when too many of its own environments
+        fail; that all parts together keep the rules, which this returns, is for the batch to see to (`envs.workers`).
+        """
+        return FaultRules()
+
 
 class Adapter(Protocol):
     """Makes the tasks whose ids start with ``prefix``; the longest matching prefix wins.
 
     One whose batches can be rendered says so with an attribute ``renders = True``; it then takes ``render_mode`` as a
-    keyword of the task.
+    keyword of the task. One whose environments are slow, and can be spread over processes (`envs.workers`), has an
+    attribute ``parallel = True``.
+
+    One may have ``states() -> dict[str, str]``, which says of each part of it whether it can be made on this machine:
+    "ready", or a sentence with the line that installs it. It imports nothing. ``counts() -> dict[str, int]``, how many
+    ids each part has, may import those that are ready.
     """
 
     prefix: str

@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs.errors import GraftError
 from envs.faults import Faults
-from envs.schema import ObservationSchema
+from envs.schema import ObservationSchema, joined
 from envs.task import TaskVectorEnv
 
 
@@ -25,6 +25,13 @@ def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:
         GraftError: observations of different kinds, dtypes or boards, which have no union.
     """
     first = schemas[0]
+    if all(schema.parts for schema in schemas):
+        found: dict[str, list[ObservationSchema]] = {}
+        for schema in schemas:
+            for name, part in schema.parts:
+                found.setdefault(name, []).append(part)
+        shown = {name: union(parts) for name, parts in found.items()}
+        return joined({name: s if len(found[name]) == len(schemas) else _reaching_zero(s) for name, s in shown.items()})
     for other in schemas[1:]:
         mine = (first.kind, first.dtype, first.shape[1:])
         theirs = (other.kind, other.dtype, other.shape[1:])
@@ -54,6 +61,11 @@ def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:
     )
 
 
+def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
+    low, high = (min(0.0, bound) for bound in schema.low), (max(0.0, bound) for bound in schema.high)
+    return replace(schema, low=tuple(low), high=tuple(high))
+
+
 class Widened(TaskVectorEnv):
     """A batch whose observations are laid out as ``schema``, by name; names that it does not show are zero.
 
@@ -69,7 +81,9 @@ class Widened(TaskVectorEnv):
                 f"Observations {', '.join(own.names)} do not fit into {', '.join(schema.names)}; "
                 f"give a schema that holds them all."
             )
-        self._places = np.array([schema.names.index(name) for name in own.names])
+        places = schema.places
+        wanted = [places[schema.names.index(name)] for name in own.names]
+        self._places = np.concatenate([np.arange(place.start, place.stop) for place in wanted])
         self.metadata, self.render_mode = env.metadata, env.render_mode
         self.num_envs, self.groups, self.dead_rows = env.num_envs, env.groups, env.dead_rows
         self.observation_schema, self.action_schema = schema, env.action_schema

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from experiments import lifelong, plots, report
+from experiments import lifelong, plots, recovery, report
 from experiments.config import Config, SequenceConfig
 from experiments.graph import Comparison, Graph
 from experiments.rehearsal import rehearse, rehearse_sequence
@@ -56,6 +56,8 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
     scales = report.target_bounds(config, graph, store)
     measured = report.measure(graph, store, scales)
     data = report.results(config, graph, store, measured, scales, failed)
+    if config.sim_to_sim:
+        data["recovery"] = recovery.rows(config, graph, store, scales)
     write_json(store.out / "results.json", data)
     pictures: list[str] = []
     if measured:
@@ -67,6 +69,9 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
             plots.pairs(data["rows"], store.out / "pairs.png", config.name)
         for table in report.tables(data["rows"], console.width):
             console.print(table)
+    if config.sim_to_sim:
+        console.print(recovery.table(data["recovery"]))
+        console.print(recovery.NOTE, markup=False, highlight=False, soft_wrap=True)
     for line in report.notes(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     drawn = "".join(f", {store.out}/{name}" for name in pictures)

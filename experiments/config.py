@@ -15,6 +15,7 @@ from agents.network import NetworkConfig
 from agents.sb3 import ALGORITHMS, Algorithm
 from envs.errors import GraftError, unknown
 from envs.factory import bounds
+from envs.naming import KEYWORD
 from envs.options import build_options
 from envs.task import Bounds, Task
 from experiments.options import parse_model
@@ -66,11 +67,27 @@ def _seeds(given: Any) -> Any:
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class TaskConfig(Strict):
-    """A task: its id, its keyword arguments, and bounds that override the registered ones."""
+def _task(name: str, kwargs: dict[str, JsonValue], names: dict[str, JsonValue]) -> Task:
+    return Task(name, {**kwargs, KEYWORD: names} if names else kwargs)
+
+
+class Recalled(Strict):
+    """A task to try a network on."""
 
     id: str
     kwargs: dict[str, JsonValue] = {}
+
+
+class TaskConfig(Strict):
+    """A task: its id, its keyword arguments, its names, and bounds that override the registered ones.
+
+    ``recall``, of a target: the task on which transferred networks are tried in the end, for what they kept; by default
+    the source, where it looks like the target.
+    """
+
+    id: str
+    kwargs: dict[str, JsonValue] = {}
+    names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
     bounds: tuple[Finite, Finite] | None = Field(
         None, description="mean returns of a random policy and of an expert, for the normalised score"
     )
@@ -81,10 +98,12 @@ class TaskConfig(Strict):
             raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
         return self
 
+    recall: Recalled | None = None
+
     @property
     def task(self) -> Task:
         """The task itself."""
-        return Task(self.id, self.kwargs)
+        return _task(self.id, self.kwargs, self.names)
 
     @property
     def scale(self) -> Bounds | None:
@@ -93,17 +112,26 @@ class TaskConfig(Strict):
 
 
 class SourceConfig(Strict):
-    """A task to pretrain on, or the folder of a checkpoint that was trained before."""
+    """A task to pretrain on, or the folder of a checkpoint trained before; ``name`` is for tables and plots."""
 
+    name: Annotated[str, Field(min_length=1, max_length=40)] | None = None
     id: str | None = None
     kwargs: dict[str, JsonValue] = {}
+    names: dict[str, JsonValue] = Field({}, alias="schema")
     checkpoint: Path | None = None
+    methods: Annotated[list[Any], _LIST] | None = Field(None, description="for this source instead of the common ones")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        if (self.id is None) == (self.checkpoint is None) or (self.checkpoint is not None and self.kwargs):
+        of_task = self.kwargs or self.names
+        if (self.id is None) == (self.checkpoint is None) or (self.checkpoint is not None and of_task):
             raise ValueError("a source is either a task (id, kwargs) or a checkpoint (a folder, which knows its task)")
         return self
+
+    @property
+    def task(self) -> Task:
+        """The task, of one that is no checkpoint."""
+        return _task(str(self.id), self.kwargs, self.names)
 
 
 class NetworkSection(Strict):
@@ -149,9 +177,9 @@ class Common(Strict):
         """When and how to evaluate."""
         return build_options("evaluation", Evaluation, self.evaluation)
 
-    def method_list(self) -> list[TransferMethod]:
-        """The baseline, the other controls, then the methods named, each once."""
-        named = [parse_method(entry) for entry in self.methods]
+    def method_list(self, entries: Sequence[Any] | None = None) -> list[TransferMethod]:
+        """The baseline, the other controls, then the methods named (in ``entries``, where given), each once."""
+        named = [parse_method(entry) for entry in (self.methods if entries is None else entries)]
         controls = [kind() for _, kind in METHODS.items() if kind.control]
         # Methods are compared by value; some hold mappings and can't be hashed.
         unique: list[TransferMethod] = []
@@ -170,6 +198,7 @@ class Config(Common):
     sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
     targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
     threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
+    sim_to_sim: bool = Field(False, description="whether the targets stand in for reality: see `experiments.recovery`")
 
 
 class SequenceConfig(Common):
@@ -190,13 +219,13 @@ class SequenceConfig(Common):
             raise ValueError("task_known: false needs heads: shared, as nothing could choose between heads")
         return self
 
-    def method_list(self) -> list[TransferMethod]:
+    def method_list(self, entries: Sequence[Any] | None = None) -> list[TransferMethod]:
         """As of every experiment, with heads shared where the sequence shares them.
 
         Raises:
             GraftError: a method that needs to know the task, or has heads per task, where there is no such thing.
         """
-        methods = super().method_list()
+        methods = super().method_list(entries)
         if self.heads == "per_task":
             for method in methods:
                 if method.shares_heads:

@@ -184,7 +184,9 @@ class Graph:
 
 
 def _source_name(source: SourceConfig) -> str:
-    return f"checkpoint {source.checkpoint}" if source.id is None else str(Task(source.id, source.kwargs))
+    if source.name is not None:
+        return source.name
+    return f"checkpoint {source.checkpoint}" if source.id is None else str(source.task)
 
 
 class Builder:
@@ -240,7 +242,7 @@ class _Pairs(Builder):
         self.network = network
         if loaded is not None:
             return dict.fromkeys(self.seeds, str(loaded.id))
-        task = Task(str(source.id), source.kwargs)
+        task = source.task
         needed = any(method.uses_source and not method.watches_source for method in methods)
         return {seed: self.add("pretrain", task, seed, scale=bounds(task)) for seed in self.seeds if needed}
 
@@ -254,6 +256,7 @@ class _Pairs(Builder):
                     f"{label(method)} must watch its source learn, and {_source_name(source)} is trained already; "
                     f"name the task to pretrain on."
                 )
+            method.check(schemas(task))
             origin = self.add("pretrain", task, seed, method=method, scale=bounds(task))
         if not method.overrides("consolidate"):
             return origin, origin
@@ -277,8 +280,9 @@ class _Pairs(Builder):
             scratch: tuple[str, ...] = ()
             for i, method in enumerate(methods):
                 uses = method.uses_source
-                recalls = uses and schemas(task) == schemas(target.task)
-                recall = (Recall(_last_task(source, method), task),) if recalls else ()
+                tried = task if target.recall is None else Task(target.recall.id, target.recall.kwargs)
+                recalls = uses and schemas(tried) == schemas(target.task)
+                recall = (Recall(_last_task(source, method), tried),) if recalls else ()
                 own = tuple(starts[i, seed][1] for seed in self.seeds) if uses else ()
                 trained = tuple(starts[i, seed][0] for seed in self.seeds) if uses and not source.checkpoint else ()
                 stages = tuple(
@@ -310,7 +314,7 @@ def _last_task(source: SourceConfig, method: TransferMethod) -> int:
 
 
 def _source_task(source: SourceConfig) -> Task:
-    return Checkpoint.load(source.checkpoint).task if source.checkpoint else Task(str(source.id), source.kwargs)
+    return Checkpoint.load(source.checkpoint).task if source.checkpoint else source.task
 
 
 def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
@@ -335,13 +339,17 @@ def expand(config: Config) -> Graph:
     """The stages of a transfer experiment and the comparisons its table will hold.
 
     Raises:
-        GraftError: an unknown task, method, option or checkpoint, or a target that is listed twice.
+        GraftError: an unknown task, method, option or checkpoint, or a source or target that is listed twice.
     """
     targets = [target.task for target in config.targets]
     for target in targets:
         if targets.count(target) > 1:
             raise GraftError(f"Target {target} is listed more than once; list every target once.")
-    builder, methods = _Pairs(config), config.method_list()
+    names = [_source_name(source) for source in config.sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise GraftError(f"Source {name} is listed more than once; list every source once, by a name of its own.")
+    builder = _Pairs(config)
     for source in config.sources:
-        builder.add_source(source, methods)
+        builder.add_source(source, config.method_list(source.methods))
     return builder.graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ DASHES = ("-", "--", ":", "-.")
 
 LETTERS_PER_INCH = 9
 """Of a legend."""
+
+LABEL = 44
+"""Letters in a line of a title or a label; longer ones are broken."""
 
 WORSE = 0.05
 """Below the random policy by this much, a heat map shows it."""
@@ -62,8 +66,9 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
     names = list(dict.fromkeys(_from(m, measured) for m in measured))
     alpha = 0.18 if len(names) <= len(COLOURS) else 0.05  # more bands hide the lines; `areas` shows intervals
     width = 1.5 + max(4.2 * len(targets), 6.0)
-    columns = max(1, min(int(width * LETTERS_PER_INCH / (max(map(len, names)) + 8)), len(names)))
-    height = 3.6 + 0.22 * -(-len(names) // columns)
+    columns = max(1, min(int(width * LETTERS_PER_INCH / (min(LABEL, max(map(len, names))) + 8)), len(names)))
+    lines = sum(-(-len(name) // LABEL) for name in names)
+    height = 3.6 + 0.22 * -(-lines // columns)
     figure, axes = pyplot.subplots(
         1, len(targets), figsize=(width, height), squeeze=False, sharey=True, layout="constrained"
     )
@@ -77,13 +82,14 @@ def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
             bands = [iqm_interval(column) for column in scores.T]
             low, high = [band.low for band in bands], [band.high for band in bands]
             axis.fill_between(steps, low, high, color=line["color"], alpha=alpha, lw=0)
-        axis.set_title(target)
+        axis.set_title(textwrap.fill(target, LABEL))
         axis.set_xlabel("env steps on the target (thousands)")
         axis.axhline(0, color="black", lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("score (0 random, 1 expert)")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    texts = [textwrap.fill(text, LABEL) for text in handles]
+    figure.legend(handles.values(), texts, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title)
     _save(figure, path)
 
@@ -101,10 +107,12 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
     targets = list(dict.fromkeys(row["target"] for row in rows))
     names = list(dict.fromkeys(named(row, rows) for row in rows))
+    labels = [textwrap.fill(name, LABEL) for name in names]
+    lines = sum(label.count("\n") + 1 for label in labels)
     figure, axes = pyplot.subplots(
         1,
         len(targets),
-        figsize=(2.4 + 3.2 * len(targets), 1.4 + 0.24 * len(names)),
+        figsize=(2.4 + 3.2 * len(targets), 1.4 + 0.24 * lines),
         squeeze=False,
         sharey=True,
         layout="constrained",
@@ -117,13 +125,13 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
             height = names.index(named(row, rows))
             axis.plot([auc["low"], auc["high"]], [height, height], color=colour, lw=2)
             axis.plot([auc["iqm"]], [height], "o", color=colour, ms=5)
-        axis.set_title(target)
+        axis.set_title(textwrap.fill(target, LABEL), fontsize=10)
         axis.set_xlabel("mean score over training")
         axis.axvline(0, color="black", lw=0.5)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].set_yticks(range(len(names)), labels, fontsize=9)
     axes[0][0].invert_yaxis()
     figure.suptitle(f"{title}: green surely above scratch, orange surely below, ochre unclear", fontsize=10)
     _save(figure, path)

@@ -9,6 +9,7 @@ import torch
 from agents.backend import Batch
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork, build_network
+from envs.dice import still
 from envs.errors import GraftError
 from envs.factory import check
 from envs.task import Task
@@ -51,8 +52,7 @@ def _consolidated(method: TransferMethod, learned: Prepared, task: Task, place: 
     network, state = method.finish(learned.network, learned.state), learned.state
     if method.overrides("consolidate"):
         schemas = network.schemas
-        box = schemas.action.kind == "box"
-        actions = torch.zeros(STATES, len(schemas.action.names)) if box else torch.zeros(STATES, dtype=torch.long)
+        actions = torch.from_numpy(still(schemas.action, (STATES,)).copy())
         observations = torch.zeros(STATES, *schemas.observation.shape)
         network, state = method.consolidate(network, state, Batch(observations, actions), place)
     return Checkpoint.of(network, task, parts={PART: state})

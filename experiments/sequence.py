@@ -71,6 +71,8 @@ class _Sequence(Builder):
             )
             self.graph.lifelong.append(Lifelong(method, self.seeds, trained))
             return
+        if method.watches_source:
+            method.check(schemas(self._tasks[0]))
         trained_ids, consolidated_ids = [], []
         for seed in self.seeds:
             trained_here: list[str] = []

@@ -120,9 +120,12 @@ class Outcome(NamedTuple):
     report: TransplantReport | None = None
 
 
-def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
+def run_stage(stage: Stage, store: Store, progress: Progress, workers: int = 1) -> None:
     """Run a stage from its start to its record; what it needs from other stages is in ``store`` already.
 
+    Args:
+        workers: processes that environments are spread over in training (`envs.make`); no part of the stage, as its
+            results are the same.
     Raises:
         GraftError: the source's checkpoint is damaged, or does not fit the task.
         Unstable: training diverged.
@@ -131,7 +134,7 @@ def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
     source = _source(stage, store)
     with Ledger(store.folder(stage.id), stage.scale, progress) as ledger:
         work = _consolidate if stage.kind == "consolidate" else _train
-        outcome = work(stage, source, store, ledger)
+        outcome = work(stage, source, store, ledger, workers)
         with rescued(store.folder(stage.id), lambda _: _checkpoint(stage, outcome, source)):
             row = [_recall(stage, outcome, index) for index in range(len(stage.recall))]
         if row:
@@ -149,7 +152,7 @@ def run_stage(stage: Stage, store: Store, progress: Progress) -> None:
     )
 
 
-def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger) -> Outcome:
+def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger, workers: int) -> Outcome:
     """A pretraining or a transfer."""
     weights_seed, training_seed = stage.random_seeds()
     method, report = stage.method, None
@@ -184,12 +187,13 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
             stage.evaluation,
             running.hooks() if running else None,
             snapshots=snapshots(stage, store, ledger, running),
+            workers=workers,
         )
     ledger.summarise(stage, _mean(result.final_returns))
     return left(result)
 
 
-def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger) -> Outcome:
+def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger, workers: int) -> Outcome:
     """What follows a task that was learned, before the next one."""
     assert stage.method is not None
     assert source is not None
@@ -223,6 +227,7 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
             replace(stage.evaluation, every=method.retraining),
             running.hooks(),
             snapshots=snapshots(stage, store, ledger, running),
+            workers=workers,
         )
     return left(result)
 

@@ -109,7 +109,7 @@ class Store:
             before = dict(json.loads(record.read_text())["config"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
-        differences = _differences(before, config.model_dump(mode="json"))
+        differences = _differences(before, config.model_dump(mode="json", by_alias=True))
         if set(differences) - GROWS:
             raise GraftError(
                 f"{self.out} holds another experiment ('{before.get('name')}', which differs in "
@@ -122,7 +122,7 @@ class Store:
         record = self.out / "experiment.json"
         self.out.mkdir(parents=True, exist_ok=True)
         data = json.loads(record.read_text()) if record.exists() else {**surroundings(), "invocations": []}
-        data["config"] = config.model_dump(mode="json")
+        data["config"] = config.model_dump(mode="json", by_alias=True)
         command = ["python", "-m", "experiments.run", *sys.argv[1:]]
         data["invocations"].append({"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         write_json(record, data)
@@ -230,9 +230,9 @@ class Store:
     def _stage_record(stage: Stage, status: str) -> dict[str, Any]:
         return {"id": stage.id, "label": stage.label, "kind": stage.kind, "status": status, "spec": stage.to_json()}
 
-    def evaluations(self, stage_id: str) -> Curve:
-        """Mean returns of the stage's evaluations, not normalised."""
+    def evaluations(self, stage_id: str, tag: str = "eval/return_mean") -> Curve:
+        """A metric of the stage's evaluations, by default mean returns; not normalised."""
         lines = (self.folder(stage_id) / "metrics.jsonl").read_text().splitlines()
         points = [json.loads(line) for line in lines]
-        points = [p for p in points if "eval/return_mean" in p]
-        return Curve([p["env_steps"] for p in points], [p["eval/return_mean"] for p in points])
+        points = [p for p in points if tag in p]
+        return Curve([p["env_steps"] for p in points], [p[tag] for p in points])

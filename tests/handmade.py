@@ -17,7 +17,7 @@ from agents.backend import Evaluation
 from agents.encoder import ENCODERS, Encoder, Stem
 from agents.network import NetworkConfig, PolicyNetwork
 from envs.errors import unknown
-from envs.schema import ActionSchema, ObservationSchema, Schemas
+from envs.schema import ActionSchema, ObservationSchema, Schemas, joined
 from envs.task import Bounds, Task, TaskVectorEnv
 
 NUM_STATES = 4
@@ -43,7 +43,12 @@ def pixels(names: Sequence[str], height: int = 36, width: int = 36) -> Observati
     return _observation("pixels", names, (len(names), height, width), "uint8", 0.0, 255.0, None)
 
 
-OBSERVATIONS = {"vector": vector, "planes": planes, "pixels": pixels}
+def parts(names: Sequence[str]) -> ObservationSchema:
+    """A small board and a vector, of the same names."""
+    return joined({"view": planes(names), "state": vector(names)})
+
+
+OBSERVATIONS = {"vector": vector, "planes": planes, "pixels": pixels, "parts": parts}
 """Kind of observation -> a small schema of that kind from channel names."""
 
 
@@ -63,6 +68,12 @@ def _observation(
 
 def discrete(*names: str) -> ActionSchema:
     return ActionSchema("discrete", names)
+
+
+def multi(**choices: int) -> ActionSchema:
+    """Several choices at once: ``multi(move=3, fire=2)``."""
+    names = tuple(f"{name}={i}" for name, count in choices.items() for i in range(count))
+    return ActionSchema("multi", names, sizes=tuple(choices.values()))
 
 
 def box(names: Sequence[str], low: float = -1.0, high: float = 1.0) -> ActionSchema:
@@ -107,7 +118,7 @@ class NormEncoder(Encoder):
             for size in (inputs, width)
         )
         self.out_dim = width
-        self.stem = Stem("blocks.0.1.weight", math.prod(schema.shape[1:]))
+        self.stems = (Stem.of("blocks.0.1.weight", math.prod(schema.shape[1:]), schema),)
 
 
 def know_encoder(monkeypatch: Any, name: str = "norm", encoder: type[Encoder] = NormEncoder) -> None:
@@ -272,6 +283,7 @@ def small_config(kind: str, **options: Any) -> NetworkConfig:
         "vector": {"widths": [16, 16]},
         "planes": {"channels": [4, 6], "features": 16},
         "pixels": {"features": 16},
+        "parts": {"features": 16},
     }
     return NetworkConfig(None, sizes[kind] | options, (8,))
 

@@ -42,7 +42,7 @@ def rows(report) -> dict[str, tuple[str, float, str]]:
 
 
 def stem_of(network: PolicyNetwork) -> str:
-    return f"encoder.{network.encoder.stem.name}"
+    return f"encoder.{network.encoder.stems[0].name}"
 
 
 FLAT_PLANES = NetworkConfig("mlp", {"widths": [7, 5]}, (4,))

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from agents.backend import Grads
-from agents.network import Distribution, Outputs, PolicyNetwork
+from agents.network import Distribution, Outputs, PolicyNetwork, choices
 
 
 def kl(
-    p: Outputs, q: Outputs, distribution: Distribution | None = None, shared: torch.Tensor | None = None
+    p: Outputs,
+    q: Outputs,
+    distribution: Distribution | None = None,
+    shared: torch.Tensor | None = None,
+    sizes: Sequence[int] = (),
 ) -> torch.Tensor:
     """Kullback-Leibler divergence KL(p || q) of the action distributions of N states, (N,), in nats.
 
-    Where ``p`` has no ``log_std``, ``action`` are logits of a categorical distribution; else they are means of a
-    diagonal Gaussian. Squashing a Gaussian through tanh is invertible, so it leaves the divergence as it is. The Q
-    values of a ``greedy`` policy are taken for means of Gaussians of variance 1: half the squared distance, in the
-    squared units of the return.
+    Where ``p`` has no ``log_std``, ``action`` are logits of a categorical distribution, or of one for each of several
+    choices, whose divergences add up; else they are means of a diagonal Gaussian. Squashing a Gaussian through tanh is
+    invertible, so it leaves the divergence as it is. The Q values of a ``greedy`` policy are taken for means of
+    Gaussians of variance 1: half the squared distance, in the squared units of the return.
 
     Args:
         p: what is to be matched. q: what matches it; gradients are right for both.
         distribution: of `NetworkConfig`: ``greedy``, ``squashed``, or None.
         shared: (A,) booleans, the actions that ``p`` knows; None: all. The others have probability 0 under ``p``, whose
             known ones are renormalised, but not under ``q``; of Gaussians and Q values, other dimensions do not count.
+        sizes: of several choices at once, as in `ActionSchema`. One of which ``p`` knows nothing does not count.
     """
     if distribution == "greedy":
         return 0.5 * _counted((p.action - q.action).square(), shared).sum(-1)
     if p.log_std is None:
-        return _categorical_kl(p.action, q.action, shared)
+        known = torch.ones_like(p.action[0], dtype=torch.bool) if shared is None else shared
+        parts = zip(*(choices(of, sizes) for of in (p.action, q.action, known)), strict=True)
+        return torch.stack([_categorical_kl(*part) for part in parts if part[2].any()]).sum(0)
     assert q.log_std is not None, "a Gaussian is matched by a Gaussian"
     log_ratio = 2 * (p.log_std - q.log_std)
     distance = (p.action - q.action).square() * (-2 * q.log_std).exp()
@@ -41,9 +48,9 @@ def _counted(values: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
     return values if shared is None else values.masked_fill(~shared, 0.0)
 
 
-def _categorical_kl(p: torch.Tensor, q: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
+def _categorical_kl(p: torch.Tensor, q: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
     """Of logits (N, A)."""
-    log_p = (p if shared is None else p.masked_fill(~shared, -torch.inf)).log_softmax(-1)
+    log_p = p.masked_fill(~shared, -torch.inf).log_softmax(-1)
     probability = log_p.exp()
     # 0 * log 0 is 0, also in the gradient.
     return (probability * (_counted(log_p, shared) - q.log_softmax(-1))).sum(-1)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from agents.network import Outputs, PolicyNetwork
+from agents.network import Outputs, PolicyNetwork, choices
 from envs.errors import GraftError
 
 CHUNK = 32
@@ -32,8 +32,9 @@ def diagonal_fisher(
     """Diagonal Fisher information of the policy on given states.
 
     Mean over states of E_a~pi[(d log pi(a|s) / d theta)^2], per sample. The expectation is exact: over all actions of
-    a discrete policy; sum_d [(d mu_d)^2 + 2 (d sigma_d)^2] / (sigma_d^2 + 1e-6) of a Gaussian one, also of one that is
-    squashed afterwards. A greedy network's values count as the means of Gaussians of variance 1.
+    a discrete policy (of each choice, where there are several at once); sum_d [(d mu_d)^2 + 2 (d sigma_d)^2] /
+    (sigma_d^2 + 1e-6) of a Gaussian one, also of one that is squashed afterwards. A greedy network's values count as
+    the means of Gaussians of variance 1.
 
     Args:
         observations: on-policy states of the task, (N, *obs_shape), raw as the environment gives them.
@@ -44,7 +45,7 @@ def diagonal_fisher(
         GraftError: no states.
     Source: Kirkpatrick et al. 2017, eq. 3.
     """
-    greedy = network.config.distribution == "greedy"
+    greedy, sizes = network.config.distribution == "greedy", network.schemas.action.sizes
 
     def rows(outputs: Outputs) -> torch.Tensor:
         if outputs.log_std is not None:
@@ -53,7 +54,8 @@ def diagonal_fisher(
             return torch.cat([outputs.action * scale, math.sqrt(2) * sigma * scale], -1)
         if greedy:
             return outputs.action
-        return (outputs.action.unsqueeze(1) * _factor(outputs.action.detach().softmax(-1))).sum(-1)
+        parts = [(c.unsqueeze(1) * _factor(c.detach().softmax(-1))).sum(-1) for c in choices(outputs.action, sizes)]
+        return torch.cat(parts, -1)
 
     return _mean_over_samples(network, observations, names, rows, torch.Tensor.square_)
 

@@ -37,13 +37,15 @@ class Drawn(NamedTuple):
     """Stored states of one task.
 
     ``observations`` (n, *obs_shape), raw; ``outputs``: of the stored policy there; ``known`` (A,): the actions of the
-    stored policy; ``heads``: name in the network -> tensor, empty where all tasks share their heads.
+    stored policy; ``heads``: name in the network -> tensor, empty where all tasks share their heads; ``sizes`` of its
+    choices, as in `ActionSchema`.
     """
 
     observations: torch.Tensor
     outputs: Outputs
     known: torch.Tensor
     heads: Mapping[str, torch.Tensor]
+    sizes: tuple[int, ...]
 
 
 class _Heads(nn.Module):
@@ -62,8 +64,9 @@ class Memory(FromSource):
     """Fine-tuning with a memory of the tasks before: states, the policy's outputs there, and each task's policy head.
 
     The state holds, for every task k (a number), ``memory.<k>.observations`` (M, *obs_shape) in the environment's
-    dtype, ``memory.<k>.action`` (M, A), ``memory.<k>.log_std`` (A,) or (M, A) of a box, ``memory.<k>.known`` (A,), and,
-    unless all tasks share their heads, ``heads.<k>.policy.*``; and ``draws``, the minibatches drawn so far.
+    dtype, ``memory.<k>.action`` (M, A), ``memory.<k>.log_std`` (A,) or (M, A) of a box, ``memory.<k>.sizes`` of several
+    choices at once, ``memory.<k>.known`` (A,), and, unless all tasks share their heads, ``heads.<k>.policy.*``; and
+    ``draws``, the minibatches drawn so far.
 
     Attributes:
         memory: states kept of each task, chosen at random from the rollouts.
@@ -83,6 +86,8 @@ class Memory(FromSource):
         observations = rollouts.observations[chosen.to(rollouts.observations.device)]
         stored = {"observations": observations.cpu().clone(), **_answers(network, observations)}
         stored["known"] = torch.ones(stored["action"].shape[1], dtype=torch.bool)
+        if network.schemas.action.sizes:
+            stored["sizes"] = torch.tensor(network.schemas.action.sizes)
         kept = dict(state) | named(f"memory.{place.task}", stored)
         kept.setdefault(DRAWS, torch.zeros((), dtype=torch.int64))
         if not self.shares_heads:
@@ -135,7 +140,7 @@ class Memory(FromSource):
             for d, of_task in zip(drawn, features, strict=True):
                 known = d.known.to(device) if self.shares_heads else None
                 policy = _through(network, d.heads, of_task)
-                total = total + kl(_moved(d.outputs, device), policy, network.config.distribution, known).sum()
+                total = total + kl(_moved(d.outputs, device), policy, network.config.distribution, known, d.sizes).sum()
         return total / self.batch, {**state, DRAWS: state[DRAWS] + 1}
 
     def _draw(self, state: State) -> list[Drawn]:
@@ -155,7 +160,8 @@ class Memory(FromSource):
                 log_std = log_std[rows]
             outputs = Outputs(memory["action"][rows], log_std, torch.zeros(count))
             heads = {} if self.shares_heads else group(state, f"heads.{task}")
-            drawn.append(Drawn(memory["observations"][rows], outputs, memory["known"], heads))
+            sizes = tuple(memory["sizes"].tolist()) if "sizes" in memory else ()
+            drawn.append(Drawn(memory["observations"][rows], outputs, memory["known"], heads, sizes))
         return drawn
 
 
@@ -175,7 +181,8 @@ def presented(
     Raises:
         GraftError: another kind of observation or size of board, or no name in common.
     """
-    if source.kind != target.kind or source.shape[1:] != target.shape[1:]:
+    shared = [(old, new) for name, old in source.parts for other, new in target.parts if name == other]
+    if source.kind != target.kind or any(a.shape[1:] != b.shape[1:] for a, b in shared or [(source, target)]):
         raise GraftError(
             f"Stored observations cannot be shown to the target: they are {source.kind} of shape {source.shape}, the "
             f"target's {target.kind} of shape {target.shape}; kind and size of the board must be the same."
@@ -188,7 +195,13 @@ def presented(
             f"Stored observations cannot be shown to the target: none of their names ({', '.join(source.names)}) is "
             f"one of the target's ({', '.join(target.names)}); give 'rename' (target name: source name)."
         )
-    return _by_name(observations, match.sources)
+    if not source.parts:
+        return _by_name(observations, match.sources)
+    moved, old, new = observations.new_zeros(len(observations), *target.shape), source.places, target.places
+    for place, origin in zip(new, match.sources, strict=True):
+        if origin:
+            moved[:, place] = observations[:, old[origin[0]]]
+    return moved
 
 
 def _by_name(tensor: torch.Tensor, sources: list[list[int]]) -> torch.Tensor:
@@ -207,6 +220,8 @@ def _with_actions(
     match = match_names(source.action.names, target.action.names, rename, lambda _: [])
     moved = {"action": _by_name(stored["action"], match.sources)}
     moved["known"] = _by_name(stored["known"].unsqueeze(0), match.sources)[0]
+    if target.action.sizes:
+        moved["sizes"] = torch.tensor(target.action.sizes)
     if "log_std" in stored:
         log_std = stored["log_std"]
         moved["log_std"] = _by_name(log_std.view(-1, log_std.shape[-1]), match.sources).view(*log_std.shape[:-1], -1)

@@ -113,6 +113,9 @@ class TransferMethod:
         """Whether the method does something of its own in ``hook``; those that do not cost nothing."""
         return getattr(type(self), hook) is not getattr(TransferMethod, hook)
 
+    def check(self, source: Schemas) -> None:
+        """For a method that watches its source learn: raises GraftError where such a task can teach it nothing."""
+
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """Surgery and freezing.
 
@@ -202,28 +205,32 @@ class FromSource(TransferMethod):
         new_channels: what an observation that the source never had starts from (`transfer.transplant.transplant`).
         rename: target name -> name it had in the source, for observations and actions.
         strict: whether any loss in the transplant is an error.
+        statistics: whether running statistics of observations (``normalise``) ``go_on`` or ``freeze``; by default
+            they go on where the first block trains.
     """
 
     heads: Literal["fresh", "by_name", "shared"] = "fresh"
     new_channels: NewChannels = "attributes"
     rename: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    statistics: Literal["go_on", "freeze"] | None = None
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The source's network for the target's names; everything trains."""
         assert source is not None, "a method that uses a source is always given one"
-        return Built(
-            *transplant(
-                source,
-                target,
-                heads="fresh" if self.heads == "fresh" else "by_name",
-                new_channels=self.new_channels,
-                rename=self.rename,
-                strict=self.strict,
-                seed=seed,
-                distribution=architecture.distribution,
-            )
+        network, report = transplant(
+            source,
+            target,
+            heads="fresh" if self.heads == "fresh" else "by_name",
+            new_channels=self.new_channels,
+            rename=self.rename,
+            strict=self.strict,
+            seed=seed,
+            distribution=architecture.distribution,
         )
+        if self.statistics is not None:
+            network.encoder.hold_statistics(self.statistics == "freeze")
+        return Built(network, report)
 
     @property
     def shares_heads(self) -> bool:

@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from agents.checkpoint import Checkpoint
+from agents.encoder import Stem, build_encoder
 from agents.network import Distribution, NetworkConfig, PolicyNetwork, can_play
 from envs.errors import GraftError, unknown
-from envs.schema import ObservationSchema, Schemas
+from envs.schema import Schemas
 
 Heads = Literal["fresh", "by_name"]
 NewChannels = Literal["zero", "random", "attributes"]
@@ -121,10 +122,10 @@ def match_names(
     return Match(sources, new, [name for name in source if name not in used], identical)
 
 
-def most_alike(source: ObservationSchema, attributes: tuple[str, ...]) -> list[int]:
-    """Source channels that share the most of ``attributes``; of equals, those with the fewest others.
+def most_alike(source: Stem, attributes: tuple[str, ...]) -> list[int]:
+    """Names of the source that share the most of ``attributes``; of equals, those with the fewest others.
 
-    Empty where no channel shares any.
+    Empty where none shares any.
     """
     wanted = set(attributes)
 
@@ -167,16 +168,19 @@ class _Surgeon:
             self.tensors[name] = self.source[name].clone()
             self.rows.append(TensorRow(name, "copied", 1.0))
 
-    def remap(self, name: str, dim: int, group: int, match: Match, new_is: str) -> None:
-        """Fill dimension ``dim`` of a tensor, ``group`` indices per name, from the matched names of the source."""
-        old, new = self.source[name], self.target[name].clone()
+    def remap(self, name: str, dim: int, match: Match, new_is: str) -> None:
+        """Fill dimension ``dim`` of a tensor, as many indices for each name, from the matched names of the source."""
+        new = self.target[name].clone()
+        group = new.shape[dim] // len(match.sources)
+        old = self.source.get(name, new.narrow(dim, 0, 0))  # what reads a part that the source does not have
         if old.shape[:dim] + old.shape[dim + 1 :] != new.shape[:dim] + new.shape[dim + 1 :]:
             self.fresh(name, f"shape {tuple(old.shape)} became {tuple(new.shape)}", wanted=True)
             return
-        old_slices, new_slices = _by_name(old, dim, group), _by_name(new, dim, group)
+        new_slices = _by_name(new, dim, group)
         for j, origins in enumerate(match.sources):
             if origins:
-                new_slices.select(dim, j).copy_(old_slices.index_select(dim, torch.tensor(origins)).mean(dim))
+                old_slices = _by_name(old, dim, group).index_select(dim, torch.tensor(origins))
+                new_slices.select(dim, j).copy_(old_slices.mean(dim))
             elif new_is == "zero":
                 new_slices.select(dim, j).zero_()
         self.tensors[name] = new
@@ -214,21 +218,48 @@ def _check_rename(rename: Mapping[str, str], source: Schemas, target: Schemas) -
             raise unknown("name on the right of rename (a name of the source)", before, allowed)
 
 
-def _match_observations(
-    source: Schemas, target: Schemas, rename: Mapping[str, str], new_channels: NewChannels
-) -> Match:
-    old, new = source.observation, target.observation
+class Fit(NamedTuple):
+    """How a stem draws on the source's; ``boards`` are the source's and the target's, where these have other cells.
 
+    ``dim`` is the stem's.
+    """
+
+    match: Match
+    boards: tuple[tuple[int, ...], tuple[int, ...]] | None
+    dim: int
+
+
+def _match_observations(
+    source: Checkpoint, network: PolicyNetwork, rename: Mapping[str, str], new_channels: NewChannels
+) -> dict[str, Fit]:
+    """Name of a stem's parameter in ``network`` -> how it draws on the source's.
+
+    Raises:
+        GraftError: no name in common.
+    """
+    with torch.random.fork_rng(devices=[]):
+        encoder = build_encoder(str(source.network.encoder), source.schemas.observation, source.network.options)
+    before = {stem.name: stem for stem in encoder.stems}
+    fits = {}
+    for stem in network.encoder.stems:
+        old = before.get(stem.name, stem._replace(names=(), attributes=()))
+        same_cells = old.group == stem.group and (stem.group == 1 or old.board == stem.board)
+        match = _match_stem(old, stem, rename, new_channels)
+        fits[f"encoder.{stem.name}"] = Fit(match, None if same_cells else (old.board, stem.board), stem.dim)
+    if not any(any(fit.match.sources) for fit in fits.values()):
+        new, had = network.schemas.observation.names, source.schemas.observation.names
+        raise GraftError(
+            f"The target shares nothing with the source: its observations are {_names(list(new))}, "
+            f"the source's {_names(list(had))}; give 'rename' (target name: source name) if some mean the same."
+        )
+    return fits
+
+
+def _match_stem(old: Stem, new: Stem, rename: Mapping[str, str], new_channels: NewChannels) -> Match:
     def otherwise(j: int) -> list[int]:
         return most_alike(old, new.attributes[j]) if new_channels == "attributes" else []
 
-    match = match_names(old.names, new.names, rename, otherwise)
-    if not any(match.sources):
-        raise GraftError(
-            f"The target shares nothing with the source: its observations are {_names(list(new.names))}, "
-            f"the source's {_names(list(old.names))}; give 'rename' (target name: source name) if some mean the same."
-        )
-    return match
+    return match_names(old.names, new.names, rename, otherwise)
 
 
 def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) -> Match:
@@ -242,39 +273,29 @@ def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) 
     return match
 
 
-def _same_layout(source: Checkpoint, target: Schemas, stem: str, group: int) -> bool:
-    """Whether the ``group`` inputs of a name mean the same cells in the source as in the target.
-
-    A convolution has one input per name whatever the board; an encoder of flattened planes has one per cell.
-    """
-    old = source.schemas.observation
-    same_board = old.shape[1:] == target.observation.shape[1:]
-    return source.tensors[stem].shape[1] == len(old.names) * group and (group == 1 or same_board)
-
-
 def _move(
     surgeon: _Surgeon,
     source: Checkpoint,
-    network: PolicyNetwork,
-    observations: Match,
+    observations: Mapping[str, Fit],
     actions: Match | None,
     new_channels: NewChannels,
 ) -> None:
-    """Fill every tensor of ``network``, and note what the source had besides."""
-    stem = network.encoder.stem
+    """Fill every tensor of the target, and note what the source had besides."""
     for name in surgeon.target:
-        if name == f"encoder.{stem.name}":
-            if _same_layout(source, network.schemas, name, stem.group):
-                surgeon.remap(name, 1, stem.group, observations, "random" if new_channels == "random" else "zero")
+        if name in observations:
+            match, boards, dim = observations[name]
+            if boards is None:
+                # Statistics of a new feature are those of nothing seen yet.
+                surgeon.remap(name, dim, match, "random" if new_channels == "random" or dim == 0 else "zero")
             else:
-                old, new = source.schemas.observation.shape[1:], network.schemas.observation.shape[1:]
+                old, new = boards
                 surgeon.fresh(name, f"its input is the whole board, and {old} became {new}", wanted=True)
         elif name.startswith("encoder."):
             surgeon.copy(name)
         elif actions is None:
             surgeon.fresh(name, "fresh head", wanted=False)
         elif name in ROWS_ARE_ACTIONS:
-            surgeon.remap(name, 0, 1, actions, "random")
+            surgeon.remap(name, 0, actions, "random")
         else:
             surgeon.copy(name)
     for name in [n for n in source.tensors if n not in surgeon.target]:
@@ -322,7 +343,6 @@ def transplant(
             f"be moved one by one. Use the method that made it, which adds to it as it is, or a source of one network."
         )
     _check_rename(rename, source.schemas, target)
-    observations = _match_observations(source.schemas, target, rename, new_channels)
     actions = _match_actions(source.schemas, target, rename) if heads == "by_name" else None
     if actions is not None and source.network.distribution != distribution:
         raise GraftError(
@@ -332,7 +352,7 @@ def transplant(
         )
     network = PolicyNetwork(target, replace(source.network, distribution=distribution), seed)
     surgeon = _Surgeon(source.tensors, network.state_dict())
-    _move(surgeon, source, network, observations, actions, new_channels)
+    _move(surgeon, source, _match_observations(source, network, rename, new_channels), actions, new_channels)
     report = TransplantReport(tuple(surgeon.rows), tuple(surgeon.lost))
     if strict and report.partial:
         raise GraftError(f"strict=true, and the transplant would lose or invent {_names(list(report.lost))}.")
@@ -364,14 +384,15 @@ def carried(
         config = replace(config, distribution=None)  # the encoder's numbers can still be moved
     network = PolicyNetwork(target, config, 0)
     wanted = {name: torch.zeros_like(p) for name, p in network.state_dict().items() if name in tensors}
-    surgeon, stem = _Surgeon(tensors, wanted), network.encoder.stem
+    surgeon = _Surgeon(tensors, wanted)
+    stems = {f"encoder.{stem.name}" for stem in network.encoder.stems} & wanted.keys()
+    fits = _match_observations(source, network, rename, new_channels) if stems else {}
     for name in wanted:
-        if name == f"encoder.{stem.name}":
-            if _same_layout(source, target, name, stem.group):
-                match = _match_observations(source.schemas, target, rename, new_channels)
-                surgeon.remap(name, 1, stem.group, match, "zero")
+        if name in stems:
+            if fits[name].boards is None:
+                surgeon.remap(name, fits[name].dim, fits[name].match, "zero")
         elif name in ROWS_ARE_ACTIONS:
-            surgeon.remap(name, 0, 1, _match_actions(source.schemas, target, rename), "zero")
+            surgeon.remap(name, 0, _match_actions(source.schemas, target, rename), "zero")
         elif tensors[name].shape == wanted[name].shape:
             surgeon.copy(name)
     return surgeon.tensors

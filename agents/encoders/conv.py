@@ -84,7 +84,7 @@ class GridCNN(Encoder):
         flat = flat_size(self.blocks, schema.shape)
         self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
         self.out_dim = features
-        self.stem = Stem("blocks.0.0.weight", 1)
+        self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
 
 
 @ENCODERS.register("nature_cnn")
@@ -112,7 +112,7 @@ class NatureCNN(Encoder):
         flat = flat_size(self.blocks, schema.shape)
         self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
         self.out_dim = features
-        self.stem = Stem("blocks.0.0.weight", 1)
+        self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
 
     def scale(self, obs: torch.Tensor) -> torch.Tensor:
         """Pixels in [0, 255] -> [0, 1]."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from agents.encoder import ENCODERS, Encoder, Stem
+from agents.normaliser import Normaliser
 from envs.errors import GraftError
 from envs.schema import ObservationSchema
 
@@ -20,12 +21,13 @@ class MLP(Encoder):
     Args:
         schema: a ``vector`` or ``planes`` observation.
         widths: units of each layer; the last is the number of features.
+        normalise: whether running statistics scale what the first layer reads (`agents.normaliser`).
     """
 
     kinds = ("vector", "planes")
     default_for = ("vector",)
 
-    def __init__(self, schema: ObservationSchema, widths: Sequence[int] = (64, 64)) -> None:
+    def __init__(self, schema: ObservationSchema, widths: Sequence[int] = (64, 64), normalise: bool = False) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise GraftError(
@@ -37,4 +39,11 @@ class MLP(Encoder):
             for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.out_dim = sizes[-1]
-        self.stem = Stem("blocks.0.1.weight", math.prod(schema.shape[1:]))
+        cells = math.prod(schema.shape[1:])
+        self.stems = (Stem.of("blocks.0.1.weight", cells, schema),)
+        if normalise:
+            normaliser = Normaliser(sizes[0])
+            first = self.blocks[0]
+            assert isinstance(first, nn.Sequential)
+            first[0] = normaliser
+            self.stems += tuple(Stem.of(f"blocks.0.0.{name}", cells, schema, 0) for name in normaliser.state_dict())

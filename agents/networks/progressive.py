@@ -156,4 +156,4 @@ def _described(parts: Mapping[str, Any], observation: ObservationSchema) -> Poli
 
 def same_view(a: ObservationSchema, b: ObservationSchema) -> bool:
     """Whether the same numbers, in the same places, mean the same in both."""
-    return (a.kind, a.names, a.shape) == (b.kind, b.names, b.shape)
+    return (a.kind, a.names, a.shape, a.places) == (b.kind, b.names, b.shape, b.places)

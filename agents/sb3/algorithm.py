@@ -27,12 +27,14 @@ class Algorithm:
 
     Attributes:
         num_envs: environments in the training batch.
+        reward_scale: what rewards are multiplied by before the algorithm sees them; reported returns are as they are.
     """
 
     distribution: ClassVar[Distribution | None] = None
     """How it plays the heads of the networks that it trains (see `agents.network.Outputs`)."""
 
     num_envs: Count = 64
+    reward_scale: Positive = 1.0
 
     def check(self, schemas: Schemas) -> None:
         """Raises GraftError where the algorithm cannot play the task's actions."""

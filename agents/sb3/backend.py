@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from agents.backend import Evaluation, Hooks, Record, TrainResult
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork
+from agents.normaliser import normalisers
 from agents.sb3.algorithm import Algorithm
 from agents.sb3.learner_state import numbers
 from agents.sb3.rates import network_optimizer, scale_rates
@@ -133,6 +134,8 @@ class Supervisor(BaseCallback):
             self._record(self.model.num_timesteps, found)
 
     def _on_rollout_start(self) -> None:
+        for normaliser in normalisers(self.model.policy):  # replay learners keep copies of the encoder
+            normaliser.settle()
         if self.keeper is not None:
             self.keeper.visit(self.model.num_timesteps)
         due = self.model.num_timesteps >= self._due
@@ -154,6 +157,8 @@ class Supervisor(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        for normaliser in normalisers(self.model.policy):
+            normaliser.settle()
         self._log()
         self._evaluate()
 
@@ -169,6 +174,7 @@ def train(
     hooks: Hooks | None = None,
     device: str = "auto",
     snapshots: Snapshots | None = None,
+    workers: int = 1,
 ) -> TrainResult:
     """Train ``network`` on ``task``, in place.
 
@@ -180,6 +186,7 @@ def train(
         device: a torch device; "auto" is the GPU where there is one.
         snapshots: where to keep one; training goes on from the one that is there, and ends as if it had never been
             stopped. None are taken where an environment's state can't be saved (all but the built-in games).
+        workers: processes that each of both batches is spread over, where that can pay (`envs.make`).
     Raises:
         Unstable: training diverged.
         TooManyFaults: environments failed more often than the task allows; ``network`` is as trained as it was then.
@@ -189,8 +196,9 @@ def train(
     plan, hooks = evaluation or Evaluation(), hooks or Hooks()
     # Environment i is seeded with seed + i: the two batches are kept apart, and seeds must be far from each other.
     observation = network.schemas.observation
-    env = BatchVecEnv(make(task, algorithm.num_envs, seed, observation=observation))
-    eval_env = make(task, plan.num_envs, seed + algorithm.num_envs, observation=observation)
+    batch = make(task, algorithm.num_envs, seed, observation=observation, workers=workers)
+    env = BatchVecEnv(batch, algorithm.reward_scale)
+    eval_env = make(task, plan.num_envs, seed + algorithm.num_envs, observation=observation, workers=workers)
     try:
         learner = algorithm.learner(network, env, seed % 2**32, hooks.gradients, device)
         learner.set_logger(Logger(None, [RecordWriter(record)]))

@@ -24,15 +24,16 @@ class BatchVecEnv(VecEnv):
 
     Args:
         env: a batch with same-step autoreset; raises GraftError otherwise.
+        reward_scale: what rewards are multiplied by; the episodes' returns are not.
 
     Attributes:
         alive: which rows are in play now, (N,) bool. acted: which were when the latest step was taken.
     """
 
-    def __init__(self, env: TaskVectorEnv) -> None:
+    def __init__(self, env: TaskVectorEnv, reward_scale: float = 1.0) -> None:
         if env.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
             raise GraftError("Stable-Baselines3 needs same-step autoreset; this batch resets at the next step.")
-        self.env = env
+        self.env, self._reward_scale = env, reward_scale
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
@@ -73,7 +74,7 @@ class BatchVecEnv(VecEnv):
                 self.recent.add(int(i), self._returns[i])
             self._returns[dones] = 0.0
             self._lengths[dones] = 0
-        return obs, rewards.astype(np.float32), dones, reports
+        return obs, (rewards * self._reward_scale).astype(np.float32), dones, reports
 
     def close(self) -> None:
         """Close the batch."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from gymnasium.vector import AutoresetMode
 
+from envs.adapters.packages import READY
 from envs.arena.batch import ArenaBatch
 from envs.arena.game import ARENAS, Arena
 from envs.errors import GraftError, unknown
@@ -16,6 +17,8 @@ from envs.task import Bounds, Task, TaskVectorEnv
 
 OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the other team: random or still"}
 """Keyword arguments beside the game's own."""
+
+PART = "Built-in games for teams"
 
 
 class ArenaAdapter:
@@ -29,6 +32,14 @@ class ArenaAdapter:
     def ids(self) -> Iterable[str]:
         """Its one id."""
         return [self.prefix]
+
+    def states(self) -> dict[str, str]:
+        """It is always there."""
+        return {PART: READY}
+
+    def counts(self) -> dict[str, int]:
+        """One game; there is an adapter for each."""
+        return {PART: 1}
 
     def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """A batch of ``num_envs`` rows; it runs in the calling thread."""

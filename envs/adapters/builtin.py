@@ -7,11 +7,14 @@ from collections.abc import Iterable
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
+from envs.adapters.packages import READY
 from envs.engine.batch import GameVectorEnv
 from envs.engine.game import GAMES, Game
 from envs.errors import unknown
 from envs.factory import ADAPTERS
 from envs.task import Bounds, Task, TaskVectorEnv
+
+PART = "Built-in games"
 
 
 class BuiltinAdapter:
@@ -23,6 +26,14 @@ class BuiltinAdapter:
     def ids(self) -> Iterable[str]:
         """Ids of all built-in games."""
         return GAMES
+
+    def states(self) -> dict[str, str]:
+        """They are always there."""
+        return {PART: READY}
+
+    def counts(self) -> dict[str, int]:
+        """How many games."""
+        return {PART: len(list(GAMES))}
 
     def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """The native batch; it runs in the calling thread."""

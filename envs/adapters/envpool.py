@@ -11,24 +11,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs.adapters.minigrid import MINIGRID, minigrid_bounds, minigrid_codecs
-from envs.adapters.names import names_of
-from envs.adapters.qt import load_qt
+from envs.adapters.envpool_tasks import FORM, LIMIT, check, codecs_of
+from envs.adapters.missions import KEYWORD as MISSION
+from envs.adapters.missions import is_grid, mission_of
+from envs.adapters.procgen import is_procgen, is_procgen_name
+from envs.adapters.qt import found_qt, load_qt
+from envs.adapters.scores import scores_of
 from envs.adapters.spaces import (
     ActionCodec,
     AdaptedVectorEnv,
     Array,
     ObservationCodec,
-    action_codec,
     first_line,
-    observation_codec,
 )
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
@@ -44,7 +45,8 @@ Bools = NDArray[np.bool_]
 
 _POOL_KEYWORDS = {
     *("num_envs", "batch_size", "num_threads", "max_num_players", "thread_affinity_offset"),
-    *("base_path", "seed", "env_seed", "gym_reset_return_info", "env_name", "mission_bytes", "debug"),
+    *("base_path", "seed", "env_seed", "gym_reset_return_info", "mission_bytes", "debug"),
+    *FORM,
 }
 """Keywords of the pool, not of the game: Graft sets them, or they would change which game it is."""
 
@@ -56,9 +58,10 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         build: seeds (num_envs,) -> a new pool with these seeds.
         num_envs, seed, autoreset: as for `envs.make`.
         codecs: of observations and actions.
-        image_key: key of the observation in a dictionary observation; None where it is an array.
         success_ends: whether every reward ends the episode, as in MiniGrid: see `step`.
         log: counts faults.
+        limit: most steps of an episode, where the task says so. Most pools keep it themselves, but not all: Procgen's
+            and the highways' play on.
     """
 
     def __init__(
@@ -68,21 +71,18 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         seed: int,
         autoreset: AutoresetMode,
         codecs: tuple[ObservationCodec, ActionCodec],
-        image_key: str | None = None,
         success_ends: bool = False,
         log: FaultLog | None = None,
+        limit: int | None = None,
     ) -> None:
         super().__init__(num_envs, seed, autoreset, *codecs)
         self._build = build
-        self._image_key = image_key
         self._success_ends = success_ends
         self._log = log or FaultLog("envpool", FaultRules())
+        self._limit, self._age = limit, np.zeros(num_envs, np.int64)
         self._overdue = np.zeros(num_envs, np.bool_)  # what must be reset, where the pool itself sees no need
         self._pool: Any = None
         self._obs = np.zeros((num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
-
-    def _show(self, raw: Any) -> Array:
-        return self._encode(raw if self._image_key is None else raw[self._image_key])
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -102,11 +102,12 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
                     f"for each of its {self.num_envs} environments."
                 )
             self._pool = self._build(seeds)
-            self._obs[...] = self._show(self._pool.reset()[0])
+            self._overdue[:], self._age[:] = False, 0
+            self._obs[...] = self._encode(self._pool.reset()[0])
         chosen = np.flatnonzero(self._chosen(options)).astype(np.int32)
-        self._overdue[chosen] = False
+        self._overdue[chosen], self._age[chosen] = False, 0
         if not seeds and len(chosen):
-            self._obs[chosen] = self._show(self._pool.reset(chosen)[0])
+            self._obs[chosen] = self._encode(self._pool.reset(chosen)[0])
         return self._obs.copy(), {}
 
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
@@ -118,11 +119,11 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         raw, rewards, terminated, truncated, _ = self._play(self._decode(np.asarray(actions)))
         if self._success_ends:
             terminated = terminated | (truncated & (rewards != 0))
-            truncated = truncated & ~terminated
-        obs = self._show(raw)
+        truncated = truncated & ~terminated
+        obs = self._encode(raw)
         if self._overdue.any():  # their step is a reset
             late = np.flatnonzero(self._overdue).astype(np.int32)
-            obs[late] = self._show(self._pool.reset(late)[0])
+            obs[late] = self._encode(self._pool.reset(late)[0])
             rewards, terminated, truncated = (np.where(self._overdue, 0, x) for x in (rewards, terminated, truncated))
             terminated, truncated = terminated.astype(np.bool_), truncated.astype(np.bool_)
             self._overdue[:] = False
@@ -134,11 +135,13 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
             rewards = np.where(finite, rewards, 0.0)
             terminated, truncated = terminated & finite, truncated | ~finite
             self._note(~finite)
+        if self._limit is not None:
+            truncated |= self._out_of_time(self._limit, terminated | truncated)
         infos: dict[str, Any] = {}
         ended = np.flatnonzero(terminated | truncated).astype(np.int32)
         if self._same_step and len(ended):
             infos = {"final_obs": obs.copy(), "_final_obs": terminated | truncated}
-            obs[ended] = self._show(self._pool.reset(ended)[0])
+            obs[ended] = self._encode(self._pool.reset(ended)[0])
         self._log.passed(self.num_envs)
         self._obs[...] = obs
         return obs, rewards.astype(np.float64), terminated, truncated, infos
@@ -162,16 +165,24 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         if not self._same_step:
             self._overdue |= failed
 
+    def _out_of_time(self, limit: int, ended: Bools) -> Bools:
+        """Which episodes end by the time limit alone, after this step."""
+        self._age += 1
+        late: Bools = (self._age >= limit) & ~ended
+        self._age[ended | late] = 0 if self._same_step else -1  # the next step is then a reset
+        if not self._same_step:
+            self._overdue |= late
+        return late
+
     def close_extras(self, **kwargs: Any) -> None:
         """Let the pool go; its threads end with it."""
         self._pool = None
 
 
 class EnvPoolAdapter:
-    """MiniGrid with its real names, and every other EnvPool task whose observation is one box or number.
+    """MiniGrid and BabyAI, and every other EnvPool task whose observation is one box or number.
 
-    Of MiniGrid's observation the view is shown, not the mission: a task that asks for another thing in each episode
-    (Fetch, GoToDoor, GoToObject, PutNear) can be played but not mastered.
+    `envs.adapters.envpool_tasks` says what is shown of them, and under which names.
     """
 
     prefix = PREFIX
@@ -190,26 +201,41 @@ class EnvPoolAdapter:
         if name not in library.list_all_envs():
             raise unknown("task", task.id, self.ids())
         rules, rest = rules_of(task.id, task.kwargs, offered=("limit", "window"))
-        task = Task(task.id, rest)
+        task, mission = mission_of(Task(task.id, rest))
         spec = _spec(library, name, task)
-        is_minigrid = name.startswith(MINIGRID)
+        config = spec.config._asdict()
+        played, limit = dict(task.kwargs), task.kwargs.get(LIMIT)
+        if is_procgen(config):  # with a limit it reports every end that comes later as one by the limit
+            played.pop(LIMIT, None)
 
         def build(seeds: list[int]) -> Any:
             threads = max(1, min(max_threads, num_envs))
             sizes = {"num_envs": num_envs, "num_threads": threads}
-            pool = library.make(name, env_type="gymnasium", env_seed=seeds, **sizes, **task.kwargs)
+            pool = library.make(name, env_type="gymnasium", env_seed=seeds, **sizes, **played)
             _spaces(pool)  # a pool builds its spaces when first asked, and keeps them
             return pool
 
-        codecs = _codecs(task.id, name, spec)
-        image_key = "image" if is_minigrid else None
+        codecs = codecs_of(task, name, config, *_spaces(spec), mission)
         log = FaultLog(task.id, rules)
-        return EnvPoolVectorEnv(build, num_envs, seed, autoreset, codecs, image_key, is_minigrid, log)
+        return EnvPoolVectorEnv(build, num_envs, seed, autoreset, codecs, is_grid(name), log, limit)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """The scale of MiniGrid's rewards for its tasks, under any keywords; None for the rest."""
-        name = task.id.removeprefix(PREFIX)
-        return minigrid_bounds(name) if name.startswith(MINIGRID) else None
+        """See `envs.adapters.scores`."""
+        return scores_of(task.id.removeprefix(PREFIX), task.kwargs)
+
+    def states(self) -> dict[str, str]:
+        """Part -> "ready", or a sentence with the line that installs it."""
+        if find_spec("envpool") is None:
+            missing = f"EnvPool is not installed; install it with `{INSTALL}`."
+            return {"EnvPool": missing, "EnvPool's Procgen": missing}
+        qt = "ready" if found_qt() else f"Qt 5 is not installed; install it with `{INSTALL_QT}`."
+        return {"EnvPool": "ready", "EnvPool's Procgen": qt}
+
+    def counts(self) -> dict[str, int]:
+        """Part -> how many ids; imports EnvPool."""
+        names = [task_id.removeprefix(PREFIX) for task_id in self.ids()]
+        procgen = sum(is_procgen_name(name) for name in names)
+        return {"EnvPool": len(names), "EnvPool's Procgen": procgen}
 
 
 def _library() -> Any:
@@ -232,9 +258,10 @@ def _spec(library: Any, name: str, task: Task) -> Any:
     allowed = sorted(defaults.keys() - _POOL_KEYWORDS)
     for keyword in task.kwargs:
         if keyword not in allowed:
-            raise unknown(f"keyword of {task.id}", keyword, allowed)
+            raise unknown(f"keyword of {task.id}", keyword, [*allowed, MISSION] if is_grid(name) else allowed)
     if defaults["max_num_players"] != 1:
         raise GraftError(f"'{task.id}' has {defaults['max_num_players']} players; allowed: EnvPool tasks with 1.")
+    check(task, defaults | task.kwargs)
     try:
         return library.make_spec(name, **task.kwargs)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -247,30 +274,6 @@ def _spaces(spec_or_pool: Any) -> tuple[Any, Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")
         return spec_or_pool.observation_space, spec_or_pool.action_space
-
-
-def _codecs(task_id: str, name: str, spec: Any) -> tuple[ObservationCodec, ActionCodec]:
-    space, action = _spaces(spec)
-    if name.startswith(MINIGRID):
-        return minigrid_codecs(task_id, space["image"], action)
-    if isinstance(space, gym.spaces.Dict):
-        raise GraftError(
-            f"'{task_id}' shows a dictionary of {', '.join(space)}; allowed so far: EnvPool's MiniGrid tasks and "
-            f"tasks whose observation is a single Box or Discrete."
-        )
-    names = names_of(name)
-    return (
-        observation_codec(task_id, _unbounded(space), names.observation),
-        action_codec(task_id, action, names.action),
-    )
-
-
-def _unbounded(space: gym.Space[Any]) -> gym.Space[Any]:
-    """EnvPool writes the smallest positive float32 where it means no lower bound (LunarLander); say so instead."""
-    if not isinstance(space, gym.spaces.Box) or space.dtype != np.float32:
-        return space
-    low = np.where(space.low == np.finfo(np.float32).tiny, np.float32(-np.inf), space.low)
-    return gym.spaces.Box(low, space.high, space.shape, np.float32)
 
 
 ADAPTERS.add("envpool", EnvPoolAdapter())

@@ -16,8 +16,13 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from envs.adapters.joints import names_of_model
-from envs.adapters.minigrid import MINIGRID, minigrid_bounds, minigrid_codecs
+from envs.adapters.minigrid import minigrid_codecs
+from envs.adapters.missions import KEYWORD as MISSION
+from envs.adapters.missions import MissionView, is_grid, mission_of, mission_view
 from envs.adapters.names import Names, names_of
+from envs.adapters.packages import INSTALL, gymnasium_counts, gymnasium_states, is_ours
+from envs.adapters.packed import Packed, packed
+from envs.adapters.scores import scores_of
 from envs.adapters.spaces import (
     ActionCodec,
     AdaptedVectorEnv,
@@ -29,19 +34,9 @@ from envs.adapters.spaces import (
 )
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
-from envs.faults import KEYWORD, Faults, rules_of
+from envs.faults import KEYWORD, FaultRules, Faults, rules_of
 from envs.guard import Bools, Guarded, SingleEnv
 from envs.task import Bounds, Task, TaskVectorEnv
-
-_ZOO = "expert: mean of {} in the benchmark table of RL Baselines3 Zoo"
-BOUNDS = {
-    "CartPole-v1": Bounds(22.4, 500.0, "random: mean of 10,000 episodes; expert: the longest possible episode"),
-    "Acrobot-v1": Bounds(-498.9, -69.1, "random: mean of 1,000 episodes; " + _ZOO.format("QR-DQN")),
-    "MountainCar-v0": Bounds(-200.0, -100.8, "random: mean of 1,000 episodes; " + _ZOO.format("DQN")),
-    "Pendulum-v1": Bounds(-1226.6, -151.9, "random: mean of 2,000 episodes; " + _ZOO.format("TD3")),
-}
-"""Scores of a few tasks whose scale is well known."""
-
 
 Around = Callable[[SingleEnv], SingleEnv]
 
@@ -103,6 +98,10 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
             self._guarded.reset(np.flatnonzero(ended).tolist())
         return self._encode(self._guarded.raw), rewards, terminated, truncated, infos
 
+    def part_of(self, first: int, whole: int) -> FaultRules:
+        """See `TaskVectorEnv.part_of`."""
+        return self._guarded.part_of(first, whole)
+
     def render(self) -> tuple[Any, ...]:
         """What each environment renders."""
         return tuple(env.render() for env in self._envs)
@@ -117,6 +116,7 @@ class GymnasiumAdapter:
 
     prefix = ""
     renders = True
+    parallel = True
 
     def ids(self) -> Iterable[str]:
         """Ids registered with Gymnasium so far; a user's module registers its own when it is imported."""
@@ -138,6 +138,8 @@ class GymnasiumAdapter:
         """
         spec = _find(task.id)
         allowed, takes_others = _keywords(spec, task)
+        task, mission = mission_of(task)
+        names = (*names, MISSION) if is_grid(task.id) else names
         rules, rest = rules_of(task.id, task.kwargs, allowed)
         task = Task(task.id, rest)
         stranger = next((name for name in task.kwargs if name not in allowed), None)
@@ -146,12 +148,19 @@ class GymnasiumAdapter:
             complaint = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if complaint and not takes_others:
             raise complaint
-        return Guarded(partial(_make_one, spec.id, task, complaint, around), num_envs, task.id, seed, rules)
+        return Guarded(partial(_make_one, spec.id, task, complaint, around, mission), num_envs, task.id, seed, rules)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """Scores of a few classic tasks and of MiniGrid under any keywords; None for the rest."""
-        name = task.id.rpartition(":")[2]
-        return minigrid_bounds(name) if name.startswith(MINIGRID) else BOUNDS.get(name)
+        """See `envs.adapters.scores`."""
+        return scores_of(task.id.rpartition(":")[2], task.kwargs)
+
+    def states(self) -> dict[str, str]:
+        """See `envs.task.Adapter`."""
+        return gymnasium_states()
+
+    def counts(self) -> dict[str, int]:
+        """See `envs.task.Adapter`."""
+        return gymnasium_counts()
 
 
 def _find(task_id: str) -> EnvSpec:
@@ -162,8 +171,8 @@ def _find(task_id: str) -> EnvSpec:
             importlib.import_module(module)
         except Exception as error:  # whatever the code of a user's module raises
             raise GraftError(
-                f"Module '{module}' of task '{task_id}' cannot be imported ({error}); "
-                f"install the package, or put its folder on PYTHONPATH."
+                f"Module '{module}' of task '{task_id}' cannot be imported ({error}); install the package"
+                f"{f' with `{INSTALL}`' if is_ours(module) else ''}, or put its folder on PYTHONPATH."
             ) from error
     if name not in gym.registry:
         known = {i for _, adapter in ADAPTERS.items() for i in adapter.ids()}
@@ -192,9 +201,12 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
     return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _make_one(env_id: str, task: Task, complaint: GraftError | None, around: Around | None) -> SingleEnv:
+def _make_one(
+    env_id: str, task: Task, complaint: GraftError | None, around: Around | None, mission: bool | None
+) -> SingleEnv:
     """One environment; ``complaint`` is the error for a keyword that its constructor passed on, should that fail."""
     env = _bare(env_id, task, complaint)
+    env = mission_view(env, task.id, mission) if is_grid(task.id) else packed(env, task.id)
     return around(env) if around else env
 
 
@@ -216,27 +228,30 @@ def _bare(env_id: str, task: Task, complaint: GraftError | None) -> SingleEnv:
 
 
 def _missing(task_id: str, error: Exception) -> GraftError:
-    """The error for a package that the environment needs; a library's own install line is kept."""
-    package = getattr(error, "name", None)
-    line = f"`pip install {package.split('.')[0]}`" if package else f"{error}"
+    """The error for a package that the environment needs; a library's own line is kept where it names none."""
+    package = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
+    root = package.partition(".")[0] if package else ""
+    line = f"`{INSTALL if is_ours(root) else f'pip install {root}'}`" if root else f"{error}"
     return GraftError(f"Task '{task_id}' needs a package that is not installed; install it: {line}")
 
 
 def _codecs(env: SingleEnv, task_id: str) -> tuple[gym.Space[Any], ObservationCodec, ActionCodec]:
     """The space of what is shown, and the codecs; of MiniGrid's dictionary its view is shown, as from EnvPool."""
-    space, names = env.observation_space, _names(env, task_id)
-    if isinstance(space, gym.spaces.Dict) and task_id.rpartition(":")[2].startswith(MINIGRID):
+    space, names = env.observation_space, names_in(env, task_id)
+    if isinstance(env, MissionView):
+        return space, *minigrid_codecs(task_id, env.image, env.action_space, mission=True)
+    if isinstance(space, gym.spaces.Dict) and is_grid(task_id):
         return space["image"], *minigrid_codecs(task_id, space["image"], env.action_space)
-    return (
-        space,
-        observation_codec(task_id, space, names.observation),
-        action_codec(task_id, env.action_space, names.action),
-    )
+    shown = env.codec if isinstance(env, Packed) else observation_codec(task_id, space, names.observation)
+    return space, shown, action_codec(task_id, env.action_space, names.action)
 
 
-def _names(env: SingleEnv, task_id: str) -> Names:
-    """Documented names, else what the environment itself knows: ALE's action meanings, MuJoCo's joints."""
-    known = names_of(task_id.rpartition(":")[2])
+def names_in(env: SingleEnv, task_id: str) -> Names:
+    """Names that its author gave it, or its documentation; else ALE's action meanings, or MuJoCo's joints."""
+    own = [getattr(env.unwrapped, name, None) for name in ("observation_names", "action_names")]
+    given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
+    known = names_of(task_id.rpartition(":")[2], env.action_space)
+    known = Names(given[0] or known.observation, given[1] or known.action)
     if known.action is not None:
         return known
     meanings = getattr(env.unwrapped, "get_action_meanings", None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +16,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs.adapters.gymnasium import GymnasiumAdapter, GymnasiumVectorEnv
+from envs.adapters.gymnasium import GymnasiumAdapter, GymnasiumVectorEnv, names_in
+from envs.adapters.informed import KEYWORDS, Informed, split
+from envs.adapters.packed import Packed
 from envs.dice import still
 from envs.draws import Draws, parse
 from envs.engine.mechanics import Mechanic
@@ -172,6 +173,13 @@ def _idle(space: gym.Space[Any], first: int) -> Any:
     return still(box, ()).astype(space.dtype)
 
 
+def _tuned(env: Any) -> Tuned:
+    """The one among an environment's wrappers."""
+    while not isinstance(env, Tuned):
+        env = env.env
+    return env
+
+
 class TunedVectorEnv(GymnasiumVectorEnv):
     """A batch of `Tuned` environments.
 
@@ -182,14 +190,14 @@ class TunedVectorEnv(GymnasiumVectorEnv):
 
     def __init__(self, guarded: Guarded, task: str, seed: int, autoreset: AutoresetMode) -> None:
         super().__init__(guarded, task, seed, autoreset)
-        first: Any = self._envs[0]
+        first = _tuned(self._envs[0])
         self.mechanics: tuple[Mechanic, ...] = first.mechanics
         self._at_resets, self._within = first.drawn
         self._gather()
 
     def _gather(self) -> None:
         envs: list[Any] = self._envs
-        self._dynamics: NDArray[np.float32] = np.stack([env.values for env in envs])
+        self._dynamics: NDArray[np.float32] = np.stack([_tuned(env).values for env in envs])
         self._dynamics.flags.writeable = False  # handed out until the next change
 
     def reset(
@@ -228,14 +236,30 @@ class KnobsAdapter(GymnasiumAdapter):
         """Of the table."""
         return self.prefixes
 
+    def states(self) -> dict[str, str]:
+        """None of its own: the plain environments' are those of Gymnasium's adapter."""
+        return {}
+
+    def counts(self) -> dict[str, int]:
+        """None of its own."""
+        return {}
+
     def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """The batch; it runs in the calling thread."""
         knobs = self.table.get(task.id)
         if knobs is None:  # an id that begins like one of the table
             return super().make(task, num_envs, seed, autoreset, max_threads)
-        given, rest = knobs.split(task.kwargs)
-        around = partial(Tuned, knobs=knobs, given=given, task=task.id)
-        names = (*knobs.names, *(f"{stem}<{what}>" for stem, what in knobs.stems.items()))
+        sight, kwargs = split(task.id, task.kwargs)
+        given, rest = knobs.split(kwargs)
+
+        def around(env: SingleEnv) -> SingleEnv:
+            tuned = Tuned(env, knobs, given, task.id)
+            if not sight.parts:
+                return tuned
+            informed = Informed(tuned, sight)
+            return Packed(informed, task.id, informed.names(*names_in(env, task.id)))
+
+        names = (*KEYWORDS, *knobs.names, *(f"{stem}<{what}>" for stem, what in knobs.stems.items()))
         guarded = self.guarded(Task(task.id, rest), num_envs, seed, around, names)
         return TunedVectorEnv(guarded, task.id, seed, autoreset)
 

@@ -7,8 +7,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from envs.adapters.missions import WORDS, with_words
 from envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec
-from envs.engine.compile import jit, specialise
+from envs.engine.compile import jit, specialise, standalone
 from envs.schema import ObservationSchema
 from envs.task import Bounds
 
@@ -56,6 +57,15 @@ def paint_view(view: Any, planes: Any) -> None:
                 planes[_THINGS + _TINTS + state, row, column] = 1
 
 
+@standalone
+def paint_words(words: Any, planes: Any, first: Any) -> None:
+    """Set the planes of the words (N, words) of missions, of which plane ``first`` is the first one's."""
+    for i in range(words.shape[0]):
+        for word in range(words.shape[1]):
+            if words[i, word]:
+                planes[i, first + word] = 1
+
+
 def _paint_batch(views: Any, planes: Any) -> None:
     for i in range(views.shape[0]):
         paint_view(views[i], planes[i])
@@ -64,24 +74,38 @@ def _paint_batch(views: Any, planes: Any) -> None:
 _paint = specialise(_paint_batch, {"paint_view": paint_view})
 
 
-def encode(views: Array) -> Array:
-    """Symbolic views (N, W, H, 3) uint8 as planes (N, 20, H, W) uint8 of zeros and ones.
+def encode(views: Array, words: Array | None = None) -> Array:
+    """Symbolic views (N, W, H, 3) uint8 as planes (N, 20, H, W) uint8 of zeros and ones, and one for each word behind.
 
     MiniGrid indexes its views by column, then row; planes have rows first like every other game, so the agent
     stands in the middle of the lowest row and looks up. Red and "open" are code 0, which MiniGrid also writes where
     there is no colour or no door; here a colour plane is set only where a thing with a colour is, and a state plane
     only on a door.
+
+    Args:
+        words: which words are in each mission (N, words), if these are shown.
     """
     count, width, height, _ = views.shape
-    planes = np.zeros((count, len(_NAMES), height, width), np.uint8)
+    first = len(_NAMES)
+    planes = np.zeros((count, first + (0 if words is None else words.shape[1]), height, width), np.uint8)
     _paint(np.ascontiguousarray(views), planes)
+    if words is not None:
+        paint_words(np.ascontiguousarray(words), planes, first)
     return planes
 
 
-def minigrid_codecs(task: str, image: gym.Space[int], action: gym.Space[int]) -> tuple[ObservationCodec, ActionCodec]:
-    """The codecs of a MiniGrid task whose view is ``image``, a Box (W, H, 3) of object, colour and state codes."""
+def minigrid_codecs(
+    task: str, image: gym.Space[Any], action: gym.Space[Any], mission: bool = False
+) -> tuple[ObservationCodec, ActionCodec]:
+    """The codecs of a MiniGrid task.
+
+    Args:
+        image: of its view, a Box (W, H, 3) of object, colour and state codes.
+        mission: whether its words are shown: then a batch is (N, W * H * 3 + words), as of `missions.MissionView`.
+    """
     assert image.shape is not None
-    width, height, _ = image.shape
+    shape = image.shape
+    width, height, _ = shape
     count = len(_NAMES)
     schema = ObservationSchema(
         kind="planes",
@@ -92,7 +116,15 @@ def minigrid_codecs(task: str, image: gym.Space[int], action: gym.Space[int]) ->
         low=(0.0,) * count,
         high=(1.0,) * count,
     )
-    return ObservationCodec(schema, encode), action_codec(task, action, ACTIONS)
+    actions = action_codec(task, action, ACTIONS)
+    if not mission:
+        return ObservationCodec(schema, encode), actions
+
+    def unpack(raw: Array) -> Array:
+        split = raw.shape[1] - len(WORDS)
+        return encode(raw[:, :split].reshape(-1, *shape), raw[:, split:])
+
+    return ObservationCodec(with_words(schema), unpack), actions
 
 
 _RANDOM = {
@@ -124,12 +156,45 @@ _RANDOM = {
 }
 """Mean return of the random policy where it is not below 0.05: 1,000 episodes each, WFC 200."""
 
+_RANDOM_BABYAI = {
+    "GoToObjMazeS4R2-v0": 0.15,
+    "GoToLocal-v0": 0.17,
+    "GoToLocalS5N2-v0": 0.18,
+    "GoToLocalS6N2-v0": 0.17,
+    "GoToLocalS6N3-v0": 0.18,
+    "GoToLocalS6N4-v0": 0.16,
+    "GoToLocalS7N4-v0": 0.16,
+    "GoToLocalS7N5-v0": 0.17,
+    "GoToLocalS8N2-v0": 0.14,
+    "GoToLocalS8N3-v0": 0.14,
+    "GoToLocalS8N4-v0": 0.14,
+    "GoToLocalS8N5-v0": 0.15,
+    "GoToLocalS8N6-v0": 0.16,
+    "GoToLocalS8N7-v0": 0.17,
+    "GoToObj-v0": 0.14,
+    "GoToObjS4-v0": 0.16,
+    "GoToObjS6-v1": 0.17,
+    "GoToRedBall-v0": 0.16,
+    "GoToRedBallGrey-v0": 0.12,
+    "GoToRedBallNoDists-v0": 0.13,
+    "GoToRedBlueBall-v0": 0.13,
+    "OneRoomS8-v0": 0.09,
+}
+"""The same of BabyAI's tasks in one room, from 1,500 episodes each; nobody has measured the others."""
 
-def minigrid_bounds(name: str) -> Bounds:
-    """Scores of ``MiniGrid-<name>-v0``: the random policy's, and the limit that no return can pass."""
+
+def minigrid_bounds(name: str) -> Bounds | None:
+    """Scores of ``MiniGrid-<name>-v0``: the random policy's, and the limit that no return can pass.
+
+    None for those of BabyAI's whose random policy nobody has measured: it is far from 0 in some of them.
+    """
+    limit = "expert: limit of a reward that falls from 1 to 0.1 with time"
+    if not name.startswith(MINIGRID):
+        random = _RANDOM_BABYAI.get(name.removeprefix("BabyAI-"))
+        return None if random is None else Bounds(random, 1.0, f"random: mean of 1,500 episodes; {limit}")
     short = name.removeprefix(MINIGRID).removesuffix("-v0")
     if short in _RANDOM:
         how = "random: mean of 200 or more episodes"
     else:
         how = "random: taken as 0, it measures below 0.05 (DoorKey-6x6 0.018, DoorKey-8x8 0.009)"
-    return Bounds(_RANDOM.get(short, 0.0), 1.0, f"{how}; expert: limit of a reward that falls from 1 to 0.1 with time")
+    return Bounds(_RANDOM.get(short, 0.0), 1.0, f"{how}; {limit}")

@@ -15,12 +15,14 @@ from gymnasium.vector import AutoresetMode
 
 from envs.adapters.joints import actuator_names, body_names
 from envs.adapters.knobs import Knobs, KnobsAdapter, Values
+from envs.adapters.packages import state
 from envs.engine.mechanics import Mechanic
 from envs.errors import GraftError
 from envs.factory import ADAPTERS
 from envs.task import Bounds, Task, TaskVectorEnv
 
 ROBOTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
+PART = "MuJoCo with dynamics"
 
 MECHANICS = (
     Mechanic("mass", "scale of all masses and inertias", 1.0, 0.1, 10.0),
@@ -139,6 +141,14 @@ class RobotsAdapter(KnobsAdapter):
     def bounds(self, task: Task) -> Bounds | None:
         """None: nobody recorded any for the fifth versions."""
         return None
+
+    def states(self) -> dict[str, str]:
+        """Whether there is MuJoCo."""
+        return {PART: state("mujoco", "MuJoCo")}
+
+    def counts(self) -> dict[str, int]:
+        """How many robots."""
+        return {PART: len(self.table)}
 
 
 ADAPTERS.add("mujoco", RobotsAdapter(dict.fromkeys(ROBOTS, KNOBS)))

@@ -5,7 +5,10 @@ Two tasks that share a name share its weights in a transfer, so a name is used o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
+
+import gymnasium as gym
 
 
 class Names(NamedTuple):
@@ -21,6 +24,24 @@ _ACROBOT = Names(
     ("torque_negative", "torque_zero", "torque_positive"),
 )
 
+_LANDER_FEATURES = (
+    *("lander.x", "lander.y", "lander.velocity_x", "lander.velocity_y", "lander.angle", "lander.angle_velocity"),
+    *("lander.contact_1", "lander.contact_2"),
+)
+_LANDER = Names(_LANDER_FEATURES, ("noop", "left_engine", "main_engine", "right_engine"))
+_LANDER_CONTINUOUS = Names(_LANDER_FEATURES, ("main_engine", "lateral_engine"))
+_LEG = ("hip_angle", "hip_velocity", "knee_angle", "knee_velocity", "contact")
+_WALKER = Names(
+    (
+        *("hull.angle", "hull.angle_velocity", "hull.velocity_x", "hull.velocity_y"),
+        *(f"leg_{i}.{what}" for i in (1, 2) for what in _LEG),
+        *(f"lidar_{i}" for i in range(10)),
+    ),
+    tuple(f"leg_{i}.{joint}" for i in (1, 2) for joint in ("hip", "knee")),
+)
+_CAR = Names(None, ("steering", "gas", "brake"))
+_CAR_DISCRETE = Names(None, ("noop", "steer_right", "steer_left", "gas", "brake"))
+
 _BY_NAME = {
     "CartPole-v0": _CARTPOLE,
     "CartPole-v1": _CARTPOLE,
@@ -28,9 +49,24 @@ _BY_NAME = {
     "MountainCarContinuous-v0": Names(("position", "velocity"), ("force",)),
     "Acrobot-v1": _ACROBOT,
     "Pendulum-v1": Names(("cos_angle", "sin_angle", "angular_velocity"), ("torque",)),
+    **dict.fromkeys(("LunarLander-v2", "LunarLander-v3"), _LANDER),
+    **dict.fromkeys(("LunarLanderContinuous-v2", "LunarLanderContinuous-v3"), _LANDER_CONTINUOUS),
+    **dict.fromkeys(("BipedalWalker-v3", "BipedalWalkerHardcore-v3"), _WALKER),
+    **dict.fromkeys(("CarRacing-v2", "CarRacing-v3"), _CAR),
 }
+_OTHER_FORM = {_LANDER: _LANDER_CONTINUOUS, _CAR: _CAR_DISCRETE}
+"""What a task is with the keyword ``continuous``."""
 
 
-def names_of(env_id: str) -> Names:
-    """The names of ``env_id`` (without a module or adapter prefix); empty where it is not in the table."""
-    return _BY_NAME.get(env_id, Names())
+def names_of(env_id: str, actions: gym.Space[Any] | None = None) -> Names:
+    """The names of ``env_id`` (without a module or adapter prefix); empty where it is not in the table.
+
+    Args:
+        actions: the task's, which tell its two forms apart.
+    """
+    found = _BY_NAME.get(env_id, Names())
+    other = _OTHER_FORM.get(found)
+    if other is None or other.action is None or actions is None:
+        return found
+    count = actions.n if isinstance(actions, gym.spaces.Discrete) else math.prod(actions.shape or ())
+    return other if int(count) == len(other.action) else found

@@ -18,6 +18,7 @@ from typing import Any
 from gymnasium.vector import AutoresetMode
 
 from envs.adapters.arena import OPTIONS, same_step_only, word
+from envs.adapters.packages import state
 from envs.adapters.spaces import first_line
 from envs.adapters.zoo_squad import ZooSquad
 from envs.errors import GraftError, unknown
@@ -39,6 +40,14 @@ class PettingZooAdapter:
     def ids(self) -> Iterable[str]:
         """The environments of MPE, where it is installed."""
         return _in_package("mpe2")
+
+    def states(self) -> dict[str, str]:
+        """PettingZoo itself is always there; its MPE is a package of its own."""
+        return {"PettingZoo MPE": state("mpe2", "MPE")}
+
+    def counts(self) -> dict[str, int]:
+        """How many environments MPE has."""
+        return {"PettingZoo MPE": len(_in_package("mpe2"))}
 
     def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """A batch of ``num_envs`` rows; it runs in the calling thread."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,12 +18,24 @@ def load_qt() -> None:
 
     Nothing happens where the package is missing or does not fit this machine; then EnvPool looks for the system's.
     """
-    package = find_spec("PyQt5") if sys.platform == "linux" else None
-    for place in (package.submodule_search_locations or ()) if package else ():
-        folder = Path(place) / "Qt5" / "lib"
+    for folder in _folders():
         for library in LIBRARIES:
             for path in sorted(folder.glob(f"{library}.so.*"))[:1]:
                 try:
                     ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
                 except OSError:
                     return
+
+
+def found_qt() -> bool:
+    """Whether the package or the system has what EnvPool's Procgen needs, without loading it."""
+    needed = LIBRARIES[-2:]
+    if any(all(list(folder.glob(f"{library}.so.*")) for library in needed) for folder in _folders()):
+        return True
+    return all(ctypes.util.find_library(library.removeprefix("lib")) for library in needed)
+
+
+def _folders() -> Iterator[Path]:
+    package = find_spec("PyQt5") if sys.platform == "linux" else None
+    for place in (package.submodule_search_locations or ()) if package else ():
+        yield Path(place) / "Qt5" / "lib"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from envs.errors import GraftError
-from envs.schema import ActionSchema, ObservationKind, ObservationSchema
+from envs.schema import ActionSchema, ObservationKind, ObservationSchema, joined
 from envs.task import TaskVectorEnv
 
 Array = NDArray[Any]
@@ -125,7 +125,8 @@ def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] |
         task: id, for the error message.
         space: a one-dimensional Box or a Box of reals becomes a float32 vector (n,); a Box of bytes with
             the shape of an image becomes pixels (C, H, W), or planes where its highest value is 1; Discrete becomes
-            a one-hot float32 vector.
+            a one-hot float32 vector, MultiDiscrete several of them in one, MultiBinary a vector of zeros and ones. Dict
+            and Tuple, nested or not, become `parts`; their batches are dictionaries and tuples of arrays (N, ...).
         names: of the features of a vector, used where there are as many.
     Raises:
         GraftError: any other space.
@@ -135,6 +136,21 @@ def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] |
         one_hot = np.eye(count, dtype=np.float32)
         schema = _vector(task, np.zeros(count), np.ones(count), names)
         return ObservationCodec(schema, lambda raw: one_hot[np.asarray(raw).reshape(-1) - start])
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        sizes, starts = space.nvec.ravel(), space.start.ravel()
+        rows = [np.eye(int(size), dtype=np.float32) for size in sizes]
+        schema = _vector(task, np.zeros(int(sizes.sum())), np.ones(int(sizes.sum())), names)
+
+        def encode(raw: Array) -> Array:
+            flat = raw.reshape(len(raw), -1) - starts
+            return np.concatenate([row[flat[:, i]] for i, row in enumerate(rows)], 1)
+
+        return ObservationCodec(schema, encode)
+    if isinstance(space, gym.spaces.MultiBinary):
+        flags = np.zeros(space.shape)
+        return ObservationCodec(_vector(task, flags, flags + 1, names), _flatten)
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        return parts_codec(task, space, {})
     if isinstance(space, gym.spaces.Box):
         image = _image(task, space)
         if image is not None:
@@ -142,13 +158,54 @@ def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] |
         if len(space.shape) == 1 or np.issubdtype(space.dtype, np.floating):
             return ObservationCodec(_vector(task, space.low, space.high, names), _flatten)
     raise GraftError(
-        f"Observations of '{task}' are {space}; allowed: a Box of reals, a uint8 image Box with "
-        f"1, 3 or 4 channels, or Discrete, so wrap it in one of these and register the wrapped environment."
+        f"Observations of '{task}' are {space}; allowed: a Box of reals, a uint8 image Box with 1, 3 or 4 channels, "
+        f"Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these, so wrap it in one of them and register "
+        f"the wrapped environment."
     )
+
+
+def _leaves(space: gym.Space[Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], gym.Space[Any]]]:
+    """Keys that lead to each space within, in the library's order."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        within = space.items() if isinstance(space, gym.spaces.Dict) else enumerate(space)
+        for key, inner in within:
+            yield from _leaves(inner, (*path, key))
+    else:
+        yield path, space
+
+
+def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]]) -> ObservationCodec:
+    """The codec of a Dict or a Tuple; ``names``: part -> names of its features, where there are as many.
+
+    Raises:
+        GraftError: a part that can't be shown.
+    """
+    leaves = dict(_leaves(space))
+    codecs = {}
+    for path, inner in leaves.items():
+        name = "/".join(str(key).replace(".", "_") for key in path)
+        try:
+            codecs[name] = observation_codec(task, inner, names.get(name))
+        except GraftError as error:
+            raise GraftError(f"Part '{name}' of what '{task}' shows cannot be shown. {error}") from error
+    schema = joined({name: codec.schema for name, codec in codecs.items()})
+
+    def encode(raw: Any) -> Array:
+        found = []
+        for path, codec in zip(leaves, codecs.values(), strict=True):
+            part = raw
+            for key in path:
+                part = part[key]
+            found.append(codec.encode(np.asarray(part)))
+        return np.concatenate([part.reshape(len(part), -1) for part in found], 1, dtype=schema.dtype)
+
+    return ObservationCodec(schema, encode)
 
 
 def action_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ActionCodec:
     """How actions of ``space`` are taken: Discrete as indices from 0, a Box of reals as a flat vector.
+
+    MultiDiscrete and MultiBinary are several choices at once, (N, M) indices from 0.
 
     Args:
         task: id, for the error message.
@@ -167,10 +224,27 @@ def action_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None
             "box", _named(names, task, "action", math.prod(shape)), _bounds(space.low), _bounds(space.high)
         )
         return ActionCodec(box, lambda actions: actions.astype(dtype).reshape(-1, *shape))
+    if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        return _choices(task, space, names)
     raise GraftError(
-        f"Actions of '{task}' are {space}; allowed: Discrete or a Box of reals, so wrap it in one of these "
-        f"and register the wrapped environment."
+        f"Actions of '{task}' are {space}; allowed: Discrete, MultiDiscrete, MultiBinary or a Box of reals, so wrap it "
+        f"in one of these and register the wrapped environment."
     )
+
+
+def _choices(
+    task: str, space: gym.spaces.MultiDiscrete | gym.spaces.MultiBinary, names: tuple[str, ...] | None
+) -> ActionCodec:
+    shape, dtype = space.shape, space.dtype
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        sizes, starts = tuple(map(int, space.nvec.ravel())), space.start.ravel()
+    else:
+        sizes, starts = (2,) * math.prod(shape), np.zeros(math.prod(shape), np.int64)
+    if names is None or len(names) != sum(sizes):
+        stems = index_names(task, "action", len(sizes))
+        names = tuple(f"{stem}={i}" for stem, size in zip(stems, sizes, strict=True) for i in range(size))
+    schema = ActionSchema("multi", names, sizes=sizes)
+    return ActionCodec(schema, lambda actions: (actions + starts).astype(dtype).reshape(-1, *shape))
 
 
 class AdaptedVectorEnv(TaskVectorEnv):

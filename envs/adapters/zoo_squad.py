@@ -192,7 +192,7 @@ class ZooSquad:
             if not isfinite(reward):
                 raise Wrong("not_finite", f"the reward of agent '{agent}' is {reward}")
             rewards[a] = reward
-            terminated[a], truncated[a] = ended
+            terminated[a], truncated[a] = ended[0], ended[1] and not ended[0]
             if a not in seen.next:
                 terminated[a] |= not truncated[a]
                 team, k = self._cast.places[a]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
-import threading
+import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 from envs.errors import GraftError
 from envs.faults import TooManyFaults
+from envs.processes import end_with_parent, ignoring_ctrl_c, one_thread_each
 from experiments.graph import Graph, Stage
 from experiments.store import Store
 
@@ -46,19 +47,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(connection: Connection, out: Path) -> None:
+def _work(connection: Connection, out: Path, env_workers: int) -> None:
     """A worker's life: receive a stage, run it, say how it went; the launcher ends it."""
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    end_with_parent()  # or it could write where the next run works already
     import torch
 
     from experiments.stage import run_stage
 
     torch.set_num_threads(1)
+    _allow_children()
     store = Store(out)
     while True:
         stage = connection.recv()
         try:
-            run_stage(stage, store, _Reporter(connection))
+            run_stage(stage, store, _Reporter(connection), env_workers)
             connection.send(("done", None))
         except TooManyFaults as error:  # with what the environment raised, for its author
             store.fail(stage, str(error), faults=dict(error.faults), traceback=traceback.format_exc())
@@ -69,6 +71,17 @@ def _work(connection: Connection, out: Path) -> None:
         except Exception as error:
             store.fail(stage, traceback.format_exc())
             connection.send(("done", f"{type(error).__name__}: {error}"))
+
+
+def _allow_children() -> None:
+    """Let this worker start processes that play environments, which no daemon may; they end when it does.
+
+    They would load its main module as well: torch and all, where that is the command line.
+    """
+    multiprocessing.current_process().daemon = False
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.name.startswith("experiments."):
+        sys.modules["__main__"] = ModuleType("__main__")
 
 
 class _Reporter:
@@ -89,11 +102,11 @@ class _Reporter:
 class _Worker:
     """A process, the pipe to it, and the stage it runs."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, env_workers: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(theirs, out), daemon=True)
-        with _ignoring_ctrl_c():
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, out, env_workers), daemon=True)
+        with ignoring_ctrl_c():
             self.process.start()
         theirs.close()
         self.stage: Stage | None = None
@@ -110,54 +123,19 @@ class _Worker:
         self.pipe.close()
 
 
-@contextlib.contextmanager
-def _ignoring_ctrl_c() -> Iterator[None]:
-    """Ctrl-C is the launcher's to handle; a worker that starts here inherits this before its first line runs."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _end_with_launcher() -> None:
-    """End this worker as soon as the launcher is gone, so that it cannot write where the next run works already."""
-    launcher = multiprocessing.parent_process()
-    if launcher is not None:
-        launcher.join()
-        os._exit(1)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Environment of the workers: numeric libraries read these when they load, before torch can be told."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 class LocalLauncher:
     """Runs stages in the order of the graph, each as soon as its source is done, ``jobs`` at a time.
 
     Args:
-        jobs: worker processes; None is one for each usable core.
+        jobs: worker processes; None is one for each usable core, fewer where each has ``env_workers`` of its own.
+        env_workers: processes that slow environments of a stage are spread over (`envs.make`).
     """
 
-    def __init__(self, jobs: int | None = None) -> None:
-        if jobs is not None and jobs < 1:
-            raise GraftError(f"--jobs {jobs} is not allowed; at least 1 worker is needed.")
-        self.jobs = jobs or usable_cores()
+    def __init__(self, jobs: int | None = None, env_workers: int = 1) -> None:
+        for name, count in {"jobs": jobs, "workers": env_workers}.items():
+            if count is not None and count < 1:
+                raise GraftError(f"--{name} {count} is not allowed; at least 1 worker is needed.")
+        self.jobs, self.env_workers = jobs or max(1, usable_cores() // env_workers), env_workers
 
     def run(self, graph: Graph, todo: list[str], store: Store, watcher: Watcher) -> dict[str, str]:
         """Run the stages ``todo``; those they depend on are in ``store`` or in ``todo`` themselves.
@@ -170,7 +148,7 @@ class LocalLauncher:
         failed: dict[str, str] = {}
         workers: list[_Worker] = []
         try:
-            with _one_thread_each():
+            with one_thread_each():
                 while waiting or any(w.stage for w in workers):
                     self._give_out(waiting, unfinished, failed, workers, store, watcher)
                     busy = [w for w in workers if w.stage]
@@ -204,7 +182,7 @@ class LocalLauncher:
             elif stage.source not in unfinished:
                 worker = next((w for w in workers if w.stage is None), None)
                 if worker is None and len(workers) < self.jobs:
-                    worker = _Worker(store.out)
+                    worker = _Worker(store.out, self.env_workers)
                     workers.append(worker)
                 if worker is None:
                     return

@@ -126,7 +126,7 @@ class Residual(Encoder):
         inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU()) if nested else nn.Linear(4, 4)
         block = nn.Sequential(inner) if nested else nn.Sequential(second, nn.ReLU(), inner)
         self.blocks = nn.ModuleList([nn.Sequential(first, nn.ReLU()), block])
-        self.out_dim, self.stem = 4, Stem("blocks.0.0.weight", 1)
+        self.out_dim, self.stems = 4, (Stem.of("blocks.0.0.weight", 1, schema),)
 
 
 @pytest.mark.parametrize(("nested", "words"), [(False, "has 2, and 2 at any depth"), (True, "has 0, and 1 at any")])

@@ -51,22 +51,24 @@ def test_no_observation_reads_another(encoder, obs):
     torch.testing.assert_close(encoder(obs)[1:2], encoder(obs[1:2]), rtol=1e-5, atol=1e-6)
 
 
-def test_an_observation_name_enters_by_its_stem_slice_alone(encoder, obs):
+def test_an_observation_name_enters_by_its_stem_slice_alone(encoder, obs, case):
     """Each channel matters, and does not once its slice of the stem is zero."""
-    stem = encoder.get_parameter(encoder.stem.name)
-    assert stem.shape[1] == len(NAMES) * encoder.stem.group
-    for j in range(len(NAMES)):
+    schema = OBSERVATIONS[case[1]](NAMES)
+    for name, place in zip(schema.names, schema.places, strict=True):
+        stem = next(s for s in encoder.stems if name in s.names and s.dim == 1)
+        weight, j = encoder.get_parameter(stem.name), stem.names.index(name)
+        assert weight.shape[1] == len(stem.names) * stem.group
         changed = obs.clone()
-        changed[:, j] = 1 - changed[:, j] if obs.is_floating_point() else obs[:, j].flip(0)
+        changed[:, place] = 1 - changed[:, place] if obs.is_floating_point() else obs[:, place].flip(0)
         before = encoder(obs)
         assert not torch.allclose(encoder(changed), before)
-        kept = stem.detach().clone()
+        kept = weight.detach().clone()
         with torch.no_grad():
-            stem[:, j * encoder.stem.group : (j + 1) * encoder.stem.group] = 0
+            weight[:, j * stem.group : (j + 1) * stem.group] = 0
         assert not torch.allclose(encoder(obs), before)
         assert torch.equal(encoder(changed), encoder(obs))
         with torch.no_grad():
-            stem.copy_(kept)
+            weight.copy_(kept)
 
 
 def test_all_weights_and_buffers_lie_in_blocks_so_that_freezing_reaches_them(encoder):
@@ -96,4 +98,5 @@ def test_every_parameter_is_used(case, obs):
 def test_same_seed_same_weights(case):
     one, same, other = (network_of(*case, seed).encoder for seed in (3, 3, 4))
     assert_same(one.state_dict(), same.state_dict())
-    assert not torch.equal(one.get_parameter(one.stem.name), other.get_parameter(one.stem.name))
+    for stem in one.stems:
+        assert not torch.equal(one.get_parameter(stem.name), other.get_parameter(stem.name))

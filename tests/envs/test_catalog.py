@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib import image
 
+from envs.adapters import packages
+from envs.adapters.gymnasium import GymnasiumAdapter
 from envs.adapters.knobs import CHANNEL, tables
-from envs.catalog import main
+from envs.catalog import main, providers
 from envs.engine.entities import PALETTES
 from envs.engine.game import GAMES, OPTIONS
 from envs.engine.mechanics import MECHANICS
 from envs.engine.view import VIEWS
+from envs.factory import ADAPTERS
+
+NEEDS = {
+    "Built-in games": "",
+    "Built-in games for teams": "",
+    "Gymnasium classic control": "",
+    "Gymnasium toy text": "",
+    "Gymnasium Box2D": "Box2D",
+    "Gymnasium MuJoCo": "mujoco",
+    "MuJoCo with dynamics": "mujoco",
+    "MiniGrid": "minigrid",
+    "ALE": "ale_py",
+    "EnvPool": "envpool",
+    "EnvPool's Procgen": "envpool",
+    "PettingZoo MPE": "mpe2",
+}
+"""Part -> the package that it needs."""
 
 
 def lines(out: str) -> dict[str, str]:
@@ -32,6 +54,63 @@ def test_the_listing_names_every_game_mechanic_and_view(capsys: pytest.CaptureFi
         assert listed[name] == view.meaning
     assert set(OPTIONS) - {"view"} <= listed.keys()
     assert all(palette in listed["palette"] for palette in PALETTES)
+
+
+class Adapter:
+    """Two parts, of which one is there."""
+
+    def __init__(self, counts: Any) -> None:
+        self.states = lambda: {"Here": "ready", "Gone": "Gone is not installed; install it with `pip install gone`."}
+        self.counts = counts
+
+
+def listed_with(monkeypatch: pytest.MonkeyPatch, *adapters: Any) -> dict[str, str]:
+    list(ADAPTERS)  # loads those that there are
+    monkeypatch.setattr(ADAPTERS, "_entries", {str(i): adapter for i, adapter in enumerate(adapters)})
+    return providers()
+
+
+def test_providers_are_counted_or_come_with_their_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = "Gone is not installed; install it with `pip install gone`."
+    found = listed_with(monkeypatch, Adapter(lambda: {"Here": 1651, "Gone": 7}), object())
+    assert found == {"Here": "ready, 1,651 ids", "Gone": gone}
+    assert listed_with(monkeypatch, Adapter(lambda: {"Here": 1}))["Here"] == "ready, 1 id"
+    both = listed_with(monkeypatch, *[Adapter(lambda: {"Here": 2})] * 2)
+    assert both["Here"] == "ready, 4 ids"
+
+    def broken() -> dict[str, int]:
+        raise ImportError("libGL.so.1 is missing")
+
+    found = listed_with(monkeypatch, Adapter(broken))
+    assert found == {
+        "Here": "It is installed and cannot be imported: ImportError, libGL.so.1 is missing.",
+        "Gone": gone,
+    }
+
+
+def test_every_provider_says_how_it_is_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    found = providers()
+    for part, package in NEEDS.items():
+        if package and find_spec(package) is None:
+            assert re.fullmatch(r".* is not installed; install it with `pip install .+`\.", found[part])
+        elif part != "EnvPool's Procgen":  # its Qt may be missing
+            assert re.fullmatch(r"ready, [\d,]+ ids?", found[part])
+    assert found["Built-in games"] == f"ready, {len(list(GAMES))} ids"
+    main([])
+    out = capsys.readouterr().out
+    assert all(f"  {part:<26}{state}\n" in out for part, state in found.items())
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    games = "install it with `pip install 'graft-rl[games]'`."
+    states = GymnasiumAdapter().states()
+    assert states["Gymnasium classic control"] == "ready"
+    assert states["Gymnasium Box2D"] == f"Box2D is not installed; {games}"
+    assert states["Gymnasium MuJoCo"] == f"MuJoCo is not installed; {games}"
+    assert states["MiniGrid"] == f"MiniGrid is not installed; {games}"
+    assert states["ALE"] == f"ALE is not installed; {games}"
+    assert ADAPTERS["pettingzoo"].states() == {"PettingZoo MPE": f"MPE is not installed; {games}"}  # type: ignore[attr-defined]
 
 
 def test_the_listing_says_which_games_have_a_mechanic(capsys: pytest.CaptureFixture[str]) -> None:

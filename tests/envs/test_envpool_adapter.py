@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from env_rollouts import action_streams, assert_equal, episodes, transitions
@@ -13,6 +14,9 @@ from gymnasium.vector import AutoresetMode
 
 import envs
 from envs import GraftError, Task
+from envs.adapters import envpool
+from envs.adapters.names import names_of
+from envs.adapters.qt import found_qt
 
 INSTALL = "pip install 'graft-rl[games]'"
 DOOR_KEY = "MiniGrid-DoorKey-6x6-v0"
@@ -199,8 +203,8 @@ def test_unknown_id_gets_the_nearest() -> None:
 
 @needs_envpool
 def test_dictionary_observations_are_refused() -> None:
-    with pytest.raises(GraftError, match="shows a dictionary of direction, image, mission; allowed so far"):
-        make("BabyAI-GoToObj-v0")
+    with pytest.raises(GraftError, match=r"shows a dictionary of .*desired_goal; allowed so far"):
+        make("FetchReach-v4")
 
 
 @needs_envpool
@@ -222,6 +226,58 @@ def test_generic_tasks_share_names_with_gymnasium() -> None:
     assert envs.schemas(Task("envpool/CartPole-v1")).action == envs.schemas(Task("CartPole-v1")).action
     ours, theirs = (envs.schemas(Task(i)).observation.names for i in ("envpool/Pendulum-v1", "Pendulum-v1"))
     assert ours == theirs
+    assert envs.bounds(Task("envpool/Pendulum-v1")) == envs.bounds(Task("Pendulum-v1"))
+
+
+@needs_envpool
+@pytest.mark.parametrize("name", ["LunarLander-v3", "BipedalWalker-v3"])
+def test_box2d_has_names_and_bounds(name: str) -> None:
+    schemas = envs.schemas(Task("envpool/" + name))
+    assert not any("." in action and action.startswith(name[:-3]) for action in schemas.action.names)
+    assert not any(feature.startswith(name[:-3]) for feature in schemas.observation.names)
+    assert envs.bounds(Task("envpool/" + name)) == envs.bounds(Task(name))
+
+
+def test_both_forms_of_a_task_have_names() -> None:
+    discrete: gym.Space[Any] = gym.spaces.Discrete(4)
+    box = gym.spaces.Box(-1, 1, (2,), np.float32)
+    assert names_of("LunarLander-v3", discrete).action == ("noop", "left_engine", "main_engine", "right_engine")
+    assert names_of("LunarLander-v3", box).action == names_of("LunarLanderContinuous-v3").action
+    assert names_of("CarRacing-v3", gym.spaces.Discrete(5)).action == (
+        *("noop", "steer_right", "steer_left"),
+        *("gas", "brake"),
+    )
+    assert names_of("CartPole-v1", discrete) == names_of("CartPole-v1")
+
+
+@needs_envpool
+def test_keywords_that_an_id_stands_for_are_not_offered() -> None:
+    for name, keyword in (("Pong-v5", "task"), ("MetaWorld/Reach-v3", "task_name")):
+        with pytest.raises(GraftError, match=f"Unknown keyword of envpool/{name} '{keyword}'"):
+            envs.make(Task("envpool/" + name, {keyword: "push-v3"}), 1, 0)
+
+
+def test_states_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*missing: str) -> dict[str, str]:
+        monkeypatch.setattr(envpool, "find_spec", lambda name: None if "envpool" in missing else True)
+        monkeypatch.setattr(envpool, "found_qt", lambda: "qt" not in missing)
+        return envpool.EnvPoolAdapter().states()
+
+    assert without() == {"EnvPool": "ready", "EnvPool's Procgen": "ready"}
+    assert (
+        without("qt")["EnvPool's Procgen"]
+        == "Qt 5 is not installed; install it with `pip install 'graft-rl[procgen]'`."
+    )
+    assert set(without("envpool").values()) == {f"EnvPool is not installed; install it with `{INSTALL}`."}
+
+
+@needs_envpool
+def test_qt_is_found_where_procgen_plays() -> None:
+    try:
+        make("CoinrunEasy-v0")
+    except GraftError:
+        pytest.skip("pip install 'graft-rl[procgen]'")
+    assert found_qt()
 
 
 @needs_envpool

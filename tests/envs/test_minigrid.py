@@ -79,4 +79,8 @@ def test_bounds() -> None:
     assert (door_key.random, door_key.expert) == (0.0, 1.0)
     assert "0.018" in door_key.how
     assert dynamic.normalise(-1.0) == 0.0
-    assert envs.bounds(Task("envpool/CartPole-v1")) is None
+    local = envs.bounds(Task("minigrid:BabyAI-GoToLocal-v0"))
+    assert local is not None
+    assert (local.random, local.expert) == (0.17, 1.0)
+    assert envs.bounds(Task("envpool/BabyAI-BossLevel-v0")) is None
+    assert envs.bounds(Task("envpool/MountainCarContinuous-v0")) is None

@@ -172,6 +172,7 @@ def test_dry_run_prints_reports_and_writes_nothing(tmp_path, capsys):
         (["sources=[{checkpoint: nowhere}]"], "no checkpoint at nowhere"),
         (["quickstart", "mechanics_gather"], "One config at a time"),
         (["--jobs", "0"], "--jobs 0 is not allowed"),
+        (["--workers", "0"], "--workers 0 is not allowed"),
         (["targets.0.kwargs.seed=3"], "Unknown mechanic of Graft/Dodge-v0 'seed'"),
         (["sources=no_such_module:Game-v0"], "Module 'no_such_module'"),
         (["mechanics_gather", "targets=[{id: Pendulum-v1, kwargs: {g: abc}}]"], "Pendulum-v1"),

@@ -82,6 +82,20 @@ def test_a_killed_worker_fails_its_stage_and_the_rest_goes_on(tmp_path):
     assert all(store.done(i) for i in graph.stages if i != scratch)
 
 
+def test_environments_in_processes_of_their_own_change_no_result(tmp_path):
+    changes = {"sources": "CartPole-v1", "targets": "CartPole-v1", "methods": "scratch", "network": None}
+    trained = []
+    for env_workers in 1, 2:
+        folder = tmp_path / str(env_workers)
+        folder.mkdir()
+        graph, store = set_up(folder, **changes)
+        scratch = graph.comparisons[0].stages[0]
+        assert LocalLauncher(1, env_workers).run(graph, [scratch], store, Diary()) == {}
+        trained.append((scratch, (store.folder(scratch) / "checkpoint" / "weights.safetensors").read_bytes()))
+    assert trained[0] == trained[1]
+    assert LocalLauncher(env_workers=10**6).jobs == 1
+
+
 def test_at_least_one_worker_is_needed():
     with pytest.raises(GraftError, match="--jobs 0 is not allowed"):
         LocalLauncher(0)

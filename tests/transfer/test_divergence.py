@@ -46,6 +46,14 @@ def test_categorical_of_what_p_does_not_know_by_hand():
     assert found.item() == pytest.approx(wanted, abs=1e-6)
 
 
+def test_divergences_of_several_choices_add_up():
+    p, q, sizes = outputs(numbers(7, 5)), outputs(numbers(7, 5, seed=1)), (3, 2)
+    parts = [(outputs(p.action[:, part]), outputs(q.action[:, part])) for part in (slice(0, 3), slice(3, 5))]
+    torch.testing.assert_close(kl(p, q, sizes=sizes), kl(*parts[0]) + kl(*parts[1]))
+    unknown = torch.tensor([True, True, True, False, False])
+    torch.testing.assert_close(kl(p, q, shared=unknown, sizes=sizes), kl(*parts[0]))
+
+
 @pytest.mark.parametrize("shape", [(3,), (7, 3)], ids=["one spread", "a spread per state"])
 @pytest.mark.parametrize("distribution", [None, "squashed"])
 def test_gaussian_as_torch_has_it(shape, distribution):

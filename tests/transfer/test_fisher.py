@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import MATCH, NormEncoder, box, discrete, observations, planes, small_network, vector
+from handmade import MATCH, NormEncoder, box, discrete, multi, observations, planes, small_network, vector
 from torch.func import functional_call, jacrev, vmap
 
 from agents.encoder import ENCODERS
@@ -18,6 +18,7 @@ XY = box(["x", "y"])
 NESW = discrete("north", "east", "south", "west")
 CASES = {
     "mlp, categorical": (vector(["a", "b", "c"]), NESW, None),
+    "mlp, several choices": (vector(["a", "b", "c"]), multi(move=3, fire=2), None),
     "mlp, gaussian": (vector(["a", "b", "c"]), XY, None),
     "mlp, squashed": (vector(["a", "b", "c"]), XY, "squashed"),
     "mlp, greedy": (vector(["a", "b", "c"]), NESW, "greedy"),
@@ -56,7 +57,7 @@ def slow(network: PolicyNetwork, obs: torch.Tensor, scalars, power) -> dict[str,
     return {name: t / len(obs) for name, t in zip(names, total, strict=True)}
 
 
-def scores(distribution):
+def scores(distribution, sizes=()):
     """The terms of the Fisher information, as its docstring states them."""
 
     def terms(outputs):
@@ -68,8 +69,8 @@ def scores(distribution):
         elif distribution == "greedy":
             yield from ((value, 1.0) for value in outputs.action[0])
         else:
-            log_pi = torch.log_softmax(outputs.action[0], 0)
-            yield from ((one, float(one.detach().exp())) for one in log_pi)
+            for logits in outputs.action[0].split(list(sizes) or len(outputs.action[0])):
+                yield from ((one, float(one.detach().exp())) for one in torch.log_softmax(logits, 0))
 
     return terms
 
@@ -130,7 +131,7 @@ def test_fisher_equals_a_loop_over_samples(case):
     network = shaken(fitted(observation, action, distribution))
     obs = observations(observation, 9)
     found = diagonal_fisher(network, obs, policy_names(network))
-    expected = slow(network, obs, scores(distribution), torch.square)
+    expected = slow(network, obs, scores(distribution, action.sizes), torch.square)
     assert_near(found, expected)
     assert all(bool((t > 0).any()) for t in found.values())
     if action is XY:

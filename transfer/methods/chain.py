@@ -119,6 +119,11 @@ class Chain(TransferMethod):
         """Whether a member does."""
         return any(member.overrides(hook) for member in self.members)
 
+    def check(self, source: Schemas) -> None:
+        """What any member refuses."""
+        for member in self.members:
+            member.check(source)
+
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """By the member that builds in its own way, else by the first."""
         builder = next((m for m in self.members if _builds(m)), self.members[0])

@@ -33,15 +33,17 @@ class Frozen(FromSource):
 
         Raises:
             GraftError: as in `FromSource.build`; or a block to be frozen has a tensor that the source could not fill
-                at all. New slices of the stem are frozen as ``new_channels`` made them, random ones too.
+                at all. New slices of the stem are frozen as ``new_channels`` made them, random ones too; parts of the
+                observation that the source does not have stay unread.
         """
         built = super().build(source, target, architecture, seed)
         encoder = built.network.encoder
         encoder.freeze(None if self.depth == "all" else self.depth)
         assert built.report is not None
         frozen = tuple(f"encoder.blocks.{i}." for i in range(encoder.frozen_blocks))
+        unread = tuple(f"encoder.{name}" for name in encoder.unread)
         for row in built.report.rows:
-            if row.status == "initialised" and row.tensor.startswith(frozen):
+            if row.status == "initialised" and row.tensor.startswith(frozen) and not row.tensor.startswith(unread):
                 raise GraftError(
                     f"Cannot freeze {row.tensor}: the source could not fill it ({row.detail}), and random weights "
                     f"would be frozen for good; choose a smaller depth, or finetune."

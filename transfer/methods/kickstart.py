@@ -106,5 +106,6 @@ class Kickstart(TransferMethod):
             with torch.no_grad():
                 teacher: Outputs = functional_call(network, group(state, TEACHER), (batch.observations,))
             student: Outputs = network(batch.observations)
-        penalty = weight * kl(teacher, student, network.config.distribution, state[SHARED]).mean()
+        actions, played = network.schemas.action, network.config.distribution
+        penalty = weight * kl(teacher, student, played, state[SHARED], actions.sizes).mean()
         return Step(added(grads, gradient(penalty, network)), state, penalty.detach())

@@ -95,7 +95,8 @@ class PackNet(FromSource):
             moved = carried(source, numbers, target, new_channels="zero", rename=self.rename)
         except GraftError:
             # No observation is the same by name: all of the stem was made of look-alikes, and is free.
-            numbers.pop(f"encoder.{network.encoder.stem.name}")
+            for stem in network.encoder.stems:
+                numbers.pop(f"encoder.{stem.name}", None)
             moved = carried(source, numbers, target, new_channels="zero", rename=self.rename)
         return {name: owner.to(torch.int16) for name, owner in moved.items()}
 

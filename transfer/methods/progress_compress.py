@@ -145,7 +145,9 @@ class ProgressCompress(Progressive):
         active = _rows(teacher, rows)
         found: Outputs = base(observations[rows])
         values = (found.value - active.value).square() / 2
-        return (kl(active, found, base.config.distribution) + self.value * values).mean()
+        return (
+            kl(active, found, base.config.distribution, sizes=base.schemas.action.sizes) + self.value * values
+        ).mean()
 
 
 @torch.no_grad()

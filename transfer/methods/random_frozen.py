@@ -14,7 +14,7 @@ from transfer.method import METHODS, Built, TransferMethod
 @METHODS.register("random_frozen")
 @dataclass(frozen=True, kw_only=True)
 class RandomFrozen(TransferMethod):
-    """A fresh encoder that stays as it is; the heads train.
+    """A fresh encoder that stays as it is; the heads train, and statistics of observations go on.
 
     Source: Rusu et al. 2016, baseline 4.
     """
@@ -26,4 +26,5 @@ class RandomFrozen(TransferMethod):
         """A fresh network with its encoder frozen."""
         network = PolicyNetwork(target, architecture, seed)
         network.encoder.freeze()
+        network.encoder.hold_statistics(False)  # they are no knowledge of another task: observations stay in scale
         return Built(network, None)

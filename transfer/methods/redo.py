@@ -14,6 +14,7 @@ from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.encoder import Encoder
 from agents.network import NetworkConfig, PolicyNetwork, build_network
+from agents.normaliser import statistics
 from envs.errors import GraftError
 from envs.schema import Schemas
 from transfer.method import METHODS, Built, FromSource, State, Step
@@ -144,9 +145,11 @@ def _recycled(network: PolicyNetwork, asleep: list[torch.Tensor], grads: Grads, 
                     # Of a unit: one column, or the cells of a flattened channel.
                     tensor[:, units.repeat_interleave(tensor.shape[1] // len(units))] = 0
     fresh = build_network(network.schemas, network.config, seed).state_dict()
-    own = network.state_dict()
+    own, kept = network.state_dict(), statistics(network)
     for index, units in enumerate(asleep):
         for name in own:
+            if name in kept:
+                continue
             if name.startswith(f"encoder.blocks.{index}.") and own[name].shape[:1] == units.shape:
                 own[name][units] = fresh[name].to(own[name])[units]
                 if name in grads:

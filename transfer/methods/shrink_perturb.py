@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
+from agents.normaliser import statistics
 from envs.schema import Schemas
 from transfer.method import METHODS, Built, FromSource
 
@@ -20,7 +21,7 @@ class ShrinkPerturb(FromSource):
     """``theta <- s * theta + (1 - s) * fresh`` for all that was carried over, once, before training starts.
 
     ``fresh`` are the weights that `scratch` starts from with the same architecture and seed. Floating-point buffers
-    (running statistics) are treated as parameters; counters stay the source's.
+    (running statistics of layers) are treated as parameters; counters and statistics of observations stay the source's.
 
     Attributes:
         shrink: s in [0, 1]; 1 is `finetune` and 0 has the weights of `scratch`, bit for bit. The default is this
@@ -41,6 +42,7 @@ class ShrinkPerturb(FromSource):
         network, report = super().build(source, target, architecture, seed)
         assert report is not None
         carried = {row.tensor for row in report.rows if row.status not in ("initialised", "dropped")}
+        carried -= statistics(network)
         fresh = PolicyNetwork(target, network.config, seed).state_dict()
         with torch.no_grad():
             for name, tensor in network.state_dict().items():

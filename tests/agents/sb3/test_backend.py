@@ -21,7 +21,7 @@ from handmade import (
 
 import envs
 from agents.backend import Evaluation, Hooks, Unstable
-from agents.sb3 import ALGORITHMS, train
+from agents.sb3 import ALGORITHMS, backend, train
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 from envs.task import Task
@@ -52,6 +52,19 @@ def recorded(records, tag: str) -> dict[int, float]:
     found = [(env_steps, values[tag]) for env_steps, values in records if tag in values]
     assert len(dict(found)) == len(found), f"{tag} came twice at the same env step"
     return dict(found)
+
+
+def test_workers_are_asked_for_by_both_batches(monkeypatch):
+    asked = []
+
+    def spy(*args, **kwargs):
+        asked.append(kwargs["workers"])
+        return envs.make(*args, **kwargs)
+
+    monkeypatch.setattr(backend, "make", spy)
+    network = small_network(envs.schemas(TASK))
+    train(network, TASK, small_ppo(), 1, 0, lambda *_: None, EVALUATION, None, "cpu", workers=3)
+    assert asked == [3, 3]
 
 
 def test_same_seed_same_weights_bit_for_bit():

@@ -249,7 +249,7 @@ def test_blocks_of_several_layers_are_refused(monkeypatch):
             super().__init__()
             self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))])
             self.out_dim = 4
-            self.stem = NormEncoder(MATCH.observation).stem._replace(name="blocks.0.0.weight")
+            self.stems = (NormEncoder(MATCH.observation).stems[0]._replace(name="blocks.0.0.weight"),)
 
     know_encoder(monkeypatch, "twofold", Twofold)
     source = Checkpoint.of(PolicyNetwork(MATCH, NetworkConfig("twofold", head=(8,)), 0), TASK)

@@ -1,0 +1,84 @@
+"""Normalisation of observations by running statistics, which are part of the network and travel with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+CLIP = 10.0
+"""Standard deviations beyond which what a network reads is cut off, as in Stable-Baselines3's VecNormalize."""
+
+EPSILON = 1e-8
+
+
+class Normaliser(nn.Module):
+    """Flat observations (N, ...) -> (N, D) with mean 0 and variance 1, as far as its statistics go.
+
+    A policy must not change between acting and learning from it. So what passes through in training mode is only
+    counted, and becomes part of the statistics when a backend calls `settle`, between two rollouts; in eval mode
+    nothing is counted. Before the first time observations pass as they are.
+
+    ``running_mean``, ``running_var`` and ``running_count`` (D,): a feature that a transfer brings in has a count of
+    its own and learns fast beside those that are known.
+
+    Args:
+        features: D.
+    Source: parallel updates as in Chan et al. 1979, over all observations since the first.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    running_count: torch.Tensor
+    _pending: torch.Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+        self.register_buffer("running_count", torch.zeros(features))
+        self.register_buffer("_pending", torch.zeros(3, features, dtype=torch.float64), persistent=False)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Normalised, (N, D)."""
+        flat = obs.flatten(1).float()
+        if self.training:
+            self._count(flat.detach().double())
+        scaled = (flat - self.running_mean) / (self.running_var + EPSILON).sqrt()
+        return torch.where(self.running_count > 0, scaled.clamp(-CLIP, CLIP), flat)
+
+    @torch.no_grad()
+    def _count(self, flat: torch.Tensor) -> None:
+        centred = flat - flat.mean(0)
+        count = torch.full_like(flat[0], len(flat))
+        self._pending.copy_(_merged(self._pending, torch.stack([count, flat.mean(0), centred.square().sum(0)])))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make what was counted part of the statistics."""
+        if not self._pending[0, 0]:
+            return
+        known = torch.stack([self.running_count, self.running_mean, self.running_var * self.running_count]).double()
+        count, mean, squares = _merged(known, self._pending)
+        self.running_count.copy_(count)
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(squares / count)
+        self._pending.zero_()
+
+
+def _merged(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Count, mean and sum of squared deviations (3, D) of two sets of numbers together."""
+    count = a[0] + b[0]
+    share = torch.where(count > 0, b[0] / count.clamp(min=1), 0.0)
+    distance = b[1] - a[1]
+    return torch.stack([count, a[1] + distance * share, a[2] + b[2] + distance.square() * a[0] * share])
+
+
+def normalisers(module: nn.Module) -> list[Normaliser]:
+    """All of them in a network, or in whatever holds one."""
+    return [part for part in module.modules() if isinstance(part, Normaliser)]
+
+
+def statistics(module: nn.Module) -> set[str]:
+    """Names of the tensors that are statistics of observations, not weights."""
+    found = {path: part for path, part in module.named_modules() if isinstance(part, Normaliser)}
+    return {f"{path}.{name}" for path, part in found.items() for name in part.state_dict()}

@@ -1,0 +1,53 @@
+"""What processes need that work for this one: a thread each for numbers, no Ctrl-C of their own, an end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Environment of processes that start here: numeric libraries read it when they load, before they can be told."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def ignoring_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is for this process to handle; one that starts here inherits this before its first line runs."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end_with_parent(grace: float = 0.0) -> None:
+    """Start a thread that ends this process ``grace`` seconds after the one that started it has gone, however."""
+    threading.Thread(target=_wait_for_parent, args=(grace,), name="graft-parent", daemon=True).start()
+
+
+def _wait_for_parent(grace: float) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        time.sleep(grace)
+        os._exit(1)

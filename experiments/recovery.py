@@ -1,0 +1,122 @@
+"""How an agent fares on a stand-in for reality: at once, until it has recovered, at worst, and what it forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from agents.evaluate import WORST
+from envs.task import Bounds, Task
+from experiments.config import Config
+from experiments.graph import Comparison, Graph
+from experiments.store import Store
+from transfer import metrics
+from transfer.method import label
+from transfer.metrics import Curve
+from transfer.statistics import interquartile_mean, iqm_interval
+
+RECOVERED = 0.9
+"""Share of the score in the simulator at which an agent has recovered."""
+
+WORST_TAG = "eval/return_worst_tenth"
+
+
+def rows(config: Config, graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[dict[str, Any]]:
+    """A row for every comparison whose stages are finished, in normalised score.
+
+    ``simulator``: of the source at the end of its own training; ``zero_shot``: on the target before any training
+    there; ``gap``: the first minus the second; ``recovery_steps``: median steps until 0.9 of ``simulator`` is reached
+    and held; ``worst_at_first`` and ``worst_at_last``: mean of the worst tenth of the episodes (CVaR) before and after
+    training on the target; ``forgotten``: ``simulator`` minus the score there after it. Each is an interquartile mean
+    over seeds with its 95 % interval, or None where there is no such thing.
+    """
+    found = [_row(c, graph, store, scales[c.target]) for c in graph.comparisons]
+    return [row for row in found if row is not None]
+
+
+def _row(comparison: Comparison, graph: Graph, store: Store, scale: Bounds) -> dict[str, Any] | None:
+    pairs = list(zip(comparison.stages, comparison.pretrain or [None] * len(comparison.stages), strict=True))
+    done = [(stage, source) for stage, source in pairs if store.done(stage)]
+    if not done:
+        return None
+    curves = [_scaled(store.evaluations(stage), scale) for stage, _ in done]
+    worst = [_scaled(store.evaluations(stage, WORST_TAG), scale) for stage, _ in done]
+    simulator = [metrics.final_score(_scaled(store.evaluations(s), scale)) for _, s in done if s is not None]
+    steps, gaps, forgotten = None, [], []
+    if simulator:
+        reached = [metrics.steps_to_threshold(c, RECOVERED * s) for c, s in zip(curves, simulator, strict=True)]
+        steps = metrics.aggregate_steps_to_threshold(reached)
+        gaps = [s - c.scores[0] for c, s in zip(curves, simulator, strict=True)]
+        kept = [_kept(store, stage, scale) for stage, _ in done]
+        forgotten = [s - k for s, k in zip(simulator, kept, strict=True) if k is not None]
+    return {
+        "source": comparison.source,
+        "target": str(comparison.target),
+        "method": label(comparison.method),
+        "seeds": len(done),
+        "simulator": _interval(simulator),
+        "zero_shot": _interval([c.scores[0] for c in curves]),
+        "gap": _interval(gaps),
+        "recovery_steps": steps,
+        "final": _interval([metrics.final_score(c) for c in curves]),
+        "worst_at_first": _interval([c.scores[0] for c in worst]),
+        "worst_at_last": _interval([metrics.final_score(c) for c in worst]),
+        "forgotten": _interval(forgotten),
+    }
+
+
+def _scaled(curve: Curve, scale: Bounds) -> Curve:
+    return Curve(curve.steps, [scale.normalise(score) for score in curve.scores])
+
+
+def _kept(store: Store, stage: str, scale: Bounds) -> float | None:
+    tried = (store.record(stage) or {}).get("recall") or []
+    return scale.normalise(tried[0]["return_mean"]) if tried else None
+
+
+def _interval(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    found = iqm_interval(list(values))
+    return {"iqm": float(interquartile_mean(list(values))), "low": found.low, "high": found.high}
+
+
+COLUMNS = ("zero-shot [95 %]", "gap", "recovered", "final", "worst 10 %: at first", "at last", "forgotten")
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows for people."""
+    shown = Table(title="Sim-to-sim proxy of a transfer to reality", title_justify="left", box=SIMPLE_HEAD, padding=0)
+    shown.add_column("method, source", overflow="fold")
+    for column in COLUMNS:
+        shown.add_column(column, justify="right", overflow="fold")
+    for row in found:
+        steps = row["recovery_steps"]
+        shown.add_row(
+            row["method"] + (f" from {row['source']}" if row["source"] else ""),
+            _cell(row["zero_shot"], interval=True),
+            _cell(row["gap"]),
+            "-" if row["simulator"] is None else "never" if steps is None else f"{steps / 1000:,.0f}k",
+            _cell(row["final"]),
+            _cell(row["worst_at_first"]),
+            _cell(row["worst_at_last"]),
+            _cell(row["forgotten"]),
+        )
+    return shown
+
+
+def _cell(value: Mapping[str, float] | None, interval: bool = False) -> str:
+    if value is None:
+        return "-"
+    plain = f"{value['iqm'] + 0.0:.2f}"
+    return f"{plain} [{value['low']:.2f}, {value['high']:.2f}]" if interval else plain
+
+
+NOTE = (
+    f"The target is a simulation as well, whose parameters are not those of training: a sim-to-sim proxy. gap: the "
+    f"source's score in its own simulation minus zero-shot; recovered: median steps to {RECOVERED:g} of that score; "
+    f"worst {WORST:.0%}: mean of the worst episodes (CVaR); forgotten: score in the simulation before minus after."
+)

@@ -1,0 +1,100 @@
+"""RMA: a teacher that sees the dynamics, and a student that finds them out from what happened lately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from agents.backend import Batch, Grads
+from agents.checkpoint import Checkpoint
+from agents.encoders.branches import Branches
+from agents.network import PolicyNetwork
+from envs.errors import GraftError
+from envs.schema import Schemas
+from transfer.divergence import evaluating, gradient
+from transfer.method import METHODS, FromSource, State, Step
+
+DYNAMICS, HISTORY = "dynamics", "history"
+STUDENT = "student"
+
+
+@METHODS.register("rma")
+@dataclass(frozen=True, kw_only=True)
+class RMA(FromSource):
+    """The source is learned in two phases on a task with ``show: [state, dynamics, history]``.
+
+    First a teacher learns; the branch of its encoder that reads the dynamics makes the latent z of them. Then nothing
+    moves but the branch that reads the history, which learns to give the same latent on the states that the policy
+    meets with its own estimate: the gradient of mean ||phi(history) - z||^2 takes the place of the algorithm's. What is
+    transferred does not look at the dynamics any more, so that the target needs only ``show: [state, history]``; there,
+    everything trains on.
+
+    Attributes:
+        teaching: share of the source's budget of the first phase.
+        heads: carried by name unless others are asked for.
+    Source: Kumar et al. 2021, section III, eq. 1-3. Their policy reads z beside the state; here one layer reads both,
+        so that its weights for z serve for the estimate. Their latent has 8 numbers; here it is what leaves the branch.
+    """
+
+    watches_source: ClassVar[bool] = True
+
+    heads: Literal["fresh", "by_name", "shared"] = "by_name"
+    teaching: Annotated[float, Field(gt=0, lt=1)] = 0.75
+
+    def check(self, source: Schemas) -> None:
+        """Raises GraftError where the source does not show its dynamics and its history."""
+        parts = dict(source.observation.parts)
+        if not {DYNAMICS, HISTORY} <= parts.keys():
+            shown = ", ".join(parts) or source.observation.kind
+            raise GraftError(
+                f"rma learns from a source that shows its dynamics and its history, and this one shows {shown}; give "
+                f"the source show: [state, dynamics, history]."
+            )
+
+    def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
+        """While a source that it can use is learned: ``student``, whether the second phase has begun; else nothing.
+
+        Raises:
+            GraftError: the branches of dynamics and history differ in width.
+        """
+        block = network.encoder.blocks[0]
+        if source is not None or not isinstance(block, Branches) or not {DYNAMICS, HISTORY} <= set(block.parts):
+            return {}
+        if block.weight(DYNAMICS).shape != block.weight(HISTORY).shape:
+            raise GraftError("rma needs branches of equal width for dynamics and history; give both the same options.")
+        return {STUDENT: torch.tensor(False)}
+
+    @torch.no_grad()
+    def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
+        """The teacher does not read the history, and the student not the dynamics."""
+        if STUDENT not in state:
+            return state
+        block, student = _branches(network), progress >= self.teaching
+        read, other = (HISTORY, DYNAMICS) if student else (DYNAMICS, HISTORY)
+        if student and not bool(state[STUDENT]):
+            block.weight(HISTORY).copy_(block.weight(DYNAMICS))
+        block.weight(other).zero_()
+        network.requires_grad_(not student)
+        for part, trains in ((read, True), (other, False)):
+            block.parts[part].requires_grad_(trains)
+            block.weight(part).requires_grad_(trains and not student)
+        return {STUDENT: torch.tensor(student)}
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
+        """In the second phase, the gradient of the student's error."""
+        if not bool(state.get(STUDENT, False)):
+            return Step(grads, state)
+        block = _branches(network)
+        with evaluating(network):
+            error = block.branch(HISTORY, batch.observations) - block.branch(DYNAMICS, batch.observations).detach()
+            loss = error.square().sum(-1).mean()
+        return Step(gradient(loss, network), state, loss.detach())
+
+
+def _branches(network: PolicyNetwork) -> Branches:
+    block = network.encoder.blocks[0]
+    assert isinstance(block, Branches)
+    return block

@@ -91,8 +91,8 @@ def schemas(task: Task) -> Schemas:
         env.close()
 
 
-def check(task: Task) -> None:
-    """Play a first step of ``task``.
+def check(task: Task) -> int:
+    """Play a first step of ``task``; returns how many environments a batch of it needs to have all its parts.
 
     Raises:
         GraftError: it can't be made, or fails; some environments notice bad keyword arguments only then.
@@ -107,6 +107,7 @@ def check(task: Task) -> None:
         env.step(env.action_space.sample())
         if env.faults.total:  # it was restarted, and would be again
             raise GraftError(f"Task {task} fails in its first step: {env.faults.last}.")
+        return 1 if env.groups is None else len(env.groups.names)
     except GraftError:
         raise
     except Exception as error:  # whatever a third party's code may raise

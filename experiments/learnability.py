@@ -96,7 +96,10 @@ def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -
 
     Where a training fails, the others still come to their end; then its error is raised.
     """
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise GraftError(f"{path} is not JSON ({error}); restore it, or remove it to begin anew.") from error
     missing = [job for job in jobs if job.name not in found]
     if len(missing) < len(jobs):
         console.print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings are in {path} already")

@@ -78,9 +78,15 @@ def _source(graph: Graph, stage: Stage) -> Checkpoint | None:
 
 
 def _check_tasks(graph: Graph) -> None:
-    for task in dict.fromkeys(stage.task for stage in graph.stages.values()):
-        check(task)
+    needed = {task: check(task) for task in dict.fromkeys(stage.task for stage in graph.stages.values())}
     for stage in graph.stages.values():
+        sizes = {"algorithm": stage.algorithm.num_envs, "evaluation": stage.evaluation.num_envs}
+        for section, size in sizes.items():
+            if size < needed[stage.task]:
+                raise GraftError(
+                    f"{stage.task} has {needed[stage.task]} parts, and num_envs of {section} is {size}; give it at "
+                    f"least as many."
+                )
         stage.algorithm.check(stage.schemas)
         if stage.kind == "pretrain":
             build_network(stage.schemas, stage.network, 0)

@@ -40,6 +40,7 @@ PREFIX = "envpool/"
 INSTALL = "pip install 'graft-rl[games]'"
 INSTALL_QT = "pip install 'graft-rl[procgen]'"
 MAX_SEED = 2**31 - 1
+"""The largest number that EnvPool holds."""
 
 Bools = NDArray[np.bool_]
 
@@ -60,8 +61,8 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         codecs: of observations and actions.
         success_ends: whether every reward ends the episode, as in MiniGrid: see `step`.
         log: counts faults.
-        limit: most steps of an episode, where the task says so. Most pools keep it themselves, but not all: Procgen's
-            and the highways' play on.
+        limit: most steps of an episode, kept here: some pools play on after it (Procgen's, the highways'), and all
+            others call it the end of an episode that terminates in its very last step.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         self._build = build
         self._success_ends = success_ends
         self._log = log or FaultLog("envpool", FaultRules())
-        self._limit, self._age = limit, np.zeros(num_envs, np.int64)
+        self._limit = limit
         self._overdue = np.zeros(num_envs, np.bool_)  # what must be reset, where the pool itself sees no need
         self._pool: Any = None
         self._obs = np.zeros((num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
@@ -102,10 +103,10 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
                     f"for each of its {self.num_envs} environments."
                 )
             self._pool = self._build(seeds)
-            self._overdue[:], self._age[:] = False, 0
+            self._overdue[:] = False
             self._obs[...] = self._encode(self._pool.reset()[0])
         chosen = np.flatnonzero(self._chosen(options)).astype(np.int32)
-        self._overdue[chosen], self._age[chosen] = False, 0
+        self._overdue[chosen] = False
         if not seeds and len(chosen):
             self._obs[chosen] = self._encode(self._pool.reset(chosen)[0])
         return self._obs.copy(), {}
@@ -113,20 +114,25 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep.
 
-        EnvPool reports an episode that succeeds in its very last step as truncated only. Where a reward always ends
-        the episode this is put right, so that nobody bootstraps from the state behind the goal.
+        EnvPool reports an episode that ends in the last step of its time limit as truncated only. Limits are therefore
+        kept here, and the pool's is a step longer. MiniGrid's cannot be, as its rewards depend on it; but there every
+        reward ends the episode, so nobody bootstraps from the state behind the goal.
         """
-        raw, rewards, terminated, truncated, _ = self._play(self._decode(np.asarray(actions)))
+        raw, rewards, terminated, truncated, counts = self._play(self._decode(np.asarray(actions)))
         if self._success_ends:
             terminated = terminated | (truncated & (rewards != 0))
         truncated = truncated & ~terminated
+        if self._limit is not None:
+            truncated |= (counts["elapsed_step"] >= self._limit) & ~terminated
         obs = self._encode(raw)
         if self._overdue.any():  # their step is a reset
-            late = np.flatnonzero(self._overdue).astype(np.int32)
-            obs[late] = self._encode(self._pool.reset(late)[0])
+            which = np.flatnonzero(self._overdue).astype(np.int32)
+            obs[which] = self._encode(self._pool.reset(which)[0])
             rewards, terminated, truncated = (np.where(self._overdue, 0, x) for x in (rewards, terminated, truncated))
             terminated, truncated = terminated.astype(np.bool_), truncated.astype(np.bool_)
             self._overdue[:] = False
+        if self._limit is not None and not self._same_step:
+            self._overdue |= truncated  # the pool itself plays on
         finite = np.isfinite(rewards)
         if obs.dtype == np.float32:
             finite &= np.isfinite(obs).reshape(self.num_envs, -1).all(axis=1)
@@ -135,8 +141,6 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
             rewards = np.where(finite, rewards, 0.0)
             terminated, truncated = terminated & finite, truncated | ~finite
             self._note(~finite)
-        if self._limit is not None:
-            truncated |= self._out_of_time(self._limit, terminated | truncated)
         infos: dict[str, Any] = {}
         ended = np.flatnonzero(terminated | truncated).astype(np.int32)
         if self._same_step and len(ended):
@@ -164,15 +168,6 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         self._log.check()
         if not self._same_step:
             self._overdue |= failed
-
-    def _out_of_time(self, limit: int, ended: Bools) -> Bools:
-        """Which episodes end by the time limit alone, after this step."""
-        self._age += 1
-        late: Bools = (self._age >= limit) & ~ended
-        self._age[ended | late] = 0 if self._same_step else -1  # the next step is then a reset
-        if not self._same_step:
-            self._overdue |= late
-        return late
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let the pool go; its threads end with it."""
@@ -204,9 +199,7 @@ class EnvPoolAdapter:
         task, mission = mission_of(Task(task.id, rest))
         spec = _spec(library, name, task)
         config = spec.config._asdict()
-        played, limit = dict(task.kwargs), task.kwargs.get(LIMIT)
-        if is_procgen(config):  # with a limit it reports every end that comes later as one by the limit
-            played.pop(LIMIT, None)
+        played, limit = _with_limit(name, config, task)
 
         def build(seeds: list[int]) -> Any:
             threads = max(1, min(max_threads, num_envs))
@@ -267,6 +260,18 @@ def _spec(library: Any, name: str, task: Task) -> Any:
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in task.kwargs.items())
         raise GraftError(f"Task '{task.id}' does not accept {given}: {first_line(error)}.") from error
+
+
+def _with_limit(name: str, config: dict[str, Any], task: Task) -> tuple[dict[str, Any], int | None]:
+    """Keywords of the pool, and the time limit that is kept outside of it, if one is; see `EnvPoolVectorEnv.step`."""
+    kwargs, limit = dict(task.kwargs), int(config[LIMIT])
+    if is_grid(name):
+        return kwargs, None
+    if is_procgen(config):  # it ends its games itself, and reports any end after the limit as one by it
+        return kwargs, kwargs.pop(LIMIT, None)
+    if limit >= MAX_SEED:
+        return kwargs, None
+    return kwargs | {LIMIT: limit + 1}, limit
 
 
 def _spaces(spec_or_pool: Any) -> tuple[Any, Any]:

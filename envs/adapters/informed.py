@@ -108,7 +108,8 @@ def _width(space: gym.Space[Any]) -> int:
 
 def _flat(space: gym.Space[Any], action: Any) -> NDArray[np.float32]:
     """A box's action as it is, and a discrete one as its one-hot vector."""
-    if isinstance(space, gym.spaces.Discrete):
-        return np.eye(int(space.n), dtype=np.float32)[int(action) - int(space.start)]
-    flat: NDArray[np.float32] = np.asarray(action, np.float32).ravel()
-    return flat
+    if not isinstance(space, gym.spaces.Discrete):
+        return np.asarray(action, np.float32).ravel()
+    chosen = np.zeros(int(space.n), np.float32)
+    chosen[int(action) - int(space.start)] = 1.0
+    return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from tiny_experiment import write_config
+from tiny_experiment import TINY, write_config
 
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
@@ -14,6 +14,7 @@ from envs.factory import schemas
 from envs.task import Task
 from experiments.config import load_config
 from experiments.graph import expand
+from experiments.rehearsal import rehearse
 
 
 def graph_of(tmp_path, *overrides, **changes):
@@ -82,3 +83,14 @@ def test_a_checkpoint_is_a_source(tmp_path):
     assert {stage.kind for stage in graph.stages.values()} == {"transfer"}
     assert all(stage.network.to_json() == {**small.to_json(), "encoder": "grid_cnn"} for stage in graph.stages.values())
     assert graph.comparisons[2].source == f"checkpoint {tmp_path / 'npc'}"
+
+
+@pytest.mark.parametrize("section", ["algorithm", "evaluation"])
+def test_a_mixture_with_too_few_environments_is_refused_before_training(tmp_path, section):
+    games = ["Graft/Dodge-v0", "Graft/Gather-v0", "Graft/Hunt-v0"]
+    source = {"id": "Graft/Mixture-v0", "kwargs": {"tasks": games}}
+    sizes = {"algorithm": {**TINY["algorithm"], "num_envs": 8}, "evaluation": {**TINY["evaluation"], "num_envs": 8}}
+    sizes[section]["num_envs"] = 2
+    config = load_config(str(write_config(tmp_path, sources=source, targets="Graft/Hunt-v0", **sizes)))
+    with pytest.raises(GraftError, match=f"has 3 parts, and num_envs of {section} is 2"):
+        rehearse(expand(config))

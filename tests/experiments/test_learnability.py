@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from envs.errors import GraftError
 from experiments import learnability
 from experiments.learnability import Job
 
@@ -36,3 +37,11 @@ def test_a_training_that_fails_does_not_lose_the_others(tmp_path: Path, monkeypa
     found = learnability.learn_all(JOBS, path, 1, Console(file=screen, width=200))
     assert tried == [0, 1, 2, 0]
     assert list(found) == [job.name for job in JOBS]
+
+
+def test_a_damaged_file_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "learnability.json"
+    path.write_text('{"Graft/Gather-v0 se')
+    with pytest.raises(GraftError, match="is not JSON"):
+        learnability.learn_all(JOBS, path, 1, Console(file=io.StringIO()))
+    assert path.read_text() == '{"Graft/Gather-v0 se'

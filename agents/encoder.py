@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from agents.normaliser import normalisers
+from agents.normaliser import Normaliser, normalisers
 from envs.errors import GraftError, unknown
 from envs.registry import Registry
 from envs.schema import ObservationSchema
@@ -22,7 +22,8 @@ class Stem(NamedTuple):
 
     ``attributes`` are those of the names. ``board`` is the shape of what has one name in the observation: where
     ``group`` counts its cells, only boards of one shape have the same cells. Where ``dim`` is 0, the parameter holds
-    statistics of observations.
+    statistics of observations. ``within``: whether it lies within a part of the observation, whose features another
+    stem reads.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Stem(NamedTuple):
     attributes: tuple[tuple[str, ...], ...]
     board: tuple[int, ...] = ()
     dim: int = 1
+    within: bool = False
 
     @classmethod
     def of(cls, name: str, group: int, schema: ObservationSchema, dim: int = 1) -> Stem:
@@ -102,7 +104,8 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def hold_statistics(self, hold: bool = True) -> None:
-        """Whether modules with buffers stay in eval mode although their blocks train: running statistics are kept.
+        """Whether modules with buffers stay in eval mode although their blocks train: running statistics are kept, but
+        for those of observations that were never seen.
 
         False: those of observations (`Normaliser`) go on, also in frozen blocks. By default they go on where the
         block trains.
@@ -117,7 +120,8 @@ class Encoder(nn.Module):
             block.eval()
         if self.holds_statistics:
             for module in self.modules():
-                if next(module.buffers(recurse=False), None) is not None:
+                unused = isinstance(module, Normaliser) and not module.running_count.any()
+                if next(module.buffers(recurse=False), None) is not None and not unused:
                     module.eval()
         elif self.holds_statistics is False:
             for normaliser in normalisers(self):

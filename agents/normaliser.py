@@ -21,6 +21,9 @@ class Normaliser(nn.Module):
     ``running_mean``, ``running_var`` and ``running_count`` (D,): a feature that a transfer brings in has a count of
     its own and learns fast beside those that are known.
 
+    Attributes:
+        held: whether it stays as it is even in training mode.
+
     Args:
         features: D.
     Source: parallel updates as in Chan et al. 1979, over all observations since the first.
@@ -33,6 +36,7 @@ class Normaliser(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        self.held = False
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
         self.register_buffer("running_count", torch.zeros(features))
@@ -41,7 +45,7 @@ class Normaliser(nn.Module):
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Normalised, (N, D)."""
         flat = obs.flatten(1).float()
-        if self.training:
+        if self.training and not self.held:
             self._count(flat.detach().double())
         scaled = (flat - self.running_mean) / (self.running_var + EPSILON).sqrt()
         return torch.where(self.running_count > 0, scaled.clamp(-CLIP, CLIP), flat)

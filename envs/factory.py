@@ -74,11 +74,13 @@ def make(
         if workers == 1
         else Workers(task, num_envs, seed, autoreset, max_threads, workers, schemas(plain))
     )
-    if names:
-        env.observation_schema, env.action_schema = named(env.schemas, names, task.id)
-    if observation is None or observation == env.observation_schema:
-        return env
-    return Widened(env, observation)
+    try:
+        if names:
+            env.observation_schema, env.action_schema = named(env.schemas, names, task.id)
+        return env if observation in (None, env.observation_schema) else Widened(env, observation)
+    except GraftError:
+        env.close()
+        raise
 
 
 @lru_cache(maxsize=256)

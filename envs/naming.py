@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from envs.errors import GraftError, unknown
-from envs.schema import Schemas
+from envs.schema import ObservationSchema, Schemas, joined
 from envs.task import Task
 
 KEYWORD = "schema"
@@ -34,13 +34,14 @@ def named(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
 
     Args:
         given: ``observation`` and ``action``: a list of all names, or a mapping of some of the names that are there to
-            new ones; ``attributes``: name of an observation (the new one) -> list of words.
+            new ones; ``attributes``: name of an observation (the new one) -> list of words. Of parts, a new name may
+            leave out its ``<part>/``.
         task: id, for messages.
     Raises:
         GraftError: another number of names, or a name that is not there.
     """
     observation, action = schemas
-    observation = replace(observation, names=_renamed(observation.names, given.get("observation", {}), task))
+    observation = _under(observation, _renamed(observation.names, given.get("observation", {}), task))
     action = replace(action, names=_renamed(action.names, given.get("action", {}), task))
     words = dict(zip(observation.names, observation.attributes, strict=True))
     meanings = given.get("attributes", {})
@@ -49,8 +50,28 @@ def named(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
     for name, own in meanings.items():
         if name not in words:
             raise unknown(f"name of an observation of {task}", str(name), words)
-        words[name] = tuple(sorted(map(str, [own] if isinstance(own, str) else own)))
-    return Schemas(replace(observation, attributes=tuple(words.values())), action)
+        listed = [own] if isinstance(own, str) else own
+        if not isinstance(listed, list | tuple):
+            raise GraftError(
+                f"schema of {task}: attributes of {name} are {own!r}; give words, such as [deadly, mobile]."
+            )
+        words[name] = tuple(sorted(map(str, listed)))
+    return Schemas(_under(observation, observation.names, tuple(words.values())), action)
+
+
+def _under(
+    schema: ObservationSchema, names: tuple[str, ...], attributes: tuple[tuple[str, ...], ...] | None = None
+) -> ObservationSchema:
+    """``schema`` with other names, and other attributes where given; its parts have theirs."""
+    attributes = schema.attributes if attributes is None else attributes
+    if not schema.parts:
+        return replace(schema, names=names, attributes=attributes)
+    parts, first = {}, 0
+    for part, own in schema.parts:
+        place = slice(first, first + len(own.names))
+        short = tuple(name.removeprefix(f"{part}/") for name in names[place])
+        parts[part], first = replace(own, names=short, attributes=attributes[place]), place.stop
+    return joined(parts)
 
 
 def _renamed(names: tuple[str, ...], given: Any, task: str) -> tuple[str, ...]:
@@ -62,4 +83,7 @@ def _renamed(names: tuple[str, ...], given: Any, task: str) -> tuple[str, ...]:
     if not isinstance(given, list | tuple) or len(given) != len(names):
         count = len(given) if isinstance(given, list | tuple) else repr(given)
         raise GraftError(f"schema of {task} gives {count} names where there are {len(names)}: {', '.join(names)}.")
-    return tuple(map(str, given))
+    for name in given:
+        if not isinstance(name, str):
+            raise GraftError(f"schema of {task}: {name!r} is no name; give words.")
+    return tuple(given)

@@ -19,6 +19,7 @@ from envs.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
 from envs.engine.render import EMPTY, topmost
 from envs.errors import GraftError, unknown
 from envs.keys import keys
+from envs.naming import split
 from envs.task import Task
 from envs.words import task_of
 
@@ -66,6 +67,7 @@ class Session:
             )
         if task.id not in GAMES:
             raise unknown("game", task.id, GAMES)
+        task, _ = split(task)  # people see the game's own names
         self.game = GAMES[task.id]
         self._palette = PALETTES[self.game.resolve(task.kwargs).palette]
         made_for_networks = self.game.observation_schema(task.kwargs.get("view", "planes")).kind != "planes"

@@ -90,8 +90,8 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     ``metadata["autoreset_mode"]`` says which convention it follows. Under same-step autoreset, ``infos`` of a step
     in which environments ended holds ``final_obs``, an array (num_envs, *obs_shape) whose rows are valid where the
-    boolean mask ``_final_obs`` (num_envs,) is set. ``terminated`` and ``truncated`` are never both set: who terminates in
-    the last step that a time limit allows has terminated. ``reset()`` without a seed uses the seed given to `envs.make`
+    boolean mask ``_final_obs`` (num_envs,) is set. ``terminated`` and ``truncated`` are never both set: what terminates
+    in the last step of its time limit has terminated. ``reset()`` without a seed uses the seed given to `envs.make`
     the first time and goes on with the running random numbers after that. ``groups`` names the parts of a batch that
     has several.
 

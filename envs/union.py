@@ -92,7 +92,7 @@ class Widened(TaskVectorEnv):
         self.single_action_space, self.action_space = env.single_action_space, env.action_space
 
     def _widen(self, obs: Any) -> Any:
-        wide = np.zeros((len(obs), *self.observation_schema.shape), obs.dtype)
+        wide = np.zeros((len(obs), *self.observation_schema.shape), self.observation_schema.dtype)
         wide[:, self._places] = obs
         return wide
 

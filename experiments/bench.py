@@ -1,4 +1,4 @@
-"""Speed: `python -m experiments.bench envs` times environments, and `... methods` methods, side by side on one core."""
+"""Speed, side by side on one core: `python -m experiments.bench envs`, `... adapters` or `... methods`."""
 
 from __future__ import annotations
 
@@ -165,13 +165,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench",
         description="Times Graft's games in planes and in pixels, with every mechanic, beside EnvPool's MiniGrid and "
-        "Procgen and a Python loop over Gymnasium; or the updates of every transfer method beside plain fine-tuning's.",
+        "Procgen and a Python loop over Gymnasium; or each adapter of other people's environments beside the bare "
+        "library; or the updates of every transfer method beside plain fine-tuning's.",
         epilog="examples:\n  python -m experiments.bench envs --num-envs 1024 --rounds 5\n"
+        "  python -m experiments.bench adapters --only CartPole --rounds 9\n"
         "  python -m experiments.bench methods --rounds 9",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["envs", "methods"], help="what to time")
+    parser.add_argument("what", choices=["envs", "adapters", "methods"], help="what to time")
     parser.add_argument("--num-envs", type=int, default=1024, metavar="N", help="of envs: batch size (default: 1024)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="of adapters: tasks whose names hold this")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default: 5)")
     options = parser.parse_args(arguments)
     if options.num_envs < 1 or options.rounds < 1:
@@ -180,6 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if options.what == "envs":
         bench_envs(Console(width=120), options.num_envs, options.rounds)
+    elif options.what == "adapters":
+        from experiments.bench_adapters import bench_adapters
+
+        try:
+            bench_adapters(Console(width=120), options.rounds, options.only)
+        except GraftError as error:
+            parser.error(str(error))
     else:
         from experiments.bench_methods import bench_methods
 

@@ -81,7 +81,7 @@ class Recalled(Strict):
 class TaskConfig(Strict):
     """A task: its id, its keyword arguments, its names, and bounds that override the registered ones.
 
-    ``recall``, of a target: the task on which transferred networks are tried in the end, for what they kept; by default
+    ``recall``, of a target: the task on which transferred networks are tried before and after training; by default
     the source, where it looks like the target.
     """
 
@@ -104,6 +104,11 @@ class TaskConfig(Strict):
     def task(self) -> Task:
         """The task itself."""
         return _task(self.id, self.kwargs, self.names)
+
+    @property
+    def recalled(self) -> Task | None:
+        """The task of ``recall``, under the same names."""
+        return None if self.recall is None else _task(self.recall.id, self.recall.kwargs, self.names)
 
     @property
     def scale(self) -> Bounds | None:
@@ -217,6 +222,12 @@ class SequenceConfig(Common):
     def _heads_without_a_task(self) -> Self:
         if not self.task_known and self.heads == "per_task":
             raise ValueError("task_known: false needs heads: shared, as nothing could choose between heads")
+        return self
+
+    @model_validator(mode="after")
+    def _recalls_every_task(self) -> Self:
+        if any(task.recall is not None for task in self.sequence):
+            raise ValueError("recall is for targets; in a sequence, every earlier task is tried again anyway")
         return self
 
     def method_list(self, entries: Sequence[Any] | None = None) -> list[TransferMethod]:

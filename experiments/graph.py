@@ -31,10 +31,14 @@ Kind = Literal["pretrain", "transfer", "consolidate"]
 
 @dataclass(frozen=True)
 class Recall:
-    """A task that a finished stage's network is tried on, and its index among the tasks learned."""
+    """A task that a finished stage's network is tried on, and its index among the tasks learned.
+
+    ``before``: whether it is tried before training as well.
+    """
 
     index: int
     task: Task
+    before: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Stage:
         if self.observation is not None:
             data["observation"] = self.observation.to_json()
         if self.recall:
-            data["recall"] = [[r.index, r.task.to_json()] for r in self.recall]
+            data["recall"] = [[r.index, r.task.to_json(), *(["before"] if r.before else [])] for r in self.recall]
             data["recall_episodes"] = self.recall_episodes
         return data
 
@@ -280,9 +284,15 @@ class _Pairs(Builder):
             scratch: tuple[str, ...] = ()
             for i, method in enumerate(methods):
                 uses = method.uses_source
-                tried = task if target.recall is None else Task(target.recall.id, target.recall.kwargs)
-                recalls = uses and schemas(tried) == schemas(target.task)
-                recall = (Recall(_last_task(source, method), tried),) if recalls else ()
+                tried = target.recalled or task
+                alike = schemas(tried) == schemas(target.task)
+                if target.recalled is not None and not alike:
+                    raise GraftError(
+                        f"recall of {target.task}: {tried} shows or takes something else, and can't be played by what "
+                        f"learned the target; give a task with the same observations and actions."
+                    )
+                recalls = uses and alike
+                recall = (Recall(_last_task(source, method), tried, target.recalled is not None),) if recalls else ()
                 own = tuple(starts[i, seed][1] for seed in self.seeds) if uses else ()
                 trained = tuple(starts[i, seed][0] for seed in self.seeds) if uses and not source.checkpoint else ()
                 stages = tuple(

@@ -30,8 +30,8 @@ def rows(config: Config, graph: Graph, store: Store, scales: Mapping[Task, Bound
     ``simulator``: of the source at the end of its own training; ``zero_shot``: on the target before any training
     there; ``gap``: the first minus the second; ``recovery_steps``: median steps until 0.9 of ``simulator`` is reached
     and held; ``worst_at_first`` and ``worst_at_last``: mean of the worst tenth of the episodes (CVaR) before and after
-    training on the target; ``forgotten``: ``simulator`` minus the score there after it. Each is an interquartile mean
-    over seeds with its 95 % interval, or None where there is no such thing.
+    training on the target; ``forgotten``: score on the target's ``recall`` before training on the target minus after.
+    Each is an interquartile mean over seeds with its 95 % interval, or None where there is no such thing.
     """
     found = [_row(c, graph, store, scales[c.target]) for c in graph.comparisons]
     return [row for row in found if row is not None]
@@ -45,13 +45,13 @@ def _row(comparison: Comparison, graph: Graph, store: Store, scale: Bounds) -> d
     curves = [_scaled(store.evaluations(stage), scale) for stage, _ in done]
     worst = [_scaled(store.evaluations(stage, WORST_TAG), scale) for stage, _ in done]
     simulator = [metrics.final_score(_scaled(store.evaluations(s), scale)) for _, s in done if s is not None]
-    steps, gaps, forgotten = None, [], []
+    steps, gaps = None, []
     if simulator:
-        reached = [metrics.steps_to_threshold(c, RECOVERED * s) for c, s in zip(curves, simulator, strict=True)]
+        wanted = [score - (1 - RECOVERED) * abs(score) for score in simulator]
+        reached = [metrics.steps_to_threshold(c, level) for c, level in zip(curves, wanted, strict=True)]
         steps = metrics.aggregate_steps_to_threshold(reached)
         gaps = [s - c.scores[0] for c, s in zip(curves, simulator, strict=True)]
-        kept = [_kept(store, stage, scale) for stage, _ in done]
-        forgotten = [s - k for s, k in zip(simulator, kept, strict=True) if k is not None]
+    forgotten = [lost for stage, _ in done if (lost := _forgotten(store, stage, scale)) is not None]
     return {
         "source": comparison.source,
         "target": str(comparison.target),
@@ -72,9 +72,13 @@ def _scaled(curve: Curve, scale: Bounds) -> Curve:
     return Curve(curve.steps, [scale.normalise(score) for score in curve.scores])
 
 
-def _kept(store: Store, stage: str, scale: Bounds) -> float | None:
-    tried = (store.record(stage) or {}).get("recall") or []
-    return scale.normalise(tried[0]["return_mean"]) if tried else None
+def _forgotten(store: Store, stage: str, scale: Bounds) -> float | None:
+    record = store.record(stage) or {}
+    tried = [record.get(when) for when in ("recall_before", "recall")]
+    if not all(tried):
+        return None
+    before, after = (scale.normalise(rows[0]["return_mean"]) for rows in tried if rows)
+    return before - after
 
 
 def _interval(values: Sequence[float]) -> dict[str, float] | None:
@@ -118,5 +122,5 @@ def _cell(value: Mapping[str, float] | None, interval: bool = False) -> str:
 NOTE = (
     f"The target is a simulation as well, whose parameters are not those of training: a sim-to-sim proxy. gap: the "
     f"source's score in its own simulation minus zero-shot; recovered: median steps to {RECOVERED:g} of that score; "
-    f"worst {WORST:.0%}: mean of the worst episodes (CVaR); forgotten: score in the simulation before minus after."
+    f"worst {WORST:.0%}: mean of the worst episodes (CVaR); forgotten: score on the unchanged task, before minus after."
 )

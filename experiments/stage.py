@@ -111,13 +111,17 @@ def _source(stage: Stage, store: Store) -> Checkpoint | None:
 
 
 class Outcome(NamedTuple):
-    """What a stage leaves: the network, what the method remembers, the heads of its tasks, and what it cost."""
+    """What a stage leaves: the network, what the method remembers, the heads of its tasks, and what it cost.
+
+    ``before``: how its network did on tasks that were learned before it was trained.
+    """
 
     network: PolicyNetwork
     state: State
     heads: Mapping[str, torch.Tensor]
     result: TrainResult
     report: TransplantReport | None = None
+    before: tuple[Mapping[str, Any], ...] = ()
 
 
 def run_stage(stage: Stage, store: Store, progress: Progress, workers: int = 1) -> None:
@@ -146,6 +150,7 @@ def run_stage(stage: Stage, store: Store, progress: Progress, workers: int = 1) 
         seconds=round(outcome.result.seconds, 2),
         checkpoint=checkpoint,
         recall=row,
+        **({"recall_before": outcome.before} if outcome.before else {}),
         size=_size(stage, outcome),
         **_parts("return_means", outcome.result.final_means),
         **_parts("faults", outcome.result.faults),
@@ -169,14 +174,18 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
     if report is not None:
         write_json(store.folder(stage.id) / "transplant.json", report.to_json())
 
+    before: tuple[Mapping[str, Any], ...] = ()
+
     def left(result: TrainResult) -> Outcome:
         state: State = {} if running is None else running.state
         finished = network if running is None else running.method.finish(network, state)
         archive = archive_of(source)
         heads = {**archive, **numbered(heads_of(finished), tasks_learned(archive))} if archive else {}
-        return Outcome(finished, state, heads, result, report)
+        return Outcome(finished, state, heads, result, report, before)
 
     with rescued(store.folder(stage.id), lambda result: _checkpoint(stage, left(result), source)):
+        tried = [index for index, recall in enumerate(stage.recall) if recall.before]
+        before = tuple(_recall(stage, left(TrainResult(0, 0.0, [])), index) for index in tried)
         result = train(
             network,
             stage.task,
@@ -285,7 +294,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _checkpoint(stage: Stage, outcome: Outcome, source: Checkpoint | None) -> Checkpoint:
-    network, state, heads, result, report = outcome
+    network, state, heads, result, report, _ = outcome
     returns = torch.tensor(result.final_returns, dtype=torch.float64)
     half_width = 1.96 * float(returns.std()) / len(returns) ** 0.5 if len(returns) > 1 else None
     mean = float(returns.mean()) if len(returns) else None

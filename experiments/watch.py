@@ -89,7 +89,7 @@ def _unseen(own: ObservationSchema, shown: ObservationSchema) -> Iterator[str]:
 
 
 def _unplayable(own: ActionSchema, taken: ActionSchema) -> Iterator[str]:
-    if (own.kind, own.names) != (taken.kind, taken.names):
+    if (own.kind, own.names, own.sizes) != (taken.kind, taken.names, taken.sizes):
         yield f"it plays {own.kind} actions ({', '.join(own.names)}), the task takes {taken.kind} ones " + (
             f"({', '.join(taken.names)})"
         )

@@ -221,12 +221,13 @@ def _check_rename(rename: Mapping[str, str], source: Schemas, target: Schemas) -
 class Fit(NamedTuple):
     """How a stem draws on the source's; ``boards`` are the source's and the target's, where these have other cells.
 
-    ``dim`` is the stem's.
+    ``dim`` is the stem's. ``random``: whether names that the source lacks start from the fresh network's own numbers.
     """
 
     match: Match
     boards: tuple[tuple[int, ...], tuple[int, ...]] | None
     dim: int
+    random: bool
 
 
 def _match_observations(
@@ -245,7 +246,10 @@ def _match_observations(
         old = before.get(stem.name, stem._replace(names=(), attributes=()))
         same_cells = old.group == stem.group and (stem.group == 1 or old.board == stem.board)
         match = _match_stem(old, stem, rename, new_channels)
-        fits[f"encoder.{stem.name}"] = Fit(match, None if same_cells else (old.board, stem.board), stem.dim)
+        # Statistics of a new feature are those of nothing seen yet. Of a new part, zeros in what reads its features
+        # keep it out until it is learned; with zeros below these as well, no gradient would ever reach it.
+        random = new_channels == "random" or stem.dim == 0 or (stem.within and stem.name not in before)
+        fits[f"encoder.{stem.name}"] = Fit(match, None if same_cells else (old.board, stem.board), stem.dim, random)
     if not any(any(fit.match.sources) for fit in fits.values()):
         new, had = network.schemas.observation.names, source.schemas.observation.names
         raise GraftError(
@@ -278,18 +282,17 @@ def _move(
     source: Checkpoint,
     observations: Mapping[str, Fit],
     actions: Match | None,
-    new_channels: NewChannels,
 ) -> None:
     """Fill every tensor of the target, and note what the source had besides."""
     for name in surgeon.target:
         if name in observations:
-            match, boards, dim = observations[name]
+            match, boards, dim, random = observations[name]
             if boards is None:
-                # Statistics of a new feature are those of nothing seen yet.
-                surgeon.remap(name, dim, match, "random" if new_channels == "random" or dim == 0 else "zero")
+                surgeon.remap(name, dim, match, "random" if random else "zero")
             else:
                 old, new = boards
-                surgeon.fresh(name, f"its input is the whole board, and {old} became {new}", wanted=True)
+                why = f"its input is the whole board, and {old} became {new}" if old != new else "its input is another"
+                surgeon.fresh(name, why, wanted=True)
         elif name.startswith("encoder."):
             surgeon.copy(name)
         elif actions is None:
@@ -324,8 +327,9 @@ def transplant(
     Args:
         heads: ``fresh`` or ``by_name``.
         new_channels: what an observation name that the source never had starts from: ``zero``, ``random`` (the fresh
-            network's own weights), or ``attributes`` (`most_alike`; zero where nothing is alike). A new action's row
-            is always the fresh network's.
+            network's own weights), or ``attributes`` (`most_alike`; zero where nothing is alike). Of a new part of the
+            observation, what reads its features starts from that, and the rest from the fresh network's own weights.
+            A new action's row is always the fresh network's.
         rename: target name -> name it had in the source.
         strict: raise where anything that was to be carried over is lost.
         seed: of all fresh weights.
@@ -352,7 +356,7 @@ def transplant(
         )
     network = PolicyNetwork(target, replace(source.network, distribution=distribution), seed)
     surgeon = _Surgeon(source.tensors, network.state_dict())
-    _move(surgeon, source, _match_observations(source, network, rename, new_channels), actions, new_channels)
+    _move(surgeon, source, _match_observations(source, network, rename, new_channels), actions)
     report = TransplantReport(tuple(surgeon.rows), tuple(surgeon.lost))
     if strict and report.partial:
         raise GraftError(f"strict=true, and the transplant would lose or invent {_names(list(report.lost))}.")

@@ -25,9 +25,9 @@ class Branches(nn.Module):
     def __init__(self, schema: ObservationSchema, encoders: Mapping[str, Encoder], features: int) -> None:
         super().__init__()
         self.shapes = {name: part.shape for name, part in schema.parts}
-        self.parts = nn.ModuleDict(encoders)
+        self.parts = nn.ModuleDict({_key(name): encoder for name, encoder in encoders.items()})
         self.joins = nn.ModuleDict(
-            {name: nn.Linear(encoder.out_dim, features, bias=False) for name, encoder in encoders.items()}
+            {_key(name): nn.Linear(encoder.out_dim, features, bias=False) for name, encoder in encoders.items()}
         )
         self.bias = nn.Parameter(torch.zeros(features))
 
@@ -35,17 +35,17 @@ class Branches(nn.Module):
         """Features (N, F)."""
         total: torch.Tensor = self.bias
         for name, piece in self._pieces(obs).items():
-            total = total + self.joins[name](self.parts[name](piece))
+            total = total + self.joins[_key(name)](self.parts[_key(name)](piece))
         return torch.tanh(total)
 
     def branch(self, part: str, obs: torch.Tensor) -> torch.Tensor:
         """What a part's encoder alone makes of the observations, (N, its features)."""
-        features: torch.Tensor = self.parts[part](self._pieces(obs)[part])
+        features: torch.Tensor = self.parts[_key(part)](self._pieces(obs)[part])
         return features
 
     def weight(self, part: str) -> nn.Parameter:
         """By which the part's features are read, (F, its features)."""
-        join = self.joins[part]
+        join = self.joins[_key(part)]
         assert isinstance(join, nn.Linear)
         assert isinstance(join.weight, nn.Parameter)
         return join.weight
@@ -93,10 +93,14 @@ class BranchesEncoder(Encoder):
             for name, encoder in built.items()
             for stem in (
                 *(
-                    s._replace(name=f"blocks.0.parts.{name}.{s.name}", names=tuple(f"{name}/{n}" for n in s.names))
+                    s._replace(
+                        name=f"blocks.0.parts.{_key(name)}.{s.name}",
+                        names=tuple(f"{name}/{n}" for n in s.names),
+                        within=True,
+                    )
                     for s in encoder.stems
                 ),
-                Stem(f"blocks.0.joins.{name}.weight", encoder.out_dim, (name,), ((),)),
+                Stem(f"blocks.0.joins.{_key(name)}.weight", encoder.out_dim, (name,), ((),)),
             )
         )
 
@@ -105,7 +109,12 @@ class BranchesEncoder(Encoder):
         """Of parts that a transfer added, until they are learned."""
         block = self.blocks[0]
         assert isinstance(block, Branches)
-        return tuple(f"blocks.0.parts.{name}." for name in block.parts if not block.weight(name).any())
+        return tuple(f"blocks.0.parts.{_key(name)}." for name in block.shapes if not block.weight(name).any())
+
+
+def _key(part: str) -> str:
+    """What a part is called among modules, where some words are taken, such as "keys" and "type"."""
+    return f"{part}:" if not part or hasattr(nn.ModuleDict(), part) else part
 
 
 def _branch(name: str, part: ObservationSchema, chosen: Mapping[str, object]) -> Encoder:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
-from typing import Any
+from math import isfinite
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -43,6 +44,16 @@ MAX_SEED = 2**31 - 1
 """The largest number that EnvPool holds."""
 
 Bools = NDArray[np.bool_]
+ALL = slice(None)
+
+
+class Seen(NamedTuple):
+    """What was shown of the environments ``which``: as the pool did, or already encoded."""
+
+    which: Any
+    shown: Any
+    encoded: bool = False
+
 
 _POOL_KEYWORDS = {
     *("num_envs", "batch_size", "num_threads", "max_num_players", "thread_affinity_offset"),
@@ -83,7 +94,7 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         self._limit = limit
         self._overdue = np.zeros(num_envs, np.bool_)  # what must be reset, where the pool itself sees no need
         self._pool: Any = None
-        self._obs = np.zeros((num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
+        self._seen: list[Seen] = []  # since the last step began; whole batches of pictures take long to copy
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -104,12 +115,14 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
                 )
             self._pool = self._build(seeds)
             self._overdue[:] = False
-            self._obs[...] = self._encode(self._pool.reset()[0])
+            self._show(ALL, self._pool.reset()[0])
         chosen = np.flatnonzero(self._chosen(options)).astype(np.int32)
         self._overdue[chosen] = False
         if not seeds and len(chosen):
-            self._obs[chosen] = self._encode(self._pool.reset(chosen)[0])
-        return self._obs.copy(), {}
+            self._show(chosen, self._pool.reset(chosen)[0])
+        obs = self._shown(self._seen)
+        self._seen = [Seen(ALL, obs.copy(), encoded=True)]
+        return obs, {}
 
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep.
@@ -118,36 +131,23 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         kept here, and the pool's is a step longer. MiniGrid's cannot be, as its rewards depend on it; but there every
         reward ends the episode, so nobody bootstraps from the state behind the goal.
         """
-        raw, rewards, terminated, truncated, counts = self._play(self._decode(np.asarray(actions)))
-        if self._success_ends:
-            terminated = terminated | (truncated & (rewards != 0))
-        truncated = truncated & ~terminated
-        if self._limit is not None:
-            truncated |= (counts["elapsed_step"] >= self._limit) & ~terminated
-        obs = self._encode(raw)
-        if self._overdue.any():  # their step is a reset
-            which = np.flatnonzero(self._overdue).astype(np.int32)
-            obs[which] = self._encode(self._pool.reset(which)[0])
-            rewards, terminated, truncated = (np.where(self._overdue, 0, x) for x in (rewards, terminated, truncated))
-            terminated, truncated = terminated.astype(np.bool_), truncated.astype(np.bool_)
-            self._overdue[:] = False
-        if self._limit is not None and not self._same_step:
-            self._overdue |= truncated  # the pool itself plays on
-        finite = np.isfinite(rewards)
-        if obs.dtype == np.float32:
-            finite &= np.isfinite(obs).reshape(self.num_envs, -1).all(axis=1)
-        if not finite.all():
-            obs[~finite] = self._obs[~finite]
-            rewards = np.where(finite, rewards, 0.0)
-            terminated, truncated = terminated & finite, truncated | ~finite
-            self._note(~finite)
+        before, self._seen = self._seen, []
+        obs, rewards, terminated, truncated = self._play(self._decode(np.asarray(actions)))
+        if not (_finite(rewards) and (obs.dtype != np.float32 or _finite(obs))):
+            bad = ~(np.isfinite(rewards) & np.isfinite(obs).reshape(self.num_envs, -1).all(axis=1))
+            obs[bad] = self._shown(before)[bad]
+            self._seen.append(Seen(bad, obs[bad], encoded=True))
+            rewards = np.where(bad, 0.0, rewards)
+            terminated, truncated = terminated & ~bad, truncated | bad
+            self._note(bad)
         infos: dict[str, Any] = {}
-        ended = np.flatnonzero(terminated | truncated).astype(np.int32)
-        if self._same_step and len(ended):
-            infos = {"final_obs": obs.copy(), "_final_obs": terminated | truncated}
-            obs[ended] = self._encode(self._pool.reset(ended)[0])
+        if self._same_step and (np.count_nonzero(terminated) or np.count_nonzero(truncated)):
+            ended = np.flatnonzero(terminated | truncated).astype(np.int32)
+            final = np.zeros_like(obs)
+            final[ended] = obs[ended]
+            infos = {"final_obs": final, "_final_obs": terminated | truncated}
+            obs[ended] = self._show(ended, self._pool.reset(ended)[0])
         self._log.passed(self.num_envs)
-        self._obs[...] = obs
         return obs, rewards.astype(np.float64), terminated, truncated, infos
 
     @property
@@ -155,12 +155,53 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         """Of all its environments."""
         return self._log.faults
 
-    def _play(self, actions: Array) -> Any:
+    def _play(self, actions: Array) -> tuple[Array, Array, Bools, Bools]:
+        """Step what goes on, and reset what is overdue."""
+        if not np.count_nonzero(self._overdue):
+            return self._step(actions, ALL)
+        going, late = (np.flatnonzero(x).astype(np.int32) for x in (~self._overdue, self._overdue))
+        obs, flags = self._blank(), np.zeros((2, self.num_envs))
+        played = obs, np.zeros(self.num_envs), *flags.astype(np.bool_)
+        obs[late] = self._show(late, self._pool.reset(late)[0])
+        self._overdue[:] = False
+        if len(going):
+            for whole, part in zip(played, self._step(actions[going], going), strict=True):
+                whole[going] = part
+        return played
+
+    def _step(self, actions: Array, which: Any) -> tuple[Array, Array, Bools, Bools]:
+        """Step the environments ``which``; under next-step autoreset those that the limit ends are overdue."""
+        numbers = () if which is ALL else (which,)
         try:
-            return self._pool.step(actions)
+            raw, rewards, terminated, truncated, counts = self._pool.step(actions, *numbers)
         except Exception as error:  # whatever a game's C++ raises
             self._log.add("raised", f"the pool in its step: {type(error).__name__}: {first_line(error)}", error)
             raise self._log.error("EnvPool failed, and a pool cannot be restarted in part") from error
+        # Most steps end nothing: looking first keeps small batches fast.
+        if np.count_nonzero(truncated):
+            if self._success_ends:
+                terminated = terminated | (truncated & (rewards != 0))
+            truncated = truncated & ~terminated
+        if self._limit is not None and counts["elapsed_step"].max() >= self._limit:
+            truncated = truncated | ((counts["elapsed_step"] >= self._limit) & ~terminated)
+            if not self._same_step:
+                self._overdue[which] = truncated
+        return self._show(which, raw), rewards, terminated, truncated
+
+    def _show(self, which: Any, raw: Any) -> Array:
+        """What is shown of what the pool says of the environments ``which``."""
+        self._seen.append(Seen(which, raw))
+        return self._encode(raw)
+
+    def _blank(self) -> Array:
+        return np.zeros((self.num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
+
+    def _shown(self, seen: list[Seen]) -> Array:
+        """The observations (N, *shape) that ``seen`` adds up to."""
+        obs = self._blank()
+        for which, shown, encoded in seen:
+            obs[which] = shown if encoded else self._encode(shown)
+        return obs
 
     def _note(self, failed: Bools) -> None:
         for i in np.flatnonzero(failed).tolist():
@@ -229,6 +270,12 @@ class EnvPoolAdapter:
         names = [task_id.removeprefix(PREFIX) for task_id in self.ids()]
         procgen = sum(is_procgen_name(name) for name in names)
         return {"EnvPool": len(names), "EnvPool's Procgen": procgen}
+
+
+def _finite(values: Array) -> bool:
+    """Whether all are. A sum of squares takes the least time to find that out, and may be too large in itself."""
+    flat = values.ravel()
+    return isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
 def _library() -> Any:

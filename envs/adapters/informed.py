@@ -34,6 +34,8 @@ class Sight:
     def __init__(self, task: str, given: Mapping[str, Any]) -> None:
         shown = given.get(SHOW, [])
         shown = [shown] if isinstance(shown, str) else shown
+        if not isinstance(shown, list | tuple):
+            raise GraftError(f"{SHOW}={shown!r} of {task} is not allowed; give parts: [{', '.join(PARTS)}].")
         for part in shown:
             if part not in PARTS:
                 raise unknown(f"part of {SHOW} of {task}", str(part), PARTS)

@@ -210,8 +210,8 @@ def _together(tasks: list[Task]) -> ObservationSchema:
 
 def _with_tasks(schema: ObservationSchema, tasks: list[Task]) -> ObservationSchema:
     """``schema`` with a channel or feature for each task."""
-    if schema.kind == "pixels":
-        raise GraftError("show_task=true is not allowed with pixels; use planes, features or ego.")
+    if schema.kind in ("pixels", "parts"):
+        raise GraftError(f"show_task=true is not allowed with {schema.kind}; it takes planes, features or ego.")
     names = tuple(f"task:{task}" for task in tasks)
     count = len(names)
     return replace(

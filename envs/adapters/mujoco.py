@@ -115,7 +115,7 @@ KNOBS = Knobs(MECHANICS, Model, parts, {BODY: "body", MOTOR: "joint"})
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep MuJoCo from writing into a log file what only the authors of a model can change."""
     try:
         mujoco = importlib.import_module("mujoco")
@@ -135,7 +135,7 @@ class RobotsAdapter(KnobsAdapter):
 
     def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
         """The batch; it runs in the calling thread."""
-        with _quiet():
+        with quiet():
             return super().make(task, num_envs, seed, autoreset, max_threads)
 
     def bounds(self, task: Task) -> Bounds | None:

@@ -184,6 +184,8 @@ def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str,
     codecs = {}
     for path, inner in leaves.items():
         name = "/".join(str(key).replace(".", "_") for key in path)
+        if name in codecs:
+            raise GraftError(f"'{task}' shows two parts that are called '{name}' here; give one another key.")
         try:
             codecs[name] = observation_codec(task, inner, names.get(name))
         except GraftError as error:

@@ -113,6 +113,7 @@ def test_they_are_matched_by_feature_name():
         ({"frozen": {"statistics": "go_on"}}, True),
         ("random_frozen", True),
         ("lora", False),
+        ({"lora": {"statistics": "go_on"}}, True),
         ("scratch", True),
     ],
     ids=str,
@@ -136,6 +137,16 @@ def test_they_go_on_or_freeze_as_the_method_says(method, moves, algorithm):
         assert count.max() >= 128
     elif start.any():
         assert mean.tolist() == [3.0, 3.0, 3.0]
+
+
+def test_held_statistics_of_what_was_never_seen_are_taken_once():
+    network = network_of(["a"])
+    network.encoder.hold_statistics()
+    network.train()(torch.full((4, 1), 5.0))
+    normalisers(network)[0].settle()
+    network.eval().train()(torch.full((4, 1), 9.0))
+    normalisers(network)[0].settle()
+    assert normalisers(network)[0].running_mean.tolist() == [5.0]
 
 
 def test_methods_that_rewrite_weights_leave_them_alone():

@@ -257,6 +257,26 @@ def test_keywords_that_an_id_stands_for_are_not_offered() -> None:
             envs.make(Task("envpool/" + name, {keyword: "push-v3"}), 1, 0)
 
 
+@needs_envpool
+@pytest.mark.parametrize("name", ["CartPole-v1", "highway-v0", EMPTY])
+def test_an_episode_has_at_least_one_step(name: str) -> None:
+    with pytest.raises(GraftError, match=f"max_episode_steps=0 of envpool/{name} is not allowed; give 1 or more"):
+        make(name, max_episode_steps=0)
+
+
+@needs_envpool
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_resets_of_some_show_the_others_as_they_were(mode: str) -> None:
+    env = make("CartPole-v1", 4, mode=mode, max_episode_steps=6)
+    env.reset()
+    for t in range(20):
+        shown = env.step(np.zeros(4, np.int64))[0]
+        mask = np.arange(4) == t % 4
+        obs = env.reset(options={"reset_mask": mask})[0]
+        np.testing.assert_array_equal(obs[~mask], shown[~mask])
+        assert (np.abs(obs[mask]) <= 0.05).all()
+
+
 def test_states_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(*missing: str) -> dict[str, str]:
         monkeypatch.setattr(envpool, "find_spec", lambda name: None if "envpool" in missing else True)

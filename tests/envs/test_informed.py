@@ -75,6 +75,8 @@ def test_parts_say_what_the_plain_task_says(mode: str) -> None:
     ("given", "complaint"),
     [
         ({"show": ["state", "histroy"]}, "Unknown part of show of CartPole-v1 'histroy'.*Did you mean 'history'"),
+        ({"show": 5}, r"show=5 of CartPole-v1 is not allowed; give parts: \[state, dynamics, history\]"),
+        ({"show": None}, "show=None of CartPole-v1 is not allowed"),
         ({"history": 3}, "history=3 of CartPole-v1 is not allowed"),
         (
             {"show": "history", "history": 0},

@@ -102,6 +102,17 @@ def test_attributes_are_words_about_an_observation() -> None:
     assert words["player"] == ("self",)
 
 
+def test_names_of_parts_reach_what_reads_them() -> None:
+    given = {"observation": {"state/pole_angle": "state/lean", "state/pole_velocity": "fall"}}
+    given |= {"attributes": {"state/lean": ["angle"]}}
+    schemas = envs.schemas(Task("CartPole-v1", {"show": ["state", "dynamics"], "schema": given}))
+    names = ("state/cart_position", "state/cart_velocity", "state/lean", "state/fall")
+    assert schemas.observation.names[-4:] == names
+    stem = next(s for s in PolicyNetwork(schemas, NetworkConfig(), 0).encoder.stems if ".state." in s.name)
+    assert stem.names == names
+    assert stem.attributes[2] == ("angle",)
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
@@ -111,6 +122,7 @@ def test_attributes_are_words_about_an_observation() -> None:
         ({"observation": ["a"] * 6}, "Observation names must be unique"),
         ({"attributes": {"x": "y"}}, "Unknown name of an observation of Acrobot-v1 'x'"),
         ({"attributes": "y"}, "attributes='y' is not allowed"),
+        ({"attributes": {"sin_angle_1": 5}}, "attributes of sin_angle_1 are 5; give words"),
         (7, "schema=7 of Acrobot-v1 is not allowed"),
     ],
 )

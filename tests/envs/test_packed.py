@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
 from handmade import small_ppo
 
@@ -16,8 +17,8 @@ from agents.backend import Evaluation
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
 from envs import GraftError, Task
-from envs.adapters.spaces import action_codec, observation_codec
-from envs.schema import ObservationSchema
+from envs.adapters.spaces import action_codec, observation_codec, parts_codec
+from envs.schema import ActionSchema, ObservationSchema, Schemas
 
 Box, Discrete = gym.spaces.Box, gym.spaces.Discrete
 NESTED = gym.spaces.Dict(
@@ -131,6 +132,21 @@ def test_a_part_that_cannot_be_shown_is_named() -> None:
     space = gym.spaces.Dict({"text": gym.spaces.Text(5)})
     with pytest.raises(GraftError, match="Part 'text' of what 't' shows cannot be shown"):
         observation_codec("t", space)
+
+
+@pytest.mark.parametrize("keys", [("keys",), ("type", "forward"), ("training", "a/b"), ("",)])
+def test_a_part_may_be_called_anything(keys: tuple[str, ...]) -> None:
+    space = gym.spaces.Dict({key: Box(-1, 1, (2,), np.float32) for key in keys})
+    schemas = Schemas(parts_codec("x", space, {}).schema, ActionSchema("discrete", ("stay", "go")))
+    network = PolicyNetwork(schemas, NetworkConfig(None, {"normalise": True}), 0)
+    assert network(torch.zeros(3, 2 * len(keys))).action.shape == (3, 2)
+    assert {f"encoder.{stem.name}" for stem in network.encoder.stems} <= network.state_dict().keys()
+
+
+def test_two_parts_of_one_name_are_refused() -> None:
+    space = gym.spaces.Dict({key: Discrete(2) for key in ("a.b", "a_b")})
+    with pytest.raises(GraftError, match="'x' shows two parts that are called 'a_b'"):
+        parts_codec("x", space, {})
 
 
 def test_several_choices() -> None:

@@ -63,6 +63,11 @@ def test_views_for_networks_are_shown_as_planes(view: str) -> None:
     assert session.board().plain == as_planes.board().plain
 
 
+def test_names_for_agents_are_not_for_people() -> None:
+    named = Session(Task("Graft/Maze-v0", {"schema": {"observation": {"wall": "hedge", "player": "me"}}}), 2)
+    assert named.board().plain == Session(Task("Graft/Maze-v0"), 2).board().plain
+
+
 def test_an_end_waits_for_a_new_episode() -> None:
     session = Session(Task("Graft/Dodge-v0", {"fall_rate": 0.0}), 0)
     printed = lines("." * 200 + "\n..\n", session)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from env_rollouts import action_streams, assert_equal, episodes, transitions
 from gymnasium.vector import AutoresetMode
-from handmade import TASK, ClockEnv, MatchEnv, pixels, planes, vector
+from handmade import TASK, ClockEnv, MatchEnv, ScriptedEnv, discrete, pixels, planes, vector
 
 import envs
 from envs.errors import GraftError
 from envs.factory import make
+from envs.schema import joined
 from envs.task import Task
 from envs.union import Widened, union
 
@@ -24,6 +25,16 @@ def test_names_in_the_order_in_which_they_appear():
     assert both.names == ("b", "a", "c", "d")
     assert both.shape == (4,)
     assert (both.kind, both.dtype) == ("vector", "float32")
+
+
+def test_bytes_beside_a_part_of_reals_are_shown_as_reals():
+    own = joined({"view": planes(["a"], 2, 2)})
+    env = ScriptedEnv(own, discrete("x"), 2)
+    env._observe = lambda: np.ones((2, 4), np.uint8)
+    wide = Widened(env, union([own, joined({"view": planes(["a"], 2, 2), "state": vector(["b"])})]))
+    obs, _ = wide.reset()
+    assert obs.dtype == wide.single_observation_space.dtype == np.float32
+    assert obs[0].tolist() == [1, 1, 1, 1, 0]
 
 
 def test_planes_keep_their_board():

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from envs.engine.game import GAMES
+from envs.errors import GraftError
 from envs.task import Task
-from experiments import bench
+from experiments import bench, bench_adapters
 
 VARIANTS = bench.variants()
 
@@ -52,6 +53,56 @@ def test_rounds_are_interleaved_and_turned_around(monkeypatch):
     rates = bench.measure(subjects, rounds=2)
     assert "".join(order) == "abccba"
     assert rates == {"a": [1.0, 6.0], "b": [2.0, 5.0], "c": [3.0, 4.0]}
+
+
+def test_both_sides_take_turns_and_the_overhead_is_their_ratios():
+    order = []
+
+    def side(name, seconds):
+        return lambda sweeps: order.append(name) or sweeps * seconds
+
+    found = bench_adapters.measure(side("b", 0.05), side("g", 0.06), steps=30, rounds=2)
+    assert "".join(order) == "bgb" + "bggb" * 2  # after warming up
+    assert found.bare == pytest.approx(600)
+    assert found.ours == pytest.approx(500)
+    assert found.overhead == pytest.approx(20)
+
+
+def adapters_table(monkeypatch, *overheads):
+    """The text of the table for made-up results."""
+    results = iter(overheads)
+
+    def compare(subject, num_envs, rounds):
+        overhead = next(results)
+        if overhead is None:
+            raise GraftError("Nothing is installed.")
+        return bench_adapters.Result(1000.0, 1000.0 / (1 + overhead / 100), overhead)
+
+    monkeypatch.setattr(bench_adapters, "compare", compare)
+    console = Console(record=True, width=120, file=io.StringIO())
+    bench_adapters.bench_adapters(console, 1, "cartpole")
+    return console.export_text()
+
+
+def test_the_table_marks_adapters_that_cost_more_than_the_target(monkeypatch):
+    text = adapters_table(monkeypatch, 25.0, 10.0)
+    assert re.search(r"CartPole-v1 +│ +32 │ +1,000 │ +800 │ +\+25.0 % │ \*", text)
+    assert re.search(r"CartPole-v1 +│ +256 │ +1,000 │ +909 │ +\+10.0 % │ +│", text)
+    assert "left out: Nothing is installed." in adapters_table(monkeypatch, None)
+
+
+def test_an_adapter_is_compared_with_its_library(monkeypatch):
+    monkeypatch.setattr(bench_adapters, "SLICE_SECONDS", 0.001)
+    found = bench_adapters.compare(bench_adapters.Subject(Task("CartPole-v1")), 2, 1)
+    assert found.bare > 0
+    assert found.ours > 0
+
+
+def test_unknown_tasks_end_with_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["adapters", "--only", "nothing"])
+    assert ended.value.code == 2
+    assert "--only 'nothing' names none of: CartPole-v1, Acrobot-v1" in capsys.readouterr().err
 
 
 def test_bad_numbers_end_with_2(capsys):

@@ -29,6 +29,15 @@ def test_sources_are_pretrained_once_per_seed(tmp_path):
     assert kinds[:3] == ["pretrain"] * 3, "sources come before what needs them"
 
 
+def test_what_is_recalled_bears_the_targets_names_and_must_look_like_it(tmp_path):
+    target = {"id": "Graft/Dodge-v0", "schema": {"observation": {"player": "me"}}, "recall": {"id": "Graft/Dodge-v0"}}
+    graph = graph_of(tmp_path, targets=[target], methods=["finetune"], seeds=1)
+    recalled = [entry.task for stage in graph.stages.values() for entry in stage.recall]
+    assert [task.kwargs for task in recalled] == [{"schema": {"observation": {"player": "me"}}}]
+    with pytest.raises(GraftError, match=r"recall of Dodge\(.*: Maze\(.* shows or takes something else"):
+        graph_of(tmp_path, targets=[target | {"recall": {"id": "Graft/Maze-v0"}}])
+
+
 def test_controls_do_not_depend_on_the_source(tmp_path):
     graph = graph_of(tmp_path, sources=["Graft/Dodge-v0", "Graft/Hunt-v0"], targets=["Graft/Gather-v0"])
     by_source = {(c.source, c.method.__class__.__name__) for c in graph.comparisons}

@@ -36,6 +36,11 @@ def test_each_task_is_trained_and_consolidated_before_the_next(tmp_path):
     assert sorted(chain, key=lambda s: order.index(s.id)) == chain, "sources come before what needs them"
 
 
+def test_recall_is_not_for_sequences(tmp_path):
+    with pytest.raises(GraftError, match="recall is for targets"):
+        graph_of(tmp_path, sequence=[TASKS[0], {"id": TASKS[1], "recall": {"id": TASKS[0]}}])
+
+
 def test_every_seed_has_a_chain_of_its_own(tmp_path):
     life = life_of(graph_of(tmp_path, seeds=2), "finetune")
     first, second = ({*life.trained[s], *life.consolidated[s]} for s in (0, 1))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import observations, planes, small_config, vector
-from transplanting import checkpoint, moved, rows
+from handmade import TASK, observations, planes, small_config, small_network, vector
+from transplanting import LEFT_RIGHT, checkpoint, moved, rows
 
+from agents.checkpoint import Checkpoint
 from agents.encoder import build_encoder
 from envs.errors import GraftError
-from envs.schema import ObservationSchema, joined
+from envs.schema import ObservationSchema, Schemas, joined
 from transfer.memory import presented
 
 OLD = joined({"view": planes(["wall", "coin"]), "state": vector(["speed", "fuel"])})
@@ -41,6 +42,23 @@ def test_a_new_part_changes_nothing_until_it_is_learned(new_channels):
     torch.testing.assert_close(network(obs).action, source.build()(presented(obs, new, OLD, {})).action)
     assert rows(report)["encoder.blocks.0.joins.sound.weight"] == ("padded", 0.0, "new: sound (zero)")
     assert {"sound", "sound/loud"} <= set(report.lost)
+
+
+@pytest.mark.parametrize("new_channels", ["zero", "attributes"])
+def test_a_new_part_is_learned(new_channels):
+    """On a target that only it tells."""
+    new = joined({"sound": vector(["loud", "bass"]), "view": planes(["wall", "coin"])})
+    learned = small_network(Schemas(joined({"view": planes(["wall", "coin"])}), LEFT_RIGHT))
+    network, _ = moved(Checkpoint.of(learned, TASK), new, new_channels=new_channels)
+    obs, optimiser, losses = observations(new, 64), torch.optim.Adam(network.parameters(), 1e-2), []
+    obs[:, 2:] = 0
+    for _ in range(200):
+        loss = (network(obs).value - obs[:, 0].sign()).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2  # 1 without a look at it
 
 
 def test_a_part_that_is_gone_is_named():

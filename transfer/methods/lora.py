@@ -55,8 +55,9 @@ class LoRA(FromSource):
     """``W = W0 + (alpha / r) B A`` for every Linear and Conv2d of the encoder; only A, B and the heads train.
 
     B starts at zero, so that the encoder starts as the source's; A starts uniform in +-1/sqrt(in), as in the paper's
-    code (Kaiming with a = sqrt(5)), not normal as in its text. Biases, normalisation and its running statistics stay
-    the source's. While it trains, the parameters bear the names of `torch.nn.utils.parametrize`; `finish` merges.
+    code (Kaiming with a = sqrt(5)), not normal as in its text. Biases and normalisation stay the
+    source's, and so do running statistics unless ``statistics`` are to ``go_on``. While it trains, the parameters bear
+    the names of `torch.nn.utils.parametrize`; `finish` merges.
 
     Attributes:
         rank: r of every layer, at most the smaller side of its matrix; a layer whose r is smaller is scaled by that.
@@ -74,7 +75,7 @@ class LoRA(FromSource):
         """The transplanted network with a frozen encoder and its corrections, whose blocks do not count as frozen."""
         built = super().build(source, target, architecture, seed)
         encoder = built.network.encoder.requires_grad_(False)
-        encoder.hold_statistics()
+        encoder.hold_statistics(self.statistics != "go_on")
         generator = torch.Generator().manual_seed(seed + STREAM)
         for layer in adapted(encoder):
             assert isinstance(layer.weight, torch.Tensor)

@@ -11,14 +11,15 @@ from pydantic import Field
 from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.encoders.branches import Branches
-from agents.network import PolicyNetwork
+from agents.network import NetworkConfig, PolicyNetwork
+from agents.normaliser import normalisers
+from envs.adapters.informed import DYNAMICS, HISTORY
 from envs.errors import GraftError
 from envs.schema import Schemas
 from transfer.divergence import evaluating, gradient
-from transfer.method import METHODS, FromSource, State, Step
+from transfer.method import METHODS, PART, Built, FromSource, State, Step
 
-DYNAMICS, HISTORY = "dynamics", "history"
-STUDENT = "student"
+STUDENT, BEGUN = "student", "begun"
 
 
 @METHODS.register("rma")
@@ -55,7 +56,8 @@ class RMA(FromSource):
             )
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """While a source that it can use is learned: ``student``, whether the second phase has begun; else nothing.
+        """While a source that it can use is learned: ``student``, whether the second phase has begun, and ``begun``,
+        whether training has; else nothing.
 
         Raises:
             GraftError: the branches of dynamics and history differ in width.
@@ -65,7 +67,7 @@ class RMA(FromSource):
             return {}
         if block.weight(DYNAMICS).shape != block.weight(HISTORY).shape:
             raise GraftError("rma needs branches of equal width for dynamics and history; give both the same options.")
-        return {STUDENT: torch.tensor(False)}
+        return {STUDENT: torch.tensor(False), BEGUN: torch.tensor(False)}
 
     @torch.no_grad()
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
@@ -78,10 +80,33 @@ class RMA(FromSource):
             block.weight(HISTORY).copy_(block.weight(DYNAMICS))
         block.weight(other).zero_()
         network.requires_grad_(not student)
+        for part, encoder in block.parts.items():
+            for normaliser in normalisers(encoder):
+                normaliser.held = student and part != HISTORY
         for part, trains in ((read, True), (other, False)):
             block.parts[part].requires_grad_(trains)
             block.weight(part).requires_grad_(trains and not student)
-        return {STUDENT: torch.tensor(student)}
+        return {STUDENT: torch.tensor(student), BEGUN: torch.tensor(True)}
+
+    def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
+        """Everything can be trained again."""
+        for normaliser in normalisers(network):
+            normaliser.held = False
+        return network.requires_grad_(True)
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        """The student's network for the target's names.
+
+        Raises:
+            GraftError: as in `FromSource.build`; or the source's training ended in the first phase.
+        """
+        learned = {} if source is None else source.parts.get(PART, {})
+        if bool(learned.get(BEGUN, False)) and not bool(learned[STUDENT]):
+            raise GraftError(
+                f"rma's student never began: no rollout started after {self.teaching:g} of the source's budget; give "
+                f"the source more env steps, or teaching a smaller share."
+            )
+        return super().build(source, target, architecture, seed)
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
         """In the second phase, the gradient of the student's error."""

@@ -14,10 +14,11 @@ from agents.backend import Batch, Hooks
 from agents.checkpoint import Checkpoint
 from agents.encoders.branches import Branches
 from agents.network import NetworkConfig, PolicyNetwork
+from agents.normaliser import normalisers
 from agents.sb3 import train
 from envs.errors import GraftError
 from envs.task import Task
-from transfer.method import METHODS
+from transfer.method import METHODS, PART
 
 DRAWN = {"masscart": {"uniform": [0.2, 5.0]}, "force": {"uniform": [3.0, 20.0]}}
 SOURCE = Task("CartPole-v1", {"show": ["state", "dynamics", "history"], "history": 4, **DRAWN})
@@ -134,6 +135,31 @@ def test_in_training_the_student_comes_to_know_the_dynamics_and_moves_to_the_tar
     grads = {"policy.out.bias": torch.ones(2)}
     assert method.gradients(grads, built.network, {}, Batch(shown, torch.zeros(5))).grads is grads
     assert_same(weights(built.network), before)
+
+
+def test_in_the_second_phase_only_the_historys_statistics_go_on():
+    network, method = fresh(), METHODS["rma"](teaching=0.5)
+    obs = torch.randn(6, *network.schemas.observation.shape)
+    state = method.schedule(network, method.schedule(network, method.init(network, None), 0.0), 0.6)
+    network.train()(obs)
+    counts = {}
+    for part, encoder in block_of(network).parts.items():
+        normalisers(encoder)[0].settle()
+        counts[part] = int(normalisers(encoder)[0].running_count[0])
+    assert counts == {"dynamics": 0, "history": 6, "state": 0}
+    method.finish(network, state)
+    network.train()(obs)
+    normalisers(block_of(network).parts["state"])[0].settle()
+    assert int(normalisers(block_of(network).parts["state"])[0].running_count[0]) == 6
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_a_source_whose_student_never_began_is_refused():
+    network, method = fresh(), METHODS["rma"](teaching=0.5)
+    state = method.schedule(network, method.init(network, None), 0.4)
+    source = Checkpoint.of(network, SOURCE, parts={PART: state})
+    with pytest.raises(GraftError, match=r"rma's student never began: no rollout started after 0.5"):
+        method.build(source, envs.schemas(TARGET), source.network, 1)
 
 
 def test_a_source_that_shows_too_little_is_refused():

@@ -42,7 +42,7 @@ _POOL_KEYWORDS = {
 
 
 class EnvPoolAdapter:
-    """MiniGrid and BabyAI, and every other EnvPool task whose observation is one box or number.
+    """MiniGrid and BabyAI, and every other EnvPool task whose observation is of boxes of reals, images and numbers.
 
     `envs.adapters.envpool_tasks` says what is shown of them, and under which names.
     """

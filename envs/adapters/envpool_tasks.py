@@ -63,11 +63,6 @@ def codecs_of(
     """
     if is_grid(name) and isinstance(space, gym.spaces.Dict):
         return _grid_codecs(task.id, space, action, shows_mission(name) if mission is None else mission)
-    if isinstance(space, gym.spaces.Dict):
-        raise GraftError(
-            f"'{task.id}' shows a dictionary of {', '.join(space)}; allowed so far: EnvPool's MiniGrid and BabyAI "
-            f"tasks, and tasks whose observation is a single Box or Discrete."
-        )
     if is_atari(config) and isinstance(space, gym.spaces.Box) and isinstance(action, gym.spaces.Discrete):
         moves = atari_actions(name, int(action.n))
         return atari_codec(space, int(config["stack_num"])), action_codec(task.id, action, moves)
@@ -91,8 +86,11 @@ def _names(task: Task, name: str, space: gym.Space[Any], action: gym.Space[Any])
 
 
 def _unbounded(space: gym.Space[Any]) -> gym.Space[Any]:
-    """EnvPool writes the smallest positive float32 where it means no lower bound (LunarLander); say so instead."""
-    if not isinstance(space, gym.spaces.Box) or space.dtype != np.float32:
+    """EnvPool writes the smallest positive number where it means no lower bound (LunarLander); say so instead."""
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict([(name, _unbounded(part)) for name, part in space.items()])
+    if not isinstance(space, gym.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         return space
-    low = np.where(space.low == np.finfo(np.float32).tiny, np.float32(-np.inf), space.low)
-    return gym.spaces.Box(low, space.high, space.shape, np.float32)
+    dtype: Any = space.dtype
+    low = np.where(space.low == np.finfo(dtype).tiny, -np.inf, space.low)
+    return gym.spaces.Box(low.astype(dtype), space.high, space.shape, dtype.type)

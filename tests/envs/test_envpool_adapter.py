@@ -202,9 +202,21 @@ def test_unknown_id_gets_the_nearest() -> None:
 
 
 @needs_envpool
-def test_dictionary_observations_are_refused() -> None:
-    with pytest.raises(GraftError, match=r"shows a dictionary of .*desired_goal; allowed so far"):
-        make("FetchReach-v4")
+@pytest.mark.parametrize(("name", "parts"), [("FetchReach-v4", 3), ("WalkerRun-v1", 3)])
+def test_dictionary_observations_are_parts(name: str, parts: int) -> None:
+    env = make(name, num_envs=2)
+    assert len(env.observation_schema.parts) == parts
+    obs, _ = env.reset()
+    env.action_space.seed(0)
+    for _ in range(20):
+        assert all(env.single_observation_space.contains(one) for one in obs)
+        obs, *_ = env.step(env.action_space.sample())
+
+
+@needs_envpool
+def test_a_part_that_cannot_be_shown_is_named() -> None:
+    with pytest.raises(GraftError, match="Part 'board' of what 'envpool/Game2048-v1' shows cannot be shown"):
+        make("Game2048-v1")
 
 
 @needs_envpool

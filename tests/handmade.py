@@ -16,7 +16,7 @@ from torch import nn
 from agents.backend import Evaluation
 from agents.encoder import ENCODERS, Encoder, Stem
 from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import unknown
+from envs.errors import GraftError, unknown
 from envs.schema import ActionSchema, ObservationSchema, Schemas, joined
 from envs.task import Bounds, Task, TaskVectorEnv
 
@@ -270,6 +270,17 @@ def small_ppo(**options: Any) -> Any:
     from agents.sb3 import ALGORITHMS
 
     return ALGORITHMS["ppo"](**(TINY | options))
+
+
+def takes(name: str, schemas: Schemas) -> bool:
+    """Whether the method can learn from a source of such schemas, as far as it watches sources."""
+    from transfer.method import METHODS  # tests of agents do not need it
+
+    try:
+        METHODS[name]().check(schemas)
+    except GraftError:
+        return False
+    return True
 
 
 def small_network(schemas: Schemas, seed: int = 0, **options: Any) -> PolicyNetwork:

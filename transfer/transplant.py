@@ -233,11 +233,7 @@ class Fit(NamedTuple):
 def _match_observations(
     source: Checkpoint, network: PolicyNetwork, rename: Mapping[str, str], new_channels: NewChannels
 ) -> dict[str, Fit]:
-    """Name of a stem's parameter in ``network`` -> how it draws on the source's.
-
-    Raises:
-        GraftError: no name in common.
-    """
+    """Name of a stem's parameter in ``network`` -> how it draws on the source's."""
     with torch.random.fork_rng(devices=[]):
         encoder = build_encoder(str(source.network.encoder), source.schemas.observation, source.network.options)
     before = {stem.name: stem for stem in encoder.stems}
@@ -250,13 +246,17 @@ def _match_observations(
         # keep it out until it is learned; with zeros below these as well, no gradient would ever reach it.
         random = new_channels == "random" or stem.dim == 0 or (stem.within and stem.name not in before)
         fits[f"encoder.{stem.name}"] = Fit(match, None if same_cells else (old.board, stem.board), stem.dim, random)
-    if not any(any(fit.match.sources) for fit in fits.values()):
-        new, had = network.schemas.observation.names, source.schemas.observation.names
-        raise GraftError(
-            f"The target shares nothing with the source: its observations are {_names(list(new))}, "
-            f"the source's {_names(list(had))}; give 'rename' (target name: source name) if some mean the same."
-        )
     return fits
+
+
+def _refuse_strangers(source: Schemas, target: Schemas, rename: Mapping[str, str], new_channels: NewChannels) -> None:
+    """Raises GraftError where no name is shared."""
+    had, new = (Stem.of("", 1, schemas.observation) for schemas in (source, target))
+    if not any(_match_stem(had, new, rename, new_channels).sources):
+        raise GraftError(
+            f"The target shares nothing with the source: its observations are {_names(list(new.names))}, "
+            f"the source's {_names(list(had.names))}; give 'rename' (target name: source name) if some mean the same."
+        )
 
 
 def _match_stem(old: Stem, new: Stem, rename: Mapping[str, str], new_channels: NewChannels) -> Match:
@@ -347,6 +347,7 @@ def transplant(
             f"be moved one by one. Use the method that made it, which adds to it as it is, or a source of one network."
         )
     _check_rename(rename, source.schemas, target)
+    _refuse_strangers(source.schemas, target, rename, new_channels)
     actions = _match_actions(source.schemas, target, rename) if heads == "by_name" else None
     if actions is not None and source.network.distribution != distribution:
         raise GraftError(
@@ -390,6 +391,8 @@ def carried(
     wanted = {name: torch.zeros_like(p) for name, p in network.state_dict().items() if name in tensors}
     surgeon = _Surgeon(tensors, wanted)
     stems = {f"encoder.{stem.name}" for stem in network.encoder.stems} & wanted.keys()
+    if stems:
+        _refuse_strangers(source.schemas, target, rename, new_channels)
     fits = _match_observations(source, network, rename, new_channels) if stems else {}
     for name in wanted:
         if name in stems:

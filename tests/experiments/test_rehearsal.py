@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from handmade import takes
 from tiny_experiment import write_config
 
 from agents.checkpoint import Checkpoint
@@ -46,8 +47,10 @@ def test_a_method_that_has_nothing_to_do_is_found(tmp_path):
 )
 def test_every_step_of_a_sequence_is_gone_through(tmp_path, methods, message):
     sequence = [GATHER, {"id": GATHER, "kwargs": {"invert": True}}, "Graft/Dodge-v0"]
-    changes = {"sources": None, "targets": None, "sequence": sequence}
-    good = load_config(str(write_config(tmp_path, methods=[n for n in METHODS if n != "chain"], **changes)))
+    changes, shown = {"sources": None, "targets": None, "sequence": sequence}, schemas(Task(GATHER))
+    good = load_config(
+        str(write_config(tmp_path, methods=[n for n in METHODS if n != "chain" and takes(n, shown)], **changes))
+    )
     rehearse_sequence(expand_sequence(good))
     config = load_config(str(write_config(tmp_path, methods=methods, **changes)))
     with pytest.raises(GraftError, match=message):

@@ -115,7 +115,7 @@ def test_methods_seeds_and_tasks_may_change_in_place(tmp_path, override):
     changed = load_config(str(write_config(tmp_path)), [override])
     store.open(changed)
     record = json.loads((store.out / "experiment.json").read_text())
-    assert record["config"] == changed.model_dump(mode="json")
+    assert record["config"] == changed.model_dump(mode="json", by_alias=True)
     assert len(record["invocations"]) == 2
 
 

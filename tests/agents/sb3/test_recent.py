@@ -47,6 +47,7 @@ def test_episodes_say_who_played_them_and_parts_have_means():
     assert found.means(env.groups) == {"a": 63.0, "b": 41.0}
     assert found.means(None) == {}
     plain = {"eval/return_mean": pytest.approx(334 / 6), "eval/length_mean": pytest.approx(16 / 6)}
+    plain["eval/return_worst_tenth"] = 33.0  # the worst of six
     parts = {"eval/return_mean/a": 63.0, "eval/return_mean/b": 41.0, "eval/return_normalized/a": pytest.approx(0.33)}
     assert found.metrics(env.groups) == plain | parts
     assert found.metrics(None) == plain

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from agents.evaluate import WORST
@@ -88,19 +89,21 @@ def _interval(values: Sequence[float]) -> dict[str, float] | None:
     return {"iqm": float(interquartile_mean(list(values))), "low": found.low, "high": found.high}
 
 
-COLUMNS = ("zero-shot [95 %]", "gap", "recovered", "final", "worst 10 %: at first", "at last", "forgotten")
+COLUMNS = ("zero-shot [95 %]", "gap", "90 %", "final", "worst", "then", "forgot")
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> Table:
     """The rows for people."""
     shown = Table(title="Sim-to-sim proxy of a transfer to reality", title_justify="left", box=SIMPLE_HEAD, padding=0)
-    shown.add_column("method, source", overflow="fold")
+    shown.add_column("source", overflow="fold", min_width=10)
+    shown.add_column("method", overflow="fold", min_width=13)
     for column in COLUMNS:
-        shown.add_column(column, justify="right", overflow="fold")
+        shown.add_column(column, justify="right", no_wrap=True)
     for row in found:
         steps = row["recovery_steps"]
         shown.add_row(
-            row["method"] + (f" from {row['source']}" if row["source"] else ""),
+            escape(row["source"] or "-"),
+            escape(row["method"]),
             _cell(row["zero_shot"], interval=True),
             _cell(row["gap"]),
             "-" if row["simulator"] is None else "never" if steps is None else f"{steps / 1000:,.0f}k",
@@ -116,11 +119,12 @@ def _cell(value: Mapping[str, float] | None, interval: bool = False) -> str:
     if value is None:
         return "-"
     plain = f"{value['iqm'] + 0.0:.2f}"
-    return f"{plain} [{value['low']:.2f}, {value['high']:.2f}]" if interval else plain
+    return f"{plain} [{value['low']:.2f},{value['high']:.2f}]" if interval else plain
 
 
 NOTE = (
     f"The target is a simulation as well, whose parameters are not those of training: a sim-to-sim proxy. gap: the "
-    f"source's score in its own simulation minus zero-shot; recovered: median steps to {RECOVERED:g} of that score; "
-    f"worst {WORST:.0%}: mean of the worst episodes (CVaR); forgotten: score on the unchanged task, before minus after."
+    f"source's score in its own simulation minus zero-shot; {RECOVERED:.0%}: median steps to that share of it; "
+    f"worst, then: mean of the worst {WORST:.0%} of episodes (CVaR) before and after; forgot: score on the unchanged "
+    f"task before minus after."
 )

@@ -90,7 +90,7 @@ def test_the_table_says_what_it_is(out, capsys):
     assert main([str(out.parent / "proxy.yaml"), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "Sim-to-sim proxy of a transfer to reality" in printed
-    assert "rma(heads=shared)" in printed
+    assert "informed" in printed
     assert "a sim-to-sim proxy. gap:" in printed
 
 

@@ -18,7 +18,12 @@ from transfer.method import label
 def test_packaged_configs_expand(name):
     config = load_config(name)
     assert config.name == name
-    graph = KINDS[type(config)].expand(config)
+    try:
+        graph = KINDS[type(config)].expand(config)
+    except GraftError as error:
+        if "install it with" in str(error):
+            pytest.skip(str(error))
+        raise
     assert graph.comparisons or graph.lifelong
 
 

@@ -28,8 +28,14 @@ def command(*arguments, **options):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=_hear_ctrl_c,
         **options,
     )
+
+
+def _hear_ctrl_c():
+    """A shell starts background jobs deaf to it, and what these start inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def gone(group, seconds=15):

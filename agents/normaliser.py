@@ -82,6 +82,12 @@ def normalisers(module: nn.Module) -> list[Normaliser]:
     return [part for part in module.modules() if isinstance(part, Normaliser)]
 
 
+def settle(module: nn.Module) -> None:
+    """`Normaliser.settle` for all of them, copies that replay learners keep included."""
+    for normaliser in normalisers(module):
+        normaliser.settle()
+
+
 def statistics(module: nn.Module) -> set[str]:
     """Names of the tensors that are statistics of observations, not weights."""
     found = {path: part for path, part in module.named_modules() if isinstance(part, Normaliser)}

@@ -14,7 +14,7 @@ from experiments.graph import Comparison, Graph
 from experiments.rehearsal import rehearse, rehearse_sequence
 from experiments.store import Store, write_json
 from transfer.method import label
-from transfer.transplant import TransplantReport
+from transfer.transplant_report import TransplantReport
 
 
 class Carried(NamedTuple):

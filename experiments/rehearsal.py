@@ -16,7 +16,7 @@ from envs.task import Task
 from experiments.archive import inherited
 from experiments.graph import Comparison, Graph, Lifelong, Stage
 from transfer.method import PART, Place, State, TransferMethod, label
-from transfer.transplant import TransplantReport
+from transfer.transplant_report import TransplantReport
 
 STATES = 8
 """Of a task that a method is shown where it would consolidate the task; all zero."""

@@ -28,7 +28,7 @@ from experiments.store import Store, surroundings, write_json
 from transfer.method import PART, State, TransferMethod
 from transfer.probe import GradientMeter, Probe
 from transfer.tasks import heads_of, serving
-from transfer.transplant import TransplantReport
+from transfer.transplant_report import TransplantReport
 
 PROBE_STATES, PROBE_ENVS = 256, 16
 """States that diagnostics are measured on, and how many environments they are from."""

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from batches import OPEN
 from handmade import HandmadeAdapter
 
 from envs.factory import ADAPTERS
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def batches_are_closed() -> Iterator[None]:
+    """Those of `batches.make`."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from envs.errors import GraftError
 from envs.options import build_options
 from envs.registry import Registry
 from envs.schema import Schemas
-from transfer.transplant import NewChannels, TransplantReport, transplant
+from transfer.transplant import NewChannels, transplant
+from transfer.transplant_report import TransplantReport
 
 State = Mapping[str, torch.Tensor]
 """What a method remembers: tensors by name, so that a checkpoint can hold them."""

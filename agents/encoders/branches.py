@@ -63,7 +63,8 @@ class BranchesEncoder(Encoder):
     Args:
         schema: an observation of ``parts``.
         features: number of features.
-        normalise: whether running statistics scale parts that are vectors (`agents.normaliser`).
+        normalise: whether running statistics scale parts that are vectors (`agents.normaliser`), unless the options
+            of a part say otherwise.
         encoders: part -> ``{encoder: name, options: {...}}``; by default the encoder that fits the part.
             Entries of parts that are not there are not used: what one task shows, another may not.
     """
@@ -82,10 +83,7 @@ class BranchesEncoder(Encoder):
         chosen, parts = dict(encoders or {}), dict(schema.parts)
         if chosen and not chosen.keys() & parts.keys():
             raise unknown("part of the observation", next(iter(chosen)), parts)
-        usual = {
-            name: {"options": {"normalise": True}} for name, p in parts.items() if normalise and p.kind == "vector"
-        }
-        built = {name: _branch(name, part, {**usual, **chosen}.get(name, {})) for name, part in parts.items()}
+        built = {name: _branch(name, part, chosen.get(name, {}), normalise) for name, part in parts.items()}
         self.blocks = nn.ModuleList([Branches(schema, built, features)])
         self.out_dim = features
         self.stems = tuple(
@@ -117,11 +115,14 @@ def _key(part: str) -> str:
     return f"{part}:" if not part or hasattr(nn.ModuleDict(), part) else part
 
 
-def _branch(name: str, part: ObservationSchema, chosen: Mapping[str, object]) -> Encoder:
+def _branch(name: str, part: ObservationSchema, chosen: Mapping[str, object], normalise: bool) -> Encoder:
     for key in chosen:
         if key not in ("encoder", "options"):
             raise unknown(f"entry of encoders: {name}", key, ("encoder", "options"))
     options = chosen.get("options", {})
     if not isinstance(options, Mapping):
         raise GraftError(f"encoders: {name}: options={options!r} is not allowed; give option: value pairs.")
-    return build_encoder(str(chosen.get("encoder") or default_encoder(part)), part, options)
+    encoder = str(chosen.get("encoder") or default_encoder(part))
+    if normalise and part.kind == "vector" and encoder == default_encoder(part):
+        options = {"normalise": True, **options}
+    return build_encoder(encoder, part, options)

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from agents.backend import Evaluation, Hooks, Record, TrainResult
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork
-from agents.normaliser import normalisers
+from agents.normaliser import settle
 from agents.sb3.algorithm import Algorithm
 from agents.sb3.learner_state import numbers
 from agents.sb3.rates import network_optimizer, scale_rates
@@ -134,8 +134,7 @@ class Supervisor(BaseCallback):
             self._record(self.model.num_timesteps, found)
 
     def _on_rollout_start(self) -> None:
-        for normaliser in normalisers(self.model.policy):  # replay learners keep copies of the encoder
-            normaliser.settle()
+        settle(self.model.policy)
         if self.keeper is not None:
             self.keeper.visit(self.model.num_timesteps)
         due = self.model.num_timesteps >= self._due
@@ -157,8 +156,7 @@ class Supervisor(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        for normaliser in normalisers(self.model.policy):
-            normaliser.settle()
+        settle(self.model.policy)
         self._log()
         self._evaluate()
 

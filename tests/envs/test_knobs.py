@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from batches import make
 from env_rollouts import action_streams, assert_equal, transitions
-from gymnasium.vector import AutoresetMode
 
-import envs
-from envs import GraftError, Task
+from envs import GraftError
 from envs.adapters.classic import TABLE
 from envs.engine.mechanics import Mechanic
 
 needs_box2d = pytest.mark.skipif(find_spec("Box2D") is None, reason="Box2D is missing: pip install 'graft-rl[games]'")
 CLASSIC = [name for name in TABLE if not name.startswith("Lunar")]
 EVERYWHERE = [pytest.param(name, marks=() if name in CLASSIC else needs_box2d) for name in TABLE]
-OPEN: list[envs.TaskVectorEnv] = []
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    while OPEN:
-        OPEN.pop().close()
-
-
-def make(task_id: str, num_envs: int = 1, seed: int = 0, mode: str = "SameStep", **kwargs: Any) -> Any:
-    OPEN.append(envs.make(Task(task_id, kwargs), num_envs, seed, AutoresetMode(mode)))
-    return OPEN[-1]
 
 
 def at(task_id: str, state: Any, **kwargs: Any) -> Any:

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from batches import make
 from env_rollouts import action_streams, assert_equal, episodes, transitions
-from gymnasium.vector import AutoresetMode
 from scipy import stats
 
-import envs
-from envs import GraftError, Task
+from envs import GraftError
 
 mujoco = pytest.importorskip("mujoco", reason="pip install 'graft-rl[games]'")
 
 ROBOTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
-OPEN: list[envs.TaskVectorEnv] = []
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    while OPEN:
-        OPEN.pop().close()
-
-
-def make(task_id: str, num_envs: int = 1, seed: int = 0, mode: str = "SameStep", **kwargs: Any) -> Any:
-    OPEN.append(envs.make(Task(task_id, kwargs), num_envs, seed, AutoresetMode(mode)))
-    return OPEN[-1]
 
 
 def robot(task_id: str, seed: int = 0, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from transplanting import LEFT_RIGHT, checkpoint, moved, rows
 
 from agents.checkpoint import Checkpoint
 from agents.encoder import build_encoder
+from agents.normaliser import normalisers
 from envs.errors import GraftError
 from envs.schema import ObservationSchema, Schemas, joined
 from transfer.memory import presented
@@ -91,3 +92,10 @@ def test_each_branch_takes_its_options_and_a_wrong_one_is_named():
     with pytest.raises(GraftError, match="Unknown entry of encoders: view 'encode'"):
         build_encoder("branches", OLD, {"encoders": {"view": {"encode": "mlp"}}})
     assert small_config("parts").encoder is None
+
+
+def test_a_branchs_own_options_leave_normalisation_on():
+    given = {"normalise": True, "encoders": {"state": {"options": {"widths": [4]}}}}
+    assert len(normalisers(build_encoder("branches", OLD, given))) == 1
+    given["encoders"]["state"]["options"]["normalise"] = False
+    assert normalisers(build_encoder("branches", OLD, given)) == []

@@ -12,7 +12,8 @@ from agents.networks.progressive import EARLIER, ProgressiveNetwork, same_view
 from envs.errors import GraftError
 from envs.schema import Schemas
 from transfer.method import METHODS, Built, State, TransferMethod
-from transfer.transplant import NewChannels, TensorRow, TransplantReport, transplant
+from transfer.transplant import NewChannels, transplant
+from transfer.transplant_report import TensorRow, TransplantReport
 
 
 @METHODS.register("progressive")

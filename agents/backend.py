@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agents.network import PolicyNetwork
 from agents.network import Unstable as Unstable
+from agents.snapshot import Part
 
 Grads = dict[str, torch.Tensor]
 """Parameter name -> gradient; a parameter without a gradient is absent."""
@@ -36,12 +37,15 @@ class Hooks:
         schedule: ``(network, progress)``, called before each rollout with the share of the budget spent, in [0, 1).
         rates: parameter name -> what its learning rate is multiplied by, for those where it is not 1.
         report: measures the network; called at every evaluation, whose record gets what it returns (tag -> value).
+        state: what the others remember. A backend that trains in other processes, where copies of the hooks are
+            called, moves it from there to here before it evaluates and when it ends.
     """
 
     gradients: Gradients | None = None
     schedule: Callable[[PolicyNetwork, float], None] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     report: Callable[[PolicyNetwork], Mapping[str, float]] | None = None
+    state: Part | None = None
 
 
 Record = Callable[[int, Mapping[str, float]], None]
@@ -61,6 +65,23 @@ class Evaluation:
     episodes: Annotated[int, Field(ge=1)] = 64
     num_envs: Annotated[int, Field(ge=1)] = 64
     deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a training may use; where it uses more than one process, some backends give other numbers with others.
+
+    Attributes:
+        num_env_runners: processes that play; 0 for the one that trains.
+        num_learners: processes that learn; 0 for the calling one.
+        num_gpus_per_learner: GPUs, or the share of one, that each learner (the calling process, too) takes.
+        num_cpus_per_env_runner: cores that each of these takes.
+    """
+
+    num_env_runners: Annotated[int, Field(ge=0)] = 0
+    num_learners: Annotated[int, Field(ge=0)] = 0
+    num_gpus_per_learner: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    num_cpus_per_env_runner: Annotated[int, Field(ge=1)] = 1
 
 
 class TrainResult(NamedTuple):

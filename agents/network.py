@@ -240,6 +240,15 @@ class PolicyNetwork(nn.Module):
             Unstable: training has diverged.
         """
         outputs: Outputs = self(torch.as_tensor(obs, device=self.policy.out.weight.device))
+        return self.played(self.draw(outputs, generator, deterministic))
+
+    @torch.no_grad()
+    def draw(self, outputs: Outputs, generator: torch.Generator | None, deterministic: bool = False) -> torch.Tensor:
+        """Actions from the distribution that ``outputs`` describe, as `act`, but box actions may be out of bounds.
+
+        Raises:
+            Unstable: training has diverged.
+        """
         check_finite(outputs)
         if outputs.log_std is None:
             sizes = self.schemas.action.sizes
@@ -253,10 +262,16 @@ class PolicyNetwork(nn.Module):
         if not deterministic:
             noise = torch.randn(action.shape, generator=generator, device=action.device)
             action = action + noise * outputs.log_std.exp()
-        bounds = self.schemas.action
         if self.config.distribution == "squashed":
-            action = stretched(action.tanh(), bounds)
-        return action.clamp(torch.tensor(bounds.low).to(action), torch.tensor(bounds.high).to(action))
+            action = stretched(action.tanh(), self.schemas.action)
+        return action
+
+    def played(self, actions: torch.Tensor) -> torch.Tensor:
+        """Actions of `draw` as the environment takes them: those of a box clipped to its bounds."""
+        bounds = self.schemas.action
+        if bounds.kind != "box":
+            return actions
+        return actions.clamp(torch.tensor(bounds.low).to(actions), torch.tensor(bounds.high).to(actions))
 
     def load_exactly(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Load all parameters and buffers; raises GraftError that names what is missing, extra or misshapen."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
+
 import torch
 from torch import nn
+
+Gather = Callable[[torch.Tensor], list[torch.Tensor]]
+"""A tensor of one of several learners -> those of all of them, in the same order everywhere."""
 
 CLIP = 10.0
 """Standard deviations beyond which what a network reads is cut off, as in Stable-Baselines3's VecNormalize."""
@@ -57,8 +63,11 @@ class Normaliser(nn.Module):
         self._pending.copy_(_merged(self._pending, torch.stack([count, flat.mean(0), centred.square().sum(0)])))
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Make what was counted part of the statistics."""
+    def settle(self, gather: Gather | None = None) -> None:
+        """Make what was counted part of the statistics; ``gather`` gives what several learners have counted."""
+        if gather is not None:
+            first, *others = gather(self._pending)
+            self._pending.copy_(reduce(_merged, others, first))
         if not self._pending[0, 0]:
             return
         known = torch.stack([self.running_count, self.running_mean, self.running_var * self.running_count]).double()
@@ -82,10 +91,10 @@ def normalisers(module: nn.Module) -> list[Normaliser]:
     return [part for part in module.modules() if isinstance(part, Normaliser)]
 
 
-def settle(module: nn.Module) -> None:
+def settle(module: nn.Module, gather: Gather | None = None) -> None:
     """`Normaliser.settle` for all of them, copies that replay learners keep included."""
     for normaliser in normalisers(module):
-        normaliser.settle()
+        normaliser.settle(gather)
 
 
 def statistics(module: nn.Module) -> set[str]:

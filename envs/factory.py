@@ -10,6 +10,7 @@ from envs.errors import GraftError
 from envs.naming import named, split
 from envs.registry import Registry
 from envs.schema import ObservationSchema, Schemas
+from envs.squad import SquadEnv
 from envs.task import Adapter, Bounds, Task, TaskVectorEnv
 from envs.union import Widened
 from envs.workers import Workers
@@ -81,6 +82,22 @@ def make(
     except GraftError:
         env.close()
         raise
+
+
+def squad(task: Task, seed: int) -> SquadEnv:
+    """One game of a task for squads, with the agents of all its teams; `make` shows those of one as rows.
+
+    Who learns (``team``, ``opponents``) is for the caller to heed, and so are names (``schema``).
+
+    Raises:
+        GraftError: as `make`, and a task that is not for squads.
+    """
+    adapter = adapter_for(task.id)
+    if not hasattr(adapter, "squad"):
+        offered = ", ".join(sorted(a.prefix for _, a in ADAPTERS.items() if hasattr(a, "squad")))
+        raise GraftError(f"Task {task} is not for squads; ids of those begin with: {offered}.")
+    whole: SquadEnv = adapter.squad(split(task)[0], seed)
+    return whole
 
 
 @lru_cache(maxsize=256)

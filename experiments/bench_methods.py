@@ -14,9 +14,10 @@ from rich.table import Table
 from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
+from agents.rates import scale_rates
 from agents.rollouts import collect
 from agents.sb3 import ALGORITHMS
-from agents.sb3.rates import network_optimizer, scale_rates
+from agents.sb3.learner_state import network_optimizer
 from agents.sb3.vec_env import BatchVecEnv
 from envs.factory import make, schemas
 from envs.task import Task

@@ -10,14 +10,16 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from agents.backend import Evaluation
+from agents.algorithm import Algorithm
+from agents.backend import Evaluation, Resources
 from agents.network import NetworkConfig
-from agents.sb3 import ALGORITHMS, Algorithm
 from envs.errors import GraftError, unknown
 from envs.factory import bounds
 from envs.naming import KEYWORD
 from envs.options import build_options
 from envs.task import Bounds, Task
+from experiments.backends import DEFAULT as DEFAULT_BACKEND
+from experiments.backends import backend, parse_resources
 from experiments.options import parse_model
 from transfer.method import METHODS, TransferMethod, label, parse_method
 
@@ -117,20 +119,26 @@ class TaskConfig(Strict):
 
 
 class SourceConfig(Strict):
-    """A task to pretrain on, or the folder of a checkpoint trained before; ``name`` is for tables and plots."""
+    """A task to pretrain on, or the folder of a checkpoint trained before; ``name`` is for tables and plots.
+
+    ``backend``: who pretrains it, where that is not who trains the experiment.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=40)] | None = None
     id: str | None = None
     kwargs: dict[str, JsonValue] = {}
     names: dict[str, JsonValue] = Field({}, alias="schema")
     checkpoint: Path | None = None
+    backend: str | None = None
     methods: Annotated[list[Any], _LIST] | None = Field(None, description="for this source instead of the common ones")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        of_task = self.kwargs or self.names
+        of_task = self.kwargs or self.names or self.backend
         if (self.id is None) == (self.checkpoint is None) or (self.checkpoint is not None and of_task):
-            raise ValueError("a source is either a task (id, kwargs) or a checkpoint (a folder, which knows its task)")
+            raise ValueError(
+                "a source is either a task (id, kwargs, backend) or a checkpoint (a folder, which knows its task)"
+            )
         return self
 
     @property
@@ -162,6 +170,10 @@ class Common(Strict):
     pretrain: Budget = Budget(steps=600_000)
     transfer: Budget = Budget(steps=200_000)
     network: NetworkSection = NetworkSection()
+    backend: str = Field(DEFAULT_BACKEND, description="who trains: sb3 (in one process) or rllib (Ray)")
+    resources: Annotated[dict[str, Any], _as_mapping("preset")] = Field(
+        {"preset": "local"}, description="a preset (local, one_gpu, cluster), or a mapping with changes to one"
+    )
     algorithm: Annotated[dict[str, Any], _as_mapping("name")] = {"name": "ppo"}
     evaluation: dict[str, Any] = {}
     recall: Annotated[int, Field(ge=1)] = 256
@@ -172,11 +184,15 @@ class Common(Strict):
         """Architecture as the agents know it."""
         return NetworkConfig(self.network.encoder, self.network.options, self.network.head)
 
-    def algorithm_and_name(self) -> tuple[str, Algorithm]:
-        """The algorithm's registered name and the algorithm with its options."""
+    def algorithm_and_name(self, by: str | None = None) -> tuple[str, Algorithm]:
+        """The algorithm's registered name, and the algorithm with its options: of a backend, or of the experiment's."""
         name = str(self.algorithm.get("name", "ppo"))
         options = {key: value for key, value in self.algorithm.items() if key != "name"}
-        return name, build_options(f"algorithm {name}", ALGORITHMS[name], options)
+        return name, build_options(f"algorithm {name}", backend(by or self.backend).ALGORITHMS[name], options)
+
+    def resources_asked(self) -> Resources:
+        """Processes and GPUs of each training."""
+        return parse_resources(self.resources)
 
     def evaluation_plan(self) -> Evaluation:
         """When and how to evaluate."""

@@ -10,21 +10,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agents.backend import Evaluation
+from agents.algorithm import Algorithm, architecture_for
+from agents.backend import Evaluation, Resources
 from agents.checkpoint import Checkpoint
 from agents.encoder import default_encoder
 from agents.network import NetworkConfig
-from agents.sb3 import Algorithm
-from agents.sb3.algorithm import architecture_for
 from envs.errors import GraftError
 from envs.factory import bounds, schemas
 from envs.schema import ObservationSchema, Schemas
 from envs.task import Bounds, Task
 from experiments import __version__
 from experiments.archive import archive_of, inherited, tasks_learned
+from experiments.backends import DEFAULT, refuse
 from experiments.config import Common, Config, SourceConfig
 from transfer.method import Place, TransferMethod, label
 from transfer.method import to_json as method_json
+
+LOCAL = Resources()
 
 Kind = Literal["pretrain", "transfer", "consolidate"]
 
@@ -57,6 +59,7 @@ class Stage:
         visit: how often the sequence came by this task before.
         observation: the schema that observations are laid out as; None for the task's own.
         recall, recall_episodes: what its network is tried on in the end, and how often.
+        backend, resources: who trains it, and the processes and GPUs that this takes.
         scale: bounds of the normalised score in its metrics; no part of its identity, as training never sees it.
     """
 
@@ -76,6 +79,8 @@ class Stage:
     observation: ObservationSchema | None = None
     recall: tuple[Recall, ...] = ()
     recall_episodes: int = 0
+    backend: str = DEFAULT
+    resources: Resources = LOCAL
     scale: Bounds | None = None
 
     @property
@@ -105,6 +110,9 @@ class Stage:
             "method": None if self.method is None else method_json(self.method),
             "source": self.source,
         }
+        if self.backend != DEFAULT:  # processes share out environments and minibatches, which changes what comes out
+            processes = {"runners": self.resources.num_env_runners, "learners": self.resources.num_learners}
+            data["backend"] = {"name": self.backend, **processes}
         if self.place is not None:
             data["place"] = list(self.place)
         if self.visit:
@@ -190,7 +198,9 @@ class Graph:
 def _source_name(source: SourceConfig) -> str:
     if source.name is not None:
         return source.name
-    return f"checkpoint {source.checkpoint}" if source.id is None else str(source.task)
+    if source.id is None:
+        return f"checkpoint {source.checkpoint}"
+    return str(source.task) if source.backend is None else f"{source.task} by {source.backend}"
 
 
 class Builder:
@@ -202,12 +212,33 @@ class Builder:
         self.seeds = tuple(config.seeds)
         self.network: NetworkConfig | None = None
         self.algorithm_name, self.algorithm = config.algorithm_and_name()
+        self._algorithms = {config.backend: self.algorithm}
         self._budgets = {"pretrain": config.pretrain.steps, "transfer": config.transfer.steps}
         self._evaluation = config.evaluation_plan()
+        self._resources = {config.backend: config.resources_asked()}
+        refuse(config.backend, self._resources[config.backend])
 
-    def add(self, kind: Kind, task: Task, seed: int, method: TransferMethod | None = None, **rest: Any) -> str:
-        """Add a stage; returns its id."""
+    def _trainer(self, by: str) -> tuple[Algorithm, Resources]:
+        """The algorithm of a backend; the experiment's resources are for its own, and another one has this machine."""
+        if by not in self._algorithms:
+            _, self._algorithms[by] = self.config.algorithm_and_name(by)
+            self._resources[by] = LOCAL
+        return self._algorithms[by], self._resources[by]
+
+    def add(
+        self,
+        kind: Kind,
+        task: Task,
+        seed: int,
+        method: TransferMethod | None = None,
+        by: str | None = None,
+        **rest: Any,
+    ) -> str:
+        """Add a stage, trained by the backend ``by`` or the experiment's; returns its id."""
         assert self.network is not None
+        by = by or self.config.backend
+        algorithm, resources = self._trainer(by)
+        refuse(by, resources, method)
         budget = self._budgets.get(kind, 0)
         if kind == "consolidate":
             assert method is not None
@@ -219,9 +250,11 @@ class Builder:
             budget=budget,
             network=self.network,
             algorithm_name=self.algorithm_name,
-            algorithm=self.algorithm,
+            algorithm=algorithm,
             evaluation=self._evaluation,
             recall_episodes=self.config.recall,
+            backend=by,
+            resources=resources,
             method=method,
             **rest,
         )
@@ -248,7 +281,11 @@ class _Pairs(Builder):
             return dict.fromkeys(self.seeds, str(loaded.id))
         task = source.task
         needed = any(method.uses_source and not method.watches_source for method in methods)
-        return {seed: self.add("pretrain", task, seed, scale=bounds(task)) for seed in self.seeds if needed}
+        return {
+            seed: self.add("pretrain", task, seed, by=source.backend, scale=bounds(task))
+            for seed in self.seeds
+            if needed
+        }
 
     def starting_point(
         self, source: SourceConfig, task: Task, method: TransferMethod, seed: int, origin: str
@@ -261,7 +298,7 @@ class _Pairs(Builder):
                     f"name the task to pretrain on."
                 )
             method.check(schemas(task))
-            origin = self.add("pretrain", task, seed, method=method, scale=bounds(task))
+            origin = self.add("pretrain", task, seed, method, source.backend, scale=bounds(task))
         if not method.overrides("consolidate"):
             return origin, origin
         place = Place(_last_task(source, method), _last_task(source, method) + 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agents.sb3.algorithm import architecture_for
+from agents.algorithm import architecture_for
 from envs.errors import GraftError
 from envs.factory import schemas
 from envs.schema import ObservationSchema

@@ -15,11 +15,11 @@ from agents.checkpoint import Checkpoint
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork, build_network
 from agents.rollouts import collect
-from agents.sb3 import train
 from agents.snapshot import Saved
 from envs.errors import GraftError
 from envs.factory import make, schemas
 from experiments.archive import HEADS, archive_of, inherited, numbered, of_task, tasks_learned
+from experiments.backends import backend
 from experiments.graph import Stage
 from experiments.ledger import Ledger, Progress
 from experiments.rescue import rescued
@@ -74,6 +74,7 @@ class _Running:
             schedule=self.schedule if self.method.overrides("schedule") else None,
             rates=self.method.rates(self.network, self.state),
             report=self.report,
+            state=self,
         )
 
 
@@ -186,7 +187,7 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
     with rescued(store.folder(stage.id), lambda result: _checkpoint(stage, left(result), source)):
         tried = [index for index, recall in enumerate(stage.recall) if recall.before]
         before = tuple(_recall(stage, left(TrainResult(0, 0.0, [])), index) for index in tried)
-        result = train(
+        result = backend(stage.backend).train(
             network,
             stage.task,
             stage.algorithm,
@@ -197,6 +198,7 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
             running.hooks() if running else None,
             snapshots=snapshots(stage, store, ledger, running),
             workers=workers,
+            resources=stage.resources,
         )
     ledger.summarise(stage, _mean(result.final_returns))
     return left(result)
@@ -226,7 +228,7 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
     if not method.retraining:
         return left(TrainResult(0, 0.0, []))
     with rescued(store.folder(stage.id), lambda result: _checkpoint(stage, left(result), source)):
-        result = train(
+        result = backend(stage.backend).train(
             network,
             stage.task,
             stage.algorithm,
@@ -237,6 +239,7 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
             running.hooks(),
             snapshots=snapshots(stage, store, ledger, running),
             workers=workers,
+            resources=stage.resources,
         )
     return left(result)
 

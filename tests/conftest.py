@@ -1,9 +1,11 @@
-"""Set up once for all tests: one thread each, plots without a screen; and the hand-made tasks for those that ask."""
+"""Set up once for all tests: one thread each, plots without a screen; hand-made tasks and Ray on request."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -15,6 +17,8 @@ from handmade import HandmadeAdapter
 from envs.factory import ADAPTERS
 
 torch.set_num_threads(1)
+
+TESTS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +34,17 @@ def handmade_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `envs.make` make the tasks ``handmade/...``; gone after the test."""
     list(ADAPTERS)  # loads the others
     monkeypatch.setitem(ADAPTERS._entries, "handmade", HandmadeAdapter())
+
+
+@pytest.fixture(scope="session")
+def one_ray() -> Iterator[None]:
+    """Four logical cores, no GPU; ends with the tests."""
+    import ray
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS, TESTS.parent))))  # of the processes that Ray starts
+    ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+    patch.undo()

@@ -11,17 +11,17 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
-from agents.backend import Evaluation, Hooks, Record, TrainResult
+from agents.backend import Evaluation, Hooks, Record, Resources, TrainResult
 from agents.evaluate import evaluate
+from agents.keeper import Batch, Keeper, Randomness, savable
 from agents.network import PolicyNetwork
 from agents.normaliser import settle
+from agents.rates import scale_rates
+from agents.recent import Recent
 from agents.sb3.algorithm import Algorithm
-from agents.sb3.learner_state import numbers
-from agents.sb3.rates import network_optimizer, scale_rates
-from agents.sb3.recent import Recent
-from agents.sb3.snapshot import Keeper
+from agents.sb3.learner_state import Learner, network_optimizer, numbers
 from agents.sb3.vec_env import BatchVecEnv
-from agents.snapshot import Saved, Snapshots
+from agents.snapshot import Part, Saved, Snapshots
 from envs.factory import make
 from envs.faults import Faults, TooManyFaults, together
 from envs.task import Task, TaskVectorEnv
@@ -173,6 +173,7 @@ def train(
     device: str = "auto",
     snapshots: Snapshots | None = None,
     workers: int = 1,
+    resources: Resources | None = None,
 ) -> TrainResult:
     """Train ``network`` on ``task``, in place.
 
@@ -185,6 +186,7 @@ def train(
         snapshots: where to keep one; training goes on from the one that is there, and ends as if it had never been
             stopped. None are taken where an environment's state can't be saved (all but the built-in games).
         workers: processes that each of both batches is spread over, where that can pay (`envs.make`).
+        resources: of more than this process there is no use here; whether a GPU is used, ``device`` says.
     Raises:
         Unstable: training diverged.
         TooManyFaults: environments failed more often than the task allows; ``network`` is as trained as it was then.
@@ -202,7 +204,16 @@ def train(
         learner.set_logger(Logger(None, [RecordWriter(record)]))
         scale_rates(network_optimizer(learner), network, hooks.rates)
         supervisor = Supervisor(network, eval_env, plan, budget, hooks, record, seed, env.recent)
-        supervisor.keeper = keeper = Keeper(snapshots, learner, env, eval_env, supervisor)
+        parts: dict[str, Part] | None = None
+        if savable(env.env) and savable(eval_env):
+            parts = {
+                "learner": Learner(learner),
+                "random": Randomness(learner.device),
+                "training": Batch(env),
+                "evaluation": Batch(eval_env),
+                "supervisor": supervisor,
+            }
+        supervisor.keeper = keeper = Keeper(snapshots, parts)
         keeper.resume()
         # A replay learner logs at episodes' ends, several at once; here the supervisor tells it when.
         interval = sys.maxsize if isinstance(learner, OffPolicyAlgorithm) else 1

@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.encoder import Encoder
+from agents.learner_state import freezing, optimiser_state, restore_freezing, restore_optimiser, tensors
 from agents.snapshot import Saved
-
-
-def tensors(found: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
-    """The arrays as tensors."""
-    return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in found.items()}
 
 
 def numbers(thing: object) -> dict[str, float]:
     """Attributes that are plain numbers: all counters, whatever a library calls them, and some constants."""
     return {name: value for name, value in vars(thing).items() if isinstance(value, int | float)}
+
+
+def network_optimizer(learner: BaseAlgorithm) -> torch.optim.Optimizer:
+    """The optimiser that trains the network: an actor's own where there is an actor, else the policy's."""
+    found: torch.optim.Optimizer = getattr(learner.policy, "actor", learner.policy).optimizer
+    return found
 
 
 class Learner:
@@ -50,7 +50,7 @@ class Learner:
         optimisers: dict[str, Any] = {}
         for name, thing in stateful.items():
             if isinstance(thing, torch.optim.Optimizer):
-                held, optimisers[name] = _optimiser_state(thing)
+                held, optimisers[name] = optimiser_state(thing)
             else:
                 held = thing.state_dict()
             found.update({f"{name}/{key}": tensor for key, tensor in held.items()})
@@ -63,8 +63,7 @@ class Learner:
             "numbers": numbers(learner),
             "optimisers": optimisers,
             "replay": place,
-            "trains": [name for name, p in policy.named_parameters() if p.requires_grad],
-            "frozen": {name: m.frozen_blocks for name, m in policy.named_modules() if isinstance(m, Encoder)},
+            **freezing(policy),
             "episodes": list(learner.ep_info_buffer or ()),
             "successes": [float(success) for success in learner.ep_success_buffer or ()],
             "actions": learner.action_space.np_random.bit_generator.state,
@@ -79,13 +78,13 @@ class Learner:
         for name, thing in stateful.items():
             held = {key.removeprefix(f"{name}/"): t for key, t in saved.tensors.items() if key.startswith(f"{name}/")}
             if isinstance(thing, torch.optim.Optimizer):
-                _restore_optimiser(thing, held, values["optimisers"][name])
+                restore_optimiser(thing, held, values["optimisers"][name])
             else:
                 thing.load_state_dict(held)
         with torch.no_grad():
             for name, tensor in single.items():
                 tensor.copy_(saved.tensors[f"single/{name}"])
-        _restore_freezing(learner.policy, values["trains"], values["frozen"])
+        restore_freezing(learner.policy, values["trains"], values["frozen"])
         for name, number in values["numbers"].items():
             setattr(learner, name, number)
         learner._last_obs = saved.tensors["last/obs"].numpy()
@@ -98,39 +97,6 @@ class Learner:
             if count:
                 learner.logger.name_to_count[name] = count
         _restore_replay(learner, saved.tensors, values["replay"])
-
-
-def _optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors by ``<parameter index>/<name>``, and what is no tensor."""
-    state = optimiser.state_dict()
-    entries = {(str(i), key): value for i, entry in state["state"].items() for key, value in entry.items()}
-    held = {f"{i}/{key}": value for (i, key), value in entries.items() if isinstance(value, torch.Tensor)}
-    plain = [[i, key, value] for (i, key), value in entries.items() if not isinstance(value, torch.Tensor)]
-    return held, {"groups": state["param_groups"], "plain": plain}
-
-
-def _restore_optimiser(optimiser: torch.optim.Optimizer, held: dict[str, torch.Tensor], rest: dict[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in held.items():
-        index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = tensor
-    for index, key, value in rest["plain"]:
-        state.setdefault(int(index), {})[key] = value
-    groups = [
-        # JSON has no tuples, and Adam has some.
-        {k: tuple(v) if isinstance(now.get(k), tuple) else v for k, v in saved.items()}
-        for saved, now in zip(rest["groups"], optimiser.param_groups, strict=True)
-    ]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _restore_freezing(policy: torch.nn.Module, trains: list[str], frozen: Mapping[str, int]) -> None:
-    """What a schedule froze or thawed since the network was built."""
-    for name, module in policy.named_modules():
-        if isinstance(module, Encoder):
-            module.frozen_blocks = frozen[name]
-    for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(name in trains)
 
 
 def _pending(learner: BaseAlgorithm) -> list[Any]:

@@ -10,7 +10,8 @@ from pydantic import Field
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from agents.sb3.algorithm import Algorithm, Count, Positive, Share
+from agents.algorithm import Count, Positive, Share
+from agents.sb3.algorithm import Algorithm
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from agents.sb3.recent import Recent
+from agents.recent import Recent
 from envs.errors import GraftError
 from envs.task import TaskVectorEnv
 

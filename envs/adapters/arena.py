@@ -12,7 +12,7 @@ from envs.arena.batch import ArenaBatch
 from envs.arena.game import ARENAS, Arena
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
-from envs.squad import ALL, Rows, environments
+from envs.squad import ALL, Rows, SquadEnv, environments
 from envs.task import Bounds, Task, TaskVectorEnv
 
 OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the other team: random or still"}
@@ -46,12 +46,7 @@ class ArenaAdapter:
         if task.id != self.prefix:
             raise unknown("task", task.id, [self.prefix])
         same_step_only(task, autoreset)
-        allowed = [*OPTIONS, *self._arena.options]
-        options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
-        render_mode = options.pop("render_mode", None)
-        for name in options:
-            if name not in allowed:
-                raise unknown(f"keyword of {task.id}", name, allowed)
+        options, render_mode = self._options(task)
         settings = self._arena.resolve(options)
         first, second = (team.name for team in self._arena.teams)
         counts = {first: settings.high_first, second: settings.high_second}
@@ -62,6 +57,23 @@ class ArenaAdapter:
         count = environments(num_envs, counts[team])
         batch = ArenaBatch(self._arena.name, count, seed, autoreset, render_mode, **options)
         return Rows(batch, team, num_envs, opponents, seed)
+
+    def squad(self, task: Task, seed: int) -> SquadEnv:
+        """One game with all its agents."""
+        if task.id != self.prefix:
+            raise unknown("task", task.id, [self.prefix])
+        options, render_mode = self._options(task)
+        return ArenaBatch(self._arena.name, 1, seed, render_mode=render_mode, **options)
+
+    def _options(self, task: Task) -> tuple[dict[str, Any], str | None]:
+        """The game's own keywords, and the render mode."""
+        options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
+        render_mode = options.pop("render_mode", None)
+        allowed = [*OPTIONS, *self._arena.options]
+        for name in options:
+            if name not in allowed:
+                raise unknown(f"keyword of {task.id}", name, allowed)
+        return options, render_mode
 
     def bounds(self, task: Task) -> Bounds | None:
         """None: what a return is worth depends on the opponents."""

@@ -24,7 +24,7 @@ from envs.adapters.zoo_squad import ZooSquad
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
 from envs.faults import KEYWORD, rules_of
-from envs.squad import ALL, Rows
+from envs.squad import ALL, Rows, SquadEnv
 from envs.task import Bounds, Task, TaskVectorEnv
 
 PREFIX = "pettingzoo:"
@@ -53,19 +53,28 @@ class PettingZooAdapter:
         """A batch of ``num_envs`` rows; it runs in the calling thread."""
         same_step_only(task, autoreset)
         team, opponents = word(task, "team", ALL), word(task, "opponents", "random")
-        module = _module(task.id)
-        rules, rest = rules_of(task.id, task.kwargs, _keywords(module)[0])
-        options = {name: value for name, value in rest.items() if name not in OPTIONS}
-        squad = ZooSquad(partial(_make_one, module, task.id, options), task.id, rules, num_envs, team)
+        squad = _squad(task, num_envs, team)
         try:
             return Rows(squad, team, num_envs, opponents, seed)
         except GraftError:
             squad.close()
             raise
 
+    def squad(self, task: Task, seed: int) -> SquadEnv:
+        """One environment with all its agents; it is seeded when it is reset."""
+        return _squad(task)
+
     def bounds(self, task: Task) -> Bounds | None:
         """None: what a return is worth depends on the opponents."""
         return None
+
+
+def _squad(task: Task, rows: int = 1, team: str = ALL) -> ZooSquad:
+    """As many environments as hold ``rows`` agents of ``team``."""
+    module = _module(task.id)
+    rules, rest = rules_of(task.id, task.kwargs, _keywords(module)[0])
+    options = {name: value for name, value in rest.items() if name not in OPTIONS}
+    return ZooSquad(partial(_make_one, module, task.id, options), task.id, rules, rows, team)
 
 
 def _in_package(package: str) -> list[str]:

@@ -83,6 +83,7 @@ class Chain(TransferMethod):
             "needs_weights": any(m.needs_weights for m in self.methods),
             "needs_task": any(m.needs_task for m in self.methods),
             "masks": any(m.masks for m in self.methods),
+            "rewrites": any(m.rewrites for m in self.methods),
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)

@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from agents.algorithm import PPOOptions
 from agents.backend import Gradients
 from agents.network import PolicyNetwork
-from agents.sb3.algorithm import ALGORITHMS, Algorithm, Count, NotNegative, Positive, Share
+from agents.sb3.algorithm import ALGORITHMS, Algorithm
 from agents.sb3.gradients import pass_through
 from agents.sb3.live_rows import LiveRolloutBuffer
 from agents.sb3.policy import NetworkPolicy
 from agents.sb3.vec_env import BatchVecEnv
-from envs.errors import GraftError
 
 PREFIX_CHUNK = 1024
 """Observations per forward pass when the frozen blocks' output is computed for a whole rollout."""
@@ -86,32 +85,8 @@ class TransferPPO(PPO):
 
 @ALGORITHMS.register("ppo")
 @dataclass(frozen=True, kw_only=True)
-class PPOAlgorithm(Algorithm):
-    """Proximal policy optimisation (Schulman et al. 2017) for discrete and Box actions.
-
-    Attributes:
-        num_steps: steps of each environment per rollout. minibatch: states per gradient step.
-        epochs: passes over each rollout. learning_rate: of Adam. gamma, gae_lambda: discounts.
-        entropy: weight of the entropy bonus. clip: of the probability ratio. value: weight of the value loss.
-        max_grad_norm: gradients are clipped to this norm.
-    Raises:
-        GraftError: a rollout of one state.
-    """
-
-    num_steps: Count = 64
-    minibatch: Annotated[int, Field(ge=2)] = 256
-    epochs: Count = 4
-    learning_rate: Positive = 2e-3
-    gamma: Share = 0.97
-    gae_lambda: Share = 0.95
-    entropy: NotNegative = 0.01
-    clip: Positive = 0.2
-    value: NotNegative = 0.5
-    max_grad_norm: Positive = 0.5
-
-    def __post_init__(self) -> None:
-        if self.num_steps * self.num_envs < 2:
-            raise GraftError("num_steps * num_envs is 1; PPO needs rollouts of at least 2 states.")
+class PPOAlgorithm(PPOOptions, Algorithm):
+    """Proximal policy optimisation (Schulman et al. 2017) for actions of every kind."""
 
     def learner(
         self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str

@@ -16,10 +16,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
+from agents.algorithm import Count, NotNegative
 from agents.backend import Batch, Gradients
 from agents.encoder import Encoder
 from agents.network import Distribution, PolicyNetwork, check_finite, stretched
-from agents.sb3.algorithm import ALGORITHMS, Count, NotNegative
+from agents.sb3.algorithm import ALGORITHMS
 from agents.sb3.gradients import pass_through
 from agents.sb3.off_policy import OffPolicy, follow_freezing, last_minibatch
 from agents.sb3.vec_env import BatchVecEnv

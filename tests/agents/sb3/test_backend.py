@@ -179,12 +179,15 @@ def test_a_wild_learning_rate_is_unstable():
 
 
 def test_environments_are_closed_even_after_a_failure(monkeypatch):
+    broken = Task("handmade/Match-v0", {"reward": math.nan})
+    for task in (TASK, broken):
+        envs.schemas(task)  # opens and closes a batch the first time
     closed = []
     monkeypatch.setattr("handmade.ScriptedEnv.close_extras", lambda self, **_: closed.append(self.num_envs))
     trained(budget=1)
     assert sorted(closed) == [8, 8]
     with pytest.raises(Unstable):
-        trained(task=Task("handmade/Match-v0", {"reward": math.nan}), num_envs=4)
+        trained(task=broken, num_envs=4)
     assert sorted(closed[2:]) == [4, 8]
 
 

@@ -13,11 +13,11 @@ import torch
 from handmade import REACH, HandmadeAdapter, NormEncoder, ReachEnv, scrambled, small_network
 
 import envs
+from agents.algorithm import architecture_for
 from agents.backend import Evaluation, Hooks
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig
 from agents.sb3 import ALGORITHMS, train
-from agents.sb3.algorithm import architecture_for
 from agents.sb3.learner_state import Learner
 from agents.snapshot import Saved, Snapshot, Snapshots
 from envs.adapters.mixture import mixture
@@ -348,7 +348,7 @@ def test_the_plan_says_how_often(tmp_path, monkeypatch):
     assert steps() == [128, 256, 384, 512]
     assert steps(env_steps=200) == [256, 512]
     assert steps(env_steps=None) == []
-    monkeypatch.setattr("agents.sb3.snapshot.LARGEST_SHARE", 1e9)
+    monkeypatch.setattr("agents.keeper.LARGEST_SHARE", 1e9)
     assert steps(env_steps=None, seconds=0) == [128, 256, 384, 512]
-    monkeypatch.setattr("agents.sb3.snapshot.LARGEST_SHARE", 1e-9)
+    monkeypatch.setattr("agents.keeper.LARGEST_SHARE", 1e-9)
     assert steps(env_steps=None, seconds=0) == [128], "the second would have taken too large a share of the time"

@@ -10,10 +10,10 @@ import torch
 from handmade import EVALUATION, ClockEnv, small_config, small_network
 
 import envs
+from agents.algorithm import architecture_for
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork
 from agents.sb3 import ALGORITHMS, recent, train
-from agents.sb3.algorithm import architecture_for
 from agents.sb3.vec_env import BatchVecEnv
 from envs.adapters.mixture import mixture
 from envs.task import Bounds, Groups, Task

@@ -11,8 +11,9 @@ from handmade import MATCH, REACH, TASK, assert_same, small_config, small_networ
 import envs
 from agents.backend import Evaluation, Hooks
 from agents.network import PolicyNetwork
+from agents.rates import scale_rates
 from agents.sb3 import ALGORITHMS, train
-from agents.sb3.rates import network_optimizer, scale_rates
+from agents.sb3.learner_state import network_optimizer
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
 

@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents.network import PolicyNetwork
 from envs.errors import GraftError
-
-
-def network_optimizer(learner: BaseAlgorithm) -> torch.optim.Optimizer:
-    """The optimiser that trains the network: an actor's own where there is an actor, else the policy's."""
-    found: torch.optim.Optimizer = getattr(learner.policy, "actor", learner.policy).optimizer
-    return found
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, network: PolicyNetwork, rates: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What a training with Stable-Baselines3 depends on between two rollouts: how it is saved, and put back."""
+"""When a training takes snapshots and what goes into them beside the learner, and how it goes on from the latest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.sb3.learner_state import Learner, tensors
-from agents.sb3.vec_env import BatchVecEnv
+from agents.learner_state import arrays, tensors
 from agents.snapshot import Part, Saved, Snapshot, Snapshots
 from envs.errors import GraftError
-from envs.task import TaskVectorEnv
 
 LARGEST_SHARE = 0.05
 """Of the time that snapshots may take; where one takes long (a large replay buffer), they come less often."""
@@ -36,11 +33,6 @@ class Savable(Protocol):
 def savable(env: object) -> TypeGuard[Savable]:
     """Whether the state of ``env``, or of the one that it wraps, can be saved."""
     return hasattr(env, "save_state") and hasattr(env, "restore_state")
-
-
-def arrays(saved: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
-    """The tensors as arrays."""
-    return {name: tensor.numpy() for name, tensor in saved.items()}
 
 
 class Batch:
@@ -87,33 +79,15 @@ class Randomness:
 class Keeper:
     """Takes a training's snapshots, and puts the latest back.
 
-    Where an environment's state can't be saved (all but the built-in games), nothing is ever taken or put back: such a
-    training starts over.
-
     Args:
         snapshots: where to, and when; None for no snapshots.
-        learner, env, eval_env: of the training.
-        supervisor: what else it depends on.
+        parts: name -> what the training depends on; None where some of it can't be saved, such as the environments
+            (all but the built-in games): nothing is ever taken or put back, and such a training starts over.
     """
 
-    def __init__(
-        self,
-        snapshots: Snapshots | None,
-        learner: BaseAlgorithm,
-        env: BatchVecEnv,
-        eval_env: TaskVectorEnv,
-        supervisor: Part,
-    ) -> None:
-        self._snapshots = None
-        if savable(env.env) and savable(eval_env):
-            self._snapshots = snapshots
-            self._parts: dict[str, Part] = {
-                "learner": Learner(learner),
-                "random": Randomness(learner.device),
-                "training": Batch(env),
-                "evaluation": Batch(eval_env),
-                "supervisor": supervisor,
-            }
+    def __init__(self, snapshots: Snapshots | None, parts: Mapping[str, Part] | None) -> None:
+        self._snapshots = None if parts is None else snapshots
+        self._parts = parts or {}
         self._start = self._last = time.perf_counter()
         self._last_steps, self._cost = 0, 0.0
 

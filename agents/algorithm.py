@@ -1,0 +1,95 @@
+"""Options of the algorithms that train networks, as far as the backends share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from agents.network import Distribution, NetworkConfig, PolicyNetwork, can_play
+from envs.errors import GraftError
+from envs.schema import Schemas
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """Options that every algorithm has.
+
+    Attributes:
+        num_envs: environments in the training batch.
+        reward_scale: what rewards are multiplied by before the algorithm sees them; reported returns are as they are.
+    """
+
+    distribution: ClassVar[Distribution | None] = None
+    """How it plays the heads of the networks that it trains (see `agents.network.Outputs`)."""
+
+    num_envs: Count = 64
+    reward_scale: Positive = 1.0
+
+    @classmethod
+    def siblings(cls) -> Mapping[str, type[Any]]:
+        """The algorithms of its backend, by name."""
+        return {}
+
+    def check(self, schemas: Schemas) -> None:
+        """Raises GraftError where the algorithm cannot play the task's actions."""
+        if not can_play(self.distribution, schemas.action):
+            siblings = self.siblings()
+            name = next((n for n, kind in siblings.items() if kind is type(self)), type(self).__name__)
+            fitting = [n for n, kind in siblings.items() if can_play(kind.distribution, schemas.action)]
+            needs = "discrete actions" if self.distribution == "greedy" else "box actions with finite bounds"
+            raise GraftError(
+                f"Algorithm '{name}' needs {needs}, and the task's are {schemas.action.kind} "
+                f"({', '.join(schemas.action.names)}); allowed here: {', '.join(fitting)}."
+            )
+
+    def check_network(self, network: PolicyNetwork) -> None:
+        """Raises GraftError where ``network`` was made for an algorithm that plays it in another way."""
+        self.check(network.schemas)
+        if network.config.distribution != self.distribution:
+            raise GraftError(
+                f"The network's distribution is '{network.config.distribution or 'default'}', and "
+                f"{type(self).__name__} plays '{self.distribution or 'default'}'; make the network from "
+                f"architecture_for(algorithm, config)."
+            )
+
+
+def architecture_for(algorithm: Algorithm, config: NetworkConfig) -> NetworkConfig:
+    """``config`` with the distribution that ``algorithm`` plays: what its networks are built from."""
+    return replace(config, distribution=algorithm.distribution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions(Algorithm):
+    """Options of proximal policy optimisation (Schulman et al. 2017), for actions of every kind.
+
+    Attributes:
+        num_steps: steps of each environment per rollout. minibatch: states per gradient step.
+        epochs: passes over each rollout. learning_rate: of Adam. gamma, gae_lambda: discounts.
+        entropy: weight of the entropy bonus. clip: of the probability ratio. value: weight of the value loss.
+        max_grad_norm: gradients are clipped to this norm.
+    Raises:
+        GraftError: a rollout of one state.
+    """
+
+    num_steps: Count = 64
+    minibatch: Annotated[int, Field(ge=2)] = 256
+    epochs: Count = 4
+    learning_rate: Positive = 2e-3
+    gamma: Share = 0.97
+    gae_lambda: Share = 0.95
+    entropy: NotNegative = 0.01
+    clip: Positive = 0.2
+    value: NotNegative = 0.5
+    max_grad_norm: Positive = 0.5
+
+    def __post_init__(self) -> None:
+        if self.num_steps * self.num_envs < 2:
+            raise GraftError("num_steps * num_envs is 1; PPO needs rollouts of at least 2 states.")

@@ -1,0 +1,29 @@
+"""The algorithm seam of this backend: a frozen dataclass whose fields are its config, and RLlib's config made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+from agents import algorithm
+from envs.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(algorithm.Algorithm):
+    """An algorithm of RLlib's new API stack."""
+
+    @classmethod
+    def siblings(cls) -> Mapping[str, type[Any]]:
+        """Those of this backend."""
+        return dict(ALGORITHMS.items())
+
+    def config(self, num_learners: int) -> AlgorithmConfig:
+        """RLlib's config with these options, which the backend adds network, environments and resources to."""
+        raise NotImplementedError
+
+
+ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "agents.rllib.algorithms")

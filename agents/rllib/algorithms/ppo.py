@@ -1,0 +1,142 @@
+"""PPO of RLlib, on arrays instead of episode objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from agents.algorithm import PPOOptions
+from agents.rllib.algorithm import ALGORITHMS, Algorithm
+from agents.rllib.learner import TransferLearner
+from agents.rllib.runner import BatchRunner, Fragment
+
+
+class TransferPPOLearner(TransferLearner, PPOTorchLearner):
+    """RLlib's PPO learner with a method's hooks; its loss is the library's."""
+
+
+class TransferPPO(PPO):
+    """RLlib's PPO whose runners give batches with advantages, so that nothing is left to do for its connectors.
+
+    Attributes:
+        env_steps: taken in its life; the budget goes by them. fragments: of the latest rollout, one for each runner.
+        results: what each learner measured in the latest update.
+    """
+
+    env_steps = 0
+    fragments: tuple[Fragment, ...] = ()
+    results: tuple[Any, ...] = ()
+
+    def training_step(self) -> None:
+        """A rollout, an update and new weights for the runners."""
+        config, runners, learners = _of(self)
+        self.fragments = tuple(runners.foreach_env_runner(_sample))
+        self.env_steps += sum(fragment.env_steps for fragment in self.fragments)
+        batch = _together(self.fragments, max(1, config.num_learners))
+        if batch is None:
+            return  # nobody was in play, so there is nothing to learn from
+        self.results = tuple(
+            learners.update(
+                batch=batch,
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps},
+                num_epochs=config.num_epochs,
+                minibatch_size=config.minibatch_size,
+            )
+        )
+        self.send_weights()
+
+    def send_weights(self) -> None:
+        """From the learner to all runners."""
+        _, runners, learners = _of(self)
+        runners.sync_weights(from_worker_or_learner_group=learners, policies=[DEFAULT_MODULE_ID], inference_only=False)
+
+    def _setup_logdir(self) -> None:
+        """RLlib's records go nowhere: Graft keeps its own."""
+        self._logdir: Any = ""
+
+
+def _of(algorithm: PPO) -> tuple[PPOConfig, EnvRunnerGroup, LearnerGroup]:
+    """Config, runners and learners of an algorithm that was set up."""
+    config, runners, learners = algorithm.config, algorithm.env_runner_group, algorithm.learner_group
+    assert isinstance(config, PPOConfig)
+    assert runners is not None
+    assert learners is not None
+    return config, runners, learners
+
+
+def _sample(runner: Any) -> Any:
+    return runner.sample()
+
+
+def _together(fragments: tuple[Fragment, ...], learners: int) -> MultiAgentBatch | None:
+    """The states of all fragments with advantages of mean 0 and deviation 1, as many for each learner.
+
+    Where these can't be shared out evenly, the last states are left out, fewer than there are learners.
+    """
+    columns = {name: np.concatenate([f.columns[name] for f in fragments]) for name in fragments[0].columns}
+    gained = columns[Postprocessing.ADVANTAGES]
+    count = len(gained) - len(gained) % learners
+    if not count:
+        return None
+    # As RLlib's own connector does it.
+    columns[Postprocessing.ADVANTAGES] = (gained - gained.mean()) / max(1e-4, float(gained.std()))
+    # Each learner gets a run of them, but every so-manieth state is wanted: of all environments, of all times.
+    order = np.concatenate([np.arange(first, count, learners) for first in range(learners)])
+    states = SampleBatch({name: column[order] for name, column in columns.items()})
+    return MultiAgentBatch({DEFAULT_MODULE_ID: states}, count)
+
+
+class TransferPPOConfig(PPOConfig):
+    """RLlib's, for `TransferPPO`."""
+
+    def __init__(self) -> None:
+        super().__init__(algo_class=TransferPPO)  # type: ignore[no-untyped-call]
+
+    def get_default_learner_class(self) -> type[TorchLearner]:
+        """The one with a method's hooks."""
+        return TransferPPOLearner
+
+
+@ALGORITHMS.register("ppo")
+@dataclass(frozen=True, kw_only=True)
+class PPOAlgorithm(PPOOptions, Algorithm):
+    """Proximal policy optimisation (Schulman et al. 2017) for actions of every kind.
+
+    As with Stable-Baselines3, but advantages have mean 0 and deviation 1 in the rollout instead of in each minibatch.
+    """
+
+    def config(self, num_learners: int) -> AlgorithmConfig:
+        """RLlib's config; several learners share each minibatch."""
+        learners = max(1, num_learners)
+        return (
+            TransferPPOConfig()
+            .env_runners(env_runner_cls=BatchRunner, rollout_fragment_length=self.num_steps)
+            .training(
+                lr=self.learning_rate,
+                gamma=self.gamma,
+                lambda_=self.gae_lambda,
+                train_batch_size_per_learner=max(1, self.num_envs * self.num_steps // learners),
+                minibatch_size=max(1, min(self.minibatch, self.num_envs * self.num_steps) // learners),
+                num_epochs=self.epochs,
+                entropy_coeff=self.entropy,
+                clip_param=self.clip,
+                vf_loss_coeff=self.value,
+                vf_clip_param=float("inf"),
+                use_kl_loss=False,
+                grad_clip=self.max_grad_norm,
+                grad_clip_by="global_norm",
+            )
+            .learners(add_default_connectors_to_learner_pipeline=False)
+        )

@@ -1,0 +1,194 @@
+"""What a transfer method needs of RLlib's learners, whatever the algorithm, and what keeps several of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+from agents.backend import Batch, Hooks
+from agents.keeper import Randomness
+from agents.learner_state import freezing, optimiser_state, restore_freezing, restore_optimiser
+from agents.network import PolicyNetwork, Unstable
+from agents.normaliser import settle
+from agents.rates import scale_rates
+from agents.rllib.module import NetworkModule
+from agents.snapshot import Saved
+
+HOOKS = "hooks"
+"""Key of ``learner_config_dict`` under which the method's hooks are, `Held`."""
+
+ADAM_EPSILON = 1e-5
+"""As Stable-Baselines3 gives it to PPO (Huang et al. 2022, detail 3 of 37)."""
+
+PREFIX_CHUNK = 1024
+"""Observations per forward pass when the frozen blocks' output is computed for a whole batch."""
+
+
+class TransferLearner(TorchLearner):
+    """A mixin for RLlib's learners, whose losses, clipping and steps stay theirs.
+
+    - The method's gradients come between backward and clipping, its learning rates in groups of the optimiser, its
+      schedule between two updates.
+    - Several learners average their gradients here, in one piece, before the method sees them, and once more what it
+      made of them, as it may look at a minibatch that the others don't have. RLlib's own wrapper for that (DDP) wants
+      the same parameters to train from beginning to end, and a schedule may thaw some.
+    - Every epoch is a new order of all states. Where the first blocks are frozen and no method asks for raw
+      observations, they run once per update instead of once per epoch.
+    - What normalisation counted becomes part of its statistics after an update, when all samples of it were used.
+    """
+
+    _batch: Batch | None = None
+
+    @property
+    def _module_of_network(self) -> NetworkModule:
+        found = self.module[DEFAULT_MODULE_ID].unwrapped()
+        assert isinstance(found, NetworkModule)
+        return found
+
+    @property
+    def network(self) -> PolicyNetwork:
+        """What is trained."""
+        return self._module_of_network.network
+
+    @property
+    def hooks(self) -> Hooks:
+        """The method's."""
+        found: Hooks = self.config.learner_config_dict[HOOKS].value
+        return found
+
+    def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
+        """Adam, with the method's learning rates."""
+        assert config is not None
+        # Frozen parameters are included: they have no gradient, so they are skipped until a schedule thaws them.
+        parameters = list(self.network.parameters())
+        optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=ADAM_EPSILON)
+        scale_rates(optimiser, self.network, self.hooks.rates)
+        self.register_optimizer(
+            module_id=module_id, optimizer=optimiser, params=parameters, lr_or_lr_schedule=config.lr
+        )
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Learners average their gradients themselves."""
+
+    def _create_iterator_if_necessary(
+        self,
+        *,
+        training_data: TrainingData,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+        **_: Any,
+    ) -> Iterator[MultiAgentBatch]:
+        """Minibatches of a batch of states in random order, new in every epoch; the last one may be smaller."""
+        made = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
+        whole = made.policy_batches[DEFAULT_MODULE_ID]
+        columns = {name: column for name, column in whole.items() if isinstance(column, torch.Tensor)}
+        size = minibatch_size or len(whole)
+        module = self._module_of_network
+        if self.hooks.gradients is None and self.network.frozen_depth:
+            columns[Columns.OBS] = self._prefix(columns[Columns.OBS], self.network.frozen_depth)
+            module.input_depth = self.network.frozen_depth
+        try:
+            for _epoch in range(num_epochs):
+                order = torch.randperm(len(whole)).to(self.device)
+                for chosen in torch.split(order, size):
+                    part = SampleBatch({name: column[chosen] for name, column in columns.items()})
+                    yield MultiAgentBatch({DEFAULT_MODULE_ID: part}, len(chosen))
+        finally:
+            module.input_depth = 0
+
+    @torch.no_grad()
+    def _prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
+        self.network.train()  # as in the passes that it stands for: statistics are counted
+        return torch.cat([self.network.prefix(part, depth) for part in torch.split(obs, PREFIX_CHUNK)])
+
+    def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
+        columns = batch[DEFAULT_MODULE_ID]
+        self._batch = Batch(columns[Columns.OBS], columns[Columns.ACTIONS])
+        return super()._uncompiled_update(batch, **kwargs)
+
+    def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
+        """Of the loss, the mean over all learners.
+
+        Raises:
+            Unstable: it is not finite; RLlib would learn nothing from such a minibatch, and not say so.
+        """
+        if not all(bool(torch.isfinite(loss)) for loss in loss_per_module.values()):
+            raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
+        found = super().compute_gradients(loss_per_module, **kwargs)
+        return self._averaged({parameter: grad for parameter, grad in found.items() if grad is not None})
+
+    def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
+        """What the method makes of them, clipped."""
+        change = self.hooks.gradients
+        if change is None:
+            return super().postprocess_gradients(gradients_dict)
+        assert self._batch is not None
+        named = dict(self.network.named_parameters())
+        given = {name: gradients_dict[p] for name, p in named.items() if p in gradients_dict}
+        changed = change(given, self.network, self._batch)
+        for parameter in gradients_dict.keys() - {named[name] for name in changed}:
+            parameter.grad = None  # or the optimiser would still step it
+        return super().postprocess_gradients(self._averaged({named[name]: grad for name, grad in changed.items()}))
+
+    def _averaged(self, gradients: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
+        """The mean over all learners, the same in each of them to the bit; the tensors are changed in place."""
+        if self.config.num_learners < 2 or not gradients:
+            return gradients
+        flat = torch.cat([grad.reshape(-1) for grad in gradients.values()])
+        torch.distributed.all_reduce(flat)
+        flat /= self.config.num_learners
+        parts = torch.split(flat, [grad.numel() for grad in gradients.values()])
+        return {p: part.view_as(grad) for (p, grad), part in zip(gradients.items(), parts, strict=True)}
+
+    def after_gradient_based_update(self, *, timesteps: Mapping[str, Any]) -> None:
+        """RLlib's own, then the statistics of observations."""
+        super().after_gradient_based_update(timesteps=dict(timesteps))
+        settle(self.network, self._gathered)
+
+    def _gathered(self, pending: torch.Tensor) -> list[torch.Tensor]:
+        """That of every learner, in their order."""
+        if self.config.num_learners < 2:
+            return [pending]
+        found = [torch.empty_like(pending) for _ in range(self.config.num_learners)]
+        torch.distributed.all_gather(found, pending)
+        return found
+
+    def schedule(self, progress: float) -> None:
+        """The method's, before a rollout."""
+        if self.hooks.schedule is not None:
+            self.hooks.schedule(self.network, progress)
+
+    def save(self) -> Saved:
+        """What its next updates depend on: weights, what is frozen, the optimiser, and what the method remembers."""
+        held, rest = optimiser_state(self.get_optimizer())
+        found = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        found |= {f"optimiser/{name}": tensor for name, tensor in held.items()}
+        values: dict[str, Any] = {"optimiser": rest, **freezing(self.network)}
+        if self.hooks.state is not None:
+            tensors, values["method"] = self.hooks.state.save()
+            found |= {f"method/{name}": tensor for name, tensor in tensors.items()}
+        return Saved({name: tensor.detach().cpu() for name, tensor in found.items()}, values)
+
+    def restore(self, saved: Saved) -> None:
+        """Inverse of `save`."""
+        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "optimiser": {}, "method": {}}
+        for name, tensor in saved.tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor.to(self.device)
+        self.network.load_exactly(parts["network"])
+        restore_optimiser(self.get_optimizer(), parts["optimiser"], saved.values["optimiser"])
+        restore_freezing(self.network, saved.values["trains"], saved.values["frozen"])
+        if self.hooks.state is not None:
+            self.hooks.state.restore(Saved(parts["method"], saved.values["method"]))
+
+    def randomness(self) -> Randomness:
+        """The random numbers of its process."""
+        return Randomness(torch.device(self.device))

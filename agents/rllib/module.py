@@ -1,0 +1,103 @@
+"""A PolicyNetwork as an RLModule of RLlib's new API stack."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import (
+    TorchCategorical,
+    TorchDiagGaussian,
+    TorchMultiCategorical,
+)
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch import TorchRLModule
+
+from agents.network import Outputs, PolicyNetwork, check_finite
+from envs.schema import ActionSchema
+
+T = TypeVar("T")
+
+
+class Held(Generic[T]):
+    """Something inside a config of RLlib, which copies its configs deeply and often: this stays one and the same.
+
+    Other processes get a copy, as they do of everything.
+    """
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __deepcopy__(self, memo: Any) -> Held[T]:
+        return self
+
+
+def distribution_inputs(outputs: Outputs) -> torch.Tensor:
+    """The heads' outputs as RLlib's distributions take them: logits (N, A), or means and log deviations (N, 2 A)."""
+    if outputs.log_std is None:
+        return outputs.action
+    return torch.cat([outputs.action, outputs.log_std.expand_as(outputs.action)], -1)
+
+
+def distribution_class(actions: ActionSchema) -> type[Any]:
+    """RLlib's distribution of the default kind (`agents.network.Outputs`) for such actions."""
+    if actions.kind == "box":
+        return TorchDiagGaussian
+    if not actions.sizes:
+        return TorchCategorical
+    made: Any = TorchMultiCategorical
+    found: type[Any] = made.get_partial_dist_cls(input_lens=list(actions.sizes))
+    return found
+
+
+class NetworkModule(TorchRLModule, ValueFunctionAPI):
+    """Wraps a copy of a network that was built elsewhere, its weights, frozen parts and statistics as they come.
+
+    ``model_config`` has it, `Held`, under ``network``. RLlib keeps the copies of learners and runners alike.
+
+    Attributes:
+        network: what is trained. input_depth: how many of its first blocks observations have been through already.
+    """
+
+    network: PolicyNetwork
+    input_depth: int
+
+    def setup(self) -> None:
+        """Called by RLlib: makes the network before anything sees its parameters."""
+        assert isinstance(self.model_config, dict)
+        self.network = copy.deepcopy(self.model_config["network"].value)
+        self.input_depth = 0
+        self.action_dist_cls = distribution_class(self.network.schemas.action)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """For RLlib, which asks it of modules that average gradients by themselves; here the learner does."""
+        return nullcontext()
+
+    def _forward(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        outputs: Outputs = self.network.suffix(batch[Columns.OBS], self.input_depth)
+        check_finite(outputs)
+        # Both heads have run; `compute_values` takes the values from here.
+        return {Columns.ACTION_DIST_INPUTS: distribution_inputs(outputs), Columns.EMBEDDINGS: outputs.value}
+
+    def compute_values(self, batch: Mapping[str, Any], embeddings: Any = None) -> torch.Tensor:
+        """Values (N,): those of the forward pass where it is given, else computed without gradients."""
+        if isinstance(embeddings, torch.Tensor):
+            return embeddings
+        with torch.no_grad():
+            values: torch.Tensor = self.network(batch[Columns.OBS]).value
+        return values
+
+
+def module_spec(network: PolicyNetwork) -> RLModuleSpec:
+    """What RLlib builds its modules from."""
+    return RLModuleSpec(
+        module_class=NetworkModule,
+        observation_space=network.schemas.observation.space(),
+        action_space=network.schemas.action.space(),
+        model_config={"network": Held(network)},
+    )

@@ -1,0 +1,164 @@
+"""Several learners and runners, each in a process of its own: what they share, and that the learners stay alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from handmade import assert_same, small_config, weights
+
+import envs
+from agents.backend import Evaluation, Hooks, Resources
+from agents.checkpoint import Checkpoint
+from agents.network import PolicyNetwork
+from agents.rllib import ALGORITHMS, backend, train
+from agents.snapshot import Saved
+from envs.task import Task
+from transfer.method import parse_method
+
+pytestmark = [
+    pytest.mark.usefixtures("one_ray"),
+    # Ray's groups of learners load its data library, which warns of settings that nobody has set.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
+]
+
+SOURCE, TARGET = Task("Graft/Gather-v0"), Task("Graft/Gather-v0", {"slip": 0.3})
+OPTIONS = {"num_envs": 8, "num_steps": 16, "minibatch": 64, "epochs": 2}
+
+
+class Running:
+    """A method and what it remembers, as the stages of experiments thread it through."""
+
+    def __init__(self, method, network, source):
+        self.method, self.state = method, method.init(network, source)
+
+    def gradients(self, grads, network, batch):
+        changed, self.state, _ = self.method.gradients(grads, network, self.state, batch)
+        return changed
+
+    def schedule(self, network, progress):
+        self.state = self.method.schedule(network, self.state, progress)
+
+    def save(self):
+        return Saved(self.state, {})
+
+    def restore(self, saved):
+        self.state = dict(saved.tensors)
+
+    def hooks(self, network):
+        used = {name: getattr(self, name) for name in ("gradients", "schedule") if self.method.overrides(name)}
+        return Hooks(**used, rates=self.method.rates(network, self.state), state=self)
+
+
+def fresh(task=SOURCE, **options):
+    schemas = envs.schemas(task)
+    return PolicyNetwork(schemas, small_config(schemas.observation.kind, **options), 0)
+
+
+def learn(network, task=TARGET, hooks=None, budget=256, **resources):
+    """The result, the network after each evaluation, and every learner's weights in the end."""
+    seen, ends = [], []
+    original = backend._Trained.fetch
+
+    def fetch(self):
+        ends[:] = self.learners(lambda learner: learner.save())
+        return original(self)
+
+    plan = Evaluation(every=10_000, episodes=8, num_envs=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend._Trained, "fetch", fetch)
+        algorithm = ALGORITHMS["ppo"](**OPTIONS)
+        record = lambda n, values: seen.append((n, values))  # noqa: E731
+        train(network, task, algorithm, budget, 0, record, plan, hooks, resources=Resources(**resources))
+    return ends
+
+
+def test_a_runner_of_its_own_gives_the_same_as_none():
+    here, there = fresh(), fresh()
+    learn(here), learn(there, num_env_runners=1)
+    assert_same(weights(here), weights(there))
+    assert not torch.equal(weights(here)["policy.out.weight"], weights(fresh())["policy.out.weight"])
+
+
+def test_two_runners_share_the_environments():
+    network = fresh()
+    before = weights(network)
+    learn(network, num_env_runners=2)
+    assert not any(torch.equal(tensor, before[name]) for name, tensor in weights(network).items())
+
+
+@pytest.fixture(scope="module")
+def consolidated():
+    """A source, as each method leaves it, by the method's entry in a config."""
+    source = Checkpoint.of(fresh(), SOURCE)
+
+    def of(entry):
+        from agents.rollouts import collect
+        from transfer.method import PART, Place
+
+        method = parse_method(entry)
+        if not method.overrides("consolidate"):
+            return method, source
+        env = envs.make(SOURCE, 16, 0)
+        network = source.build()
+        rollouts = collect(network, env, max(64, min(method.states, 256)), torch.Generator().manual_seed(0))
+        env.close()
+        network, state = method.consolidate(network, {}, rollouts, Place(0, 2))
+        return method, Checkpoint.of(network, SOURCE, parts={PART: state})
+
+    return of
+
+
+@pytest.mark.parametrize("entry", [{"frozen": {}}, {"ewc": {}}, {"progressive": {}}, {"kickstart": {}}], ids=str)
+def test_two_learners_stay_equal_to_the_bit(entry, consolidated):
+    method, source = consolidated(entry)
+    network, _ = method.build(source, envs.schemas(TARGET), source.network, 1)
+    before = weights(network)
+    running = Running(method, network, source)
+    first, second = learn(network, hooks=running.hooks(network), num_learners=2)
+    assert_same(dict(first.tensors), dict(second.tensors))
+    assert first.values == second.values
+    after = weights(network)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    trains = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert moved == trains
+    assert trains, "something learns"
+    if not method.overrides("gradients"):
+        assert len(trains) < len(before)
+
+
+class Kept:
+    """Keeps the first gradients it sees, and goes to other processes and back."""
+
+    def __init__(self):
+        self.first = {}
+
+    def __call__(self, grads, network, batch):
+        self.first = self.first or {name: grad.clone() for name, grad in grads.items()}
+        return grads
+
+    def save(self):
+        return Saved(self.first, {})
+
+    def restore(self, saved):
+        self.first = dict(saved.tensors)
+
+
+def test_two_learners_learn_what_one_does(monkeypatch):
+    """The mean over two halves of a minibatch is the mean over the minibatch."""
+    monkeypatch.setitem(OPTIONS, "minibatch", 128)
+    monkeypatch.setitem(OPTIONS, "epochs", 1)
+    one, two = Kept(), Kept()
+    for count, kept in {0: one, 2: two}.items():
+        learn(fresh(), hooks=Hooks(gradients=kept, state=kept), budget=1, num_learners=count)
+    assert one.first.keys() == two.first.keys() != set()
+    for name, grad in one.first.items():
+        torch.testing.assert_close(two.first[name], grad, rtol=1e-3, atol=1e-5)
+
+
+def test_statistics_are_those_of_all_learners():
+    task = Task("CartPole-v1")
+    network = fresh(task, normalise=True)
+    first, second = learn(network, task, budget=128, num_learners=2)
+    assert_same(dict(first.tensors), dict(second.tensors))
+    counts = [t for name, t in weights(network).items() if name.endswith("running_count")]
+    assert [float(count[0]) for count in counts] == [2 * 128.0]

@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Environment variables by which numeric libraries are told how many threads to use."""
+
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
     """Environment of processes that start here: numeric libraries read it when they load, before they can be told."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
         yield
     finally:

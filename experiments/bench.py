@@ -1,4 +1,4 @@
-"""Speed, side by side on one core: `python -m experiments.bench envs`, `... adapters` or `... methods`."""
+"""Speed, side by side on one core: `python -m experiments.bench envs`, `adapters`, `methods` or `backends`."""
 
 from __future__ import annotations
 
@@ -166,13 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m experiments.bench",
         description="Times Graft's games in planes and in pixels, with every mechanic, beside EnvPool's MiniGrid and "
         "Procgen and a Python loop over Gymnasium; or each adapter of other people's environments beside the bare "
-        "library; or the updates of every transfer method beside plain fine-tuning's.",
+        "library; or the updates of every transfer method beside plain fine-tuning's; or PPO on each backend beside "
+        "RLlib as it comes.",
         epilog="examples:\n  python -m experiments.bench envs --num-envs 1024 --rounds 5\n"
         "  python -m experiments.bench adapters --only CartPole --rounds 9\n"
         "  python -m experiments.bench methods --rounds 9",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["envs", "adapters", "methods"], help="what to time")
+    parser.add_argument("what", choices=["envs", "adapters", "methods", "backends"], help="what to time")
     parser.add_argument("--num-envs", type=int, default=1024, metavar="N", help="of envs: batch size (default: 1024)")
     parser.add_argument("--only", default="", metavar="TEXT", help="of adapters: tasks whose names hold this")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default: 5)")
@@ -190,6 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bench_adapters(Console(width=120), options.rounds, options.only)
         except GraftError as error:
             parser.error(str(error))
+    elif options.what == "backends":
+        from experiments.bench_backends import bench_backends
+
+        bench_backends(Console(width=120), options.rounds)
     else:
         from experiments.bench_methods import bench_methods
 

@@ -34,6 +34,7 @@ class _Row:
         self.env_steps = 0
         self.first: int | None = None
         self.values: dict[str, float] = {}
+        self.where = ""
 
     @property
     def rate(self) -> float:
@@ -55,7 +56,7 @@ class _Row:
 
 
 class Progress:
-    """A `experiments.launchers.local.Watcher` that prints; a context manager around the run.
+    """A `experiments.launchers.launcher.Watcher` that prints; a context manager around the run.
 
     Args:
         total: stages of the experiment. done: how many of them were finished before.
@@ -87,6 +88,12 @@ class Progress:
         if not self._console.is_terminal:
             self._say(f"start    {stage.label} ({stage.budget:,} env steps)")
 
+    def placed(self, stage: Stage, where: str) -> None:
+        """Show it beside the stage."""
+        self._rows[stage.id].where = where
+        if not self._console.is_terminal:
+            self._say(f"place    {stage.label}: {where}")
+
     def progressed(self, stage: Stage, env_steps: int, values: Mapping[str, float]) -> None:
         """Keep the latest numbers."""
         row = self._rows[stage.id]
@@ -110,6 +117,10 @@ class Progress:
         took = duration(time.monotonic() - row.start)
         faults = f", {row.faults:.0f} environment faults" if row.faults else ""
         self._say(f"done     {stage.label} in {took}, return {row.shown_return}{faults} [{self._done}/{self._total}]")
+
+    def noted(self, text: str) -> None:
+        """Say it, above the live table or as a line."""
+        self._say(text)
 
     def tick(self) -> None:
         """Where there is no live table: a line on each running stage now and then."""
@@ -137,6 +148,8 @@ class Progress:
         table = Table(box=None, pad_edge=False)
         for column in ("stage", "", "env steps", "steps/s", "return", "ETA"):
             table.add_column(column, justify="left" if column in ("stage", "") else "right", no_wrap=True)
+        if placed := any(row.where for row in self._rows.values()):
+            table.add_column("where", no_wrap=True)
         for row in self._rows.values():
             table.add_row(
                 row.stage.label,
@@ -145,6 +158,7 @@ class Progress:
                 f"{row.rate:,.0f}",
                 row.shown_return,
                 row.eta,
+                *([row.where] if placed else []),
             )
         failed = f", {self._failed} failed" if self._failed else ""
         head = Text(f"{self._done} of {self._total} stages done{failed}, ETA {self._eta()}", style="bold")

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from agents.checkpoint import replace_file
 from agents.snapshot import Part, Saved, Snapshots
 from experiments.graph import Stage
 from experiments.ledger import Ledger
@@ -35,14 +36,28 @@ def _identity(stage: Stage) -> dict[str, Any]:
 def begin(stage: Stage, store: Store) -> Path:
     """The folder of a stage that runs now: as a stopped run left it where that can go on, else clean.
 
-    It can where its snapshot is intact and of the same stage, software and machine, and its metrics reach that far.
+    It can where its snapshot is intact and of the same stage, software and machine, and its metrics are those of that
+    moment and what came after. They go into a new file: a run that was thought dead holds on to the old one.
     """
     folder = store.folder(stage.id)
     found = Snapshots(folder / SNAPSHOT, _identity(stage)).latest()
-    metrics = folder / METRICS
-    if found is None or not metrics.exists() or metrics.stat().st_size < found.parts["caller"].values["metrics"]:
+    if found is None:
         return store.start(stage)
+    length, digest = found.parts["caller"].values["metrics"]
+    metrics = _beginning(folder / METRICS, length)
+    if hashlib.sha256(metrics).hexdigest() != digest:
+        return store.start(stage)
+    replace_file(folder / METRICS, metrics)
     return store.start(stage, keep=(SNAPSHOT, METRICS, "tb"))
+
+
+def _beginning(path: Path, length: int) -> bytes:
+    """The first bytes of a file; none of one that is not there."""
+    try:
+        with path.open("rb") as file:
+            return file.read(length)
+    except FileNotFoundError:
+        return b""
 
 
 def snapshots(stage: Stage, store: Store, ledger: Ledger, running: Part | None) -> Snapshots:
@@ -50,10 +65,12 @@ def snapshots(stage: Stage, store: Store, ledger: Ledger, running: Part | None) 
 
     def save() -> Saved:
         tensors, values = ({}, {}) if running is None else running.save()
-        return Saved(tensors, {"running": values, "metrics": ledger.length()})
+        length = ledger.length()
+        digest = hashlib.sha256(_beginning(store.folder(stage.id) / METRICS, length)).hexdigest()
+        return Saved(tensors, {"running": values, "metrics": [length, digest]})
 
     def restore(saved: Saved, env_steps: int) -> None:
-        ledger.rewind(saved.values["metrics"], env_steps)
+        ledger.rewind(saved.values["metrics"][0], env_steps)
         if running is not None:
             running.restore(Saved(saved.tensors, saved.values["running"]))
 

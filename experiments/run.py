@@ -17,6 +17,7 @@ from experiments.conclusions import Carried, check_pairs, check_sequence, conclu
 from experiments.config import DEFAULT, AnyConfig, Common, Config, SequenceConfig, load_config, packaged_configs
 from experiments.describe import describe
 from experiments.graph import Graph, expand
+from experiments.launchers.launcher import Launcher
 from experiments.launchers.local import LocalLauncher
 from experiments.progress import Progress
 from experiments.sequence import expand_sequence
@@ -25,11 +26,15 @@ from experiments.store import Store
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes."""
 
+LAUNCHERS = ("local", "ray")
+
 EXAMPLES = """examples:
   python -m experiments.run                              the quickstart, a few minutes on two cores
   python -m experiments.run mechanics --dry-run          stages and transplant reports, without training
   python -m experiments.run mechanics seeds=3 --jobs 4   three seeds, four worker processes
   python -m experiments.run my.yaml --jobs 1 --workers 4 one stage at a time, its slow environments in four processes
+  python -m experiments.run mechanics --launcher ray --address head:6379 --gpus 0.25 --out /shared/mechanics
+                                                         on a Ray cluster, four stages to a GPU
   python -m experiments.run --describe packnet           what a method does, and its options
   python -m experiments.run my.yaml transfer.steps=1e5 targets.0.kwargs.slip=0.5 --out runs/slippery
 
@@ -58,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the results (default: runs/NAME, with a suffix for overrides)",
     )
-    made.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: one per usable core)")
+    made.add_argument(
+        "--jobs", type=int, metavar="N", help="stages at once (default: one per usable core; with ray, as many as fit)"
+    )
     made.add_argument(
         "--workers",
         type=int,
@@ -68,9 +75,58 @@ def parser() -> argparse.ArgumentParser:
         "pays where cores are left, for Gymnasium environments whose steps are slow: a few milliseconds for the whole "
         "batch. Built-in games, EnvPool and PettingZoo run as before",
     )
+    _add_launchers(made)
     made.add_argument("--describe", metavar="NAME", help="say what a method or an algorithm is, with its options")
     made.add_argument("--dry-run", action="store_true", help="show what would run and be carried over; write nothing")
     return made
+
+
+def _add_launchers(made: argparse.ArgumentParser) -> None:
+    """The options that say where stages run."""
+    made.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        default="local",
+        help="local (default): processes of this machine. ray: a Ray cluster, whose nodes need Graft installed in the "
+        "same version, and --out on a path that all of them share; a stage whose worker or node dies goes on from its "
+        "last snapshot in another",
+    )
+    ray = made.add_argument_group("with --launcher ray")
+    ray.add_argument(
+        "--address",
+        metavar="WHERE",
+        help="auto (default): the cluster that runs on this machine, or that RAY_ADDRESS names. local: one that is "
+        "started on this machine and ends with the run. HOST:PORT: of a cluster's head node",
+    )
+    ray.add_argument("--cpus", type=int, metavar="N", help="cores that a stage takes (default: as --workers)")
+    ray.add_argument(
+        "--gpus",
+        type=float,
+        metavar="F",
+        help="GPUs that a stage takes, 0.25 for four stages to a GPU (default: 0, which hides them from it)",
+    )
+    ray.add_argument(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="how often a stage is begun again whose worker or node died (default: 3); a stage that fails by itself "
+        "is not",
+    )
+
+
+def _launcher(arguments: argparse.Namespace) -> Launcher:
+    """The launcher that the arguments ask for; nothing is started yet."""
+    options = {name: getattr(arguments, name) for name in ("address", "cpus", "gpus", "retries")}
+    given = {name: value for name, value in options.items() if value is not None}
+    if arguments.launcher == "local":
+        if given:
+            raise GraftError(f"--{next(iter(given))} is for --launcher ray; leave it out, or choose that launcher.")
+        return LocalLauncher(arguments.jobs, arguments.workers)
+    try:
+        from experiments.launchers.ray import RayLauncher
+    except ModuleNotFoundError as error:
+        raise GraftError("--launcher ray needs Ray; install it with: pip install 'ray[rllib]'") from error
+    return RayLauncher(arguments.jobs, arguments.workers, **given)
 
 
 def _read(words: Sequence[str]) -> tuple[AnyConfig, bool]:
@@ -130,7 +186,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.print(describe(arguments.describe), markup=False, highlight=False, soft_wrap=True)
         return 0
     config, overridden = _read(arguments.config)
-    launcher = LocalLauncher(arguments.jobs, arguments.workers)
+    launcher = _launcher(arguments)
     store = Store(arguments.out or _default_out(config, overridden))
     kind = KINDS[type(config)]
     graph = kind.expand(config)
@@ -155,7 +211,7 @@ def _run_stages(
     config: AnyConfig,
     graph: Graph,
     found: list[Carried],
-    launcher: LocalLauncher,
+    launcher: Launcher,
     store: Store,
 ) -> dict[str, str] | None:
     """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
@@ -175,7 +231,7 @@ def _run_stages(
         done, budget = len(graph.stages) - len(todo), sum(graph.stages[i].budget for i in todo)
         say(
             f"{config.name}: {len(todo)} of {len(graph.stages)} stages to run, {budget:,} env steps, "
-            f"{launcher.jobs} {'worker' if launcher.jobs == 1 else 'workers'}, into {store.out}"
+            f"{_workers(launcher)}, into {store.out}"
         )
         try:
             with Progress(console, len(graph.stages), done, budget) as progress:
@@ -189,6 +245,12 @@ def _run_stages(
     else:
         say(f"{config.name}: all {len(graph.stages)} stages are done already, in {store.out}")
     return failed
+
+
+def _workers(launcher: Launcher) -> str:
+    if launcher.jobs is None:
+        return "as many workers as fit"
+    return f"{launcher.jobs} {'worker' if launcher.jobs == 1 else 'workers'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

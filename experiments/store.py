@@ -24,6 +24,9 @@ from experiments.graph import Stage
 from transfer.metrics import Curve
 
 LOCK = ".lock"
+LOCKS = ".locks"
+"""Folder of a lock for each stage, beside the stages, because what is in a stage's folder is removed when it starts."""
+
 METRICS = "metrics.jsonl"
 SNAPSHOT = "snapshot"
 AT_FAULT = "checkpoint-at-fault"
@@ -102,7 +105,7 @@ class Store:
         except OSError as error:
             raise GraftError(f"{self.out} cannot be used ({error.strerror}); choose another --out.") from error
         if not known:
-            if inside - {LOCK}:
+            if inside - {LOCK, LOCKS}:
                 raise GraftError(f"{self.out} is not an experiment's folder and not empty; choose another --out.")
             return
         try:
@@ -148,6 +151,36 @@ class Store:
                     raise GraftError(
                         f"{self.out} is in use by another run; wait for it, or choose another --out."
                     ) from error
+            yield
+
+    @contextmanager
+    def alone(self, stage_id: str, seconds: float) -> Iterator[None]:
+        """Keep other processes out of a stage's folder meanwhile; ends with this process, however that ends.
+
+        A worker that was thought dead may still write there. Nothing is kept out where the file system has no locks.
+
+        Raises:
+            GraftError: another process was in it for ``seconds``.
+        """
+        (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
+        with (self.out / LOCKS / stage_id).open("w") as lock:
+            if os.name == "posix":
+                import fcntl
+
+                deadline = time.monotonic() + seconds
+                while True:
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError as error:
+                        if time.monotonic() > deadline:
+                            raise GraftError(
+                                f"Another process still writes into {self.folder(stage_id)}; end it, and start again."
+                            ) from error
+                        time.sleep(min(0.2, seconds))
+                    except OSError:
+                        break
+                    else:
+                        break
             yield
 
     def changed_since(self) -> list[str]:

@@ -217,7 +217,7 @@ class _Supervisor:
         self._record(env_steps, {**means, **parts, **speed, **self._trained.metrics(), **self._new_faults()})
 
 
-def _build(
+def build(
     algorithm: Algorithm, network: PolicyNetwork, world: World, hooks: Hooks, seed: int, resources: Resources
 ) -> Any:
     """RLlib's algorithm, ready to train."""
@@ -285,7 +285,7 @@ def train(
     world = World(task, observation, seed, algorithm.reward_scale, workers)
     eval_env = make(task, plan.num_envs, seed + algorithm.num_envs, observation=observation, workers=workers)
     try:
-        learner = _build(algorithm, network, world, hooks, seed, resources)
+        learner = build(algorithm, network, world, hooks, seed, resources)
     except BaseException:
         eval_env.close()
         raise

@@ -1,1 +1,1 @@
-"""Ways to run a stage graph; `local` runs it in worker processes of this machine."""
+"""Who runs the stages of a graph: processes of this machine, or of a Ray cluster. What they share is in `launcher`."""

@@ -72,3 +72,20 @@ def test_a_resumed_stage_starts_at_its_snapshot_and_its_speed_counts_from_there(
     assert "ETA -; all stages: ETA -" in first
     assert "192 of 256 env steps, 2/s" in second
     assert "ETA 0:32; all stages: ETA 0:3" in second
+
+
+def test_where_a_stage_runs_and_notes_are_shown(stage):
+    for terminal in False, True:
+        page = io.StringIO()
+        console = Console(file=page, width=200, force_terminal=terminal)
+        with progress.Progress(console, total=1, done=0, budget=512) as shown:
+            shown.started(stage)
+            shown.placed(stage, "node 10.0.0.3")
+            shown.noted("lost     its node")
+            shown.placed(stage, "node 10.0.0.4, try 2")
+            if terminal:
+                console.print(shown._render())
+        printed = page.getvalue()
+        assert "lost     its node\n" in printed
+        assert "node 10.0.0.4, try 2" in printed
+        assert ("where" in printed) == terminal

@@ -18,7 +18,7 @@ import torch
 from handmade import takes
 from tiny_experiment import write_config
 
-from agents.sb3 import snapshot
+from agents import keeper
 from agents.snapshot import Snapshot
 from envs.factory import schemas
 from envs.task import Task
@@ -44,7 +44,7 @@ class Stop(Exception):
 def eager(monkeypatch):
     """A snapshot at every rollout."""
     monkeypatch.setattr(resume, "SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "LARGEST_SHARE", 1e9)
+    monkeypatch.setattr(keeper, "LARGEST_SHARE", 1e9)
 
 
 def ignore(env_steps, values):
@@ -243,11 +243,11 @@ def test_a_short_stage_takes_no_snapshot(tmp_path):
 EAGER_RUN = """
 import sys
 
-import agents.sb3.snapshot
+import agents.keeper
 import experiments.resume
 from experiments.run import main
 
-agents.sb3.snapshot.LARGEST_SHARE = 1e9
+agents.keeper.LARGEST_SHARE = 1e9
 experiments.resume.SECONDS = 0.0
 if __name__ == "__main__":
     sys.exit(main())

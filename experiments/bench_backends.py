@@ -1,0 +1,96 @@
+"""What a backend makes of a core: rollouts and updates of PPO, each backend beside the others in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from agents.backend import Hooks, Resources
+from agents.network import NetworkConfig, PolicyNetwork, build_network
+from agents.sb3 import ALGORITHMS
+from agents.sb3.vec_env import BatchVecEnv
+from envs.factory import make, schemas
+from envs.task import Task
+from experiments.backends import backend
+
+TASKS = (Task("Graft/Gather-v0"), Task("Graft/Dodge-v0"), Task("CartPole-v1"))
+
+PLAIN, OURS, SB3 = "RLlib as it comes", "Graft on RLlib", "Graft on Stable-Baselines3"
+
+Round = Callable[[], None]
+"""One rollout and one update."""
+
+
+def _network(task: Task) -> PolicyNetwork:
+    return build_network(schemas(task), NetworkConfig(), 0)
+
+
+def subjects(task: Task) -> dict[str, Round]:
+    """Every way to train on ``task``, with the same network, batch, minibatches and epochs: PPO's defaults."""
+    from agents.rllib.algorithm import ALGORITHMS as ON_RLLIB
+    from agents.rllib.backend import build
+    from agents.rllib.cluster import join
+    from agents.rllib.plain import plain
+    from agents.rllib.runner import World
+
+    join(Resources())
+    options = ALGORITHMS["ppo"]()
+    env = BatchVecEnv(make(task, options.num_envs, 0))
+    learner = options.learner(_network(task), env, 0, None, "cpu")
+    world = World(task, schemas(task).observation, 0, 1.0, 1)
+    ours = build(ON_RLLIB["ppo"](), _network(task), world, Hooks(), 0, Resources())
+    theirs = plain(_network(task), task, ON_RLLIB["ppo"](), 0)
+
+    def on_sb3() -> None:
+        learner.learn(options.num_envs * options.num_steps, reset_num_timesteps=False)
+
+    return {PLAIN: theirs.train, OURS: ours.training_step, SB3: on_sb3}
+
+
+def bench_backends(console: Console, rounds: int) -> None:
+    """Print the table."""
+    assert backend("rllib") is not None
+    table = Table(
+        title=f"Env steps trained on per second of one core: medians of {rounds} interleaved rounds",
+        title_justify="left",
+    )
+    for column in ("task", PLAIN, OURS, "times as fast", SB3, "times as fast"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    steps = ALGORITHMS["ppo"]().num_envs * ALGORITHMS["ppo"]().num_steps
+    for task in TASKS:
+        with console.status(f"timing {task}, {rounds} rounds"):
+            seconds = measure(subjects(task), rounds)
+        middle = {name: statistics.median(found) for name, found in seconds.items()}
+        ratios = {
+            name: statistics.median(a / b for a, b in zip(seconds[PLAIN], seconds[name], strict=True))
+            for name in (OURS, SB3)
+        }
+        table.add_row(
+            str(task),
+            f"{steps / middle[PLAIN]:,.0f}",
+            f"{steps / middle[OURS]:,.0f}",
+            f"{ratios[OURS]:.2f}",
+            f"{steps / middle[SB3]:,.0f}",
+            f"{ratios[SB3]:.2f}",
+        )
+    console.print(table)
+
+
+def measure(found: dict[str, Round], rounds: int) -> dict[str, list[float]]:
+    """Seconds of processor time of every subject in every round, there and back, so that a drift cancels out."""
+    for one in found.values():
+        one()
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(rounds):
+        spent = dict.fromkeys(found, 0.0)
+        for name in (*found, *reversed(found)):
+            start = time.process_time()
+            found[name]()
+            spent[name] += time.process_time() - start
+        for name, value in spent.items():
+            seconds[name].append(value / 2)
+    return seconds

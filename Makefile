@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/python -m experiments.run
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

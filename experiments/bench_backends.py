@@ -11,11 +11,10 @@ from rich.table import Table
 
 from agents.backend import Hooks, Resources
 from agents.network import NetworkConfig, PolicyNetwork, build_network
-from agents.sb3 import ALGORITHMS
+from agents.sb3.algorithms.ppo import PPOAlgorithm
 from agents.sb3.vec_env import BatchVecEnv
 from envs.factory import make, schemas
 from envs.task import Task
-from experiments.backends import backend
 
 TASKS = (Task("Graft/Gather-v0"), Task("Graft/Dodge-v0"), Task("CartPole-v1"))
 
@@ -38,12 +37,12 @@ def subjects(task: Task) -> dict[str, Round]:
     from agents.rllib.runner import World
 
     join(Resources())
-    options = ALGORITHMS["ppo"]()
+    options = PPOAlgorithm()
     env = BatchVecEnv(make(task, options.num_envs, 0))
     learner = options.learner(_network(task), env, 0, None, "cpu")
     world = World(task, schemas(task).observation, 0, 1.0, 1)
     ours = build(ON_RLLIB["ppo"](), _network(task), world, Hooks(), 0, Resources())
-    theirs = plain(_network(task), task, ON_RLLIB["ppo"](), 0)
+    theirs = plain(_network(task), task, options, 0)
 
     def on_sb3() -> None:
         learner.learn(options.num_envs * options.num_steps, reset_num_timesteps=False)
@@ -53,14 +52,13 @@ def subjects(task: Task) -> dict[str, Round]:
 
 def bench_backends(console: Console, rounds: int) -> None:
     """Print the table."""
-    assert backend("rllib") is not None
     table = Table(
         title=f"Env steps trained on per second of one core: medians of {rounds} interleaved rounds",
         title_justify="left",
     )
     for column in ("task", PLAIN, OURS, "times as fast", SB3, "times as fast"):
         table.add_column(column, justify="left" if column == "task" else "right")
-    steps = ALGORITHMS["ppo"]().num_envs * ALGORITHMS["ppo"]().num_steps
+    steps = PPOAlgorithm().num_envs * PPOAlgorithm().num_steps
     for task in TASKS:
         with console.status(f"timing {task}, {rounds} rounds"):
             seconds = measure(subjects(task), rounds)

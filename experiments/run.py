@@ -112,11 +112,18 @@ def _add_launchers(made: argparse.ArgumentParser) -> None:
         help="how often a stage is begun again whose worker or node died (default: 3); a stage that fails by itself "
         "is not",
     )
+    ray.add_argument(
+        "--wait",
+        type=int,
+        metavar="SECONDS",
+        help="how long to wait at the start for a node that has what a stage takes (default: 0), where the cluster "
+        "grows by itself: an autoscaler brings nodes for as many stages as --jobs says",
+    )
 
 
 def _launcher(arguments: argparse.Namespace) -> Launcher:
     """The launcher that the arguments ask for; nothing is started yet."""
-    options = {name: getattr(arguments, name) for name in ("address", "cpus", "gpus", "retries")}
+    options = {name: getattr(arguments, name) for name in ("address", "cpus", "gpus", "retries", "wait")}
     given = {name: value for name, value in options.items() if value is not None}
     if arguments.launcher == "local":
         if given:

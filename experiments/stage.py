@@ -44,6 +44,10 @@ class _Running:
         self.method, self.network, self.state = method, network, state
         self._probe, self._meter = probe, GradientMeter()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For learners in other processes, which have a network of their own and report nothing."""
+        return {**vars(self), "network": None, "_probe": None}
+
     def gradients(self, grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:
         before = self._meter.start(grads)
         changed, self.state, penalty = self.method.gradients(grads, network, self.state, batch)

@@ -48,3 +48,10 @@ def one_ray() -> Iterator[None]:
     yield
     ray.shutdown()
     patch.undo()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a Ray run in one process, where it is started once."""
+    for item in items:
+        if "one_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))

@@ -16,7 +16,7 @@ LAYERS = ("envs", "agents", "transfer", "experiments")
 
 HOMES = {
     "stable_baselines3": ("agents/sb3/",),
-    "ray": ("agents/rllib/", "experiments/launchers/ray.py"),
+    "ray": ("agents/rllib/", "agents/ray_access.py", "experiments/launchers/ray.py"),
 }
 """Package -> the only places that import it."""
 

@@ -10,7 +10,7 @@ import pytest
 from experiments.config import load_config, packaged_configs
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/results.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/results.md", "docs/cluster.md")
 TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
 LINKS = [(page, link) for page in PAGES for link in re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text())]
 

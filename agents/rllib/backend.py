@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from agents.backend import Evaluation, Hooks, Record, Resources, TrainResult
 from agents.evaluate import evaluate
 from agents.keeper import Batch, Keeper, Randomness, savable
-from agents.learner_state import restore_freezing
+from agents.learner_state import arrays, restore_freezing, tensors
 from agents.network import PolicyNetwork
 from agents.recent import WINDOW, Recent
 from agents.rllib.algorithm import Algorithm
@@ -52,8 +52,12 @@ class _Trained:
         self.algorithm, self._network, self._hooks = algorithm, network, hooks
 
     def learners(self, call: Callable[[TransferLearner], T]) -> list[T]:
-        """What ``call`` gives for each learner."""
-        return [result.get() for result in self.algorithm.learner_group.foreach_learner(call)]
+        """What ``call`` gives for each learner; what it raises in one of them is raised here."""
+        results = list(self.algorithm.learner_group.foreach_learner(call))
+        for result in results:
+            if not result.ok:
+                raise result.get()
+        return [result.get() for result in results]
 
     def runners(self, call: Callable[[BatchRunner], T]) -> list[T]:
         """What ``call`` gives for each runner, in the order of their environments."""
@@ -62,9 +66,14 @@ class _Trained:
 
     def fetch(self) -> Saved:
         """The first learner's state, which this process's network and hooks take over."""
-        saved = self.learners(_saved)[0]
+        saved = _unpacked(self.learners(_saved)[0])
         self._take_over(saved)
         return saved
+
+    def give_back(self) -> None:
+        """Let learners in other processes take over the state of this process's hooks."""
+        if self._hooks.state is not None and self.algorithm.config.num_learners:
+            self.learners(partial(_hooks_restored, saved=_packed(self._hooks.state.save())))
 
     def _take_over(self, saved: Saved) -> None:
         self._network.load_exactly(_part(saved, "network"))
@@ -76,20 +85,20 @@ class _Trained:
         """For a snapshot: learner, random numbers of each learner, runners, env steps."""
         learner = self.fetch()
         parts = {"learner": learner}
-        parts |= {f"random {i}": saved for i, saved in enumerate(self.learners(_randomness))}
-        parts |= {f"runner {i}": saved for i, saved in enumerate(self.runners(_saved))}
-        tensors = {f"{part}/{name}": t for part, saved in parts.items() for name, t in saved.tensors.items()}
+        parts |= {f"random {i}": _unpacked(saved) for i, saved in enumerate(self.learners(_randomness))}
+        parts |= {f"runner {i}": Saved(tensors(found), {}) for i, found in enumerate(self.runners(_state_of_runner))}
+        held = {f"{part}/{name}": t for part, saved in parts.items() for name, t in saved.tensors.items()}
         values = {part: dict(saved.values) for part, saved in parts.items()}
-        return Saved(tensors, {"parts": values, "env_steps": self.algorithm.env_steps})
+        return Saved(held, {"parts": values, "env_steps": self.algorithm.env_steps})
 
     def restore(self, saved: Saved) -> None:
         """Inverse of `save`."""
         parts = {name: Saved(_part(saved, name), values) for name, values in saved.values["parts"].items()}
         self._take_over(parts["learner"])
-        self.learners(partial(_restored, saved=parts["learner"]))
-        randoms = [parts[name] for name in sorted(parts) if name.startswith("random ")]
+        self.learners(partial(_restored, saved=_packed(parts["learner"])))
+        randoms = [_packed(parts[f"random {i}"]) for i in range(sum(name.startswith("random ") for name in parts))]
         self.learners(partial(_put_randomness_back, saved=randoms))
-        states = [parts[f"runner {i}"] for i in range(sum(name.startswith("runner ") for name in parts))]
+        states = [arrays(parts[f"runner {i}"].tensors) for i in range(sum(n.startswith("runner ") for n in parts))]
         self.runners(partial(_restored_runner, saved=states))
         self.algorithm.send_weights()
         self.algorithm.env_steps = saved.values["env_steps"]
@@ -105,27 +114,51 @@ def _part(saved: Saved, name: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(start): t for key, t in saved.tensors.items() if key.startswith(start)}
 
 
+class _Packed(NamedTuple):
+    """A `Saved` for other processes: arrays, as some of torch's types do not get there."""
+
+    arrays: dict[str, Any]
+    values: Any
+
+
+def _packed(saved: Saved) -> _Packed:
+    return _Packed({name: tensor.detach().cpu().numpy() for name, tensor in saved.tensors.items()}, saved.values)
+
+
+def _unpacked(packed: _Packed) -> Saved:
+    return Saved(tensors({name: array.copy() for name, array in packed.arrays.items()}), packed.values)
+
+
 # What other processes are asked to do; they get it by name.
 
 
-def _saved(part: Part) -> Saved:
-    return part.save()
+def _saved(learner: TransferLearner) -> _Packed:
+    return _packed(learner.save())
 
 
-def _restored(part: Part, saved: Saved) -> None:
-    part.restore(saved)
+def _restored(learner: TransferLearner, saved: _Packed) -> None:
+    learner.restore(_unpacked(saved))
 
 
-def _restored_runner(runner: BatchRunner, saved: list[Saved]) -> None:
+def _hooks_restored(learner: TransferLearner, saved: _Packed) -> None:
+    assert learner.hooks.state is not None
+    learner.hooks.state.restore(_unpacked(saved))
+
+
+def _state_of_runner(runner: BatchRunner) -> dict[str, Any]:
+    return runner.save()
+
+
+def _restored_runner(runner: BatchRunner, saved: list[dict[str, Any]]) -> None:
     runner.restore(saved[runner.index])
 
 
-def _randomness(learner: TransferLearner) -> Saved:
-    return learner.randomness().save()
+def _randomness(learner: TransferLearner) -> _Packed:
+    return _packed(learner.randomness().save())
 
 
-def _put_randomness_back(learner: TransferLearner, saved: list[Saved]) -> None:
-    learner.randomness().restore(saved[learner._learner_index])
+def _put_randomness_back(learner: TransferLearner, saved: list[_Packed]) -> None:
+    learner.randomness().restore(_unpacked(saved[learner._learner_index]))
 
 
 def _faults(runner: BatchRunner) -> Faults:
@@ -190,6 +223,7 @@ class _Supervisor:
         episodes = evaluate(self._network, self._env, self._plan.episodes, self._generator, self._plan.deterministic)
         self.last_returns, self.last_means = episodes.returns.tolist(), episodes.means(self._env.groups)
         measured = self._hooks.report(self._network) if self._hooks.report is not None else {}
+        self._trained.give_back()  # a report begins anew what it was about
         self._record(env_steps, {**episodes.metrics(self._env.groups), **self._new_faults(), **measured})
 
     def before_rollout(self, env_steps: int, progress: float) -> None:
@@ -291,8 +325,6 @@ def train(
         raise
     try:
         return _run(learner, network, eval_env, plan, budget, hooks, record, seed, snapshots)
-    except RayTaskError as error:  # as it was raised, where it was raised
-        raise error.cause from error
     finally:
         learner.stop()
         eval_env.close()
@@ -327,11 +359,15 @@ def _run(
             supervisor.before_rollout(learner.env_steps, learner.env_steps / budget)
             learner.training_step()
             supervisor.after_rollout(learner.env_steps, learner.fragments, keeper.seconds)
-    except TooManyFaults as error:
-        trained.fetch()
-        error.env_steps = learner.env_steps
-        record(learner.env_steps, error.faults.metrics())
-        raise
+    except Exception as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error  # as it was raised, where it was raised
+        if isinstance(cause, TooManyFaults):
+            trained.fetch()
+            cause.env_steps = learner.env_steps
+            record(learner.env_steps, cause.faults.metrics())
+        if cause is error:
+            raise
+        raise cause from error
     supervisor.evaluate(learner.env_steps)
     faults = {kind: count for kind, count in supervisor.faults().items() if count}
     return TrainResult(learner.env_steps, keeper.seconds, supervisor.last_returns, supervisor.last_means, faults)

@@ -17,6 +17,7 @@ from ray.rllib.core.distribution.torch.torch_distribution import (
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch.nn.utils import parametrize
 
 from agents.network import Outputs, PolicyNetwork, check_finite
 from envs.schema import ActionSchema
@@ -35,6 +36,35 @@ class Held(Generic[T]):
 
     def __deepcopy__(self, memo: Any) -> Held[T]:
         return self
+
+
+class HeldNetwork(Held[PolicyNetwork]):
+    """A network; torch refuses to pickle what parametrises its layers (`lora`), so that goes beside it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        network = copy.deepcopy(self.value)
+        trains = {name for name, p in network.named_parameters() if p.requires_grad}
+        weights, layers = network.state_dict(), []
+        for path, layer in list(network.named_modules()):
+            if parametrize.is_parametrized(layer):
+                found = dict(layer.parametrizations.items())
+                # Torch's own way back changes the layer's class, which the network that was copied shares.
+                layer.__class__ = type(layer).__bases__[0]
+                del layer.parametrizations
+                for name, parts in found.items():
+                    layer.register_parameter(name, parts.original)
+                    layers.append((path, name, list(parts)))
+        return {"network": network, "layers": layers, "weights": weights, "trains": trains}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        network = state["network"]
+        for path, name, parts in state["layers"]:
+            for part in parts:
+                parametrize.register_parametrization(network.get_submodule(path), name, part, unsafe=True)
+        network.load_exactly(state["weights"])
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in state["trains"])
+        self.value = network
 
 
 def distribution_inputs(outputs: Outputs) -> torch.Tensor:
@@ -99,5 +129,5 @@ def module_spec(network: PolicyNetwork) -> RLModuleSpec:
         module_class=NetworkModule,
         observation_space=network.schemas.observation.space(),
         action_space=network.schemas.action.space(),
-        model_config={"network": Held(network)},
+        model_config={"network": HeldNetwork(network)},
     )

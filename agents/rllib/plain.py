@@ -29,7 +29,7 @@ def plain(network: PolicyNetwork, task: Task, options: PPOOptions, seed: int) ->
         return make(task, context["num_envs"], seed, AutoresetMode.NEXT_STEP, observation=network.schemas.observation)
 
     register_env(NAME, world)
-    config = PPOConfig()  # type: ignore[no-untyped-call]
+    config = PPOConfig()
     config.environment(NAME, disable_env_checking=True)
     config.env_runners(
         num_env_runners=0,
@@ -55,5 +55,6 @@ def plain(network: PolicyNetwork, task: Task, options: PPOOptions, seed: int) ->
         grad_clip_by="global_norm",
     )
     config.debugging(seed=seed, log_level="ERROR")
-    made: PPO = config.build_algo()
+    made = config.build_algo()
+    assert isinstance(made, PPO)
     return made

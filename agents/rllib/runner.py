@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from agents.learner_state import arrays, tensors
 from agents.network import Outputs, PolicyNetwork
 from agents.rllib.module import NetworkModule, distribution_inputs
-from agents.snapshot import Saved
 from envs.factory import make
 from envs.faults import Faults
 from envs.schema import ObservationSchema
@@ -208,8 +207,19 @@ class BatchRunner(SingleAgentEnvRunner):
         assert self.env is not None
         return self.env.faults
 
-    def save(self) -> Saved:
-        """What its next samples depend on, beside the weights; its environments' state can be saved."""
+    def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What ``func`` gives for this runner; where it raises, RLlib would end the process, and lose what it was."""
+        return func(self, *args, **kwargs)
+
+    def load_weights(self, weights: Mapping[str, Array]) -> None:
+        """Of the network, by name."""
+        self.module.network.load_exactly({name: torch.as_tensor(array) for name, array in weights.items()})
+
+    def save(self) -> dict[str, Array]:
+        """What its next samples depend on, beside the weights; its environments' state can be saved.
+
+        Arrays, as some of torch's types do not get from one process to another.
+        """
         assert self.env is not None
         inner = self.env.save_state()  # type: ignore[attr-defined]
         batch = {f"batch.{name}": array for name, array in inner.items()}
@@ -217,15 +227,14 @@ class BatchRunner(SingleAgentEnvRunner):
         if self._obs is not None:
             mine["obs"] = self._obs
         copies = {name: array.copy() for name, array in mine.items()}
-        return Saved(tensors({**batch, **copies}) | {"generator": self._generator.get_state()}, {})
+        return {**batch, **copies, "generator": self._generator.get_state().numpy()}
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: Mapping[str, Array]) -> None:
         """Inverse of `save`."""
-        held = dict(saved.tensors)
-        self._generator.set_state(held.pop("generator"))
-        found = arrays(held)
-        self._returns[:], self._lengths[:], self._alive = found["returns"], found["lengths"], found["alive"]
-        self._obs = found.get("obs")
+        found = dict(saved)
+        self._generator.set_state(torch.from_numpy(found.pop("generator").copy()))
+        self._returns[:], self._lengths[:], self._alive = found["returns"], found["lengths"], found["alive"].copy()
+        self._obs = found["obs"].copy() if "obs" in found else None
         inner = {name.removeprefix("batch."): array for name, array in found.items() if name.startswith("batch.")}
         assert self.env is not None
         self.env.restore_state(inner)  # type: ignore[attr-defined]

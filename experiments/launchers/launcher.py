@@ -66,6 +66,9 @@ class ProgressOfStage(Protocol):
 
     def __call__(self, env_steps: int, values: Mapping[str, float], /) -> None: ...
 
+    def noted(self, text: str) -> None:
+        """Something about the stage that people should know."""
+
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
@@ -136,9 +139,12 @@ def attempt(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: 
 
 
 def _run(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int) -> str | None:
+    from experiments.resume import starts_over
     from experiments.stage import run_stage
 
     try:
+        if why := starts_over(stage, store):
+            progress.noted(f"Note: {stage.label} starts over: {why}.")
         run_stage(stage, store, progress, env_workers)
     except TooManyFaults as error:  # with what the environment raised, for its author
         store.fail(stage, str(error), faults=dict(error.faults), traceback=traceback.format_exc())

@@ -31,12 +31,32 @@ def now() -> float:
 
 
 class Progress(NamedTuple):
-    """How far a worker's stage is. ``stage``: its number, from 1. ``reports``: how often it said so; 0 where never."""
+    """How far a worker's stage is.
+
+    Attributes:
+        stage: its number, from 1. reports: how often it said something; 0 where never.
+        note: what people should know of it.
+    """
 
     stage: int = 0
     reports: int = 0
     env_steps: int = 0
     values: Mapping[str, float] = {}
+    note: str = ""
+
+
+class _Reporter:
+    """Keeps what a stage says last, for whoever asks; see `experiments.launchers.launcher.ProgressOfStage`."""
+
+    def __init__(self, stage: int) -> None:
+        self.latest = Progress(stage)
+
+    def __call__(self, env_steps: int, values: Mapping[str, float]) -> None:
+        last = self.latest
+        self.latest = Progress(last.stage, last.reports + 1, env_steps, {**last.values, **values}, last.note)
+
+    def noted(self, text: str) -> None:
+        self.latest = self.latest._replace(reports=self.latest.reports + 1, note=text)
 
 
 class Done(NamedTuple):
@@ -74,7 +94,7 @@ class LeasedWorker:
         self._out, self._env_workers, self._lease = Path(out), env_workers, lease
         self._answered = now()
         self._ends = self._answered + lease
-        self._progress = Progress()
+        self._reporter = _Reporter(0)
         threading.Thread(target=self._end_in_time, name="graft-lease", daemon=True).start()
 
     def _end_in_time(self) -> None:
@@ -107,23 +127,16 @@ class LeasedWorker:
             os._exit(1)
         self._ends = max(self._ends, self._answered + self._lease)
         self._answered = now()
-        return self._progress
+        return self._reporter.latest
 
     def work(self, stage: Stage) -> Done:
         """Run a stage."""
         from experiments.launchers.launcher import attempt
         from experiments.store import Store
 
-        self._progress = Progress(self._progress.stage + 1)
-        latest: dict[str, float] = {}
-
-        def report(env_steps: int, values: Mapping[str, float]) -> None:
-            latest.update(values)
-            stage, reports, *_ = self._progress
-            self._progress = Progress(stage, reports + 1, env_steps, dict(latest))
-
-        error = attempt(stage, Store(self._out), report, self._env_workers)
-        return Done(error, self._progress)
+        self._reporter = _Reporter(self._reporter.latest.stage + 1)
+        error = attempt(stage, Store(self._out), self._reporter, self._env_workers)
+        return Done(error, self._reporter.latest)
 
     def end(self) -> None:
         """End the process now, in the middle of whatever it does."""

@@ -59,6 +59,9 @@ class _Reporter:
             self._last = time.monotonic()
             self._connection.send(("progress", env_steps, self._latest))
 
+    def noted(self, text: str) -> None:
+        self._connection.send(("note", text))
+
 
 class _Worker:
     """A process, the pipe to it, and the stage it runs."""
@@ -141,6 +144,8 @@ class LocalLauncher:
                 kind, *rest = worker.pipe.recv()
                 if kind == "progress":
                     watcher.progressed(stage, *rest)
+                elif kind == "note":
+                    watcher.noted(*rest)
                 else:
                     ended, error = True, rest[0]
         except (EOFError, ConnectionResetError):

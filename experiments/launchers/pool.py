@@ -91,14 +91,24 @@ class Pool:
     """One run of a graph.
 
     Args:
-        need: what a stage takes, in words. jobs: stages at once, at most. retries: how often a stage is begun again.
+        need: what a stage takes, in words. retries: how often a stage is begun again.
+        jobs: stages at once, at most. So many workers are asked for even where fewer fit, as long as there are stages
+            for them: a cluster that can grow does so for those that wait. None for as many as fit.
+        patience: seconds to wait for the first node that fits.
     """
 
     def __init__(
-        self, cluster: Cluster, need: str, jobs: int | None, retries: int, store: Store, watcher: Watcher
+        self,
+        cluster: Cluster,
+        need: str,
+        jobs: int | None,
+        retries: int,
+        store: Store,
+        watcher: Watcher,
+        patience: float = 0.0,
     ) -> None:
         self._cluster, self._need, self._jobs, self._retries = cluster, need, jobs, retries
-        self._store, self._watcher = store, watcher
+        self._store, self._watcher, self._patience = store, watcher, patience
         self._token, self._software = uuid.uuid4().hex, software()
         self._coming: list[Worker] = []
         self._idle: list[Worker] = []
@@ -106,20 +116,24 @@ class Pool:
         self._lost: list[_Lost] = []
         self._deaths: Counter[str] = Counter()
         self._false_starts = 0
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
         self._waiting_since: float | None = None
         self._next_word = SECONDS_WITHOUT_ROOM
 
     def run(self, graph: Graph, todo: list[str]) -> dict[str, str]:
         """See `experiments.launchers.launcher.Launcher`."""
         agenda = Agenda(graph, todo, self._watcher)
-        if not self._cluster.room():
-            raise GraftError(f"A stage needs {self._need}, and no node has that; there are {self._cluster.describe()}.")
+        begun, empty = time.monotonic(), not self._cluster.room()
+        if empty and not self._patience:
+            raise self._no_node("--wait SECONDS waits for one")
         self._watcher.noted(f"{self._cluster.describe()}; {self._need} for a stage")
         shared = self._store.out / SHARED
         try:
             replace_file(shared, self._token.encode())
             while agenda or self._lost or self._busy:
+                empty = empty and not self._cluster.room()
+                if empty and time.monotonic() - begun > self._patience:
+                    raise self._no_node(f"none came in the {self._patience:.0f} s of --wait")
                 self._take_up_lost(agenda)
                 self._give_out(agenda)
                 self._cluster.wait(self._workers(), POLL_SECONDS)
@@ -131,6 +145,12 @@ class Pool:
             shared.unlink(missing_ok=True)
         self._settle([stage_id for stage_id in todo if stage_id not in agenda.failed])
         return agenda.failed
+
+    def _no_node(self, then: str) -> GraftError:
+        there = self._cluster.describe()
+        return GraftError(
+            f"A stage needs {self._need}, and no node has that; there are {there}. {then[0].upper()}{then[1:]}."
+        )
 
     def _workers(self) -> list[Worker]:
         return [*self._coming, *self._idle, *(worker for worker, _ in self._busy)]
@@ -158,8 +178,7 @@ class Pool:
             self._watcher.placed(stage, f"{worker.where}, try {again + 1}" if again else worker.where)
             worker.give(stage)
             self._busy.append((worker, stage))
-        room = self._cluster.room()
-        most = max(1, room if self._jobs is None else min(self._jobs, room))
+        most = max(1, self._cluster.room() if self._jobs is None else self._jobs)
         wanted = min(len(agenda.ready()), most - len(self._idle) - len(self._busy))
         self._coming += [self._cluster.ask(self._token) for _ in range(wanted - len(self._coming))]
         if not agenda and not self._lost and (left := [*self._coming, *self._idle]):
@@ -184,6 +203,7 @@ class Pool:
                 continue
             progress = news.progress if isinstance(news, Done) else news
             if progress is not None and progress.reports:
+                self._say_once(stage.id, progress.note)
                 self._watcher.progressed(stage, progress.env_steps, progress.values)
             if isinstance(news, Done):
                 self._busy.remove((worker, stage))
@@ -210,12 +230,17 @@ class Pool:
                 f"path that all nodes share."
             )
         others = sorted(name for name in self._software if hello.software.get(name) != self._software[name])
-        if others and worker.where not in self._told:
-            self._told.add(worker.where)
-            self._watcher.noted(
+        if others:
+            self._say_once(
+                worker.where,
                 f"Note: {worker.where} has other software than this machine ({', '.join(others)}): results may differ, "
-                f"and a stage that began elsewhere starts over there."
+                f"and a stage that began elsewhere starts over there.",
             )
+
+    def _say_once(self, of: str, text: str) -> None:
+        if text and (of, text) not in self._told:
+            self._told.add((of, text))
+            self._watcher.noted(text)
 
     def _mourn(self, worker: Worker, stage: Stage, lost: Lost) -> None:
         """Its stage is taken up when the worker has ended for certain."""
@@ -236,7 +261,7 @@ class Pool:
         waited = time.monotonic() - self._waiting_since
         if waited >= self._next_word:
             self._next_word = waited + 10 * SECONDS_WITHOUT_ROOM
-            reason = "those that have it are busy" if self._cluster.room() else "none that is left has it"
+            reason = "those that have it are busy" if self._cluster.room() else "none that is there has it"
             self._watcher.noted(f"waiting  {waited:.0f} s for a node with {self._need}: {reason}; Ctrl-C stops")
 
     def _settle(self, done: list[str]) -> None:

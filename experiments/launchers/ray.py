@@ -18,6 +18,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or Ray prints the sto
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
+from agents.ray_access import admitted, forget, own_token
 from envs.errors import GraftError
 from envs.processes import one_thread_each
 from experiments.graph import Graph, Stage
@@ -44,11 +45,14 @@ class RayLauncher:
 
     Args:
         jobs: stages at once, at most; None for as many as fit into the cluster, nodes that join later included.
+            An autoscaler brings nodes for ``jobs`` stages where those that are there do not suffice; for None it does
+            not.
         env_workers: processes that slow environments of a stage are spread over (`envs.make`).
         address: "auto" joins the cluster that runs on this machine or that RAY_ADDRESS names, "local" starts one here
             for the time of the run, HOST:PORT joins that one.
         cpus: cores that a stage takes; None for as many as ``env_workers``. gpus: GPUs or the fraction of one.
         retries: how often a stage is begun again whose worker died.
+        wait: seconds to wait, at the start, for a node that has what a stage takes.
         lease: seconds that a worker goes on that no longer hears of its launcher; as long, a stage of a node that
             was lost has to wait.
     """
@@ -62,16 +66,17 @@ class RayLauncher:
         cpus: int | None = None,
         gpus: float = 0.0,
         retries: int = 3,
+        wait: int = 0,
         lease: float = LEASE,
     ) -> None:
         at_least(1, jobs=jobs, workers=env_workers, cpus=cpus)
-        at_least(0, retries=retries)
+        at_least(0, retries=retries, wait=wait)
         if not (0 <= gpus <= 1 or (math.isfinite(gpus) and gpus > 1 and gpus == int(gpus))):
             raise GraftError(f"--gpus {gpus} is not allowed; it is a fraction of one GPU or a whole number of them.")
         _check_form(address)
         self.jobs, self.env_workers, self.address = jobs, env_workers, address
         self.cpus, self.gpus = cpus or env_workers, gpus
-        self.retries, self.lease = retries, lease
+        self.retries, self.wait, self.lease = retries, wait, lease
 
     @property
     def need(self) -> str:
@@ -87,7 +92,8 @@ class RayLauncher:
         """
         with self._connected():
             cluster = _RayCluster(self, store.out.resolve())
-            return Pool(cluster, self.need, self.jobs, self.retries, store, watcher).run(graph, todo)
+            pool = Pool(cluster, self.need, self.jobs, self.retries, store, watcher, self.wait)
+            return pool.run(graph, todo)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
@@ -98,9 +104,10 @@ class RayLauncher:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         with contextlib.ExitStack() as stack:
             try:
+                stack.callback(forget)
                 if address == "local":
                     mark = stack.enter_context(reaped())
-                    with one_thread_each(), marked(mark):
+                    with one_thread_each(), marked(mark), own_token():
                         ray.init(
                             address,
                             num_cpus=usable_cores(),
@@ -109,8 +116,9 @@ class RayLauncher:
                             **options,
                         )
                 else:
+                    stack.enter_context(admitted(address))
                     ray.init(address, **options)
-            except (ConnectionError, RuntimeError, ValueError, OSError, SystemExit) as error:
+            except (ConnectionError, RayError, RuntimeError, ValueError, OSError, SystemExit) as error:
                 raise GraftError(f"Ray at --address {self.address} can't be used: {_lines(error)[0]}") from error
             stack.callback(ray.shutdown)
             yield

@@ -194,11 +194,16 @@ def test_stages_fill_a_worker():
     fit = float(has["limits"]["cpu"]) / float(options["--cpus"])
     assert fit * float(options["--gpus"]) == has["limits"]["nvidia.com/gpu"]
     assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    assert int(options["--jobs"]) == fit * group["maxReplicas"]
+    assert group["minReplicas"] or int(options["--wait"]), "no node is there when the command begins"
 
 
 # The Slurm script
 
 BATCH = CLUSTER / "graft.sbatch"
+
+ON_A_NODE = re.search(r"bash -c '(.*)' ray-on-a-node", BATCH.read_text())[1]
+"""What runs Ray on a node."""
 
 SBATCH_OPTIONS = set((DATA / "sbatch-options.txt").read_text().splitlines()[1:])
 
@@ -328,13 +333,19 @@ def test_the_head_starts_first_then_workers_and_when_all_have_joined_the_command
     assert process.returncode == 1
     assert "exit code 1" in out
     seen = [line for line in lines(log) if not line.startswith("TERM")]
-    step = "srun --nodes=1 --ntasks=1 --nodelist={} --cpus-per-task=8 --no-kill --kill-on-bad-exit=0 ray start {} "
-    step += "--num-cpus=8 --num-gpus=1 --temp-dir=/tmp/ray-11234 --disable-usage-stats --block"
+
+    def step(node, where):
+        return (
+            f"srun --nodes=1 --ntasks=1 --nodelist={node} --cpus-per-task=8 --no-kill --kill-on-bad-exit=0 "
+            f"bash -c {ON_A_NODE} ray-on-a-node /tmp/ray-11234 ray start {where} "
+            f"--num-cpus=8 --num-gpus=1 --temp-dir=/tmp/ray-11234 --disable-usage-stats --block"
+        )
+
     head = "--head --node-ip-address=10.0.0.7 --port=21234 --include-dashboard=false"
     assert set(seen[:2]) == {"hostname --ip-address", "scontrol show hostnames n[1-3]"}
-    assert set(seen[2:4]) == {step.format("n1", head), "python - 10.0.0.7:21234 1 300"}
+    assert set(seen[2:4]) == {step("n1", head), "python - 10.0.0.7:21234 1 300"}
     assert set(seen[4:7]) == {
-        *(step.format(node, "--address=10.0.0.7:21234") for node in ("n2", "n3")),
+        *(step(node, "--address=10.0.0.7:21234") for node in ("n2", "n3")),
         "python - 10.0.0.7:21234 3 300",
     }
     assert seen[7] == (
@@ -361,6 +372,22 @@ def test_near_its_time_limit_the_job_ends_the_command_then_ray_and_queues_itself
         "srun --ntasks-per-node=1 --no-kill rm -rf /tmp/ray-11234",
         "scontrol requeue Incomplete 11234",
     ]
+
+
+def test_where_ray_ends_on_a_node_its_files_go(tmp_path):
+    """Slurm sends TERM to all processes of a step."""
+    files, began = tmp_path / "ray", tmp_path / "began"
+    files.mkdir()
+    ray = f"import pathlib, time; pathlib.Path({str(began)!r}).touch(); time.sleep(60)"
+    words = ["bash", "-c", ON_A_NODE, "ray-on-a-node", str(files), sys.executable, "-c", ray]
+    process = subprocess.Popen(words, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not began.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert not files.exists()
 
 
 def test_a_cancelled_job_ends_everything_and_is_not_queued_again(batch):
@@ -418,12 +445,14 @@ def command_options(words):
     return dict(zip(words[4::2], words[5::2], strict=True))
 
 
-def test_all_start_the_same_command_and_only_the_cpu_image_asks_for_no_gpu():
+def test_all_start_the_same_command_where_nodes_come_it_waits_and_only_the_cpu_image_asks_for_no_gpu():
     found = commands()
-    assert found["rayjob.yaml"] == found["graft.sbatch"]
+    grows = found["rayjob.yaml"]
+    assert grows[len(found["graft.sbatch"]) :: 2] == ["--jobs", "--wait"]
+    assert grows[: len(found["graft.sbatch"])] == found["graft.sbatch"]
     assert command_options(found["Dockerfile"])["--gpus"] == "0"
     same = [word if word != "0" else "0.125" for word in found["Dockerfile"]]
-    assert same == found["rayjob.yaml"]
+    assert same == found["graft.sbatch"]
 
 
 @pytest.mark.parametrize("where", ["Dockerfile", "rayjob.yaml", "graft.sbatch"])

@@ -89,3 +89,12 @@ def test_its_own_thread_ends_it(tmp_path, monkeypatch):
     while not ends and time.monotonic() < deadline:
         time.sleep(0.05)
     assert ends == [1]
+
+
+def test_what_a_stage_notes_stays_while_it_goes_on():
+    reporter = leased._Reporter(2)
+    reporter.noted("Note: it starts over.")
+    assert reporter.latest == Progress(2, 1, 0, {}, "Note: it starts over.")
+    reporter(128, {"a": 1.0})
+    reporter(256, {"b": 2.0})
+    assert reporter.latest == Progress(2, 3, 256, {"a": 1.0, "b": 2.0}, "Note: it starts over.")

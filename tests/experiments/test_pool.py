@@ -45,10 +45,11 @@ class FakeWorker:
     """Runs nothing; ``fate(stage, count)`` gives what is heard of a stage in its count-th run: Done, or Lost raised."""
 
     def __init__(self, cluster, token):
-        self.cluster, self.where, self.stage, self.token = cluster, "", None, token
+        self.cluster, self.where, self.stage, self.token, self.lost = cluster, "", None, token, False
 
     def greet(self):
-        if self.cluster.greeting == "never":
+        there = sum(worker.where != "" and not worker.lost for worker in self.cluster.workers)
+        if self.cluster.greeting == "never" or there >= self.cluster.rooms:
             return None
         if self.cluster.greeting == "dies":
             raise Lost("it has no memory", 0)
@@ -68,6 +69,7 @@ class FakeWorker:
         stage, self.stage = self.stage, None
         fate = self.cluster.fate(stage, self.cluster.given.count(stage.id))
         if isinstance(fate, Lost):
+            self.lost = True
             raise fate
         if fate.error is None:
             self.cluster.finish(stage)
@@ -114,13 +116,13 @@ def tiny(tmp_path):
     return expand(config), store
 
 
-def play(graph, cluster, jobs=None, retries=3):
+def play(graph, cluster, jobs=None, retries=3, patience=0.0):
     diary = Diary()
-    launcher = Pool(cluster, "1 CPU", jobs, retries, cluster.store, diary)
+    launcher = Pool(cluster, "1 CPU", jobs, retries, cluster.store, diary, patience)
     return launcher.run(graph, list(graph.stages)), diary
 
 
-@pytest.mark.parametrize(("jobs", "rooms", "most"), [(None, 3, 3), (2, 3, 2), (3, 1, 1)])
+@pytest.mark.parametrize(("jobs", "rooms", "most"), [(None, 3, 3), (2, 3, 2)])
 def test_stages_run_after_their_source_with_as_many_workers_as_fit_and_are_wanted(tiny, jobs, rooms, most):
     graph, store = tiny
     cluster = FakeCluster(store, rooms=rooms)
@@ -135,6 +137,25 @@ def test_stages_run_after_their_source_with_as_many_workers_as_fit_and_are_wante
     assert set(cluster.dismissed) == set(cluster.workers)
     assert diary.ticks
     assert not (store.out / pool.SHARED).exists()
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_as_many_workers_as_are_given_wait_for_room_that_may_come(tiny, grows):
+    graph, store = tiny
+    cluster = FakeCluster(store, rooms=1)
+
+    def wait(workers, seconds):
+        waiting = sum(worker.where == "" for worker in workers)
+        assert len(workers) <= 3
+        cluster.rooms += grows and waiting > 0  # as an autoscaler does
+
+    cluster.wait = wait
+    failed, _ = play(graph, cluster, jobs=3)
+    assert failed == {}
+    assert sorted(cluster.given) == sorted(graph.stages)
+    assert cluster.most == (3 if grows else 1)
+    assert cluster.asked == 3
+    assert set(cluster.dismissed) == set(cluster.workers)
 
 
 def test_a_stage_whose_worker_is_lost_goes_on_in_another_and_starts_once(tiny):
@@ -210,9 +231,48 @@ def test_a_stage_waits_until_its_worker_has_ended_for_certain(tiny, monkeypatch,
 def test_where_no_node_fits_nothing_is_asked_for(tiny):
     graph, store = tiny
     cluster = FakeCluster(store, rooms=0)
-    with pytest.raises(GraftError, match="A stage needs 1 CPU, and no node has that; there are 1 node with"):
+    with pytest.raises(
+        GraftError,
+        match=r"A stage needs 1 CPU, and no node has that; there are 1 node with .* --wait SECONDS waits for one",
+    ):
         play(graph, cluster)
     assert not cluster.asked
+
+
+@pytest.mark.parametrize("comes", [20.0, 100.0])
+def test_a_first_node_is_waited_for_as_long_as_is_given(tiny, monkeypatch, comes):
+    graph, store = tiny
+    clock = [0.0]
+    monkeypatch.setattr(pool.time, "monotonic", lambda: clock[0])
+    cluster = FakeCluster(store, rooms=0)
+
+    def wait(workers, seconds):
+        assert workers, "nobody asks for a node"
+        clock[0] += seconds
+        cluster.rooms = int(clock[0] >= comes)
+
+    cluster.wait = wait
+    if comes < 50:
+        failed, _ = play(graph, cluster, patience=50)
+        assert failed == {}
+        return
+    with pytest.raises(
+        GraftError, match=r"A stage needs 1 CPU, and no node has that.* None came in the 50 s of --wait"
+    ):
+        play(graph, cluster, patience=50)
+    assert set(cluster.dismissed) == set(cluster.workers) != set()
+    assert not (store.out / pool.SHARED).exists()
+
+
+def test_what_a_stage_notes_is_said_once(tiny):
+    graph, store = tiny
+    first = next(iter(graph.stages))
+
+    def fate(stage, count):
+        return Done(None, Progress(1, 1, 256, {}, "Note: it starts over." if stage.id == first else ""))
+
+    _, diary = play(graph, FakeCluster(store, fate))
+    assert diary.notes[1:] == ["Note: it starts over."]
 
 
 def test_people_are_told_when_no_node_is_left(tiny, monkeypatch):
@@ -233,8 +293,8 @@ def test_people_are_told_when_no_node_is_left(tiny, monkeypatch):
     assert failed == {}
     words = [note for note in diary.notes if note.startswith("waiting")]
     assert words == [
-        "waiting  30 s for a node with 1 CPU: none that is left has it; Ctrl-C stops",
-        "waiting  330 s for a node with 1 CPU: none that is left has it; Ctrl-C stops",
+        "waiting  30 s for a node with 1 CPU: none that is there has it; Ctrl-C stops",
+        "waiting  330 s for a node with 1 CPU: none that is there has it; Ctrl-C stops",
     ]
 
 

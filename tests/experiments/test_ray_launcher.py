@@ -187,6 +187,7 @@ def test_twelve_stages_whose_nodes_die_twice_end_with_the_same_results(cluster, 
     sweep_with_nodes_that_die(cluster, tmp_path, 2, 12, methods=methods, seeds=[0, 1], **budgets)
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_is_not_tried_again_and_its_record_has_the_traceback(cluster, tmp_path):
     graph, store = set_up(tmp_path, methods="frozen", algorithm={"num_envs": 8, "num_steps": 16, "learning_rate": 1e30})
     diary = Diary()
@@ -198,6 +199,7 @@ def test_a_stage_that_fails_is_not_tried_again_and_its_record_has_the_traceback(
     assert len(diary.places[pretrain]) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_fails_its_stage(cluster, tmp_path, monkeypatch):
     class Dying(launching._Actor):
         def work(self, stage):
@@ -230,6 +232,7 @@ def test_a_stage_that_fits_on_no_node_is_an_error_at_once(cluster, tmp_path, opt
     assert words in str(caught.value)
 
 
+@pytest.mark.slow
 def test_workers_that_see_another_folder_are_an_error(cluster, tmp_path, monkeypatch):
     class Impatient(launching._Actor):
         def hello(self, token, file):
@@ -255,6 +258,7 @@ def test_workers_that_see_another_folder_are_an_error(cluster, tmp_path, monkeyp
         ({"gpus": -1}, "--gpus -1 is not allowed"),
         ({"gpus": float("nan")}, "--gpus nan is not allowed"),
         ({"retries": -1}, "--retries -1 is not allowed"),
+        ({"wait": -1}, "--wait -1 is not allowed"),
         ({"address": "head"}, "--address head is not allowed"),
         ({"address": "ray://head:10001"}, "--address ray://head:10001 is not allowed"),
     ],
@@ -369,6 +373,7 @@ def wait_until(condition, seconds, process=None):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_that_writes_and_says_how_to_go_on(tmp_path, own_ray):
     start, folder = own_ray
     config = write_config(tmp_path, seeds=1, pretrain={"steps": 10**6})

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 from handmade import takes
+from stage_outcomes import assert_left_the_same, assert_same, left
 from tiny_experiment import write_config
 
 from agents import keeper
@@ -25,9 +26,10 @@ from envs.task import Task
 from experiments import resume
 from experiments.config import load_config
 from experiments.graph import expand
+from experiments.launchers.launcher import attempt
 from experiments.report import stage_records
 from experiments.stage import run_stage
-from experiments.store import METRICS, SNAPSHOT, Store
+from experiments.store import METRICS, SNAPSHOT, Store, surroundings
 from transfer.method import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -58,27 +60,6 @@ def set_up(folder, **changes):
     store = Store(folder / "out")
     store.open(config)
     return list(expand(config).stages.values()), store
-
-
-def left(store, stage):
-    """What a finished stage left: metrics without the clock's, tensors by part, and its record."""
-    folder = store.folder(stage.id)
-    text = re.sub(r'"time/[a-z_]+": [^,}]+', "", (folder / METRICS).read_text())
-    made = store.checkpoint(stage.id)
-    record = store.record(stage.id)
-    assert store.done(stage.id)
-    assert not (folder / SNAPSHOT).exists()
-    clocked = ("seconds", "checkpoint", "metrics_sha256")
-    return text, {"": made.tensors, **made.parts}, {key: v for key, v in record.items() if key not in clocked}
-
-
-def assert_left_the_same(mine, theirs):
-    assert mine[0] == theirs[0]
-    assert mine[1].keys() == theirs[1].keys()
-    for part, tensors in mine[1].items():
-        assert tensors.keys() == theirs[1][part].keys()
-        assert [name for name, t in tensors.items() if not torch.equal(t, theirs[1][part][name])] == []
-    assert mine[2] == theirs[2]
 
 
 def stop(store, stage, at, tag):
@@ -129,7 +110,7 @@ def test_under_every_method_a_stopped_stage_ends_as_if_it_had_not_been(tmp_path,
             stop(store, stage, 3 * ROLLOUT, "rollout/")
             assert not store.done(stage.id)
             assert go_on(store, stage)[0] == 2 * ROLLOUT, "it did not go on from the last snapshot"
-            assert_left_the_same(left(store, stage), expected)
+            assert_same(left(store, stage), expected)
     assert tried
 
 
@@ -143,9 +124,9 @@ def test_a_stage_on_a_mixture_goes_on_and_its_record_has_each_tasks_returns(tmp_
     shutil.rmtree(store.folder(stage.id))
     stop(store, stage, 3 * ROLLOUT, "train/")
     assert go_on(store, stage)[0] == 3 * ROLLOUT
-    assert_left_the_same(left(store, stage), expected)
-    lines = [json.loads(line) for line in expected[0].replace(", ,", ",").splitlines() if "eval/" in line]
-    means = {name: lines[-1][f"eval/return_mean/{name}"] for name in ("Dodge", "Shoot")}
+    assert_same(left(store, stage), expected)
+    last = [line for line in expected.metrics if "eval/return_mean/Dodge" in line][-1]
+    means = {name: last[f"eval/return_mean/{name}"] for name in ("Dodge", "Shoot")}
     assert store.record(stage.id)["return_means"] == means
     assert store.checkpoint(stage.id).record["evaluation"]["return_means"] == means
     config = load_config(str(tmp_path / "tiny.yaml"))
@@ -195,12 +176,29 @@ def test_tensorboard_shows_each_metric_once(pretraining):
         assert [(e.step, e.value) for e in events.Scalars(tag)] == [(s, pytest.approx(v)) for s, v in expected], tag
 
 
+class Reports:
+    """What a launcher hears of a stage."""
+
+    def __init__(self):
+        self.steps, self.notes = [], []
+
+    def __call__(self, env_steps, values):
+        self.steps.append(env_steps)
+
+    def noted(self, text):
+        self.notes.append(text)
+
+
 def other_code(stage, store, monkeypatch):
     monkeypatch.setattr(resume, "code", lambda: "other")
 
 
 def other_libraries(stage, store, monkeypatch):
-    monkeypatch.setattr(resume, "surroundings", lambda: {"versions": {"torch": "9"}, "platform": ""})
+    monkeypatch.setattr(resume, "surroundings", lambda: {"versions": {**surroundings()["versions"], "torch": "9"}})
+
+
+def other_system(stage, store, monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
 
 
 def of_another_stage(stage, store, monkeypatch):
@@ -224,13 +222,35 @@ def no_metrics(stage, store, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "spoil", [other_code, other_libraries, of_another_stage, truncated, shorter_metrics, no_metrics]
+    ("spoil", "why"),
+    [
+        (other_code, "its snapshot is of another version of Graft's code"),
+        (other_libraries, f"its snapshot is of torch {version('torch')}, not 9"),
+        (other_system, "its snapshot is of another operating system or C library"),
+        (of_another_stage, "its snapshot is of stage"),
+        (truncated, "its snapshot is damaged"),
+        (shorter_metrics, "metrics.jsonl was altered"),
+        (no_metrics, "metrics.jsonl was altered"),
+    ],
 )
-def test_what_cannot_go_on_starts_over(pretraining, monkeypatch, spoil):
+def test_what_cannot_go_on_starts_over_and_says_why(pretraining, monkeypatch, spoil, why):
     stage, store, expected = pretraining
+    assert resume.starts_over(stage, store) == ""
     spoil(stage, store, monkeypatch)
-    assert go_on(store, stage)[1][0] == 0
-    assert_left_the_same(left(store, stage), expected)
+    assert resume.starts_over(stage, store) == why
+    reports = Reports()
+    assert attempt(stage, store, reports, 1) is None
+    assert reports.notes == [f"Note: {stage.label} starts over: {why}."]
+    assert reports.steps[0] == 0
+    assert_same(left(store, stage), expected)
+    assert resume.starts_over(stage, store) == ""
+
+
+def test_another_kernel_is_the_same_machine_for_a_snapshot(pretraining, monkeypatch):
+    stage, store, _ = pretraining
+    monkeypatch.setattr(platform, "release", lambda: "0.0-other")
+    monkeypatch.setattr(platform, "platform", lambda *rest: "Linux-0.0-other")
+    assert go_on(store, stage)[1][0] == 3 * ROLLOUT
 
 
 def test_a_short_stage_takes_no_snapshot(tmp_path):
@@ -297,7 +317,6 @@ def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_res
         run_stage(stage, undisturbed, ignore)
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0, printed
-    for stage in stages:
-        assert_left_the_same(left(killed, stage), left(undisturbed, stage))
+    assert_left_the_same(stages, killed, undisturbed)
     again = json.loads((killed.folder(pretrain.id) / METRICS).read_text().splitlines()[1])["time/env_steps_per_s"]
     assert again == begun, "it started over"

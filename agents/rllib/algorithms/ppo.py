@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
@@ -45,6 +47,7 @@ class TransferPPO(PPO):
         self.fragments = tuple(runners.foreach_env_runner(_sample))
         self.env_steps += sum(fragment.env_steps for fragment in self.fragments)
         batch = _together(self.fragments, max(1, config.num_learners))
+        self.results = ()
         if batch is None:
             return  # nobody was in play, so there is nothing to learn from
         self.results = tuple(
@@ -58,9 +61,14 @@ class TransferPPO(PPO):
         self.send_weights()
 
     def send_weights(self) -> None:
-        """From the learner to all runners."""
+        """From the first learner to all runners, whatever changed them.
+
+        RLlib's own way is for updates only: it leaves runners alone that have weights of the same number already.
+        """
         _, runners, learners = _of(self)
-        runners.sync_weights(from_worker_or_learner_group=learners, policies=[DEFAULT_MODULE_ID], inference_only=False)
+        weights = next(iter(learners.foreach_learner(_weights))).get()  # type: ignore[arg-type]  # it is one of ours
+        held = ray.put(weights) if runners.num_remote_env_runners() else weights
+        runners.foreach_env_runner(partial(_load, weights=held))
 
     def _setup_logdir(self) -> None:
         """RLlib's records go nowhere: Graft keeps its own."""
@@ -74,6 +82,14 @@ def _of(algorithm: PPO) -> tuple[PPOConfig, EnvRunnerGroup, LearnerGroup]:
     assert runners is not None
     assert learners is not None
     return config, runners, learners
+
+
+def _weights(learner: TransferLearner) -> dict[str, Any]:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in learner.network.state_dict().items()}
+
+
+def _load(runner: BatchRunner, weights: Any) -> None:
+    runner.load_weights(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
 
 
 def _sample(runner: Any) -> Any:

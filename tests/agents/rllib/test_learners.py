@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from handmade import assert_same, small_config, weights
@@ -11,7 +13,10 @@ from agents.backend import Evaluation, Hooks, Resources
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from agents.rllib import ALGORITHMS, backend, train
-from agents.snapshot import Saved
+from agents.rllib.algorithms.ppo import TransferPPO
+from agents.rllib.module import HeldNetwork
+from agents.snapshot import Saved, Snapshots
+from envs.faults import TooManyFaults
 from envs.task import Task
 from transfer.method import parse_method
 
@@ -79,6 +84,7 @@ def test_a_runner_of_its_own_gives_the_same_as_none():
     assert not torch.equal(weights(here)["policy.out.weight"], weights(fresh())["policy.out.weight"])
 
 
+@pytest.mark.slow
 def test_two_runners_share_the_environments():
     network = fresh()
     before = weights(network)
@@ -108,7 +114,15 @@ def consolidated():
     return of
 
 
-@pytest.mark.parametrize("entry", [{"frozen": {}}, {"ewc": {}}, {"progressive": {}}, {"kickstart": {}}], ids=str)
+METHODS = [
+    {"ewc": {}},
+    {"progressive": {}},
+    pytest.param({"frozen": {}}, marks=pytest.mark.slow),
+    pytest.param({"kickstart": {}}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("entry", METHODS, ids=str)
 def test_two_learners_stay_equal_to_the_bit(entry, consolidated):
     method, source = consolidated(entry)
     network, _ = method.build(source, envs.schemas(TARGET), source.network, 1)
@@ -155,6 +169,7 @@ def test_two_learners_learn_what_one_does(monkeypatch):
         torch.testing.assert_close(two.first[name], grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_all_learners():
     task = Task("CartPole-v1")
     network = fresh(task, normalise=True)
@@ -162,3 +177,78 @@ def test_statistics_are_those_of_all_learners():
     assert_same(dict(first.tensors), dict(second.tensors))
     counts = [t for name, t in weights(network).items() if name.endswith("running_count")]
     assert [float(count[0]) for count in counts] == [2 * 128.0]
+
+
+class Stopped(Exception):
+    """In the middle of a training."""
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_in_all_of_its_processes(tmp_path):
+    plan, resources = Evaluation(every=10_000, episodes=8, num_envs=8), Resources(num_env_runners=2, num_learners=2)
+
+    def run(network, record=lambda *_: None, snapshots=None):
+        algorithm = ALGORITHMS["ppo"](**OPTIONS)
+        return train(network, SOURCE, algorithm, 512, 0, record, plan, None, "auto", snapshots, 1, resources)
+
+    def stop(env_steps, values):
+        if env_steps >= 384 and "train/loss" in values:
+            raise Stopped
+
+    kept, whole, parts = Snapshots(tmp_path, env_steps=128), fresh(), fresh()
+    run(whole)
+    with pytest.raises(Stopped):
+        run(fresh(), stop, kept)
+    assert kept.latest().env_steps == 256
+    run(parts, snapshots=kept)
+    assert_same(weights(parts), weights(whole))
+
+
+def shifted(network, progress):
+    """A schedule that changes weights by itself."""
+    with torch.no_grad():
+        network.value.out.bias += 1.0
+
+
+def bias(part):
+    """Of a runner or a learner."""
+    network = part.module.network if hasattr(part, "sample") else part.network
+    return network.value.out.bias.item()
+
+
+def test_what_a_schedule_changes_reaches_the_runners_before_they_play(monkeypatch):
+    seen = []
+    original = TransferPPO.training_step
+
+    def step(self):
+        learners = [result.get() for result in self.learner_group.foreach_learner(bias)]
+        seen.append({*self.env_runner_group.foreach_env_runner(bias), *learners})
+        original(self)
+
+    monkeypatch.setattr(TransferPPO, "training_step", step)
+    learn(fresh(), hooks=Hooks(schedule=shifted), num_env_runners=1)
+    assert len(seen) == 2
+    assert all(len(biases) == 1 for biases in seen), seen
+
+
+def test_what_a_runner_raises_is_raised_here():
+    task = Task("faulty_world:FailsSoon-v0", {"faults": {"limit": 1}})
+    with pytest.raises(TooManyFaults, match="a bug") as caught:
+        learn(fresh(task), task, num_env_runners=1)
+    assert caught.value.faults["raised"] > 1
+
+
+def test_networks_whose_layers_are_parametrised_get_to_other_processes(consolidated):
+    method, source = consolidated({"lora": {}})
+    network, _ = method.build(source, envs.schemas(TARGET), source.network, 1)
+    before = weights(network)
+    copied = pickle.loads(pickle.dumps(HeldNetwork(network))).value
+    assert_same(weights(copied), before)
+    named = dict(network.named_parameters())
+    assert {n: p.requires_grad for n, p in copied.named_parameters()} == {n: p.requires_grad for n, p in named.items()}
+    obs = torch.randint(0, 2, (8, *network.schemas.observation.shape), dtype=torch.uint8)
+    assert torch.equal(copied(obs).action, network(obs).action)
+    learn(network)
+    after = weights(network)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved == {name for name, parameter in named.items() if parameter.requires_grad}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,20 +37,26 @@ def handmade_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ADAPTERS._entries, "handmade", HandmadeAdapter())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
-    """Four logical cores, no GPU; ends with the tests."""
+    """Four logical cores, no GPU; ends with the module, as others start clusters of their own."""
     import ray
 
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS, TESTS.parent))))  # of the processes that Ray starts
-    ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
-    patch.undo()
+    from agents.ray_access import own_token
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS, TESTS.parent))))  # of the processes that Ray starts
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        with own_token():
+            ray.init("local", num_cpus=4, num_gpus=0, include_dashboard=False, **quiet)
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which other tests would find
+        yield
+        ray.shutdown()
 
 
+@pytest.hookimpl(tryfirst=True)  # before the tests are shared out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a Ray run in one process, where it is started once."""
     for item in items:

@@ -10,10 +10,11 @@ import torch
 from handmade import EVALUATION, ClockEnv, small_config, small_network
 
 import envs
+from agents import recent
 from agents.algorithm import architecture_for
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork
-from agents.sb3 import ALGORITHMS, recent, train
+from agents.sb3 import ALGORITHMS, train
 from agents.sb3.vec_env import BatchVecEnv
 from envs.adapters.mixture import mixture
 from envs.task import Bounds, Groups, Task

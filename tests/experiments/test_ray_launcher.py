@@ -170,6 +170,7 @@ def sweep_with_nodes_that_die(cluster, tmp_path, times, count, **changes):
     assert_left_the_same(stages, store, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_stages_whose_node_dies_end_with_the_same_results(cluster, tmp_path):
     budgets = {"pretrain": {"steps": 40 * ROLLOUT}, "transfer": {"steps": 2 * ROLLOUT}}

@@ -116,7 +116,7 @@ def consolidated():
 
 METHODS = [
     {"ewc": {}},
-    {"progressive": {}},
+    pytest.param({"progressive": {}}, marks=pytest.mark.slow),
     pytest.param({"frozen": {}}, marks=pytest.mark.slow),
     pytest.param({"kickstart": {}}, marks=pytest.mark.slow),
 ]
@@ -157,6 +157,7 @@ class Kept:
         self.first = dict(saved.tensors)
 
 
+@pytest.mark.slow
 def test_two_learners_learn_what_one_does(monkeypatch):
     """The mean over two halves of a minibatch is the mean over the minibatch."""
     monkeypatch.setitem(OPTIONS, "minibatch", 128)

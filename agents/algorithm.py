@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -93,3 +93,59 @@ class PPOOptions(Algorithm):
     def __post_init__(self) -> None:
         if self.num_steps * self.num_envs < 2:
             raise GraftError("num_steps * num_envs is 1; PPO needs rollouts of at least 2 states.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(Algorithm):
+    """Options of every algorithm that learns from a replay buffer.
+
+    Attributes:
+        learning_rate: of Adam. gamma: discount. batch: transitions per gradient step.
+        buffer: transitions kept; observations stay in the task's dtype.
+        tau: share of the network that its target takes over at each update of the target.
+        learning_starts: env steps of uniformly random play before the first update.
+        train_freq: steps of each environment between updates.
+        gradient_steps: per update; -1 for as many as env steps were taken since the last one.
+    Raises:
+        GraftError: no gradient steps, or a buffer smaller than the batch of environments.
+    """
+
+    num_envs: Count = 8
+    learning_rate: Positive = 3e-4
+    buffer: Count = 100_000
+    batch: Count = 256
+    gamma: Share = 0.99
+    tau: Annotated[float, Field(gt=0, le=1)] = 1.0
+    learning_starts: Annotated[int, Field(ge=0)] = 1000
+    train_freq: Count = 1
+    gradient_steps: Annotated[int, Field(ge=-1)] = -1
+
+    def __post_init__(self) -> None:
+        # Values that a library would take in silence and read as others.
+        if self.gradient_steps == 0:
+            raise GraftError("gradient_steps=0 is not allowed: give a number from 1, or -1 for one per env step.")
+        if self.buffer < self.num_envs:
+            raise GraftError(
+                f"buffer={self.buffer} is not allowed: it must hold a step of all {self.num_envs} environments."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SACOptions(ReplayOptions):
+    """Options of soft actor-critic (Haarnoja et al. 2018), for box actions with finite bounds.
+
+    Attributes:
+        entropy: the coefficient of the entropy; ``auto`` learns it, towards an entropy of -1 per action.
+        encoder: what the critics read: ``separate``, a copy of the network's encoder *as the transfer made it*, which
+            trains on the critics' loss, except for what is frozen in the network; or ``shared``, the network's encoder
+            itself, which only the actor's loss trains. A transfer method's gradients reach neither critic nor copy.
+        critic: hidden units of each critic above the encoder.
+    """
+
+    distribution: ClassVar[Distribution | None] = "squashed"
+
+    buffer: Count = 200_000
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
+    entropy: Literal["auto"] | NotNegative = "auto"
+    encoder: Literal["separate", "shared"] = "separate"
+    critic: tuple[Count, ...] = (256, 256)

@@ -84,6 +84,23 @@ class Resources:
     num_cpus_per_env_runner: Annotated[int, Field(ge=1)] = 1
 
 
+@dataclass(frozen=True)
+class Partners:
+    """Who learns beside a network, in a task for squads whose teams all learn.
+
+    The network plays the task's ``team``; it is evaluated against the task's ``opponents``, so that one run can be
+    compared with another.
+
+    Attributes:
+        plays: team -> policy, for each team.
+        networks: of all policies but the one that plays the task's team; trained in place. One that has that network's
+            encoder, the same object, shares it.
+    """
+
+    plays: Mapping[str, str]
+    networks: Mapping[str, PolicyNetwork]
+
+
 class TrainResult(NamedTuple):
     """What training did: env steps taken, wall-clock seconds, and returns of the final evaluation's episodes.
 

@@ -84,8 +84,8 @@ def make(
         raise
 
 
-def squad(task: Task, seed: int) -> SquadEnv:
-    """One game of a task for squads, with the agents of all its teams; `make` shows those of one as rows.
+def squad(task: Task, seed: int, num_envs: int = 1) -> SquadEnv:
+    """Games of a task for squads, with the agents of all its teams; `make` shows those of one as rows.
 
     Who learns (``team``, ``opponents``) is for the caller to heed, and so are names (``schema``).
 
@@ -96,7 +96,7 @@ def squad(task: Task, seed: int) -> SquadEnv:
     if not hasattr(adapter, "squad"):
         offered = ", ".join(sorted(a.prefix for _, a in ADAPTERS.items() if hasattr(a, "squad")))
         raise GraftError(f"Task {task} is not for squads; ids of those begin with: {offered}.")
-    whole: SquadEnv = adapter.squad(split(task)[0], seed)
+    whole: SquadEnv = adapter.squad(split(task)[0], seed, num_envs)
     return whole
 
 

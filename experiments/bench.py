@@ -1,4 +1,4 @@
-"""Speed, side by side on one core: `python -m experiments.bench envs`, `adapters`, `methods` or `backends`."""
+"""Speed, side by side: `python -m experiments.bench envs`, `adapters`, `methods`, `backends` or `scaling`."""
 
 from __future__ import annotations
 
@@ -160,46 +160,67 @@ def bench_envs(console: Console, num_envs: int, rounds: int) -> None:
     console.print(beside)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench",
-        description="Times Graft's games in planes and in pixels, with every mechanic, beside EnvPool's MiniGrid and "
-        "Procgen and a Python loop over Gymnasium; or each adapter of other people's environments beside the bare "
-        "library; or the updates of every transfer method beside plain fine-tuning's; or PPO on each backend beside "
-        "RLlib as it comes.",
+        description="Times, side by side on one core (scaling: on all of them):\n"
+        "  envs      Graft's games in planes and in pixels, with every mechanic, beside EnvPool's MiniGrid and\n"
+        "            Procgen and a Python loop over Gymnasium\n"
+        "  adapters  each adapter of other people's environments beside the bare library\n"
+        "  methods   the updates of every transfer method beside plain fine-tuning's\n"
+        "  backends  PPO on each backend beside RLlib as it comes\n"
+        "  scaling   what more env runners, learners and a GPU give the RLlib backend: a game with 1 and 2 workers,\n"
+        "            and an environment that sleeps with up to --runners, of which each takes about 400 MB",
         epilog="examples:\n  python -m experiments.bench envs --num-envs 1024 --rounds 5\n"
         "  python -m experiments.bench adapters --only CartPole --rounds 9\n"
-        "  python -m experiments.bench methods --rounds 9",
+        "  python -m experiments.bench methods --rounds 9\n"
+        "  python -m experiments.bench backends --rounds 5\n"
+        "  python -m experiments.bench scaling --rounds 3 --runners 16",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["envs", "adapters", "methods", "backends"], help="what to time")
+    parser.add_argument("what", choices=["envs", "adapters", "methods", "backends", "scaling"], help="what to time")
     parser.add_argument("--num-envs", type=int, default=1024, metavar="N", help="of envs: batch size (default: 1024)")
     parser.add_argument("--only", default="", metavar="TEXT", help="of adapters: tasks whose names hold this")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default: 5)")
+    parser.add_argument("--runners", type=int, default=16, metavar="N", help="of scaling: most runners (default: 16)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = _parser()
     options = parser.parse_args(arguments)
-    if options.num_envs < 1 or options.rounds < 1:
-        parser.error("--num-envs and --rounds must be at least 1")
-    if hasattr(os, "sched_setaffinity"):
+    if min(options.num_envs, options.rounds, options.runners) < 1:
+        parser.error("--num-envs, --rounds and --runners must be at least 1")
+    if options.what != "scaling" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    try:
+        _bench(options, Console(width=120))
+    except GraftError as error:
+        parser.error(str(error))
+    return 0
+
+
+def _bench(options: argparse.Namespace, console: Console) -> None:
+    """What was asked for; only that is imported, as some need a library that others don't."""
     if options.what == "envs":
-        bench_envs(Console(width=120), options.num_envs, options.rounds)
+        bench_envs(console, options.num_envs, options.rounds)
     elif options.what == "adapters":
         from experiments.bench_adapters import bench_adapters
 
-        try:
-            bench_adapters(Console(width=120), options.rounds, options.only)
-        except GraftError as error:
-            parser.error(str(error))
+        bench_adapters(console, options.rounds, options.only)
+    elif options.what == "methods":
+        from experiments.bench_methods import bench_methods
+
+        bench_methods(console, options.rounds)
     elif options.what == "backends":
         from experiments.bench_backends import bench_backends
 
-        bench_backends(Console(width=120), options.rounds)
+        bench_backends(console, options.rounds)
     else:
-        from experiments.bench_methods import bench_methods
+        from experiments.bench_scaling import bench_scaling
 
-        bench_methods(Console(width=120), options.rounds)
-    return 0
+        bench_scaling(console, options.rounds, options.runners)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +21,10 @@ TASKS = (Task("Graft/Gather-v0"), Task("Graft/Dodge-v0"), Task("CartPole-v1"))
 
 PLAIN, OURS, SB3 = "RLlib as it comes", "Graft on RLlib", "Graft on Stable-Baselines3"
 
-Round = Callable[[], None]
-"""One rollout and one update."""
+K = TypeVar("K")
+
+Round = Callable[[], object]
+"""What a subject does in a round, such as one rollout and one update."""
 
 
 def _network(task: Task) -> PolicyNetwork:
@@ -78,17 +81,17 @@ def bench_backends(console: Console, rounds: int) -> None:
     console.print(table)
 
 
-def measure(found: dict[str, Round], rounds: int) -> dict[str, list[float]]:
-    """Seconds of processor time of every subject in every round, there and back, so that a drift cancels out."""
+def measure(found: dict[K, Round], rounds: int, clock: Callable[[], float] = time.process_time) -> dict[K, list[float]]:
+    """Seconds of ``clock`` of every subject in every round, there and back, so that a drift cancels out."""
     for one in found.values():
         one()
-    seconds: dict[str, list[float]] = {name: [] for name in found}
+    seconds: dict[K, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
         spent = dict.fromkeys(found, 0.0)
         for name in (*found, *reversed(found)):
-            start = time.process_time()
+            start = clock()
             found[name]()
-            spent[name] += time.process_time() - start
+            spent[name] += clock() - start
         for name, value in spent.items():
             seconds[name].append(value / 2)
     return seconds

@@ -21,6 +21,7 @@ from envs.task import Bounds, Task
 from experiments.backends import DEFAULT as DEFAULT_BACKEND
 from experiments.backends import backend, parse_resources
 from experiments.options import parse_model
+from experiments.squads import Squad
 from transfer.method import METHODS, TransferMethod, label, parse_method
 
 PACKAGED = Path(__file__).parent / "configs"
@@ -80,7 +81,33 @@ class Recalled(Strict):
     kwargs: dict[str, JsonValue] = {}
 
 
-class TaskConfig(Strict):
+PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+
+
+class SquadSection(Strict):
+    """Of a task for squads whose teams all learn: who plays whom.
+
+    ``kwargs: {team: ...}`` says which team's policy is pretrained or transferred; the others learn beside it.
+    """
+
+    policy_mapping: dict[str, PolicyName] | None = Field(
+        None, description="team -> policy, where all teams of a squad learn (backend: rllib)"
+    )
+    share_encoder: bool = Field(False, description="whether the policies of policy_mapping have one encoder")
+
+    @model_validator(mode="after")
+    def _shared_among_several(self) -> Self:
+        if self.share_encoder and self.policy_mapping is None:
+            raise ValueError("share_encoder is for policies that learn together; give policy_mapping: {team: policy}")
+        return self
+
+    @property
+    def squad(self) -> Squad | None:
+        """Who plays whom; None where one policy learns."""
+        return None if self.policy_mapping is None else Squad(self.policy_mapping, self.share_encoder)
+
+
+class TaskConfig(SquadSection):
     """A task: its id, its keyword arguments, its names, and bounds that override the registered ones.
 
     ``recall``, of a target: the task on which transferred networks are tried before and after training; by default
@@ -118,7 +145,7 @@ class TaskConfig(Strict):
         return Bounds(*self.bounds, GIVEN) if self.bounds is not None else bounds(self.task)
 
 
-class SourceConfig(Strict):
+class SourceConfig(SquadSection):
     """A task to pretrain on, or the folder of a checkpoint trained before; ``name`` is for tables and plots.
 
     ``backend``: who pretrains it, where that is not who trains the experiment.
@@ -134,7 +161,7 @@ class SourceConfig(Strict):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        of_task = self.kwargs or self.names or self.backend
+        of_task = self.kwargs or self.names or self.backend or self.policy_mapping
         if (self.id is None) == (self.checkpoint is None) or (self.checkpoint is not None and of_task):
             raise ValueError(
                 "a source is either a task (id, kwargs, backend) or a checkpoint (a folder, which knows its task)"
@@ -244,6 +271,8 @@ class SequenceConfig(Common):
     def _recalls_every_task(self) -> Self:
         if any(task.recall is not None for task in self.sequence):
             raise ValueError("recall is for targets; in a sequence, every earlier task is tried again anyway")
+        if any(task.squad is not None for task in self.sequence):
+            raise ValueError("policy_mapping is for sources and targets; a sequence trains one policy")
         return self
 
     def method_list(self, entries: Sequence[Any] | None = None) -> list[TransferMethod]:
@@ -327,6 +356,21 @@ def _where(error: Exception) -> str:
     return f"{problem}, in line {mark.line + 1}" if mark and problem else " ".join(str(error).split())
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        GraftError: not YAML, or not keys and values.
+    """
+    try:
+        data = yaml.load(path.read_text(), _Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise GraftError(f"{path.name} is not valid YAML: {_where(error)}.") from error
+    if not isinstance(data, dict):
+        raise GraftError(f"{path.name} must hold keys and values, such as 'name: patch'; it holds {data!r}.")
+    return data
+
+
 def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read a config and apply ``dotted.key=value`` overrides, whose values are YAML.
 
@@ -334,13 +378,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
         GraftError: no such config, not YAML, an unknown key, or a value that is not allowed.
     """
     path = find_config(given)
-    try:
-        data = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise GraftError(f"{path.name} is not valid YAML: {_where(error)}.") from error
-    if not isinstance(data, dict):
-        raise GraftError(f"{path.name} must hold keys and values, such as 'name: patch'; it holds {data!r}.")
-    data = _longhand(data)
+    data = _longhand(read_yaml(path))
     for override in overrides:
         key, _, text = override.partition("=")
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +13,16 @@ import numpy as np
 from agents.algorithm import Algorithm, architecture_for
 from agents.backend import Evaluation, Resources
 from agents.checkpoint import Checkpoint
-from agents.encoder import default_encoder
 from agents.network import NetworkConfig
 from envs.errors import GraftError
 from envs.factory import bounds, schemas
 from envs.schema import ObservationSchema, Schemas
 from envs.task import Bounds, Task
 from experiments import __version__
-from experiments.archive import archive_of, inherited, tasks_learned
 from experiments.backends import DEFAULT, refuse
 from experiments.config import Common, Config, SourceConfig
+from experiments.sources import architecture, last_task, name_of, task_of
+from experiments.squads import Squad, check
 from transfer.method import Place, TransferMethod, label
 from transfer.method import to_json as method_json
 
@@ -59,6 +59,7 @@ class Stage:
         visit: how often the sequence came by this task before.
         observation: the schema that observations are laid out as; None for the task's own.
         recall, recall_episodes: what its network is tried on in the end, and how often.
+        squad: who plays whom, where all teams of a squad learn; ``task`` names the team whose policy the stage makes.
         backend, resources: who trains it, and the processes and GPUs that this takes.
         scale: bounds of the normalised score in its metrics; no part of its identity, as training never sees it.
     """
@@ -79,6 +80,7 @@ class Stage:
     observation: ObservationSchema | None = None
     recall: tuple[Recall, ...] = ()
     recall_episodes: int = 0
+    squad: Squad | None = None
     backend: str = DEFAULT
     resources: Resources = LOCAL
     scale: Bounds | None = None
@@ -113,6 +115,8 @@ class Stage:
         if self.backend != DEFAULT:  # processes share out environments and minibatches, which changes what comes out
             processes = {"runners": self.resources.num_env_runners, "learners": self.resources.num_learners}
             data["backend"] = {"name": self.backend, **processes}
+        if self.squad is not None:
+            data["squad"] = self.squad.to_json()
         if self.place is not None:
             data["place"] = list(self.place)
         if self.visit:
@@ -138,6 +142,10 @@ class Stage:
         of a batch is seeded with seed + i.
         """
         return self._seeds(self.kind if not self.visit else f"{self.kind} {self.visit}", self.task)
+
+    def partner_seed(self, policy: str) -> int:
+        """Seed of the weights of a policy that learns beside the stage's own."""
+        return self._seeds(f"partner {policy}", self.task)[0]
 
     def recall_seed(self, task: Task) -> int:
         """Seed of the levels on which a task that was learned is tried: the same whenever it is tried, and its own."""
@@ -193,14 +201,6 @@ class Graph:
         """Add a stage unless it is there already; returns its id."""
         self.stages.setdefault(stage.id, stage)
         return stage.id
-
-
-def _source_name(source: SourceConfig) -> str:
-    if source.name is not None:
-        return source.name
-    if source.id is None:
-        return f"checkpoint {source.checkpoint}"
-    return str(source.task) if source.backend is None else f"{source.task} by {source.backend}"
 
 
 class Builder:
@@ -269,11 +269,11 @@ class _Pairs(Builder):
     def origins(self, source: SourceConfig, methods: list[TransferMethod]) -> dict[int, str]:
         """What the transfers of each seed start from: a pretraining stage, added here if needed, or the checkpoint."""
         loaded = None if source.checkpoint is None else Checkpoint.load(source.checkpoint)
-        network = self.config.network_config if loaded is None else _architecture(self.config, loaded, source)
+        network = self.config.network_config if loaded is None else architecture(self.config, loaded, source)
         network = architecture_for(self.algorithm, network)
         if self.network not in (None, network):
             raise GraftError(
-                f"{_source_name(source)} has another network than the source before it; the controls can match one "
+                f"{name_of(source)} has another network than the source before it; the controls can match one "
                 f"only, so give each an experiment of its own."
             )
         self.network = network
@@ -282,7 +282,7 @@ class _Pairs(Builder):
         task = source.task
         needed = any(method.uses_source and not method.watches_source for method in methods)
         return {
-            seed: self.add("pretrain", task, seed, by=source.backend, scale=bounds(task))
+            seed: self.add("pretrain", task, seed, by=source.backend, squad=source.squad, scale=bounds(task))
             for seed in self.seeds
             if needed
         }
@@ -294,14 +294,14 @@ class _Pairs(Builder):
         if method.watches_source:
             if source.checkpoint is not None:
                 raise GraftError(
-                    f"{label(method)} must watch its source learn, and {_source_name(source)} is trained already; "
+                    f"{label(method)} must watch its source learn, and {name_of(source)} is trained already; "
                     f"name the task to pretrain on."
                 )
             method.check(schemas(task))
-            origin = self.add("pretrain", task, seed, method, source.backend, scale=bounds(task))
+            origin = self.add("pretrain", task, seed, method, source.backend, squad=source.squad, scale=bounds(task))
         if not method.overrides("consolidate"):
             return origin, origin
-        place = Place(_last_task(source, method), _last_task(source, method) + 2)
+        place = Place(last_task(source, method), last_task(source, method) + 2)
         folder = source.checkpoint
         return origin, self.add(
             "consolidate", task, seed, method=method, source=origin, source_folder=folder, place=place
@@ -310,7 +310,7 @@ class _Pairs(Builder):
     def add_source(self, source: SourceConfig, methods: list[TransferMethod]) -> None:
         """Add the stages of ``methods`` from ``source`` to every target, and the source's own where it needs any."""
         origins = self.origins(source, methods)
-        task = _source_task(source)
+        task = task_of(source)
         starts = {
             (i, seed): self.starting_point(source, task, method, seed, origins.get(seed, ""))
             for i, method in enumerate(methods)
@@ -329,7 +329,7 @@ class _Pairs(Builder):
                         f"learned the target; give a task with the same observations and actions."
                     )
                 recalls = uses and alike
-                recall = (Recall(_last_task(source, method), tried, target.recalled is not None),) if recalls else ()
+                recall = (Recall(last_task(source, method), tried, target.recalled is not None),) if recalls else ()
                 own = tuple(starts[i, seed][1] for seed in self.seeds) if uses else ()
                 trained = tuple(starts[i, seed][0] for seed in self.seeds) if uses and not source.checkpoint else ()
                 stages = tuple(
@@ -341,45 +341,17 @@ class _Pairs(Builder):
                         source=origin,
                         source_folder=source.checkpoint if uses and origin in origins.values() else None,
                         recall=recall,
+                        squad=target.squad,
                         scale=target.scale,
                     )
                     for seed, origin in zip(self.seeds, own or [None] * len(self.seeds), strict=True)
                 )
                 scratch = stages if method.baseline else scratch
-                name = _source_name(source) if uses else None
+                name = name_of(source) if uses else None
                 between = own if method.overrides("consolidate") else ()
                 entry = Comparison(name, target.task, method, self.seeds, stages, scratch, trained, between)
                 if entry not in self.graph.comparisons:
                     self.graph.comparisons.append(entry)
-
-
-def _last_task(source: SourceConfig, method: TransferMethod) -> int:
-    """Index of the source's own task among those that ``method`` knows of."""
-    if source.checkpoint is None:
-        return 0
-    return tasks_learned(archive_of(inherited(Checkpoint.load(source.checkpoint), method))) - 1
-
-
-def _source_task(source: SourceConfig) -> Task:
-    return Checkpoint.load(source.checkpoint).task if source.checkpoint else source.task
-
-
-def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
-    """The checkpoint's; a config that asks for another one is an error, as the controls would not compare.
-
-    Of a network of several columns, one column's: the controls and a new column are built alike.
-    """
-    asked, plain = config.network_config, NetworkConfig()
-    found = replace(loaded.network, kind=plain.kind, parts=plain.parts, distribution=plain.distribution)
-    encoder = asked.encoder or default_encoder(loaded.schemas.observation)
-    if replace(asked, encoder=encoder).to_json() == found.to_json():
-        return asked
-    if "network" in config.model_fields_set:
-        raise GraftError(
-            f"The experiment's network is {asked.to_json()}, but the one in {source.checkpoint} is "
-            f"{found.to_json()}; leave 'network' out to use the checkpoint's everywhere."
-        )
-    return found
 
 
 def expand(config: Config) -> Graph:
@@ -392,10 +364,16 @@ def expand(config: Config) -> Graph:
     for target in targets:
         if targets.count(target) > 1:
             raise GraftError(f"Target {target} is listed more than once; list every target once.")
-    names = [_source_name(source) for source in config.sources]
+    names = [name_of(source) for source in config.sources]
     for name in names:
         if names.count(name) > 1:
             raise GraftError(f"Source {name} is listed more than once; list every source once, by a name of its own.")
+    for source in config.sources:
+        if source.squad is not None:
+            check(source.squad, source.task, source.backend or config.backend)
+    for entry in config.targets:
+        if entry.squad is not None:
+            check(entry.squad, entry.task, config.backend)
     builder = _Pairs(config)
     for source in config.sources:
         builder.add_source(source, config.method_list(source.methods))

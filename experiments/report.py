@@ -209,13 +209,14 @@ def signed(value: float) -> str:
     return f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
 
 
-def _ratio(row: Mapping[str, Any]) -> str:
-    ratio = row["transfer_ratio"]
-    if ratio is None:
+def ratio(row: Mapping[str, Any]) -> str:
+    """The transfer ratio of a row with its interval."""
+    found = row["transfer_ratio"]
+    if found is None:
         return "-"
-    if ratio["iqm"] is None:
-        return "undefined" if ratio["low"] is None else f"> {signed(ratio['low'])}"
-    return f"{signed(ratio['iqm'])} [{signed(ratio['low'])}, {signed(ratio['high'])}]"
+    if found["iqm"] is None:
+        return "undefined" if found["low"] is None else f"> {signed(found['low'])}"
+    return f"{signed(found['iqm'])} [{signed(found['low'])}, {signed(found['high'])}]"
 
 
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
@@ -249,7 +250,7 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
 def _cells(entry: Mapping[str, Any]) -> list[str]:
     steps = entry["steps_to_threshold"]
     return [
-        _ratio(entry),
+        ratio(entry),
         f"{unsigned(entry['auc']['iqm'], 3):.3f}",
         f"{unsigned(entry['jumpstart']):+.2f}",
         f"{unsigned(entry['final']):.2f}",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from agents.backend import Batch, Grads, Hooks, TrainResult
+from agents.backend import Batch, Grads, Hooks, Partners, TrainResult
 from agents.checkpoint import Checkpoint
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork, build_network
@@ -24,6 +24,7 @@ from experiments.graph import Stage
 from experiments.ledger import Ledger, Progress
 from experiments.rescue import rescued
 from experiments.resume import begin, snapshots
+from experiments.squads import partners, save_partners
 from experiments.store import Store, surroundings, write_json
 from transfer.method import PART, State, TransferMethod
 from transfer.probe import GradientMeter, Probe
@@ -118,7 +119,7 @@ def _source(stage: Stage, store: Store) -> Checkpoint | None:
 class Outcome(NamedTuple):
     """What a stage leaves: the network, what the method remembers, the heads of its tasks, and what it cost.
 
-    ``before``: how its network did on tasks that were learned before it was trained.
+    ``before``: how its network did on tasks that were learned before it was trained. ``partners``: who learned beside.
     """
 
     network: PolicyNetwork
@@ -127,6 +128,7 @@ class Outcome(NamedTuple):
     result: TrainResult
     report: TransplantReport | None = None
     before: tuple[Mapping[str, Any], ...] = ()
+    partners: Partners | None = None
 
 
 def run_stage(stage: Stage, store: Store, progress: Progress, workers: int = 1) -> None:
@@ -148,7 +150,9 @@ def run_stage(stage: Stage, store: Store, progress: Progress, workers: int = 1) 
             row = [_recall(stage, outcome, index) for index in range(len(stage.recall))]
         if row:
             ledger(outcome.result.env_steps, {f"recall/{entry['task']}": entry["return_mean"] for entry in row})
-    checkpoint = _checkpoint(stage, outcome, source).save(store.folder(stage.id) / "checkpoint")
+    left = _checkpoint(stage, outcome, source)
+    save_partners(stage, outcome.partners, store.folder(stage.id), left.record)
+    checkpoint = left.save(store.folder(stage.id) / "checkpoint")
     store.finish(
         stage,
         env_steps=outcome.result.env_steps,
@@ -180,13 +184,14 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
         write_json(store.folder(stage.id) / "transplant.json", report.to_json())
 
     before: tuple[Mapping[str, Any], ...] = ()
+    others = partners(stage, network)
 
     def left(result: TrainResult) -> Outcome:
         state: State = {} if running is None else running.state
         finished = network if running is None else running.method.finish(network, state)
         archive = archive_of(source)
         heads = {**archive, **numbered(heads_of(finished), tasks_learned(archive))} if archive else {}
-        return Outcome(finished, state, heads, result, report, before)
+        return Outcome(finished, state, heads, result, report, before, others)
 
     with rescued(store.folder(stage.id), lambda result: _checkpoint(stage, left(result), source)):
         tried = [index for index, recall in enumerate(stage.recall) if recall.before]
@@ -203,6 +208,7 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
             snapshots=snapshots(stage, store, ledger, running),
             workers=workers,
             resources=stage.resources,
+            **({"partners": others} if others is not None else {}),
         )
     ledger.summarise(stage, _mean(result.final_returns))
     return left(result)
@@ -301,7 +307,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _checkpoint(stage: Stage, outcome: Outcome, source: Checkpoint | None) -> Checkpoint:
-    network, state, heads, result, report, _ = outcome
+    network, state, heads, result, report, *_ = outcome
     returns = torch.tensor(result.final_returns, dtype=torch.float64)
     half_width = 1.96 * float(returns.std()) / len(returns) ** 0.5 if len(returns) > 1 else None
     mean = float(returns.mean()) if len(returns) else None

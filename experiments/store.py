@@ -119,14 +119,14 @@ class Store:
                 f"{', '.join(differences[:5])}); choose another --out, or remove that folder."
             )
 
-    def open(self, config: AnyConfig) -> None:
-        """Create the folder, or note one more invocation in the record of an existing one."""
+    def open(self, config: AnyConfig, by: str = "experiments.run") -> None:
+        """Create the folder, or note one more invocation, of the module ``by``, in the record of an existing one."""
         self.check(config)
         record = self.out / "experiment.json"
         self.out.mkdir(parents=True, exist_ok=True)
         data = json.loads(record.read_text()) if record.exists() else {**surroundings(), "invocations": []}
         data["config"] = config.model_dump(mode="json", by_alias=True)
-        command = ["python", "-m", "experiments.run", *sys.argv[1:]]
+        command = ["python", "-m", by, *sys.argv[1:]]
         data["invocations"].append({"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         write_json(record, data)
 
@@ -200,7 +200,7 @@ class Store:
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text())
-            intact = record["status"] in ("running", "failed") or (
+            intact = record["status"] in ("running", "failed", "stopped") or (
                 record["status"] == "done" and record.keys() >= RECORDED and record["id"] == stage_id
             )
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -258,6 +258,10 @@ class Store:
         self.folder(stage.id).mkdir(parents=True, exist_ok=True)
         record = self._stage_record(stage, "failed") | {"error": error, **found}
         write_json(self.folder(stage.id) / "stage.json", record)
+
+    def stop(self, stage: Stage) -> None:
+        """Record that a stage was ended early on purpose; it can go on from its snapshot."""
+        write_json(self.folder(stage.id) / "stage.json", self._stage_record(stage, "stopped"))
 
     @staticmethod
     def _stage_record(stage: Stage, status: str) -> dict[str, Any]:

@@ -16,7 +16,12 @@ LAYERS = ("envs", "agents", "transfer", "experiments")
 
 HOMES = {
     "stable_baselines3": ("agents/sb3/",),
-    "ray": ("agents/rllib/", "agents/ray_access.py", "experiments/launchers/ray.py"),
+    "ray": (
+        "agents/rllib/",
+        "agents/ray_access.py",
+        "experiments/launchers/ray.py",
+        "experiments/tuning/ray_tune.py",
+    ),
 }
 """Package -> the only places that import it."""
 
@@ -97,7 +102,7 @@ def test_environments_need_no_torch():
             "list(envs.ADAPTERS), list(ENCODERS), list(transfer.METHODS)",
             ["ray", "stable_baselines3", "matplotlib"],
         ),
-        ("import experiments.run", ["ray"]),
+        ("import experiments.run, experiments.tune", ["ray"]),
     ],
 )
 def test_what_is_not_needed_is_not_loaded(statement, absent):

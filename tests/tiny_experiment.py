@@ -28,3 +28,16 @@ def write_config(folder: Path, **changes: object) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in {**TINY, **changes}.items() if value is not None}))
     return path
+
+
+def one_method(folder: Path, **changes: object) -> Path:
+    """The tiny experiment with one method on another game, as a file: as little as can show who trains it."""
+    fewer = {
+        "sources": "Graft/Gather-v0",
+        "targets": {"id": "Graft/Gather-v0", "kwargs": {"slip": 0.3}},
+        "methods": {"finetune": {"heads": "by_name"}},
+        "seeds": 1,
+        "evaluation": {"every": 1000, "episodes": 8, "num_envs": 8},
+        "recall": 4,
+    }
+    return write_config(folder, **{**fewer, **changes})

@@ -247,8 +247,9 @@ METHODS: Registry[type[TransferMethod]] = Registry("method", "transfer.methods")
 
 
 def method_name(method: TransferMethod) -> str:
-    """The name a method is registered under."""
-    return next(name for name, kind in METHODS.items() if kind is type(method))
+    """The name a method is registered under; one of a class derived from a registered one goes by that one's."""
+    names = {kind: name for name, kind in METHODS.items()}
+    return next(names[kind] for kind in type(method).__mro__ if kind in names)
 
 
 def parse_method(entry: Any) -> TransferMethod:

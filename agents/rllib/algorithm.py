@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from agents import algorithm
+from agents.rllib.module import NetworkModule
 from envs.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(algorithm.Algorithm):
     """An algorithm of RLlib's new API stack."""
+
+    squads: ClassVar[bool] = False
+    """Whether it can train the policies of several teams at once."""
+
+    module: ClassVar[type[NetworkModule]] = NetworkModule
+    """What its learners and runners hold the network in."""
 
     @classmethod
     def siblings(cls) -> Mapping[str, type[Any]]:

@@ -3,237 +3,71 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from agents.backend import Evaluation, Hooks, Record, Resources, TrainResult
-from agents.evaluate import evaluate
+from agents.backend import Evaluation, Hooks, Partners, Record, Resources, TrainResult
 from agents.keeper import Batch, Keeper, Randomness, savable
-from agents.learner_state import arrays, restore_freezing, tensors
 from agents.network import PolicyNetwork
 from agents.recent import WINDOW, Recent
-from agents.rllib.algorithm import Algorithm
+from agents.rllib.algorithm import ALGORITHMS, Algorithm
 from agents.rllib.cluster import join
-from agents.rllib.learner import HOOKS, TransferLearner
-from agents.rllib.module import Held, module_spec
-from agents.rllib.runner import BatchRunner, Fragment, World
+from agents.rllib.learner import HOOKS
+from agents.rllib.module import Held, module_spec, squad_spec
+from agents.rllib.runner import Fragment, World
+from agents.rllib.squad_runner import SquadRunner, check
+from agents.rllib.trained import Trained
 from agents.snapshot import Part, Saved, Snapshots
+from agents.trials import Trials
 from envs.errors import GraftError
 from envs.factory import make
-from envs.faults import Faults, TooManyFaults, together
-from envs.task import Task, TaskVectorEnv
-
-T = TypeVar("T")
-
-TAGS = {
-    "policy_loss": "train/policy_gradient_loss",
-    "vf_loss_unclipped": "train/value_loss",
-    "vf_explained_var": "train/explained_variance",
-    "entropy": "train/entropy",
-    "total_loss": "train/loss",
-}
-"""RLlib's names of what a learner measures -> tags of Graft's records."""
+from envs.faults import TooManyFaults
+from envs.task import Groups, Task, TaskVectorEnv
 
 
-class _Trained:
-    """A training by RLlib's ``algorithm``: what it knows, and what this process knows of it.
-
-    ``network`` and the hooks' state are this process's; those that train may be elsewhere.
-    """
-
-    def __init__(self, algorithm: Any, network: PolicyNetwork, hooks: Hooks) -> None:
-        self.algorithm, self._network, self._hooks = algorithm, network, hooks
-
-    def learners(self, call: Callable[[TransferLearner], T]) -> list[T]:
-        """What ``call`` gives for each learner; what it raises in one of them is raised here."""
-        results = list(self.algorithm.learner_group.foreach_learner(call))
-        for result in results:
-            if not result.ok:
-                raise result.get()
-        return [result.get() for result in results]
-
-    def runners(self, call: Callable[[BatchRunner], T]) -> list[T]:
-        """What ``call`` gives for each runner, in the order of their environments."""
-        found: list[T] = self.algorithm.env_runner_group.foreach_env_runner(call)
-        return found
-
-    def fetch(self) -> Saved:
-        """The first learner's state, which this process's network and hooks take over."""
-        saved = _unpacked(self.learners(_saved)[0])
-        self._take_over(saved)
-        return saved
-
-    def give_back(self) -> None:
-        """Let learners in other processes take over the state of this process's hooks."""
-        if self._hooks.state is not None and self.algorithm.config.num_learners:
-            self.learners(partial(_hooks_restored, saved=_packed(self._hooks.state.save())))
-
-    def _take_over(self, saved: Saved) -> None:
-        self._network.load_exactly(_part(saved, "network"))
-        restore_freezing(self._network, saved.values["trains"], saved.values["frozen"])
-        if self._hooks.state is not None:
-            self._hooks.state.restore(Saved(_part(saved, "method"), saved.values["method"]))
-
-    def save(self) -> Saved:
-        """For a snapshot: learner, random numbers of each learner, runners, env steps."""
-        learner = self.fetch()
-        parts = {"learner": learner}
-        parts |= {f"random {i}": _unpacked(saved) for i, saved in enumerate(self.learners(_randomness))}
-        parts |= {f"runner {i}": Saved(tensors(found), {}) for i, found in enumerate(self.runners(_state_of_runner))}
-        held = {f"{part}/{name}": t for part, saved in parts.items() for name, t in saved.tensors.items()}
-        values = {part: dict(saved.values) for part, saved in parts.items()}
-        return Saved(held, {"parts": values, "env_steps": self.algorithm.env_steps})
-
-    def restore(self, saved: Saved) -> None:
-        """Inverse of `save`."""
-        parts = {name: Saved(_part(saved, name), values) for name, values in saved.values["parts"].items()}
-        self._take_over(parts["learner"])
-        self.learners(partial(_restored, saved=_packed(parts["learner"])))
-        randoms = [_packed(parts[f"random {i}"]) for i in range(sum(name.startswith("random ") for name in parts))]
-        self.learners(partial(_put_randomness_back, saved=randoms))
-        states = [arrays(parts[f"runner {i}"].tensors) for i in range(sum(n.startswith("runner ") for n in parts))]
-        self.runners(partial(_restored_runner, saved=states))
-        self.algorithm.send_weights()
-        self.algorithm.env_steps = saved.values["env_steps"]
-
-    def metrics(self) -> dict[str, float]:
-        """Of the first learner's last minibatch, by Graft's tags."""
-        measured = self.algorithm.results[0][DEFAULT_MODULE_ID] if self.algorithm.results else {}
-        return {tag: float(measured[name].peek()) for name, tag in TAGS.items() if name in measured}
-
-
-def _part(saved: Saved, name: str) -> dict[str, torch.Tensor]:
-    start = f"{name}/"
-    return {key.removeprefix(start): t for key, t in saved.tensors.items() if key.startswith(start)}
-
-
-class _Packed(NamedTuple):
-    """A `Saved` for other processes: arrays, as some of torch's types do not get there."""
-
-    arrays: dict[str, Any]
-    values: Any
-
-
-def _packed(saved: Saved) -> _Packed:
-    return _Packed({name: tensor.detach().cpu().numpy() for name, tensor in saved.tensors.items()}, saved.values)
-
-
-def _unpacked(packed: _Packed) -> Saved:
-    return Saved(tensors({name: array.copy() for name, array in packed.arrays.items()}), packed.values)
-
-
-# What other processes are asked to do; they get it by name.
-
-
-def _saved(learner: TransferLearner) -> _Packed:
-    return _packed(learner.save())
-
-
-def _restored(learner: TransferLearner, saved: _Packed) -> None:
-    learner.restore(_unpacked(saved))
-
-
-def _hooks_restored(learner: TransferLearner, saved: _Packed) -> None:
-    assert learner.hooks.state is not None
-    learner.hooks.state.restore(_unpacked(saved))
-
-
-def _state_of_runner(runner: BatchRunner) -> dict[str, Any]:
-    return runner.save()
-
-
-def _restored_runner(runner: BatchRunner, saved: list[dict[str, Any]]) -> None:
-    runner.restore(saved[runner.index])
-
-
-def _randomness(learner: TransferLearner) -> _Packed:
-    return _packed(learner.randomness().save())
-
-
-def _put_randomness_back(learner: TransferLearner, saved: list[_Packed]) -> None:
-    learner.randomness().restore(_unpacked(saved[learner._learner_index]))
-
-
-def _faults(runner: BatchRunner) -> Faults:
-    return runner.faults
-
-
-def _schedule(learner: TransferLearner, progress: float) -> None:
-    learner.schedule(progress)
-
-
-class _Supervisor:
+class Supervisor:
     """Between rollouts: evaluates when due, records, and moves the method's schedule on."""
 
-    def __init__(
-        self,
-        trained: _Trained,
-        network: PolicyNetwork,
-        env: TaskVectorEnv,
-        plan: Evaluation,
-        hooks: Hooks,
-        record: Record,
-        seed: int,
-    ) -> None:
-        self._trained, self._network, self._env, self._plan = trained, network, env, plan
-        self._hooks, self._record = hooks, record
-        self._generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
-        self._due = self._known_faults = 0
+    def __init__(self, trained: Trained, trials: Trials, hooks: Hooks, record: Record, groups: Groups | None) -> None:
+        self._trained, self._trials, self._hooks, self._record = trained, trials, hooks, record
         self._returns: deque[float] = deque(maxlen=WINDOW)
         self._lengths: deque[float] = deque(maxlen=WINDOW)
-        self._recent = Recent(env.groups)
-        self.last_returns: list[float] = []
-        self.last_means: dict[str, float] = {}
+        self._recent = Recent(groups)
+        self._partners: dict[str, deque[float]] = {}
 
     def save(self) -> Saved:
         """What its next records depend on."""
-        tensors = {"generator": self._generator.get_state()}
-        tensors |= {name: torch.from_numpy(array) for name, array in self._recent.save().items()}
-        values = {"due": self._due, "faults": self._known_faults, "last": self.last_returns}
-        return Saved(tensors, {**values, "returns": list(self._returns), "lengths": list(self._lengths)})
+        tensors = {name: torch.from_numpy(array) for name, array in self._recent.save().items()}
+        partners = {policy: list(returns) for policy, returns in self._partners.items()}
+        values = {"returns": list(self._returns), "lengths": list(self._lengths), "partners": partners}
+        return Saved(tensors, values)
 
     def restore(self, saved: Saved) -> None:
         """Inverse of `save`."""
-        self._generator.set_state(saved.tensors["generator"])
         self._recent.restore({name: t.numpy() for name, t in saved.tensors.items()})
-        self._due, self._known_faults = saved.values["due"], saved.values["faults"]
-        self.last_returns = saved.values["last"]
         self._returns.extend(saved.values["returns"])
         self._lengths.extend(saved.values["lengths"])
-
-    def faults(self) -> Faults:
-        """Of the environments that it trains on, and of those that it is evaluated on."""
-        return together([*self._trained.runners(_faults), self._env.faults])
-
-    def _new_faults(self) -> dict[str, float]:
-        faults, before = self.faults(), self._known_faults
-        self._known_faults = faults.total
-        return faults.metrics() if faults.total > before else {}
+        for policy, returns in saved.values["partners"].items():
+            self._partners[policy] = deque(returns, maxlen=WINDOW)
 
     def evaluate(self, env_steps: int) -> None:
         """Now, whether due or not."""
         self._trained.fetch()
-        episodes = evaluate(self._network, self._env, self._plan.episodes, self._generator, self._plan.deterministic)
-        self.last_returns, self.last_means = episodes.returns.tolist(), episodes.means(self._env.groups)
-        measured = self._hooks.report(self._network) if self._hooks.report is not None else {}
+        self._trials.evaluate(env_steps)
         self._trained.give_back()  # a report begins anew what it was about
-        self._record(env_steps, {**episodes.metrics(self._env.groups), **self._new_faults(), **measured})
 
     def before_rollout(self, env_steps: int, progress: float) -> None:
         """The evaluation that is due, and the schedule."""
-        if env_steps >= self._due:
+        if self._trials.due(env_steps):
             self.evaluate(env_steps)
-            self._due += self._plan.every
         if self._hooks.schedule is not None:
-            self._trained.learners(partial(_schedule, progress=progress))
-            self._trained.algorithm.send_weights()
+            self._trained.schedule(progress)
 
     def after_rollout(self, env_steps: int, fragments: tuple[Fragment, ...], seconds: float) -> None:
         """Records what the rollout and its update gave."""
@@ -247,15 +81,28 @@ class _Supervisor:
         latest = {"rollout/return_mean": self._returns, "rollout/length_mean": self._lengths}
         means = {tag: float(np.mean(values)) for tag, values in latest.items() if values}
         parts = {f"rollout/return_mean/{name}": value for name, value in self._recent.means().items()}
+        for policy in fragments[0].others if fragments else ():
+            partner = self._partners.setdefault(policy, deque(maxlen=WINDOW))
+            for fragment in fragments:
+                partner.extend(fragment.others[policy].ended.returns.tolist())
+            if partner:
+                parts[f"rollout/return_mean/{policy}"] = float(np.mean(partner))
         speed = {"time/env_steps_per_s": env_steps / max(seconds, 1e-9)}
-        self._record(env_steps, {**means, **parts, **speed, **self._trained.metrics(), **self._new_faults()})
+        self._record(env_steps, {**means, **parts, **speed, **self._trained.metrics(), **self._trials.new_faults()})
 
 
 def build(
-    algorithm: Algorithm, network: PolicyNetwork, world: World, hooks: Hooks, seed: int, resources: Resources
+    algorithm: Algorithm,
+    network: PolicyNetwork,
+    world: World,
+    hooks: Hooks,
+    seed: int,
+    resources: Resources,
+    partners: Mapping[str, PolicyNetwork] | None = None,
 ) -> Any:
-    """RLlib's algorithm, ready to train."""
+    """RLlib's algorithm, ready to train; ``partners``: the networks beside this one, by policy."""
     runners, spec = max(1, resources.num_env_runners), module_spec(network)
+    spec.module_class = algorithm.module
     if algorithm.num_envs % runners:
         raise GraftError(
             f"num_envs={algorithm.num_envs} can't be shared out evenly among {runners} env runners; give a multiple."
@@ -269,6 +116,8 @@ def build(
         disable_env_checking=True,
     )
     config.rl_module(rl_module_spec=spec)
+    if world.plays is not None:
+        _as_squad(config, network, partners or {})
     config.env_runners(
         num_env_runners=resources.num_env_runners,
         num_envs_per_env_runner=algorithm.num_envs // runners,
@@ -288,6 +137,32 @@ def build(
     return config.build_algo()
 
 
+def _as_squad(config: Any, network: PolicyNetwork, partners: Mapping[str, PolicyNetwork]) -> None:
+    """Let several policies learn; the runners know who plays whom."""
+    config.rl_module(rl_module_spec=squad_spec(network, partners))
+    config.multi_agent(policies={DEFAULT_MODULE_ID, *partners}, policy_mapping_fn=lambda *_, **__: DEFAULT_MODULE_ID)
+    config.env_runners(
+        env_runner_cls=SquadRunner,
+        add_default_connectors_to_env_to_module_pipeline=False,
+        add_default_connectors_to_module_to_env_pipeline=False,
+    )
+
+
+def _plays(task: Task, network: PolicyNetwork, algorithm: Algorithm, partners: Partners) -> dict[str, str]:
+    """Team -> RLlib's module, where ``network`` plays the task's team.
+
+    Raises:
+        GraftError: the algorithm cannot train several policies, or the networks do not fit the teams.
+    """
+    if not algorithm.squads:
+        able = ", ".join(name for name, kind in ALGORITHMS.items() if kind.squads)
+        raise GraftError(f"{type(algorithm).__name__} trains one policy at a time; for squads, use {able}.")
+    mine = partners.plays[str(task.kwargs["team"])]
+    plays = {team: DEFAULT_MODULE_ID if policy == mine else policy for team, policy in partners.plays.items()}
+    check(task, plays, {DEFAULT_MODULE_ID: network, **partners.networks})
+    return plays
+
+
 def train(
     network: PolicyNetwork,
     task: Task,
@@ -301,12 +176,15 @@ def train(
     snapshots: Snapshots | None = None,
     workers: int = 1,
     resources: Resources | None = None,
+    partners: Partners | None = None,
 ) -> TrainResult:
     """Train ``network`` on ``task``, in place; arguments as of `agents.sb3.train`.
 
     Args:
+        partners: who learns beside it, in a task for squads that names its ``team``.
         device: unused; ``resources`` say who has a GPU.
-        resources: processes and GPUs. A running Ray is joined; where there is none, one is started on this machine.
+        resources: processes and GPUs. The Ray that this process is connected to is used; where it is
+            connected to none, one is started on this machine.
     Raises:
         Unstable: training diverged.
         TooManyFaults: environments failed more often than the task allows; ``network`` is as trained as it was then.
@@ -316,22 +194,25 @@ def train(
     plan, hooks, resources = evaluation or Evaluation(), hooks or Hooks(), resources or Resources()
     join(resources)
     observation = network.schemas.observation
-    world = World(task, observation, seed, algorithm.reward_scale, workers)
+    plays = None if partners is None else _plays(task, network, algorithm, partners)
+    world = World(task, observation, seed, algorithm.reward_scale, workers, plays)
+    others = {} if partners is None else dict(partners.networks)
     eval_env = make(task, plan.num_envs, seed + algorithm.num_envs, observation=observation, workers=workers)
     try:
-        learner = build(algorithm, network, world, hooks, seed, resources)
+        learner = build(algorithm, network, world, hooks, seed, resources, others)
     except BaseException:
         eval_env.close()
         raise
     try:
-        return _run(learner, network, eval_env, plan, budget, hooks, record, seed, snapshots)
+        trained = Trained(learner, network, hooks, others)
+        return _run(trained, network, eval_env, plan, budget, hooks, record, seed, snapshots)
     finally:
         learner.stop()
         eval_env.close()
 
 
 def _run(
-    learner: Any,
+    trained: Trained,
     network: PolicyNetwork,
     eval_env: TaskVectorEnv,
     plan: Evaluation,
@@ -341,16 +222,19 @@ def _run(
     seed: int,
     snapshots: Snapshots | None,
 ) -> TrainResult:
-    trained = _Trained(learner, network, hooks)
-    supervisor = _Supervisor(trained, network, eval_env, plan, hooks, record, seed)
+    learner = trained.algorithm
+    trials = Trials(network, eval_env, plan, hooks, record, seed, trained.faults)
+    supervisor = Supervisor(trained, trials, hooks, record, eval_env.groups)
     parts: Mapping[str, Part] | None = None
     if savable(eval_env):
         parts = {
             "training": trained,
             "random": Randomness(torch.device("cpu")),
             "evaluation": Batch(eval_env),
+            "trials": trials,
             "supervisor": supervisor,
         }
+    learner.budget = budget
     keeper = Keeper(snapshots, parts)
     keeper.resume()
     try:
@@ -369,5 +253,4 @@ def _run(
             raise
         raise cause from error
     supervisor.evaluate(learner.env_steps)
-    faults = {kind: count for kind, count in supervisor.faults().items() if count}
-    return TrainResult(learner.env_steps, keeper.seconds, supervisor.last_returns, supervisor.last_means, faults)
+    return trials.result(learner.env_steps, keeper.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,20 +44,33 @@ class TransferLearner(TorchLearner):
     - Every epoch is a new order of all states. Where the first blocks are frozen and no method asks for raw
       observations, they run once per update instead of once per epoch.
     - What normalisation counted becomes part of its statistics after an update, when all samples of it were used.
+    - In a squad, partners learn beside the policy that the method is about: each by a loss and an optimiser of its own,
+      in as many minibatches. Where they share its encoder, that is the method's and its optimiser's, and its gradients
+      are the sum of all losses'.
     """
 
     _batch: Batch | None = None
 
-    @property
-    def _module_of_network(self) -> NetworkModule:
-        found = self.module[DEFAULT_MODULE_ID].unwrapped()
+    def _module_of(self, policy: str) -> NetworkModule:
+        found = self.module[policy].unwrapped()
         assert isinstance(found, NetworkModule)
         return found
 
     @property
     def network(self) -> PolicyNetwork:
-        """What is trained."""
-        return self._module_of_network.network
+        """What the method is about."""
+        return self._module_of(DEFAULT_MODULE_ID).network
+
+    @property
+    def networks(self) -> dict[str, PolicyNetwork]:
+        """All that are trained, by policy: the method's first, then its partners'."""
+        others = sorted({*self.module.keys()} - {DEFAULT_MODULE_ID})
+        return {policy: self._module_of(policy).network for policy in (DEFAULT_MODULE_ID, *others)}
+
+    @property
+    def partners(self) -> dict[str, PolicyNetwork]:
+        """Those beside `network`."""
+        return {policy: network for policy, network in self.networks.items() if policy != DEFAULT_MODULE_ID}
 
     @property
     def hooks(self) -> Hooks:
@@ -65,12 +79,16 @@ class TransferLearner(TorchLearner):
         return found
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
-        """Adam, with the method's learning rates."""
+        """Adam, with the method's learning rates; a partner's own parameters at the algorithm's."""
         assert config is not None
         # Frozen parameters are included: they have no gradient, so they are skipped until a schedule thaws them.
         parameters = list(self.network.parameters())
+        if module_id != DEFAULT_MODULE_ID:
+            shared = set(parameters)
+            parameters = [p for p in self._module_of(module_id).network.parameters() if p not in shared]
         optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=ADAM_EPSILON)
-        scale_rates(optimiser, self.network, self.hooks.rates)
+        if module_id == DEFAULT_MODULE_ID:
+            scale_rates(optimiser, self.network, self.hooks.rates)
         self.register_optimizer(
             module_id=module_id, optimizer=optimiser, params=parameters, lr_or_lr_schedule=config.lr
         )
@@ -88,30 +106,44 @@ class TransferLearner(TorchLearner):
     ) -> Iterator[MultiAgentBatch]:
         """Minibatches of a batch of states in random order, new in every epoch; the last one may be smaller."""
         made = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
-        whole = made.policy_batches[DEFAULT_MODULE_ID]
-        columns = {name: column for name, column in whole.items() if isinstance(column, torch.Tensor)}
-        size = minibatch_size or len(whole)
-        module = self._module_of_network
-        if self.hooks.gradients is None and self.network.frozen_depth:
-            columns[Columns.OBS] = self._prefix(columns[Columns.OBS], self.network.frozen_depth)
-            module.input_depth = self.network.frozen_depth
+        wholes = {policy: made.policy_batches[policy] for policy in self.networks if policy in made.policy_batches}
+        columns = {policy: self._columns(policy, whole) for policy, whole in wholes.items()}
+        first = next(iter(wholes))
+        count = max(1, -(-len(wholes[first]) // (minibatch_size or len(wholes[first]))))
         try:
             for _epoch in range(num_epochs):
-                order = torch.randperm(len(whole)).to(self.device)
-                for chosen in torch.split(order, size):
-                    part = SampleBatch({name: column[chosen] for name, column in columns.items()})
-                    yield MultiAgentBatch({DEFAULT_MODULE_ID: part}, len(chosen))
+                orders = {policy: torch.randperm(len(whole)).to(self.device) for policy, whole in wholes.items()}
+                chosen = {policy: torch.tensor_split(order, count) for policy, order in orders.items()}
+                chosen[first] = torch.split(orders[first], minibatch_size or len(wholes[first]))
+                for k in range(count):
+                    parts = {
+                        policy: SampleBatch({name: column[which[k]] for name, column in columns[policy].items()})
+                        for policy, which in chosen.items()
+                        if len(which[k])
+                    }
+                    yield MultiAgentBatch(parts, len(chosen[first][k]))
         finally:
-            module.input_depth = 0
+            for policy in wholes:
+                self._module_of(policy).input_depth = 0
+
+    def _columns(self, policy: str, whole: SampleBatch) -> dict[str, torch.Tensor]:
+        """Those of a policy's batch, with what its frozen blocks make of observations, where that is all there is."""
+        columns = {name: column for name, column in whole.items() if isinstance(column, torch.Tensor)}
+        module = self._module_of(policy)
+        raw = policy == DEFAULT_MODULE_ID and self.hooks.gradients is not None  # a method asks for them
+        if not raw and (depth := module.network.frozen_depth):
+            columns[Columns.OBS] = self._prefix(module.network, columns[Columns.OBS], depth)
+            module.input_depth = depth
+        return columns
 
     @torch.no_grad()
-    def _prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
-        self.network.train()  # as in the passes that it stands for: statistics are counted
-        return torch.cat([self.network.prefix(part, depth) for part in torch.split(obs, PREFIX_CHUNK)])
+    def _prefix(self, network: PolicyNetwork, obs: torch.Tensor, depth: int) -> torch.Tensor:
+        network.train()  # as in the passes that it stands for: statistics are counted
+        return torch.cat([network.prefix(part, depth) for part in torch.split(obs, PREFIX_CHUNK)])
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
-        columns = batch[DEFAULT_MODULE_ID]
-        self._batch = Batch(columns[Columns.OBS], columns[Columns.ACTIONS])
+        columns = batch.get(DEFAULT_MODULE_ID)
+        self._batch = None if columns is None else Batch(columns[Columns.OBS], columns[Columns.ACTIONS])
         return super()._uncompiled_update(batch, **kwargs)
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
@@ -128,15 +160,16 @@ class TransferLearner(TorchLearner):
     def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
         """What the method makes of them, clipped."""
         change = self.hooks.gradients
-        if change is None:
+        if change is None or self._batch is None:  # in a squad, nobody of the method's team may have been in play
             return super().postprocess_gradients(gradients_dict)
-        assert self._batch is not None
         named = dict(self.network.named_parameters())
         given = {name: gradients_dict[p] for name, p in named.items() if p in gradients_dict}
+        others = {p: grad for p, grad in gradients_dict.items() if p not in set(named.values())}
         changed = change(given, self.network, self._batch)
-        for parameter in gradients_dict.keys() - {named[name] for name in changed}:
-            parameter.grad = None  # or the optimiser would still step it
-        return super().postprocess_gradients(self._averaged({named[name]: grad for name, grad in changed.items()}))
+        for name in given.keys() - changed.keys():
+            named[name].grad = None  # or the optimiser would still step it
+        mine = self._averaged({named[name]: grad for name, grad in changed.items()})
+        return super().postprocess_gradients(mine | others)
 
     def _averaged(self, gradients: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
         """The mean over all learners, the same in each of them to the bit; the tensors are changed in place."""
@@ -151,7 +184,8 @@ class TransferLearner(TorchLearner):
     def after_gradient_based_update(self, *, timesteps: Mapping[str, Any]) -> None:
         """RLlib's own, then the statistics of observations."""
         super().after_gradient_based_update(timesteps=dict(timesteps))
-        settle(self.network, self._gathered)
+        for network in self.networks.values():
+            settle(network, self._gathered)
 
     def _gathered(self, pending: torch.Tensor) -> list[torch.Tensor]:
         """That of every learner, in their order."""
@@ -171,15 +205,19 @@ class TransferLearner(TorchLearner):
         held, rest = optimiser_state(self.get_optimizer())
         found = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
         found |= {f"optimiser/{name}": tensor for name, tensor in held.items()}
-        values: dict[str, Any] = {"optimiser": rest, **freezing(self.network)}
+        values: dict[str, Any] = {"optimiser": rest, **freezing(self.network), "partners": {}}
         if self.hooks.state is not None:
             tensors, values["method"] = self.hooks.state.save()
             found |= {f"method/{name}": tensor for name, tensor in tensors.items()}
+        for policy, network in self.partners.items():
+            held, values["partners"][policy] = optimiser_state(self.get_optimizer(policy))
+            found |= {f"partner {policy}/{name}": tensor for name, tensor in network.state_dict().items()}
+            found |= {f"partner's optimiser {policy}/{name}": tensor for name, tensor in held.items()}
         return Saved({name: tensor.detach().cpu() for name, tensor in found.items()}, values)
 
     def restore(self, saved: Saved) -> None:
         """Inverse of `save`."""
-        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "optimiser": {}, "method": {}}
+        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, tensor in saved.tensors.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor.to(self.device)
@@ -188,6 +226,10 @@ class TransferLearner(TorchLearner):
         restore_freezing(self.network, saved.values["trains"], saved.values["frozen"])
         if self.hooks.state is not None:
             self.hooks.state.restore(Saved(parts["method"], saved.values["method"]))
+        for policy, network in self.partners.items():
+            network.load_exactly(parts[f"partner {policy}"])
+            held, rest = parts[f"partner's optimiser {policy}"], saved.values["partners"][policy]
+            restore_optimiser(self.get_optimizer(policy), held, rest)
 
     def randomness(self) -> Randomness:
         """The random numbers of its process."""

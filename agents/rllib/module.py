@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import (
     TorchCategorical,
@@ -15,6 +16,7 @@ from ray.rllib.core.distribution.torch.torch_distribution import (
     TorchMultiCategorical,
 )
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch.nn.utils import parametrize
@@ -123,11 +125,31 @@ class NetworkModule(TorchRLModule, ValueFunctionAPI):
         return values
 
 
-def module_spec(network: PolicyNetwork) -> RLModuleSpec:
-    """What RLlib builds its modules from."""
+def module_spec(network: PolicyNetwork, shares: bool = False) -> RLModuleSpec:
+    """What RLlib builds its modules from; ``shares``: the encoder is the first policy's."""
     return RLModuleSpec(
         module_class=NetworkModule,
         observation_space=network.schemas.observation.space(),
         action_space=network.schemas.action.space(),
-        model_config={"network": HeldNetwork(network)},
+        model_config={"network": HeldNetwork(network), "shares": shares},
+    )
+
+
+class SquadModule(MultiRLModule):
+    """Several networks, some of which share the encoder of the first policy's."""
+
+    def setup(self) -> None:
+        """Called by RLlib: makes the networks, and one encoder of those that are shared."""
+        super().setup()  # type: ignore[no-untyped-call]  # Ray's
+        modules: dict[str, Any] = self._rl_modules
+        for module in modules.values():
+            if module.model_config["shares"]:
+                module.network.encoder = modules[DEFAULT_MODULE_ID].network.encoder
+
+
+def squad_spec(network: PolicyNetwork, partners: Mapping[str, PolicyNetwork]) -> MultiRLModuleSpec:
+    """What RLlib builds a squad's modules from: the one that training is about, and its partners' by policy."""
+    specs = {name: module_spec(other, other.encoder is network.encoder) for name, other in partners.items()}
+    return MultiRLModuleSpec(
+        multi_rl_module_class=SquadModule, rl_module_specs={DEFAULT_MODULE_ID: module_spec(network), **specs}
     )

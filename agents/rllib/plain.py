@@ -11,6 +11,7 @@ from ray.tune.registry import register_env
 
 from agents.algorithm import PPOOptions
 from agents.network import PolicyNetwork
+from agents.rllib.algorithms.ppo import settings
 from agents.rllib.module import module_spec
 from envs.factory import make
 from envs.task import Task, TaskVectorEnv
@@ -39,21 +40,7 @@ def plain(network: PolicyNetwork, task: Task, options: PPOOptions, seed: int) ->
     )
     config.learners(num_learners=0)
     config.rl_module(rl_module_spec=module_spec(network))
-    config.training(
-        lr=options.learning_rate,
-        gamma=options.gamma,
-        lambda_=options.gae_lambda,
-        train_batch_size_per_learner=options.num_envs * options.num_steps,
-        minibatch_size=options.minibatch,
-        num_epochs=options.epochs,
-        entropy_coeff=options.entropy,
-        clip_param=options.clip,
-        vf_loss_coeff=options.value,
-        vf_clip_param=float("inf"),
-        use_kl_loss=False,
-        grad_clip=options.max_grad_norm,
-        grad_clip_by="global_norm",
-    )
+    config.training(**settings(options))
     config.debugging(seed=seed, log_level="ERROR")
     made = config.build_algo()
     assert isinstance(made, PPO)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from agents.backend import Evaluation, Hooks, Record, Resources, TrainResult
-from agents.evaluate import evaluate
 from agents.keeper import Batch, Keeper, Randomness, savable
 from agents.network import PolicyNetwork
 from agents.normaliser import settle
 from agents.rates import scale_rates
 from agents.recent import Recent
 from agents.sb3.algorithm import Algorithm
-from agents.sb3.learner_state import Learner, network_optimizer, numbers
+from agents.sb3.learner_state import Learner, network_optimizer
 from agents.sb3.vec_env import BatchVecEnv
-from agents.snapshot import Part, Saved, Snapshots
+from agents.snapshot import Part, Snapshots
+from agents.trials import Trials
 from envs.factory import make
-from envs.faults import Faults, TooManyFaults, together
-from envs.task import Task, TaskVectorEnv
+from envs.faults import TooManyFaults
+from envs.task import Task
 
 RENAMED = {
     "rollout/ep_rew_mean": "rollout/return_mean",
@@ -65,55 +65,16 @@ class Supervisor(BaseCallback):
     def __init__(
         self,
         network: PolicyNetwork,
-        env: TaskVectorEnv,
-        plan: Evaluation,
+        trials: Trials,
         budget: int,
         hooks: Hooks,
         record: Record,
-        seed: int,
         recent: Recent,
+        keeper: Keeper,
     ) -> None:
         super().__init__()
-        self._network, self._env, self._plan = network, env, plan
-        self._budget, self._hooks, self._record, self._recent = budget, hooks, record, recent
-        self._generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
-        self._due = 0
-        self.last_returns: list[float] = []
-        self.last_means: dict[str, float] = {}
-        self.keeper: Keeper | None = None
-        self._known_faults = 0
-
-    def faults(self) -> Faults:
-        """Of the environments that it trains on, and of those that it is evaluated on."""
-        return together([*self.training_env.get_attr("faults", 0), self._env.faults])
-
-    def _new_faults(self) -> dict[str, float]:
-        """All faults so far as metrics, if there are more of them than before."""
-        faults, before = self.faults(), self._known_faults
-        self._known_faults = faults.total
-        return faults.metrics() if faults.total > before else {}
-
-    def save(self) -> Saved:
-        """What its next evaluations depend on, for a snapshot."""
-        return Saved({"generator": self._generator.get_state()}, {"numbers": numbers(self), "last": self.last_returns})
-
-    def restore(self, saved: Saved) -> None:
-        """Inverse of `save`."""
-        self._generator.set_state(saved.tensors["generator"])
-        vars(self).update(saved.values["numbers"])
-        self.last_returns = saved.values["last"]
-
-    def _evaluate(self) -> None:
-        episodes = evaluate(self._network, self._env, self._plan.episodes, self._generator, self._plan.deterministic)
-        self.last_returns, self.last_means = episodes.returns.tolist(), episodes.means(self._env.groups)
-        self._record(
-            self.num_timesteps,
-            {
-                **episodes.metrics(self._env.groups),
-                **self._new_faults(),
-                **(self._hooks.report(self._network) if self._hooks.report is not None else {}),
-            },
-        )
+        self._network, self._trials, self._budget = network, trials, budget
+        self._hooks, self._record, self._recent, self._keeper = hooks, record, recent, keeper
 
     def _is_turn(self) -> bool:
         """Whether to log and move the schedule on: at every rollout, but those of replay learners are a few steps."""
@@ -130,21 +91,18 @@ class Supervisor(BaseCallback):
             self.model.dump_logs()
         else:
             self.model.logger.dump(self.model.num_timesteps)
-        if found := self._new_faults():
+        if found := self._trials.new_faults():
             self._record(self.model.num_timesteps, found)
 
     def _on_rollout_start(self) -> None:
         settle(self.model.policy)
-        if self.keeper is not None:
-            self.keeper.visit(self.model.num_timesteps)
-        due = self.model.num_timesteps >= self._due
+        self._keeper.visit(self.model.num_timesteps)
+        due = self._trials.due(self.model.num_timesteps)
         if not due and not self._is_turn():
             return
         self._log()
         if due:
-            self.num_timesteps = self.model.num_timesteps
-            self._evaluate()
-            self._due += self._plan.every
+            self._trials.evaluate(self.model.num_timesteps)
         if self._hooks.schedule is not None:
             self._hooks.schedule(self._network, self.model.num_timesteps / self._budget)
 
@@ -158,7 +116,7 @@ class Supervisor(BaseCallback):
     def _on_training_end(self) -> None:
         settle(self.model.policy)
         self._log()
-        self._evaluate()
+        self._trials.evaluate(self.model.num_timesteps)
 
 
 def train(
@@ -203,30 +161,32 @@ def train(
         learner = algorithm.learner(network, env, seed % 2**32, hooks.gradients, device)
         learner.set_logger(Logger(None, [RecordWriter(record)]))
         scale_rates(network_optimizer(learner), network, hooks.rates)
-        supervisor = Supervisor(network, eval_env, plan, budget, hooks, record, seed, env.recent)
+        trials = Trials(network, eval_env, plan, hooks, record, seed, lambda: [batch.faults])
         parts: dict[str, Part] | None = None
-        if savable(env.env) and savable(eval_env):
+        if savable(batch) and savable(eval_env):
             parts = {
                 "learner": Learner(learner),
                 "random": Randomness(learner.device),
                 "training": Batch(env),
                 "evaluation": Batch(eval_env),
-                "supervisor": supervisor,
+                "trials": trials,
             }
-        supervisor.keeper = keeper = Keeper(snapshots, parts)
+        keeper = Keeper(snapshots, parts)
         keeper.resume()
-        # A replay learner logs at episodes' ends, several at once; here the supervisor tells it when.
-        interval = sys.maxsize if isinstance(learner, OffPolicyAlgorithm) else 1
-        taken = learner.num_timesteps
-        try:
-            learner.learn(budget - taken, callback=supervisor, log_interval=interval, reset_num_timesteps=not taken)
-        except TooManyFaults as error:
-            error.env_steps = learner.num_timesteps
-            record(learner.num_timesteps, supervisor.faults().metrics())
-            raise
-        faults = {kind: count for kind, count in supervisor.faults().items() if count}
-        returns, means = supervisor.last_returns, supervisor.last_means
-        return TrainResult(learner.num_timesteps, keeper.seconds, returns, means, faults)
+        _learn(learner, budget, Supervisor(network, trials, budget, hooks, record, env.recent, keeper), trials, record)
+        return trials.result(learner.num_timesteps, keeper.seconds)
     finally:
         env.close()
         eval_env.close()
+
+
+def _learn(learner: BaseAlgorithm, budget: int, supervisor: Supervisor, trials: Trials, record: Record) -> None:
+    # A replay learner logs at episodes' ends, several at once; here the supervisor tells it when.
+    interval = sys.maxsize if isinstance(learner, OffPolicyAlgorithm) else 1
+    taken = learner.num_timesteps
+    try:
+        learner.learn(budget - taken, callback=supervisor, log_interval=interval, reset_num_timesteps=not taken)
+    except TooManyFaults as error:
+        error.env_steps = learner.num_timesteps
+        record(learner.num_timesteps, trials.faults().metrics())
+        raise

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from agents.algorithm import Count, Positive, Share
+from agents.algorithm import ReplayOptions
 from agents.sb3.algorithm import Algorithm
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
@@ -35,38 +34,8 @@ def last_minibatch(buffer: ReplayBuffer | None) -> ReplayBufferSamples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OffPolicy(Algorithm):
-    """Options of every algorithm that learns from a replay buffer.
-
-    Attributes:
-        learning_rate: of Adam. gamma: discount. batch: transitions per gradient step.
-        buffer: transitions kept; observations stay in the task's dtype.
-        tau: share of the network that its target takes over at each update of the target.
-        learning_starts: env steps of uniformly random play before the first update.
-        train_freq: steps of each environment between updates.
-        gradient_steps: per update; -1 for as many as env steps were taken since the last one.
-    Raises:
-        GraftError: no gradient steps, or a buffer smaller than the batch of environments.
-    """
-
-    num_envs: Count = 8
-    learning_rate: Positive = 3e-4
-    buffer: Count = 100_000
-    batch: Count = 256
-    gamma: Share = 0.99
-    tau: Annotated[float, Field(gt=0, le=1)] = 1.0
-    learning_starts: Annotated[int, Field(ge=0)] = 1000
-    train_freq: Count = 1
-    gradient_steps: Annotated[int, Field(ge=-1)] = -1
-
-    def __post_init__(self) -> None:
-        # Values that the library would take in silence and read as others.
-        if self.gradient_steps == 0:
-            raise GraftError("gradient_steps=0 is not allowed: give a number from 1, or -1 for one per env step.")
-        if self.buffer < self.num_envs:
-            raise GraftError(
-                f"buffer={self.buffer} is not allowed: it must hold a step of all {self.num_envs} environments."
-            )
+class OffPolicy(ReplayOptions, Algorithm):
+    """An algorithm that learns from a replay buffer."""
 
     def check_rows(self, env: BatchVecEnv) -> None:
         """Raises GraftError where rows can be out of play: a replay buffer would learn from these steps too."""

@@ -58,12 +58,12 @@ class ArenaAdapter:
         batch = ArenaBatch(self._arena.name, count, seed, autoreset, render_mode, **options)
         return Rows(batch, team, num_envs, opponents, seed)
 
-    def squad(self, task: Task, seed: int) -> SquadEnv:
-        """One game with all its agents."""
+    def squad(self, task: Task, seed: int, num_envs: int) -> SquadEnv:
+        """Games with all their agents."""
         if task.id != self.prefix:
             raise unknown("task", task.id, [self.prefix])
         options, render_mode = self._options(task)
-        return ArenaBatch(self._arena.name, 1, seed, render_mode=render_mode, **options)
+        return ArenaBatch(self._arena.name, num_envs, seed, render_mode=render_mode, **options)
 
     def _options(self, task: Task) -> tuple[dict[str, Any], str | None]:
         """The game's own keywords, and the render mode."""

@@ -60,17 +60,17 @@ class PettingZooAdapter:
             squad.close()
             raise
 
-    def squad(self, task: Task, seed: int) -> SquadEnv:
-        """One environment with all its agents; it is seeded when it is reset."""
-        return _squad(task)
+    def squad(self, task: Task, seed: int, num_envs: int) -> SquadEnv:
+        """Environments with all their agents; they are seeded when they are reset."""
+        return _squad(task, num_envs, None)
 
     def bounds(self, task: Task) -> Bounds | None:
         """None: what a return is worth depends on the opponents."""
         return None
 
 
-def _squad(task: Task, rows: int = 1, team: str = ALL) -> ZooSquad:
-    """As many environments as hold ``rows`` agents of ``team``."""
+def _squad(task: Task, rows: int, team: str | None) -> ZooSquad:
+    """As many environments as hold ``rows`` agents of ``team``, or as many as ``rows`` where that is None."""
     module = _module(task.id)
     rules, rest = rules_of(task.id, task.kwargs, _keywords(module)[0])
     options = {name: value for name, value in rest.items() if name not in OPTIONS}

@@ -14,7 +14,7 @@ from envs.errors import GraftError
 from envs.faults import FaultRules, Faults, outside_counts
 from envs.restarts import PATIENCE, Restarts, Wrong, derived_seed
 from envs.schema import Schemas
-from envs.squad import ALL, environments, slots_of
+from envs.squad import environments, slots_of
 
 NO_WINNER = -2
 
@@ -41,13 +41,15 @@ class ZooSquad:
         make: makes one of the environments; they are closed with the batch.
         task: id, for error messages.
         rules: of faults; a step of one environment is one env step, however many agents act.
-        rows, team: how many environments there are: as many as hold ``rows`` agents of ``team``.
+        rows, team: how many environments there are: as many as hold ``rows`` agents of ``team``, else ``rows``.
     Raises:
         GraftError: no list of possible agents, an unknown team, one whose agents see or do different things, or spaces
             that Graft cannot show (`envs.adapters.spaces`).
     """
 
-    def __init__(self, make: Callable[[], Any], task: str, rules: FaultRules, rows: int = 1, team: str = ALL) -> None:
+    def __init__(
+        self, make: Callable[[], Any], task: str, rules: FaultRules, rows: int = 1, team: str | None = None
+    ) -> None:
         self._task, self._restarts = task, Restarts(make, task, rules)
         self._envs: list[Any] = self._restarts.envs
         try:
@@ -56,7 +58,7 @@ class ZooSquad:
             self.agents, self.teams = self._cast.agents, self._cast.teams
             self.metadata: dict[str, Any] = getattr(self._envs[0], "metadata", {})
             self.render_mode: str | None = getattr(self._envs[0], "render_mode", None)
-            self.num_envs = environments(rows, len(slots_of(self, team)))
+            self.num_envs = rows if team is None else environments(rows, len(slots_of(self, team)))
             self._restarts.grow(self.num_envs)
         except GraftError:
             self.close()

@@ -125,15 +125,19 @@ class Agenda:
         self._watcher.finished(stage, error)
 
 
-def attempt(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int) -> str | None:
-    """Run a stage in this process; where it fails, its record says why.
+def attempt(
+    stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int, patience: float = PATIENCE
+) -> str | None:
+    """Run a stage in this process, unless another has done it meanwhile; where it fails, its record says why.
 
+    Args:
+        patience: seconds to wait for another process that writes the stage's folder.
     Returns:
         The error for people, or None.
     """
     try:
-        with store.alone(stage.id, PATIENCE):
-            return _run(stage, store, progress, env_workers)
+        with store.alone(stage.id, patience):
+            return None if store.done(stage.id) else _run(stage, store, progress, env_workers)
     except GraftError as error:  # another process writes that folder, so nothing may be recorded there
         return str(error)
 

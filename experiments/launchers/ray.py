@@ -19,13 +19,13 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from agents.ray_access import admitted, forget, own_token
+from agents.reaper import marked, reaped
 from envs.errors import GraftError
 from envs.processes import one_thread_each
 from experiments.graph import Graph, Stage
 from experiments.launchers.launcher import Watcher, at_least, usable_cores
 from experiments.launchers.leased import LEASE, SECONDS_LATE, Done, Hello, LeasedWorker, Progress
 from experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
-from experiments.launchers.reaper import marked, reaped
 from experiments.store import Store
 
 SECONDS_TO_END = 10.0
@@ -90,38 +90,47 @@ class RayLauncher:
             GraftError: there is no such cluster, none of its nodes has what a stage needs, or one does not have
                 Graft or the experiment's folder.
         """
-        with self._connected():
+        with connected(self.address):
             cluster = _RayCluster(self, store.out.resolve())
             pool = Pool(cluster, self.need, self.jobs, self.retries, store, watcher, self.wait)
             return pool.run(graph, todo)
 
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
-        if ray.is_initialized():
-            yield
-            return
-        address = "local" if self.address == "local" else _running(self.address)
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.callback(forget)
-                if address == "local":
-                    mark = stack.enter_context(reaped())
-                    with one_thread_each(), marked(mark), own_token():
-                        ray.init(
-                            address,
-                            num_cpus=usable_cores(),
-                            include_dashboard=False,
-                            object_store_memory=OBJECT_STORE,
-                            **options,
-                        )
-                else:
-                    stack.enter_context(admitted(address))
-                    ray.init(address, **options)
-            except (ConnectionError, RayError, RuntimeError, ValueError, OSError, SystemExit) as error:
-                raise GraftError(f"Ray at --address {self.address} can't be used: {_lines(error)[0]}") from error
-            stack.callback(ray.shutdown)
-            yield
+
+@contextlib.contextmanager
+def connected(asked: str, cores: int | None = None) -> Iterator[None]:
+    """Be in a Ray cluster: the one that this process is in already, else that at the address (see `RayLauncher`).
+
+    Args:
+        cores: of one that is started here; None for those that this process may use.
+    Raises:
+        GraftError: there is none, or it can't be joined.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _check_form(asked)
+    address = "local" if asked == "local" else _running(asked)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.callback(forget)
+            if address == "local":
+                mark = stack.enter_context(reaped())
+                with one_thread_each(), marked(mark), own_token():
+                    ray.init(
+                        address,
+                        num_cpus=cores or usable_cores(),
+                        include_dashboard=False,
+                        object_store_memory=OBJECT_STORE,
+                        **options,
+                    )
+            else:
+                stack.enter_context(admitted(address))
+                ray.init(address, **options)
+        except (ConnectionError, RayError, RuntimeError, ValueError, OSError, SystemExit) as error:
+            raise GraftError(f"Ray at --address {asked} can't be used: {_lines(error)[0]}") from error
+        stack.callback(ray.shutdown)
+        yield
 
 
 def _check_form(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tiny_experiment import one_method
 
 from agents.backend import Resources
 from agents.checkpoint import Checkpoint
@@ -14,32 +15,12 @@ from experiments.rehearsal import rehearse
 from experiments.stage import run_stage
 from experiments.store import Store
 
-TINY = """
-name: tiny
-sources:
-  - {id: Graft/Gather-v0, backend: sb3}
-  - {id: Graft/Gather-v0, backend: rllib}
-targets: {id: Graft/Gather-v0, kwargs: {slip: 0.3}}
-methods: {finetune: {heads: by_name}}
-seeds: 1
-pretrain: {steps: 64}
-transfer: {steps: 64}
-network: {options: {channels: [4, 6], features: 16}, head: [8]}
-algorithm: {name: ppo, num_envs: 4, num_steps: 16, minibatch: 32, epochs: 1}
-evaluation: {every: 1000, episodes: 4, num_envs: 4}
-recall: 4
-"""
-
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-
-    def load(*overrides):
-        return load_config(str(path), overrides)
-
-    return load
+    by_both = [{"id": "Graft/Gather-v0", "backend": name} for name in ("sb3", "rllib")]
+    path = one_method(tmp_path, sources=by_both)
+    return lambda *overrides: load_config(str(path), overrides)
 
 
 def test_resources_are_a_preset_or_changes_to_one():
@@ -105,7 +86,7 @@ def test_what_one_backend_pretrained_is_transferred_by_the_other(config, tmp_pat
         run_stage(stage, store, lambda *_: None)
         record = store.record(stage.id)
         assert record["status"] == "done"
-        assert record["env_steps"] == 64
+        assert record["env_steps"] == 256
     for comparison in graph.comparisons:
         if comparison.source is not None and comparison.pretrain:
             before = Checkpoint.load(store.folder(comparison.pretrain[0]) / "checkpoint")

@@ -105,7 +105,18 @@ def test_unknown_tasks_end_with_2(capsys):
     assert "--only 'nothing' names none of: CartPole-v1, Acrobot-v1" in capsys.readouterr().err
 
 
-def test_bad_numbers_end_with_2(capsys):
+@pytest.mark.parametrize("option", ["--rounds", "--num-envs", "--runners"])
+def test_bad_numbers_end_with_2(capsys, option):
     with pytest.raises(SystemExit) as ended:
-        bench.main(["envs", "--rounds", "0"])
+        bench.main(["envs", option, "0"])
     assert ended.value.code == 2
+    assert option in capsys.readouterr().err
+
+
+def test_help_shows_an_example_of_everything(capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for what in ("envs", "adapters", "methods", "backends", "scaling"):
+        assert f"python -m experiments.bench {what} -" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import ray
@@ -46,13 +46,13 @@ class TransferPPO(PPO):
         config, runners, learners = _of(self)
         self.fragments = tuple(runners.foreach_env_runner(_sample))
         self.env_steps += sum(fragment.env_steps for fragment in self.fragments)
-        batch = _together(self.fragments, max(1, config.num_learners))
+        batches = _batches(self.fragments, max(1, config.num_learners))
         self.results = ()
-        if batch is None:
+        if not batches:
             return  # nobody was in play, so there is nothing to learn from
         self.results = tuple(
             learners.update(
-                batch=batch,
+                batch=MultiAgentBatch(batches, max(map(len, batches.values()))),
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps},
                 num_epochs=config.num_epochs,
                 minibatch_size=config.minibatch_size,
@@ -85,7 +85,10 @@ def _of(algorithm: PPO) -> tuple[PPOConfig, EnvRunnerGroup, LearnerGroup]:
 
 
 def _weights(learner: TransferLearner) -> dict[str, Any]:
-    return {name: tensor.detach().cpu().numpy() for name, tensor in learner.network.state_dict().items()}
+    return {
+        policy: {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+        for policy, network in learner.networks.items()
+    }
 
 
 def _load(runner: BatchRunner, weights: Any) -> None:
@@ -96,7 +99,16 @@ def _sample(runner: Any) -> Any:
     return runner.sample()
 
 
-def _together(fragments: tuple[Fragment, ...], learners: int) -> MultiAgentBatch | None:
+def _batches(fragments: tuple[Fragment, ...], learners: int) -> dict[str, SampleBatch]:
+    """The states of each policy that was in play."""
+    by_policy = {DEFAULT_MODULE_ID: fragments}
+    for policy in fragments[0].others:
+        by_policy[policy] = tuple(fragment.others[policy] for fragment in fragments)
+    found = {policy: _together(its, learners) for policy, its in by_policy.items()}
+    return {policy: batch for policy, batch in found.items() if batch is not None}
+
+
+def _together(fragments: tuple[Fragment, ...], learners: int) -> SampleBatch | None:
     """The states of all fragments with advantages of mean 0 and deviation 1, as many for each learner.
 
     Where these can't be shared out evenly, the last states are left out, fewer than there are learners.
@@ -110,8 +122,7 @@ def _together(fragments: tuple[Fragment, ...], learners: int) -> MultiAgentBatch
     columns[Postprocessing.ADVANTAGES] = (gained - gained.mean()) / max(1e-4, float(gained.std()))
     # Each learner gets a run of them, but every so-manieth state is wanted: of all environments, of all times.
     order = np.concatenate([np.arange(first, count, learners) for first in range(learners)])
-    states = SampleBatch({name: column[order] for name, column in columns.items()})
-    return MultiAgentBatch({DEFAULT_MODULE_ID: states}, count)
+    return SampleBatch({name: column[order] for name, column in columns.items()})
 
 
 class TransferPPOConfig(PPOConfig):
@@ -125,6 +136,26 @@ class TransferPPOConfig(PPOConfig):
         return TransferPPOLearner
 
 
+def settings(options: PPOOptions, learners: int = 1) -> dict[str, Any]:
+    """``options`` as RLlib's `PPOConfig.training` names them, for each of so many learners, who share a minibatch."""
+    states = options.num_envs * options.num_steps
+    return {
+        "lr": options.learning_rate,
+        "gamma": options.gamma,
+        "lambda_": options.gae_lambda,
+        "train_batch_size_per_learner": max(1, states // learners),
+        "minibatch_size": max(1, min(options.minibatch, states) // learners),
+        "num_epochs": options.epochs,
+        "entropy_coeff": options.entropy,
+        "clip_param": options.clip,
+        "vf_loss_coeff": options.value,
+        "vf_clip_param": float("inf"),
+        "use_kl_loss": False,
+        "grad_clip": options.max_grad_norm,
+        "grad_clip_by": "global_norm",
+    }
+
+
 @ALGORITHMS.register("ppo")
 @dataclass(frozen=True, kw_only=True)
 class PPOAlgorithm(PPOOptions, Algorithm):
@@ -133,26 +164,13 @@ class PPOAlgorithm(PPOOptions, Algorithm):
     As with Stable-Baselines3, but advantages have mean 0 and deviation 1 in the rollout instead of in each minibatch.
     """
 
+    squads: ClassVar[bool] = True
+
     def config(self, num_learners: int) -> AlgorithmConfig:
         """RLlib's config; several learners share each minibatch."""
-        learners = max(1, num_learners)
         return (
             TransferPPOConfig()
             .env_runners(env_runner_cls=BatchRunner, rollout_fragment_length=self.num_steps)
-            .training(
-                lr=self.learning_rate,
-                gamma=self.gamma,
-                lambda_=self.gae_lambda,
-                train_batch_size_per_learner=max(1, self.num_envs * self.num_steps // learners),
-                minibatch_size=max(1, min(self.minibatch, self.num_envs * self.num_steps) // learners),
-                num_epochs=self.epochs,
-                entropy_coeff=self.entropy,
-                clip_param=self.clip,
-                vf_loss_coeff=self.value,
-                vf_clip_param=float("inf"),
-                use_kl_loss=False,
-                grad_clip=self.max_grad_norm,
-                grad_clip_by="global_norm",
-            )
+            .training(**settings(self, max(1, num_learners)))
             .learners(add_default_connectors_to_learner_pipeline=False)
         )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
@@ -16,10 +15,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
-from agents.algorithm import Count, NotNegative
+from agents.algorithm import SACOptions
 from agents.backend import Batch, Gradients
 from agents.encoder import Encoder
-from agents.network import Distribution, PolicyNetwork, check_finite, stretched
+from agents.network import PolicyNetwork, check_finite, stretched
 from agents.sb3.algorithm import ALGORITHMS
 from agents.sb3.gradients import pass_through
 from agents.sb3.off_policy import OffPolicy, follow_freezing, last_minibatch
@@ -155,30 +154,13 @@ class TransferSAC(SAC):
 
 @ALGORITHMS.register("sac")
 @dataclass(frozen=True, kw_only=True)
-class SACAlgorithm(OffPolicy):
+class SACAlgorithm(SACOptions, OffPolicy):
     """Soft actor-critic (Haarnoja et al. 2018) for Box actions with finite bounds.
 
     The network is the actor. What carries over into a transfer is what the network holds: its encoder and, where heads
-    are carried, its policy head. The critics are no part of it, so they end with the training, and start as
-
-    - ``separate``: a copy of the network's encoder *as the transfer made it*, under fresh layers. It trains on the
-      critics' loss, except for what is frozen in the network. A transfer method's gradients do not reach it.
-    - ``shared``: fresh layers on the network's encoder itself, which only the actor's loss trains.
-
-    The value head is not used and gets no gradient.
-
-    Attributes:
-        entropy: the coefficient of the entropy; ``auto`` learns it, towards an entropy of -1 per action.
-        encoder: what the critics read (above). critic: hidden units of each critic above the encoder.
+    are carried, its policy head. The critics are no part of it, so they end with the training; their layers start
+    fresh, on an encoder that the option of this name chooses. The value head is not used and gets no gradient.
     """
-
-    distribution: ClassVar[Distribution | None] = "squashed"
-
-    buffer: Count = 200_000
-    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
-    entropy: Literal["auto"] | NotNegative = "auto"
-    encoder: Literal["separate", "shared"] = "separate"
-    critic: tuple[Count, ...] = (256, 256)
 
     def learner(
         self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str

@@ -1,23 +1,26 @@
-"""Training with RLlib in one process: what it records, what it learns, and that it goes on where it was stopped."""
+"""Training with RLlib in one process: its update and the library's, hooks, and that it goes on where it was stopped."""
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import trainings
 from handmade import EVALUATION, MATCH, REACH, TASK, TINY, assert_same, observations, small_network, small_ppo, weights
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
+from ray.util.placement_group import placement_group, remove_placement_group
+from trainings import recorded
 
 import envs
 from agents import sb3
 from agents.backend import Evaluation, Hooks, Resources, Unstable
 from agents.checkpoint import Checkpoint
-from agents.rllib import ALGORITHMS, train
+from agents.rllib import ALGORITHMS, cluster, train
 from agents.rllib.module import distribution_class, distribution_inputs, module_spec
-from agents.rllib.runner import advantages
+from agents.rllib.player import advantages
 from agents.snapshot import Snapshots
 from envs.errors import GraftError
 from envs.task import Task
@@ -26,67 +29,7 @@ pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
 
 GATHER = Task("Graft/Gather-v0")
 
-
-def trained(network=None, task=TASK, budget=300, seed=0, hooks=None, evaluation=EVALUATION, more=None, **options):
-    """The network, what `train` returned, and what it recorded as (env_steps, values)."""
-    network = network or small_network(envs.schemas(task))
-    records: list[tuple[int, dict[str, float]]] = []
-    algorithm = ALGORITHMS["ppo"](**(TINY | options))
-    record = lambda env_steps, values: records.append((env_steps, dict(values)))  # noqa: E731
-    result = train(network, task, algorithm, budget, seed, record, evaluation, hooks, **(more or {}))
-    return SimpleNamespace(network=network, result=result, records=records)
-
-
-def recorded(records, tag):
-    """Env steps -> value; every env step at most once."""
-    found = [(env_steps, values[tag]) for env_steps, values in records if tag in values]
-    assert len(dict(found)) == len(found), f"{tag} came twice at the same env step"
-    return dict(found)
-
-
-def timeless(values):
-    return {tag: value for tag, value in values.items() if not tag.startswith("time/")}
-
-
-def test_same_seed_same_weights_bit_for_bit():
-    first, again, other = (trained(seed=seed) for seed in (5, 5, 6))
-    assert_same(weights(first.network), weights(again.network))
-    assert first.result.final_returns == again.result.final_returns
-    assert not torch.equal(first.network.policy.out.weight, other.network.policy.out.weight)
-
-
-def test_how_often_it_is_evaluated_does_not_change_the_training():
-    rare, often = (trained(evaluation=Evaluation(every=e, episodes=8, num_envs=8)) for e in (10_000, 1))
-    assert_same(weights(rare.network), weights(often.network))
-
-
-def test_metrics_and_their_env_steps():
-    run = trained()
-    assert list(recorded(run.records, "eval/return_mean")) == [0, 256, 384]
-    assert list(recorded(run.records, "rollout/return_mean")) == [128, 256, 384]
-    assert recorded(run.records, "rollout/length_mean") == {128: 8, 256: 8, 384: 8}
-    assert all(speed > 0 for speed in recorded(run.records, "time/env_steps_per_s").values())
-    for tag in ("loss", "entropy", "value_loss", "policy_gradient_loss", "explained_variance"):
-        values = recorded(run.records, f"train/{tag}")
-        assert list(values) == [128, 256, 384]
-        assert all(map(math.isfinite, values.values()))
-    assert [steps for steps, _ in run.records] == sorted(steps for steps, _ in run.records)
-    assert run.result.env_steps == 384
-    assert np.mean(run.result.final_returns) == pytest.approx(recorded(run.records, "eval/return_mean")[384])
-
-
-def test_a_tiny_task_is_solved():
-    run = trained(budget=4000, learning_rate=0.01, epochs=4, evaluation=Evaluation(every=10_000))
-    scores = recorded(run.records, "eval/return_mean")
-    assert scores[0] < 8 * 0.5
-    assert min(scores[4096], np.mean(run.result.final_returns)) > 8 * 0.9
-
-
-def test_a_tiny_box_task_improves():
-    run = trained(task=REACH, budget=8000, learning_rate=0.01, epochs=8, evaluation=Evaluation(every=10_000))
-    scores = recorded(run.records, "eval/return_mean")
-    assert scores[0] < -10 / 3
-    assert -10 / 3 < -2.0 < scores[8064] < -5 / 12 + 0.2
+trained = partial(trainings.trained, "rllib")
 
 
 def test_advantages_are_those_of_rllib():
@@ -284,3 +227,20 @@ def test_what_the_cluster_lacks_is_said_at_once():
         trained(more={"resources": Resources(num_gpus_per_learner=1)})
     with pytest.raises(GraftError, match="evenly among 3"):
         trained(more={"resources": Resources(num_env_runners=3)})
+
+
+def test_a_cluster_that_others_fill_is_waited_for_but_not_for_ever(monkeypatch, caplog):
+    monkeypatch.setattr(cluster, "SECONDS_SILENT", 0.5)
+    monkeypatch.setattr(cluster, "SECONDS_FOR_ROOM", 0.5)
+    network, one_runner = small_network(MATCH), {"resources": Resources(num_env_runners=1)}
+    others = placement_group([{"CPU": 4.0}])
+    assert others.wait(60)
+    try:
+        with pytest.raises(GraftError, match="no room for 1 env runners and 0 learners for"):
+            trained(network, more=one_runner)
+        assert "Waiting for room" in caplog.text
+        trained(network, budget=1)  # in this process alone
+    finally:
+        remove_placement_group(others)
+    monkeypatch.setattr(cluster, "SECONDS_FOR_ROOM", 60.0)
+    cluster.join(one_runner["resources"])

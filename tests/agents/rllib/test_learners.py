@@ -12,9 +12,10 @@ import envs
 from agents.backend import Evaluation, Hooks, Resources
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
-from agents.rllib import ALGORITHMS, backend, train
+from agents.rllib import ALGORITHMS, train
 from agents.rllib.algorithms.ppo import TransferPPO
 from agents.rllib.module import HeldNetwork
+from agents.rllib.trained import Trained
 from agents.snapshot import Saved, Snapshots
 from envs.faults import TooManyFaults
 from envs.task import Task
@@ -62,7 +63,7 @@ def fresh(task=SOURCE, **options):
 def learn(network, task=TARGET, hooks=None, budget=256, **resources):
     """The result, the network after each evaluation, and every learner's weights in the end."""
     seen, ends = [], []
-    original = backend._Trained.fetch
+    original = Trained.fetch
 
     def fetch(self):
         ends[:] = self.learners(lambda learner: learner.save())
@@ -70,7 +71,7 @@ def learn(network, task=TARGET, hooks=None, budget=256, **resources):
 
     plan = Evaluation(every=10_000, episodes=8, num_envs=8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend._Trained, "fetch", fetch)
+        patch.setattr(Trained, "fetch", fetch)
         algorithm = ALGORITHMS["ppo"](**OPTIONS)
         record = lambda n, values: seen.append((n, values))  # noqa: E731
         train(network, task, algorithm, budget, 0, record, plan, hooks, resources=Resources(**resources))

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from handmade import REACH, HandmadeAdapter, NormEncoder, ReachEnv, scrambled, small_network
+from handmade import REACH, NormEncoder, scrambled, small_network
+from savable_reach import SavableAdapter
 
 import envs
 from agents.algorithm import architecture_for
@@ -217,25 +218,6 @@ def test_running_statistics_go_on(tmp_path, monkeypatch, depth):
         return made
 
     compare(Trainer(tmp_path / "s", network=network), monkeypatch, [6], spoil=False)
-
-
-class SavableReach(ReachEnv):
-    """Reach with random numbers that can be saved."""
-
-    def save_state(self):
-        words = [rng.bit_generator.state for rng in self._rngs]
-        text = np.frombuffer(json.dumps(words).encode().ljust(4096), np.uint8)
-        return {"time": self.time.copy(), "points": self._points.copy(), "rng": text}
-
-    def restore_state(self, saved):
-        self.time[:], self._points[:] = saved["time"], saved["points"]
-        for rng, state in zip(self._rngs, json.loads(saved["rng"].tobytes()), strict=True):
-            rng.bit_generator.state = state
-
-
-class SavableAdapter(HandmadeAdapter):
-    def make(self, task, num_envs, seed, autoreset, max_threads):
-        return SavableReach(num_envs, seed)
 
 
 @pytest.fixture

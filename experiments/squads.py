@@ -1,0 +1,115 @@
+"""Squads whose teams all learn: who plays whom, and the policies that learn beside a stage's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.backend import Partners
+from agents.checkpoint import Checkpoint
+from agents.network import PolicyNetwork, build_network
+from envs.errors import GraftError
+from envs.factory import schemas
+from envs.task import Task
+
+if TYPE_CHECKING:
+    from experiments.graph import Stage
+
+FOLDER = "policies"
+"""In a stage's folder: a checkpoint of each policy that learned beside the stage's own."""
+
+TEAM = "team"
+"""The keyword of a task for squads that says which of its teams a stage's network plays."""
+
+ABLE = "rllib"
+"""The backend that trains several policies at once."""
+
+
+@dataclass(frozen=True)
+class Squad:
+    """Who plays whom in a task whose teams all learn.
+
+    Attributes:
+        plays: team -> policy, for each team.
+        shared: whether all policies have the encoder of the one that plays the task's team.
+    """
+
+    plays: Mapping[str, str]
+    shared: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"policy_mapping": dict(self.plays), "share_encoder": self.shared}
+
+    def others(self, task: Task) -> dict[str, Task]:
+        """The policies beside the one that plays the task's team, each with the task of the first team it plays."""
+        mine = self.plays[str(task.kwargs[TEAM])]
+        found: dict[str, Task] = {}
+        for team, policy in self.plays.items():
+            if policy != mine:
+                found.setdefault(policy, Task(task.id, {**task.kwargs, TEAM: team}))
+        return found
+
+
+def check(squad: Squad, task: Task, backend: str) -> None:
+    """Raise GraftError where the teams of ``task`` cannot be played so, or not by this backend."""
+    if backend != ABLE:
+        raise GraftError(f"policy_mapping of {task}: {backend} trains one policy at a time; use backend: {ABLE}.")
+    if TEAM not in task.kwargs:
+        raise GraftError(
+            f"policy_mapping of {task}: name the team whose policy is pretrained or transferred, "
+            f"kwargs: {{{TEAM}: ...}}; allowed: {', '.join(squad.plays)}."
+        )
+    from agents.rllib.multi_agent import SquadGame
+    from agents.rllib.policy_mapping import SINGLE, policy_mapping
+
+    if SINGLE in squad.plays.values():
+        raise GraftError(f"policy_mapping of {task}: '{SINGLE}' is RLlib's own name; choose another one.")
+    plain = Task(task.id, {name: value for name, value in task.kwargs.items() if name != TEAM})
+    game = SquadGame({"task": plain})
+    try:
+        policy_mapping(game, squad.plays)
+        game.schemas_of(str(task.kwargs[TEAM]))
+    finally:
+        game.close()
+    if not squad.shared:
+        return
+    mine = schemas(task).observation
+    for policy, theirs in squad.others(task).items():
+        if schemas(theirs).observation != mine:
+            raise GraftError(
+                f"share_encoder of {task}: {policy} sees something else than {squad.plays[str(task.kwargs[TEAM])]}; "
+                f"leave share_encoder out, so that each has an encoder of its own."
+            )
+
+
+def partners(stage: Stage, network: PolicyNetwork) -> Partners | None:
+    """Fresh networks for those that learn beside ``network``; None where nobody does.
+
+    Raises:
+        GraftError: an encoder is to be shared that is no part by itself.
+    """
+    squad = stage.squad
+    if squad is None:
+        return None
+    if squad.shared and network.config.kind != "plain":
+        raise GraftError(
+            f"share_encoder of {stage.task}: a network of kind '{network.config.kind}' has no encoder that another "
+            f"policy could use alone; leave share_encoder out, or use a method with a network of one column."
+        )
+    networks = {}
+    for policy, task in squad.others(stage.task).items():
+        networks[policy] = build_network(schemas(task), stage.network, stage.partner_seed(policy))
+        if squad.shared:
+            networks[policy].encoder = network.encoder
+    return Partners(squad.plays, networks)
+
+
+def save_partners(stage: Stage, found: Partners | None, folder: Path, record: Mapping[str, Any]) -> None:
+    """A checkpoint of each partner, which may be the source of an experiment."""
+    if stage.squad is None or found is None:
+        return
+    for policy, task in stage.squad.others(stage.task).items():
+        Checkpoint.of(found.networks[policy], task, record=dict(record)).save(folder / FOLDER / policy)

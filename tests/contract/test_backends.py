@@ -1,0 +1,130 @@
+"""What every backend keeps to, and that every method trains with RLlib as its own tests show for the other one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from handmade import REACH, assert_same, takes, weights
+from tiny_experiment import one_method
+from trainings import recorded, trained
+
+import envs
+from agents.backend import Evaluation, Hooks
+from agents.checkpoint import Checkpoint
+from envs.errors import GraftError
+from envs.task import Task
+from experiments.backends import BACKENDS
+from experiments.config import load_config
+from experiments.graph import expand
+from experiments.stage import run_stage
+from experiments.store import Store
+from transfer.method import METHODS
+
+pytestmark = pytest.mark.usefixtures("handmade_tasks")
+
+RAY = pytest.mark.xdist_group("ray")
+"""Of tests that start it only in part; those with the fixture `one_ray` in their arguments are in it already."""
+
+LOSSES = ("loss", "value_loss", "policy_gradient_loss", "explained_variance")
+OWN = {"sb3": ("entropy_loss", "approx_kl"), "rllib": ("entropy",)}
+"""What a backend records beside these."""
+
+QUICK = ("ewc",)
+"""Methods that are tried in every run of the tests; the others are slow."""
+
+OPTIONS = {"packnet": {"retrain": 128}, "rma": {"teaching": 128}}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[RAY] if name == "rllib" else []) for name in BACKENDS])
+def by(request):
+    """The backend's name."""
+    if request.param == "rllib":
+        request.getfixturevalue("one_ray")
+    return request.param
+
+
+def test_same_seed_same_weights_bit_for_bit(by):
+    first, again, other = (trained(by, seed=seed) for seed in (5, 5, 6))
+    assert_same(weights(first.network), weights(again.network))
+    assert first.result.final_returns == again.result.final_returns
+    assert not torch.equal(first.network.policy.out.weight, other.network.policy.out.weight)
+
+
+def test_how_often_it_is_evaluated_does_not_change_the_training(by):
+    rare, often = (trained(by, evaluation=Evaluation(every=e, episodes=8, num_envs=8)) for e in (10_000, 1))
+    assert_same(weights(rare.network), weights(often.network))
+
+
+def test_metrics_their_env_steps_and_the_result(by):
+    run = trained(by, hooks=Hooks(report=lambda _: {"x/y": 1.0}))
+    # Rollouts of 128 env steps end at 128, 256 and 384, the first at or above the budget of 300. Evaluations: at the
+    # start, at 256 (the first rollout's start at or above 200), and at the end.
+    assert list(recorded(run.records, "eval/return_mean")) == [0, 256, 384]
+    assert recorded(run.records, "eval/length_mean") == {0: 8, 256: 8, 384: 8}
+    assert recorded(run.records, "x/y") == {0: 1, 256: 1, 384: 1}
+    assert list(recorded(run.records, "rollout/return_mean")) == [128, 256, 384]
+    assert all(0 <= r <= 8 for r in recorded(run.records, "rollout/return_mean").values())
+    assert recorded(run.records, "rollout/length_mean") == {128: 8, 256: 8, 384: 8}
+    assert list(recorded(run.records, "time/env_steps_per_s")) == [128, 256, 384]
+    assert all(speed > 0 for speed in recorded(run.records, "time/env_steps_per_s").values())
+    for tag in LOSSES + OWN[by]:
+        values = recorded(run.records, f"train/{tag}")
+        assert list(values) == [128, 256, 384]
+        assert all(map(math.isfinite, values.values()))
+    tags = {tag for _, values in run.records for tag in values}
+    assert {tag.split("/")[0] for tag in tags} == {"eval", "rollout", "train", "time", "x"}
+    assert [steps for steps, _ in run.records] == sorted(steps for steps, _ in run.records)
+    assert run.result.env_steps == 384
+    assert run.result.seconds > 0
+    assert len(run.result.final_returns) == 8
+    assert np.mean(run.result.final_returns) == pytest.approx(recorded(run.records, "eval/return_mean")[384])
+
+
+def test_a_tiny_task_is_solved(by):
+    run = trained(by, budget=4000, learning_rate=0.01, epochs=4, evaluation=Evaluation(every=10_000))
+    scores = recorded(run.records, "eval/return_mean")
+    assert scores[0] < 8 * 0.5
+    assert min(scores[4096], np.mean(run.result.final_returns)) > 8 * 0.9
+
+
+def test_a_tiny_box_task_improves(by):
+    """The best is 2 * E[max(|x| - 0.5, 0)^2] = 2 * 0.5^3 / 3 below zero per step, 5 steps; doing nothing is 10 / 3."""
+    run = trained(by, task=REACH, budget=8000, learning_rate=0.01, epochs=8, evaluation=Evaluation(every=10_000))
+    scores = recorded(run.records, "eval/return_mean")
+    assert scores[0] < -10 / 3
+    assert -10 / 3 < -2.0 < scores[8064] < -5 / 12 + 0.2
+
+
+def entries():
+    names = [name for name, method in METHODS.items() if method.uses_source and name != "chain"]
+    return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in names]
+
+
+@pytest.mark.parametrize("name", entries())
+def test_a_method_trains_with_rllib_and_leaves_a_checkpoint(name, tmp_path, one_ray):
+    if not takes(name, envs.schemas(Task("Graft/Gather-v0"))):
+        pytest.skip(f"{name} can't learn from this task")
+    config = load_config(str(one_method(tmp_path, backend="rllib", methods=[{name: OPTIONS.get(name, {})}])))
+    graph = expand(config)
+    store = Store(tmp_path / "out")
+    for stage in graph.stages.values():
+        run_stage(stage, store, lambda *_: None)
+        assert store.record(stage.id)["status"] == "done"
+    for comparison in graph.comparisons:
+        checkpoint = Checkpoint.load(store.folder(comparison.stages[0]) / "checkpoint")
+        assert all(tensor.isfinite().all() for tensor in checkpoint.build().state_dict().values())
+
+
+def test_what_needs_one_learner_is_refused_on_two(tmp_path):
+    config = load_config(str(one_method(tmp_path, backend="rllib")), ["resources.num_learners=2"])
+    refused = []
+    for name, method in METHODS.items():
+        if method.uses_source and name != "chain":
+            try:
+                expand(config.model_copy(update={"methods": [{name: {}}]}))
+            except GraftError as error:
+                refused.append((name, str(error)))
+    assert [name for name, reason in refused if "differs between learners" in reason] == ["redo"]

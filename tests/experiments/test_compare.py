@@ -1,0 +1,75 @@
+"""Two runs side by side."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments.compare import Pair, main, pairs
+
+
+def interval(low, high):
+    return {"iqm": None if low is None or high is None else (low + high) / 2, "low": low, "high": high}
+
+
+def row(method, ratio, auc=(0.1, 0.2), target="B", source="A"):
+    found = None if ratio is None else interval(*ratio)
+    return {"source": source, "target": target, "method": method, "transfer_ratio": found, "auc": interval(*auc)}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Writes two runs with these rows; returns their folders."""
+
+    def write(*rows):
+        for name, its in zip(("one", "other"), rows, strict=True):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "results.json").write_text(json.dumps({"rows": its}))
+        return [str(tmp_path / name) for name in ("one", "other")]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ((0.1, 0.3), (0.2, 0.4), True),
+        ((0.1, 0.3), (0.3, 0.4), True),
+        ((0.1, 0.3), (0.31, 0.4), False),
+        ((0.5, 0.6), (-0.2, 0.4), False),
+        ((2.0, None), (3.0, 4.0), True),
+        ((5.0, None), (3.0, 4.0), False),
+        ((None, None), (3.0, 4.0), None),
+        (None, (3.0, 4.0), None),
+    ],
+)
+def test_whether_intervals_overlap(one, other, same):
+    assert Pair(row("frozen", one), row("frozen", other)).agree("transfer_ratio") is same
+    assert Pair(row("frozen", other), row("frozen", one)).agree("transfer_ratio") is same
+
+
+def test_rows_are_matched_by_source_target_and_method(runs, capsys):
+    first = [row("scratch", None, source=None), row("frozen", (1.0, 2.0)), row("ewc", (1.0, 2.0)), row("lora", (0, 1))]
+    second = [row("ewc", (3.0, 4.0)), row("frozen", (1.5, 2.5)), row("scratch", None, (0.3, 0.4), source=None)]
+    assert main([*runs(first, second), "--names", "sb3", "rllib", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| target | method | ratio, sb3 | ratio, rllib | overlap | AUC, sb3 | AUC, rllib | overlap |"
+    assert [[cell.strip() for cell in line.split("|")][2:6] for line in lines[2:5]] == [
+        ["scratch", "-", "-", "-"],
+        ["frozen", "+1.5 [+1.0, +2.0]", "+2.0 [+1.5, +2.5]", "yes"],
+        ["ewc", "+1.5 [+1.0, +2.0]", "+3.5 [+3.0, +4.0]", "no"],
+    ]
+    assert lines[-2] == "Transfer ratios: intervals overlap in 1 of 2; apart: ewc on B."
+    assert lines[-1] == "Areas under the curves: intervals overlap in 2 of 3; apart: scratch on B."
+
+
+def test_what_cannot_be_compared_is_said(runs, tmp_path, capsys):
+    one, other = runs([row("frozen", (1, 2))], [row("frozen", (1, 2), target="C")])
+    with pytest.raises(SystemExit):
+        main([one, other])
+    assert "in common: B in one, C in the other" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([one, str(tmp_path / "nothing")])
+    assert "has no results of a transfer experiment" in capsys.readouterr().err
+    assert pairs({("A", "B", "m"): {}}, {("A", "B", "m"): {}})

@@ -1,0 +1,110 @@
+"""Experiments in which all teams of a squad learn: what is asked for, and what is left of those beside."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_experiment import write_config
+
+from agents.checkpoint import Checkpoint
+from envs.errors import GraftError
+from envs.task import Task
+from experiments.config import load_config
+from experiments.graph import expand
+from experiments.squads import Squad
+from experiments.stage import run_stage
+from experiments.store import Store
+
+SOURCE = {
+    "id": "Graft/Pursuit-v0",
+    "kwargs": {"team": "hunters"},
+    "policy_mapping": {"hunters": "hunter", "prey": "prey"},
+}
+TARGET = {
+    "id": "Graft/TeamGather-v0",
+    "kwargs": {"team": "reds"},
+    "policy_mapping": {"reds": "gatherer", "blues": "rival"},
+    "share_encoder": True,
+}
+SQUADS = {"backend": "rllib", "sources": SOURCE, "targets": TARGET, "methods": "frozen", "seeds": 1}
+
+
+def graph_of(tmp_path, **changes):
+    return expand(load_config(str(write_config(tmp_path, **{**SQUADS, **changes}))))
+
+
+def test_a_stage_is_another_one_when_others_learn_beside_it(tmp_path):
+    ids = [
+        set(graph_of(tmp_path, targets={**TARGET, **changes}).stages)
+        for changes in (
+            {},
+            {"share_encoder": False},
+            {"policy_mapping": {"reds": "gatherer", "blues": "gatherer"}, "share_encoder": False},
+            {"policy_mapping": None, "share_encoder": False},
+        )
+    ]
+    common = set.intersection(*ids)
+    assert len(common) == 1  # the source
+    assert all(len(some - common) == 3 for some in ids)
+    assert len(set.union(*ids)) == 1 + 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"backend": "sb3"}, r"sb3 trains one policy at a time; use backend: rllib"),
+        ({"targets": {**TARGET, "kwargs": {}}}, r"name the team.*allowed: blues, reds"),
+        ({"targets": {**TARGET, "kwargs": {"team": "red"}}}, r"team.*'red'.*reds"),
+        ({"targets": {**TARGET, "policy_mapping": {"reds": "a"}}}, r"Nobody plays blues"),
+        ({"targets": {**TARGET, "policy_mapping": {"reds": "a", "blue": "b"}}}, r"'blue'.*blues"),
+        ({"targets": {**TARGET, "policy_mapping": {"reds": "default_policy", "blues": "b"}}}, r"RLlib's own name"),
+        ({"targets": {**TARGET, "policy_mapping": None}}, r"share_encoder is for policies that learn together"),
+        ({"targets": {**TARGET, "id": "Graft/Gather-v0", "kwargs": {"team": "reds"}}}, r"not for squads|keyword"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_with_the_reason(tmp_path, changes, match):
+    with pytest.raises(GraftError, match=match):
+        graph_of(tmp_path, **changes)
+
+
+def test_an_encoder_is_shared_by_those_who_see_the_same(tmp_path):
+    source = {**SOURCE, "share_encoder": True}
+    assert len(graph_of(tmp_path, sources=source).stages) == 4
+    zoo = {
+        "id": "pettingzoo:mpe2.simple_tag_v3",
+        "kwargs": {"team": "agent"},
+        "policy_mapping": {"agent": "a", "adversary": "b"},
+        "share_encoder": True,
+    }
+    pytest.importorskip("mpe2")
+    with pytest.raises(GraftError, match="b sees something else than a"):
+        graph_of(tmp_path, sources=zoo, targets={**zoo, "share_encoder": False})
+
+
+def test_a_sequence_trains_one_policy(tmp_path):
+    with pytest.raises(GraftError, match="a sequence trains one policy"):
+        load_config(str(write_config(tmp_path, sources=None, targets=None, sequence=[SOURCE, TARGET])))
+
+
+def test_others_are_those_of_other_policies():
+    squad = Squad({"reds": "a", "blues": "b"})
+    assert squad.others(Task("x", {"team": "reds"})) == {"b": Task("x", {"team": "blues"})}
+    assert not Squad({"reds": "a", "blues": "a"}).others(Task("x", {"team": "reds"}))
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_policies_beside_a_stage_are_kept_and_can_be_sources(tmp_path):
+    store, kept = Store(tmp_path / "out"), {}
+    for stage in graph_of(tmp_path).stages.values():
+        run_stage(stage, store, lambda *_: None)
+        assert store.record(stage.id)["status"] == "done"
+        folder = next((store.folder(stage.id) / "policies").iterdir())
+        kept[folder.name] = folder
+    assert set(kept) == {"prey", "rival"}
+    assert Checkpoint.load(kept["prey"]).task == Task("Graft/Pursuit-v0", {"team": "prey"})
+    graph = graph_of(
+        tmp_path, backend="sb3", sources={"checkpoint": str(kept["prey"])}, network=None,
+        targets={"id": "Graft/TeamGather-v0", "kwargs": {"team": "reds"}},
+    )  # fmt: skip
+    transfer = next(stage for stage in graph.stages.values() if stage.source is not None)
+    run_stage(transfer, store, lambda *_: None)
+    assert Checkpoint.load(store.folder(transfer.id) / "checkpoint").lineage == (Checkpoint.load(kept["prey"]).id,)

@@ -1,0 +1,57 @@
+"""Small trainings by either backend, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+from handmade import EVALUATION, TASK, TINY, small_network
+
+import envs
+from agents.backend import Evaluation, Hooks
+from agents.network import PolicyNetwork
+from envs.task import Task
+
+Records = list[tuple[int, dict[str, float]]]
+
+
+def trained(
+    by: str,
+    network: PolicyNetwork | None = None,
+    task: Task = TASK,
+    budget: int = 300,
+    seed: int = 0,
+    hooks: Hooks | None = None,
+    evaluation: Evaluation = EVALUATION,
+    more: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> SimpleNamespace:
+    """The network, what ``train`` of the backend returned, and what it recorded as (env_steps, values).
+
+    ``more`` are further arguments of ``train``, ``options`` those of PPO.
+    """
+    backend: Any = import_module(f"agents.{by}")
+    network = network or small_network(envs.schemas(task))
+    records: Records = []
+    result = backend.train(
+        network,
+        task,
+        backend.ALGORITHMS["ppo"](**(TINY | options)),
+        budget,
+        seed,
+        lambda env_steps, values: records.append((env_steps, dict(values))),
+        evaluation,
+        hooks,
+        "cpu",
+        **(more or {}),
+    )
+    return SimpleNamespace(network=network, result=result, records=records)
+
+
+def recorded(records: Records, tag: str) -> dict[int, float]:
+    """Env steps -> value; every env step at most once."""
+    found = [(env_steps, values[tag]) for env_steps, values in records if tag in values]
+    assert len(dict(found)) == len(found), f"{tag} came twice at the same env step"
+    return dict(found)

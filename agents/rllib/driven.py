@@ -18,6 +18,18 @@ from agents.rllib.runner import BatchRunner, Fragment
 from agents.snapshot import Part
 from envs.faults import Faults
 
+TAGS = {
+    "policy_loss": "train/policy_gradient_loss",
+    "vf_loss_unclipped": "train/value_loss",
+    "vf_explained_var": "train/explained_variance",
+    "entropy": "train/entropy",
+    "total_loss": "train/loss",
+}
+"""RLlib's names of what a learner measures -> tags of Graft's records."""
+
+KINDS = tuple(enumerate((np.float64, np.int64, np.int64)))
+"""Place and type of the parts of `Ended`."""
+
 
 class Driven(Algorithm):
     """A mixin for RLlib's algorithms, whose ``training_step`` the backend calls until the budget is spent.
@@ -26,7 +38,7 @@ class Driven(Algorithm):
         env_steps: taken in its life; the budget goes by them. budget: env steps, once somebody has said so.
         fragments: of the latest training step, one for each runner. results: what each learner measured in it.
         memory: what it keeps between two training steps, beside learners and runners; None for nothing.
-        tags: RLlib's names of what a learner measures -> tags of Graft's records; None for those of PPO.
+        tags: RLlib's names of what a learner measures -> tags of Graft's records.
     """
 
     env_steps = 0
@@ -34,7 +46,7 @@ class Driven(Algorithm):
     fragments: tuple[Fragment, ...] = ()
     results: tuple[Any, ...] = ()
     memory: Part | None = None
-    tags: ClassVar[Mapping[str, str] | None] = None
+    tags: ClassVar[Mapping[str, str]] = TAGS
 
     def seams(self) -> tuple[EnvRunnerGroup, LearnerGroup]:
         """Runners and learners of an algorithm that was set up."""
@@ -74,10 +86,6 @@ def merged(found: Sequence[Fragment], rows: int) -> Fragment:
     """What one runner with ``rows`` environments has sampled bit by bit, without columns."""
     parts = [np.concatenate([np.zeros(0, kind), *(part[i] for part in (f.ended for f in found))]) for i, kind in KINDS]
     return Fragment({}, sum(fragment.env_steps for fragment in found), rows, Ended(*parts))
-
-
-KINDS = tuple(enumerate((np.float64, np.int64, np.int64)))
-"""Place and type of the parts of `Ended`."""
 
 
 def load(runner: BatchRunner, weights: Any) -> None:

@@ -14,19 +14,10 @@ from agents.learner_state import arrays, restore_freezing, tensors
 from agents.network import PolicyNetwork
 from agents.rllib.learner import TransferLearner
 from agents.rllib.runner import BatchRunner
-from agents.snapshot import Part, Saved
+from agents.snapshot import Saved
 from envs.faults import Faults
 
 T = TypeVar("T")
-
-TAGS = {
-    "policy_loss": "train/policy_gradient_loss",
-    "vf_loss_unclipped": "train/value_loss",
-    "vf_explained_var": "train/explained_variance",
-    "entropy": "train/entropy",
-    "total_loss": "train/loss",
-}
-"""RLlib's names of what a learner measures -> tags of Graft's records."""
 
 
 class Trained:
@@ -79,8 +70,8 @@ class Trained:
 
     def faults(self) -> list[Faults]:
         """Of each runner's environments."""
-        own = getattr(self.algorithm, "faults", None)
-        return self.runners(_faults) if own is None else own()
+        found: list[Faults] = self.algorithm.faults()
+        return found
 
     def save(self) -> Saved:
         """For a snapshot: learner, random numbers of each learner, runners, env steps."""
@@ -88,8 +79,8 @@ class Trained:
         parts = {"learner": learner}
         parts |= {f"random {i}": _unpacked(saved) for i, saved in enumerate(self.learners(_randomness))}
         parts |= {f"runner {i}": Saved(tensors(found), {}) for i, found in enumerate(self.runners(_state_of_runner))}
-        if self._memory is not None:
-            parts["memory"] = self._memory.save()
+        if self.algorithm.memory is not None:
+            parts["memory"] = self.algorithm.memory.save()
         held = {f"{part}/{name}": t for part, saved in parts.items() for name, t in saved.tensors.items()}
         values = {part: dict(saved.values) for part, saved in parts.items()}
         return Saved(held, {"parts": values, "env_steps": self.algorithm.env_steps})
@@ -103,21 +94,15 @@ class Trained:
         self.learners(partial(_put_randomness_back, saved=randoms))
         states = [arrays(parts[f"runner {i}"].tensors) for i in range(sum(n.startswith("runner ") for n in parts))]
         self.runners(partial(_restored_runner, saved=states))
-        if self._memory is not None:
-            self._memory.restore(parts["memory"])
+        if self.algorithm.memory is not None:
+            self.algorithm.memory.restore(parts["memory"])
         self.algorithm.send_weights()
         self.algorithm.env_steps = saved.values["env_steps"]
-
-    @property
-    def _memory(self) -> Part | None:
-        found: Part | None = getattr(self.algorithm, "memory", None)
-        return found
 
     def metrics(self) -> dict[str, float]:
         """Of the first learner's last minibatch, by Graft's tags."""
         measured = self.algorithm.results[0][DEFAULT_MODULE_ID] if self.algorithm.results else {}
-        tags = getattr(self.algorithm, "tags", None) or TAGS
-        return {tag: float(measured[name].peek()) for name, tag in tags.items() if name in measured}
+        return {tag: float(measured[name].peek()) for name, tag in self.algorithm.tags.items() if name in measured}
 
 
 def _part(saved: Saved, name: str) -> dict[str, torch.Tensor]:
@@ -170,10 +155,6 @@ def _randomness(learner: TransferLearner) -> _Packed:
 
 def _put_randomness_back(learner: TransferLearner, saved: list[_Packed]) -> None:
     learner.randomness().restore(_unpacked(saved[learner._learner_index]))
-
-
-def _faults(runner: BatchRunner) -> Faults:
-    return runner.faults
 
 
 def _schedule(learner: TransferLearner, progress: float) -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
-from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from agents.algorithm import PPOOptions
 from agents.rllib.algorithm import ALGORITHMS, Algorithm
+from agents.rllib.driven import Driven
 from agents.rllib.learner import TransferLearner
 from agents.rllib.runner import BatchRunner, Fragment
 
@@ -29,21 +26,13 @@ class TransferPPOLearner(TransferLearner, PPOTorchLearner):
     """RLlib's PPO learner with a method's hooks; its loss is the library's."""
 
 
-class TransferPPO(PPO):
-    """RLlib's PPO whose runners give batches with advantages, so that nothing is left to do for its connectors.
-
-    Attributes:
-        env_steps: taken in its life; the budget goes by them. fragments: of the latest rollout, one for each runner.
-        results: what each learner measured in the latest update.
-    """
-
-    env_steps = 0
-    fragments: tuple[Fragment, ...] = ()
-    results: tuple[Any, ...] = ()
+class TransferPPO(Driven, PPO):
+    """RLlib's PPO whose runners give batches with advantages, so that nothing is left to do for its connectors."""
 
     def training_step(self) -> None:
         """A rollout, an update and new weights for the runners."""
-        config, runners, learners = _of(self)
+        config, (runners, learners) = self.config, self.seams()
+        assert isinstance(config, PPOConfig)
         self.fragments = tuple(runners.foreach_env_runner(_sample))
         self.env_steps += sum(fragment.env_steps for fragment in self.fragments)
         batches = _batches(self.fragments, max(1, config.num_learners))
@@ -59,40 +48,6 @@ class TransferPPO(PPO):
             )
         )
         self.send_weights()
-
-    def send_weights(self) -> None:
-        """From the first learner to all runners, whatever changed them.
-
-        RLlib's own way is for updates only: it leaves runners alone that have weights of the same number already.
-        """
-        _, runners, learners = _of(self)
-        weights = next(iter(learners.foreach_learner(_weights))).get()  # type: ignore[arg-type]  # it is one of ours
-        held = ray.put(weights) if runners.num_remote_env_runners() else weights
-        runners.foreach_env_runner(partial(_load, weights=held))
-
-    def _setup_logdir(self) -> None:
-        """RLlib's records go nowhere: Graft keeps its own."""
-        self._logdir: Any = ""
-
-
-def _of(algorithm: PPO) -> tuple[PPOConfig, EnvRunnerGroup, LearnerGroup]:
-    """Config, runners and learners of an algorithm that was set up."""
-    config, runners, learners = algorithm.config, algorithm.env_runner_group, algorithm.learner_group
-    assert isinstance(config, PPOConfig)
-    assert runners is not None
-    assert learners is not None
-    return config, runners, learners
-
-
-def _weights(learner: TransferLearner) -> dict[str, Any]:
-    return {
-        policy: {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
-        for policy, network in learner.networks.items()
-    }
-
-
-def _load(runner: BatchRunner, weights: Any) -> None:
-    runner.load_weights(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
 
 
 def _sample(runner: Any) -> Any:

@@ -1,0 +1,165 @@
+"""An actor with critics: what soft actor-critic trains beside a PolicyNetwork."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.sac.sac_learner import QF_PREDS, QF_TARGET_NEXT, QF_TWIN_PREDS
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import TorchSquashedGaussian
+from ray.rllib.core.learner.utils import make_target_network
+from ray.rllib.core.rl_module.apis import QNetAPI, TargetNetworkAPI
+from torch import nn
+
+from agents.encoder import Encoder
+from agents.network import check_finite
+from agents.rllib.module import NetworkModule
+from envs.errors import GraftError
+from envs.schema import ActionSchema
+
+
+class Critics(nn.Module):
+    """Two estimates of the return of actions in [-1, 1], on features of one encoder.
+
+    Args:
+        shared: whether the encoder is somebody else's, who trains it.
+        hidden: units of the layers above it.
+    """
+
+    def __init__(self, encoder: Encoder, shared: bool, actions: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.encoder, self.shared = encoder, shared
+        self.heads = nn.ModuleList(_head(encoder.out_dim + actions, hidden) for _ in range(2))
+
+    def features(self, obs: torch.Tensor) -> torch.Tensor:
+        """Features (N, F) of raw observations."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.shared):
+            found: torch.Tensor = self.encoder(obs)
+        return found
+
+    def forward(self, features: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both estimates (N,) from features (N, F) and actions (N, A)."""
+        first, second = (head(torch.cat([features, actions], 1)).squeeze(1) for head in self.heads)
+        return first, second
+
+    def trained(self) -> list[nn.Parameter]:
+        """Parameters that train on the critics' loss, unless they are frozen."""
+        return list((self.heads if self.shared else self).parameters())
+
+
+def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """As Stable-Baselines3 makes them."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, 1))
+
+
+def inside(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
+    """Inverse of `agents.network.stretched`: box actions (N, A) from the schema's bounds to [-1, 1]."""
+    low, high = torch.tensor(schema.low).to(actions), torch.tensor(schema.high).to(actions)
+    return 2.0 * (actions - low) / (high - low) - 1.0
+
+
+class SACModule(NetworkModule, TargetNetworkAPI, QNetAPI):
+    """A network as the actor, and in learners critics and target critics.
+
+    ``model_config`` has ``critics`` beside the network: the arguments of `make_critics`, by name.
+    """
+
+    critics: Critics
+    target: Critics
+
+    def make_critics(self, shared: bool, hidden: tuple[int, ...], seed: int) -> None:
+        """Fresh layers, from a seed, on the network's encoder, or on a copy of it; only learners need them."""
+        encoder = self.network.encoder if shared else copy.deepcopy(self.network.encoder)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            made = Critics(encoder, shared, len(self.network.schemas.action.names), hidden)
+        self.critics = made.to(next(self.network.parameters()).device)
+
+    def make_target_networks(self) -> None:
+        """Called by RLlib's learner, when the critics are there."""
+        target: Any = make_target_network(self.critics)
+        self.target = target.eval()
+
+    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """For RLlib's learner, which moves the target after the critics."""
+        return [(self.critics, self.target)]
+
+    def train(self, mode: bool = True) -> SACModule:
+        """As in torch, but the target stays in eval mode."""
+        super().train(mode)
+        if "target" in self._modules:
+            self.target.eval()
+        return self
+
+    def follow_freezing(self) -> None:
+        """Freeze and thaw the critics' encoder with the actor's, which a schedule may have changed."""
+        mine, theirs = self.critics.encoder, self.network.encoder
+        if mine is theirs:
+            return
+        mine.frozen_blocks = theirs.frozen_blocks
+        for copied, original in zip(mine.parameters(), theirs.parameters(), strict=True):
+            copied.requires_grad_(original.requires_grad)
+
+    @torch.no_grad()
+    def copy_what_does_not_train(self) -> None:
+        """Let the target have the critics' buffers and frozen tensors as they are.
+
+        RLlib moves the target a little way in all tensors, which leaves statistics behind, and rounds.
+        """
+        held = {name for name, parameter in self.critics.named_parameters() if parameter.requires_grad}
+        theirs = self.target.state_dict()
+        for name, tensor in self.critics.state_dict().items():
+            if name not in held:
+                theirs[name].copy_(tensor)
+
+    def policy(self, obs: torch.Tensor) -> TorchSquashedGaussian:
+        """The distribution of actions in [-1, 1] at raw observations.
+
+        RLlib's own way from outputs to it has a floor of exp(-5) for deviations, which the network does not have.
+        """
+        outputs = self.network(obs)
+        check_finite(outputs)
+        if outputs.log_std is None:
+            raise GraftError(f"A network of kind '{self.network.config.kind}' has no squashed policy, which SAC needs.")
+        return TorchSquashedGaussian(loc=outputs.action, scale=outputs.log_std.exp())
+
+    def _forward_train(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """What RLlib's loss reads, by its names."""
+        obs, after = batch[Columns.OBS], batch[Columns.NEXT_OBS]
+        drawn, logp = self.policy(obs).rsample_and_logp()
+        with torch.no_grad():
+            drawn_after, logp_after = self.policy(after).sample_and_logp()
+            value_after = torch.minimum(*self.target(self.target.features(after), drawn_after))
+        features = self.critics.features(obs)
+        first, second = self.critics(features, inside(batch[Columns.ACTIONS], self.network.schemas.action))
+        # The actor's loss goes through the critics, to the actions, and must leave no gradient in them.
+        self.critics.heads.requires_grad_(False)
+        value = torch.minimum(*self.critics(features.detach(), drawn))
+        self.critics.heads.requires_grad_(True)
+        return {
+            QF_PREDS: first,
+            QF_TWIN_PREDS: second,
+            QF_TARGET_NEXT: value_after,
+            "q_curr": value,
+            "logp_resampled": logp,
+            "logp_next_resampled": logp_after,
+        }
+
+    @torch.no_grad()
+    def compute_q_values(self, batch: Mapping[str, Any]) -> torch.Tensor:  # type: ignore[override]
+        """The smaller of both estimates (N,) of observations and actions."""
+        actions = inside(batch[Columns.ACTIONS], self.network.schemas.action)
+        return torch.minimum(*self.critics(self.critics.features(batch[Columns.OBS]), actions))
+
+    @torch.no_grad()
+    def forward_target(self, batch: Mapping[str, Any]) -> torch.Tensor:  # type: ignore[override]
+        """`compute_q_values` by the target."""
+        actions = inside(batch[Columns.ACTIONS], self.network.schemas.action)
+        return torch.minimum(*self.target(self.target.features(batch[Columns.OBS]), actions))

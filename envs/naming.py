@@ -59,6 +59,16 @@ def named(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
     return Schemas(_under(observation, observation.names, tuple(words.values())), action)
 
 
+def fitting(given: Mapping[str, Any], mine: Schemas, theirs: Schemas) -> dict[str, Any]:
+    """Of names that were given for one team of a squad, those that hold for another: of what both see, or do, alike.
+
+    Args:
+        given: as of `named`. mine, theirs: both teams' schemas as they are without it.
+    """
+    same = {"action": mine.action == theirs.action}
+    return {entry: names for entry, names in given.items() if same.get(entry, mine.observation == theirs.observation)}
+
+
 def _under(
     schema: ObservationSchema, names: tuple[str, ...], attributes: tuple[tuple[str, ...], ...] | None = None
 ) -> ObservationSchema:

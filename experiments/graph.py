@@ -225,6 +225,11 @@ class Builder:
             self._resources[by] = LOCAL
         return self._algorithms[by], self._resources[by]
 
+    def check(self, squad: Squad, task: Task, by: str | None = None) -> None:
+        """Raise GraftError where the backend ``by``, or the experiment's, can't let all teams of ``task`` learn so."""
+        by = by or self.config.backend
+        check(squad, task, by, self._trainer(by)[0])
+
     def add(
         self,
         kind: Kind,
@@ -368,13 +373,13 @@ def expand(config: Config) -> Graph:
     for name in names:
         if names.count(name) > 1:
             raise GraftError(f"Source {name} is listed more than once; list every source once, by a name of its own.")
+    builder = _Pairs(config)
     for source in config.sources:
         if source.squad is not None:
-            check(source.squad, source.task, source.backend or config.backend)
+            builder.check(source.squad, source.task, source.backend)
     for entry in config.targets:
         if entry.squad is not None:
-            check(entry.squad, entry.task, config.backend)
-    builder = _Pairs(config)
+            builder.check(entry.squad, entry.task)
     for source in config.sources:
         builder.add_source(source, config.method_list(source.methods))
     return builder.graph

@@ -15,6 +15,7 @@ from envs.factory import check
 from envs.task import Task
 from experiments.archive import inherited
 from experiments.graph import Comparison, Graph, Lifelong, Stage
+from experiments.squads import partners
 from transfer.method import PART, Place, State, TransferMethod, label
 from transfer.transplant_report import TransplantReport
 
@@ -38,6 +39,7 @@ def _prepared(method: TransferMethod, source: Checkpoint | None, stage: Stage) -
         method.rates(network, state)
     except GraftError as error:
         raise GraftError(f"{label(method)} on {stage.task}: {error}") from error
+    partners(stage, network)
     return Prepared(network, state, report)
 
 

@@ -13,19 +13,18 @@ from experiments.store import AT_FAULT
 
 
 @contextmanager
-def rescued(folder: Path, checkpoint: Callable[[TrainResult], Checkpoint]) -> Iterator[None]:
+def rescued(folder: Path, save: Callable[[TrainResult, Path], Checkpoint]) -> Iterator[None]:
     """Where environments fail too often, write a checkpoint into the stage's ``folder`` and say so in the error.
 
     Args:
-        checkpoint: makes it, from what is known of the training: how far it came, and its faults.
+        save: makes and writes it, from what is known of the training: how far it came, and its faults.
     Raises:
         TooManyFaults: the same, with the checkpoint's path in its message.
     """
     try:
         yield
     except TooManyFaults as error:
-        made = checkpoint(TrainResult(error.env_steps, 0.0, [], faults=dict(error.faults)))
-        made.save(folder / AT_FAULT)
+        made = save(TrainResult(error.env_steps, 0.0, [], faults=dict(error.faults)), folder / AT_FAULT)
         steps = made.record["env_steps"]
         error.args = (f"{error} The network as it was after {steps:,} env steps is in {folder / AT_FAULT}.",)
         raise

@@ -7,21 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.algorithm import Algorithm
 from agents.backend import Partners
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork, build_network
 from envs.errors import GraftError
 from envs.factory import schemas
+from envs.naming import KEYWORD, fitting, split
 from envs.task import Task
+from transfer.method import State, label
 
 if TYPE_CHECKING:
     from experiments.graph import Stage
 
 FOLDER = "policies"
-"""In a stage's folder: a checkpoint of each policy that learned beside the stage's own."""
+"""In a stage's folder, or in its checkpoint where environments failed: one of each policy that learned beside."""
 
 TEAM = "team"
 """The keyword of a task for squads that says which of its teams a stage's network plays."""
+
+ABOUT_ONE = ("evaluation", "transplant")
+"""What a checkpoint's record says of the stage's own network, and not of its partners."""
 
 ABLE = "rllib"
 """The backend that trains several policies at once."""
@@ -48,13 +54,23 @@ class Squad:
         mine = self.plays[str(task.kwargs[TEAM])]
         found: dict[str, Task] = {}
         for team, policy in self.plays.items():
-            if policy != mine:
-                found.setdefault(policy, Task(task.id, {**task.kwargs, TEAM: team}))
+            if policy != mine and policy not in found:
+                found[policy] = _of_team(task, team)
         return found
 
 
-def check(squad: Squad, task: Task, backend: str) -> None:
-    """Raise GraftError where the teams of ``task`` cannot be played so, or not by this backend."""
+def _of_team(task: Task, team: str) -> Task:
+    """``task`` for another of its teams, with those of its names that hold for what that one sees and does."""
+    plain, given = split(task)
+    other = Task(plain.id, {**plain.kwargs, TEAM: team})
+    if not given:
+        return other
+    names = fitting(given, schemas(plain), schemas(other))
+    return Task(other.id, {**other.kwargs, KEYWORD: names}) if names else other
+
+
+def check(squad: Squad, task: Task, backend: str, algorithm: Algorithm) -> None:
+    """Raise GraftError where the teams of ``task`` cannot be played so, or not by this backend and its algorithm."""
     if backend != ABLE:
         raise GraftError(f"policy_mapping of {task}: {backend} trains one policy at a time; use backend: {ABLE}.")
     if TEAM not in task.kwargs:
@@ -62,12 +78,18 @@ def check(squad: Squad, task: Task, backend: str) -> None:
             f"policy_mapping of {task}: name the team whose policy is pretrained or transferred, "
             f"kwargs: {{{TEAM}: ...}}; allowed: {', '.join(squad.plays)}."
         )
+    from agents.rllib.algorithm import Algorithm as Trainer
     from agents.rllib.multi_agent import SquadGame
     from agents.rllib.policy_mapping import SINGLE, policy_mapping
+    from agents.rllib.squad_runner import check_algorithm
 
-    if SINGLE in squad.plays.values():
-        raise GraftError(f"policy_mapping of {task}: '{SINGLE}' is RLlib's own name; choose another one.")
-    plain = Task(task.id, {name: value for name, value in task.kwargs.items() if name != TEAM})
+    assert isinstance(algorithm, Trainer)
+    check_algorithm(algorithm)
+    for name in squad.plays.values():
+        if name == SINGLE or name.startswith("__"):
+            raise GraftError(f"policy_mapping of {task}: '{name}' is RLlib's own name; choose another one.")
+    # Names are for the task's team; what else it sees and does under them, `envs.make` says.
+    plain = Task(task.id, {name: value for name, value in task.kwargs.items() if name not in (TEAM, KEYWORD)})
     game = SquadGame({"task": plain})
     try:
         policy_mapping(game, squad.plays)
@@ -89,7 +111,7 @@ def partners(stage: Stage, network: PolicyNetwork) -> Partners | None:
     """Fresh networks for those that learn beside ``network``; None where nobody does.
 
     Raises:
-        GraftError: an encoder is to be shared that is no part by itself.
+        GraftError: an encoder is to be shared that is no part by itself, or by a method that looks after one network.
     """
     squad = stage.squad
     if squad is None:
@@ -99,6 +121,12 @@ def partners(stage: Stage, network: PolicyNetwork) -> Partners | None:
             f"share_encoder of {stage.task}: a network of kind '{network.config.kind}' has no encoder that another "
             f"policy could use alone; leave share_encoder out, or use a method with a network of one column."
         )
+    if squad.shared and stage.method is not None and stage.method.rewrites:
+        raise GraftError(
+            f"share_encoder of {stage.task}: {label(stage.method)} rewrites units of the encoder together with what "
+            f"reads them in one network, and the other policies read them, too; leave share_encoder out, or use "
+            f"another method."
+        )
     networks = {}
     for policy, task in squad.others(stage.task).items():
         networks[policy] = build_network(schemas(task), stage.network, stage.partner_seed(policy))
@@ -107,9 +135,21 @@ def partners(stage: Stage, network: PolicyNetwork) -> Partners | None:
     return Partners(squad.plays, networks)
 
 
-def save_partners(stage: Stage, found: Partners | None, folder: Path, record: Mapping[str, Any]) -> None:
-    """A checkpoint of each partner, which may be the source of an experiment."""
+def save_partners(stage: Stage, found: Partners | None, folder: Path, own: Checkpoint, state: State) -> None:
+    """A checkpoint of each partner, which may be the source of an experiment.
+
+    Args:
+        own: that of the network that they learned beside, and whose source is also that of an encoder they share.
+        state: what the method remembers.
+    """
     if stage.squad is None or found is None:
         return
     for policy, task in stage.squad.others(stage.task).items():
-        Checkpoint.of(found.networks[policy], task, record=dict(record)).save(folder / FOLDER / policy)
+        network, lineage = found.networks[policy], ()
+        if stage.squad.shared:
+            lineage = own.lineage
+            if stage.method is not None:  # it may have put parts of its own into the encoder
+                network = stage.method.finish(network, state)
+        record = {name: value for name, value in own.record.items() if name not in ABOUT_ONE}
+        record |= {"policy": policy, "random_seeds": [stage.partner_seed(policy), stage.random_seeds()[1]]}
+        Checkpoint.of(network, task, lineage=lineage, record=record).save(folder / FOLDER / policy)

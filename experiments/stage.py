@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,12 +147,12 @@ def run_stage(stage: Stage, store: Store, progress: Progress, workers: int = 1) 
     with Ledger(store.folder(stage.id), stage.scale, progress) as ledger:
         work = _consolidate if stage.kind == "consolidate" else _train
         outcome = work(stage, source, store, ledger, workers)
-        with rescued(store.folder(stage.id), lambda _: _checkpoint(stage, outcome, source)):
+        with rescued(store.folder(stage.id), lambda _, place: _save(stage, outcome, source, place)):
             row = [_recall(stage, outcome, index) for index in range(len(stage.recall))]
         if row:
             ledger(outcome.result.env_steps, {f"recall/{entry['task']}": entry["return_mean"] for entry in row})
     left = _checkpoint(stage, outcome, source)
-    save_partners(stage, outcome.partners, store.folder(stage.id), left.record)
+    save_partners(stage, outcome.partners, store.folder(stage.id), left, outcome.state)
     checkpoint = left.save(store.folder(stage.id) / "checkpoint")
     store.finish(
         stage,
@@ -177,7 +178,7 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
     running = None
     if method is not None:
         begun = Outcome(network, {}, {}, TrainResult(0, 0.0, []), report)
-        with rescued(store.folder(stage.id), lambda _: _checkpoint(stage, begun, source)):
+        with rescued(store.folder(stage.id), lambda _, place: _save(stage, begun, source, place)):
             probe = _probe(stage, network, source, weights_seed)
         running = _Running(method, network, method.init(network, source), probe)
     if report is not None:
@@ -193,7 +194,7 @@ def _train(stage: Stage, source: Checkpoint | None, store: Store, ledger: Ledger
         heads = {**archive, **numbered(heads_of(finished), tasks_learned(archive))} if archive else {}
         return Outcome(finished, state, heads, result, report, before, others)
 
-    with rescued(store.folder(stage.id), lambda result: _checkpoint(stage, left(result), source)):
+    with rescued(store.folder(stage.id), lambda result, place: _save(stage, left(result), source, place)):
         tried = [index for index, recall in enumerate(stage.recall) if recall.before]
         before = tuple(_recall(stage, left(TrainResult(0, 0.0, [])), index) for index in tried)
         result = backend(stage.backend).train(
@@ -237,7 +238,7 @@ def _consolidate(stage: Stage, source: Checkpoint | None, store: Store, ledger: 
 
     if not method.retraining:
         return left(TrainResult(0, 0.0, []))
-    with rescued(store.folder(stage.id), lambda result: _checkpoint(stage, left(result), source)):
+    with rescued(store.folder(stage.id), lambda result, place: _save(stage, left(result), source, place)):
         result = backend(stage.backend).train(
             network,
             stage.task,
@@ -304,6 +305,14 @@ def _size(stage: Stage, outcome: Outcome) -> dict[str, int]:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def _save(stage: Stage, outcome: Outcome, source: Checkpoint | None, place: Path) -> Checkpoint:
+    """Write the checkpoint of a stage that ends too early, and within it those of the policies that learned beside."""
+    own = _checkpoint(stage, outcome, source)
+    own.save(place)
+    save_partners(stage, outcome.partners, place, own, outcome.state)
+    return own
 
 
 def _checkpoint(stage: Stage, outcome: Outcome, source: Checkpoint | None) -> Checkpoint:

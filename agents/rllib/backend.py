@@ -16,12 +16,12 @@ from agents.backend import Evaluation, Hooks, Partners, Record, Resources, Train
 from agents.keeper import Batch, Keeper, Randomness, savable
 from agents.network import PolicyNetwork
 from agents.recent import WINDOW, Recent
-from agents.rllib.algorithm import ALGORITHMS, Algorithm
+from agents.rllib.algorithm import Algorithm
 from agents.rllib.cluster import join
 from agents.rllib.learner import HOOKS
 from agents.rllib.module import Held, module_spec, squad_spec
 from agents.rllib.runner import Fragment, World
-from agents.rllib.squad_runner import SquadRunner, check
+from agents.rllib.squad_runner import SquadRunner, check, check_algorithm
 from agents.rllib.trained import Trained
 from agents.snapshot import Part, Saved, Snapshots
 from agents.trials import Trials
@@ -154,9 +154,7 @@ def _plays(task: Task, network: PolicyNetwork, algorithm: Algorithm, partners: P
     Raises:
         GraftError: the algorithm cannot train several policies, or the networks do not fit the teams.
     """
-    if not algorithm.squads:
-        able = ", ".join(name for name, kind in ALGORITHMS.items() if kind.squads)
-        raise GraftError(f"{type(algorithm).__name__} trains one policy at a time; for squads, use {able}.")
+    check_algorithm(algorithm)
     mine = partners.plays[str(task.kwargs["team"])]
     plays = {team: DEFAULT_MODULE_ID if policy == mine else policy for team, policy in partners.plays.items()}
     check(task, plays, {DEFAULT_MODULE_ID: network, **partners.networks})

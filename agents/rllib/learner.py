@@ -160,12 +160,14 @@ class TransferLearner(TorchLearner):
     def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
         """What the method makes of them, clipped."""
         change = self.hooks.gradients
-        if change is None or self._batch is None:  # in a squad, nobody of the method's team may have been in play
+        if change is None:
             return super().postprocess_gradients(gradients_dict)
         named = dict(self.network.named_parameters())
         given = {name: gradients_dict[p] for name, p in named.items() if p in gradients_dict}
         others = {p: grad for p, grad in gradients_dict.items() if p not in set(named.values())}
-        changed = change(given, self.network, self._batch)
+        # In a squad, nobody of the method's team may have been in play, so that it has nothing to judge by. What it is
+        # about stays then: it may be there to keep just those weights that a partner would move.
+        changed = {} if self._batch is None else change(given, self.network, self._batch)
         for name in given.keys() - changed.keys():
             named[name].grad = None  # or the optimiser would still step it
         mine = self._averaged({named[name]: grad for name, grad in changed.items()})

@@ -12,13 +12,14 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 
 from agents.network import PolicyNetwork
+from agents.rllib.algorithm import ALGORITHMS, Algorithm
 from agents.rllib.module import NetworkModule
 from agents.rllib.player import Array, Player, Seen
 from agents.rllib.runner import BatchRunner, Fragment, World, fragment_of
 from envs.errors import GraftError
 from envs.factory import squad
 from envs.faults import Faults
-from envs.naming import named, split
+from envs.naming import fitting, named, split
 from envs.schema import Schemas
 from envs.squad import SquadEnv, difference, environments
 from envs.task import Task
@@ -50,9 +51,10 @@ class Games(gym.vector.VectorEnv[Any, Any, Any]):
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, games)
 
     def schemas_of(self, policy: str) -> Schemas:
-        """What each of its rows sees and does, under the task's own names for them."""
+        """What each of its rows sees and does, under the names that the task gives to what its team sees and does."""
         plain, given = split(self._task)
-        return named(self.squad.schemas_of(self.teams[policy][0]), given, plain.id)
+        mine, theirs = (self.squad.schemas_of(self.teams[name][0]) for name in (DEFAULT_MODULE_ID, policy))
+        return named(theirs, fitting(given, mine, theirs), plain.id)
 
     @property
     def faults(self) -> Faults:
@@ -199,6 +201,13 @@ def size(task: Task, plays: Mapping[str, str]) -> int:
         return sum(len(its) for team, its in game.teams.items() if plays[team] == DEFAULT_MODULE_ID)
     finally:
         game.close()
+
+
+def check_algorithm(algorithm: Algorithm) -> None:
+    """Raise GraftError where it cannot train the policies of several teams at once."""
+    if not algorithm.squads:
+        able = ", ".join(name for name, kind in ALGORITHMS.items() if kind.squads)
+        raise GraftError(f"{type(algorithm).__name__} trains one policy at a time; for squads, use {able}.")
 
 
 def check(task: Task, plays: Mapping[str, str], networks: Mapping[str, PolicyNetwork]) -> None:

@@ -20,6 +20,7 @@ from agents.rllib.runner import World
 from agents.rllib.squad_runner import Games
 from agents.snapshot import Snapshots
 from envs.errors import GraftError
+from envs.factory import squad
 from envs.squad import Rows
 from envs.task import Task
 
@@ -168,6 +169,32 @@ def test_a_shared_encoder_has_the_gradients_of_all():
         assert torch.equal(found[DEFAULT_MODULE_ID][name], tensor), name
 
 
+def test_a_partner_alone_in_play_does_not_move_what_the_method_is_about():
+    network, partner = pair(share=True)
+    seen: list[dict[str, torch.Tensor]] = []
+    both = made(HUNTERS, network, {"quarry": partner}, watching(seen), PLACED)
+    batches = _batches(tuple(both.env_runner_group.foreach_env_runner(lambda runner: runner.sample())), 1)
+    found = updated(both, {"quarry": batches["quarry"]})
+    assert_same(found[DEFAULT_MODULE_ID], weights(network))
+    assert (found["quarry"]["policy.out.weight"] != weights(partner)["policy.out.weight"]).any()
+    assert not seen
+
+
+def test_names_are_for_the_teams_that_see_the_same():
+    plain = envs.schemas(HUNTERS)
+    alike = Task(HUNTERS.id, {**HUNTERS.kwargs, "schema": {"observation": {plain.observation.names[0]: "friend"}}})
+    games = Games(alike, 1, 0, PLACED)
+    assert games.schemas_of("quarry").observation == envs.schemas(alike).observation != plain.observation
+    games.close()
+    pytest.importorskip("mpe2")
+    tag, names = "pettingzoo:mpe2.simple_tag_v3", [f"feature_{i}" for i in range(16)]
+    chased = Task(tag, {"team": "adversary", "schema": {"observation": names}})
+    games = Games(chased, 1, 0, {"adversary": DEFAULT_MODULE_ID, "agent": "quarry"})
+    assert games.schemas_of(DEFAULT_MODULE_ID) == envs.schemas(chased)
+    assert games.schemas_of("quarry") == envs.schemas(Task(tag, {"team": "agent"}))  # it sees 14 numbers
+    games.close()
+
+
 @pytest.mark.parametrize("share", [False, True])
 def test_both_learn_and_an_encoder_is_shared_to_the_end(share):
     network, partner = pair(share)
@@ -195,10 +222,11 @@ def test_what_is_frozen_stays_and_a_partner_that_shares_it_learns_on_it():
         assert (now["policy.out.weight"] != then["policy.out.weight"]).any()
 
 
-def test_it_goes_on_where_it_was_stopped(tmp_path):
-    whole = pair()
+@pytest.mark.parametrize("share", [False, True])
+def test_it_goes_on_where_it_was_stopped(share, tmp_path):
+    whole = pair(share)
     together(*whole, budget=800)
-    first, kept = pair(), Snapshots(tmp_path, env_steps=192)
+    first, kept = pair(share), Snapshots(tmp_path, env_steps=192)
 
     class Stopped(Exception):
         pass
@@ -209,11 +237,22 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
 
     with pytest.raises(Stopped):
         together(*first, budget=800, hooks=Hooks(schedule=stop), snapshots=kept)
-    second = pair()
+    second = pair(share)
     _, records = together(*second, budget=800, hooks=Hooks(schedule=lambda *_: None), snapshots=kept)
     assert min(env_steps for env_steps, _ in records) > 0
     for mine, theirs in zip(second, whole, strict=True):
         assert_same(weights(mine), weights(theirs))
+
+
+def test_one_policy_may_play_all_teams():
+    reds = Task("Graft/TeamGather-v0", {"team": "reds"})
+    network = fresh(reds)
+    before = weights(network)
+    partners = Partners({"reds": "self", "blues": "self"}, {})
+    result = train(network, reds, ALGORITHMS["ppo"](**OPTIONS), 100, 3, lambda *_: None, EVALUATION, partners=partners)
+    agents = sum(len(its) for its in squad(reds, 0).teams.values())
+    assert result.env_steps == -(-OPTIONS["num_envs"] // agents) * agents * OPTIONS["num_steps"]
+    assert any((tensor != before[name]).any() for name, tensor in weights(network).items())
 
 
 def test_agents_that_come_and_go_are_learned_from():

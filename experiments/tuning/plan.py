@@ -1,0 +1,166 @@
+"""What a trial trains: the transfers of the methods that are tuned and what these start from, and their scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from envs.errors import GraftError
+from envs.factory import bounds
+from envs.task import Bounds
+from experiments.config import Config
+from experiments.graph import Comparison, Stage, expand
+from experiments.store import Store
+from experiments.tuning.search import Metric, Search
+from transfer.method import TransferMethod, label, method_name, parse_method
+from transfer.metrics import Curve, area, final_score
+from transfer.statistics import Interval, iqm_interval
+
+METHOD_KEY = re.compile(r"^(?:sources\.(\d+)\.)?methods\.(\d+)")
+"""Keys of a space that are about one method: which source's list, and which entry."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A transfer that is scored: one method from one source to one target, with one seed.
+
+    Attributes:
+        group: the first three, the same in every trial; runs of a group differ in their seed.
+        scale: of its scores. recall: of its score on what it is tried on afterwards, where there is such a thing.
+    """
+
+    group: str
+    stage: Stage
+    scale: Bounds
+    recall: Bounds | None = None
+
+    @property
+    def key(self) -> str:
+        """Sets it apart from the trial's other runs."""
+        return f"{self.group}, seed {self.stage.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a trial may train.
+
+    Attributes:
+        stages: by id. runs: in the order in which they are trained: all of the first seed, then of the next.
+    """
+
+    stages: Mapping[str, Stage]
+    runs: tuple[Run, ...]
+
+    @property
+    def budget(self) -> int:
+        """Env steps of all transfers: by these, rungs are counted."""
+        return sum(run.stage.budget for run in self.runs)
+
+    def before(self, run: Run) -> Iterator[Stage]:
+        """What has to be done before a run, in order."""
+        source = self.stages.get(run.stage.source or "")
+        chain: list[Stage] = []
+        while source is not None:
+            chain.insert(0, source)
+            source = self.stages.get(source.source or "")
+        yield from chain
+
+
+def make_plan(search: Search, config: Config) -> Plan:
+    """The plan of the experiment with a trial's values in it.
+
+    Raises:
+        GraftError: nothing could be scored.
+    """
+    graph = expand(config)
+    tuned = _tuned(search, config)
+    chosen = [c for c in graph.comparisons if c.method in tuned]
+    if not chosen:
+        raise GraftError(f"{search.experiment} has no method to tune; name one under 'methods'.")
+    scales = {target.task: target.scale for target in config.targets}
+    runs = [
+        _run(search, graph.stages[comparison.stages[i]], comparison, scales[comparison.target])
+        for i in range(len(config.seeds))
+        for comparison in chosen
+    ]
+    plan = Plan(graph.stages, tuple(runs))
+    needed = {stage.id: stage for run in runs for stage in (*plan.before(run), run.stage)}
+    return Plan(needed, plan.runs)
+
+
+def _tuned(search: Search, config: Config) -> list[TransferMethod]:
+    """The methods that a key of the space is about; where none is, all that the experiment names."""
+    entries = []
+    for key in search.space:
+        if found := METHOD_KEY.match(key):
+            source, index = found.groups()
+            lists = [config.methods] if source is None else [s.methods or [] for s in config.sources]
+            listed = lists[int(source or 0)] if int(source or 0) < len(lists) else []
+            if int(index) >= len(listed):
+                raise GraftError(f"space: '{key}' is about a method that is not there; 0 is the first of its list.")
+            entries.append(listed[int(index)])
+    named = [*config.methods, *(entry for source in config.sources for entry in source.methods or ())]
+    return [parse_method(entry) for entry in entries or named]
+
+
+def _run(search: Search, stage: Stage, comparison: Comparison, scale: Bounds | None) -> Run:
+    if scale is None:
+        raise GraftError(
+            f"{stage.task} has no scale, which scores of trials need; give its target 'bounds: [random, expert]'."
+        )
+    recall = bounds(stage.recall[0].task) if stage.recall else None
+    if search.metric == "balance" and recall is None:
+        raise GraftError(
+            f"metric: balance needs what {label(comparison.method)} keeps of its source, which can't be measured on "
+            f"{stage.task}: they look different, or its scale is unknown; use auc or final."
+        )
+    group = f"{comparison.source} to {comparison.target} by {method_name(comparison.method)}"
+    return Run(group, stage, scale, recall)
+
+
+def _curve(store: Store, run: Run) -> Curve:
+    found = store.evaluations(run.stage.id)
+    return Curve(found.steps, [run.scale.normalise(score) for score in found.scores])
+
+
+def _measure(metric: Metric, curve: Curve) -> float:
+    return area(curve) if metric == "auc" else final_score(curve)
+
+
+def running_score(metric: Metric, store: Store, runs: Sequence[Run], last: int | None = None) -> float:
+    """Of a trial that has begun ``runs``: the mean of their metrics so far, each weighted by its env steps.
+
+    For ``auc`` that is the mean score over all env steps so far. ``balance`` counts as ``final`` here.
+
+    Args:
+        last: env steps of the latest run that count; None for all.
+    """
+    total = weights = 0.0
+    for run in runs:
+        curve = _curve(store, run)
+        if last is not None and run is runs[-1]:
+            pairs = [pair for pair in zip(curve.steps, curve.scores, strict=True) if pair[0] <= last]
+            curve = Curve(*zip(*pairs, strict=True))
+        total += curve.steps[-1] * _measure(metric, curve)
+        weights += curve.steps[-1]
+    return total / weights
+
+
+def final_interval(metric: Metric, store: Store, runs: Sequence[Run]) -> Interval:
+    """Of a trial that is done: the interquartile mean of its runs' metrics, resampled within groups."""
+    groups: dict[str, list[float]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(_whole(metric, store, run))
+    return iqm_interval(groups)
+
+
+def _whole(metric: Metric, store: Store, run: Run) -> float:
+    """Of a run that is done; ``balance`` is the mean of the final score and of what was kept of the source."""
+    reached = _measure(metric, _curve(store, run))
+    if metric != "balance":
+        return reached
+    record = store.record(run.stage.id)
+    assert record is not None
+    assert run.recall is not None
+    return (reached + run.recall.normalise(record["recall"][0]["return_mean"])) / 2

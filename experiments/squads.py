@@ -145,11 +145,10 @@ def save_partners(stage: Stage, found: Partners | None, folder: Path, own: Check
     if stage.squad is None or found is None:
         return
     for policy, task in stage.squad.others(stage.task).items():
-        network, lineage = found.networks[policy], ()
-        if stage.squad.shared:
-            lineage = own.lineage
-            if stage.method is not None:  # it may have put parts of its own into the encoder
-                network = stage.method.finish(network, state)
+        network = found.networks[policy]
+        if stage.squad.shared and stage.method is not None:  # it may have put parts of its own into the encoder
+            network = stage.method.finish(network, state)
+        lineage = own.lineage if stage.squad.shared else ()
         record = {name: value for name, value in own.record.items() if name not in ABOUT_ONE}
         record |= {"policy": policy, "random_seeds": [stage.partner_seed(policy), stage.random_seeds()[1]]}
         Checkpoint.of(network, task, lineage=lineage, record=record).save(folder / FOLDER / policy)

@@ -243,6 +243,8 @@ def _run(
             supervisor.after_rollout(learner.env_steps, learner.fragments, keeper.seconds)
     except Exception as error:
         cause = error.cause if isinstance(error, RayTaskError) else error  # as it was raised, where it was raised
+        if type(cause) is RuntimeError:  # perhaps of a learner whose group another one has left
+            cause = trained.failure() or cause
         if isinstance(cause, TooManyFaults):
             trained.fetch()
             cause.env_steps = learner.env_steps

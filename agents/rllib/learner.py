@@ -50,6 +50,8 @@ class TransferLearner(TorchLearner):
     """
 
     _batch: Batch | None = None
+    failure: Exception | None = None
+    """What ended an update here; a learner that others left has an error of torch's own."""
 
     def _module_of(self, policy: str) -> NetworkModule:
         found = self.module[policy].unwrapped()
@@ -144,7 +146,13 @@ class TransferLearner(TorchLearner):
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
         columns = batch.get(DEFAULT_MODULE_ID)
         self._batch = None if columns is None else Batch(columns[Columns.OBS], columns[Columns.ACTIONS])
-        return super()._uncompiled_update(batch, **kwargs)
+        try:
+            return super()._uncompiled_update(batch, **kwargs)
+        except Exception as error:
+            if self.config.num_learners > 1 and self.failure is None:
+                self.failure = error
+                torch.distributed.destroy_process_group()  # the others would wait for this one's gradients
+            raise
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
         """Of the loss, the mean over all learners.

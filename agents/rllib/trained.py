@@ -44,6 +44,12 @@ class Trained:
         found: list[T] = self.algorithm.env_runner_group.foreach_env_runner(call)
         return found
 
+    def failure(self) -> Exception | None:
+        """What one of several learners failed with, when the others only miss it."""
+        asked = self.algorithm.learner_group.foreach_learner(_failure, healthy_only=False)
+        found = [result.get() for result in asked if result.ok and result.get() is not None]
+        return next((error for error in found if type(error) is not RuntimeError), next(iter(found), None))
+
     def fetch(self) -> Saved:
         """The first learner's state, which this process's network and hooks take over."""
         saved = _unpacked(self.learners(_saved)[0])
@@ -126,6 +132,10 @@ def _unpacked(packed: _Packed) -> Saved:
 
 
 # What other processes are asked to do; they get it by name.
+
+
+def _failure(learner: TransferLearner) -> Exception | None:
+    return learner.failure
 
 
 def _saved(learner: TransferLearner) -> _Packed:

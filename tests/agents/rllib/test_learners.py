@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import pytest
 import torch
 from handmade import assert_same, small_config, weights
 
 import envs
-from agents.backend import Evaluation, Hooks, Resources
+from agents.backend import Evaluation, Hooks, Resources, Unstable
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from agents.rllib import ALGORITHMS, train
@@ -169,6 +170,28 @@ def test_two_learners_learn_what_one_does(monkeypatch):
     assert one.first.keys() == two.first.keys() != set()
     for name, grad in one.first.items():
         torch.testing.assert_close(two.first[name], grad, rtol=1e-3, atol=1e-5)
+
+
+class Diverges:
+    """A method that fails in one learner alone, at its third minibatch."""
+
+    def __init__(self, which):
+        self.which, self.seen = which, 0
+
+    def __call__(self, grads, network, batch):
+        self.seen += 1
+        if self.seen == 3 and torch.distributed.get_rank() == self.which:
+            raise Unstable("not finite any more")
+        return grads
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_one_of_several_learners_fails_with_is_raised_at_once(which):
+    start = time.monotonic()
+    with pytest.raises(Unstable, match="not finite any more"):
+        learn(fresh(), hooks=Hooks(gradients=Diverges(which)), num_learners=2)
+    assert time.monotonic() - start < 120
 
 
 @pytest.mark.slow

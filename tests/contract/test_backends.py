@@ -37,11 +37,9 @@ QUICK = ("ewc",)
 
 OPTIONS = {"packnet": {"retrain": 128}, "rma": {"teaching": 0.4}}
 
+DRAWN = {"length": {"uniform": [1, 2]}}
 INFORMED = {
-    "sources": {
-        "id": "CartPole-v1",
-        "kwargs": {"show": ["state", "dynamics", "history"], "length": {"uniform": [1, 2]}},
-    },
+    "sources": {"id": "CartPole-v1", "kwargs": {"show": ["state", "dynamics", "history"], **DRAWN}},
     "targets": {"id": "CartPole-v1", "kwargs": {"show": ["state", "history"], "length": 3}},
     "network": None,
 }

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from experiments.progress import Progress
 from experiments.run import BAD_INPUT, FAILED, INTERRUPTED
 from experiments.store import Store, write_json
 from experiments.tuning.follow import Follow
-from experiments.tuning.ledger import ENDED, TrialLedger
+from experiments.tuning.ledger import ENDED, FILE, TrialLedger
 from experiments.tuning.plan import make_plan
 from experiments.tuning.population import Breeder, Population
 from experiments.tuning.results import cost, member_rows, notes, table, trial_rows
@@ -96,6 +96,7 @@ def _search(options: argparse.Namespace) -> Search:
 def _default_out(options: argparse.Namespace, search: Search) -> Path:
     """``runs/NAME``; a hash of the search sets it apart from the plain one where it was changed."""
     changed = len(options.search) > 1 or options.scheduler or options.metric or options.seed is not None
+    changed = changed or ("trials" in search.identity and options.trials is not None)
     digest = hashlib.sha256(json.dumps(search.identity, sort_keys=True).encode()).hexdigest()
     return Path("runs") / (f"{search.name}-{digest[:6]}" if changed else search.name)
 
@@ -123,6 +124,7 @@ class Session:
         self.store = Store(out)
         self.store.check(self.base)
         self.jobs = jobs or max(1, usable_cores())
+        self.failed: set[str] = set()
 
     def say(self, text: str) -> None:
         """A line that is not broken."""
@@ -137,7 +139,7 @@ class Session:
         shared = self.first()
         self.say(
             f"{len(self.trials)} trials by {self.search.scheduler_name}, compared by {self.search.metric}; "
-            f"{len(shared)} stages that several start from. Into {self.store.out}. Nothing was trained or written."
+            f"stages that several start from: {len(shared)}. Into {self.store.out}. Nothing was trained or written."
         )
 
     def first(self) -> list[str]:
@@ -155,38 +157,63 @@ class Session:
         if len(self.trials) < self.search.trials:
             self.say(f"Note: the space has {len(self.trials)} different trials, not {self.search.trials}.")
         with self.store.locked():
+            if (self.store.out / FILE).exists():  # before the folder's record is changed
+                self._check_ended(TrialLedger(self.store.out, self.search.identity))
             self.store.open(self.base, "experiments.tune")
             ledger = TrialLedger(self.store.out, self.search.identity)
             try:
-                begun = self._train_first()
+                failed = self._train_first()
+                begun = self._fail(ledger, failed)
                 if begun:
                     self._train(ledger)
             except KeyboardInterrupt:
                 self._write(self._rows(ledger))
                 self.say("Interrupted. What is done is kept; the same command goes on from there.")
                 return INTERRUPTED
-            return self._conclude(ledger) if begun else FAILED
+            return FAILED if self.population and not begun else self._conclude(ledger)
 
-    def _train_first(self) -> bool:
-        """Stages that several trials start from; whether all of them are done."""
+    def _check_ended(self, ledger: TrialLedger) -> None:
+        """What trials that are done have trained has to be there still."""
+        for trial in self.trials if self.population is None else ():
+            runs = self.plans[trial.id].runs if ledger.trial(trial.id).status == "done" else ()
+            for run in runs:
+                if not self.store.done(run.stage.id):
+                    raise GraftError(
+                        f"{self.store.folder(run.stage.id)} of trial {trial.index}, which is done, is gone; remove "
+                        f"{self.store.out / FILE}, and the same command begins the search anew with the stages left."
+                    )
+
+    def _fail(self, ledger: TrialLedger, failed: Mapping[str, str]) -> bool:
+        """Note the trials that start from a stage that failed; whether others are left."""
+        if self.population is not None:
+            return not failed
+        for name, plan in self.plans.items():
+            before = [stage for run in plan.runs for stage in plan.before(run) if stage.id in failed]
+            if before and ledger.trial(name).status not in ENDED:
+                ledger.add(name, status="failed", error=f"{before[0].label}: {failed[before[0].id]}")
+                self.failed.add(name)
+        return len(self.failed) < len(self.plans)
+
+    def _train_first(self) -> dict[str, str]:
+        """Stages that several trials start from; returns the errors of those that failed, by id."""
         stages: dict[str, Any] = {
             i: stage for plan in (self.plan, *self.plans.values()) for i, stage in plan.stages.items()
         }
         todo = self.first()
         if not todo:
-            return True
+            return {}
         budget = sum(stages[stage_id].budget for stage_id in todo)
-        self.say(f"{self.search.name}: {len(todo)} stages that several trials start from, {budget:,} env steps")
+        self.say(f"{self.search.name}: stages that several trials start from: {len(todo)}, of {budget:,} env steps")
         with Progress(self.console, len(todo), 0, budget) as progress:
             failed = LocalLauncher(self.jobs).run(Graph(stages), todo, self.store, progress)
         if failed:
-            self.say("The trials were not begun, as what they start from failed.")
-        return not failed
+            self.say("Trials that start from what failed are not begun.")
+        return failed
 
     def _train(self, ledger: TrialLedger) -> None:
         """The trials that have not ended."""
         names = [str(trial.index) if self.population else trial.id for trial in self.trials]
-        todo = [name for name in names if ledger.trial(name).status not in ENDED]
+        todo = [name for name in names if ledger.trial(name).status not in ENDED and name not in self.failed]
         if not todo:
             self.say(f"{self.search.name}: all {len(names)} trials have ended already, in {self.store.out}")
             return

@@ -49,13 +49,13 @@ class Follow:
             return
         status, trial = found.get("status"), self._trials[name]
         self._latest[name] = found
+        self._ended += status is not None
         if "generation" in found:
             self._say(
                 f"trained  member {name}, generation {found['generation']}{self._origin(name, found)}: "
                 f"{short_values(found['values'])}, score {found[SCORE]:.3f}"
             )
         elif status is not None:
-            self._ended += 1
             reached = self._ledger.trial(name).reports
             came = f"{reached[-1][STEPS]:,} env steps, score {reached[-1][SCORE]:.3f}" if reached else "nothing"
             outcome = found["error"] if status == "failed" else came

@@ -26,10 +26,13 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 from experiments.launchers.ray import connected  # sets what Ray reads when it is imported
 
 # isort: split
+import ray
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
 from agents.backend import Resources
+from envs.errors import GraftError
 from experiments.tuning.ledger import TrialLedger
 from experiments.tuning.paced import Paced
 from experiments.tuning.population import Breeder, Population
@@ -98,7 +101,7 @@ class Bred(_OneThread):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Be another member, or the same with other values."""
-        self._values = dict(new_config["state"]["values"])
+        self._values = _heard_from(new_config["state"]["values"])
         self._generation, self._stages = 0, None
         return True
 
@@ -176,6 +179,17 @@ class Breeding(PopulationBasedTraining):
         with _chances(f"{self._seed}/{result.get(STEPS)}"):
             return str(super().on_trial_result(tune_controller, trial, result))
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """See the library, which compares members when the last of them reports: it would wait for one that failed."""
+        live = list(tune_controller.get_live_trials())
+        states = [self._trial_state[trial] for trial in live]
+        if live and all(
+            trial.status == Trial.PAUSED and state.last_train_time >= self._next_perturbation_sync
+            for trial, state in zip(live, states, strict=True)
+        ):
+            self.on_trial_result(tune_controller, live[0], dict(states[0].last_result or {}))
+        return super().choose_trial_to_run(tune_controller)
+
 
 @contextmanager
 def _chances(of: str) -> Iterator[None]:
@@ -187,10 +201,20 @@ def _chances(of: str) -> Iterator[None]:
         random.setstate(before)
 
 
+def _told(dimension: Dimension, value: Any) -> Any:
+    """A value as the library is given it: choices as JSON, as it would round numbers and take 1 for true."""
+    return json.dumps(value) if isinstance(dimension, Choice) else value
+
+
+def _heard_from(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as the library was given them by `_told`."""
+    return {key: json.loads(value) if isinstance(value, str) else value for key, value in values.items()}
+
+
 def _mutation(dimension: Dimension) -> Any:
     """What the library draws from, or shifts along."""
     if isinstance(dimension, Choice):
-        return list(dimension.values)
+        return [_told(dimension, value) for value in dimension.values]
     return lambda: dimension.draw(np.random.default_rng(random.getrandbits(64)))
 
 
@@ -245,6 +269,14 @@ def cores_of(resources: Resources) -> int:
     return 1 + resources.num_env_runners * resources.num_cpus_per_env_runner + resources.num_learners
 
 
+def _check_gpus(resources: Resources, address: str) -> None:
+    """Raise GraftError where this machine has too few GPUs: Tune would wait for them; clusters may get more."""
+    needed = max(1, resources.num_learners) * resources.num_gpus_per_learner
+    has = ray.cluster_resources().get("GPU", 0)
+    if address == "local" and needed > has:
+        raise GraftError(f"A trial takes {needed:g} GPUs by its 'resources', and this machine has {has:g}.")
+
+
 def _fit(
     trainable: Any,
     scheduler: Any,
@@ -291,13 +323,15 @@ def run_trials(
     if isinstance(asha := search.scheduler, Asha):
         most = max(worker.plans[trial].budget for trial in todo)
         grace = min(asha.grace or max(1, round(most / asha.reduction**2)), most)
-        scheduler = Rungs(STEPS, SCORE, "max", most, grace, asha.reduction)
+        # Without the last argument, a trial that passed a rung would be measured by the ones before it that it skipped.
+        scheduler = Rungs(STEPS, SCORE, "max", most, grace, asha.reduction, stop_last_trials=False)
         scheduler.recall(ledger)
         todo = [trial for trial in todo if ledger.trial(trial).status != "stopped"]
     if not todo:
         return
     resources = plan.runs[0].stage.resources
     with connected(address, jobs * cores_of(resources)):
+        _check_gpus(resources, address)
         _fit(
             tune.with_parameters(Trained, worker=worker),
             scheduler,
@@ -335,8 +369,12 @@ def run_population(
         synch=True,
     )
     resources = runs[0].stage.resources
-    states = [{"member": i, "values": dict(values)} for i, values in enumerate(members)]
+    states = [
+        {"member": i, "values": {key: _told(search.space[key], value) for key, value in values.items()}}
+        for i, values in enumerate(members)
+    ]
     with connected(address, jobs * cores_of(resources)):
+        _check_gpus(resources, address)
         _fit(
             tune.with_parameters(Bred, breeder=breeder),
             scheduler,

@@ -144,9 +144,11 @@ class Search:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that results depend on but the number of trials, which may grow."""
+        """All that results depend on but the number of trials, which may grow (for pbt the population is one)."""
         options = vars(self.scheduler)
+        members = {"trials": self.trials} if isinstance(self.scheduler, Pbt) else {}
         return {
+            **members,
             "experiment": self.experiment,
             "overrides": list(self.overrides),
             "space": {key: self.written[key] for key in sorted(self.written)},
@@ -264,7 +266,9 @@ def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search
     name, scheduler = _scheduler(file.scheduler)
     for key in file.space:
         if key.split(".")[0] not in VARIED:
-            raise unknown(f"part of a config in the space, as in '{key}', that a search may vary", key, VARIED)
+            raise unknown(
+                f"start of '{key}' in the space, as a part that a search may vary,", key.split(".")[0], VARIED
+            )
     beside = path.parent / file.experiment
     return Search(
         name=file.name,

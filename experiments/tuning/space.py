@@ -116,7 +116,8 @@ def _range(key: str, kind: str, bounds: Any) -> Range:
         raise GraftError(f"{where} begins at {low:g}, which has no logarithm; begin above 0, or use uniform.")
     if made.whole and (low != int(low) or high != int(high)):
         raise GraftError(f"{where} has the bounds {low:g} and {high:g}; those of whole numbers are whole.")
-    return Range(low, high, made.log, made.whole)
+    # A whole number at an end of a range of fractions would be kept whole by pbt from then on.
+    return Range(low, high, whole=True, log=made.log) if made.whole else Range(float(low), float(high), log=made.log)
 
 
 def sample(space: Mapping[str, Dimension], seed: int, index: int, attempt: int = 0) -> dict[str, Scalar]:

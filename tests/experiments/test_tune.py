@@ -12,11 +12,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from stage_outcomes import assert_left_the_same
 from tiny_experiment import write_config
 
@@ -243,6 +245,81 @@ def test_a_ledger_survives_half_a_line_and_refuses_another_search(tmp_path):
         TrialLedger(tmp_path, {"seed": 0})
 
 
+def trial_like(name):
+    return SimpleNamespace(trial_id=name, config={"trial": name})
+
+
+def test_a_rung_that_a_trial_skipped_is_not_held_against_it():
+    from experiments.tuning.ray_tune import Rungs
+
+    rungs = Rungs("env_steps", "score", "max", 1000, 100, 2, stop_last_trials=False)
+    a, b = trial_like("a"), trial_like("b")
+    for trial in (a, b):
+        rungs.on_trial_add(None, trial)
+    assert rungs.on_trial_result(None, b, {"env_steps": 100, "score": 0.9}) == "CONTINUE"
+    assert rungs.on_trial_result(None, a, {"env_steps": 450, "score": 0.1}) == "CONTINUE"
+    assert rungs.on_trial_result(None, a, {"env_steps": 500, "score": 0.1}) == "CONTINUE", "it passed the rung of 400"
+
+
+def test_pbt_takes_choices_as_they_are_and_ends_of_ranges_as_fractions(tmp_path):
+    from experiments.tuning import ray_tune
+
+    assert isinstance(parse_dimension("k", {"log": [1, 100]}).inside(0.5), float)
+    mixed = parse_dimension("k", [1, True, None, 2.5, "a"])
+    told = ray_tune._mutation(mixed)
+    assert len(set(told)) == 5
+    assert all(isinstance(value, str) for value in told)
+    heard = [ray_tune._heard_from({"k": value})["k"] for value in told]
+    assert list(map(repr, heard)) == list(map(repr, mixed.values))
+    assert ray_tune._heard_from({"k": 0.5}) == {"k": 0.5}
+
+
+def test_a_population_goes_on_without_a_member_that_failed_last():
+    """Ray's scheduler compares members when the last of them reports, and a member that fails does not report."""
+    from experiments.tuning.ray_tune import Breeding, Trial
+
+    options = {"time_attr": "t", "metric": "s", "mode": "max", "perturbation_interval": 1, "synch": True}
+    breeding = Breeding(0, hyperparam_mutations={"k": [1, 2]}, log_config=False, **options)
+    members = [Trial("x", config={"k": 1}, stub=True) for _ in range(3)]
+    controller = SimpleNamespace(
+        search_alg=None,
+        get_trials=lambda: members,
+        get_live_trials=lambda: {member for member in members if not member.is_finished()},
+    )
+    for member in members:
+        breeding.on_trial_add(controller, member)
+        member.set_status(Trial.RUNNING)
+    for member, score in zip(members[:2], (1.0, 2.0), strict=True):
+        assert breeding.on_trial_result(controller, member, {"t": 1, "s": score}) == "PAUSE"
+        member.set_status(Trial.PAUSED)
+    assert breeding.choose_trial_to_run(controller) is None, "the third is still at it"
+    members[2].set_status(Trial.ERROR)
+    assert breeding.choose_trial_to_run(controller) in members[:2]
+
+
+def test_a_population_is_a_search_of_its_own_for_each_size(tmp_path):
+    path = write_search(tmp_path, scheduler="pbt")
+    three, four = (load_search(str(path), trials=n).identity for n in (3, 4))
+    assert {key for key in three if three[key] != four[key]} == {"trials"}
+    path = write_search(tmp_path, scheduler="asha")
+    assert load_search(str(path), trials=3).identity == load_search(str(path), trials=4).identity
+
+
+def test_a_source_that_fails_ends_its_trials_alone(tmp_path):
+    path = write_search(tmp_path, space={RATE: [1e-3, 1e-2], STRENGTH: {"log": [1, 2]}}, trials=5)
+    search = load_search(str(path))
+    session = tune.Session(Console(quiet=True), search, tmp_path / "out", 1, "local")
+    (tmp_path / "out").mkdir()
+    ledger = TrialLedger(tmp_path / "out", search.identity)
+    plan = session.plans[session.trials[1].id]
+    bad = next(plan.before(plan.runs[0]))
+    hit = {i for i, plan in session.plans.items() if bad.id in plan.stages}
+    assert 0 < len(hit) < 5
+    assert session._fail(ledger, {bad.id: "it broke"})
+    assert {i for i in session.plans if ledger.trial(i).status == "failed"} == hit
+    assert all("it broke" in ledger.trial(i).error for i in hit)
+
+
 def test_a_segment_goes_on_with_its_parents_weights_and_memory(tmp_path):
     path = write_search(tmp_path, scheduler={"name": "pbt", "every": 256})
     search = load_search(str(path))
@@ -344,10 +421,17 @@ def test_a_search_that_lost_its_last_lines_goes_on_and_trains_nothing_twice(halv
     assert {p: p.stat().st_mtime_ns for p in done} == done
     assert tune.main([str(path), "--out", str(tmp_path / "out")]) == 0
     assert "all 6 trials have ended already" in capsys.readouterr().out
+    record = (tmp_path / "out" / "experiment.json").read_bytes()
     assert tune.main([str(path), "--out", str(tmp_path / "out"), "--seed", "5"]) == 2
     assert "another search, which differs in seed" in capsys.readouterr().err
+    gone = next(trial for trial in results_of(out)["trials"] if trial["status"] == "done")["stages"][-1]
+    shutil.rmtree(tmp_path / "out" / "stages" / gone)
+    assert tune.main([str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "which is done, is gone; remove" in capsys.readouterr().err
+    assert (tmp_path / "out" / "experiment.json").read_bytes() == record
 
 
+@pytest.mark.slow
 def test_pbt_breeds_from_better_members_and_makes_the_same_choices_again(tmp_path, one_ray):
     short = {"transfer": {"steps": 384}}
     path = write_search(tmp_path, short, scheduler={"name": "pbt", "every": 128, "quantile": 0.5}, trials=3)

@@ -121,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join("| " + " | ".join(line) + " |" for line in (headings, ["---"] * len(headings), *lines)))
         print()
     else:
-        table = Table(*headings)
+        table = Table()
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
         for line in lines:
             table.add_row(*line)
         Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -11,12 +11,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "GRAFT_RAY_OF_RUN"
 """Environment variable of all that has to end."""
+
+QUIET_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -58,9 +61,17 @@ def found(mark: str) -> list[int]:
     return ids
 
 
-if __name__ == "__main__":
-    sys.stdin.read()
-    while left := found(sys.argv[1]):
-        for process in left:
+def reap(mark: str) -> None:
+    """Kill all that has the mark, until nothing has had it for `QUIET_SECONDS`: what is just starting shows it late."""
+    until = time.monotonic() + QUIET_SECONDS
+    while time.monotonic() < until:
+        for process in found(mark):
+            until = time.monotonic() + QUIET_SECONDS
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    reap(sys.argv[1])

@@ -369,6 +369,7 @@ def halved(tmp_path_factory, one_ray):
     return path, folder / "out"
 
 
+@pytest.mark.slow
 def test_asha_stops_the_worse_trials_early(halved):
     _, out = halved
     trials = results_of(out)["trials"]
@@ -388,6 +389,7 @@ def test_asha_stops_the_worse_trials_early(halved):
     assert cost["transfers"] < cost["transfers_without_stopping"]
 
 
+@pytest.mark.slow
 def test_stopped_stages_say_so_and_done_ones_are_ordinary(halved, tmp_path):
     path, out = halved
     store, search = Store(out), load_search(str(path))
@@ -407,6 +409,7 @@ def test_stopped_stages_say_so_and_done_ones_are_ordinary(halved, tmp_path):
     assert_left_the_same(tuned, store, alone)
 
 
+@pytest.mark.slow
 def test_a_search_that_lost_its_last_lines_goes_on_and_trains_nothing_twice(halved, tmp_path, capsys):
     """As a kill would leave it: one trial has ended, one is under way, the others have not begun."""
     path, out = halved

@@ -292,6 +292,7 @@ def test_metrics_and_their_env_steps():
     assert run.result.env_steps == 384
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "least", "most"), [(TASK, 8 * 0.5, 8 * 0.9), (REACH, -10 / 3, -1.3)], ids=str)
 def test_tiny_tasks_are_learned(task, least, most):
     run = trained(task=task, budget=4000, learning_rate=0.01, epochs=4, evaluation=Evaluation(every=10_000))
@@ -359,6 +360,7 @@ def test_runners_of_their_own_play_on(monkeypatch, count):
     assert played[-1] == run.result.env_steps
 
 
+@pytest.mark.slow
 def test_what_a_runner_raises_is_raised_here():
     task = Task("faulty_world:FailsSoon-v0", {"faults": {"limit": 1}})
     network = PolicyNetwork(envs.schemas(task), small_config(envs.schemas(task).observation.kind), 0)

@@ -84,7 +84,7 @@ def test_only_the_actor_is_trained(encoder):
 
 
 @pytest.mark.parametrize("encoder", ["separate", "shared"])
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, encoder, depth):
     know_encoder(monkeypatch)
     network = fresh(NetworkConfig("norm", head=(8,)))
@@ -139,7 +139,7 @@ def test_what_it_cannot_train_is_refused():
         algorithm().config(3)
 
 
-@pytest.mark.parametrize("entropy", [0.2, 0.0])
+@pytest.mark.parametrize("entropy", [0.2, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_fixed_entropy_coefficient_stays(entropy):
     run = trained(entropy=entropy)
     same = pytest.approx(entropy, rel=1e-6, abs=1e-20)
@@ -181,6 +181,7 @@ def test_a_record_is_of_many_rollouts_where_the_budget_is_large(monkeypatch):
     assert sum(n for n, values in run.records if values.get("rollout/length_mean", 5) != 5) == 0
 
 
+@pytest.mark.slow
 def test_a_tiny_box_task_is_learned():
     """The best is -5 / 12 per episode, doing nothing -10 / 3 (see `test_backend` of the other backend)."""
     run = trained(budget=700, learning_starts=100, batch=64, gamma=0.0, learning_rate=0.02, entropy=0.02)
@@ -188,7 +189,7 @@ def test_a_tiny_box_task_is_learned():
     assert np.mean(run.result.final_returns) > -1.5
 
 
-@pytest.mark.parametrize("encoder", ["separate", "shared"])
+@pytest.mark.parametrize("encoder", ["separate", pytest.param("shared", marks=pytest.mark.slow)])
 def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch, encoder):
     class Stopped(Exception):
         pass

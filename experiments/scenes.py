@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agents.network import PolicyNetwork
 from envs.adapters.zoo_squad import ZooSquad
@@ -14,7 +15,8 @@ from envs.errors import GraftError
 from envs.factory import make
 from envs.squad import Rows
 from envs.task import Task, TaskVectorEnv
-from experiments.gif import Frame
+
+Frame = NDArray[np.uint8]
 
 
 class End(NamedTuple):
@@ -120,4 +122,6 @@ def _picture(shown: Any, task: Task) -> Frame:
     """The first of those that were rendered."""
     if not shown or not isinstance(shown[0], np.ndarray):
         raise GraftError(f"Task {task} cannot be drawn: it renders no picture.")
+    if shown[0].ndim != 3 or shown[0].shape[2] != 3:
+        raise GraftError(f"Task {task} cannot be drawn: a picture is (H, W, 3), and it renders {shown[0].shape}.")
     return np.asarray(shown[0], np.uint8)

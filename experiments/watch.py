@@ -6,6 +6,7 @@ Of a task for squads one environment is shown, in which the agent plays all of t
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +17,13 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.progress import Progress
 
-from agents.checkpoint import MANIFEST, Checkpoint
+from agents.checkpoint import MANIFEST, Checkpoint, replace_file
 from envs.errors import GraftError
 from envs.factory import make, schemas
 from envs.schema import ActionSchema, ObservationSchema, Schemas
 from envs.task import Task
 from envs.words import split_words
 from experiments.archive import HEADS, tasks_learned
-from experiments.gif import GifWriter
 from experiments.scenes import Step, squad_size, squad_steps, steps
 
 DRAWN = "rgb_array"
@@ -98,24 +98,40 @@ def _unplayable(own: ActionSchema, taken: ActionSchema) -> Iterator[str]:
 
 
 def record(
-    seen: Iterator[Step], writer: GifWriter, frames: int, episodes: int, said: Callable[[int, Step], None]
+    path: Path, fps: float, seen: Iterator[Step], frames: int, episodes: int, said: Callable[[int, Step], None]
 ) -> tuple[int, int]:
-    """Write what is seen until so many episodes have ended, or so many frames are written.
+    """Write a GIF of what is seen until so many episodes have ended, or so many frames are taken.
+
+    The file appears when it is complete; it repeats for ever.
 
     Args:
+        path: of the file, which is replaced.
+        fps: frames a second; GIF counts in hundredths of a second, so the pace is close to it, and 50 at most.
         said: told the number of frames so far, and the last step.
     Returns:
-        How many frames were written and how many episodes ended.
+        How many frames were taken and how many episodes ended.
+    Raises:
+        GraftError: the file can't be written.
     """
-    ended = written = 0
-    for step in seen:
-        writer.add(step.frame, HELD if step.ended else 1)
-        written += 1
-        ended += step.ended is not None
-        said(written, step)
-        if ended == episodes or written == frames:
-            break
-    return written, ended
+    import imageio.v3
+
+    delay = 10 * max(2, round(100 / fps))
+    ended, durations, buffer = 0, [], io.BytesIO()
+    with imageio.v3.imopen(buffer, "w", extension=".gif", plugin="pillow") as gif:
+        for step in seen:
+            durations.append(delay * (HELD if step.ended else 1))
+            # Frames are kept with a palette of 2 ** bits colours, and written on leaving, with all the durations.
+            stays = durations if len(durations) > 1 else durations[0]
+            gif.write(step.frame, is_batch=False, bits=8, duration=stays, loop=0)
+            ended += step.ended is not None
+            said(len(durations), step)
+            if ended == episodes or len(durations) == frames:
+                break
+    try:
+        replace_file(path, buffer.getvalue())
+    except OSError as error:
+        raise GraftError(f"{path} cannot be written ({error.strerror}).") from error
+    return len(durations), ended
 
 
 def run(console: Console, options: argparse.Namespace) -> None:
@@ -137,8 +153,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
         fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
         generator = torch.Generator().manual_seed(options.seed)
         seen = (squad_steps if squad else steps)(network, env, task, generator, options.deterministic)
-        with GifWriter(path, fps) as writer:
-            written, ended = _record(console, seen, writer, options)
+        written, ended = _record(console, fps, seen, options)
     finally:
         env.close()
     if ended < options.episodes:
@@ -150,7 +165,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     console.print(f"{path}: {task}, {written} frames at {fps:g} a second, {size:,.0f} kB", soft_wrap=True)
 
 
-def _record(console: Console, seen: Iterator[Step], writer: GifWriter, options: argparse.Namespace) -> tuple[int, int]:
+def _record(console: Console, fps: float, seen: Iterator[Step], options: argparse.Namespace) -> tuple[int, int]:
     """`record`, with a progress bar on a terminal and a line for each episode."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("frames", total=options.frames)
@@ -163,7 +178,7 @@ def _record(console: Console, seen: Iterator[Step], writer: GifWriter, options: 
                 finished += 1
                 console.print(f"episode {finished}: {step.ended}")
 
-        return record(seen, writer, options.frames, options.episodes, said)
+        return record(options.gif, fps, seen, options.frames, options.episodes, said)
 
 
 def _check_target(path: Path, force: bool) -> None:

@@ -20,7 +20,7 @@ from envs.schema import Schemas
 from envs.task import Task
 from envs.union import union
 from experiments import watch
-from experiments.gif import GifWriter
+from experiments.scenes import End, Step
 
 DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4})
 
@@ -39,7 +39,7 @@ def stage(tmp_path_factory):
 
 
 def frames_of(path):
-    """Pictures (n, H, W, 3) and how many milliseconds each stays."""
+    """Pictures (n, H, W, 3) and how many milliseconds each stays; what repeats is one picture that stays longer."""
     with Image.open(path) as image:
         pictures, held = [], []
         for k in range(getattr(image, "n_frames", 1)):
@@ -47,6 +47,18 @@ def frames_of(path):
             pictures.append(np.array(image.convert("RGB")))
             held.append(image.info["duration"])
     return np.stack(pictures), held
+
+
+def merged(frames, held):
+    """Frames (n, H, W, 3) and milliseconds, with repetitions as one."""
+    pictures, stays = [], []
+    for frame, milliseconds in zip(frames, held, strict=True):
+        if pictures and np.array_equal(pictures[-1], frame):
+            stays[-1] += milliseconds
+        else:
+            pictures.append(frame)
+            stays.append(milliseconds)
+    return np.stack(pictures), stays
 
 
 def test_the_animation_is_what_the_agent_played(stage, tmp_path, capsys):
@@ -66,8 +78,9 @@ def test_the_animation_is_what_the_agent_played(stage, tmp_path, capsys):
         returns[-1] += reward[0]
         returns += [0.0] * ended
     pictures, shown = frames_of(path)
-    np.testing.assert_array_equal(pictures, expected)
-    assert shown == held
+    expected_pictures, expected_held = merged(expected, held)
+    np.testing.assert_array_equal(pictures, expected_pictures)
+    assert shown == expected_held
     assert f"episode 1: return {returns[0]:.2f} in" in printed
     assert f"episode 2: return {returns[1]:.2f} in" in printed
     assert f"{len(expected)} frames at 10 a second" in printed
@@ -81,10 +94,10 @@ def test_the_checkpoints_own_folder_and_other_mechanics(stage, tmp_path, capsys)
 
 
 def test_the_limit_of_frames_is_told(stage, tmp_path, capsys):
-    path = tmp_path / "short.gif"
-    assert watch.main([str(stage), str(DODGE.id), "fall_rate=0.0", "--gif", str(path), "--frames", "7"]) == 0
+    path, words = tmp_path / "short.gif", ["--frames", "7", "--fps", "10"]
+    assert watch.main([str(stage), str(DODGE.id), "fall_rate=0.0", "--gif", str(path), *words]) == 0
     assert "Note: stopped at 7 frames, before episode 1 ended; --frames sets the limit." in capsys.readouterr().out
-    assert len(frames_of(path)[0]) == 7
+    assert sum(frames_of(path)[1]) == 700
 
 
 def test_a_file_is_replaced_only_when_told_to(stage, tmp_path, capsys):
@@ -145,7 +158,7 @@ def test_environments_of_gymnasium_can_be_watched(tmp_path, capsys):
     folder = checkpoint_of(tmp_path / "stage", task)
     assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif"), "--frames", "5"]) == 0
     assert "5 frames at 10 a second" in capsys.readouterr().out
-    assert frames_of(tmp_path / "a.gif")[0].shape == (5, 160, 160, 3)
+    assert frames_of(tmp_path / "a.gif")[0].shape[1:] == (160, 160, 3)
 
 
 PREY = Task("Graft/Pursuit-v0", {"team": "prey", "hunters": 2, "prey": [1, 3], "max_steps": 20})
@@ -172,8 +185,9 @@ def test_a_squad_is_shown_with_the_ends_of_its_games(tmp_path, capsys):
             frames.append(env.render()[0])
         held += [800, 100] if over else [100]
     pictures, shown = frames_of(path)
-    np.testing.assert_array_equal(pictures, frames)
-    assert shown == held[: len(frames)]
+    expected_pictures, expected_held = merged(frames, held[: len(frames)])
+    np.testing.assert_array_equal(pictures, expected_pictures)
+    assert shown == expected_held
     assert printed.splitlines()[:3] == said
 
 
@@ -196,11 +210,11 @@ def test_squads_of_pettingzoo_are_shown_as_they_draw_themselves(tmp_path, capsys
     pytest.importorskip("mpe2")
     task = Task("pettingzoo:mpe2.simple_tag_v3", {"team": "adversary", "max_cycles": 3})
     folder = checkpoint_of(tmp_path / "stage", task)
-    assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif"), "--frames", "5"]) == 0
+    assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif"), "--frames", "5", "--fps", "10"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("episode 1: return")
     assert "in 3 steps\n" in printed, "it names no winner"
-    assert len(frames_of(tmp_path / "a.gif")[0]) == 5
+    assert "5 frames at 10 a second" in printed
 
 
 def test_a_task_that_cannot_be_drawn_says_so(tmp_path, handmade_tasks, capsys):
@@ -235,6 +249,18 @@ def test_limits_out_of_range_end_with_2(arguments, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+def recorded(path, frames, ends=(), error=None):
+    """A GIF of frames, of which some end an episode; it fails with ``error`` after them where there is one."""
+
+    def seen():
+        for k, frame in enumerate(frames):
+            yield Step(frame, End(0.0, 1) if k in ends else None)
+        if error is not None:
+            raise error
+
+    return watch.record(path, 25, seen(), 100, 100, lambda *_: None)
+
+
 def test_frames_of_few_and_of_many_colours(tmp_path):
     rng = np.random.default_rng(0)
     plain = np.zeros((5, 40, 60, 3), np.uint8)
@@ -242,33 +268,29 @@ def test_frames_of_few_and_of_many_colours(tmp_path):
         plain[k] = plain[k - 1]
         plain[k, k : k + 9, 2 * k : 3 * k] = rng.integers(0, 256, 3)
     photo = np.indices((40, 60)).sum(0)[..., None] * np.array([2, 1, 2]) + rng.integers(0, 9, (40, 60, 3))
-    with GifWriter(tmp_path / "a.gif", 25) as writer:
-        for frame in (*plain, plain[-1]):
-            writer.add(frame)
-        writer.add(photo.astype(np.uint8), held=3)
+    assert recorded(tmp_path / "a.gif", [*plain, photo.astype(np.uint8)], ends=[5]) == (6, 1)
     pictures, held = frames_of(tmp_path / "a.gif")
-    np.testing.assert_array_equal(pictures[:6], [*plain, plain[-1]])
-    assert np.abs(pictures[6].astype(int) - photo).mean() < 8
-    assert held == [40] * 6 + [120]
+    np.testing.assert_array_equal(pictures[:5], plain)
+    assert np.abs(pictures[5].astype(int) - photo).mean() < 8
+    assert held == [40] * 5 + [40 * watch.HELD]
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.info["loop"] == 0, "for ever"
 
 
-def written(path, *frames, error=None):
-    """Write frames, then fail with ``error`` where there is one."""
-    with GifWriter(path, 10) as writer:
-        for frame in frames:
-            writer.add(frame)
-        if error is not None:
-            raise error
+def test_a_frame_that_repeats_stays_on_the_screen_as_long(tmp_path):
+    frame = np.zeros((40, 60, 3), np.uint8)
+    recorded(tmp_path / "a.gif", [frame, frame, frame + 9])
+    assert frames_of(tmp_path / "a.gif")[1] == [80, 40]
+    recorded(tmp_path / "a.gif", [frame, frame, frame])
+    assert frames_of(tmp_path / "a.gif")[1] == [120]
+    recorded(tmp_path / "a.gif", [frame])
+    assert frames_of(tmp_path / "a.gif")[1] == [40]
 
 
 def test_a_file_that_was_not_finished_does_not_appear(tmp_path):
-    path, frame = tmp_path / "a.gif", np.zeros((4, 4, 3), np.uint8)
+    frame = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(KeyboardInterrupt):
-        written(path, frame, error=KeyboardInterrupt())
-    with pytest.raises(GraftError, match="Frames have one size"):
-        written(path, frame, frame[1:])
-    with pytest.raises(GraftError, match=r"is \(H, W, 3\) uint8"):
-        written(path, frame.astype(np.float32))
+        recorded(tmp_path / "a.gif", [frame], error=KeyboardInterrupt())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(GraftError, match="cannot be written"):
-        written(tmp_path / "none" / "a.gif", frame)
+        recorded(tmp_path / "none" / "a.gif", [frame])

@@ -116,6 +116,7 @@ def snapshots(stage: Stage, store: Store, ledger: Ledger, running: Part | None) 
     """Snapshots of the stage's training, with the state of what is running beside it, and how long the metrics are."""
 
     def save() -> Saved:
+        store.check_holder(stage.id)
         tensors, values = ({}, {}) if running is None else running.save()
         length = ledger.length()
         digest = hashlib.sha256(_beginning(store.folder(stage.id) / METRICS, length)).hexdigest()

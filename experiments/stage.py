@@ -152,6 +152,7 @@ def run_stage(stage: Stage, store: Store, progress: Progress, workers: int = 1) 
         if row:
             ledger(outcome.result.env_steps, {f"recall/{entry['task']}": entry["return_mean"] for entry in row})
     left = _checkpoint(stage, outcome, source)
+    store.check_holder(stage.id)
     save_partners(stage, outcome.partners, store.folder(stage.id), left, outcome.state)
     checkpoint = left.save(store.folder(stage.id) / "checkpoint")
     store.finish(

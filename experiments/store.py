@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -21,11 +20,13 @@ from envs.errors import GraftError
 from experiments import __version__
 from experiments.config import AnyConfig
 from experiments.graph import Stage
+from experiments.lock import Fence, Held, locked
 from transfer.metrics import Curve
 
 LOCK = ".lock"
 LOCKS = ".locks"
-"""Folder of a lock for each stage, beside the stages, because what is in a stage's folder is removed when it starts."""
+"""Folder of a lock for each stage, and of the files that name the holders; beside the stages, because what is in a
+stage's folder is removed when it starts."""
 
 METRICS = "metrics.jsonl"
 SNAPSHOT = "snapshot"
@@ -92,6 +93,7 @@ class Store:
     def __init__(self, out: Path) -> None:
         self.out = out
         self._checked: set[str] = set()
+        self._fences: dict[str, Fence] = {}
 
     def check(self, config: AnyConfig) -> None:
         """Raise GraftError where ``out`` holds something else than this experiment; writes nothing.
@@ -132,56 +134,49 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder, and keep other runs out of it meanwhile; on POSIX only, elsewhere nothing is kept out.
+        """Make the folder, and keep other runs out of it meanwhile.
 
         Raises:
             GraftError: it can't be made, or another process runs in it.
         """
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise GraftError(f"{self.out} cannot be made ({error.strerror}); choose another --out.") from error
-        with (self.out / LOCK).open("w") as lock:
-            if os.name == "posix":
-                import fcntl
-
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise GraftError(
-                        f"{self.out} is in use by another run; wait for it, or choose another --out."
-                    ) from error
-            yield
+        try:
+            with locked(self.out / LOCK, self.out / LOCKS / "run.holder"):
+                yield
+        except Held as held:
+            raise GraftError(
+                f"{self.out} is in use by another run, {held.by}; wait for it, or choose another --out."
+            ) from held
 
     @contextmanager
     def alone(self, stage_id: str, seconds: float) -> Iterator[None]:
         """Keep other processes out of a stage's folder meanwhile; ends with this process, however that ends.
 
-        A worker that was thought dead may still write there. Nothing is kept out where the file system has no locks.
+        A worker that was thought dead may still write there. Where it can't be kept out, since the file system has no
+        locks between machines, it can record nothing any more; see `experiments.lock.Fence`.
 
         Raises:
             GraftError: another process was in it for ``seconds``.
         """
         (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
-        with (self.out / LOCKS / stage_id).open("w") as lock:
-            if os.name == "posix":
-                import fcntl
+        path = self.out / LOCKS / stage_id
+        try:
+            with locked(path, path.with_name(f"{stage_id}.holder"), seconds) as self._fences[stage_id]:
+                yield
+        except Held as held:
+            raise GraftError(
+                f"{held.by[0].upper()}{held.by[1:]} still writes into {self.folder(stage_id)}; end it, and start again."
+            ) from held
+        finally:
+            self._fences.pop(stage_id, None)
 
-                deadline = time.monotonic() + seconds
-                while True:
-                    try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError as error:
-                        if time.monotonic() > deadline:
-                            raise GraftError(
-                                f"Another process still writes into {self.folder(stage_id)}; end it, and start again."
-                            ) from error
-                        time.sleep(min(0.2, seconds))
-                    except OSError:
-                        break
-                    else:
-                        break
-            yield
+    def check_holder(self, stage_id: str) -> None:
+        """Raise TakenOver where another process took over the stage that this one runs alone."""
+        if stage_id in self._fences:
+            self._fences[stage_id].check()
 
     def changed_since(self) -> list[str]:
         """What differs between this machine's software and what the record says its first stages were made with."""
@@ -242,30 +237,33 @@ class Store:
         for path in folder.iterdir():
             if path.name not in keep and path.name != AT_FAULT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_json(folder / "stage.json", self._stage_record(stage, "running"))
+        self._write_record(stage, "running")
         return folder
 
     def finish(self, stage: Stage, **cost: Any) -> None:
-        """Record that a stage is done, after everything else of it is on the disk."""
+        """Record that a stage is done, after everything else of it is on the disk.
+
+        Raises:
+            TakenOver: another process took the stage over.
+        """
         metrics = (self.folder(stage.id) / "metrics.jsonl").read_bytes()
-        record = self._stage_record(stage, "done") | {"metrics_sha256": hashlib.sha256(metrics).hexdigest(), **cost}
-        write_json(self.folder(stage.id) / "stage.json", record)
+        self._write_record(stage, "done", metrics_sha256=hashlib.sha256(metrics).hexdigest(), **cost)
         for outlived in (SNAPSHOT, AT_FAULT):
             shutil.rmtree(self.folder(stage.id) / outlived, ignore_errors=True)
 
     def fail(self, stage: Stage, error: str, **found: Any) -> None:
         """Record why a stage ended early, even before it could start, and what else was found out about it."""
         self.folder(stage.id).mkdir(parents=True, exist_ok=True)
-        record = self._stage_record(stage, "failed") | {"error": error, **found}
-        write_json(self.folder(stage.id) / "stage.json", record)
+        self._write_record(stage, "failed", error=error, **found)
 
     def stop(self, stage: Stage) -> None:
         """Record that a stage was ended early on purpose; it can go on from its snapshot."""
-        write_json(self.folder(stage.id) / "stage.json", self._stage_record(stage, "stopped"))
+        self._write_record(stage, "stopped")
 
-    @staticmethod
-    def _stage_record(stage: Stage, status: str) -> dict[str, Any]:
-        return {"id": stage.id, "label": stage.label, "kind": stage.kind, "status": status, "spec": stage.to_json()}
+    def _write_record(self, stage: Stage, status: str, **rest: Any) -> None:
+        self.check_holder(stage.id)
+        record = {"id": stage.id, "label": stage.label, "kind": stage.kind, "status": status, "spec": stage.to_json()}
+        write_json(self.folder(stage.id) / "stage.json", record | rest)
 
     def evaluations(self, stage_id: str, tag: str = "eval/return_mean") -> Curve:
         """A metric of the stage's evaluations, by default mean returns; not normalised."""

@@ -12,10 +12,12 @@ from typing import Protocol
 from envs.errors import GraftError
 from envs.faults import TooManyFaults
 from experiments.graph import Graph, Stage
+from experiments.lock import TakenOver
 from experiments.store import Store
 
-PATIENCE = 90.0
-"""Seconds that a worker waits for one that still writes the stage's folder: longer than that could live on."""
+PATIENCE = 150.0
+"""Seconds that a worker waits for one that still writes the stage's folder. Ray ends the workers of a node that was cut
+off within a minute; a file server may keep the lock of a machine that died for two."""
 
 
 class Watcher(Protocol):
@@ -52,7 +54,7 @@ class Launcher(Protocol):
     def run(self, graph: Graph, todo: list[str], store: Store, watcher: Watcher) -> dict[str, str]:
         """Run the stages ``todo``; those they depend on are in ``store`` or in ``todo`` themselves.
 
-        When it returns or raises, whatever it started no longer writes into the store.
+        When it returns or raises, whatever it started and could reach no longer writes into the store.
 
         Returns:
             Stage id -> error, for stages that failed and those that needed them. The others go on.
@@ -130,6 +132,8 @@ def attempt(
 ) -> str | None:
     """Run a stage in this process, unless another has done it meanwhile; where it fails, its record says why.
 
+    Where another process takes the stage over, this one ends with an error and records nothing.
+
     Args:
         patience: seconds to wait for another process that writes the stage's folder.
     Returns:
@@ -138,7 +142,7 @@ def attempt(
     try:
         with store.alone(stage.id, patience):
             return None if store.done(stage.id) else _run(stage, store, progress, env_workers)
-    except GraftError as error:  # another process writes that folder, so nothing may be recorded there
+    except GraftError as error:  # that folder is another process's, so nothing may be recorded there
         return str(error)
 
 
@@ -150,6 +154,8 @@ def _run(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int
         if why := starts_over(stage, store):
             progress.noted(f"Note: {stage.label} starts over: {why}.")
         run_stage(stage, store, progress, env_workers)
+    except TakenOver:
+        raise
     except TooManyFaults as error:  # with what the environment raised, for its author
         store.fail(stage, str(error), faults=dict(error.faults), traceback=traceback.format_exc())
         return str(error)

@@ -6,13 +6,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from agents.checkpoint import replace_file
 from envs.errors import GraftError
 from experiments.graph import Graph, Stage
 from experiments.launchers.launcher import Agenda, Watcher
-from experiments.launchers.leased import Done, Hello, Progress, software
+from experiments.launchers.worker import Done, Hello, Progress, software
 from experiments.store import Store
 
 POLL_SECONDS = 0.5
@@ -30,19 +30,15 @@ SHARED = ".shared"
 
 
 class Lost(Exception):
-    """A worker has died, or can't be reached.
+    """A worker has died, or can't be reached; ``why`` is for people."""
 
-    Args:
-        why: for people. seconds: until it has surely ended; 0 where its end was seen.
-    """
-
-    def __init__(self, why: str, seconds: float) -> None:
+    def __init__(self, why: str) -> None:
         super().__init__(why)
-        self.why, self.seconds = why, seconds
+        self.why = why
 
 
 class Worker(Protocol):
-    """A `experiments.launchers.leased.LeasedWorker` somewhere, as its launcher sees it.
+    """A `experiments.launchers.worker.StageWorker` somewhere, as its launcher sees it.
 
     Attributes:
         where: it is, for people; empty before it has said hello.
@@ -57,7 +53,7 @@ class Worker(Protocol):
         """Let it run a stage."""
 
     def hear(self) -> Progress | Done | None:
-        """What is new of its stage since the last time; keeps it alive. Raises Lost."""
+        """What is new of its stage since the last time. Raises Lost."""
 
 
 class Cluster(Protocol):
@@ -70,21 +66,13 @@ class Cluster(Protocol):
         """For people."""
 
     def ask(self, token: str) -> Worker:
-        """For a worker, which comes when there is a place for it. ``token``: see `LeasedWorker.hello`."""
+        """For a worker, which comes when there is a place for it. ``token``: see `StageWorker.hello`."""
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
         """Until one of them may have news."""
 
     def dismiss(self, workers: Sequence[Worker]) -> None:
         """End them, and wait until they have."""
-
-
-class _Lost(NamedTuple):
-    """A stage whose worker was lost, and when that has ended for certain."""
-
-    stage: Stage
-    until: float
-    why: str
 
 
 class Pool:
@@ -113,7 +101,6 @@ class Pool:
         self._coming: list[Worker] = []
         self._idle: list[Worker] = []
         self._busy: list[tuple[Worker, Stage]] = []
-        self._lost: list[_Lost] = []
         self._deaths: Counter[str] = Counter()
         self._false_starts = 0
         self._told: set[tuple[str, str]] = set()
@@ -130,11 +117,10 @@ class Pool:
         shared = self._store.out / SHARED
         try:
             replace_file(shared, self._token.encode())
-            while agenda or self._lost or self._busy:
+            while agenda or self._busy:
                 empty = empty and not self._cluster.room()
                 if empty and time.monotonic() - begun > self._patience:
                     raise self._no_node(f"none came in the {self._patience:.0f} s of --wait")
-                self._take_up_lost(agenda)
                 self._give_out(agenda)
                 self._cluster.wait(self._workers(), POLL_SECONDS)
                 self._listen(agenda)
@@ -155,20 +141,6 @@ class Pool:
     def _workers(self) -> list[Worker]:
         return [*self._coming, *self._idle, *(worker for worker, _ in self._busy)]
 
-    def _take_up_lost(self, agenda: Agenda) -> None:
-        """Stages whose worker has ended for certain go on, or have failed."""
-        for lost in [lost for lost in self._lost if time.monotonic() >= lost.until]:
-            self._lost.remove(lost)
-            stage, deaths = lost.stage, self._deaths[lost.stage.id]
-            if self._store.done(stage.id):  # that was its last act
-                agenda.ended(stage, None)
-            elif deaths > self._retries:
-                error = f"its worker died {deaths} times, at last: {lost.why}; --retries allows more"
-                self._store.fail(stage, error)
-                agenda.ended(stage, error)
-            else:
-                agenda.put_back(stage)
-
     def _give_out(self, agenda: Agenda) -> None:
         """Give stages whose source is done to idle workers; ask for more workers, or let those go that are left."""
         while self._idle and (stage := agenda.take()):
@@ -181,7 +153,7 @@ class Pool:
         most = max(1, self._cluster.room() if self._jobs is None else self._jobs)
         wanted = min(len(agenda.ready()), most - len(self._idle) - len(self._busy))
         self._coming += [self._cluster.ask(self._token) for _ in range(wanted - len(self._coming))]
-        if not agenda and not self._lost and (left := [*self._coming, *self._idle]):
+        if not agenda and (left := [*self._coming, *self._idle]):
             self._coming, self._idle = [], []
             self._cluster.dismiss(left)
 
@@ -199,7 +171,7 @@ class Pool:
                 news = worker.hear()
             except Lost as lost:
                 self._busy.remove((worker, stage))
-                self._mourn(worker, stage, lost)
+                self._mourn(worker, stage, lost, agenda)
                 continue
             progress = news.progress if isinstance(news, Done) else news
             if progress is not None and progress.reports:
@@ -242,15 +214,21 @@ class Pool:
             self._told.add((of, text))
             self._watcher.noted(text)
 
-    def _mourn(self, worker: Worker, stage: Stage, lost: Lost) -> None:
-        """Its stage is taken up when the worker has ended for certain."""
+    def _mourn(self, worker: Worker, stage: Stage, lost: Lost, agenda: Agenda) -> None:
+        """Its stage goes on elsewhere, or has failed; a worker that is only cut off is kept out by `Store.alone`."""
         self._deaths[stage.id] += 1
         deaths = self._deaths[stage.id]
-        self._lost.append(_Lost(stage, time.monotonic() + lost.seconds, lost.why))
-        then = "given up" if deaths > self._retries else f"goes on from its last snapshot, try {deaths + 1}"
-        if lost.seconds > 1:
-            then += f", in {lost.seconds:.0f} s, when nothing can still run there"
+        given_up = deaths > self._retries
+        then = "given up" if given_up else f"goes on from its last snapshot, try {deaths + 1}"
         self._watcher.noted(f"lost     {stage.label} on {worker.where}: {lost.why}; {then}")
+        if self._store.done(stage.id):  # that was its last act
+            agenda.ended(stage, None)
+        elif given_up:
+            error = f"its worker died {deaths} times, at last: {lost.why}; --retries allows more"
+            self._store.fail(stage, error)
+            agenda.ended(stage, error)
+        else:
+            agenda.put_back(stage)
 
     def _say_where_no_room_is(self) -> None:
         """A worker that could help does not come; not worth a word while another one works."""

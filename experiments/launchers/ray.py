@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or Ray prints the story of every lost worker as well
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from agents.ray_access import admitted, forget, own_token
 from agents.reaper import marked, reaped
@@ -24,8 +24,8 @@ from envs.errors import GraftError
 from envs.processes import one_thread_each
 from experiments.graph import Graph, Stage
 from experiments.launchers.launcher import Watcher, at_least, usable_cores
-from experiments.launchers.leased import LEASE, SECONDS_LATE, Done, Hello, LeasedWorker, Progress
 from experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
+from experiments.launchers.worker import Done, Hello, Progress, StageWorker
 from experiments.store import Store
 
 SECONDS_TO_END = 10.0
@@ -53,8 +53,6 @@ class RayLauncher:
         cpus: cores that a stage takes; None for as many as ``env_workers``. gpus: GPUs or the fraction of one.
         retries: how often a stage is begun again whose worker died.
         wait: seconds to wait, at the start, for a node that has what a stage takes.
-        lease: seconds that a worker goes on that no longer hears of its launcher; as long, a stage of a node that
-            was lost has to wait.
     """
 
     def __init__(
@@ -67,7 +65,6 @@ class RayLauncher:
         gpus: float = 0.0,
         retries: int = 3,
         wait: int = 0,
-        lease: float = LEASE,
     ) -> None:
         at_least(1, jobs=jobs, workers=env_workers, cpus=cpus)
         at_least(0, retries=retries, wait=wait)
@@ -76,7 +73,7 @@ class RayLauncher:
         _check_form(address)
         self.jobs, self.env_workers, self.address = jobs, env_workers, address
         self.cpus, self.gpus = cpus or env_workers, gpus
-        self.retries, self.wait, self.lease = retries, wait, lease
+        self.retries, self.wait = retries, wait
 
     @property
     def need(self) -> str:
@@ -174,7 +171,7 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-class _Actor(LeasedWorker):
+class _Actor(StageWorker):
     """The worker as Ray runs it."""
 
     def node(self) -> str:
@@ -248,8 +245,8 @@ class _RayWorker:
             max_task_retries=0,
             concurrency_groups={"watch": 1},
         )
-        self._actor = made(_Actor).remote(str(out), launcher.env_workers, launcher.lease, launcher.gpus > 0)
-        self._lease, self.where, self._node = launcher.lease, "", ""
+        self._actor = made(_Actor).remote(str(out), launcher.env_workers, launcher.gpus > 0)
+        self.where = ""
         self._stages = self._reports = 0
         self.pending: Any = self._actor.hello.remote(token, SHARED)
         self._place: Any = self._beside("node")
@@ -269,19 +266,19 @@ class _RayWorker:
             return None
         try:
             hello: Hello = ray.get(self.pending)
-            self._node = ray.get(self._place)
+            node = ray.get(self._place)
         except RayError as error:
             self.kill()
             if isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False):
                 raise GraftError(
                     f"A worker can't start; is Graft installed on all nodes, in the same version? {_lines(error)[-1]}"
                 ) from error
-            raise Lost(_why(error), 0) from error
+            raise Lost(_why(error)) from error
         self.pending = None
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in _nodes()}
-        address = addresses.get(self._node, "that is gone")
+        address = addresses.get(node, "that is gone")
         shared = list(addresses.values()).count(address) > 1
-        self.where = f"node {address} {self._node[:6]}" if shared else f"node {address}"
+        self.where = f"node {address} {node[:6]}" if shared else f"node {address}"
         self._look()
         return hello
 
@@ -303,10 +300,7 @@ class _RayWorker:
             return Done(f"{type(error.cause).__name__}: {error.cause}", Progress())
         except RayError as error:
             self.kill()
-            # Where its node still lives, that has seen its process end. Else it may be cut off, and work.
-            alive = isinstance(error, ActorDiedError) and self._node in {node["NodeID"] for node in _nodes()}
-            ends = self._asked + self._lease + 4 * SECONDS_LATE
-            raise Lost(_why(error), 0 if alive else max(0.0, ends - time.monotonic())) from error
+            raise Lost(_why(error)) from error
 
     def _progress(self) -> Progress | None:
         if not _ready(self._looked):

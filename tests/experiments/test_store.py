@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import platform
+import re
+import subprocess
+import sys
 
 import pytest
+from filelock import FileLock
 from tiny_experiment import write_config
 
 from envs.errors import GraftError
 from experiments.config import load_config
 from experiments.graph import expand
+from experiments.launchers.launcher import attempt
+from experiments.lock import TakenOver
 from experiments.stage import run_stage
 from experiments.store import Store
 
@@ -132,11 +141,86 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
-    refused = pytest.raises(GraftError, match="in use by another run")
+    mine = rf"in use by another run, process {os.getpid()} on {re.escape(platform.node())}; wait for it"
+    refused = pytest.raises(GraftError, match=mine)
     with Store(tmp_path / "out").locked(), refused, Store(tmp_path / "out").locked():
         pass
     with Store(tmp_path / "out").locked():
         pass
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from experiments.store import Store
+store = Store(Path(sys.argv[1]))
+with store.locked(), store.alone("stage", 0):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_process_frees_the_folder_and_its_stage(tmp_path):
+    store = Store(tmp_path / "out")
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(store.out)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(GraftError, match=f"in use by another run, process {holder.pid} on"), store.locked():
+            pass
+        with pytest.raises(GraftError, match=f"Process {holder.pid} on .* still writes"), store.alone("stage", 0.2):
+            pass
+        holder.kill()
+    with store.locked(), store.alone("stage", 10):
+        pass
+
+
+def without_locks(self):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_a_stage_that_was_taken_over_is_finished_by_the_last_alone(pretrained, monkeypatch):
+    """As on two machines whose shared disk has no locks: the first was cut off, and still works."""
+    first, stage = pretrained
+    monkeypatch.setattr(FileLock, "_acquire", without_locks)
+    second = Store(first.out)
+    with first.alone(stage.id, 0):
+        first.start(stage)
+        with second.alone(stage.id, 0):
+            second.start(stage)
+            before = (second.folder(stage.id) / "stage.json").read_bytes()
+            (second.folder(stage.id) / "metrics.jsonl").write_bytes(b"")
+            for record in first.finish, first.stop, lambda stage: first.fail(stage, "lost"):
+                with pytest.raises(TakenOver, match=f"taken over by process {os.getpid()} on"):
+                    record(stage)
+            assert (second.folder(stage.id) / "stage.json").read_bytes() == before
+            second.finish(stage)
+    assert json.loads((first.folder(stage.id) / "stage.json").read_text())["status"] == "done"
+
+
+def test_a_worker_whose_stage_was_taken_over_leaves_all_as_it_is(tmp_path, monkeypatch):
+    config = load_config(str(write_config(tmp_path)))
+    first, second = Store(tmp_path / "out"), Store(tmp_path / "out")
+    stage = next(iter(expand(config).stages.values()))
+    monkeypatch.setattr(FileLock, "_acquire", without_locks)
+
+    class Cut:
+        """The other worker comes when this one has begun."""
+
+        def __init__(self):
+            self.entered = None
+
+        def __call__(self, env_steps, values):
+            if self.entered is None:
+                self.entered = second.alone(stage.id, 0)
+                self.entered.__enter__()
+
+        def noted(self, text):
+            pass
+
+    cut = Cut()
+    assert attempt(stage, first, cut, 1).startswith("It was taken over by process")
+    assert second.record(stage.id)["status"] == "running"
+    assert not (second.folder(stage.id) / "checkpoint").exists()
+    cut.entered.__exit__(None, None, None)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -1,10 +1,8 @@
-"""A worker that may be on another machine: it runs stages for as long as it hears from its launcher."""
+"""A worker that may be on another machine: it runs stages, and says how far it is."""
 
 from __future__ import annotations
 
-import math
 import os
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,19 +13,8 @@ from envs.processes import THREADS
 if TYPE_CHECKING:  # numeric libraries load when a worker has said how many threads they get
     from experiments.graph import Stage
 
-LEASE = 60.0
-"""Seconds that a worker goes on after its launcher was heard for the last time."""
-
-SECONDS_LATE = 0.5
-"""A worker ends at most so long after its lease, and what it takes to be heard in a busy process."""
-
 SECONDS_TO_SEE = 10.0
 """A folder that is shared shows within this time what another machine wrote."""
-
-
-def now() -> float:
-    """Seconds by a clock that goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Progress(NamedTuple):
@@ -73,38 +60,25 @@ class Hello(NamedTuple):
     software: Mapping[str, Any]
 
 
-class LeasedWorker:
+class StageWorker:
     """Runs one stage after another; its methods are called from two threads, `work` and `hello` from the same.
 
-    A launcher that does not hear from it (a network that is cut, a node that is thought dead) can't know whether it
-    still writes into a stage's folder. So it lives by a lease, which every call of `look` renews, counted from the
-    *answer before that call*: the launcher only calls again when it has the answer. A launcher that waits for
-    ``lease`` seconds from its own last call can therefore be sure that the worker has ended, however long any
-    message took.
+    A launcher that can't reach it (a network that is cut, a node that is thought dead) lets another go on with its
+    stage. `experiments.store.Store.alone` keeps the two apart.
 
     Args:
-        out: folder of the experiment. env_workers: see `envs.make`. lease: in seconds.
-        gpu: whether it may use a GPU.
+        out: folder of the experiment. env_workers: see `envs.make`. gpu: whether it may use a GPU.
     """
 
-    def __init__(self, out: str, env_workers: int, lease: float, gpu: bool) -> None:
+    def __init__(self, out: str, env_workers: int, gpu: bool) -> None:
         os.environ.update(dict.fromkeys(THREADS, "1"))  # before numeric libraries load, which read it then
         if not gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._out, self._env_workers, self._lease = Path(out), env_workers, lease
-        self._answered = now()
-        self._ends = self._answered + lease
+        self._out, self._env_workers = Path(out), env_workers
         self._reporter = _Reporter(0)
-        threading.Thread(target=self._end_in_time, name="graft-lease", daemon=True).start()
-
-    def _end_in_time(self) -> None:
-        while now() < self._ends:
-            time.sleep(SECONDS_LATE)
-        os._exit(1)
 
     def hello(self, token: str, file: str) -> Hello:
         """Get ready; ``file`` of the folder holds ``token`` where this machine sees what the launcher's does."""
-        self._ends = math.inf  # it writes nothing before its first stage, and to load takes long on some machines
         deadline = time.monotonic() + SECONDS_TO_SEE
         while not (sees := _holds(self._out / file, token)) and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -116,17 +90,10 @@ class LeasedWorker:
         torch.set_num_threads(1)
         if self._env_workers > 1:
             forget_main()
-        found = software()
-        self._answered = now()
-        self._ends = self._answered + self._lease
-        return Hello(sees, found)
+        return Hello(sees, software())
 
     def look(self) -> Progress:
-        """How far the stage is; renews the lease."""
-        if now() > self._ends:
-            os._exit(1)
-        self._ends = max(self._ends, self._answered + self._lease)
-        self._answered = now()
+        """How far the stage is."""
         return self._reporter.latest
 
     def work(self, stage: Stage) -> Done:

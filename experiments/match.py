@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,12 +45,11 @@ class Outcome(NamedTuple):
         return self.won + self.drawn + self.lost
 
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the share of games won (Wilson 1927, eq. 1 solved for the proportion)."""
-        z, n = 1.959964, self.games
-        share = self.won / n
-        middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        return middle - half, middle + half
+        """95 % interval of the share of games won (Wilson 1927)."""
+        from scipy.stats import binomtest  # takes a second to import
+
+        low, high = binomtest(self.won, self.games).proportion_ci(0.95, method="wilson")
+        return float(low), float(high)
 
 
 def player(

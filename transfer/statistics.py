@@ -128,30 +128,40 @@ def stratified_bootstrap(
     Returns:
         The statistic of the scores as given, and the bounds.
     Raises:
-        GraftError: no groups, groups of different tasks, empty or non-finite scores, or a confidence or number
-            of resamples out of range.
+        GraftError: groups of different tasks, or empty or non-finite scores.
+        ValueError: no groups, or a confidence or number of resamples out of range.
 
     >>> stratified_bootstrap(lambda p, b: p.mean(1) - b.mean(1), [2.0, 2.0], [1.0, 1.0, 1.0], seed=0)
     Interval(iqm=1.0, low=1.0, high=1.0)
 
     Source: Agarwal et al. 2021, section 4.1; Efron 1979 for the percentile interval.
     """
-    if not groups:
-        raise GraftError("The bootstrap got no group of runs; give at least one.")
-    if resamples < 1 or not 0 < confidence < 1:
-        raise GraftError(
-            f"The bootstrap got resamples {resamples} and confidence {confidence}; "
-            "give at least 1 resample and a confidence between 0 and 1."
-        )
+    from scipy.stats import bootstrap  # takes a second to import
+
     _check_same_tasks(groups)
-    rng = np.random.default_rng(seed)
     stratified = [strata(group) for group in groups]
-    drawn = np.asarray(statistic(*(_resample(group, resamples, rng) for group in stratified)), dtype=np.float64)
-    if drawn.shape != (resamples,):
-        raise GraftError(f"The statistic gave shape {drawn.shape} for {resamples} resamples; reduce axis 1 only.")
-    point = np.asarray(statistic(*(np.concatenate(group)[None, :] for group in stratified)), dtype=np.float64)
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(point[0]), float(low), float(high))
+    every = [stratum for group in stratified for stratum in group]
+
+    def of_resamples(*drawn: FloatArray, axis: int = -1) -> FloatArray:
+        kept = iter(resample[:, : stratum.size] for resample, stratum in zip(drawn, every, strict=True))
+        found = statistic(*(np.concatenate([next(kept) for _ in group], axis=1) for group in stratified))
+        if np.shape(found) != (len(drawn[0]),):
+            raise GraftError(
+                f"The statistic gave shape {np.shape(found)} for {len(drawn[0])} resamples; reduce axis 1 only."
+            )
+        return np.asarray(found, dtype=np.float64)
+
+    point = of_resamples(*(stratum[None, :] for stratum in every))[0]
+    low, high = bootstrap(
+        [stratum.repeat(2) if stratum.size == 1 else stratum for stratum in every],  # it refuses a sample of one
+        of_resamples,
+        n_resamples=resamples,
+        vectorized=True,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(point), float(low), float(high))
 
 
 def _check_same_tasks(groups: Sequence[Runs]) -> None:
@@ -159,11 +169,6 @@ def _check_same_tasks(groups: Sequence[Runs]) -> None:
     for other in tasks[1:]:
         if other != tasks[0]:
             raise GraftError(f"The groups are of different tasks, {tasks[0]} and {other}; give the same to each.")
-
-
-def _resample(group: Sequence[FloatArray], resamples: int, rng: np.random.Generator) -> FloatArray:
-    """Draws with replacement within each stratum, side by side: (resamples, runs of all strata)."""
-    return np.concatenate([s[rng.integers(s.size, size=(resamples, s.size))] for s in group], axis=1)
 
 
 def iqm_interval(runs: Runs, *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE) -> Interval:

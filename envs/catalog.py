@@ -16,6 +16,7 @@ import envs
 from envs.adapters import knobs
 from envs.adapters.packages import READY
 from envs.arena import describe as squads
+from envs.command import command
 from envs.draws import DISTRIBUTIONS
 from envs.engine.entities import ENTITIES, PALETTES
 from envs.engine.game import GAMES, OPTIONS, Game
@@ -177,6 +178,7 @@ def sheet(path: Path) -> None:
     pyplot.close(figure)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
@@ -188,19 +190,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--game", metavar="ID", help="one game in detail")
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="draw every game in every view")
     options = parser.parse_args(arguments)
-    try:
-        if options.sheet:
-            if not options.sheet.parent.is_dir():
-                raise GraftError(f"There is no folder {options.sheet.parent} to write {options.sheet.name} into.")
-            if options.sheet.suffix.lower() != ".png":
-                raise GraftError(f"--sheet {options.sheet} is not allowed; give a name that ends in .png.")
-            sheet(options.sheet)
-            print(f"{options.sheet}: every game in every view")
-        else:
-            print("\n".join(detail(options.game) if options.game else overview()))
-    except GraftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.sheet:
+        if not options.sheet.parent.is_dir():
+            raise GraftError(f"There is no folder {options.sheet.parent} to write {options.sheet.name} into.")
+        if options.sheet.suffix.lower() != ".png":
+            raise GraftError(f"--sheet {options.sheet} is not allowed; give a name that ends in .png.")
+        sheet(options.sheet)
+        print(f"{options.sheet}: every game in every view")
+    else:
+        print("\n".join(detail(options.game) if options.game else overview()))
     return 0
 
 

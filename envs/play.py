@@ -14,6 +14,7 @@ from rich.text import Text
 
 import envs
 from envs.arena.game import ARENAS
+from envs.command import command
 from envs.engine.entities import ENTITIES, PALETTES
 from envs.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
 from envs.engine.render import EMPTY, topmost
@@ -210,6 +211,7 @@ def run(task: Task, seed: int, source: TextIO) -> None:
     console.print(session.summary(), soft_wrap=True)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
@@ -222,15 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("task", nargs="+", metavar="TASK | key=value", help="a game's id; its mechanics by name")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first episode (0)")
     options = parser.parse_intermixed_args(arguments)
-    try:
-        run(task_of(options.task), options.seed, sys.stdin)
-    except GraftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return 1
+    run(task_of(options.task), options.seed, sys.stdin)
     return 0
 
 

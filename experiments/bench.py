@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from envs.command import command
 from envs.engine.game import GAMES
 from envs.errors import GraftError
 from envs.factory import make
@@ -186,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = _parser()
@@ -194,10 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--num-envs, --rounds and --runners must be at least 1")
     if options.what != "scaling" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    try:
-        _bench(options, Console(width=120))
-    except GraftError as error:
-        parser.error(str(error))
+    _bench(options, Console(width=120))
     return 0
 
 

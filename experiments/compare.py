@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from envs.command import command
 from envs.errors import GraftError
 from experiments.report import ratio, unsigned
 
@@ -44,7 +45,7 @@ def read(folder: Path) -> dict[Key, Mapping[str, Any]]:
     """Rows of a run by source, target and method; raises GraftError where there are none."""
     path = folder / "results.json" if folder.is_dir() else folder
     try:
-        rows = json.loads(path.read_text())["rows"]
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         return {(row["source"], row["target"], row["method"]): row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GraftError(
@@ -90,6 +91,7 @@ def summary(found: Mapping[Key, Pair], measure: str, what: str) -> str:
     return f"{what}: intervals overlap in {len(compared) - len(apart)} of {len(compared)}{ending}."
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -104,10 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--names", nargs=2, metavar=("ONE", "OTHER"), help="what to call them (default: the folders)")
     parser.add_argument("--markdown", action="store_true", help="a table to paste into a page")
     options = parser.parse_args(arguments)
-    try:
-        found = pairs(read(options.first), read(options.second))
-    except GraftError as error:
-        parser.error(str(error))
+    found = pairs(read(options.first), read(options.second))
     one, other = options.names or (options.first.name, options.second.name)
     headings = ["target", "method", f"ratio, {one}", f"ratio, {other}", "overlap"]
     headings += [f"AUC, {one}", f"AUC, {other}", "overlap"]

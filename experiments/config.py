@@ -363,7 +363,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         GraftError: not YAML, or not keys and values.
     """
     try:
-        data = yaml.load(path.read_text(), _Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise GraftError(f"{path.name} is not valid YAML: {_where(error)}.") from error
     if not isinstance(data, dict):

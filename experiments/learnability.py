@@ -22,6 +22,7 @@ from agents.backend import Evaluation
 from agents.checkpoint import replace_file
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import ALGORITHMS, train
+from envs.command import command
 from envs.engine.game import GAMES
 from envs.errors import GraftError
 from envs.factory import bounds, schemas
@@ -97,7 +98,7 @@ def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -
     Where a training fails, the others still come to their end; then its error is raised.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise GraftError(f"{path} is not JSON ({error}); restore it, or remove it to begin anew.") from error
     missing = [job for job in jobs if job.name not in found]
@@ -167,6 +168,7 @@ def draw(jobs: Sequence[Job], results: Mapping[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 where every seed of every game got there, 1 where one did not."""
     parser = argparse.ArgumentParser(
@@ -187,16 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if min(options.seeds, options.steps, options.jobs) < 1 or options.share <= 0:
         parser.error("--seeds, --steps, --jobs and --share must be above 0")
     console = Console(highlight=False)
-    try:
-        games = [GAMES[name].id for name in options.games] or [name for name, game in GAMES.items() if game.bounds]
-        jobs = [Job(game, seed, options.steps, options.share) for seed in range(options.seeds) for game in games]
-        options.out.mkdir(parents=True, exist_ok=True)
-        results = learn_all(jobs, options.out / "learnability.json", options.jobs, console)
-    except KeyboardInterrupt:
-        return 130
-    except GraftError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    games = [GAMES[name].id for name in options.games] or [name for name, game in GAMES.items() if game.bounds]
+    jobs = [Job(game, seed, options.steps, options.share) for seed in range(options.seeds) for game in games]
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = learn_all(jobs, options.out / "learnability.json", options.jobs, console)
     console.print(table(jobs, results))
     draw(jobs, results, options.out / "learnability.png")
     console.print(f"Figure: {options.out / 'learnability.png'}")

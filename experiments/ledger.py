@@ -28,7 +28,7 @@ class Ledger:
 
     def __init__(self, folder: Path, scale: Bounds | None, progress: Progress) -> None:
         self._folder = folder
-        self._file = (folder / METRICS).open("a")
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
         self._board = self._new_board()
         self._scale, self._progress = scale, progress
 
@@ -64,7 +64,7 @@ class Ledger:
     def rewind(self, length: int, env_steps: int) -> None:
         """Forget what came after the first ``length`` bytes: a stopped run wrote it, and it comes again."""
         os.ftruncate(self._file.fileno(), length)
-        lines = [json.loads(line) for line in (self._folder / METRICS).read_text().splitlines()]
+        lines = [json.loads(line) for line in (self._folder / METRICS).read_text(encoding="utf-8").splitlines()]
         last = lines[-1]["env_steps"] if lines else 0
         self._board.close()
         # TensorBoard drops the old file's values from ``last`` on; those that are not forgotten are written once more.

@@ -15,6 +15,7 @@ from rich.console import Console
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from envs.adapters.zoo_squad import ZooSquad
+from envs.command import command
 from envs.errors import GraftError
 from envs.factory import make
 from envs.squad import RULES, Rows
@@ -174,19 +175,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = parser().parse_intermixed_args(arguments)
     if options.games < 1:
         parser().error("--games must be at least 1")
     torch.set_num_threads(1)
-    try:
-        run(Console(highlight=False, markup=False), options)
-    except KeyboardInterrupt:
-        return 130
-    except GraftError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    run(Console(highlight=False, markup=False), options)
     return 0
 
 

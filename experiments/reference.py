@@ -16,7 +16,7 @@ from agents.backend import Evaluation
 from agents.evaluate import Episodes, evaluate, play
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import ALGORITHMS, train
-from envs.errors import GraftError
+from envs.command import command
 from envs.factory import make, schemas
 from envs.task import Task
 
@@ -60,6 +60,7 @@ def describe(returns: Any) -> str:
     return f"{values.mean():.3f} ± {1.96 * values.std(ddof=1) / np.sqrt(len(values)):.3f} over {len(values)} episodes"
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -76,13 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--steps must be at least 1 and --episodes at least 2")
     torch.set_num_threads(1)
     console = Console(highlight=False)
-    try:
-        task = Task(options.task)
-        console.print(f"random: {describe(random_episodes(task, options.episodes).returns)}")
-        console.print(f"expert: {describe(expert_episodes(task, options.steps, options.episodes, console).returns)}")
-    except GraftError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    task = Task(options.task)
+    console.print(f"random: {describe(random_episodes(task, options.episodes).returns)}")
+    console.print(f"expert: {describe(expert_episodes(task, options.steps, options.episodes, console).returns)}")
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from envs.command import FAILED, INTERRUPTED, command
 from envs.errors import GraftError
 from experiments.conclusions import Carried, check_pairs, check_sequence, conclude_pairs, conclude_sequence
 from experiments.config import DEFAULT, AnyConfig, Common, Config, SequenceConfig, load_config, packaged_configs
@@ -22,9 +23,6 @@ from experiments.launchers.local import LocalLauncher
 from experiments.progress import Progress
 from experiments.sequence import expand_sequence
 from experiments.store import Store
-
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-"""Exit codes."""
 
 LAUNCHERS = ("local", "ray")
 
@@ -260,19 +258,10 @@ def _workers(launcher: Launcher) -> str:
     return f"{launcher.jobs} {'worker' if launcher.jobs == 1 else 'workers'}"
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 where stages failed, 2 for bad input, 130 after Ctrl-C."""
-    options = parser().parse_intermixed_args(arguments)
-    console = Console()
-    try:
-        return run(console, options)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except GraftError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except BrokenPipeError:
-        return FAILED
+    return run(Console(), parser().parse_intermixed_args(arguments))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ class Store:
                 raise GraftError(f"{self.out} is not an experiment's folder and not empty; choose another --out.")
             return
         try:
-            before = dict(json.loads(record.read_text())["config"])
+            before = dict(json.loads(record.read_text(encoding="utf-8"))["config"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(before, config.model_dump(mode="json", by_alias=True))
@@ -126,7 +126,9 @@ class Store:
         self.check(config)
         record = self.out / "experiment.json"
         self.out.mkdir(parents=True, exist_ok=True)
-        data = json.loads(record.read_text()) if record.exists() else {**surroundings(), "invocations": []}
+        data: dict[str, Any] = {**surroundings(), "invocations": []}
+        if record.exists():
+            data = json.loads(record.read_text(encoding="utf-8"))
         data["config"] = config.model_dump(mode="json", by_alias=True)
         command = ["python", "-m", by, *sys.argv[1:]]
         data["invocations"].append({"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
@@ -180,7 +182,7 @@ class Store:
 
     def changed_since(self) -> list[str]:
         """What differs between this machine's software and what the record says its first stages were made with."""
-        record = json.loads((self.out / "experiment.json").read_text())
+        record = json.loads((self.out / "experiment.json").read_text(encoding="utf-8"))
         now = surroundings()
         return _differences({k: record.get(k) for k in ("versions", "git")}, {k: now[k] for k in ("versions", "git")})
 
@@ -194,7 +196,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             intact = record["status"] in ("running", "failed", "stopped") or (
                 record["status"] == "done" and record.keys() >= RECORDED and record["id"] == stage_id
             )
@@ -267,7 +269,7 @@ class Store:
 
     def evaluations(self, stage_id: str, tag: str = "eval/return_mean") -> Curve:
         """A metric of the stage's evaluations, by default mean returns; not normalised."""
-        lines = (self.folder(stage_id) / "metrics.jsonl").read_text().splitlines()
+        lines = (self.folder(stage_id) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         points = [json.loads(line) for line in lines]
         points = [p for p in points if tag in p]
         return Curve([p["env_steps"] for p in points], [p[tag] for p in points])

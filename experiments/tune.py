@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
+from envs.command import FAILED, INTERRUPTED, command
 from envs.errors import GraftError
 from experiments.graph import Graph
 from experiments.launchers.launcher import at_least, usable_cores
 from experiments.launchers.local import LocalLauncher
 from experiments.progress import Progress
-from experiments.run import BAD_INPUT, FAILED, INTERRUPTED
 from experiments.store import Store, write_json
 from experiments.tuning.follow import Follow
 from experiments.tuning.ledger import ENDED, FILE, TrialLedger
@@ -253,25 +253,17 @@ class Session:
         return FAILED if any(row["status"] not in ENDED for row in rows) else 0
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 where trials failed, 2 for bad input, 130 after Ctrl-C."""
     options = parser().parse_intermixed_args(arguments)
-    console = Console()
-    try:
-        search = _search(options)
-        out = options.out or _default_out(options, search)
-        session = Session(console, search, out, options.jobs, options.address)
-        if options.dry_run:
-            session.dry_run()
-            return 0
-        return session.run()
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except GraftError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except BrokenPipeError:
-        return FAILED
+    search = _search(options)
+    out = options.out or _default_out(options, search)
+    session = Session(Console(), search, out, options.jobs, options.address)
+    if options.dry_run:
+        session.dry_run()
+        return 0
+    return session.run()
 
 
 if __name__ == "__main__":

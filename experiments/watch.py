@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agents.checkpoint import MANIFEST, Checkpoint, replace_file
+from envs.command import command
 from envs.errors import GraftError
 from envs.factory import make, schemas
 from envs.schema import ActionSchema, ObservationSchema, Schemas
@@ -225,6 +226,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = parser().parse_intermixed_args(arguments)
@@ -234,16 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error(f"--fps must be from 0.1 to {FASTEST}")
     torch.set_num_threads(1)
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws for Gymnasium, looks for a sound card
-    console = Console(highlight=False, markup=False)
-    try:
-        run(console, options)
-    except KeyboardInterrupt:
-        return 130
-    except GraftError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except BrokenPipeError:
-        return 1
+    run(Console(highlight=False, markup=False), options)
     return 0
 
 

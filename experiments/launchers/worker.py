@@ -120,6 +120,6 @@ def software() -> dict[str, Any]:
 
 def _holds(path: Path, token: str) -> bool:
     try:
-        return path.read_text() == token
+        return path.read_text(encoding="utf-8") == token
     except OSError:
         return False

@@ -77,7 +77,7 @@ class TrialLedger:
         return True
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -114,11 +114,11 @@ class Bred(_OneThread):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """As JSON."""
         state = {"generation": self._generation, "stages": self._stages}
-        (Path(checkpoint_dir) / STATE).write_text(json.dumps(state))
+        (Path(checkpoint_dir) / STATE).write_text(json.dumps(state), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on from there."""
-        state = json.loads((Path(checkpoint) / STATE).read_text())
+        state = json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))
         self._generation, self._stages = state["generation"], state["stages"]
 
 

@@ -24,6 +24,7 @@ test-slow: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 envs agents transfer experiments # files are UTF-8 whatever the locale
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 

@@ -1,4 +1,7 @@
-"""What a method or an algorithm is, and what its options mean: ``python -m experiments.run --describe NAME``."""
+"""What a method or an algorithm is, and what its options mean: ``python -m experiments.run --describe NAME``.
+
+An algorithm's name may have its backend before it: ``rllib/ppo``. Without it, Stable-Baselines3's comes first.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import inspect
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from agents.sb3 import ALGORITHMS
 from envs.errors import unknown
+from experiments.backends import BACKENDS, DEFAULT, backend
 from transfer.method import METHODS
 
 
@@ -17,10 +20,7 @@ def describe(name: str) -> str:
     Raises:
         GraftError: nothing is called ``name``.
     """
-    kinds: dict[str, Any] = dict(METHODS.items()) | dict(ALGORITHMS.items())
-    if name not in kinds:
-        raise unknown("method or algorithm", name, kinds)
-    kind = kinds[name]
+    kind = _kinds(DEFAULT).get(name) or _of_backends(name)
     hints = get_type_hints(kind)
     lines = [name, "", *str(inspect.getdoc(kind)).splitlines(), "", "Options and defaults:"]
     lines += [f"    {option.name}: {_type(hints[option.name])} = {_default(option)}" for option in fields(kind)]
@@ -30,6 +30,22 @@ def describe(name: str) -> str:
         meanings = text[text.index("Attributes:") :].splitlines()[1:]
         lines += ["", f"As in {base.__name__}:", *(line for line in meanings if line.startswith("    "))]
     return "\n".join(lines)
+
+
+def _of_backends(name: str) -> Any:
+    """What Stable-Baselines3 and the methods don't know, or ``BACKEND/NAME``; imports the other backends."""
+    kinds = _kinds(DEFAULT)
+    for other in BACKENDS:
+        kinds |= {f"{other}/{key}": kind for key, kind in backend(other).ALGORITHMS.items()}
+    found = kinds.get(name) or next((kind for key, kind in kinds.items() if key.endswith(f"/{name}")), None)
+    if found is None:
+        raise unknown("method or algorithm", name, kinds)
+    return found
+
+
+def _kinds(name: str) -> dict[str, Any]:
+    """Methods, and the algorithms of a backend, by name."""
+    return dict(METHODS.items()) | dict(backend(name).ALGORITHMS.items())
 
 
 def _type(hint: Any) -> str:

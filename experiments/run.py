@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "batch. Built-in games, EnvPool and PettingZoo run as before",
     )
     _add_launchers(made)
-    made.add_argument("--describe", metavar="NAME", help="say what a method or an algorithm is, with its options")
+    made.add_argument("--describe", metavar="NAME", help="a method or an algorithm (ppo, rllib/ppo) and its options")
     made.add_argument("--dry-run", action="store_true", help="show what would run and be carried over; write nothing")
     return made
 

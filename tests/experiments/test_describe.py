@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
-from agents.sb3 import ALGORITHMS
 from envs.errors import GraftError
 from experiments import run
+from experiments.backends import backend
 from experiments.describe import describe
 from transfer.method import METHODS
 
-KINDS = dict(METHODS.items()) | dict(ALGORITHMS.items())
+RLLIB = {f"rllib/{name}": kind for name, kind in backend("rllib").ALGORITHMS.items()}
+KINDS = dict(METHODS.items()) | dict(backend("sb3").ALGORITHMS.items()) | RLLIB
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -29,3 +34,18 @@ def test_the_command(capsys):
     assert "retrain: int = 20000" in capsys.readouterr().out
     with pytest.raises(GraftError, match=r"Did you mean 'packnet'"):
         describe("pacnet")
+
+
+def test_algorithms_of_both_backends():
+    assert describe("appo") == describe("rllib/appo").replace("rllib/appo", "appo", 1)
+    assert describe("ppo").startswith("ppo\n")
+    assert describe("sb3/ppo").splitlines()[1:] == describe("ppo").splitlines()[1:]
+    with pytest.raises(GraftError, match="Did you mean 'rllib/appo'"):
+        describe("rllib/apo")
+
+
+def test_ray_is_imported_for_its_algorithms_alone():
+    program = "import sys; from experiments.describe import describe; describe('ppo'); print('ray' in sys.modules)"
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    found = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"

@@ -18,6 +18,9 @@ from experiments.store import METRICS, SNAPSHOT, Store, surroundings
 SECONDS = 30.0
 """Between two snapshots of a stage; a shorter stage takes none, and starts over."""
 
+LIBRARIES = ("graft", "python", "torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid")
+"""What a snapshot is bound to; None stands for one that is not installed."""
+
 PACKAGES = ("envs", "agents", "transfer", "experiments")
 
 
@@ -38,9 +41,10 @@ def _identity(stage: Stage) -> dict[str, Any]:
     longer there. A stage goes on there all the same: that costs equality to the last bit, where starting over could
     go on for ever on spot machines of several models.
     """
+    versions = surroundings()["versions"]
     return {
         "stage": stage.id,
-        "versions": surroundings()["versions"],
+        "versions": {library: versions.get(library) for library in LIBRARIES},
         "platform": [platform.system(), platform.machine(), platform.python_implementation(), *platform.libc_ver()],
         "code": code(),
     }

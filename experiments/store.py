@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,11 @@ SNAPSHOT = "snapshot"
 AT_FAULT = "checkpoint-at-fault"
 """Folder of a stage's network as it was when its environments had failed too often; kept until the stage is done."""
 
-LIBRARIES = ("torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid")
+LIBRARIES = (
+    *("torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid"),
+    *("ray", "optuna", "scipy", "mujoco", "ale-py", "pettingzoo", "mpe2", "box2d"),
+)
+"""Whose versions are recorded, where they are installed."""
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -53,12 +57,10 @@ def _git(*arguments: str) -> str | None:
 
 def surroundings() -> dict[str, Any]:
     """Versions, platform, git commit and whether the working tree differs from it."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str] = {}
     for library in LIBRARIES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            versions[library] = None
     status = _git("status", "--porcelain")
     return {
         "versions": {"graft": __version__, "python": platform.python_version(), **versions},
@@ -183,8 +185,9 @@ class Store:
     def changed_since(self) -> list[str]:
         """What differs between this machine's software and what the record says its first stages were made with."""
         record = json.loads((self.out / "experiment.json").read_text(encoding="utf-8"))
-        now = surroundings()
-        return _differences({k: record.get(k) for k in ("versions", "git")}, {k: now[k] for k in ("versions", "git")})
+        now, known = surroundings(), record.get("versions", {})  # of fewer libraries in folders of an older Graft
+        versions = {library: version for library, version in now["versions"].items() if library in known}
+        return _differences({"versions": known, "git": record.get("git")}, {"versions": versions, "git": now["git"]})
 
     def folder(self, stage_id: str) -> Path:
         """Of a stage."""

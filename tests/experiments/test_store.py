@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from filelock import FileLock
@@ -20,7 +21,7 @@ from experiments.graph import expand
 from experiments.launchers.launcher import attempt
 from experiments.lock import TakenOver
 from experiments.stage import run_stage
-from experiments.store import Store
+from experiments.store import Store, surroundings
 
 
 @pytest.fixture
@@ -140,6 +141,30 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert len(record["invocations"]) == 1
 
 
+def test_versions_of_what_is_installed_are_recorded(monkeypatch):
+    known = {"torch": "1", "ray": "2", "ale-py": "3"}
+
+    def version(name):
+        if name not in known:
+            raise metadata.PackageNotFoundError(name)
+        return known[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    versions = surroundings()["versions"]
+    assert {name: v for name, v in versions.items() if name not in ("graft", "python")} == known
+
+
+def test_a_folder_that_recorded_fewer_libraries_differs_in_those_alone(tmp_path):
+    store = Store(tmp_path / "out")
+    store.open(load_config(str(write_config(tmp_path))))
+    assert store.changed_since() == []
+    path = store.out / "experiment.json"
+    record = json.loads(path.read_text())
+    del record["versions"]["ray"]
+    path.write_text(json.dumps(record | {"versions": record["versions"] | {"optuna-dashboard": None, "torch": "0.1"}}))
+    assert store.changed_since() == ["versions.torch"]
+
+
 def test_two_runs_cannot_share_a_folder(tmp_path):
     mine = rf"in use by another run, process {os.getpid()} on {re.escape(platform.node())}; wait for it"
     refused = pytest.raises(GraftError, match=mine)
@@ -152,7 +177,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from experiments.store import Store
+from experiments.store import Store, surroundings
 store = Store(Path(sys.argv[1]))
 with store.locked(), store.alone("stage", 0):
     print("held", flush=True)

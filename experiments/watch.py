@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -118,7 +119,8 @@ def record(
 
     delay = 10 * max(2, round(100 / fps))
     ended, durations, buffer = 0, [], io.BytesIO()
-    with imageio.v3.imopen(buffer, "w", extension=".gif", plugin="pillow") as gif:
+    writer: Any = imageio.v3.imopen(buffer, "w", extension=".gif", plugin="pillow")  # options are the plugin's
+    with writer as gif:
         for step in seen:
             durations.append(delay * (HELD if step.ended else 1))
             # Frames are kept with a palette of 2 ** bits colours, and written on leaving, with all the durations.

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from agents.checkpoint import replace_file
 from envs.errors import GraftError
 from experiments.graph import Graph, Stage
-from experiments.launchers.launcher import Agenda, Watcher
+from experiments.launchers.launcher import Agenda, StageQueue, Watcher
 from experiments.launchers.leased import Done, Hello, Progress, software
 from experiments.store import Store
 
@@ -123,6 +123,12 @@ class Pool:
     def run(self, graph: Graph, todo: list[str]) -> dict[str, str]:
         """See `experiments.launchers.launcher.Launcher`."""
         agenda = Agenda(graph, todo, self._watcher)
+        self.serve(agenda)
+        self._settle([stage_id for stage_id in todo if stage_id not in agenda.failed])
+        return agenda.failed
+
+    def serve(self, agenda: StageQueue) -> None:
+        """See `experiments.launchers.launcher.Launcher`."""
         begun, empty = time.monotonic(), not self._cluster.room()
         if empty and not self._patience:
             raise self._no_node("--wait SECONDS waits for one")
@@ -143,8 +149,6 @@ class Pool:
         finally:
             self._cluster.dismiss(self._workers())
             shared.unlink(missing_ok=True)
-        self._settle([stage_id for stage_id in todo if stage_id not in agenda.failed])
-        return agenda.failed
 
     def _no_node(self, then: str) -> GraftError:
         there = self._cluster.describe()
@@ -155,7 +159,7 @@ class Pool:
     def _workers(self) -> list[Worker]:
         return [*self._coming, *self._idle, *(worker for worker, _ in self._busy)]
 
-    def _take_up_lost(self, agenda: Agenda) -> None:
+    def _take_up_lost(self, agenda: StageQueue) -> None:
         """Stages whose worker has ended for certain go on, or have failed."""
         for lost in [lost for lost in self._lost if time.monotonic() >= lost.until]:
             self._lost.remove(lost)
@@ -169,7 +173,7 @@ class Pool:
             else:
                 agenda.put_back(stage)
 
-    def _give_out(self, agenda: Agenda) -> None:
+    def _give_out(self, agenda: StageQueue) -> None:
         """Give stages whose source is done to idle workers; ask for more workers, or let those go that are left."""
         while self._idle and (stage := agenda.take()):
             worker, again = self._idle.pop(0), self._deaths[stage.id]
@@ -185,7 +189,7 @@ class Pool:
             self._coming, self._idle = [], []
             self._cluster.dismiss(left)
 
-    def _listen(self, agenda: Agenda) -> None:
+    def _listen(self, agenda: StageQueue) -> None:
         """Pass on what workers say."""
         for worker in list(self._coming):
             self._greet(worker)

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="folder of the results (default: runs/NAME, with a suffix)"
     )
     made.add_argument("--dry-run", action="store_true", help="show the first trials; train and write nothing")
-    made.set_defaults(workers=1)
+    made.add_argument("--workers", type=int, default=1, metavar="N", help="as of experiments.run")
     add_launchers(made)
     return made
 
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         at_least(1, jobs=options.jobs)
-        options.jobs = options.jobs or usable_cores()
+        options.jobs = options.jobs or max(1, usable_cores() // max(1, options.workers))
         launcher = launcher_of(options)
         search = _search(options)
         from experiments.search.session import Session

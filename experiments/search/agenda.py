@@ -67,7 +67,9 @@ class TrialAgenda:
     def _begin(self) -> None:
         while len(self._active) < self._jobs and (trial := self._trials.next()) is not None:
             try:
-                self._active.append(_Active(trial, make_plan(self._trials.search, trial.user_attrs["values"])))
+                plan = make_plan(self._trials.search, trial.user_attrs["values"])
+                trial.set_user_attr("stages", [run.stage.id for run in plan.runs])
+                self._active.append(_Active(trial, plan))
             except GraftError as error:  # values that are allowed one by one only
                 self._fail(trial, str(error), 0)
 
@@ -111,7 +113,8 @@ class TrialAgenda:
             return False
         if active.reported < len(active.plan.runs):
             return True
-        score = final_interval(self._trials.search.metric, self._store, active.plan.runs)[0]
+        score, *interval = final_interval(self._trials.search.metric, self._store, active.plan.runs)
+        active.trial.set_user_attr("interval", interval)
         active.trial.study.tell(active.trial.number, score)
         self._end(active, "done")
         return False

@@ -49,14 +49,6 @@ class Asha:
     grace: Annotated[int, Field(ge=1)] | None = None
 
 
-@dataclass(frozen=True)
-class Everything:
-    """Every trial is trained to its end."""
-
-
-SCHEDULERS: dict[str, type[Asha | Everything]] = {"asha": Asha, "none": Everything}
-
-
 class SearchFile(Strict):
     """What a search's file holds.
 
@@ -83,7 +75,7 @@ class Search:
     Attributes:
         experiment: as it was given. path: the config's file.
         overrides: ``key=value``, shared by all trials.
-        written: the space as it was given.
+        written: the space as it was given. scheduler: None trains every trial to its end.
     """
 
     name: str
@@ -93,10 +85,14 @@ class Search:
     space: Mapping[str, Dimension]
     written: Mapping[str, Any]
     trials: int
-    scheduler_name: str
-    scheduler: Asha | Everything
+    scheduler: Asha | None
     metric: Metric
     seed: int
+
+    @property
+    def scheduler_name(self) -> str:
+        """As in its file."""
+        return "asha" if self.scheduler else "none"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -105,7 +101,7 @@ class Search:
             "experiment": self.experiment,
             "overrides": list(self.overrides),
             "space": {key: self.written[key] for key in sorted(self.written)},
-            "scheduler": {"name": self.scheduler_name, **asdict(self.scheduler)},
+            "scheduler": {"name": self.scheduler_name} | (asdict(self.scheduler) if self.scheduler else {}),
             "metric": self.metric,
             "seed": self.seed,
         }
@@ -219,7 +215,7 @@ def _find(given: str) -> Path:
     raise unknown("search (neither a file nor a search that comes with Graft)", given, names)
 
 
-def _scheduler(given: Mapping[str, Any], metric: Metric) -> tuple[str, Asha | Everything]:
+def _scheduler(given: Mapping[str, Any], metric: Metric) -> Asha | None:
     options = dict(given)
     name = str(options.pop("name", "asha"))
     if name == "pbt":
@@ -227,13 +223,17 @@ def _scheduler(given: Mapping[str, Any], metric: Metric) -> tuple[str, Asha | Ev
             "scheduler: pbt (population-based training) is not offered any more; use scheduler: asha, which stops the "
             "worse trials early, or none, which trains every trial to its end."
         )
-    if name not in SCHEDULERS:
-        raise unknown("scheduler", name, SCHEDULERS)
-    if name == "asha" and metric == "balance":
+    if name == "none":
+        if options:
+            raise unknown("option of scheduler none", next(iter(options)), ())
+        return None
+    if name != "asha":
+        raise unknown("scheduler", name, ("asha", "none"))
+    if metric == "balance":
         raise GraftError(
             "metric: balance is known when a transfer has ended, so asha can't stop by it; use scheduler: none."
         )
-    return name, build_options(f"scheduler {name}", SCHEDULERS[name], options)
+    return build_options("scheduler asha", Asha, options)
 
 
 def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search:
@@ -252,7 +252,7 @@ def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search
     if isinstance(named, dict) and named.get("name") == changes.get("scheduler"):
         changes = {**changes, "scheduler": None}  # its options stay
     file = parse_model(SearchFile, data | {k: v for k, v in changes.items() if v is not None}, path.name)
-    name, scheduler = _scheduler(file.scheduler, file.metric)
+    scheduler = _scheduler(file.scheduler, file.metric)
     for key in file.space:
         if key.split(".")[0] not in VARIED:
             raise unknown(
@@ -267,7 +267,6 @@ def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search
         space={key: parse_dimension(key, dimension) for key, dimension in file.space.items()},
         written=file.space,
         trials=file.trials,
-        scheduler_name=name,
         scheduler=scheduler,
         metric=file.metric,
         seed=file.seed,

@@ -9,10 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from envs.errors import GraftError
 from experiments.report import unsigned
 from experiments.search.definition import Search, short, shown
-from experiments.search.plan import final_interval, make_plan
 from experiments.search.trials import STATES, Trials
 from experiments.store import Store
 
@@ -24,39 +22,31 @@ MEANING = {
 """Of the metrics."""
 
 
-def trial_rows(search: Search, trials: Trials, store: Store, budget: int) -> list[dict[str, Any]]:
+def trial_rows(trials: Trials, budget: int) -> list[dict[str, Any]]:
     """A record of each trial, best first: those that were trained to their end, then others by how far they came."""
 
     def rank(row: Mapping[str, Any]) -> tuple[bool, float, float]:
         done, score = row["status"] == "done", row["score"]
         return not done, 0.0 if done else -row["env_steps"], float("inf") if score is None else -score
 
-    return sorted((_row(search, trial, store, budget) for trial in trials.all().values()), key=rank)
+    return sorted((_row(trials.search, trial, budget) for trial in trials.all().values()), key=rank)
 
 
-def _row(search: Search, trial: FrozenTrial, store: Store, budget: int) -> dict[str, Any]:
-    values, reports = trial.user_attrs["values"], sorted(trial.intermediate_values.items())
-    row = {
-        "index": trial.user_attrs["index"],
-        "values": values,
+def _row(search: Search, trial: FrozenTrial, budget: int) -> dict[str, Any]:
+    known, reports = trial.user_attrs, sorted(trial.intermediate_values.items())
+    return {
+        "index": known["index"],
+        "values": known["values"],
         "status": STATES[trial.state],
-        "error": trial.user_attrs.get("error") if trial.state == TrialState.FAIL else None,
-        "score": reports[-1][1] if reports else None,
-        "interval": None,
+        "error": known.get("error"),
+        "score": trial.value if trial.state == TrialState.COMPLETE else reports[-1][1] if reports else None,
+        "interval": known.get("interval"),
         "env_steps": reports[-1][0] if reports else 0,
         "budget": budget,
         "reports": reports,
-        "command": search.command(values),
-        "stages": [],
+        "command": search.command(known["values"]),
+        "stages": known.get("stages", []),
     }
-    try:
-        runs = make_plan(search, values).runs
-    except GraftError:  # which is why it failed
-        return row
-    row["stages"] = [run.stage.id for run in runs if store.record(run.stage.id) is not None]
-    if trial.state == TrialState.COMPLETE:
-        row["score"], *row["interval"] = final_interval(search.metric, store, runs)
-    return row
 
 
 def cost(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

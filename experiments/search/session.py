@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 
-from envs.errors import GraftError
 from experiments.launchers.launcher import Launcher
 from experiments.run import FAILED, INTERRUPTED
 from experiments.search.agenda import TrialAgenda, TrialProgress
@@ -56,7 +55,7 @@ class Session:
         """Train what is left to train, and conclude; returns the exit code."""
         with self.store.locked():
             if (self.store.out / FILE).exists():  # before the folder's record is changed
-                self._check_done(Trials(self.search, self.store.out, self.plan.budget))
+                Trials(self.search, self.store.out, self.plan.budget)
             self.store.open(self.base, "experiments.tune")
             trials = Trials(self.search, self.store.out, self.plan.budget)
             if trials.count < self.search.trials:
@@ -73,17 +72,6 @@ class Session:
                 self.say(line)
             self.say(f"Look at it with: optuna-dashboard {self.store.out / FILE}")
             return FAILED if any(row["status"] not in ("done", "stopped") for row in rows) else 0
-
-    def _check_done(self, trials: Trials) -> None:
-        """What trials that are done have trained has to be there still."""
-        for index, trial in trials.all().items():
-            runs = make_plan(self.search, trial.user_attrs["values"]).runs if STATES[trial.state] == "done" else ()
-            for run in runs:
-                if not self.store.done(run.stage.id):
-                    raise GraftError(
-                        f"{self.store.folder(run.stage.id)} of trial {index}, which is done, is gone; remove "
-                        f"{self.store.out / FILE}, and the same command begins the search anew with the stages left."
-                    )
 
     def _train(self, trials: Trials, launcher: Launcher) -> None:
         """The trials that have not ended."""
@@ -102,7 +90,7 @@ class Session:
 
     def _rows(self, trials: Trials) -> tuple[list[dict[str, Any]], dict[str, int]]:
         """The trials' records and what they cost, which are written as well."""
-        rows = trial_rows(self.search, trials, self.store, self.plan.budget)
+        rows = trial_rows(trials, self.plan.budget)
         spent = cost(self.store, rows)
         found = {"name": self.search.name, "search": self.search.identity, "cost": spent, "trials": rows}
         write_json(self.store.out / "tune.json", found)

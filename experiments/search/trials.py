@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from envs.errors import GraftError
 from experiments.graph import StoppedEarly
-from experiments.search.definition import Asha, Search
+from experiments.search.definition import Search
 from experiments.search.plan import Plan, running_score
 from experiments.store import Store
 
@@ -43,7 +43,7 @@ def _storage(path: Path) -> optuna.storages.JournalStorage:
 
 def _pruner(search: Search, budget: int) -> optuna.pruners.BasePruner:
     """Successive halving by env steps of a trial's transfers, which together have ``budget``."""
-    if not isinstance(asha := search.scheduler, Asha):
+    if (asha := search.scheduler) is None:
         return optuna.pruners.NopPruner()
     first = min(asha.grace or max(1, round(budget / asha.reduction**2)), budget)
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=asha.reduction)
@@ -108,28 +108,29 @@ class Trials:
                 return trial_of(self.study, old.number)
             self.study.enqueue_trial(old.params)
             return self._ask(old.user_attrs["index"])
-        index = len(self.all())
-        return self._ask(index) if index < self.count else None
+        if (index := len(self.all())) >= self.count:
+            return None
+        if index and self._settings() <= 2 * self.search.trials:  # TPE would come by the same settings again
+            self._enqueue_another(index)
+        return self._ask(index)
 
     def _ask(self, index: int) -> Trial:
         """A trial that is sampled: the experiment as it is first, which has no values."""
-        space = dict(self.search.space) if index else {}
         seed = int(np.random.SeedSequence([self.search.seed, index]).generate_state(1)[0])
-        if index and self._settings() <= 2 * self.search.trials:  # TPE would come by the same settings again
-            self._enqueue_another(seed)
         self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1 + RANDOM_TRIALS)
+        space: dict[str, BaseDistribution] = {**self.search.space} if index else {}
         trial = self.study.ask(space)
         trial.set_user_attr("index", index)
         trial.set_user_attr("values", self.search.rounded(trial.params))
         return trial
 
-    def _enqueue_another(self, seed: int) -> None:
+    def _enqueue_another(self, index: int) -> None:
         """Ask next for a setting of a small space that no trial has had."""
         keys = list(self.search.space)
         grid = itertools.product(*(self.search.space[key].choices for key in keys))  # type: ignore[union-attr]
         had = [repr(trial.params) for trial in self.all().values()]
         free = [values for values in (dict(zip(keys, row, strict=True)) for row in grid) if repr(values) not in had]
-        self.study.enqueue_trial(free[int(np.random.default_rng(seed).integers(len(free)))])
+        self.study.enqueue_trial(free[int(np.random.default_rng([self.search.seed, index]).integers(len(free)))])
 
 
 def _opened(path: Path) -> optuna.storages.JournalStorage:

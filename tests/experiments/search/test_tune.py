@@ -127,7 +127,9 @@ def wait_until(condition, seconds, process):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_a_search_that_was_ended_goes_on_with_the_same_trials(end, tmp_path):
-    path = write_search(tmp_path, {"transfer": {"steps": 8192}, "evaluation": {"every": 1024}}, scheduler="none")
+    path = write_search(
+        tmp_path, {"transfer": {"steps": 4096}, "evaluation": {"every": 1024}}, scheduler="none", trials=3
+    )
     out = tmp_path / "out"
 
     def start():
@@ -156,14 +158,14 @@ def test_a_search_that_was_ended_goes_on_with_the_same_trials(end, tmp_path):
 
     def numbers():
         """Optuna's, and the values, by our own index."""
-        trials = Trials(load_search(str(path)), out, 8192).all()
+        trials = Trials(load_search(str(path)), out, 4096).all()
         return {index: (trial.number, trial.user_attrs["values"]) for index, trial in trials.items()}
 
     begun = numbers()
-    assert 2 <= len(begun) <= 4
+    assert 2 <= len(begun) <= 3
     process = start()
     printed = process.communicate(timeout=400)[0]
     assert process.returncode == 0, printed
     assert {p: p.stat().st_mtime_ns for p in done} == done
-    assert [trial["status"] for trial in results_of(out)["trials"]] == ["done"] * 4
+    assert [trial["status"] for trial in results_of(out)["trials"]] == ["done"] * 3
     assert {index: found for index, found in numbers().items() if index in begun} == begun, "they went on"

@@ -83,6 +83,17 @@ def test_a_failed_trial_is_begun_again_with_its_values(tmp_path):
     assert Trials(search, tmp_path, 1024).next().user_attrs == {"index": 1, "values": values[1]}
 
 
+def test_a_failed_trial_of_a_small_space_is_begun_again_and_none_is_drawn_twice(tmp_path):
+    search = load_search(str(write_search(tmp_path, space={RATE: [1e-3, 1e-2], STRENGTH: [1, 10]}, trials=5)))
+    trials = Trials(search, tmp_path, 1024)
+    values = values_of(trials, 2)
+    trials.study.tell(0, 0.1)
+    trials.study.tell(1, state=TrialState.FAIL)
+    again = values_of(Trials(search, tmp_path, 1024), 4)
+    assert again[0] == values[1]
+    assert len({str(found) for found in again}) == 4
+
+
 def test_a_journal_survives_half_a_line_and_refuses_another_search(tmp_path):
     path = str(write_search(tmp_path))
     values = values_of(Trials(load_search(path), tmp_path, 1024), 2)

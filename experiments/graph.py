@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,11 @@ from transfer.method import Place, TransferMethod, label
 from transfer.method import to_json as method_json
 
 LOCAL = Resources()
+
+
+class StoppedEarly(BaseException):
+    """A stage is ended on purpose and keeps its snapshot; no `Exception`, so that nothing takes it for a failure."""
+
 
 Kind = Literal["pretrain", "transfer", "consolidate"]
 
@@ -62,6 +68,8 @@ class Stage:
         squad: who plays whom, where all teams of a squad learn; ``task`` names the team whose policy the stage makes.
         backend, resources: who trains it, and the processes and GPUs that this takes.
         scale: bounds of the normalised score in its metrics; no part of its identity, as training never sees it.
+        observer: told (env steps, {tag: value}) in the process that runs the stage, which it may end by raising
+            StoppedEarly; no part of its identity.
     """
 
     kind: Kind
@@ -84,6 +92,7 @@ class Stage:
     backend: str = DEFAULT
     resources: Resources = LOCAL
     scale: Bounds | None = None
+    observer: Callable[[int, Mapping[str, float]], None] | None = None
 
     @property
     def label(self) -> str:

@@ -60,10 +60,11 @@ class Progress:
 
     Args:
         total: stages of the experiment. done: how many of them were finished before.
-        budget: env steps of the stages that will run.
+        budget: env steps of the stages that will run. unit: what ``total`` and ``done`` count.
     """
 
-    def __init__(self, console: Console, total: int, done: int, budget: int) -> None:
+    def __init__(self, console: Console, total: int, done: int, budget: int, unit: str = "stages") -> None:
+        self._unit = unit
         self._console, self._total, self._done, self._budget = console, total, done, budget
         self._rows: dict[str, _Row] = {}
         self._steps_of_finished = self._steps_before = 0
@@ -161,5 +162,5 @@ class Progress:
                 *([row.where] if placed else []),
             )
         failed = f", {self._failed} failed" if self._failed else ""
-        head = Text(f"{self._done} of {self._total} stages done{failed}, ETA {self._eta()}", style="bold")
+        head = Text(f"{self._done} of {self._total} {self._unit} done{failed}, ETA {self._eta()}", style="bold")
         return Group(head, table)

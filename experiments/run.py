@@ -73,13 +73,13 @@ def parser() -> argparse.ArgumentParser:
         "pays where cores are left, for Gymnasium environments whose steps are slow: a few milliseconds for the whole "
         "batch. Built-in games, EnvPool and PettingZoo run as before",
     )
-    _add_launchers(made)
+    add_launchers(made)
     made.add_argument("--describe", metavar="NAME", help="a method or an algorithm (ppo, rllib/ppo) and its options")
     made.add_argument("--dry-run", action="store_true", help="show what would run and be carried over; write nothing")
     return made
 
 
-def _add_launchers(made: argparse.ArgumentParser) -> None:
+def add_launchers(made: argparse.ArgumentParser) -> None:
     """The options that say where stages run."""
     made.add_argument(
         "--launcher",
@@ -119,7 +119,7 @@ def _add_launchers(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _launcher(arguments: argparse.Namespace) -> Launcher:
+def launcher_of(arguments: argparse.Namespace) -> Launcher:
     """The launcher that the arguments ask for; nothing is started yet."""
     options = {name: getattr(arguments, name) for name in ("address", "cpus", "gpus", "retries", "wait")}
     given = {name: value for name, value in options.items() if value is not None}
@@ -191,7 +191,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.print(describe(arguments.describe), markup=False, highlight=False, soft_wrap=True)
         return 0
     config, overridden = _read(arguments.config)
-    launcher = _launcher(arguments)
+    launcher = launcher_of(arguments)
     store = Store(arguments.out or _default_out(config, overridden))
     kind = KINDS[type(config)]
     graph = kind.expand(config)

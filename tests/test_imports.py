@@ -20,8 +20,8 @@ HOMES = {
         "agents/rllib/",
         "agents/ray_access.py",
         "experiments/launchers/ray.py",
-        "experiments/tuning/ray_tune.py",
     ),
+    "optuna": ("experiments/search/",),
 }
 """Package -> the only places that import it."""
 
@@ -102,7 +102,7 @@ def test_environments_need_no_torch():
             "list(envs.ADAPTERS), list(ENCODERS), list(transfer.METHODS)",
             ["ray", "stable_baselines3", "matplotlib"],
         ),
-        ("import experiments.run, experiments.tune", ["ray"]),
+        ("import experiments.run, experiments.tune", ["ray", "optuna"]),
     ],
 )
 def test_what_is_not_needed_is_not_loaded(statement, absent):

@@ -11,13 +11,16 @@ from typing import Protocol
 
 from envs.errors import GraftError
 from envs.faults import TooManyFaults
-from experiments.graph import Graph, Stage
+from experiments.graph import Graph, Stage, StoppedEarly
 from experiments.lock import TakenOver
 from experiments.store import Store
 
 PATIENCE = 150.0
 """Seconds that a worker waits for one that still writes the stage's folder. Ray ends the workers of a node that was cut
 off within a minute; a file server may keep the lock of a machine that died for two."""
+
+STOPPED = "stopped early"
+"""What `attempt` returns of a stage whose observer ended it."""
 
 
 class Watcher(Protocol):
@@ -42,6 +45,24 @@ class Watcher(Protocol):
         """Time has passed."""
 
 
+class StageQueue(Protocol):
+    """Stages for a launcher's workers. It is falsy when no more stages will come."""
+
+    def __bool__(self) -> bool: ...
+
+    def ready(self) -> list[Stage]:
+        """Those that could run now."""
+
+    def take(self) -> Stage | None:
+        """The first of them, for a worker; None where there is none."""
+
+    def put_back(self, stage: Stage) -> None:
+        """A stage that was taken has to be run again."""
+
+    def ended(self, stage: Stage, error: str | None) -> None:
+        """A stage that was taken is done, or ended with ``error``."""
+
+
 class Launcher(Protocol):
     """Runs the stages of a graph; the stage function and what it leaves are the same under all of them.
 
@@ -61,6 +82,9 @@ class Launcher(Protocol):
         Raises:
             GraftError: it can't run stages at all.
         """
+
+    def serve(self, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
+        """Run the stages of a changing agenda until no more come; otherwise as `run`."""
 
 
 class ProgressOfStage(Protocol):
@@ -85,7 +109,7 @@ def at_least(minimum: int, **options: int | None) -> None:
 
 
 class Agenda:
-    """Stages that are still to run, in their order, and what became of the others.
+    """The `StageQueue` of a graph: stages that are still to run, in their order, and what became of the others.
 
     Attributes:
         failed: stage id -> error, also for stages whose source failed.
@@ -150,12 +174,20 @@ def _run(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int
     from experiments.resume import starts_over
     from experiments.stage import run_stage
 
+    def told(env_steps: int, values: Mapping[str, float]) -> None:
+        progress(env_steps, values)
+        if stage.observer is not None:
+            stage.observer(env_steps, values)
+
     try:
         if why := starts_over(stage, store):
             progress.noted(f"Note: {stage.label} starts over: {why}.")
-        run_stage(stage, store, progress, env_workers)
+        run_stage(stage, store, told, env_workers)
     except TakenOver:
         raise
+    except StoppedEarly:
+        store.stop(stage)
+        return STOPPED
     except TooManyFaults as error:  # with what the environment raised, for its author
         store.fail(stage, str(error), faults=dict(error.faults), traceback=traceback.format_exc())
         return str(error)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from envs.processes import end_with_parent, ignoring_ctrl_c, one_thread_each
 from experiments.graph import Graph, Stage
-from experiments.launchers.launcher import Agenda, Watcher, at_least, attempt, forget_main, usable_cores
+from experiments.launchers.launcher import Agenda, StageQueue, Watcher, at_least, attempt, forget_main, usable_cores
 from experiments.store import Store
 
 POLL_SECONDS = 0.5
@@ -103,6 +103,11 @@ class LocalLauncher:
     def run(self, graph: Graph, todo: list[str], store: Store, watcher: Watcher) -> dict[str, str]:
         """See `experiments.launchers.launcher.Launcher`; a worker that dies fails its stage."""
         agenda = Agenda(graph, todo, watcher)
+        self.serve(agenda, store, watcher)
+        return agenda.failed
+
+    def serve(self, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
+        """See `experiments.launchers.launcher.Launcher`."""
         workers: list[_Worker] = []
         try:
             with one_thread_each():
@@ -118,24 +123,20 @@ class LocalLauncher:
         finally:
             for worker in workers:
                 worker.end()
-        return agenda.failed
 
-    def _give_out(self, agenda: Agenda, workers: list[_Worker], store: Store, watcher: Watcher) -> None:
-        """Give stages whose source is done to idle workers."""
+    def _give_out(self, agenda: StageQueue, workers: list[_Worker], store: Store, watcher: Watcher) -> None:
+        """Give stages that are ready to idle workers."""
         assert self.jobs is not None
-        for stage in agenda.ready():
+        while sum(w.stage is not None for w in workers) < self.jobs and (stage := agenda.take()) is not None:
             worker = next((w for w in workers if w.stage is None), None)
             if worker is None:
-                if len(workers) >= self.jobs:
-                    return
                 worker = _Worker(store.out, self.env_workers)
                 workers.append(worker)
-            agenda.take()
             worker.give(stage)
             watcher.started(stage)
 
     @staticmethod
-    def _listen(worker: _Worker, agenda: Agenda, store: Store, watcher: Watcher) -> None:
+    def _listen(worker: _Worker, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
         """Pass on what a worker says; a worker that died fails its stage."""
         assert worker.stage is not None
         stage, error, ended = worker.stage, None, False

@@ -11,7 +11,7 @@ from typing import Protocol
 from agents.checkpoint import replace_file
 from envs.errors import GraftError
 from experiments.graph import Graph, Stage
-from experiments.launchers.launcher import Agenda, Watcher
+from experiments.launchers.launcher import Agenda, StageQueue, Watcher
 from experiments.launchers.worker import Done, Hello, Progress, software
 from experiments.store import Store
 
@@ -110,6 +110,12 @@ class Pool:
     def run(self, graph: Graph, todo: list[str]) -> dict[str, str]:
         """See `experiments.launchers.launcher.Launcher`."""
         agenda = Agenda(graph, todo, self._watcher)
+        self.serve(agenda)
+        self._settle([stage_id for stage_id in todo if stage_id not in agenda.failed])
+        return agenda.failed
+
+    def serve(self, agenda: StageQueue) -> None:
+        """See `experiments.launchers.launcher.Launcher`."""
         begun, empty = time.monotonic(), not self._cluster.room()
         if empty and not self._patience:
             raise self._no_node("--wait SECONDS waits for one")
@@ -129,8 +135,6 @@ class Pool:
         finally:
             self._cluster.dismiss(self._workers())
             shared.unlink(missing_ok=True)
-        self._settle([stage_id for stage_id in todo if stage_id not in agenda.failed])
-        return agenda.failed
 
     def _no_node(self, then: str) -> GraftError:
         there = self._cluster.describe()
@@ -141,7 +145,7 @@ class Pool:
     def _workers(self) -> list[Worker]:
         return [*self._coming, *self._idle, *(worker for worker, _ in self._busy)]
 
-    def _give_out(self, agenda: Agenda) -> None:
+    def _give_out(self, agenda: StageQueue) -> None:
         """Give stages whose source is done to idle workers; ask for more workers, or let those go that are left."""
         while self._idle and (stage := agenda.take()):
             worker, again = self._idle.pop(0), self._deaths[stage.id]
@@ -157,7 +161,7 @@ class Pool:
             self._coming, self._idle = [], []
             self._cluster.dismiss(left)
 
-    def _listen(self, agenda: Agenda) -> None:
+    def _listen(self, agenda: StageQueue) -> None:
         """Pass on what workers say."""
         for worker in list(self._coming):
             self._greet(worker)
@@ -214,7 +218,7 @@ class Pool:
             self._told.add((of, text))
             self._watcher.noted(text)
 
-    def _mourn(self, worker: Worker, stage: Stage, lost: Lost, agenda: Agenda) -> None:
+    def _mourn(self, worker: Worker, stage: Stage, lost: Lost, agenda: StageQueue) -> None:
         """Its stage goes on elsewhere, or has failed; a worker that is only cut off is kept out by `Store.alone`."""
         self._deaths[stage.id] += 1
         deaths = self._deaths[stage.id]

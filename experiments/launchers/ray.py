@@ -23,7 +23,7 @@ from agents.reaper import marked, reaped
 from envs.errors import GraftError
 from envs.processes import one_thread_each
 from experiments.graph import Graph, Stage
-from experiments.launchers.launcher import Watcher, at_least, usable_cores
+from experiments.launchers.launcher import StageQueue, Watcher, at_least, usable_cores
 from experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
 from experiments.launchers.worker import Done, Hello, Progress, StageWorker
 from experiments.store import Store
@@ -88,9 +88,16 @@ class RayLauncher:
                 Graft or the experiment's folder.
         """
         with connected(self.address):
-            cluster = _RayCluster(self, store.out.resolve())
-            pool = Pool(cluster, self.need, self.jobs, self.retries, store, watcher, self.wait)
-            return pool.run(graph, todo)
+            return self._pool(store, watcher).run(graph, todo)
+
+    def serve(self, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
+        """See `experiments.launchers.launcher.Launcher`; raises as `run`."""
+        with connected(self.address):
+            self._pool(store, watcher).serve(agenda)
+
+    def _pool(self, store: Store, watcher: Watcher) -> Pool:
+        cluster = _RayCluster(self, store.out.resolve())
+        return Pool(cluster, self.need, self.jobs, self.retries, store, watcher, self.wait)
 
 
 @contextlib.contextmanager

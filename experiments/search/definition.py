@@ -1,42 +1,37 @@
-"""A search as its author writes it: an experiment, what is varied in it, and how trials are compared and stopped."""
+"""A search as its author writes it: an experiment, a space of options, and how trials are compared and stopped."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BeforeValidator, Field, JsonValue
 
 from envs.errors import GraftError, unknown
 from envs.options import build_options
-from experiments.config import (
-    PACKAGED,
-    Config,
-    Strict,
-    find_config,
-    load_config,
-    packaged_configs,
-    read_yaml,
-)
+from experiments.config import PACKAGED, Config, Strict, find_config, load_config, packaged_configs, read_yaml
 from experiments.options import parse_model
-from experiments.tuning.space import Dimension, Scalar, parse_dimension, sample
 
 SEARCHES = PACKAGED / "searches"
 
 VARIED = ("algorithm", "methods", "network", "pretrain", "sources")
 """Parts of a config that a search may vary: those that leave alone what trials are compared on."""
 
-METRICS = ("auc", "final", "balance")
+KINDS = {"uniform": (False, False), "log": (False, True), "integer": (True, False), "log_integer": (True, True)}
+"""Kinds of ranges, as a config names them: whether of whole numbers, and whether uniform in their logarithm."""
 
-ATTEMPTS = 100
-"""To draw a trial that was not drawn before."""
+DIGITS = 4
+"""Significant digits of sampled numbers, so that a command that repeats a trial can be read."""
 
 Metric = Literal["auc", "final", "balance"]
+Scalar = bool | int | float | str | None
+Dimension = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
 @dataclass(frozen=True)
@@ -50,45 +45,15 @@ class Asha:
     Source: Li et al. 2020, "A system for massively parallel hyperparameter tuning".
     """
 
-    reduction: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
+    reduction: Annotated[int, Field(ge=2)] = 3
     grace: Annotated[int, Field(ge=1)] | None = None
-
-
-@dataclass(frozen=True)
-class Pbt:
-    """Population-based training: now and then the worst members go on from the best, with changed options.
-
-    Attributes:
-        every: env steps of each transfer between two comparisons; None for a fifth of its budget.
-        quantile: share of the members that is replaced, and that they are replaced by.
-        resample: how likely a changed option is drawn anew; else it is multiplied by 0.8 or 1.2, or is a neighbour in
-            its list.
-    Source: Jaderberg et al. 2017, "Population based training of neural networks".
-    """
-
-    every: Annotated[int, Field(ge=1)] | None = None
-    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    resample: Annotated[float, Field(ge=0, le=1)] = 0.25
-
-
-@dataclass(frozen=True)
-class Everything:
-    """Every trial is trained to its end."""
-
-
-SCHEDULERS: dict[str, type[Asha | Pbt | Everything]] = {"asha": Asha, "pbt": Pbt, "none": Everything}
-
-
-def _named(given: Any) -> Any:
-    """Lets a name stand for a scheduler without options."""
-    return {"name": given} if isinstance(given, str) else given
 
 
 class SearchFile(Strict):
     """What a search's file holds.
 
     ``overrides`` are changes to the experiment that all trials share; ``space`` is what they differ in, both by dotted
-    key. ``trials`` counts the experiment as it is (but for `pbt`, where all members are drawn).
+    key. ``trials`` counts the experiment as it is.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
@@ -96,29 +61,11 @@ class SearchFile(Strict):
     overrides: dict[str, JsonValue] = Field({})
     space: Annotated[dict[str, Any], Field(min_length=1)]
     trials: Annotated[int, Field(ge=2, le=10_000)] = 12
-    scheduler: Annotated[dict[str, Any], BeforeValidator(_named)] = Field({"name": "asha"})
-    metric: Metric | None = Field(None, description="auc (default), final (default of pbt) or balance")
+    scheduler: Annotated[
+        dict[str, Any], BeforeValidator(lambda given: {"name": given} if isinstance(given, str) else given)
+    ] = Field({"name": "asha"})
+    metric: Metric = "auc"
     seed: Annotated[int, Field(ge=0)] = 0
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting of what is varied: its place among the trials, and what it changes in the experiment."""
-
-    index: int
-    values: Mapping[str, Scalar] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """First 8 hexadecimal digits of the sha256 of its values."""
-        canonical = json.dumps(dict(self.values), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
-
-    @property
-    def words(self) -> str:
-        """Its values, for people."""
-        shown = ", ".join(f"{short(key)} {shown_value(value)}" for key, value in self.values.items())
-        return shown or "the experiment as it is"
 
 
 @dataclass(frozen=True)
@@ -128,6 +75,7 @@ class Search:
     Attributes:
         experiment: as it was given. path: the config's file.
         overrides: ``key=value``, shared by all trials.
+        written: the space as it was given. scheduler: None trains every trial to its end.
     """
 
     name: str
@@ -137,22 +85,23 @@ class Search:
     space: Mapping[str, Dimension]
     written: Mapping[str, Any]
     trials: int
-    scheduler_name: str
-    scheduler: Asha | Pbt | Everything
+    scheduler: Asha | None
     metric: Metric
     seed: int
 
     @property
+    def scheduler_name(self) -> str:
+        """As in its file."""
+        return "asha" if self.scheduler else "none"
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """All that results depend on but the number of trials, which may grow (for pbt the population is one)."""
-        options = vars(self.scheduler)
-        members = {"trials": self.trials} if isinstance(self.scheduler, Pbt) else {}
+        """All that results depend on but the number of trials, which may grow; plain JSON values."""
         return {
-            **members,
             "experiment": self.experiment,
             "overrides": list(self.overrides),
             "space": {key: self.written[key] for key in sorted(self.written)},
-            "scheduler": {"name": self.scheduler_name, **options},
+            "scheduler": {"name": self.scheduler_name} | (asdict(self.scheduler) if self.scheduler else {}),
             "metric": self.metric,
             "seed": self.seed,
         }
@@ -173,23 +122,60 @@ class Search:
         words = ["python", "-m", "experiments.run", self.experiment, *self.overrides, *overrides(values)]
         return shlex.join(words)
 
-    def sampled(self) -> list[Trial]:
-        """The trials: the experiment as it is (not for pbt), then drawn ones, none of them twice.
+    def rounded(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Sampled values as they are used: fractions with `DIGITS` digits, within their range."""
+        found = {}
+        for key, value in params.items():
+            if isinstance(dimension := self.space[key], FloatDistribution):
+                assert isinstance(value, float)
+                value = min(max(float(f"{value:.{DIGITS}g}"), dimension.low), dimension.high)
+            found[key] = value
+        return found
 
-        A small space may have fewer than were asked for.
-        """
-        drawn = [] if isinstance(self.scheduler, Pbt) else [Trial(0)]
-        known = {trial.id for trial in drawn}
-        for index in range(len(drawn), self.trials):
-            for attempt in range(ATTEMPTS):
-                trial = Trial(index, sample(self.space, self.seed, index, attempt))
-                if trial.id not in known:
-                    known.add(trial.id)
-                    drawn.append(trial)
-                    break
-            else:
-                break
-        return drawn
+    def extremes(self) -> list[dict[str, Scalar]]:
+        """Every choice and both ends of every range, one value at a time: what is to be checked before training."""
+        return [
+            {key: value}
+            for key, dimension in self.space.items()
+            for value in (
+                dimension.choices if isinstance(dimension, CategoricalDistribution) else (dimension.low, dimension.high)
+            )
+        ]
+
+
+def parse_dimension(key: str, given: Any) -> Dimension:
+    """A list of choices, or ``{uniform | log | integer | log_integer: [low, high]}``, as Optuna's distribution.
+
+    Raises:
+        GraftError: anything else, or bounds that are no numbers or in the wrong order.
+    """
+    where = f"space: '{key}'"
+    if isinstance(given, list):
+        plain = all(value is None or isinstance(value, bool | int | float | str) for value in given)
+        if len(given) < 2 or not plain or len({repr(value) for value in given}) < len(given):
+            raise GraftError(f"{where} is {given!r}; a list of choices has two different numbers or words, or more.")
+        return CategoricalDistribution(given)
+    if not isinstance(given, Mapping) or len(given) != 1:
+        raise GraftError(f"{where} is {given!r}; give a list of choices, or one range such as {{log: [1e-4, 1e-2]}}.")
+    kind, bounds = next(iter(given.items()))
+    if kind not in KINDS:
+        raise unknown(f"kind of range of '{key}'", str(kind), KINDS)
+    numbers = isinstance(bounds, list) and len(bounds) == 2
+    if not numbers or any(isinstance(b, bool) or not isinstance(b, int | float) for b in bounds):
+        raise GraftError(f"{where} has the bounds {bounds!r}; give two numbers, such as {kind}: [1, 100].")
+    low, high = bounds
+    whole, log = KINDS[kind]
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise GraftError(f"{where} has the bounds {low:g} and {high:g}; both must be finite.")
+    if low >= high:
+        raise GraftError(f"{where} has the bounds {low:g} and {high:g} in the wrong order; the lower one comes first.")
+    if log and low <= 0:
+        raise GraftError(f"{where} begins at {low:g}, which has no logarithm; begin above 0, or use uniform.")
+    if not whole:
+        return FloatDistribution(low, high, log=log)
+    if low != int(low) or high != int(high):
+        raise GraftError(f"{where} has the bounds {low:g} and {high:g}; those of whole numbers are whole.")
+    return IntDistribution(int(low), int(high), log=log)
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
@@ -203,14 +189,14 @@ def short(key: str) -> str:
     return ".".join(words[-2:] if len(words) > 2 else words[-1:])
 
 
-def shown_value(value: Scalar) -> str:
+def shown(value: Scalar) -> str:
     """A value for tables."""
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
-def packaged_searches() -> list[str]:
-    """Names of the searches that come with Graft."""
-    return sorted(path.stem for path in SEARCHES.glob("*.yaml"))
+def in_words(values: Mapping[str, Scalar]) -> str:
+    """A trial's values in a line."""
+    return ", ".join(f"{short(key)} {shown(value)}" for key, value in values.items()) or "the experiment as it is"
 
 
 def _find(given: str) -> Path:
@@ -225,26 +211,29 @@ def _find(given: str) -> Path:
             f"{given} is an experiment, not a search; a search is a file with 'experiment: {given}' and a 'space:' of "
             f"what to vary, such as {{algorithm.learning_rate: {{log: [1e-4, 1e-2]}}}}."
         )
-    raise unknown("search (neither a file nor a search that comes with Graft)", given, packaged_searches())
+    names = sorted(path.stem for path in SEARCHES.glob("*.yaml"))
+    raise unknown("search (neither a file nor a search that comes with Graft)", given, names)
 
 
-def _scheduler(given: Mapping[str, Any]) -> tuple[str, Asha | Pbt | Everything]:
+def _scheduler(given: Mapping[str, Any], metric: Metric) -> Asha | None:
     options = dict(given)
     name = str(options.pop("name", "asha"))
-    if name not in SCHEDULERS:
-        raise unknown("scheduler", name, SCHEDULERS)
-    return name, build_options(f"scheduler {name}", SCHEDULERS[name], options)
-
-
-def _metric(given: Metric | None, scheduler: str) -> Metric:
-    metric: Metric = given or ("final" if scheduler == "pbt" else "auc")
-    if scheduler == "pbt" and metric != "final":
-        raise GraftError(f"pbt compares members by how they do now; metric: {metric} is not allowed, only final.")
-    if scheduler == "asha" and metric == "balance":
+    if name == "pbt":
+        raise GraftError(
+            "scheduler: pbt (population-based training) is not offered any more; use scheduler: asha, which stops the "
+            "worse trials early, or none, which trains every trial to its end."
+        )
+    if name == "none":
+        if options:
+            raise unknown("option of scheduler none", next(iter(options)), ())
+        return None
+    if name != "asha":
+        raise unknown("scheduler", name, ("asha", "none"))
+    if metric == "balance":
         raise GraftError(
             "metric: balance is known when a transfer has ended, so asha can't stop by it; use scheduler: none."
         )
-    return metric
+    return build_options("scheduler asha", Asha, options)
 
 
 def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search:
@@ -263,7 +252,7 @@ def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search
     if isinstance(named, dict) and named.get("name") == changes.get("scheduler"):
         changes = {**changes, "scheduler": None}  # its options stay
     file = parse_model(SearchFile, data | {k: v for k, v in changes.items() if v is not None}, path.name)
-    name, scheduler = _scheduler(file.scheduler)
+    scheduler = _scheduler(file.scheduler, file.metric)
     for key in file.space:
         if key.split(".")[0] not in VARIED:
             raise unknown(
@@ -278,8 +267,7 @@ def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search
         space={key: parse_dimension(key, dimension) for key, dimension in file.space.items()},
         written=file.space,
         trials=file.trials,
-        scheduler_name=name,
         scheduler=scheduler,
-        metric=_metric(file.metric, name),
+        metric=file.metric,
         seed=file.seed,
     )

@@ -1,9 +1,9 @@
-"""What a trial trains: the transfers of the methods that are tuned and what these start from, and their scores."""
+"""What a trial trains: the transfers of the tuned methods and the stages these start from, and how they are scored."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from envs.errors import GraftError
@@ -11,8 +11,8 @@ from envs.factory import bounds
 from envs.task import Bounds
 from experiments.config import Config
 from experiments.graph import Comparison, Stage, expand
+from experiments.search.definition import Metric, Search
 from experiments.store import Store
-from experiments.tuning.search import Metric, Search
 from transfer.method import TransferMethod, label, method_name, parse_method
 from transfer.metrics import Curve, area, final_score
 from transfer.statistics import Interval, iqm_interval
@@ -35,11 +35,6 @@ class Run:
     scale: Bounds
     recall: Bounds | None = None
 
-    @property
-    def key(self) -> str:
-        """Sets it apart from the trial's other runs."""
-        return f"{self.group}, seed {self.stage.seed}"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,25 +52,24 @@ class Plan:
         """Env steps of all transfers: by these, rungs are counted."""
         return sum(run.stage.budget for run in self.runs)
 
-    def before(self, run: Run) -> Iterator[Stage]:
-        """What has to be done before a run, in order."""
-        source = self.stages.get(run.stage.source or "")
-        chain: list[Stage] = []
-        while source is not None:
-            chain.insert(0, source)
-            source = self.stages.get(source.source or "")
-        yield from chain
+    def chain(self, run: Run) -> list[Stage]:
+        """What has to be done before a run, in order, and the run's own stage."""
+        found = [run.stage]
+        while (source := self.stages.get(found[0].source or "")) is not None:
+            found.insert(0, source)
+        return found
 
 
-def make_plan(search: Search, config: Config) -> Plan:
-    """The plan of the experiment with a trial's values in it.
+def make_plan(search: Search, values: Mapping[str, object] | None = None) -> Plan:
+    """The plan of a trial; None is the experiment as it is.
 
     Raises:
-        GraftError: nothing could be scored.
+        GraftError: the values are not allowed, or nothing could be scored.
     """
+    config = search.config(values)  # type: ignore[arg-type]
     graph = expand(config)
     tuned = _tuned(search, config)
-    chosen = [c for c in graph.comparisons if c.method in tuned]
+    chosen = [comparison for comparison in graph.comparisons if comparison.method in tuned]
     if not chosen:
         raise GraftError(f"{search.experiment} has no method to tune; name one under 'methods'.")
     scales = {target.task: target.scale for target in config.targets}
@@ -84,9 +78,7 @@ def make_plan(search: Search, config: Config) -> Plan:
         for i in range(len(config.seeds))
         for comparison in chosen
     ]
-    plan = Plan(graph.stages, tuple(runs))
-    needed = {stage.id: stage for run in runs for stage in (*plan.before(run), run.stage)}
-    return Plan(needed, plan.runs)
+    return Plan(graph.stages, tuple(runs))
 
 
 def _tuned(search: Search, config: Config) -> list[TransferMethod]:
@@ -119,9 +111,10 @@ def _run(search: Search, stage: Stage, comparison: Comparison, scale: Bounds | N
     return Run(group, stage, scale, recall)
 
 
-def _curve(store: Store, run: Run) -> Curve:
+def _curve(store: Store, run: Run, last: int | None = None) -> Curve:
     found = store.evaluations(run.stage.id)
-    return Curve(found.steps, [run.scale.normalise(score) for score in found.scores])
+    count = len(found.steps) if last is None else sum(step <= last for step in found.steps)
+    return Curve(found.steps[:count], [run.scale.normalise(score) for score in found.scores[:count]])
 
 
 def _measure(metric: Metric, curve: Curve) -> float:
@@ -136,15 +129,9 @@ def running_score(metric: Metric, store: Store, runs: Sequence[Run], last: int |
     Args:
         last: env steps of the latest run that count; None for all.
     """
-    total = weights = 0.0
-    for run in runs:
-        curve = _curve(store, run)
-        if last is not None and run is runs[-1]:
-            pairs = [pair for pair in zip(curve.steps, curve.scores, strict=True) if pair[0] <= last]
-            curve = Curve(*zip(*pairs, strict=True))
-        total += curve.steps[-1] * _measure(metric, curve)
-        weights += curve.steps[-1]
-    return total / weights
+    curves = [_curve(store, run, last if run is runs[-1] else None) for run in runs]
+    total = sum(curve.steps[-1] * _measure(metric, curve) for curve in curves)
+    return total / sum(curve.steps[-1] for curve in curves)
 
 
 def final_interval(metric: Metric, store: Store, runs: Sequence[Run]) -> Interval:

@@ -114,8 +114,7 @@ class LeasedWorker:
         from experiments.launchers.launcher import forget_main
 
         torch.set_num_threads(1)
-        if self._env_workers > 1:
-            forget_main()
+        forget_main()  # of processes for environments, which `step_timeout` starts, too
         found = software()
         self._answered = now()
         self._ends = self._answered + self._lease

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any, Protocol
 
@@ -53,15 +54,15 @@ class EnvGroup(gym.Env[Any, Any]):
 
     Args:
         make: makes one of them.
-        count: how many, k.
         sight: what is shown, under ``key`` where observations are dictionaries.
         actions: the space of one environment's actions.
+        count: how many, k.
     """
 
     metadata: dict[str, Any] = {}  # noqa: RUF012 - of its own, as AsyncVectorEnv writes into it
 
     def __init__(
-        self, make: Callable[[], SingleEnv], count: int, sight: Sight, key: str | None, actions: gym.Space[Any]
+        self, make: Callable[[], SingleEnv], sight: Sight, key: str | None, actions: gym.Space[Any], count: int
     ) -> None:
         self._restarts = Restarts(make)
         self.envs: list[SingleEnv] = self._restarts.envs
@@ -191,22 +192,16 @@ class Guarded:
             self._all_low, self._all_high = (
                 np.array(np.broadcast_to(x, self.raw.shape)) for x in (self._sight.low, self._sight.high)
             )
-        actions = self.first.action_space
+        group = partial(EnvGroup, self._make, self._sight, key, self.first.action_space)
         if self._spread:
-            self._group = Subprocesses(
-                lambda count: EnvGroup(self._make, count, self._sight, key, actions),
-                self.num_envs,
-                self._processes,
-                self._task,
-                self._timeout,
-            )
+            self._group = Subprocesses(group, self.num_envs, self._processes, self._task, self._timeout)
             with contextlib.suppress(Exception):
                 self.first.close()
         else:
-            group = EnvGroup(self._make, self.num_envs, self._sight, key, actions)
-            group.envs.append(self.first)
-            group.open()
-            self._group, self.envs = group, group.envs
+            here = group(self.num_envs)
+            here.envs.append(self.first)
+            here.open()
+            self._group, self.envs = here, here.envs
 
     @property
     def faults(self) -> Faults:

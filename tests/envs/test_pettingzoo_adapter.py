@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any

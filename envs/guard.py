@@ -133,7 +133,7 @@ class EnvGroup(gym.Env[Any, Any]):
         """See `Group`."""
         return [env.get_wrapper_attr(name) for env in self.envs]
 
-    def render(self) -> list[Any]:  # type: ignore[override]
+    def render(self) -> list[Any]:
         """See `Group`."""
         return [env.render() for env in self.envs]
 
@@ -178,7 +178,7 @@ class Guarded:
         self._processes = num_envs if rules.step_timeout is not None else min(workers, num_envs)
         self._spread = rules.step_timeout is not None or self._processes > 1
         self._group: Group | None = None
-        self.first = make()
+        self.first: Any = make()
         self.envs: list[SingleEnv] = []
 
     def show(self, space: gym.Space[Any], key: str | None = None) -> None:

@@ -12,7 +12,7 @@ import gymnasium as gym
 from envs.restarts import RESET_FACTOR
 from envs.subprocesses import SECONDS_TO_CLOSE, Subprocess, answer
 
-_NOTHING = gym.spaces.Discrete(1)
+_NOTHING: gym.Space[Any] = gym.spaces.Discrete(1)
 
 
 class _Host(gym.Env[Any, Any]):

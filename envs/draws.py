@@ -172,15 +172,3 @@ class Draws:
         for name in due:
             self.values[name] = self._drawn[name].sample(self.stream(name))
         return bool(due)
-
-    def save(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        streams = {name: rng.bit_generator.state for name, rng in self._streams.items()}
-        return {"seed": self._seed, "steps": self._steps, "values": dict(self.values), "streams": streams}
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go back to what `save` gave."""
-        self.seed(saved["seed"])
-        self._steps, self.values = saved["steps"], dict(saved["values"])
-        for name, state in saved["streams"].items():
-            self.stream(name).bit_generator.state = state

@@ -13,7 +13,6 @@ from envs.schema import ObservationSchema, Schemas
 from envs.squad import SquadEnv
 from envs.task import Adapter, Bounds, Task, TaskVectorEnv
 from envs.union import Widened
-from envs.workers import Workers
 
 ADAPTERS: Registry[Adapter] = Registry("adapter", "envs.adapters")
 
@@ -48,8 +47,9 @@ def make(
         max_threads: cap on native threads that the environment's library may start.
         observation: lay observations out as this schema, which may hold more names than the task (`envs.union`).
         render_mode: what the batch's ``render`` gives, such as ``rgb_array``.
-        workers: processes to spread environments over, as many as there are at most. What comes out is the same; see
-            `envs.workers` for when it pays. Batches that are fast in one process stay in it.
+        workers: processes to spread environments over, as many as there are at most. What comes out is the same. It
+            pays where a step of the whole batch takes more than 2 ms in one process, and a core is free for each.
+            Built-in games, EnvPool and PettingZoo need none and stay in this process.
     Raises:
         GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, names that don't fit
             (`envs.naming`), observations that do not fit into ``observation``, or a task that cannot be rendered so.
@@ -61,7 +61,7 @@ def make(
     if workers < 1:
         raise GraftError(f"workers is {workers}; at least 1 process is needed, which is this one.")
     task, names = split(task)
-    adapter, plain = adapter_for(task.id), task
+    adapter = adapter_for(task.id)
     if render_mode is not None:
         if not getattr(adapter, "renders", False):
             raise GraftError(
@@ -69,12 +69,8 @@ def make(
                 f"such as minigrid:MiniGrid-DoorKey-6x6-v0."
             )
         task = Task(task.id, {**task.kwargs, "render_mode": render_mode})
-    workers = min(workers, num_envs) if getattr(adapter, "parallel", False) else 1
-    env = (
-        adapter.make(task, num_envs, seed, autoreset, max_threads)
-        if workers == 1
-        else Workers(task, num_envs, seed, autoreset, max_threads, workers, schemas(plain))
-    )
+    spread = {"workers": workers} if getattr(adapter, "parallel", False) else {}
+    env = adapter.make(task, num_envs, seed, autoreset, max_threads, **spread)
     try:
         if names:
             env.observation_schema, env.action_schema = named(env.schemas, names, task.id)

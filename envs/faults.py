@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -31,14 +30,14 @@ class FaultRules:
     Attributes:
         limit: a run ends when more faults than this fall within ``window`` env steps of one batch.
         window: env steps, of all environments of the batch together.
-        step_timeout: seconds that a step may take; a reset, or making the environment, five times as long. None is for
-            ever. See `envs.watchdog` for the hangs that can be ended.
+        step_timeout: seconds that a step may take; a reset, which may make the environment, five times as long. Then
+            every environment has a process of its own, which is ended when it hangs. None is for ever.
         outside: whether observations outside their space are faults; None is for all but `STRAYING`.
     """
 
     limit: Annotated[int, Field(ge=0)] = 10
     window: Annotated[int, Field(ge=1)] = 10_000
-    step_timeout: Annotated[float, Field(gt=0)] | None = 60.0
+    step_timeout: Annotated[float, Field(gt=0)] | None = None
     outside: bool | None = None
 
 
@@ -157,12 +156,6 @@ class FaultLog:
         """Count a fault; `check` says whether it was one too many."""
         self.faults.add(kind, text, error)
         self._recent.append(self._steps)
-
-    def shrink(self, share: float) -> FaultRules:
-        """Let the window be ``share`` of what it is; returns the rules as they were."""
-        rules = self._rules
-        self._rules = replace(rules, window=math.ceil(rules.window * share))
-        return rules
 
     def check(self) -> None:
         """Raise TooManyFaults if more than the limit are within the window."""

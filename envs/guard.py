@@ -1,19 +1,21 @@
-"""Gymnasium environments of other people, stepped one after the other; one that fails is made again."""
+"""Gymnasium environments of other people as a batch, in this process or in others; one that fails is made again."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.faults import FaultRules, Faults, outside_counts
-from envs.restarts import PATIENCE, Restarts, Wrong, derived_seed
-from envs.watchdog import Failure
+from envs.faults import FaultLog, FaultRules, Faults, outside_counts
+from envs.restarts import Failure, Restarts, Wrong, attempts, derived_seed, failure_of
+from envs.subprocesses import Played, Reset, Subprocesses, answer, sendable
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -25,52 +27,196 @@ TOLERANCE = 1e-3
 simulator enforces a step late."""
 
 
+class Group(Protocol):
+    """The environments of a batch, wherever they run: `EnvGroup`, or several of them (`envs.subprocesses`)."""
+
+    def play(self, which: Sequence[int], actions: Any, shown: Array) -> Played:
+        """Step the environments ``which``; ``actions`` has one for each environment, ``shown`` takes what they show."""
+
+    def begin(self, resets: Sequence[Reset], shown: Array) -> dict[int, Failure]:
+        """Begin episodes; ``shown`` takes what the environments show. Returns the failures by environment."""
+
+    def attribute(self, name: str) -> list[Any]:
+        """The attribute ``name`` of every environment, from the outermost of its wrappers that has it."""
+
+    def render(self) -> list[Any]:
+        """What each environment renders."""
+
+    def close(self) -> None:
+        """Close every environment, as far as they let themselves be closed."""
+
+
+class EnvGroup(gym.Env[Any, Any]):
+    """Environments stepped one after the other in one process; a failure is returned instead of raised.
+
+    For `gymnasium.vector.AsyncVectorEnv` it is itself one environment, with batches (k, ...) as observations, actions
+    and rewards. Its environments are made in the first reset, in the process that then has them.
+
+    Args:
+        make: makes one of them.
+        sight: what is shown, under ``key`` where observations are dictionaries.
+        actions: the space of one environment's actions.
+        count: how many, k.
+    """
+
+    metadata: dict[str, Any] = {}  # noqa: RUF012 - of its own, as AsyncVectorEnv writes into it
+
+    def __init__(
+        self, make: Callable[[], SingleEnv], sight: Sight, key: str | None, actions: gym.Space[Any], count: int
+    ) -> None:
+        self._restarts = Restarts(make)
+        self.envs: list[SingleEnv] = self._restarts.envs
+        self._count, self._sight, self._key = count, sight, key
+        self.observation_space = batch_space(sight.space, count)
+        self.action_space = gym.spaces.Tuple((batch_space(actions, count), gym.spaces.MultiBinary(count)))
+        self._shown = np.zeros((count, *sight.shape), sight.dtype)
+
+    def open(self) -> None:
+        """Make the environments, where that was not done."""
+        self._restarts.grow(self._count)
+
+    def play(self, which: Sequence[int], actions: Any, shown: Array) -> Played:
+        """See `Group`."""
+        count = self._count
+        rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        envs, key, shape, dtype = self.envs, self._key, self._sight.shape, self._sight.dtype
+        failures: dict[int, Failure] = {}
+        for i in which:  # few calls: this runs as often as the environments themselves
+            try:
+                obs, reward, terminated[i], truncated[i], _ = envs[i].step(actions[i])
+                if not isfinite(reward):
+                    raise Wrong("not_finite", f"the reward is {reward}")
+                rewards[i] = reward
+                if key is not None or type(obs) is not _NDARRAY or obs.dtype is not dtype or obs.shape != shape:
+                    obs = self._fitting(obs)
+                shown[i] = obs
+            except (Exception, SystemExit) as error:
+                failures[i] = failure_of(error)
+        return rewards, terminated, truncated, failures
+
+    def begin(self, resets: Sequence[Reset], shown: Array) -> dict[int, Failure]:
+        """See `Group`."""
+        given = {i: (again, keywords) for i, again, keywords in resets}
+
+        def reset_one(i: int) -> None:
+            again, keywords = given[i]
+            if again:
+                self._restarts.again(i)
+            shown[i] = self._fitting(self.envs[i].reset(**keywords)[0])
+
+        return attempts(reset_one, given)
+
+    def step(self, action: Any) -> Any:
+        """`play`, as `AsyncVectorEnv` asks for it."""
+        actions, playing = action
+        rewards, terminated, truncated, failures = self.play(np.flatnonzero(playing).tolist(), actions, self._shown)
+        return self._shown, rewards, terminated, truncated, {"failures": sendable(failures)}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """`begin`, as `AsyncVectorEnv` asks for it."""
+        resets: list[Reset] = (options or {})["resets"]
+        if not self.envs:  # all are new
+            resets = [(i, False, keywords) for i, _, keywords in resets]
+        try:
+            self.open()
+        except (Exception, SystemExit) as error:
+            failures = dict.fromkeys((i for i, *_ in resets), failure_of(error))
+        else:
+            failures = self.begin(resets, self._shown)
+        return self._shown, {"failures": sendable(failures)}
+
+    def ask(self, name: str, *args: Any) -> tuple[Any, BaseException | None]:
+        """The method ``name``, as another process asks for it."""
+        return answer(getattr(self, name), *args)
+
+    def attribute(self, name: str) -> list[Any]:
+        """See `Group`."""
+        return [env.get_wrapper_attr(name) for env in self.envs]
+
+    def render(self) -> list[Any]:
+        """See `Group`."""
+        return [env.render() for env in self.envs]
+
+    def close(self) -> None:
+        """See `Group`."""
+        self._restarts.close()
+
+    def _fitting(self, obs: Any) -> Any:
+        return self._sight.fitting(obs if self._key is None else obs[self._key])
+
+
 class Guarded:
     """The environments of a batch, and what each showed last.
 
     A step or a reset that fails is counted, and the environment is closed and made again before its next reset, whose
-    seed comes from its first seed and the number of its restarts.
+    seed comes from its first seed and the number of its restarts. What comes out does not depend on where the
+    environments run.
+
+    Attributes:
+        first: one of them, for its spaces and attributes; not of the batch where they run in other processes.
+        num_envs: N. envs: those that run in this process.
+        raw: what each showed last, (N, ...).
 
     Args:
         make: makes one of them.
-        num_envs: how many.
+        num_envs: how many, N.
         task: id, for messages.
         seed: environment i's first seed is ``seed + i``.
-        rules: of faults.
+        rules: of faults. With a ``step_timeout`` every environment has a process of its own, which can be ended.
+        workers: processes to spread the environments over; 1 is for none but this one.
     """
 
-    def __init__(self, make: Callable[[], SingleEnv], num_envs: int, task: str, seed: int, rules: FaultRules) -> None:
-        self._restarts = Restarts(make, task, rules)
-        self.envs: list[SingleEnv] = self._restarts.envs
-        self._watch, self._log = self._restarts.watch, self._restarts.log
+    def __init__(
+        self, make: Callable[[], SingleEnv], num_envs: int, task: str, seed: int, rules: FaultRules, workers: int = 1
+    ) -> None:
+        self._make, self.num_envs, self._task = make, num_envs, task
+        self._log, self._timeout = FaultLog(task, rules), rules.step_timeout
         self._bases = [seed + i for i in range(num_envs)]
+        self._counts = [0] * num_envs  # how often each was made again
+        self._broken: set[int] = set()  # are to be made again
         self._strict = outside_counts(rules, task)
-        self._restarts.grow(num_envs)
+        self._processes = num_envs if rules.step_timeout is not None else min(workers, num_envs)
+        self._spread = rules.step_timeout is not None or self._processes > 1
+        self._group: Group | None = None
+        self.first: Any = make()
+        self.envs: list[SingleEnv] = []
 
     def show(self, space: gym.Space[Any], key: str | None = None) -> None:
         """Say what is shown: observations of ``space``, under ``key`` where they are dictionaries."""
-        self._key, self._sight = key, Sight(space, self._strict)
+        self._sight = Sight(space, self._strict)
         self._checks = self._sight.checks
-        self.raw = self._next = np.zeros((len(self.envs), *self._sight.shape), self._sight.dtype)
+        self.raw = self._next = np.zeros((self.num_envs, *self._sight.shape), self._sight.dtype)
         if self._checks:
             self._next = self.raw.copy()
             # Not broadcast: that takes longer than the comparison itself.
             self._all_low, self._all_high = (
                 np.array(np.broadcast_to(x, self.raw.shape)) for x in (self._sight.low, self._sight.high)
             )
+        group = partial(EnvGroup, self._make, self._sight, key, self.first.action_space)
+        if self._spread:
+            self._group = Subprocesses(group, self.num_envs, self._processes, self._task, self._timeout)
+            with contextlib.suppress(Exception):
+                self.first.close()
+        else:
+            here = group(self.num_envs)
+            here.envs.append(self.first)
+            here.open()
+            self._group, self.envs = here, here.envs
 
     @property
     def faults(self) -> Faults:
         """So far."""
         return self._log.faults
 
-    def part_of(self, first: int, whole: int) -> FaultRules:
-        """Be a part of a batch of ``whole`` environments that begins with its environment ``first``; the batch's rules.
+    def attribute(self, name: str) -> list[Any]:
+        """The attribute ``name`` of every environment."""
+        assert self._group is not None
+        return [self.first.get_wrapper_attr(name) if x is None else x for x in self._group.attribute(name)]
 
-        Messages count environments as the batch does, and the rules' window shrinks to this part's share.
-        """
-        self._restarts.first = first
-        return self._log.shrink(len(self.envs) / whole)
+    def render(self) -> tuple[Any, ...]:
+        """What each environment renders."""
+        assert self._group is not None
+        return tuple(self._group.render())
 
     def step(self, which: Sequence[int], actions: Any) -> tuple[NDArray[np.float64], Bools, Bools]:
         """Step the environments ``which``; a failure truncates the episode, pays 0 and shows what was shown last.
@@ -82,26 +228,11 @@ class Guarded:
         Raises:
             TooManyFaults: more than the rules bear.
         """
-        count = len(self.envs)
-        rewards, terminated, truncated = (
-            np.zeros(count, np.float64),
-            np.zeros(count, np.bool_),
-            np.zeros(count, np.bool_),
-        )
-        envs, shown, key, shape, dtype = self.envs, self._next, self._key, self._sight.shape, self._sight.dtype
-
-        def step_one(i: int) -> None:  # a closure and few calls: this runs as often as the environments themselves
-            obs, reward, terminated[i], truncated[i], _ = envs[i].step(actions[i])
-            if not isfinite(reward):
-                raise Wrong("not_finite", f"the reward is {reward}")
-            rewards[i] = reward
-            if key is not None or type(obs) is not _NDARRAY or obs.dtype is not dtype or obs.shape != shape:
-                obs = self._fitting(obs)
-            shown[i] = obs
-
-        if self._checks and len(which) < count:
+        assert self._group is not None
+        shown = self._next
+        if self._checks and len(which) < self.num_envs:
             shown[...] = self.raw
-        failures = {which[k]: failure for k, failure in self._watch.sweep(step_one, which).items()}
+        rewards, terminated, truncated, failures = self._group.play(which, actions, shown)
         self._log.passed(len(which))
         truncated &= ~terminated  # Gymnasium's time limits set it whatever else the last step did
         for i in failures:
@@ -112,7 +243,7 @@ class Guarded:
         for i, failure in failures.items():
             self._next[i] = self.raw[i]
             rewards[i], terminated[i], truncated[i] = 0.0, False, True
-            self._restarts.fail(i, "step", failure)
+            self._fail(i, "step", failure)
         self.raw, self._next = self._next, self.raw
         if failures:
             self._log.check()
@@ -126,22 +257,24 @@ class Guarded:
         Raises:
             TooManyFaults: more than the rules bear.
         """
+        assert self._group is not None
         todo: Sequence[tuple[int, dict[str, Any]]] = [(i, {}) for i in which]
         if seeds is not None:
             todo = [(i, {"seed": seeds[i], "options": options}) for i in which]
             for i in which:
                 seed = seeds[i]
                 if seed is not None:  # what follows depends on nothing that came before
-                    self._bases[i], self._restarts.counts[i] = seed, 0
+                    self._bases[i], self._counts[i] = seed, 0
         while todo:
-            failures, again = self._watch.sweep(self._reset_one, todo, PATIENCE), []
-            doubtful = self._checks and not _within(self._next, self._all_low, self._all_high)
-            for k, (i, given) in enumerate(todo):
-                failure = failures.get(k) or (self._sight.complaint(self._next[i]) if doubtful else None)
+            failures = self._group.begin([self._reset(i, given) for i, given in todo], self._next)
+            doubtful, again = self._checks and not _within(self._next, self._all_low, self._all_high), []
+            for i, given in todo:
+                self._broken.discard(i)
+                failure = failures.get(i) or (self._sight.complaint(self._next[i]) if doubtful else None)
                 if failure is None:
                     self.raw[i] = self._next[i]
                 else:
-                    self._restarts.fail(i, "reset", failure)
+                    self._fail(i, "reset", failure)
                     again.append((i, {**given, "seed": None}))
             if again:
                 self._log.check()
@@ -149,23 +282,32 @@ class Guarded:
 
     def close(self) -> None:
         """Close every environment, as far as they let themselves be closed."""
-        self._restarts.close()
+        if self._group is None:
+            self.first.close()
+        else:
+            self._group.close()
 
-    def _reset_one(self, item: tuple[int, dict[str, Any]]) -> None:
-        i, given = item
-        if self._restarts.mend(i) and given.get("seed") is None:
-            given = {**given, "seed": derived_seed(self._bases[i], self._restarts.counts[i])}
-        self._next[i] = self._fitting(self.envs[i].reset(**given)[0])
+    def _reset(self, i: int, given: dict[str, Any]) -> Reset:
+        """How the reset of environment i goes: after a failure, with a seed that follows from its first."""
+        if i not in self._broken:
+            return i, False, given
+        self._counts[i] += 1
+        if given.get("seed") is None:
+            given = {**given, "seed": derived_seed(self._bases[i], self._counts[i])}
+        return i, True, given
 
-    def _fitting(self, obs: Any) -> Any:
-        return self._sight.fitting(obs if self._key is None else obs[self._key])
+    def _fail(self, i: int, doing: str, failure: Failure) -> None:
+        """Count a failure of environment i in its step or reset; before its next reset it is made again."""
+        self._broken.add(i)
+        self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)
 
 
 class Sight:
     """What observations of a space have to be.
 
     Attributes:
-        shape, dtype: the space's. low, high: lowest and highest values that are no fault (`limits`).
+        space: of one observation. shape, dtype: the space's.
+        low, high: lowest and highest values that are no fault (`limits`).
         checks: whether numbers that fit can still be a fault.
 
     Args:
@@ -173,7 +315,7 @@ class Sight:
     """
 
     def __init__(self, space: gym.Space[Any], strict: bool) -> None:
-        self.shape, self.dtype, self._strict = space.shape or (), np.dtype(space.dtype), strict
+        self.space, self.shape, self.dtype, self._strict = space, space.shape or (), np.dtype(space.dtype), strict
         self.low, self.high = limits(space, strict)
         whole = np.iinfo(self.dtype) if self.dtype.kind in "iu" else None
         # All numbers that bytes can hold are allowed in most images: nothing to look at.

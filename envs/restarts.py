@@ -1,18 +1,19 @@
-"""Environments of other people, whatever their kind: one that fails is counted, closed, and made again."""
+"""Environments of other people, whatever their kind: a call that fails is told apart, and each can be made again."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from envs.faults import FaultLog, FaultRules
-from envs.watchdog import Failure, Watch
+T = TypeVar("T")
 
-PATIENCE = 5
-"""How much longer than a step a reset may take, or making the environment."""
+RESET_FACTOR = 5
+"""How many times longer than a step a reset may take, or making the environment."""
 
 
 class Wrong(Exception):
@@ -23,59 +24,61 @@ class Wrong(Exception):
         self.kind, self.text = kind, text
 
 
-class Restarts:
-    """The environments of a batch, each of which can be made again.
+class Failure(NamedTuple):
+    """How a call failed: the kind of fault (`envs.faults.KINDS`), in words with where, and the exception."""
 
-    Attributes:
-        envs: those of now. counts: how often each was made again.
-        watch: for all calls into them. log: of their faults.
-        first: number of the first one, in messages.
+    kind: str
+    text: str
+    error: BaseException | None = None
+
+
+class Restarts:
+    """Environments in this process, each of which can be made again.
 
     Args:
         make: makes one of them.
-        task: id, for messages.
-        rules: of faults.
     """
 
-    def __init__(self, make: Callable[[], Any], task: str, rules: FaultRules) -> None:
+    def __init__(self, make: Callable[[], Any]) -> None:
         self.envs: list[Any] = []
-        self.counts: list[int] = []
-        self.watch, self.log = Watch(rules.step_timeout), FaultLog(task, rules)
-        self.first = 0
         self._make = make
-        self._broken: dict[int, Any] = {}  # i -> what is to be closed before it is made again, or None
 
     def grow(self, count: int) -> None:
         """Make more, until there are ``count``."""
         while len(self.envs) < count:
             self.envs.append(self._make())
-            self.counts.append(0)
 
-    def fail(self, i: int, doing: str, failure: Failure) -> None:
-        """Count a failure of environment i in its step or reset; before its next reset it is to be `mend`ed."""
-        self._broken.setdefault(i, self.envs[i])  # not what `mend` has closed, or tried to
-        kind, text = failure.kind, failure.text
-        if isinstance(failure.error, Wrong):
-            kind, text = failure.error.kind, failure.error.text
-        self.log.add(kind, f"environment {self.first + i} in its {doing}: {text}", failure.error)
-
-    def mend(self, i: int) -> bool:
-        """Make environment i again if it failed; returns whether it had. To be called within the watch."""
-        if i not in self._broken:
-            return False
-        old, self._broken[i] = self._broken[i], None  # once only: closing may be what hangs
-        if old is not None:
-            with contextlib.suppress(Exception):
-                _close(old)
-        self.counts[i] += 1
+    def again(self, i: int) -> None:
+        """Close environment i as far as it lets itself be closed, and make it again."""
+        old, self.envs[i] = self.envs[i], None
+        _close(old)
         self.envs[i] = self._make()
-        del self._broken[i]
-        return True
 
     def close(self) -> None:
         """Close every environment, as far as they let themselves be closed."""
-        self.watch.sweep(_close, self.envs)
-        self.watch.close()
+        for env in self.envs:
+            _close(env)
+
+
+def attempts(call: Callable[[T], object], items: Iterable[T]) -> dict[T, Failure]:
+    """Call ``call`` with each of ``items``, one after the other; returns the failures by item."""
+    failures: dict[T, Failure] = {}
+    for item in items:
+        try:
+            call(item)
+        except (Exception, SystemExit) as error:
+            failures[item] = failure_of(error)
+    return failures
+
+
+def failure_of(error: BaseException) -> Failure:
+    """``error`` as a failure."""
+    if isinstance(error, Wrong):
+        return Failure(error.kind, error.text)
+    lines, frames = str(error).strip().splitlines(), traceback.extract_tb(error.__traceback__)
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+    return Failure("raised", said + place, error)
 
 
 def derived_seed(first: int, number: int) -> int:
@@ -84,4 +87,6 @@ def derived_seed(first: int, number: int) -> int:
 
 
 def _close(env: Any) -> None:
-    env.close()
+    with contextlib.suppress(Exception):
+        if env is not None:
+            env.close()

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs.faults import FaultRules, Faults
+from envs.faults import Faults
 from envs.schema import ActionSchema, ObservationSchema, Schemas
 
 
@@ -115,21 +115,13 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """How often its environments failed and were restarted; never, where nobody but us wrote them."""
         return Faults()
 
-    def part_of(self, first: int, whole: int) -> FaultRules:
-        """Be a part of a batch of ``whole`` environments in several processes, from its environment ``first`` on.
-
-        Messages then count environments as the batch does. A part ends a run when too many of its own environments
-        fail; that all parts together keep the rules, which this returns, is for the batch to see to (`envs.workers`).
-        """
-        return FaultRules()
-
 
 class Adapter(Protocol):
     """Makes the tasks whose ids start with ``prefix``; the longest matching prefix wins.
 
     One whose batches can be rendered says so with an attribute ``renders = True``; it then takes ``render_mode`` as a
-    keyword of the task. One whose environments are slow, and can be spread over processes (`envs.workers`), has an
-    attribute ``parallel = True``.
+    keyword of the task. One whose environments can be spread over processes has an attribute ``parallel = True``, and
+    its `make` takes ``workers``, how many.
 
     One may have ``states() -> dict[str, str]``, which says of each part of it whether it can be made on this machine:
     "ready", or a sentence with the line that installs it. It imports nothing. ``counts() -> dict[str, int]``, how many

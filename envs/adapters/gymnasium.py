@@ -1,4 +1,4 @@
-"""Any Gymnasium id, ``module:Id-v0`` of a user's own package included, as a batch in this process."""
+"""Any Gymnasium id, ``module:Id-v0`` of a user's own package included, as a batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,7 @@ from envs.adapters.spaces import (
 )
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
-from envs.faults import KEYWORD, FaultRules, Faults, rules_of
+from envs.faults import KEYWORD, Faults, rules_of
 from envs.guard import Bools, Guarded, SingleEnv
 from envs.task import Bounds, Task, TaskVectorEnv
 
@@ -55,9 +56,9 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
 
     def __init__(self, guarded: Guarded, task: str, seed: int, autoreset: AutoresetMode) -> None:
         self._guarded = guarded  # first of all: `close` runs even when the lines below fail
-        first = guarded.envs[0]
+        first = guarded.first
         space, observation, action = _codecs(first, task)
-        super().__init__(len(guarded.envs), seed, autoreset, observation, action)
+        super().__init__(guarded.num_envs, seed, autoreset, observation, action)
         guarded.show(space, "image" if space is not first.observation_space else None)
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
@@ -68,10 +69,6 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     def faults(self) -> Faults:
         """Of all its environments."""
         return self._guarded.faults
-
-    @property
-    def _envs(self) -> list[SingleEnv]:
-        return self._guarded.envs
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -98,13 +95,9 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
             self._guarded.reset(np.flatnonzero(ended).tolist())
         return self._encode(self._guarded.raw), rewards, terminated, truncated, infos
 
-    def part_of(self, first: int, whole: int) -> FaultRules:
-        """See `TaskVectorEnv.part_of`."""
-        return self._guarded.part_of(first, whole)
-
     def render(self) -> tuple[Any, ...]:
         """What each environment renders."""
-        return tuple(env.render() for env in self._envs)
+        return self._guarded.render()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment, as far as they let themselves be closed."""
@@ -117,17 +110,33 @@ class GymnasiumAdapter:
     prefix = ""
     renders = True
     parallel = True
+    while_making: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Gives the context in which an environment is made."""
 
     def ids(self) -> Iterable[str]:
         """Ids registered with Gymnasium so far; a user's module registers its own when it is imported."""
         return sorted(gym.registry)
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread."""
-        return GymnasiumVectorEnv(self.guarded(task, num_envs, seed), task.id, seed, autoreset)
+    def make(
+        self,
+        task: Task,
+        num_envs: int,
+        seed: int,
+        autoreset: AutoresetMode,
+        max_threads: int,
+        workers: int = 1,
+    ) -> TaskVectorEnv:
+        """The batch; it runs in the calling thread, or in so many ``workers``."""
+        return GymnasiumVectorEnv(self.guarded(task, num_envs, seed, workers), task.id, seed, autoreset)
 
     def guarded(
-        self, task: Task, num_envs: int, seed: int, around: Around | None = None, names: Iterable[str] = ()
+        self,
+        task: Task,
+        num_envs: int,
+        seed: int,
+        workers: int,
+        around: Around | None = None,
+        names: Iterable[str] = (),
     ) -> Guarded:
         """The environments of a batch.
 
@@ -148,7 +157,8 @@ class GymnasiumAdapter:
             complaint = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if complaint and not takes_others:
             raise complaint
-        return Guarded(partial(_make_one, spec.id, task, complaint, around, mission), num_envs, task.id, seed, rules)
+        make = partial(_make_one, self.while_making, spec, task, complaint, around, mission)
+        return Guarded(make, num_envs, task.id, seed, rules, workers)
 
     def bounds(self, task: Task) -> Bounds | None:
         """See `envs.adapters.scores`."""
@@ -202,20 +212,26 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
 
 
 def _make_one(
-    env_id: str, task: Task, complaint: GraftError | None, around: Around | None, mission: bool | None
+    context: Callable[[], AbstractContextManager[Any]],
+    spec: EnvSpec,
+    task: Task,
+    complaint: GraftError | None,
+    around: Around | None,
+    mission: bool | None,
 ) -> SingleEnv:
     """One environment; ``complaint`` is the error for a keyword that its constructor passed on, should that fail."""
-    env = _bare(env_id, task, complaint)
-    env = mission_view(env, task.id, mission) if is_grid(task.id) else packed(env, task.id)
-    return around(env) if around else env
+    with context():
+        env = _bare(spec, task, complaint)
+        env = mission_view(env, task.id, mission) if is_grid(task.id) else packed(env, task.id)
+        return around(env) if around else env
 
 
-def _bare(env_id: str, task: Task, complaint: GraftError | None) -> SingleEnv:
+def _bare(spec: EnvSpec, task: Task, complaint: GraftError | None) -> SingleEnv:
     with warnings.catch_warnings():
         # An old version is the user's choice: a source policy was trained on exactly that one.
         warnings.filterwarnings("ignore", message=".*is out of date")
         try:
-            return gym.make(env_id, disable_env_checker=True, **task.kwargs)
+            return gym.make(spec, disable_env_checker=True, **task.kwargs)
         except (ImportError, gym.error.DependencyNotInstalled) as error:
             raise _missing(task.id, error) from error
         except Exception as error:  # constructors refuse keywords in many ways

@@ -130,15 +130,6 @@ class Tuned(gym.Wrapper[Any, Any, Any, Any]):
             self._apply()
         return obs, reward, terminated, truncated, info
 
-    def save_draws(self) -> dict[str, Any]:
-        """The values and their random numbers, as JSON values."""
-        return self._draws.save()
-
-    def restore_draws(self, saved: Values) -> None:
-        """Go back to what `save_draws` gave."""
-        self._draws.restore(saved)
-        self._apply()
-
     def _apply(self) -> None:
         """Put the values into the environment."""
         values = self._draws.values
@@ -173,13 +164,6 @@ def _idle(space: gym.Space[Any], first: int) -> Any:
     return still(box, ()).astype(space.dtype)
 
 
-def _tuned(env: Any) -> Tuned:
-    """The one among an environment's wrappers."""
-    while not isinstance(env, Tuned):
-        env = env.env
-    return env
-
-
 class TunedVectorEnv(GymnasiumVectorEnv):
     """A batch of `Tuned` environments.
 
@@ -190,14 +174,13 @@ class TunedVectorEnv(GymnasiumVectorEnv):
 
     def __init__(self, guarded: Guarded, task: str, seed: int, autoreset: AutoresetMode) -> None:
         super().__init__(guarded, task, seed, autoreset)
-        first = _tuned(self._envs[0])
-        self.mechanics: tuple[Mechanic, ...] = first.mechanics
-        self._at_resets, self._within = first.drawn
+        first = guarded.first
+        self.mechanics: tuple[Mechanic, ...] = first.get_wrapper_attr("mechanics")
+        self._at_resets, self._within = first.get_wrapper_attr("drawn")
         self._gather()
 
     def _gather(self) -> None:
-        envs: list[Any] = self._envs
-        self._dynamics: NDArray[np.float32] = np.stack([_tuned(env).values for env in envs])
+        self._dynamics: NDArray[np.float32] = np.stack(self._guarded.attribute("values"))
         self._dynamics.flags.writeable = False  # handed out until the next change
 
     def reset(
@@ -244,11 +227,19 @@ class KnobsAdapter(GymnasiumAdapter):
         """None of its own."""
         return {}
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread."""
+    def make(
+        self,
+        task: Task,
+        num_envs: int,
+        seed: int,
+        autoreset: AutoresetMode,
+        max_threads: int,
+        workers: int = 1,
+    ) -> TaskVectorEnv:
+        """The batch; it runs in the calling thread, or in so many ``workers``."""
         knobs = self.table.get(task.id)
         if knobs is None:  # an id that begins like one of the table
-            return super().make(task, num_envs, seed, autoreset, max_threads)
+            return super().make(task, num_envs, seed, autoreset, max_threads, workers)
         sight, kwargs = split(task.id, task.kwargs)
         given, rest = knobs.split(kwargs)
 
@@ -260,7 +251,7 @@ class KnobsAdapter(GymnasiumAdapter):
             return Packed(informed, task.id, informed.names(*names_in(env, task.id)))
 
         names = (*KEYWORDS, *knobs.names, *(f"{stem}<{what}>" for stem, what in knobs.stems.items()))
-        guarded = self.guarded(Task(task.id, rest), num_envs, seed, around, names)
+        guarded = self.guarded(Task(task.id, rest), num_envs, seed, workers, around, names)
         return TunedVectorEnv(guarded, task.id, seed, autoreset)
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
 
 from envs.adapters.joints import actuator_names, body_names
 from envs.adapters.knobs import Knobs, KnobsAdapter, Values
@@ -19,7 +18,7 @@ from envs.adapters.packages import state
 from envs.engine.mechanics import Mechanic
 from envs.errors import GraftError
 from envs.factory import ADAPTERS
-from envs.task import Bounds, Task, TaskVectorEnv
+from envs.task import Bounds, Task
 
 ROBOTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 PART = "MuJoCo with dynamics"
@@ -133,10 +132,7 @@ def quiet() -> Iterator[None]:
 class RobotsAdapter(KnobsAdapter):
     """The robots of `ROBOTS`."""
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread."""
-        with quiet():
-            return super().make(task, num_envs, seed, autoreset, max_threads)
+    while_making = staticmethod(quiet)
 
     def bounds(self, task: Task) -> Bounds | None:
         """None: nobody recorded any for the fifth versions."""

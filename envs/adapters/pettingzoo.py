@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode
 from envs.adapters.arena import OPTIONS, same_step_only, word
 from envs.adapters.packages import state
 from envs.adapters.spaces import first_line
+from envs.adapters.zoo_process import ProcessParallelEnv
 from envs.adapters.zoo_squad import ZooSquad
 from envs.errors import GraftError, unknown
 from envs.factory import ADAPTERS
@@ -74,7 +75,10 @@ def _squad(task: Task, rows: int, team: str | None) -> ZooSquad:
     module = _module(task.id)
     rules, rest = rules_of(task.id, task.kwargs, _keywords(module)[0])
     options = {name: value for name, value in rest.items() if name not in OPTIONS}
-    return ZooSquad(partial(_make_one, module, task.id, options), task.id, rules, rows, team)
+    make: Callable[[], Any] = partial(_make_one, module, task.id, options)
+    if rules.step_timeout is not None:
+        make = partial(ProcessParallelEnv, make, task.id, rules.step_timeout)
+    return ZooSquad(make, task.id, rules, rows, team)
 
 
 def _in_package(package: str) -> list[str]:

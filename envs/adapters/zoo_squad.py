@@ -11,8 +11,8 @@ import numpy as np
 from envs.adapters.spaces import Array, first_line
 from envs.adapters.zoo_cast import Bools, Cast, Stranger
 from envs.errors import GraftError
-from envs.faults import FaultRules, Faults, outside_counts
-from envs.restarts import PATIENCE, Restarts, Wrong, derived_seed
+from envs.faults import FaultLog, FaultRules, Faults, outside_counts
+from envs.restarts import Restarts, Wrong, attempts, derived_seed
 from envs.schema import Schemas
 from envs.squad import environments, slots_of
 
@@ -50,8 +50,9 @@ class ZooSquad:
     def __init__(
         self, make: Callable[[], Any], task: str, rules: FaultRules, rows: int = 1, team: str | None = None
     ) -> None:
-        self._task, self._restarts = task, Restarts(make, task, rules)
+        self._task, self._restarts, self._log = task, Restarts(make), FaultLog(task, rules)
         self._envs: list[Any] = self._restarts.envs
+        self._broken: set[int] = set()  # are to be made again
         try:
             self._restarts.grow(1)
             self._cast = Cast(self._envs[0], task, outside_counts(rules, task))
@@ -60,6 +61,9 @@ class ZooSquad:
             self.render_mode: str | None = getattr(self._envs[0], "render_mode", None)
             self.num_envs = rows if team is None else environments(rows, len(slots_of(self, team)))
             self._restarts.grow(self.num_envs)
+        except Wrong as wrong:
+            self.close()
+            raise GraftError(f"Task '{task}' cannot be made: {wrong.text}.") from wrong
         except GraftError:
             self.close()
             raise
@@ -71,7 +75,7 @@ class ZooSquad:
     @property
     def faults(self) -> Faults:
         """Of all its environments."""
-        return self._restarts.log.faults
+        return self._log.faults
 
     def schemas_of(self, team: str) -> Schemas:
         """What every agent of ``team`` sees and does."""
@@ -97,23 +101,25 @@ class ZooSquad:
         """Fresh episodes of the environments ``which``, tried until there are some."""
         while len(which):
             self._alive[which] = False
-            seen, which = self._call("reset", self._reset_one, which, PATIENCE)
+            seen, which = self._call("reset", self._reset_one, which)
             for i, shown in seen.items():
                 self._keep(i, shown)
             if which:
-                self._restarts.log.check()
+                self._log.check()
 
     def _reset_one(self, i: int) -> _Seen:
         """A fresh episode of environment i."""
         seed, episode = int(self._seeds[i]), int(self._episodes[i])
         self._episodes[i] += 1
-        self._restarts.mend(i)
+        if i in self._broken:
+            self._restarts.again(i)
+            self._broken.discard(i)
         env = self._envs[i]
         obs = env.reset(seed=derived_seed(seed, episode) if episode else seed)[0]
         return _Seen({self._cast.slot(agent): self._cast.look(agent, obs) for agent in env.agents}, {})
 
     def _call(
-        self, doing: str, one: Callable[[int], _Seen], which: Sequence[int], patience: int = 1
+        self, doing: str, one: Callable[[int], _Seen], which: Sequence[int]
     ) -> tuple[dict[int, _Seen], list[int]]:
         """Call ``one`` with each of the environments ``which``: what they showed, and those that failed, counted."""
         seen: dict[int, _Seen] = {}
@@ -121,14 +127,13 @@ class ZooSquad:
         def call(i: int) -> None:
             seen[i] = one(i)
 
-        failed = []
-        for k, failure in self._restarts.watch.sweep(call, which, patience).items():
+        failures = attempts(call, which)
+        for i, failure in failures.items():
             if isinstance(failure.error, Stranger):
                 raise failure.error
-            self._restarts.fail(which[k], doing, failure)
-            failed.append(which[k])
-            seen.pop(which[k], None)
-        return seen, failed
+            self._broken.add(i)
+            self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)
+        return seen, list(failures)
 
     def _keep(self, i: int, seen: _Seen) -> None:
         """Take what environment i showed, and who is in play in it."""
@@ -153,7 +158,7 @@ class ZooSquad:
         def step_one(i: int) -> _Seen:
             return self._play(i, decoded, rewards[i], terminated[i], truncated[i])
 
-        self._restarts.log.passed(self.num_envs)
+        self._log.passed(self.num_envs)
         seen, failed = self._call("step", step_one, range(self.num_envs))
         for i, shown in seen.items():
             self._keep(i, shown)
@@ -163,7 +168,7 @@ class ZooSquad:
                 self._last[team][i] = self._raw[team][i]
             self._alive[i] = False
         if failed:
-            self._restarts.log.check()
+            self._log.check()
         over = np.logical_not(self._alive.any(axis=1))
         infos: dict[str, Any] = {"winner": np.where(over, NO_WINNER, -1).astype(np.int8)}
         if self.render_mode is not None and over.any():  # those that failed can't be drawn

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from envs.engine.game import ACTIONS, GAMES
 from envs.engine.kernel import disturb
 from envs.engine.render import FPS, MODES, check_mode, frames
-from envs.engine.spare import Spare
 from envs.engine.state import State, copies, new_state, put_back, seed_state
 from envs.engine.view import VIEWS
 from envs.errors import GraftError
@@ -67,7 +66,6 @@ class GameVectorEnv(TaskVectorEnv):
         self._waiting = np.zeros(num_envs, np.bool_)
         self._final = self._planes()
         self._everyone = np.arange(num_envs)
-        self._spare = Spare((num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -93,13 +91,14 @@ class GameVectorEnv(TaskVectorEnv):
             disturb(self._state, self._settings, planes, of, last)
         if self._show is None:
             return planes
-        seen = self._spare.take()[: len(of)]
+        seen = np.empty((len(of), *self.observation_schema.shape), self.observation_schema.dtype)
         self._show(planes, seen)
         return seen
 
     def _last_seen(self, ended: NDArray[np.bool_]) -> NDArray[Any]:
         """Last observations of the episodes that ended; elsewhere whatever was left over."""
-        seen, of = self._spare.take(), np.flatnonzero(ended)
+        shape, of = (self.num_envs, *self.observation_schema.shape), np.flatnonzero(ended)
+        seen = np.empty(shape, self.observation_schema.dtype)
         seen[of] = self._shown(self._final[of], of, 1)
         return seen
 

@@ -88,8 +88,7 @@ class StageWorker:
         from experiments.launchers.launcher import forget_main
 
         torch.set_num_threads(1)
-        if self._env_workers > 1:
-            forget_main()
+        forget_main()  # of processes for environments, which `step_timeout` starts, too
         return Hello(sees, software())
 
     def look(self) -> Progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -143,21 +142,3 @@ def test_every_counts_the_steps_of_an_episode() -> None:
     assert not drawn.advance()  # the count begins anew
     assert not drawn.advance()
     assert drawn.advance()
-
-
-def test_saved_as_json_and_back() -> None:
-    drawn = draws(mass={"gaussian": [1, 1], "every": 2}, friction={"log_uniform": [1, 2]})
-    drawn.seed(5)
-    drawn.reset()
-    drawn.advance()
-    drawn.stream("noise").random()
-    saved = json.loads(json.dumps(drawn.save()))
-
-    def future() -> list[Any]:
-        ahead: list[Any] = [drawn.advance(), dict(drawn.values), drawn.stream("noise").random()]
-        drawn.reset()
-        return [*ahead, dict(drawn.values)]
-
-    first = future()
-    drawn.restore(saved)
-    assert future() == first

@@ -226,3 +226,19 @@ def test_fog_and_mirror_come_before_the_view(view: str) -> None:
 def test_mistyped_view_or_palette_gets_the_nearest_name(name: str, given: str, meant: str) -> None:
     with pytest.raises(GraftError, match=f"Unknown {name} '{given}'.*Did you mean '{meant}'"):
         batch("Gather", **{name: given})
+
+
+def test_observations_that_are_kept_do_not_change():
+    env = envs.make(Task("Graft/Shoot-v0", {"view": "pixels", "fall_rate": 0.4}), 4, 0)
+    kept = [env.reset()[0]]
+    copies = [kept[0].copy()]
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        obs, _, _, _, infos = env.step(rng.integers(6, size=4))
+        kept.append(obs)
+        if "final_obs" in infos:
+            kept.append(infos["final_obs"])
+        copies += [array.copy() for array in kept[len(copies) :]]
+    assert len(kept) > 61, "no episode ended"
+    for array, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)

@@ -265,7 +265,9 @@ class Config(Common):
         description="tasks to transfer to"
     )
     threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
-    sim_to_sim: bool = Field(False, description="whether the targets stand in for reality: see `experiments.recovery`")
+    sim_to_sim: bool = Field(
+        False, description="whether the targets stand in for reality: adds gap, recovery and worst"
+    )
 
 
 class SequenceConfig(Common):

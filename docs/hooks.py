@@ -46,6 +46,14 @@ COMMANDS = ("run", "tune", "watch", "match", "compare", "reference", "learnabili
 MODULES = {name: f"experiments.{name}" for name in COMMANDS} | {"catalog": "envs.catalog", "play": "envs.play"}
 """Command -> module with a ``main``."""
 
+TITLES = {
+    "Common": "Every experiment",
+    "Config": "Transfer experiments",
+    "SequenceConfig": "Sequences",
+    "SearchFile": "File",
+}
+"""Model -> heading, where its name is not one that authors of configs know."""
+
 SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Source", "Yields")
 
 
@@ -113,7 +121,7 @@ def _limits(metadata: tuple[Any, ...]) -> str:
 def default_of(value: Any) -> str:
     """A default as YAML would spell it."""
     if isinstance(value, BaseModel):
-        value = value.model_dump(exclude_defaults=False)
+        value = value.model_dump(exclude_unset=True) or None
     words = {None: "", True: "`true`", False: "`false`"}
     if value is None or isinstance(value, bool):
         return words[value]
@@ -216,7 +224,7 @@ def keys(model: type[BaseModel], leave_out: type[BaseModel] | None = None) -> st
     """A heading, what the model's docstring says, and its keys, without those of ``leave_out``."""
     known = leave_out.model_fields if leave_out else {}
     rows = [_key(name, field) for name, field in model.model_fields.items() if name not in known]
-    head = f"## {model.__name__}\n\n{prose(inspect.getdoc(model) or '')}\n\n"
+    head = f"## {TITLES.get(model.__name__, model.__name__)}\n\n{prose(inspect.getdoc(model) or '')}\n\n"
     return head + table(("key", "type", "default", "meaning"), rows) + "\n"
 
 

@@ -21,7 +21,7 @@ from envs.task import Task
 from experiments import lifelong, report
 from experiments.config import Config, SequenceConfig, load_config, packaged_configs
 from experiments.graph import Comparison
-from experiments.tuning.search import load_search, packaged_searches
+from experiments.tuning.search import SearchFile, load_search, packaged_searches
 from transfer import METHODS
 from transfer.metrics import Curve
 
@@ -42,8 +42,9 @@ MODULES |= {name: f"envs.{name}" for name in ("catalog", "play")}
 def blocks(language: str) -> Iterator[tuple[str, str]]:
     """(page, text) of every fenced block in ``language``."""
     for page, text in TEXTS.items():
-        for found in re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-            yield page, found
+        for of, found in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            if of == language:
+                yield page, found
 
 
 def commands() -> list[str]:
@@ -145,6 +146,10 @@ def test_the_table_of_keys_has_every_key():
     elsewhere = {"sim_to_sim", "sequence", "heads", "task_known"}  # in sim-to-real.md and sequences.md
     assert set(Config.model_fields) | set(SequenceConfig.model_fields) <= named | elsewhere
     assert elsewhere <= set(re.findall(r"\w+", TEXTS["docs/sim-to-real.md"] + TEXTS["docs/sequences.md"]))
+
+
+def test_the_table_of_a_searchs_keys_has_every_key():
+    assert set(SearchFile.model_fields) == set(re.findall(r"^\| `(\w+)` \|", TEXTS["docs/search.md"], re.MULTILINE))
 
 
 def test_every_method_is_named():

@@ -224,8 +224,9 @@ def keys(model: type[BaseModel], leave_out: type[BaseModel] | None = None) -> st
     """A heading, what the model's docstring says, and its keys, without those of ``leave_out``."""
     known = leave_out.model_fields if leave_out else {}
     rows = [_key(name, field) for name, field in model.model_fields.items() if name not in known]
+    columns = ("key", "type", "default", "meaning")[: 4 if any(row[3] for row in rows) else 3]
     head = f"## {TITLES.get(model.__name__, model.__name__)}\n\n{prose(inspect.getdoc(model) or '')}\n\n"
-    return head + table(("key", "type", "default", "meaning"), rows) + "\n"
+    return head + table(columns, [row[: len(columns)] for row in rows]) + "\n"
 
 
 def configs() -> str:

@@ -179,10 +179,12 @@ class SourceConfig(SquadSection):
 class NetworkSection(Strict):
     """The encoder (by default the one that fits the observations), its options, and the heads' hidden units."""
 
-    encoder: str | None = Field(None, description="name of the encoder; by default the one that fits the observations")
-    options: dict[str, Any] = Field({}, description="options of the encoder")
+    encoder: str | None = Field(
+        default=None, description="name of the encoder; by default the one that fits the observations"
+    )
+    options: dict[str, Any] = Field(default={}, description="options of the encoder")
     head: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (64,), description="hidden units of each head, layer by layer"
+        default=(64,), description="hidden units of each head, layer by layer"
     )
 
 

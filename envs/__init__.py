@@ -1,9 +1,10 @@
 """Games, mechanics, schemas and adapters. Import it to register the built-in games with Gymnasium.
 
->>> import envs
->>> env = envs.make(envs.Task("Graft/Gather-v0", {"slip": 0.3}), num_envs=64, seed=0)
->>> env.observation_schema.names
-('player', 'wall', 'hazard', 'coin')
+Examples:
+    >>> import envs
+    >>> env = envs.make(envs.Task("Graft/Gather-v0", {"slip": 0.3}), num_envs=64, seed=0)
+    >>> env.observation_schema.names
+    ('player', 'wall', 'hazard', 'coin')
 """
 
 from envs.adapters.builtin import register_with_gymnasium

@@ -77,8 +77,8 @@ def _task(name: str, kwargs: dict[str, JsonValue], names: dict[str, JsonValue]) 
 class Recalled(Strict):
     """A task to try a network on."""
 
-    id: str
-    kwargs: dict[str, JsonValue] = {}
+    id: str = Field(description="id of the task")
+    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
 
 
 PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
@@ -114,8 +114,8 @@ class TaskConfig(SquadSection):
     the source, where it looks like the target.
     """
 
-    id: str
-    kwargs: dict[str, JsonValue] = {}
+    id: str = Field(description="id of the task, such as Graft/Gather-v0, CartPole-v1 or your_package:YourGame-v0")
+    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
     names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
     bounds: tuple[Finite, Finite] | None = Field(
         None, description="mean returns of a random policy and of an expert, for the normalised score"
@@ -127,7 +127,9 @@ class TaskConfig(SquadSection):
             raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
         return self
 
-    recall: Recalled | None = None
+    recall: Recalled | None = Field(
+        None, description="of a target: the task on which kept is measured; the source, where it looks like the target"
+    )
 
     @property
     def task(self) -> Task:
@@ -151,12 +153,12 @@ class SourceConfig(SquadSection):
     ``backend``: who pretrains it, where that is not who trains the experiment.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=40)] | None = None
-    id: str | None = None
-    kwargs: dict[str, JsonValue] = {}
-    names: dict[str, JsonValue] = Field({}, alias="schema")
-    checkpoint: Path | None = None
-    backend: str | None = None
+    name: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(None, description="for tables and plots")
+    id: str | None = Field(None, description="id of the task to pretrain on")
+    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
+    names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
+    checkpoint: Path | None = Field(None, description="folder of a checkpoint, instead of a task")
+    backend: str | None = Field(None, description="who pretrains it, where that is not the experiment's backend")
     methods: Annotated[list[Any], _LIST] | None = Field(None, description="for this source instead of the common ones")
 
     @model_validator(mode="after")
@@ -177,34 +179,49 @@ class SourceConfig(SquadSection):
 class NetworkSection(Strict):
     """The encoder (by default the one that fits the observations), its options, and the heads' hidden units."""
 
-    encoder: str | None = None
-    options: dict[str, Any] = {}
-    head: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
+    encoder: str | None = Field(
+        default=None, description="name of the encoder; by default the one that fits the observations"
+    )
+    options: dict[str, Any] = Field(default={}, description="options of the encoder")
+    head: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(64,), description="hidden units of each head, layer by layer"
+    )
 
 
 class Budget(Strict):
     """Env steps of one stage."""
 
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)] = Field(description="env steps, rounded up to whole rollouts")
 
 
 class Common(Strict):
     """What every experiment has."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
-    methods: Annotated[list[Any], _LIST, Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seeds), Field(min_length=1)] = list(range(5))
-    pretrain: Budget = Budget(steps=600_000)
-    transfer: Budget = Budget(steps=200_000)
-    network: NetworkSection = NetworkSection()
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")] = Field(
+        description="of the experiment and its folder"
+    )
+    methods: Annotated[list[Any], _LIST, Field(min_length=1)] = Field(
+        description="names, or name: {option: value}; the controls scratch and random_frozen run unasked"
+    )
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seeds), Field(min_length=1)] = Field(
+        list(range(5)), description="how many, or a list"
+    )
+    pretrain: Budget = Field(Budget(steps=600_000), description="budget of each source, or of a sequence's first task")
+    transfer: Budget = Field(Budget(steps=200_000), description="budget of each transfer, or of each later task")
+    network: NetworkSection = Field(NetworkSection(), description="the encoder and the heads")
     backend: str = Field(DEFAULT_BACKEND, description="who trains: sb3 (in one process) or rllib (Ray)")
     resources: Annotated[dict[str, Any], _as_mapping("preset")] = Field(
         {"preset": "local"}, description="a preset (local, one_gpu, cluster), or a mapping with changes to one"
     )
-    algorithm: Annotated[dict[str, Any], _as_mapping("name")] = {"name": "ppo"}
-    evaluation: dict[str, Any] = {}
-    recall: Annotated[int, Field(ge=1)] = 256
-    """Episodes per task where a network is tried on tasks that it learned before."""
+    algorithm: Annotated[dict[str, Any], _as_mapping("name")] = Field(
+        {"name": "ppo"}, description="a name, or a mapping of name and options"
+    )
+    evaluation: dict[str, Any] = Field(
+        {}, description="when and how to evaluate: every, episodes, num_envs, deterministic"
+    )
+    recall: Annotated[int, Field(ge=1)] = Field(
+        256, description="episodes on each earlier task, to measure what was kept"
+    )
 
     @property
     def network_config(self) -> NetworkConfig:
@@ -243,10 +260,16 @@ class Config(Common):
     ``scratch`` and ``random_frozen`` run on every target without being named.
     """
 
-    sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
-    targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)]
+    sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)] = Field(
+        description="tasks to pretrain on, or checkpoints"
+    )
+    targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)] = Field(
+        description="tasks to transfer to"
+    )
     threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
-    sim_to_sim: bool = Field(False, description="whether the targets stand in for reality: see `experiments.recovery`")
+    sim_to_sim: bool = Field(
+        False, description="whether the targets stand in for reality: adds gap, recovery and worst"
+    )
 
 
 class SequenceConfig(Common):
@@ -257,9 +280,11 @@ class SequenceConfig(Common):
     ones; without that it plays with what it has after the latest task.
     """
 
-    sequence: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], Field(min_length=2)]
-    heads: Literal["per_task", "shared"] = "per_task"
-    task_known: bool = True
+    sequence: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], Field(min_length=2)] = Field(
+        description="the tasks, in the order in which they are learned"
+    )
+    heads: Literal["per_task", "shared"] = Field("per_task", description="whether each task has heads of its own")
+    task_known: bool = Field(True, description="whether the agent is told which earlier task it is tried on")
 
     @model_validator(mode="after")
     def _heads_without_a_task(self) -> Self:

@@ -135,7 +135,7 @@ def intransigence(lived: Lived, scratch: Lived) -> list[float]:
 
 
 def row(lived: Lived, scratch: Lived | None) -> dict[str, Any]:
-    """A row of the table; the fields are described in the README."""
+    """A row of the table; the fields are described in docs/output.md."""
 
     def of_each(metric: Callable[[Matrices], float]) -> dict[str, float]:
         return _interval([metric(matrix) for matrix in lived.matrices])

@@ -121,7 +121,7 @@ def _interval(values: Any) -> dict[str, float] | None:
 
 
 def row(measured: Measured, threshold: float) -> dict[str, Any]:
-    """A row of the table, in normalised score; the fields are described in the README."""
+    """A row of the table, in normalised score; the fields are described in docs/output.md."""
     curves, scratch = measured.curves, measured.scratch
     areas, base = [metrics.area(c) for c in curves], [metrics.area(c) for c in scratch]
     finals, base_finals = ([metrics.final_score(c) for c in group] for group in (curves, scratch))

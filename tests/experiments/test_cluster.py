@@ -467,8 +467,8 @@ def test_the_command_line_takes_the_command(where):
 
 
 def test_the_page_names_every_file_and_the_files_name_the_page():
-    page = (ROOT / "docs" / "cluster.md").read_text()
+    page = (ROOT / "docs" / "rllib-and-clusters.md").read_text()
     for path in CLUSTER.iterdir():
         assert path.name in page
-    assert "docs/cluster.md" in BATCH.read_text()
-    assert "docs/cluster.md" in text_of_rayjob()
+    assert "docs/rllib-and-clusters.md" in BATCH.read_text()
+    assert "docs/rllib-and-clusters.md" in text_of_rayjob()

@@ -11,7 +11,7 @@ import torch
 from handmade import REACH, NormEncoder, observations, scrambled, small_ppo, weights
 
 import envs
-from agents.backend import Batch, Evaluation, Grads, Hooks
+from agents.backend import Batch, Evaluation, Grads, Hooks, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork, build_network
@@ -19,7 +19,7 @@ from agents.sb3 import ALGORITHMS, Algorithm, architecture_for, train
 from agents.snapshot import Saved, Snapshots
 from envs.schema import Schemas
 from envs.task import Task
-from transfer.method import METHODS, PART, Built, FromSource, Place, State, TransferMethod, label, parse_method
+from transfer.method import METHODS, PART, Built, FromSource, State, TaskPosition, TransferMethod, label, parse_method
 
 CHAINS = (
     [],
@@ -149,7 +149,7 @@ def ones(network: PolicyNetwork) -> Grads:
 
 def masked(method: TransferMethod, network: PolicyNetwork, state: State) -> Mapping[str, torch.Tensor]:
     """Where a method that keeps weights from moving does so now: where it makes gradients of one zero."""
-    if not method.masks:
+    if "zeroes_gradients" not in method.words():
         return {}
     after = method.gradients(ones(network), network, state, batch_of(network.schemas, 4)).grads
     return {name: g == 0 for name, g in after.items()}
@@ -233,7 +233,7 @@ class Running:
         )
         plan = Evaluation(every=1_000_000, episodes=1, num_envs=1)
         task, algorithm = world.tasks[index], world.algorithm
-        train(self.network, task, algorithm, budget, index, record, plan, hooks, "cpu", snapshots)
+        train(TrainJob(self.network, task, algorithm, budget, index, record, plan, hooks, "cpu", snapshots))
         self.compare()
 
 
@@ -252,7 +252,7 @@ def consolidated(method: TransferMethod, world: World, end: Checkpoint, index: i
     network, state = end.build(), end.parts.get(PART, {})
     if method.overrides("consolidate"):
         rollouts = batch_of(network.schemas, method.states, index)
-        network, state = method.consolidate(network, state, rollouts, Place(index, max(len(world.tasks), 2)))
+        network, state = method.consolidate(network, state, rollouts, TaskPosition(index, max(len(world.tasks), 2)))
     if method.retraining:
         running = Running(method, network, state)
         running.train(world, index, method.retraining)

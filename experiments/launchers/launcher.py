@@ -143,13 +143,10 @@ def attempt(
 
 
 def _run(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int) -> str | None:
-    from experiments.resume import starts_over
     from experiments.stage import run_stage
 
     try:
-        if why := starts_over(stage, store):
-            progress.noted(f"Note: {stage.label} starts over: {why}.")
-        run_stage(stage, store, progress, env_workers)
+        run_stage(stage, store, progress, env_workers, progress.noted)
     except TooManyFaults as error:  # with what the environment raised, for its author
         store.fail(stage, str(error), faults=dict(error.faults), traceback=traceback.format_exc())
         return str(error)

@@ -25,8 +25,8 @@ from transfer.method import PART, Built, State, TransferMethod, label
 class Segment(Stage):
     """One piece of a transfer.
 
-    Its ``budget`` is its own, and its ``visit`` says which piece it is: so each has levels of its own, the same for all
-    members.
+    Its ``budget`` is its own, and its ``repeat_index`` says which piece it is: so each has levels of its own, the same
+    for all members.
 
     Attributes:
         parent: id of the segment that it goes on from; None for the first.
@@ -47,7 +47,7 @@ def segment_of(stage: Stage, generation: int, parent: str | None, every: int) ->
     """Piece number ``generation``, 0 = the first, of a whole transfer."""
     given = {field.name: getattr(stage, field.name) for field in fields(Stage)}
     begun, whole = generation * every, stage.budget
-    given |= {"visit": generation, "budget": min(every, whole - begun)}
+    given |= {"repeat_index": generation, "budget": min(every, whole - begun)}
     if begun + every < whole:
         given["recall"] = ()  # what it keeps of its source is of interest in the end
     return Segment(**given, parent=parent, begun=begun, whole=whole)

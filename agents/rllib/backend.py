@@ -13,7 +13,7 @@ from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from agents.backend import Hooks, Partners, Resources, TrainJob, TrainResult
-from agents.keeper import Batch, Keeper, Randomness, savable
+from agents.keeper import Batch, Keeper, Randomness
 from agents.network import PolicyNetwork
 from agents.recent import WINDOW, Recent
 from agents.rllib.algorithm import Algorithm
@@ -200,7 +200,7 @@ def _run(trained: Trained, job: TrainJob, eval_env: TaskVectorEnv) -> TrainResul
     trials = Trials(job, eval_env, trained.faults)
     supervisor = Supervisor(trained, trials, job, eval_env.groups)
     parts: Mapping[str, Part] | None = None
-    if savable(eval_env):
+    if eval_env.savable:
         parts = {
             "training": trained,
             "random": Randomness(torch.device("cpu")),

@@ -12,7 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from agents.backend import Record, TrainJob, TrainResult
-from agents.keeper import Batch, Keeper, Randomness, savable
+from agents.keeper import Batch, Keeper, Randomness
 from agents.normaliser import settle
 from agents.rates import scale_rates
 from agents.recent import Recent
@@ -129,7 +129,7 @@ def train(job: TrainJob) -> TrainResult:
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
         trials = Trials(job, eval_env, lambda: [batch.faults])
         parts: dict[str, Part] | None = None
-        if savable(batch) and savable(eval_env):
+        if batch.savable and eval_env.savable:
             parts = {
                 "learner": Learner(learner),
                 "random": Randomness(learner.device),

@@ -14,7 +14,7 @@ from envs.errors import GraftError
 from envs.faults import FaultRules, Faults, outside_counts
 from envs.restarts import PATIENCE, Restarts, Wrong, derived_seed
 from envs.schema import Schemas
-from envs.squad import environments, slots_of
+from envs.squad import SquadEnv, environments, slots_of
 
 NO_WINNER = -2
 
@@ -26,7 +26,7 @@ class _Seen(NamedTuple):
     last: dict[int, Array]
 
 
-class ZooSquad:
+class ZooSquad(SquadEnv):
     """Parallel environments stepped one after the other; see `envs.squad.SquadEnv` for what it gives.
 
     Agents may end and enter in any step and in any order. One that leaves ``agents`` without a flag has terminated. An

@@ -79,22 +79,20 @@ class Memory(FromSource):
     states: ClassVar[int] = STATES
     provides: ClassVar[frozenset[str]] = frozenset({"needs_source_weights", "remembers_tasks"})
 
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Stores states of the task that ends, with the outputs of the policy in eval mode, on the CPU."""
-        generator = torch.Generator().manual_seed(SEED + position.task)
+        generator = torch.Generator().manual_seed(SEED + where.task)
         chosen = torch.randperm(len(rollouts.observations), generator=generator)[: self.memory]
         observations = rollouts.observations[chosen.to(rollouts.observations.device)]
         stored = {"observations": observations.cpu().clone(), **_answers(network, observations)}
         stored["known"] = torch.ones(stored["action"].shape[1], dtype=torch.bool)
         if network.schemas.action.sizes:
             stored["sizes"] = torch.tensor(network.schemas.action.sizes)
-        kept = dict(state) | named(f"memory.{position.task}", stored)
+        kept = dict(state) | named(f"memory.{where.task}", stored)
         kept.setdefault(DRAWS, torch.zeros((), dtype=torch.int64))
         if not self.shares_heads:
             heads = {name: t.cpu().clone() for name, t in network.state_dict().items() if name.startswith("policy.")}
-            kept |= named(f"heads.{position.task}", heads)
+            kept |= named(f"heads.{where.task}", heads)
         return Consolidated(network, kept)
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:

@@ -160,9 +160,7 @@ class TransferMethod:
         """The network to keep when training on a task has ended; a checkpoint must be able to build it again."""
         return network
 
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """What it keeps of a task that ends.
 
         Args:

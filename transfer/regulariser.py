@@ -109,12 +109,10 @@ class Regulariser(FromSource):
         anchor = {name: parameters[name].detach().clone() for name in omega}
         return {**state, **named(f"anchor.{k}", anchor), **named(f"omega.{k}", scaled), f"raw.{k}": mean}
 
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """One more anchor, with the importances of the task that ends."""
         omega = self.importances(network, rollouts.observations)
-        return Consolidated(network, self.anchored(network, state, omega, position.task))
+        return Consolidated(network, self.anchored(network, state, omega, where.task))
 
     def importances(self, network: PolicyNetwork, observations: torch.Tensor) -> Tensors:
         """Raw importance of every held parameter, by name, from states (N, *obs_shape) of the task that ends."""

@@ -147,13 +147,11 @@ class Chain(TransferMethod):
             network = member.finish(network, _part(state, i))
         return network
 
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Through all members; each sees the network as the one before it left it, and as many states as it asks."""
         after: dict[str, torch.Tensor] = {}
         for i, member in enumerate(self.members):
-            network, own = member.consolidate(network, _part(state, i), _evenly(rollouts, member.states), position)
+            network, own = member.consolidate(network, _part(state, i), _evenly(rollouts, member.states), where)
             after |= named(i, own, "/")
         return Consolidated(network, after)
 

@@ -76,9 +76,7 @@ class Finetune(FromSource):
             encoder.freeze(wanted)
         return state
 
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """The schedule has ended."""
         return Consolidated(network, {name: t for name, t in state.items() if name != "frozen"})
 

@@ -36,8 +36,6 @@ class L2(Regulariser):
         self.check_held(network, state)
         return state
 
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Nothing to remember: the next task's anchor is where it starts."""
         return Consolidated(network, {})

@@ -126,19 +126,17 @@ class PackNet(FromSource):
         return Step(masked, state)
 
     @torch.no_grad()
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Share out the free weights of each layer, and set those that stay free to zero, in place."""
         found = owners(state) or owners(self.init(network, None))
         kept: dict[str, torch.Tensor] = {}
         for name, parameter in weights(network).items():
             free = found[name].to(parameter.device) == 0
-            count = round(int(free.sum()) / (position.tasks - position.task))
+            count = round(int(free.sum()) / (where.tasks - where.task))
             chosen = largest(parameter, free, count)
             parameter.masked_fill_(free & ~chosen, 0)
-            kept[name] = found[name].masked_fill(chosen.to(found[name].device), position.task + 1)
-        progress = {"packed": torch.tensor(position.task + 1), "retraining": torch.tensor(True)}
+            kept[name] = found[name].masked_fill(chosen.to(found[name].device), where.task + 1)
+        progress = {"packed": torch.tensor(where.task + 1), "retraining": torch.tensor(True)}
         return Consolidated(network, progress | named(OWNER, kept))
 
     @torch.no_grad()

@@ -90,18 +90,16 @@ class ProgressCompress(Progressive):
         moved = carried(source, omega, network.schemas, new_channels=self.new_channels, rename=self.rename)
         return without(state, OMEGA) | named(OMEGA, moved)
 
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """The knowledge base with the task in it, as a plain network, and its importances with the task's added."""
         base = network
         if isinstance(network, ProgressiveNetwork):
-            base = self._compressed(network, group(state, OMEGA), rollouts.observations, position)
+            base = self._compressed(network, group(state, OMEGA), rollouts.observations, where)
         held = [name for name, _ in base.named_parameters() if name.startswith("encoder.")]
         new, raw = normalised(diagonal_fisher(base, rollouts.observations, held))
         old = group(state, OMEGA)
         omega = {name: t + self.gamma * old[name].to(t) if name in old else t for name, t in new.items()}
-        return Consolidated(base, {**named(OMEGA, omega), "raw": raw, "compressed": torch.tensor(position.task + 1)})
+        return Consolidated(base, {**named(OMEGA, omega), "raw": raw, "compressed": torch.tensor(where.task + 1)})
 
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
         """The knowledge base for the tasks that are in it, the active column for the one that is being learned."""
@@ -110,17 +108,17 @@ class ProgressCompress(Progressive):
         return network
 
     def _compressed(
-        self, network: ProgressiveNetwork, omega: Tensors, observations: torch.Tensor, position: TaskPosition
+        self, network: ProgressiveNetwork, omega: Tensors, observations: torch.Tensor, where: TaskPosition
     ) -> PolicyNetwork:
         """The knowledge base after the compress phase, with heads for the task that ends."""
         device = network.policy.out.weight.device
         observations = observations.to(device)
         config = replace(network.earlier.config, distribution=network.config.distribution)
-        base = PolicyNetwork(network.schemas, config, STREAM + position.task)
+        base = PolicyNetwork(network.schemas, config, STREAM + where.task)
         base.encoder.load_state_dict(network.earlier.encoder.state_dict())
         base.to(device)
         anchor = {name: p.detach().clone() for name, p in base.named_parameters() if name in omega}
-        generator = torch.Generator().manual_seed(STREAM + position.task)
+        generator = torch.Generator().manual_seed(STREAM + where.task)
         optimiser = torch.optim.Adam(base.parameters(), lr=self.learning_rate)
         teacher, order = _outputs(network, observations), torch.zeros(0, dtype=torch.long)
         with evaluating(base):  # normalisation statistics are those of the earlier tasks

@@ -71,9 +71,7 @@ class SI(Regulariser):
         added = torch._foreach_addcmul([path[n] for n in names], [last[n] for n in names], step, value=-1.0)
         return {**path, **dict(zip(names, added, strict=True))}
 
-    def consolidate(
-        self, network: PolicyNetwork, state: State, rollouts: Batch, position: TaskPosition
-    ) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """The path becomes importance, and the anchor moves here.
 
         Raises:

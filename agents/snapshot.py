@@ -26,6 +26,11 @@ class Saved(NamedTuple):
     tensors: Mapping[str, torch.Tensor]
     values: Mapping[str, Any]
 
+    def group(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names start with ``name/``, without it."""
+        start = f"{name}/"
+        return {key.removeprefix(start): t for key, t in self.tensors.items() if key.startswith(start)}
+
 
 class Part(Protocol):
     """Something with a state that training depends on."""

@@ -279,7 +279,7 @@ class _Pairs(Builder):
         """Add the stages of ``methods`` from ``source`` to every target, and the source's own where it needs any."""
         self._use_network_of(source)
         if source.checkpoint is not None:
-            self.graph.checkpoints[source.id] = source.checkpoint
+            self.graph.checkpoints[str(source.checkpoint.id)] = source.checkpoint
         plain = any(m.uses_source and not m.watches_source for m in methods)
         origins = {seed: self._origin(source, seed) if plain else "" for seed in self.seeds}
         starts = [
@@ -306,7 +306,7 @@ class _Pairs(Builder):
     def _origin(self, source: Source, seed: int, method: TransferMethod | None = None) -> str:
         """The id of the checkpoint, or of the pretraining, watched by ``method``, which is added if needed."""
         if source.checkpoint is not None:
-            return source.id
+            return str(source.checkpoint.id)
         task, given = source.task, source.config
         return self.add("pretrain", task, seed, method, given.backend, squad=given.squad, scale=bounds(task))
 

@@ -39,28 +39,18 @@ class Source:
         Raises:
             GraftError: no such checkpoint, or the config asks for another network than the checkpoint's.
         """
-        name = source.name
         if source.checkpoint is None:
-            return cls(source, name or _task_name(source), source.task, config.network_config)
+            name = str(source.task) if source.backend is None else f"{source.task} by {source.backend}"
+            return cls(source, source.name or name, source.task, config.network_config)
         loaded = Checkpoint.load(source.checkpoint)
         network = _architecture(config, loaded, source)
-        return cls(source, name or f"checkpoint {source.checkpoint}", loaded.task, network, loaded)
-
-    @property
-    def id(self) -> str:
-        """Of its checkpoint."""
-        assert self.checkpoint is not None
-        return str(self.checkpoint.id)
+        return cls(source, source.name or f"checkpoint {source.checkpoint}", loaded.task, network, loaded)
 
     def last_task(self, method: TransferMethod) -> int:
         """Index of its own task among those that ``method`` knows of."""
         if self.checkpoint is None:
             return 0
         return tasks_learned(archive_of(inherited(self.checkpoint, method))) - 1
-
-
-def _task_name(source: SourceConfig) -> str:
-    return str(source.task) if source.backend is None else f"{source.task} by {source.backend}"
 
 
 def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:

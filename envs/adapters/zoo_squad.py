@@ -14,7 +14,7 @@ from envs.errors import GraftError
 from envs.faults import FaultRules, Faults, outside_counts
 from envs.restarts import PATIENCE, Restarts, Wrong, derived_seed
 from envs.schema import Schemas
-from envs.squad import SquadEnv, environments, slots_of
+from envs.squad import environments, slots_of
 
 NO_WINNER = -2
 
@@ -26,7 +26,7 @@ class _Seen(NamedTuple):
     last: dict[int, Array]
 
 
-class ZooSquad(SquadEnv):
+class ZooSquad:
     """Parallel environments stepped one after the other; see `envs.squad.SquadEnv` for what it gives.
 
     Agents may end and enter in any step and in any order. One that leaves ``agents`` without a flag has terminated. An
@@ -46,6 +46,8 @@ class ZooSquad(SquadEnv):
         GraftError: no list of possible agents, an unknown team, one whose agents see or do different things, or spaces
             that Graft cannot show (`envs.adapters.spaces`).
     """
+
+    savable = False
 
     def __init__(
         self, make: Callable[[], Any], task: str, rules: FaultRules, rows: int = 1, team: str | None = None
@@ -212,6 +214,14 @@ class ZooSquad(SquadEnv):
             return self._envs[i].render()
         except Exception as error:  # whatever a third party's code, or the graphics library under it, may raise
             raise GraftError(f"'{self._task}' cannot be drawn: {type(error).__name__}, {first_line(error)}.") from error
+
+    def save_state(self) -> dict[str, Array]:
+        """Not offered: nobody knows what such environments depend on."""
+        raise NotImplementedError
+
+    def restore_state(self, saved: dict[str, Array]) -> None:
+        """Not offered."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close every environment, as far as they let themselves be closed."""

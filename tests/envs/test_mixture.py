@@ -183,4 +183,3 @@ def test_where_one_part_cannot_be_saved_the_mixture_cannot():
     tasks = [handmade(*"abcd"), handmade(*"abce")]
     env = envs.make(Task(ID, {"tasks": tasks}), 2, 0)
     assert not env.savable
-    assert not hasattr(env, "restore_state")

@@ -9,9 +9,11 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 
+from agents.algorithm import Algorithm
 from agents.network import PolicyNetwork
 from agents.network import Unstable as Unstable
-from agents.snapshot import Part
+from agents.snapshot import Part, Snapshots
+from envs.task import Task
 
 Grads = dict[str, torch.Tensor]
 """Parameter name -> gradient; a parameter without a gradient is absent."""
@@ -99,6 +101,39 @@ class Partners:
 
     plays: Mapping[str, str]
     networks: Mapping[str, PolicyNetwork]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a backend is asked to train, in place.
+
+    Attributes:
+        algorithm: of the backend's own ``ALGORITHMS``.
+        budget: env steps; training ends after the rollout that reaches it.
+        seed: of the environments, the action samples and the minibatches.
+        record: receives metrics; evaluations come at least at 0 and at the last env step.
+        hooks: what a transfer method does during training.
+        device: a torch device; "auto" is the GPU where there is one. Unused by RLlib, where ``resources`` say it.
+        snapshots: where to keep one; training goes on from the one that is there, and ends as if it had never been
+            stopped. None are taken where an environment's state can't be saved (all but the built-in games).
+        workers: processes that each of both batches is spread over, where that can pay (`envs.make`).
+        resources: processes and GPUs of a backend that uses more than the calling process.
+        partners: who learns beside it, in a task for squads that names its ``team``; RLlib only.
+    """
+
+    network: PolicyNetwork
+    task: Task
+    algorithm: Algorithm
+    budget: int
+    seed: int
+    record: Record
+    evaluation: Evaluation = Evaluation()
+    hooks: Hooks = Hooks()
+    device: str = "auto"
+    snapshots: Snapshots | None = None
+    workers: int = 1
+    resources: Resources = Resources()
+    partners: Partners | None = None
 
 
 class TrainResult(NamedTuple):

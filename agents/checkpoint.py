@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from agents.encoder import Stem
 from agents.network import NetworkConfig, PolicyNetwork, build_network
 from envs.errors import GraftError
 from envs.schema import ActionSchema, ObservationSchema, Schemas
@@ -74,6 +75,7 @@ class Checkpoint:
         tensors: name -> tensor; the names are those of `PolicyNetwork`.
         parts: further groups of tensors (method, optimiser or normaliser state), each a file of its own.
         lineage: ids of the checkpoints it descends from, parent first.
+        stems: where observation names meet the weights; None in checkpoints that were written before these were kept.
         record: method, seed, env steps, versions, evaluation, licence: any JSON values.
         id: sha256 that identifies it; None before it was saved.
     """
@@ -86,12 +88,13 @@ class Checkpoint:
     lineage: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     id: str | None = None
+    stems: tuple[Stem, ...] | None = None
 
     @classmethod
     def of(cls, network: PolicyNetwork, task: Task, **rest: Any) -> Checkpoint:
         """A checkpoint of a live network; its tensors are copied to the CPU."""
         tensors = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
-        return cls(network.config, network.schemas, task, tensors, **rest)
+        return cls(network.config, network.schemas, task, tensors, stems=network.encoder.stems, **rest)
 
     def build(self) -> PolicyNetwork:
         """The network with these weights; nothing of it is frozen."""
@@ -119,6 +122,8 @@ class Checkpoint:
             "record": dict(self.record),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
+        if self.stems is not None:
+            manifest["stems"] = [stem._asdict() for stem in self.stems]
         identity, text = sealed(manifest)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -166,6 +171,7 @@ class Checkpoint:
             lineage=tuple(manifest["lineage"]),
             record=manifest["record"],
             id=manifest["id"],
+            stems=tuple(map(Stem.from_json, manifest["stems"])) if "stems" in manifest else None,
         )
 
 

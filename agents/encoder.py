@@ -35,6 +35,12 @@ class Stem(NamedTuple):
     within: bool = False
 
     @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Stem:
+        """Inverse of ``_asdict`` after a way through JSON."""
+        attributes = tuple(map(tuple, data["attributes"]))
+        return cls(**{**data, "names": tuple(data["names"]), "attributes": attributes, "board": tuple(data["board"])})
+
+    @classmethod
     def of(cls, name: str, group: int, schema: ObservationSchema, dim: int = 1) -> Stem:
         """That of an encoder which reads ``schema`` and nothing else."""
         return cls(name, group, schema.names, schema.attributes, schema.shape[1:], dim)

@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,18 +21,13 @@ LARGEST_SHARE = 0.05
 
 
 class Savable(Protocol):
-    """A batch of environments whose state can be saved; the built-in games are, others are not."""
+    """What saves its state as arrays, such as a batch of environments that is ``savable``."""
 
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that its future depends on."""
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`."""
-
-
-def savable(env: object) -> TypeGuard[Savable]:
-    """Whether the state of ``env``, or of the one that it wraps, can be saved."""
-    return hasattr(env, "save_state") and hasattr(env, "restore_state")
 
 
 class Batch:

@@ -26,6 +26,11 @@ class Saved(NamedTuple):
     tensors: Mapping[str, torch.Tensor]
     values: Mapping[str, Any]
 
+    def group(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names start with ``name/``, without it."""
+        start = f"{name}/"
+        return {key.removeprefix(start): t for key, t in self.tensors.items() if key.startswith(start)}
+
 
 class Part(Protocol):
     """Something with a state that training depends on."""
@@ -116,6 +121,7 @@ class Snapshots:
         env_steps: where set, also after so many env steps.
         save: the caller's own part, such as what a method remembers.
         restore: told, before training goes on, what ``save`` gave and the env steps taken by then.
+        found: gives the snapshot that the caller has read already; by default it is read from ``folder``.
     """
 
     folder: Path
@@ -124,7 +130,8 @@ class Snapshots:
     env_steps: int | None = None
     save: Callable[[], Saved] = _nothing
     restore: Callable[[Saved, int], None] = _ignore
+    found: Callable[[], Snapshot | None] | None = None
 
     def latest(self) -> Snapshot | None:
         """The snapshot that training goes on from, or None where it starts at the beginning."""
-        return Snapshot.read(self.folder, self.identity)
+        return Snapshot.read(self.folder, self.identity) if self.found is None else self.found()

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from agents.backend import Evaluation, Hooks, Record, TrainResult
+from agents.backend import TrainJob, TrainResult
 from agents.evaluate import evaluate
-from agents.network import PolicyNetwork
 from agents.snapshot import Saved
 from envs.faults import Faults, together
 from envs.task import TaskVectorEnv
@@ -18,24 +17,15 @@ class Trials:
     """The evaluations of a network during its training, and the faults of its environments.
 
     Args:
-        env: what ``network`` is tried on. plan: when and how.
-        hooks: of these, the report. record: gets what comes out. seed: of the action samples.
+        job: the training; its seed is that of the action samples, and the report of its hooks is recorded.
+        env: what the network is tried on.
         training_faults: gives those of the environments that the network is trained on.
     """
 
-    def __init__(
-        self,
-        network: PolicyNetwork,
-        env: TaskVectorEnv,
-        plan: Evaluation,
-        hooks: Hooks,
-        record: Record,
-        seed: int,
-        training_faults: Callable[[], Iterable[Faults]],
-    ) -> None:
-        self._network, self._env, self._plan = network, env, plan
-        self._report, self._record, self._training_faults = hooks.report, record, training_faults
-        self._generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+    def __init__(self, job: TrainJob, env: TaskVectorEnv, training_faults: Callable[[], Iterable[Faults]]) -> None:
+        self._network, self._env, self._plan = job.network, env, job.evaluation
+        self._report, self._record, self._training_faults = job.hooks.report, job.record, training_faults
+        self._generator = torch.Generator(next(job.network.parameters()).device).manual_seed(job.seed)
         self._due = self._known_faults = 0
         self._returns: list[float] = []
         self._means: dict[str, float] = {}

@@ -31,17 +31,19 @@ ALL = "all"
 class SquadEnv(Protocol):
     """N environments with A slots for agents each, in teams. Sizes of teams may change: not every slot is in play.
 
-    One that can be saved has ``save_state() -> {name: array}`` and ``restore_state(saved)`` as well. One that can be
-    drawn has Gymnasium's ``metadata``, ``render_mode`` and ``render()``, a picture of each environment, and where
-    ``render_mode`` is set and games end, ``infos["final_frame"]`` holds pictures of their ends, else None (a tuple, N).
+    One that can be drawn has Gymnasium's ``metadata``, ``render_mode`` and ``render()``, a picture of each environment.
+    Where ``render_mode`` is set and games end, ``infos["final_frame"]`` holds pictures of their ends, else None (a
+    tuple, N).
 
     Attributes:
         num_envs: N. agents: names of the slots. teams: name -> its slots, ascending; each slot has one team.
+        savable: whether `save_state` and `restore_state` work.
     """
 
     num_envs: int
     agents: tuple[str, ...]
     teams: dict[str, tuple[int, ...]]
+    savable: bool = False
 
     def schemas_of(self, team: str) -> Schemas:
         """What every agent of ``team`` sees and does."""
@@ -67,6 +69,14 @@ class SquadEnv(Protocol):
 
     def observe(self) -> tuple[dict[str, Array], Bools]:
         """What everybody in play sees now, and who that is (N, A); nothing changes."""
+
+    def save_state(self) -> dict[str, Array]:
+        """Copies of everything that the future depends on."""
+        raise NotImplementedError
+
+    def restore_state(self, saved: dict[str, Array]) -> None:
+        """Go back to a state of `save_state`."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -223,21 +233,20 @@ class Rows(TaskVectorEnv):
             return self._dice.actions(acts, len(its))
         return still(acts, (self.squad.num_envs, len(its)))
 
-    def __getattr__(self, name: str) -> Any:
-        """``save_state`` and ``restore_state``, where the environments offer them."""
-        if name in ("save_state", "restore_state") and hasattr(self.squad, name):
-            return getattr(self, f"_{name}")
-        raise AttributeError(f"{type(self).__name__} has no attribute '{name}'")
+    @property
+    def savable(self) -> bool:
+        """Whether the environments are."""
+        return self.squad.savable
 
-    def _save_state(self) -> dict[str, Array]:
+    def save_state(self) -> dict[str, Array]:
         """Copies of all that the future depends on, but for what a `Policy` remembers."""
-        inner = {f"squad.{name}": array for name, array in self.squad.save_state().items()}  # type: ignore[attr-defined]
+        inner = {f"squad.{name}": array for name, array in self.squad.save_state().items()}
         return inner | {"dice": self._dice.state.copy()}
 
-    def _restore_state(self, saved: dict[str, Array]) -> None:
+    def restore_state(self, saved: dict[str, Array]) -> None:
         """Go back to a state of ``save_state``, of a batch of the same game and sizes."""
         inner = {name.removeprefix("squad."): array for name, array in saved.items() if name.startswith("squad.")}
-        self.squad.restore_state(inner)  # type: ignore[attr-defined]
+        self.squad.restore_state(inner)
         self._dice.state[...] = saved["dice"]
         self._seen, self._alive = self.squad.observe()
         self._first_seed = None

@@ -115,6 +115,19 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """How often its environments failed and were restarted; never, where nobody but us wrote them."""
         return Faults()
 
+    @property
+    def savable(self) -> bool:
+        """Whether `save_state` and `restore_state` work: the built-in games' do, those of other people's can't."""
+        return type(self).save_state is not TaskVectorEnv.save_state
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything that the future of the batch depends on."""
+        raise NotImplementedError
+
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Go back to a state of `save_state`, of a batch of the same tasks and size."""
+        raise NotImplementedError
+
 
 class Adapter(Protocol):
     """Makes the tasks whose ids start with ``prefix``; the longest matching prefix wins.

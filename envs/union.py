@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 
 from envs.errors import GraftError
 from envs.faults import Faults
@@ -117,8 +118,21 @@ class Widened(TaskVectorEnv):
         """Frames of the batch."""
         return self._env.render()
 
+    @property
+    def savable(self) -> bool:
+        """Whether the batch is."""
+        return self._env.savable
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Of the batch."""
+        return self._env.save_state()
+
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Of the batch."""
+        self._env.restore_state(saved)
+
     def __getattr__(self, name: str) -> Any:
-        """Saving and restoring, where the batch offers them, and whatever else it has."""
+        """Whatever else the batch has."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._env, name)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from agents.algorithm import Algorithm
-from agents.backend import Resources, TrainResult
+from agents.backend import Resources, TrainJob, TrainResult
 from envs.errors import GraftError, unknown
 from envs.options import build_options
 from envs.registry import Registry
@@ -27,12 +27,12 @@ PRESETS = {
 
 
 class Backend(Protocol):
-    """A package that trains networks; the arguments of ``train`` are those of `agents.sb3.train`."""
+    """A package that trains networks."""
 
     ALGORITHMS: Registry[type[Algorithm]]
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainResult:
-        """Train a network in place."""
+    def train(self, job: TrainJob) -> TrainResult:
+        """Train the job's network in place."""
 
 
 def backend(name: str) -> Backend:
@@ -64,7 +64,7 @@ def refuse(name: str, resources: Resources, method: TransferMethod | None = None
             "Stable-Baselines3 trains in one process: num_env_runners and num_learners must be 0; "
             "use resources: local or one_gpu, or backend: rllib."
         )
-    if method is not None and method.rewrites and resources.num_learners > 1:
+    if method is not None and "rewrites_weights" in method.words() and resources.num_learners > 1:
         raise GraftError(
             f"{label(method)} rewrites weights by what it sees in its minibatch, which differs between learners; "
             f"use num_learners: 0 or 1."

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agents.backend import Batch, Grads
+from agents.backend import Batch
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.rates import scale_rates
@@ -22,8 +22,9 @@ from agents.sb3.vec_env import BatchVecEnv
 from envs.factory import make, schemas
 from envs.task import Task
 from transfer.fisher import diagonal_fisher
-from transfer.method import METHODS, PART, Place, State, TransferMethod, label, parse_method
+from transfer.method import METHODS, TaskPosition, TransferMethod, label, parse_method
 from transfer.methods.finetune import Finetune
+from transfer.session import TransferSession
 
 SOURCE, TARGET = Task("Graft/Gather-v0"), Task("Graft/Gather-v0", {"slip": 0.3})
 
@@ -55,34 +56,33 @@ def _source() -> Checkpoint:
     return Checkpoint.of(network, SOURCE)
 
 
+def _play(network: PolicyNetwork, states: int) -> Batch:
+    env = make(SOURCE, 64, 1)
+    try:
+        return collect(network, env, states, torch.Generator().manual_seed(0))
+    finally:
+        env.close()
+
+
 def _consolidated(method: TransferMethod, source: Checkpoint) -> Checkpoint:
     """``source`` with what the method remembers of it."""
-    if not method.overrides("consolidate"):
-        return source
-    network, env = source.build(), make(SOURCE, 64, 1)
-    rollouts = collect(network, env, max(1, method.states), torch.Generator().manual_seed(0))
-    env.close()
-    state: State = method.init(network, None) if method.watches_source else {}
-    network, state = method.consolidate(network, state, rollouts, Place(0, 2))
-    return Checkpoint.of(network, SOURCE, parts={PART: state})
+    session = TransferSession.of(method, source)
+    if method.watches_source:
+        session.state = method.init(session.network, None)
+    session.consolidate(_play, TaskPosition(0, 2))
+    return session.checkpoint(SOURCE)
 
 
 def subject(method: TransferMethod, source: Checkpoint) -> Subject:
     """``method`` with its network, its state and a learner, just before its first update on the target."""
     own = _consolidated(method, source) if method.uses_source else None
-    network, _ = method.build(own, schemas(TARGET), NetworkConfig(), 1)
-    state = method.schedule(network, method.init(network, own), 0.25)
-    held = sum(t.numel() * t.element_size() for t in state.values())
-
-    def gradients(grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:
-        nonlocal state
-        changed, state, _ = method.gradients(grads, network, state, batch)
-        return changed
-
+    session = TransferSession.begin(method, own, schemas(TARGET), NetworkConfig(), 1)
+    network, hooks = session.network, session.hooks()
+    session.schedule(network, 0.25)
+    held = sum(t.numel() * t.element_size() for t in session.state.values())
     env = BatchVecEnv(make(TARGET, 64, 0))
-    hook = gradients if method.overrides("gradients") else None
-    learner = ALGORITHMS["ppo"]().learner(network, env, 0, hook, "cpu")
-    scale_rates(network_optimizer(learner), network, method.rates(network, state))
+    learner = ALGORITHMS["ppo"]().learner(network, env, 0, hooks.gradients, "cpu")
+    scale_rates(network_optimizer(learner), network, hooks.rates)
     seconds, train = [0.0], getattr(learner, "train")  # noqa: B009 - the base class does not promise it
 
     def timed() -> None:

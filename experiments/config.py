@@ -21,7 +21,7 @@ from envs.task import Bounds, Task
 from experiments.backends import DEFAULT as DEFAULT_BACKEND
 from experiments.backends import backend, parse_resources
 from experiments.options import parse_model
-from experiments.squads import Squad
+from experiments.teams import Squad
 from transfer.method import METHODS, TransferMethod, label, parse_method
 
 PACKAGED = Path(__file__).parent / "configs"
@@ -314,7 +314,7 @@ class SequenceConfig(Common):
             return methods
         shared = [method.with_shared_heads() for method in methods]
         for method in shared:
-            if method.needs_task and not self.task_known:
+            if "needs_task" in method.words() and not self.task_known:
                 raise GraftError(f"{label(method)} must know the task it is in; leave it out, or set task_known: true.")
         return shared
 

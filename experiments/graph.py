@@ -21,10 +21,10 @@ from envs.schema import ObservationSchema, Schemas
 from envs.task import Bounds, Task
 from experiments import __version__
 from experiments.backends import DEFAULT, refuse
-from experiments.config import Common, Config, SourceConfig
-from experiments.sources import architecture, last_task, name_of, task_of
-from experiments.squads import Squad, check
-from transfer.method import Place, TransferMethod, label
+from experiments.config import Common, Config, TaskConfig
+from experiments.sources import Source
+from experiments.teams import Squad, check
+from transfer.method import TaskPosition, TransferMethod, label
 from transfer.method import to_json as method_json
 
 LOCAL = Resources()
@@ -61,8 +61,8 @@ class Stage:
         method: how knowledge is carried over; None for a pretraining that no method watches.
         source: what it starts from: the id of another stage, or of a checkpoint; None where nothing is.
         source_folder: of that checkpoint, where the source is no stage of the experiment.
-        place: which of how many tasks it is about; None where no sequence is.
-        visit: how often the sequence came by this task before.
+        position: which of how many tasks it is about; None where no sequence is.
+        repeat_index: how often the sequence came by this task before.
         observation: the schema that observations are laid out as; None for the task's own.
         recall, recall_episodes: what its network is tried on in the end, and how often.
         squad: who plays whom, where all teams of a squad learn; ``task`` names the team whose policy the stage makes.
@@ -83,8 +83,8 @@ class Stage:
     method: TransferMethod | None = None
     source: str | None = None
     source_folder: Path | None = None
-    place: Place | None = None
-    visit: int = 0
+    position: TaskPosition | None = None
+    repeat_index: int = 0
     observation: ObservationSchema | None = None
     recall: tuple[Recall, ...] = ()
     recall_episodes: int = 0
@@ -126,10 +126,10 @@ class Stage:
             data["backend"] = {"name": self.backend, **processes}
         if self.squad is not None:
             data["squad"] = self.squad.to_json()
-        if self.place is not None:
-            data["place"] = list(self.place)
-        if self.visit:
-            data["visit"] = self.visit
+        if self.position is not None:
+            data["place"] = list(self.position)
+        if self.repeat_index:
+            data["visit"] = self.repeat_index
         if self.observation is not None:
             data["observation"] = self.observation.to_json()
         if self.recall:
@@ -150,7 +150,7 @@ class Stage:
         methods that are compared meet the same levels. Seeds of different stages are far apart, because environment i
         of a batch is seeded with seed + i.
         """
-        return self._seeds(self.kind if not self.visit else f"{self.kind} {self.visit}", self.task)
+        return self._seeds(self.kind if not self.repeat_index else f"{self.kind} {self.repeat_index}", self.task)
 
     def partner_seed(self, policy: str) -> int:
         """Seed of the weights of a policy that learns beside the stage's own."""
@@ -200,9 +200,13 @@ class Lifelong:
 
 @dataclass
 class Graph:
-    """Stages by id, in an order in which sources come first, and what will be compared."""
+    """Stages by id, in an order in which sources come first, and what will be compared.
+
+    ``checkpoints``: id -> what stages start from that are made by none of them.
+    """
 
     stages: dict[str, Stage] = field(default_factory=dict)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     lifelong: list[Lifelong] = field(default_factory=list)
 
@@ -280,92 +284,101 @@ class _Pairs(Builder):
 
     config: Config
 
-    def origins(self, source: SourceConfig, methods: list[TransferMethod]) -> dict[int, str]:
-        """What the transfers of each seed start from: a pretraining stage, added here if needed, or the checkpoint."""
-        loaded = None if source.checkpoint is None else Checkpoint.load(source.checkpoint)
-        network = self.config.network_config if loaded is None else architecture(self.config, loaded, source)
-        network = architecture_for(self.algorithm, network)
+    def add_source(self, source: Source, methods: list[TransferMethod]) -> None:
+        """Add the stages of ``methods`` from ``source`` to every target, and the source's own where it needs any."""
+        self._use_network_of(source)
+        if source.checkpoint is not None:
+            self.graph.checkpoints[str(source.checkpoint.id)] = source.checkpoint
+        plain = any(m.uses_source and not m.watches_source for m in methods)
+        origins = {seed: self._origin(source, seed) if plain else "" for seed in self.seeds}
+        starts = [
+            [self._start(source, method, seed, origins[seed]) for seed in self.seeds] if method.uses_source else []
+            for method in methods
+        ]
+        for target in self.config.targets:
+            scratch: tuple[str, ...] = ()
+            for method, began in zip(methods, starts, strict=True):
+                entry = self._comparison(source, target, method, began, scratch)
+                scratch = entry.scratch
+                if entry not in self.graph.comparisons:
+                    self.graph.comparisons.append(entry)
+
+    def _use_network_of(self, source: Source) -> None:
+        network = architecture_for(self.algorithm, source.network)
         if self.network not in (None, network):
             raise GraftError(
-                f"{name_of(source)} has another network than the source before it; the controls can match one "
+                f"{source.name} has another network than the source before it; the controls can match one "
                 f"only, so give each an experiment of its own."
             )
         self.network = network
-        if loaded is not None:
-            return dict.fromkeys(self.seeds, str(loaded.id))
-        task = source.task
-        needed = any(method.uses_source and not method.watches_source for method in methods)
-        return {
-            seed: self.add("pretrain", task, seed, by=source.backend, squad=source.squad, scale=bounds(task))
-            for seed in self.seeds
-            if needed
-        }
 
-    def starting_point(
-        self, source: SourceConfig, task: Task, method: TransferMethod, seed: int, origin: str
-    ) -> tuple[str, str]:
+    def _origin(self, source: Source, seed: int, method: TransferMethod | None = None) -> str:
+        """The id of the checkpoint, or of the pretraining, watched by ``method``, which is added if needed."""
+        if source.checkpoint is not None:
+            return str(source.checkpoint.id)
+        task, given = source.task, source.config
+        return self.add("pretrain", task, seed, method, given.backend, squad=given.squad, scale=bounds(task))
+
+    def _start(self, source: Source, method: TransferMethod, seed: int, origin: str) -> tuple[str, str]:
         """The stages or checkpoints that trained the source, and that ``method`` transfers from: what it made of it."""
         if method.watches_source:
             if source.checkpoint is not None:
                 raise GraftError(
-                    f"{label(method)} must watch its source learn, and {name_of(source)} is trained already; "
+                    f"{label(method)} must watch its source learn, and {source.name} is trained already; "
                     f"name the task to pretrain on."
                 )
-            method.check(schemas(task))
-            origin = self.add("pretrain", task, seed, method, source.backend, squad=source.squad, scale=bounds(task))
+            method.check(schemas(source.task))
+            origin = self._origin(source, seed, method)
         if not method.overrides("consolidate"):
             return origin, origin
-        place = Place(last_task(source, method), last_task(source, method) + 2)
-        folder = source.checkpoint
+        last, folder = source.last_task(method), source.config.checkpoint
+        position = TaskPosition(last, last + 2)
         return origin, self.add(
-            "consolidate", task, seed, method=method, source=origin, source_folder=folder, place=place
+            "consolidate", source.task, seed, method=method, source=origin, source_folder=folder, position=position
         )
 
-    def add_source(self, source: SourceConfig, methods: list[TransferMethod]) -> None:
-        """Add the stages of ``methods`` from ``source`` to every target, and the source's own where it needs any."""
-        origins = self.origins(source, methods)
-        task = task_of(source)
-        starts = {
-            (i, seed): self.starting_point(source, task, method, seed, origins.get(seed, ""))
-            for i, method in enumerate(methods)
-            if method.uses_source
-            for seed in self.seeds
-        }
-        for target in self.config.targets:
-            scratch: tuple[str, ...] = ()
-            for i, method in enumerate(methods):
-                uses = method.uses_source
-                tried = target.recalled or task
-                alike = schemas(tried) == schemas(target.task)
-                if target.recalled is not None and not alike:
-                    raise GraftError(
-                        f"recall of {target.task}: {tried} shows or takes something else, and can't be played by what "
-                        f"learned the target; give a task with the same observations and actions."
-                    )
-                recalls = uses and alike
-                recall = (Recall(last_task(source, method), tried, target.recalled is not None),) if recalls else ()
-                own = tuple(starts[i, seed][1] for seed in self.seeds) if uses else ()
-                trained = tuple(starts[i, seed][0] for seed in self.seeds) if uses and not source.checkpoint else ()
-                stages = tuple(
-                    self.add(
-                        "transfer",
-                        target.task,
-                        seed,
-                        method=method,
-                        source=origin,
-                        source_folder=source.checkpoint if uses and origin in origins.values() else None,
-                        recall=recall,
-                        squad=target.squad,
-                        scale=target.scale,
-                    )
-                    for seed, origin in zip(self.seeds, own or [None] * len(self.seeds), strict=True)
-                )
-                scratch = stages if method.baseline else scratch
-                name = name_of(source) if uses else None
-                between = own if method.overrides("consolidate") else ()
-                entry = Comparison(name, target.task, method, self.seeds, stages, scratch, trained, between)
-                if entry not in self.graph.comparisons:
-                    self.graph.comparisons.append(entry)
+    def _comparison(
+        self,
+        source: Source,
+        target: TaskConfig,
+        method: TransferMethod,
+        starts: list[tuple[str, str]],
+        scratch: tuple[str, ...],
+    ) -> Comparison:
+        """One method on one target, with its stages added; ``starts``: of `_start`, per seed, if it uses a source."""
+        own, recall = tuple(start for _, start in starts), self._recalled(source, target, method)
+        stages = tuple(
+            self.add(
+                "transfer",
+                target.task,
+                seed,
+                method=method,
+                source=origin,
+                source_folder=source.config.checkpoint if origin in self.graph.checkpoints else None,
+                recall=recall,
+                squad=target.squad,
+                scale=target.scale,
+            )
+            for seed, origin in zip(self.seeds, own or [None] * len(self.seeds), strict=True)
+        )
+        name = source.name if method.uses_source else None
+        trained = () if source.checkpoint else tuple(origin for origin, _ in starts)
+        between = own if method.overrides("consolidate") else ()
+        scratch = stages if method.baseline else scratch
+        return Comparison(name, target.task, method, self.seeds, stages, scratch, trained, between)
+
+    def _recalled(self, source: Source, target: TaskConfig, method: TransferMethod) -> tuple[Recall, ...]:
+        """The task that transfers to ``target`` are tried on as well, where what learned the target can play it."""
+        tried = target.recalled or source.task
+        alike = schemas(tried) == schemas(target.task)
+        if target.recalled is not None and not alike:
+            raise GraftError(
+                f"recall of {target.task}: {tried} shows or takes something else, and can't be played by what "
+                f"learned the target; give a task with the same observations and actions."
+            )
+        if not method.uses_source or not alike:
+            return ()
+        return (Recall(source.last_task(method), tried, target.recalled is not None),)
 
 
 def expand(config: Config) -> Graph:
@@ -378,17 +391,18 @@ def expand(config: Config) -> Graph:
     for target in targets:
         if targets.count(target) > 1:
             raise GraftError(f"Target {target} is listed more than once; list every target once.")
-    names = [name_of(source) for source in config.sources]
+    sources = [Source.resolve(config, source) for source in config.sources]
+    names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
             raise GraftError(f"Source {name} is listed more than once; list every source once, by a name of its own.")
     builder = _Pairs(config)
-    for source in config.sources:
-        if source.squad is not None:
-            builder.check(source.squad, source.task, source.backend)
+    for given in config.sources:
+        if given.squad is not None:
+            builder.check(given.squad, given.task, given.backend)
     for entry in config.targets:
         if entry.squad is not None:
             builder.check(entry.squad, entry.task)
-    for source in config.sources:
-        builder.add_source(source, config.method_list(source.methods))
+    for source in sources:
+        builder.add_source(source, config.method_list(source.config.methods))
     return builder.graph

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agents.backend import Evaluation
+from agents.backend import Evaluation, TrainJob
 from agents.checkpoint import replace_file
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import ALGORITHMS, train
@@ -80,13 +80,15 @@ def learn(job: Job) -> dict[str, Any]:
     start = time.monotonic()
     with contextlib.suppress(Reached):
         train(
-            PolicyNetwork(schemas(task), NetworkConfig(), seed),
-            task,
-            ALGORITHMS["ppo"](),
-            job.steps,
-            seed,
-            record,
-            EVALUATION,
+            TrainJob(
+                PolicyNetwork(schemas(task), NetworkConfig(), seed),
+                task,
+                ALGORITHMS["ppo"](),
+                job.steps,
+                seed,
+                record,
+                EVALUATION,
+            )
         )
     reached = curve[-1][0] if curve[-1][1] >= job.share else None
     return {"curve": curve, "reached": reached, "seconds": round(time.monotonic() - start)}

@@ -18,7 +18,6 @@ from experiments.report import cost, estimate, stage_records, unsigned
 from experiments.store import Store
 from transfer import metrics
 from transfer.method import TransferMethod, label
-from transfer.methods.finetune import Finetune
 from transfer.metrics import Curve
 from transfer.statistics import Interval, iqm_interval
 
@@ -145,7 +144,7 @@ def row(lived: Lived, scratch: Lived | None) -> dict[str, Any]:
         "seeds": len(lived.matrices),
         "missing_seeds": lived.missing,
         "network_per_task": not lived.method.uses_source,
-        "reference": type(lived.method) is Finetune,
+        "reference": "reference" in lived.method.provides,
         "average_performance": of_each(metrics.average_performance),
         "forgetting": of_each(lambda m: metrics.forgetting(m, include_last=False)),
         "backward_transfer": of_each(metrics.backward_transfer),

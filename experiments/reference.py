@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from agents.backend import Evaluation
+from agents.backend import Evaluation, TrainJob
 from agents.evaluate import Episodes, evaluate, play
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import ALGORITHMS, train
@@ -46,7 +46,7 @@ def expert_episodes(task: Task, steps: int, episodes: int, console: Console) -> 
                 f"{env_steps:,} of {steps:,} env steps, {rate:,.0f}/s, return {values['eval/return_mean']:.2f}"
             )
 
-    train(network, task, ALGORITHMS["ppo"](), steps, SEED, record, Evaluation(every=max(1, steps // 20)))
+    train(TrainJob(network, task, ALGORITHMS["ppo"](), steps, SEED, record, Evaluation(every=max(1, steps // 20))))
     env = make(task, 64, SEED + 1000)
     try:
         return evaluate(network, env, episodes, torch.Generator().manual_seed(SEED))

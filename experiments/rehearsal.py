@@ -1,8 +1,6 @@
-"""An experiment gone through with networks that were never trained, so that mistakes end it before anything is."""
+"""Preflight: build every network of an experiment, untrained, so that mistakes end it before any training."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 
@@ -13,70 +11,63 @@ from envs.dice import still
 from envs.errors import GraftError
 from envs.factory import check
 from envs.task import Task
-from experiments.archive import inherited
 from experiments.graph import Comparison, Graph, Lifelong, Stage
-from experiments.squads import partners
-from transfer.method import PART, Place, State, TransferMethod, label
+from experiments.partners import partners
+from transfer.method import TaskPosition, TransferMethod, label
+from transfer.session import TransferSession
+from transfer.task_heads import inherited
 from transfer.transplant_report import TransplantReport
 
 STATES = 8
 """Of a task that a method is shown where it would consolidate the task; all zero."""
 
 
-class Prepared(NamedTuple):
-    """A network that could be trained now, what the method remembers, and what was carried over."""
-
-    network: PolicyNetwork
-    state: State
-    report: TransplantReport | None
-
-
-def _prepared(method: TransferMethod, source: Checkpoint | None, stage: Stage) -> Prepared:
+def _prepared(method: TransferMethod, source: Checkpoint | None, stage: Stage) -> TransferSession:
     """All that comes before the first env step of ``stage``."""
     try:
-        network, report = method.build(source, stage.schemas, stage.network, 0)
-        state = method.init(network, source)
-        method.rates(network, state)
+        session = TransferSession.begin(method, source, stage.schemas, stage.network, 0)
+        session.hooks()
     except GraftError as error:
         raise GraftError(f"{label(method)} on {stage.task}: {error}") from error
-    partners(stage, network)
-    return Prepared(network, state, report)
+    partners(stage, session.network)
+    return session
 
 
-def _first(method: TransferMethod, stage: Stage) -> Prepared:
-    """A fresh network for a task that no transfer leads to, as it would be watched while it learns."""
-    network = build_network(stage.schemas, stage.network, 0)
-    return Prepared(network, method.init(network, None) if method.watches_source else {}, None)
+def _first(method: TransferMethod, stage: Stage) -> TransferSession:
+    """On a fresh network for a task that no transfer leads to."""
+    return TransferSession.begin(method, None, stage.schemas, stage.network, 0)
 
 
-def _consolidated(method: TransferMethod, learned: Prepared, task: Task, place: Place) -> Checkpoint:
+def _zeros(network: PolicyNetwork, _: int) -> Batch:
+    schemas = network.schemas
+    actions = torch.from_numpy(still(schemas.action, (STATES,)).copy())
+    return Batch(torch.zeros(STATES, *schemas.observation.shape), actions)
+
+
+def _consolidated(learned: TransferSession, task: Task, position: TaskPosition) -> Checkpoint:
     """What the method would leave of a task that ends."""
-    network, state = method.finish(learned.network, learned.state), learned.state
-    if method.overrides("consolidate"):
-        schemas = network.schemas
-        actions = torch.from_numpy(still(schemas.action, (STATES,)).copy())
-        observations = torch.zeros(STATES, *schemas.observation.shape)
-        network, state = method.consolidate(network, state, Batch(observations, actions), place)
-    return Checkpoint.of(network, task, parts={PART: state})
+    finished = learned.finish()
+    finished.consolidate(_zeros, position)
+    return finished.checkpoint(task)
 
 
 def _source(graph: Graph, stage: Stage) -> Checkpoint | None:
     """What ``stage`` would start from."""
-    if stage.source_folder is not None:
-        return inherited(Checkpoint.load(stage.source_folder), stage.method)
     if stage.source is None:
         return None
+    if stage.source in graph.checkpoints:
+        return inherited(graph.checkpoints[stage.source], stage.method)
     origin = graph.stages[stage.source]
     if origin.kind != "consolidate":
         return Checkpoint.of(build_network(origin.schemas, origin.network, 0), origin.task)
     assert stage.method is not None
-    assert origin.place is not None
-    if origin.source_folder is not None:
-        loaded = inherited(Checkpoint.load(origin.source_folder), stage.method)
-        learned = Prepared(loaded.build(), loaded.parts.get(PART, {}), None)
+    assert origin.position is not None
+    if origin.source in graph.checkpoints:
+        loaded = inherited(graph.checkpoints[origin.source], stage.method)
+        learned = TransferSession.of(stage.method, loaded)
     else:
         learned = _first(stage.method, graph.stages[str(origin.source)])
-    return _consolidated(stage.method, learned, origin.task, origin.place)
+    return _consolidated(learned, origin.task, origin.position)
 
 
 def _check_tasks(graph: Graph) -> None:
@@ -127,5 +118,5 @@ def _live(graph: Graph, life: Lifelong) -> None:
         return
     learned = _first(method, stages[0])
     for index, stage in enumerate(stages[1:]):
-        source = _consolidated(method, learned, stages[index].task, Place(index, len(stages)))
+        source = _consolidated(learned, stages[index].task, TaskPosition(index, len(stages)))
         learned = _prepared(method, source, stage)

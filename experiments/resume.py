@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from agents.checkpoint import replace_file
-from agents.snapshot import MANIFEST, Part, Saved, Snapshots
+from agents.snapshot import MANIFEST, Part, Saved, Snapshot, Snapshots
 from experiments.graph import Stage
 from experiments.ledger import Ledger
 from experiments.store import METRICS, SNAPSHOT, Store, surroundings
@@ -50,26 +50,65 @@ def _identity(stage: Stage) -> dict[str, Any]:
     }
 
 
-class _Found(NamedTuple):
-    """What a stopped run left. ``metrics``: those of the snapshot's moment; None where the stage can't go on.
+class Resumption:
+    """What a stopped run of a stage left: read once, checked, and given to its training.
 
-    ``why`` is for people: why it can't; empty where it has no snapshot.
+    ``why`` is for people: why the stage can't go on from its snapshot; empty where it can, or has none. It can where
+    the snapshot is intact and of the same stage, software and system, and the metrics are those of that moment and
+    what came after.
     """
 
-    metrics: bytes | None
-    why: str = ""
+    def __init__(self, stage: Stage, store: Store) -> None:
+        folder = store.folder(stage.id)
+        self._check_holder = partial(store.check_holder, stage.id)
+        self._folder, self._metrics_file, self._identity = folder / SNAPSHOT, folder / METRICS, _identity(stage)
+        self._snapshot = Snapshot.read(self._folder, self._identity)
+        self.metrics, self.why = b"", ""
+        if self._snapshot is None:
+            self.why = _refusal(self._folder / MANIFEST, self._identity)
+            return
+        length, digest = self._snapshot.parts["caller"].values["metrics"]
+        self.metrics = _beginning(self._metrics_file, length)
+        if hashlib.sha256(self.metrics).hexdigest() != digest:
+            self._snapshot, self.why = None, f"{METRICS} was altered"
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is something to go on from."""
+        return self._snapshot is not None
+
+    def _take(self) -> Snapshot | None:
+        """The snapshot, once, so that nobody holds its tensors while training goes on."""
+        found, self._snapshot = self._snapshot, None
+        return found
+
+    def snapshots(self, ledger: Ledger, running: Part) -> Snapshots:
+        """Of the stage's training, with the state of what is ``running`` beside it, and how long the metrics are."""
+
+        def save() -> Saved:
+            self._check_holder()
+            tensors, values = running.save()
+            length = ledger.length()
+            digest = hashlib.sha256(_beginning(self._metrics_file, length)).hexdigest()
+            return Saved(tensors, {"running": values, "metrics": [length, digest]})
+
+        def restore(saved: Saved, env_steps: int) -> None:
+            ledger.rewind(saved.values["metrics"][0], env_steps)
+            running.restore(Saved(saved.tensors, saved.values["running"]))
+
+        return Snapshots(self._folder, self._identity, SECONDS, save=save, restore=restore, found=self._take)
 
 
-def _found(stage: Stage, store: Store) -> _Found:
-    folder = store.folder(stage.id)
-    snapshot = Snapshots(folder / SNAPSHOT, _identity(stage)).latest()
-    if snapshot is None:
-        return _Found(None, _refusal(folder / SNAPSHOT / MANIFEST, _identity(stage)))
-    length, digest = snapshot.parts["caller"].values["metrics"]
-    metrics = _beginning(folder / METRICS, length)
-    if hashlib.sha256(metrics).hexdigest() != digest:
-        return _Found(None, f"{METRICS} was altered")
-    return _Found(metrics)
+def begin(stage: Stage, store: Store) -> Resumption:
+    """Prepare the folder of a stage that runs now: as a stopped run left it where that can go on, else clean.
+
+    The metrics go into a new file: a run that was thought dead holds on to the old one.
+    """
+    left = Resumption(stage, store)
+    if left.possible:
+        replace_file(store.folder(stage.id) / METRICS, left.metrics)
+    store.start(stage, keep=(SNAPSHOT, METRICS, "tb") if left.possible else ())
+    return left
 
 
 def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
@@ -89,24 +128,6 @@ def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
     return f"its snapshot is of {', '.join(words.get(o, o) for o in others)}" if others else "its snapshot is damaged"
 
 
-def starts_over(stage: Stage, store: Store) -> str:
-    """Why a stage that has a snapshot can't go on from it, for people; empty where it can, or has none."""
-    return _found(stage, store).why
-
-
-def begin(stage: Stage, store: Store) -> Path:
-    """The folder of a stage that runs now: as a stopped run left it where that can go on, else clean.
-
-    It can where its snapshot is intact and of the same stage, software and system, and its metrics are those of that
-    moment and what came after. They go into a new file: a run that was thought dead holds on to the old one.
-    """
-    metrics = _found(stage, store).metrics
-    if metrics is None:
-        return store.start(stage)
-    replace_file(store.folder(stage.id) / METRICS, metrics)
-    return store.start(stage, keep=(SNAPSHOT, METRICS, "tb"))
-
-
 def _beginning(path: Path, length: int) -> bytes:
     """The first bytes of a file; none of one that is not there."""
     try:
@@ -114,22 +135,3 @@ def _beginning(path: Path, length: int) -> bytes:
             return file.read(length)
     except FileNotFoundError:
         return b""
-
-
-def snapshots(stage: Stage, store: Store, ledger: Ledger, running: Part | None) -> Snapshots:
-    """Snapshots of the stage's training, with the state of what is running beside it, and how long the metrics are."""
-
-    def save() -> Saved:
-        store.check_holder(stage.id)
-        tensors, values = ({}, {}) if running is None else running.save()
-        length = ledger.length()
-        digest = hashlib.sha256(_beginning(store.folder(stage.id) / METRICS, length)).hexdigest()
-        return Saved(tensors, {"running": values, "metrics": [length, digest]})
-
-    def restore(saved: Saved, env_steps: int) -> None:
-        ledger.rewind(saved.values["metrics"][0], env_steps)
-        if running is not None:
-            running.restore(Saved(saved.tensors, saved.values["running"]))
-
-    folder = store.folder(stage.id) / SNAPSHOT
-    return Snapshots(folder, _identity(stage), SECONDS, save=save, restore=restore)

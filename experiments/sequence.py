@@ -11,7 +11,7 @@ from envs.schema import ObservationSchema
 from envs.union import union
 from experiments.config import SequenceConfig
 from experiments.graph import Builder, Graph, Lifelong, Recall
-from transfer.method import Place, TransferMethod
+from transfer.method import TaskPosition, TransferMethod
 
 
 class _Sequence(Builder):
@@ -26,20 +26,20 @@ class _Sequence(Builder):
         self._scales = [entry.scale for entry in config.sequence]
         self._observation: ObservationSchema = union([schemas(task).observation for task in self._tasks])
 
-    def _visit(self, k: int) -> int:
+    def _repeat_index(self, k: int) -> int:
         return self._tasks[:k].count(self._tasks[k])
 
     def train(self, k: int, seed: int, **rest: Any) -> str:
         """Add the training on task k."""
-        place = Place(k, len(self._tasks))
+        position = TaskPosition(k, len(self._tasks))
         return self.add(
             "transfer" if k > 0 else "pretrain",
             self._tasks[k],
             seed,
             observation=self._observation,
             scale=self._scales[k],
-            place=place if k > 0 else None,
-            visit=self._visit(k),
+            position=position if k > 0 else None,
+            repeat_index=self._repeat_index(k),
             **rest,
         )
 
@@ -52,8 +52,8 @@ class _Sequence(Builder):
             seed,
             method=method,
             source=trained,
-            place=Place(k, len(self._tasks)),
-            visit=self._visit(k),
+            position=TaskPosition(k, len(self._tasks)),
+            repeat_index=self._repeat_index(k),
             observation=self._observation,
             recall=tuple(
                 Recall(min(j, k) if self.config.task_known else k, task) for j, task in enumerate(self._tasks[:last])

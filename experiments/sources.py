@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from agents.checkpoint import Checkpoint
 from agents.encoder import default_encoder
 from agents.network import NetworkConfig
 from envs.errors import GraftError
 from envs.task import Task
-from experiments.archive import archive_of, inherited, tasks_learned
 from experiments.config import Config, SourceConfig
 from transfer.method import TransferMethod
+from transfer.task_heads import archive_of, inherited, tasks_learned
 
 
-def name_of(source: SourceConfig) -> str:
-    """As tables and reports call it; no two sources of an experiment have the same."""
-    if source.name is not None:
-        return source.name
-    if source.id is None:
-        return f"checkpoint {source.checkpoint}"
-    return str(source.task) if source.backend is None else f"{source.task} by {source.backend}"
+@dataclass(frozen=True)
+class Source:
+    """A source of an experiment, with what its checkpoint says, which is read once.
+
+    Attributes:
+        config: as the user gave it.
+        name: as tables and reports call it; no two sources of an experiment have the same.
+        task: what it was, or will be, trained on.
+        network: architecture of the experiment's networks that are made from nothing.
+        checkpoint: None where it is yet to be pretrained.
+    """
+
+    config: SourceConfig
+    name: str
+    task: Task
+    network: NetworkConfig
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def resolve(cls, config: Config, source: SourceConfig) -> Source:
+        """A source of ``config``.
+
+        Raises:
+            GraftError: no such checkpoint, or the config asks for another network than the checkpoint's.
+        """
+        if source.checkpoint is None:
+            name = str(source.task) if source.backend is None else f"{source.task} by {source.backend}"
+            return cls(source, source.name or name, source.task, config.network_config)
+        loaded = Checkpoint.load(source.checkpoint)
+        network = _architecture(config, loaded, source)
+        return cls(source, source.name or f"checkpoint {source.checkpoint}", loaded.task, network, loaded)
+
+    def last_task(self, method: TransferMethod) -> int:
+        """Index of its own task among those that ``method`` knows of."""
+        if self.checkpoint is None:
+            return 0
+        return tasks_learned(archive_of(inherited(self.checkpoint, method))) - 1
 
 
-def task_of(source: SourceConfig) -> Task:
-    """What it was, or will be, trained on."""
-    return Checkpoint.load(source.checkpoint).task if source.checkpoint else source.task
-
-
-def last_task(source: SourceConfig, method: TransferMethod) -> int:
-    """Index of the source's own task among those that ``method`` knows of."""
-    if source.checkpoint is None:
-        return 0
-    return tasks_learned(archive_of(inherited(Checkpoint.load(source.checkpoint), method))) - 1
-
-
-def architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
+def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
     """The checkpoint's; a config that asks for another one is an error, as the controls would not compare.
 
     Of a network of several columns, one column's: the controls and a new column are built alike.

@@ -25,8 +25,8 @@ from envs.factory import make, schemas
 from envs.schema import ActionSchema, ObservationSchema, Schemas
 from envs.task import Task
 from envs.words import split_words
-from experiments.archive import HEADS, tasks_learned
 from experiments.scenes import Step, squad_size, squad_steps, steps
+from transfer.task_heads import HEADS, tasks_learned
 
 DRAWN = "rgb_array"
 FASTEST, USUAL = 50, 10

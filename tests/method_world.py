@@ -11,7 +11,7 @@ import torch
 from handmade import REACH, NormEncoder, observations, scrambled, small_ppo, weights
 
 import envs
-from agents.backend import Batch, Evaluation, Grads, Hooks
+from agents.backend import Batch, Evaluation, Grads, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork, build_network
@@ -19,7 +19,8 @@ from agents.sb3 import ALGORITHMS, Algorithm, architecture_for, train
 from agents.snapshot import Saved, Snapshots
 from envs.schema import Schemas
 from envs.task import Task
-from transfer.method import METHODS, PART, Built, FromSource, Place, State, TransferMethod, label, parse_method
+from transfer.method import METHODS, PART, Built, FromSource, State, TaskPosition, TransferMethod, label, parse_method
+from transfer.session import TransferSession
 
 CHAINS = (
     [],
@@ -149,21 +150,21 @@ def ones(network: PolicyNetwork) -> Grads:
 
 def masked(method: TransferMethod, network: PolicyNetwork, state: State) -> Mapping[str, torch.Tensor]:
     """Where a method that keeps weights from moving does so now: where it makes gradients of one zero."""
-    if not method.masks:
+    if "zeroes_gradients" not in method.words():
         return {}
     after = method.gradients(ones(network), network, state, batch_of(network.schemas, 4)).grads
     return {name: g == 0 for name, g in after.items()}
 
 
-class Running:
-    """A method's hooks with its state threaded through them, as in an experiment; it notes what they must not do.
+class Running(TransferSession):
+    """A session as in an experiment, which notes what hooks must not do.
 
     ``moved``: names of what was frozen and changed before the next call of the schedule. ``random``: hooks that touched
     the process's random numbers. ``frozen``: how many numbers were frozen, for each call of the schedule.
     """
 
-    def __init__(self, method: TransferMethod, network: PolicyNetwork, state: State) -> None:
-        self.method, self.network, self.state = method, network, state
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.moved: set[str] = set()
         self.random: set[str] = set()
         self.frozen: list[int] = []
@@ -173,7 +174,7 @@ class Running:
     def gradients(self, grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:
         """The method's."""
         before = torch.get_rng_state()
-        grads, self.state, _ = self.method.gradients(grads, network, self.state, batch)
+        grads = super().gradients(grads, network, batch)
         if not torch.equal(torch.get_rng_state(), before):
             self.random.add("gradients")
         return grads
@@ -182,7 +183,7 @@ class Running:
         """The method's, and a look at what is frozen until the next call."""
         self.compare()
         before = torch.get_rng_state()
-        self.state = self.method.schedule(network, self.state, progress)
+        super().schedule(network, progress)
         if not torch.equal(torch.get_rng_state(), before):
             self.random.add("schedule")
         self._masks = masked(self.method, network, self.state)
@@ -209,13 +210,10 @@ class Running:
             if not torch.equal(tensor, before):
                 self.moved.add(name)
 
-    def save(self) -> Saved:
-        """For a snapshot."""
-        return Saved(self.state, {})
-
-    def restore(self, saved: Saved, env_steps: int) -> None:
+    def restore(self, saved: Saved, env_steps: int = 0) -> None:
         """From a snapshot."""
-        self.state, self._before = dict(saved.tensors), {}
+        super().restore(saved)
+        self._before = {}
 
     def train(
         self,
@@ -226,39 +224,32 @@ class Running:
         snapshots: Snapshots | None = None,
     ) -> None:
         """On a task of the world."""
-        hooks = Hooks(
-            gradients=self.gradients if self.method.overrides("gradients") else None,
-            schedule=self.schedule,
-            rates=self.method.rates(self.network, self.state),
-        )
+        hooks = replace(self.hooks(), schedule=self.schedule, report=None)
         plan = Evaluation(every=1_000_000, episodes=1, num_envs=1)
         task, algorithm = world.tasks[index], world.algorithm
-        train(self.network, task, algorithm, budget, index, record, plan, hooks, "cpu", snapshots)
+        train(TrainJob(self.network, task, algorithm, budget, index, record, plan, hooks, "cpu", snapshots))
         self.compare()
 
 
 def first(method: TransferMethod, world: World) -> Checkpoint:
     """The first task, learned and then consolidated; where the method does not watch, any numbers will do."""
-    network, state = shrunk(build_network(world.schemas(0), world.architecture, 0)), {}
-    if method.watches_source:
-        running = Running(method, network, method.init(network, None))
-        running.train(world, 0, world.budget)
-        network, state = method.finish(network, running.state), running.state
-    return consolidated(method, world, Checkpoint.of(network, world.tasks[0], parts={PART: state}), 0)
+    network = shrunk(build_network(world.schemas(0), world.architecture, 0))
+    if not method.watches_source:
+        return consolidated(method, world, Checkpoint.of(network, world.tasks[0]), 0)
+    running = Running(method, network, method.init(network, None))
+    running.train(world, 0, world.budget)
+    return consolidated(method, world, running.finish().checkpoint(world.tasks[0]), 0)
 
 
 def consolidated(method: TransferMethod, world: World, end: Checkpoint, index: int) -> Checkpoint:
     """What goes on from the end of a task to the next."""
-    network, state = end.build(), end.parts.get(PART, {})
-    if method.overrides("consolidate"):
-        rollouts = batch_of(network.schemas, method.states, index)
-        network, state = method.consolidate(network, state, rollouts, Place(index, max(len(world.tasks), 2)))
+    running = Running(method, end.build(), end.parts.get(PART, {}))
+    position = TaskPosition(index, max(len(world.tasks), 2))
+    running.consolidate(lambda network, states: batch_of(network.schemas, states, index), position)
     if method.retraining:
-        running = Running(method, network, state)
         running.train(world, index, method.retraining)
         assert not running.moved
-        state = running.state
-    return Checkpoint.of(network, world.tasks[index], parts={PART: state} if state else {})
+    return running.checkpoint(world.tasks[index])
 
 
 class Life(NamedTuple):

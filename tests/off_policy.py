@@ -13,7 +13,7 @@ from handmade import REACH, TASK, small_config, weights
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import envs
-from agents.backend import Evaluation
+from agents.backend import Evaluation, Hooks, TrainJob
 from agents.network import NetworkConfig, PolicyNetwork, build_network
 from agents.sb3 import ALGORITHMS, architecture_for, train
 from agents.sb3.vec_env import BatchVecEnv
@@ -64,15 +64,17 @@ class Small:
         """A network after the whole of `train`, what that returned, and what it recorded as (env_steps, values)."""
         network, records = self.network(), []
         result = train(
-            network,
-            task or self.task,
-            self.algorithm(**options),
-            budget,
-            seed,
-            lambda n, values: records.append((n, dict(values))),
-            evaluation,
-            hooks,
-            "cpu",
+            TrainJob(
+                network,
+                task or self.task,
+                self.algorithm(**options),
+                budget,
+                seed,
+                lambda n, values: records.append((n, dict(values))),
+                evaluation,
+                hooks or Hooks(),
+                "cpu",
+            )
         )
         return SimpleNamespace(network=network, result=result, records=records)
 

@@ -10,7 +10,7 @@ from handmade import REACH, small_config
 
 import envs
 from agents.algorithm import architecture_for
-from agents.backend import Evaluation
+from agents.backend import Evaluation, Hooks, TrainJob
 from agents.network import build_network
 from agents.rllib import ALGORITHMS, train
 from agents.rllib.algorithms import sac
@@ -45,8 +45,8 @@ def trained(network=None, budget=60, seed=0, hooks=None, evaluation=QUIET, more=
         original = sac.TransferSACLearner.save
         patch.setattr(sac.TransferSACLearner, "save", lambda self: ends.append(original(self)) or ends[-1])
         record = lambda n, values: records.append((n, dict(values)))  # noqa: E731
-        given = network, REACH, algorithm(**options), budget, seed, record, evaluation, hooks
-        result = train(*given, **(more or {}))
+        given = network, REACH, algorithm(**options), budget, seed, record, evaluation, hooks or Hooks()
+        result = train(TrainJob(*given, **(more or {})))
     return SimpleNamespace(network=network, result=result, records=records, last=ends[-1] if ends else None)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from handmade import EVALUATION, TASK, TINY, small_network
 
 import envs
-from agents.backend import Evaluation, Hooks
+from agents.backend import Evaluation, Hooks, TrainJob
 from agents.network import PolicyNetwork
 from envs.task import Task
 
@@ -36,16 +36,18 @@ def trained(
     network = network or small_network(envs.schemas(task))
     records: Records = []
     result = backend.train(
-        network,
-        task,
-        backend.ALGORITHMS["ppo"](**(TINY | options)),
-        budget,
-        seed,
-        lambda env_steps, values: records.append((env_steps, dict(values))),
-        evaluation,
-        hooks,
-        "cpu",
-        **(more or {}),
+        TrainJob(
+            network,
+            task,
+            backend.ALGORITHMS["ppo"](**(TINY | options)),
+            budget,
+            seed,
+            lambda env_steps, values: records.append((env_steps, dict(values))),
+            evaluation,
+            hooks or Hooks(),
+            "cpu",
+            **(more or {}),
+        )
     )
     return SimpleNamespace(network=network, result=result, records=records)
 

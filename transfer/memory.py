@@ -17,8 +17,8 @@ from agents.network import Outputs, PolicyNetwork
 from envs.errors import GraftError
 from envs.schema import ObservationSchema, Schemas
 from transfer.divergence import evaluating, kl
-from transfer.method import Consolidated, FromSource, Place, State
-from transfer.regulariser import group, named
+from transfer.method import Consolidated, FromSource, State, TaskPosition
+from transfer.state import group, named
 from transfer.transplant import match_names
 
 STATES = 10_000
@@ -77,22 +77,22 @@ class Memory(FromSource):
     batch: Annotated[int, Field(ge=1)] = 256
 
     states: ClassVar[int] = STATES
-    needs_weights: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = frozenset({"needs_source_weights", "remembers_tasks"})
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Stores states of the task that ends, with the outputs of the policy in eval mode, on the CPU."""
-        generator = torch.Generator().manual_seed(SEED + place.task)
+        generator = torch.Generator().manual_seed(SEED + where.task)
         chosen = torch.randperm(len(rollouts.observations), generator=generator)[: self.memory]
         observations = rollouts.observations[chosen.to(rollouts.observations.device)]
         stored = {"observations": observations.cpu().clone(), **_answers(network, observations)}
         stored["known"] = torch.ones(stored["action"].shape[1], dtype=torch.bool)
         if network.schemas.action.sizes:
             stored["sizes"] = torch.tensor(network.schemas.action.sizes)
-        kept = dict(state) | named(f"memory.{place.task}", stored)
+        kept = dict(state) | named(f"memory.{where.task}", stored)
         kept.setdefault(DRAWS, torch.zeros((), dtype=torch.int64))
         if not self.shares_heads:
             heads = {name: t.cpu().clone() for name, t in network.state_dict().items() if name.startswith("policy.")}
-            kept |= named(f"heads.{place.task}", heads)
+            kept |= named(f"heads.{where.task}", heads)
         return Consolidated(network, kept)
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:

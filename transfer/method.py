@@ -42,7 +42,7 @@ class Step(NamedTuple):
     penalty: torch.Tensor | None = None
 
 
-class Place(NamedTuple):
+class TaskPosition(NamedTuple):
     """Where a sequence stands when a task ends: index of that task, 0 = the first, and how many there will be."""
 
     task: int
@@ -74,29 +74,25 @@ class TransferMethod:
     baseline: ClassVar[bool] = False
     """True for the one control that every other method is compared with."""
 
-    watches_source: ClassVar[bool] = False
-    """True for a method whose hooks run while the source, or the first task of a sequence, is learned."""
-
     states: ClassVar[int] = 0
     """States of an ended task that `consolidate` wants to see; 0 where it needs none."""
 
-    carries_weights: ClassVar[bool] = True
-    """Whether the network starts as the source's weights under the source's names."""
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """What others must know of it, in words; any word will do, and these mean something:
 
-    needs_weights: ClassVar[bool] = False
-    """Whether what it remembers is about those weights, so that it can't be chained with one that has others."""
+    - ``watches_source``: its hooks run while the source, or the first task of a sequence, is learned.
+    - ``fresh_weights``: the network does not start as the source's weights under the source's names.
+    - ``needs_source_weights``: what it remembers is about these weights.
+    - ``remembers_tasks``: it protects what earlier tasks depend on, by what it remembers of them.
+    - ``zeroes_gradients``: it keeps weights from moving, so that its gradients must be the last word.
+    - ``rewrites_weights``: it changes weights by other means than gradients.
+    - ``needs_task``: `view` differs between tasks even where they share their heads: the task must be known.
+    - ``trains_again``: it has `retraining`.
+    - ``reference``: forgetting in a sequence is compared with that of this method.
+    """
 
-    masks: ClassVar[bool] = False
-    """Whether its gradients must be the last word, because it keeps weights from moving."""
-
-    freezes: ClassVar[bool] = False
-    """Whether `build` freezes parts that stay frozen, which training of a later kind would have to know."""
-
-    rewrites: ClassVar[bool] = False
-    """Whether it changes weights by other means than gradients, which methods that follow or guard them would miss."""
-
-    needs_task: ClassVar[bool] = False
-    """Whether `view` differs between tasks even where they share their heads: the task must be known at test time."""
+    conflicts: ClassVar[Mapping[str, str]] = {}
+    """Word -> why the method cannot stand beside another one that provides it: what follows "the first ..."."""
 
     def __post_init__(self) -> None:
         """Check the options against their annotations, however the method was made."""
@@ -113,6 +109,15 @@ class TransferMethod:
     def overrides(self, hook: str) -> bool:
         """Whether the method does something of its own in ``hook``; those that do not cost nothing."""
         return getattr(type(self), hook) is not getattr(TransferMethod, hook)
+
+    def words(self) -> frozenset[str]:
+        """What the method provides with these options."""
+        return self.provides | ({"trains_again"} if self.retraining else set())
+
+    @property
+    def watches_source(self) -> bool:
+        """Whether its hooks run while the source, or the first task of a sequence, is learned."""
+        return "watches_source" in self.words()
 
     def check(self, source: Schemas) -> None:
         """For a method that watches its source learn: raises GraftError where such a task can teach it nothing."""
@@ -155,7 +160,7 @@ class TransferMethod:
         """The network to keep when training on a task has ended; a checkpoint must be able to build it again."""
         return network
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """What it keeps of a task that ends.
 
         Args:
@@ -189,6 +194,9 @@ class TransferMethod:
         """The encoder as it serves the task of index ``task``, 0 = the first; its heads may be of another task."""
         return network
 
+
+FRESH_WEIGHTS = {"needs_source_weights": "does not start from the source's weights, which the other is about"}
+"""The conflicts of methods that provide ``fresh_weights``."""
 
 PART = "method"
 """The part of a checkpoint that holds the state."""

@@ -12,23 +12,11 @@ from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from envs.errors import GraftError
-from transfer.method import Consolidated, FromSource, Place, State, Step
+from transfer.method import Consolidated, FromSource, State, Step, TaskPosition
+from transfer.state import Tensors, group, named
 from transfer.transplant import carried
 
-Tensors = dict[str, torch.Tensor]
-
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-def group(state: State, prefix: str) -> Tensors:
-    """The tensors of ``state`` whose names start with ``prefix.``, without it."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
-
-
-def named(prefix: str, tensors: Tensors) -> Tensors:
-    """Inverse of `group`."""
-    return {f"{prefix}.{name}": t for name, t in tensors.items()}
 
 
 def normalised(omega: Tensors) -> tuple[Tensors, torch.Tensor]:
@@ -53,7 +41,7 @@ class Regulariser(FromSource):
 
     strength: NotNegative = 1.0
 
-    needs_weights: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = frozenset({"needs_source_weights", "remembers_tasks"})
 
     def held(self, network: PolicyNetwork) -> list[str]:
         """Names of the parameters that the penalty may hold."""
@@ -121,10 +109,10 @@ class Regulariser(FromSource):
         anchor = {name: parameters[name].detach().clone() for name in omega}
         return {**state, **named(f"anchor.{k}", anchor), **named(f"omega.{k}", scaled), f"raw.{k}": mean}
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """One more anchor, with the importances of the task that ends."""
         omega = self.importances(network, rollouts.observations)
-        return Consolidated(network, self.anchored(network, state, omega, place.task))
+        return Consolidated(network, self.anchored(network, state, omega, where.task))
 
     def importances(self, network: PolicyNetwork, observations: torch.Tensor) -> Tensors:
         """Raw importance of every held parameter, by name, from states (N, *obs_shape) of the task that ends."""

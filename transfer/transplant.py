@@ -186,9 +186,7 @@ def _match_observations(
     source: Checkpoint, network: PolicyNetwork, rename: Mapping[str, str], new_channels: NewChannels
 ) -> dict[str, Fit]:
     """Name of a stem's parameter in ``network`` -> how it draws on the source's."""
-    with torch.random.fork_rng(devices=[]):
-        encoder = build_encoder(str(source.network.encoder), source.schemas.observation, source.network.options)
-    before = {stem.name: stem for stem in encoder.stems}
+    before = {stem.name: stem for stem in source.stems or _rebuilt(source)}
     fits = {}
     for stem in network.encoder.stems:
         old = before.get(stem.name, stem._replace(names=(), attributes=()))
@@ -199,6 +197,12 @@ def _match_observations(
         random = new_channels == "random" or stem.dim == 0 or (stem.within and stem.name not in before)
         fits[f"encoder.{stem.name}"] = Fit(match, None if same_cells else (old.board, stem.board), stem.dim, random)
     return fits
+
+
+def _rebuilt(source: Checkpoint) -> tuple[Stem, ...]:
+    """Stems of a checkpoint that does not hold them."""
+    with torch.random.fork_rng(devices=[]):
+        return build_encoder(str(source.network.encoder), source.schemas.observation, source.network.options).stems
 
 
 def _refuse_strangers(source: Schemas, target: Schemas, rename: Mapping[str, str], new_channels: NewChannels) -> None:

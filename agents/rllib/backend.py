@@ -12,8 +12,8 @@ import torch
 from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from agents.backend import Evaluation, Hooks, Partners, Record, Resources, TrainResult
-from agents.keeper import Batch, Keeper, Randomness, savable
+from agents.backend import Hooks, Partners, Resources, TrainJob, TrainResult
+from agents.keeper import Batch, Keeper, Randomness
 from agents.network import PolicyNetwork
 from agents.recent import WINDOW, Recent
 from agents.rllib.algorithm import Algorithm
@@ -23,7 +23,7 @@ from agents.rllib.module import Held, module_spec, squad_spec
 from agents.rllib.runner import Fragment, World
 from agents.rllib.squad_runner import SquadRunner, check, check_algorithm
 from agents.rllib.trained import Trained
-from agents.snapshot import Part, Saved, Snapshots
+from agents.snapshot import Part, Saved
 from agents.trials import Trials
 from envs.errors import GraftError
 from envs.factory import make
@@ -34,8 +34,8 @@ from envs.task import Groups, Task, TaskVectorEnv
 class Supervisor:
     """Between rollouts: evaluates when due, records, and moves the method's schedule on."""
 
-    def __init__(self, trained: Trained, trials: Trials, hooks: Hooks, record: Record, groups: Groups | None) -> None:
-        self._trained, self._trials, self._hooks, self._record = trained, trials, hooks, record
+    def __init__(self, trained: Trained, trials: Trials, job: TrainJob, groups: Groups | None) -> None:
+        self._trained, self._trials, self._hooks, self._record = trained, trials, job.hooks, job.record
         self._returns: deque[float] = deque(maxlen=WINDOW)
         self._lengths: deque[float] = deque(maxlen=WINDOW)
         self._recent = Recent(groups)
@@ -161,70 +161,46 @@ def _plays(task: Task, network: PolicyNetwork, algorithm: Algorithm, partners: P
     return plays
 
 
-def train(
-    network: PolicyNetwork,
-    task: Task,
-    algorithm: Algorithm,
-    budget: int,
-    seed: int,
-    record: Record,
-    evaluation: Evaluation | None = None,
-    hooks: Hooks | None = None,
-    device: str = "auto",
-    snapshots: Snapshots | None = None,
-    workers: int = 1,
-    resources: Resources | None = None,
-    partners: Partners | None = None,
-) -> TrainResult:
-    """Train ``network`` on ``task``, in place; arguments as of `agents.sb3.train`.
+def train(job: TrainJob) -> TrainResult:
+    """Train ``job.network`` on ``job.task``, in place.
 
-    Args:
-        partners: who learns beside it, in a task for squads that names its ``team``.
-        device: unused; ``resources`` say who has a GPU.
-        resources: processes and GPUs. The Ray that this process is connected to is used; where it is
-            connected to none, one is started on this machine.
+    The Ray that this process is connected to is used; where it is connected to none, one is started on this machine.
+
     Raises:
         Unstable: training diverged.
-        TooManyFaults: environments failed more often than the task allows; ``network`` is as trained as it was then.
-        GraftError: as there; or what the cluster does not have is asked for.
+        TooManyFaults: environments failed more often than the task allows; the network is as trained as it was then.
+        GraftError: the task cannot be made, the algorithm cannot play its actions or this network, or what the cluster
+            does not have is asked for.
     """
+    network, task, algorithm, seed = job.network, job.task, job.algorithm, job.seed
+    assert isinstance(algorithm, Algorithm), "an algorithm of this backend"
     algorithm.check_network(network)
-    plan, hooks, resources = evaluation or Evaluation(), hooks or Hooks(), resources or Resources()
-    join(resources)
+    join(job.resources)
     observation = network.schemas.observation
-    plays = None if partners is None else _plays(task, network, algorithm, partners)
-    world = World(task, observation, seed, algorithm.reward_scale, workers, plays)
-    others = {} if partners is None else dict(partners.networks)
-    eval_env = make(task, plan.num_envs, seed + algorithm.num_envs, observation=observation, workers=workers)
+    plays = None if job.partners is None else _plays(task, network, algorithm, job.partners)
+    world = World(task, observation, seed, algorithm.reward_scale, job.workers, plays)
+    others = {} if job.partners is None else dict(job.partners.networks)
+    eval_env = make(
+        task, job.evaluation.num_envs, seed + algorithm.num_envs, observation=observation, workers=job.workers
+    )
     try:
-        learner = build(algorithm, network, world, hooks, seed, resources, others)
+        learner = build(algorithm, network, world, job.hooks, seed, job.resources, others)
     except BaseException:
         eval_env.close()
         raise
     try:
-        trained = Trained(learner, network, hooks, others)
-        return _run(trained, network, eval_env, plan, budget, hooks, record, seed, snapshots)
+        return _run(Trained(learner, network, job.hooks, others), job, eval_env)
     finally:
         learner.stop()
         eval_env.close()
 
 
-def _run(
-    trained: Trained,
-    network: PolicyNetwork,
-    eval_env: TaskVectorEnv,
-    plan: Evaluation,
-    budget: int,
-    hooks: Hooks,
-    record: Record,
-    seed: int,
-    snapshots: Snapshots | None,
-) -> TrainResult:
+def _run(trained: Trained, job: TrainJob, eval_env: TaskVectorEnv) -> TrainResult:
     learner = trained.algorithm
-    trials = Trials(network, eval_env, plan, hooks, record, seed, trained.faults)
-    supervisor = Supervisor(trained, trials, hooks, record, eval_env.groups)
+    trials = Trials(job, eval_env, trained.faults)
+    supervisor = Supervisor(trained, trials, job, eval_env.groups)
     parts: Mapping[str, Part] | None = None
-    if savable(eval_env):
+    if eval_env.savable:
         parts = {
             "training": trained,
             "random": Randomness(torch.device("cpu")),
@@ -232,13 +208,13 @@ def _run(
             "trials": trials,
             "supervisor": supervisor,
         }
-    learner.budget = budget
-    keeper = Keeper(snapshots, parts)
+    learner.budget = job.budget
+    keeper = Keeper(job.snapshots, parts)
     keeper.resume()
     try:
-        while learner.env_steps < budget:
+        while learner.env_steps < job.budget:
             keeper.visit(learner.env_steps)
-            supervisor.before_rollout(learner.env_steps, learner.env_steps / budget)
+            supervisor.before_rollout(learner.env_steps, learner.env_steps / job.budget)
             learner.training_step()
             supervisor.after_rollout(learner.env_steps, learner.fragments, keeper.seconds)
     except Exception as error:
@@ -248,7 +224,7 @@ def _run(
         if isinstance(cause, TooManyFaults):
             trained.fetch()
             cause.env_steps = learner.env_steps
-            record(learner.env_steps, cause.faults.metrics())
+            job.record(learner.env_steps, cause.faults.metrics())
         if cause is error:
             raise
         raise cause from error

@@ -125,14 +125,14 @@ class BatchRunner(SingleAgentEnvRunner):
         Arrays, as some of torch's types do not get from one process to another.
         """
         assert self.env is not None
-        inner = self.env.save_state()  # type: ignore[attr-defined]
+        inner = self.env.save_state()
         return {f"batch.{name}": array.copy() for name, array in inner.items()} | self.player.save()
 
     def restore(self, saved: Mapping[str, Array]) -> None:
         """Inverse of `save`."""
         inner = {name.removeprefix("batch."): array for name, array in saved.items() if name.startswith("batch.")}
         assert self.env is not None
-        self.env.restore_state(inner)  # type: ignore[attr-defined]
+        self.env.restore_state(inner)
         self.player.restore(saved)
 
 

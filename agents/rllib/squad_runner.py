@@ -102,12 +102,11 @@ class Games(gym.vector.VectorEnv[Any, Any, Any]):
 
     def save_state(self) -> dict[str, Array]:
         """All that the future of the games depends on."""
-        saved: dict[str, Array] = self.squad.save_state()  # type: ignore[attr-defined]  # see `SquadEnv`
-        return saved
+        return self.squad.save_state()
 
     def restore_state(self, saved: dict[str, Array]) -> None:
         """Inverse of `save_state`."""
-        self.squad.restore_state(saved)  # type: ignore[attr-defined]
+        self.squad.restore_state(saved)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the games."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from agents.backend import Hooks
@@ -62,12 +61,12 @@ class Trained:
             self.learners(partial(_hooks_restored, saved=_packed(self._hooks.state.save())))
 
     def _take_over(self, saved: Saved) -> None:
-        self._network.load_exactly(_part(saved, "network"))
+        self._network.load_exactly(saved.group("network"))
         for policy, partner in self._partners.items():
-            partner.load_exactly(_part(saved, f"partner {policy}"))
+            partner.load_exactly(saved.group(f"partner {policy}"))
         restore_freezing(self._network, saved.values["trains"], saved.values["frozen"])
         if self._hooks.state is not None:
-            self._hooks.state.restore(Saved(_part(saved, "method"), saved.values["method"]))
+            self._hooks.state.restore(Saved(saved.group("method"), saved.values["method"]))
 
     def schedule(self, progress: float) -> None:
         """Move the method's schedule on, in every learner."""
@@ -93,7 +92,7 @@ class Trained:
 
     def restore(self, saved: Saved) -> None:
         """Inverse of `save`."""
-        parts = {name: Saved(_part(saved, name), values) for name, values in saved.values["parts"].items()}
+        parts = {name: Saved(saved.group(name), values) for name, values in saved.values["parts"].items()}
         self._take_over(parts["learner"])
         self.learners(partial(_restored, saved=_packed(parts["learner"])))
         randoms = [_packed(parts[f"random {i}"]) for i in range(sum(name.startswith("random ") for name in parts))]
@@ -109,11 +108,6 @@ class Trained:
         """Of the first learner's last minibatch, by Graft's tags."""
         measured = self.algorithm.results[0][DEFAULT_MODULE_ID] if self.algorithm.results else {}
         return {tag: float(measured[name].peek()) for name, tag in self.algorithm.tags.items() if name in measured}
-
-
-def _part(saved: Saved, name: str) -> dict[str, torch.Tensor]:
-    start = f"{name}/"
-    return {key.removeprefix(start): t for key, t in saved.tensors.items() if key.startswith(start)}
 
 
 class _Packed(NamedTuple):

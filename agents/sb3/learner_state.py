@@ -76,7 +76,7 @@ class Learner:
         learner, values = self._learner, saved.values
         stateful, single = self._named()
         for name, thing in stateful.items():
-            held = {key.removeprefix(f"{name}/"): t for key, t in saved.tensors.items() if key.startswith(f"{name}/")}
+            held = saved.group(name)
             if isinstance(thing, torch.optim.Optimizer):
                 restore_optimiser(thing, held, values["optimisers"][name])
             else:

@@ -81,10 +81,8 @@ class BatchVecEnv(VecEnv):
         self.env.close()
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """What the batch's future depends on, with the returns and lengths of running episodes; the batch must offer
-        ``save_state`` and ``restore_state`` itself.
-        """
-        inner = self.env.save_state()  # type: ignore[attr-defined]
+        """What the batch's future depends on, with the returns and lengths of running episodes."""
+        inner = self.env.save_state()
         batch = {f"batch.{name}": array for name, array in inner.items()}
         mine = {"alive": self.alive, "returns": self._returns, "lengths": self._lengths}
         return {**batch, **{name: array.copy() for name, array in mine.items()}, **self.recent.save()}
@@ -92,7 +90,7 @@ class BatchVecEnv(VecEnv):
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`."""
         inner = {name.removeprefix("batch."): array for name, array in saved.items() if name.startswith("batch.")}
-        self.env.restore_state(inner)  # type: ignore[attr-defined]
+        self.env.restore_state(inner)
         self.alive, self._returns[:], self._lengths[:] = saved["alive"], saved["returns"], saved["lengths"]
         self.recent.restore(saved)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -151,22 +151,19 @@ class MixtureVectorEnv(TaskVectorEnv):
         return obs, rewards, terminated, truncated, infos
 
     @property
-    def save_state(self) -> Callable[[], dict[str, NDArray[Any]]]:
-        """Copies of the arrays of all parts, ``<part>.<name>``; no such attribute where a part has none."""
-        saves = [part.save_state for part in self._parts]  # type: ignore[attr-defined]
-        return lambda: {f"{k}.{name}": array for k, save in enumerate(saves) for name, array in save().items()}
+    def savable(self) -> bool:
+        """Whether all parts are."""
+        return all(part.savable for part in self._parts)
 
-    @property
-    def restore_state(self) -> Callable[[dict[str, NDArray[Any]]], None]:
-        """Go back to a state of `save_state`; no such attribute where a part has none."""
-        restores = [part.restore_state for part in self._parts]  # type: ignore[attr-defined]
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Copies of the arrays of all parts, ``<part>.<name>``."""
+        return {f"{k}.{name}": a for k, part in enumerate(self._parts) for name, a in part.save_state().items()}
 
-        def restore(saved: dict[str, NDArray[Any]]) -> None:
-            for k, part in enumerate(restores):
-                start = f"{k}."
-                part({name.removeprefix(start): a for name, a in saved.items() if name.startswith(start)})
-
-        return restore
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Go back to a state of `save_state`."""
+        for k, part in enumerate(self._parts):
+            start = f"{k}."
+            part.restore_state({name.removeprefix(start): a for name, a in saved.items() if name.startswith(start)})
 
     @property
     def faults(self) -> Faults:

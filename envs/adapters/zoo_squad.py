@@ -47,6 +47,8 @@ class ZooSquad:
             that Graft cannot show (`envs.adapters.spaces`).
     """
 
+    savable = False
+
     def __init__(
         self, make: Callable[[], Any], task: str, rules: FaultRules, rows: int = 1, team: str | None = None
     ) -> None:
@@ -217,6 +219,14 @@ class ZooSquad:
             return self._envs[i].render()
         except Exception as error:  # whatever a third party's code, or the graphics library under it, may raise
             raise GraftError(f"'{self._task}' cannot be drawn: {type(error).__name__}, {first_line(error)}.") from error
+
+    def save_state(self) -> dict[str, Array]:
+        """Not offered: nobody knows what such environments depend on."""
+        raise NotImplementedError
+
+    def restore_state(self, saved: dict[str, Array]) -> None:
+        """Not offered."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close every environment, as far as they let themselves be closed."""

@@ -161,6 +161,8 @@ class ArenaBatch:
             raise GraftError("There is nothing to render before the first reset.")
         return frames(self.render_mode, self.board(), BOARD, "day")
 
+    savable = True
+
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that the future of the batch depends on."""
         return copies(self._arrays())

@@ -171,7 +171,6 @@ def attempt(
 
 
 def _run(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int) -> str | None:
-    from experiments.resume import starts_over
     from experiments.stage import run_stage
 
     def told(env_steps: int, values: Mapping[str, float]) -> None:
@@ -180,9 +179,7 @@ def _run(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int
             stage.observer(env_steps, values)
 
     try:
-        if why := starts_over(stage, store):
-            progress.noted(f"Note: {stage.label} starts over: {why}.")
-        run_stage(stage, store, told, env_workers)
+        run_stage(stage, store, told, env_workers, progress.noted)
     except TakenOver:
         raise
     except StoppedEarly:

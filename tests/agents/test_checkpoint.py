@@ -50,7 +50,7 @@ def test_round_trip_is_bit_equal(saved):
     for name, part in before.parts.items():
         assert_same(dict(after.parts[name]), dict(part))
         assert [t.dtype for t in after.parts[name].values()] == [part[n].dtype for n in after.parts[name]]
-    for part in ("network", "schemas", "task", "lineage", "record"):
+    for part in ("network", "schemas", "task", "lineage", "record", "stems"):
         assert getattr(after, part) == getattr(before, part)
 
 

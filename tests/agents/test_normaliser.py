@@ -8,7 +8,7 @@ import torch
 from handmade import MATCH, TASK, discrete, observations, small_network, small_ppo, vector
 
 import envs
-from agents.backend import Batch
+from agents.backend import Batch, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.normaliser import CLIP, Normaliser, normalisers, statistics
@@ -130,7 +130,7 @@ def test_they_go_on_or_freeze_as_the_method_says(method, moves, algorithm):
     normalisers(source)[0].running_count.fill_(50.0)
     built = parse_method(method).build(Checkpoint.of(source, task), schemas, config, 1)
     start = normalisers(built.network)[0].running_count.clone()
-    train(built.network, task, made, 256, 0, lambda *_: None)
+    train(TrainJob(built.network, task, made, 256, 0, lambda *_: None))
     count, mean = normalisers(built.network)[0].running_count, normalisers(built.network)[0].running_mean
     assert bool((count > start).all()) is moves
     if moves:

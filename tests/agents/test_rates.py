@@ -9,7 +9,7 @@ import torch
 from handmade import MATCH, REACH, TASK, assert_same, small_config, small_network, small_ppo, weights
 
 import envs
-from agents.backend import Evaluation, Hooks
+from agents.backend import Evaluation, Hooks, TrainJob
 from agents.network import PolicyNetwork
 from agents.rates import scale_rates
 from agents.sb3 import ALGORITHMS, train
@@ -143,7 +143,7 @@ def test_training_with_rates(hooked):
         before = weights(network)
         hooks = Hooks(gradients=(lambda grads, *_: grads) if hooked else None, rates=rates)
         plan = Evaluation(every=1000, episodes=1, num_envs=1)
-        train(network, TASK, small_ppo(), 256, 0, lambda *_: None, plan, hooks, "cpu")
+        train(TrainJob(network, TASK, small_ppo(), 256, 0, lambda *_: None, plan, hooks, "cpu"))
         return before, weights(network)
 
     _, plain = trained({})

@@ -12,6 +12,7 @@ from handmade import EVALUATION, ClockEnv, small_config, small_network
 import envs
 from agents import recent
 from agents.algorithm import architecture_for
+from agents.backend import TrainJob
 from agents.evaluate import evaluate
 from agents.network import PolicyNetwork
 from agents.sb3 import ALGORITHMS, train
@@ -79,7 +80,9 @@ def test_the_latest_episodes_of_each_part(monkeypatch):
 def logged(algorithm, budget, network):
     records = []
     result = train(
-        network, MIX, algorithm, budget, 3, lambda n, v: records.append((n, dict(v))), EVALUATION, device="cpu"
+        TrainJob(
+            network, MIX, algorithm, budget, 3, lambda n, v: records.append((n, dict(v))), EVALUATION, device="cpu"
+        )
     )
     return records, result
 

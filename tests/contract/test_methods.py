@@ -34,8 +34,8 @@ from transfer.method import (
     METHODS,
     PART,
     Built,
-    Place,
     State,
+    TaskPosition,
     TransferMethod,
     changed_options,
     label,
@@ -116,7 +116,7 @@ def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, world):
     network = shrunk(build_network(WORLDS[world].schemas(0), WORLDS[world].architecture, 0))
     before = torch.get_rng_state()
     state = method.init(network, None) if method.watches_source else {}
-    method.consolidate(network, state, batch_of(network.schemas, method.states), Place(0, 2))
+    method.consolidate(network, state, batch_of(network.schemas, method.states), TaskPosition(0, 2))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -132,7 +132,7 @@ def test_the_network_is_the_targets(method, world):
 @of_all(ALL)
 def test_the_report_tells_the_truth(method, world):
     (network, report), state = begin(method, world)
-    promised = method.uses_source and method.carries_weights
+    promised = method.uses_source and "fresh_weights" not in method.words()
     if report is None:
         assert not promised
         return

@@ -154,7 +154,7 @@ def unaltered(method: TransferMethod, world: World, task: Task) -> tuple[list[En
         own = [row for row in rows if row.tensor.startswith(f"{prefix}.")]
         if isinstance(module, Encoder) and own and all(row.share == 1 and _carried(row.detail) for row in own):
             found.append(module)
-    promised = method.carries_weights and method.uses_source
+    promised = "fresh_weights" not in method.words() and method.uses_source
     assert not promised or network.encoder in found
     if isinstance(method, FromSource):
         assert report is not None

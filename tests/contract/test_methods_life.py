@@ -32,7 +32,7 @@ from agents.snapshot import Snapshots
 from transfer.method import PART, FromSource, Step, TransferMethod, label
 from transfer.methods.chain import Chain
 from transfer.methods.finetune import Finetune
-from transfer.tasks import heads_of, serving
+from transfer.task_heads import heads_of, serving
 
 PPO = WORLDS["ppo"]
 PLAIN = [method for method in cases() if not isinstance(method, Chain)]
@@ -69,7 +69,7 @@ def test_what_it_froze_stays_and_the_heads_train(method, name, heads):
 class Masks(Finetune):
     """Keeps the first row of the policy's output layer, and says so."""
 
-    masks = True
+    provides = frozenset({"zeroes_gradients"})
 
     def gradients(self, grads, network, state, batch):
         kept = torch.arange(len(network.policy.out.weight)) == 0
@@ -224,5 +224,5 @@ def test_a_life_of_three_tasks(method, tmp_path):
     outputs = [serving(view, heads_of(view), world.schemas(task)).eval()(obs) for task, view in enumerate(views)]
     assert all(o.action.isfinite().all() for o in outputs)
     assert_same(weights(network), before)
-    if not method.needs_task:
+    if "needs_task" not in method.words():
         assert all(torch.equal(o.action, outputs[-1].action) for o in outputs)

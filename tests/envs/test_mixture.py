@@ -182,5 +182,4 @@ def test_the_state_is_saved_and_restored(wide):
 def test_where_one_part_cannot_be_saved_the_mixture_cannot():
     tasks = [handmade(*"abcd"), handmade(*"abce")]
     env = envs.make(Task(ID, {"tasks": tasks}), 2, 0)
-    assert not hasattr(env, "save_state")
-    assert not hasattr(env, "restore_state")
+    assert not env.savable

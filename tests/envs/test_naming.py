@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import envs
+from agents.backend import TrainJob
 from agents.checkpoint import Checkpoint
 from agents.evaluate import evaluate
 from agents.network import NetworkConfig, PolicyNetwork
@@ -72,7 +73,9 @@ def test_a_second_version_keeps_the_skill_of_the_first(package: str) -> None:
     """It adds an observation, drops one, reorders the rest and adds an action."""
     old, new = Task(f"{package}:Valet-v1"), Task(f"{package}:Valet-v2")
     network = PolicyNetwork(envs.schemas(old), NetworkConfig("mlp", {"widths": [32, 32]}), 0)
-    train(network, old, ALGORITHMS["ppo"](num_envs=16, num_steps=40, minibatch=160), 20_000, 0, lambda *_: None)
+    train(
+        TrainJob(network, old, ALGORITHMS["ppo"](num_envs=16, num_steps=40, minibatch=160), 20_000, 0, lambda *_: None)
+    )
     source = Checkpoint.of(network, old)
     method = parse_method({"finetune": {"heads": "by_name", "new_channels": "zero"}})
     moved, report = method.build(source, envs.schemas(new), source.network, 1)

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from handmade import small_ppo
 
 import envs
-from agents.backend import Evaluation
+from agents.backend import Evaluation, TrainJob
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
 from envs import GraftError, Task
@@ -177,6 +177,6 @@ def test_ppo_learns_from_parts_to_make_several_choices() -> None:
         returns.extend(value for tag, value in values.items() if tag == "eval/return_mean")
 
     ppo = small_ppo(num_envs=8, num_steps=20, minibatch=80, epochs=4, learning_rate=3e-3)
-    train(network, task, ppo, 2400, 0, record, Evaluation(every=2400))
+    train(TrainJob(network, task, ppo, 2400, 0, record, Evaluation(every=2400)))
     assert returns[0] < 2.5  # 5 steps, a third of them by chance
     assert returns[-1] > 3.0

@@ -166,7 +166,7 @@ def test_every_episode_has_a_seed_that_follows_from_the_first(tide: list[Tide]) 
     assert (a[0], b[0], len(a)) == (40, 41, 3)
     assert len({*a, *b}) == 6
     assert (a, b) == (c, d)
-    assert not hasattr(env, "save_state"), "its state cannot be saved"
+    assert not env.savable, "its state cannot be saved"
 
 
 def test_what_a_team_sees_must_be_the_same(tide: list[Tide]) -> None:

@@ -137,7 +137,7 @@ def test_it_is_closed_once_and_what_cannot_be_saved_does_not_seem_so():
     inner = ClockEnv([1, 2])
     env, closed = Widened(inner, vector(["env", "time", "more"])), []
     inner.close = lambda **kwargs: closed.append(kwargs)
-    assert not hasattr(env, "save_state")
+    assert not env.savable
     env.close()
     env.close()
     assert closed == [{}]

@@ -10,14 +10,13 @@ from agents.checkpoint import Checkpoint
 from agents.evaluate import evaluate
 from envs.factory import make
 from envs.task import Bounds
-from experiments.archive import HEADS, archive_of, inherited, numbered, of_task, tasks_learned
 from experiments.config import load_config
 from experiments.graph import expand
 from experiments.report import measure
 from experiments.stage import run_stage
 from experiments.store import Store
 from transfer.method import METHODS, PART
-from transfer.tasks import heads_of
+from transfer.task_heads import HEADS, archive_of, heads_of, inherited, of_task, tasks_learned, with_task
 
 
 def run(folder, **changes):
@@ -76,7 +75,7 @@ def test_a_transfers_checkpoint_as_the_next_source(tmp_path):
 
 def test_what_another_method_left_is_not_taken_over():
     network = small_network(MATCH)
-    parts = {PART: {"raw.0": torch.ones(())}, HEADS: numbered(heads_of(network), 0), "other": {"x": torch.ones(1)}}
+    parts = {PART: {"raw.0": torch.ones(())}, HEADS: with_task({}, network, 0), "other": {"x": torch.ones(1)}}
     record = {"stage": {"method": {"name": "ewc"}}}
     source = Checkpoint.of(network, TASK, parts=parts, record=record)
     assert inherited(source, METHODS["ewc"]()) is source

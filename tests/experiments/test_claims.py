@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.backend import TrainJob
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import ALGORITHMS, train
 from envs.factory import schemas
@@ -78,7 +79,7 @@ def test_squads_that_share_a_network_beat_random_ones(name, teams):
     task = Task(name, {"team": "all"})
     algorithm, config = ALGORITHMS["ppo"](), NetworkConfig(options=SMALL)
     network = PolicyNetwork(schemas(task), config, 0)
-    train(network, task, algorithm, 1_000_000, 0, lambda steps, values: None)
+    train(TrainJob(network, task, algorithm, 1_000_000, 0, lambda steps, values: None))
     for team in teams:
         outcome = match(network, Task(name, {"team": team}), "random", 1000, seed=1)
         assert outcome.interval()[0] > 0.8, team

@@ -8,7 +8,7 @@ from tiny_experiment import write_config
 from envs.errors import GraftError
 from experiments.config import load_config
 from experiments.sequence import expand_sequence
-from transfer.method import Place, method_name
+from transfer.method import TaskPosition, method_name
 
 TASKS = ["Graft/Gather-v0", "Graft/Hunt-v0", "Graft/Dodge-v0"]
 
@@ -30,7 +30,7 @@ def test_each_task_is_trained_and_consolidated_before_the_next(tmp_path):
     assert [s.source for s in chain] == [None, *[s.id for s in chain[:-1]]]
     assert [str(s.task) for s in chain[::2]] == ["Gather", "Hunt", "Dodge"]
     assert [s.task for s in chain[::2]] == [s.task for s in chain[1::2]]
-    assert [s.place for s in chain] == [None, *[Place(k, 3) for k in (0, 1, 1, 2, 2)]]
+    assert [s.position for s in chain] == [None, *[TaskPosition(k, 3) for k in (0, 1, 1, 2, 2)]]
     assert [s.budget for s in chain] == [256, 0] * 3, "finetune sees no states again"
     order = list(graph.stages)
     assert sorted(chain, key=lambda s: order.index(s.id)) == chain, "sources come before what needs them"

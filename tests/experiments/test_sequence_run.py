@@ -12,14 +12,13 @@ from rich.console import Console
 from tiny_experiment import write_config
 
 from envs.factory import make, schemas
-from experiments.archive import HEADS
 from experiments.conclusions import check_sequence, conclude_sequence
 from experiments.config import load_config
 from experiments.sequence import expand_sequence
 from experiments.stage import run_stage
 from experiments.store import Store
 from transfer.method import PART, method_name
-from transfer.tasks import serving
+from transfer.task_heads import HEADS, serving
 
 CHANGES = {
     "sources": None,

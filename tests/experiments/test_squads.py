@@ -16,9 +16,9 @@ from experiments import stage as stages
 from experiments.config import load_config
 from experiments.graph import expand
 from experiments.rehearsal import rehearse
-from experiments.squads import Squad
 from experiments.stage import run_stage
 from experiments.store import AT_FAULT, Store
+from experiments.teams import Squad
 
 SOURCE = {
     "id": "Graft/Pursuit-v0",

@@ -30,7 +30,7 @@ from envs.errors import GraftError
 from envs.schema import Schemas
 from envs.task import Task
 from transfer.memory import Memory, presented, tasks
-from transfer.method import PART, Place
+from transfer.method import PART, TaskPosition
 
 TASK = Task("handmade/Match-v0")
 
@@ -38,7 +38,7 @@ TASK = Task("handmade/Match-v0")
 def ended(method: Memory, network: PolicyNetwork, state=None, task: int = 0, count: int = 30):
     """The state after a task that showed ``count`` random observations."""
     rollouts = Batch(observations(network.schemas.observation, count, seed=task), torch.zeros(count))
-    return method.consolidate(network, state or {}, rollouts, Place(task, 3)).state
+    return method.consolidate(network, state or {}, rollouts, TaskPosition(task, 3)).state
 
 
 def confident(seed: int) -> PolicyNetwork:
@@ -80,7 +80,7 @@ def test_what_is_stored(kind, actions):
     schemas = Schemas({"vector": vector, "planes": planes, "pixels": pixels}[kind](["a", "b"]), actions)
     network = small_network(schemas)
     seen = observations(schemas.observation, 30)
-    state = Memory(memory=20).consolidate(network, {}, Batch(seen, torch.zeros(30)), Place(1, 3)).state
+    state = Memory(memory=20).consolidate(network, {}, Batch(seen, torch.zeros(30)), TaskPosition(1, 3)).state
     kept = state["memory.1.observations"]
     assert kept.dtype == seen.dtype
     rows = [int((seen == one).flatten(1).all(1).nonzero()[0]) for one in kept]

@@ -14,7 +14,7 @@ from envs.errors import GraftError
 from envs.options import build_options
 from envs.schema import Schemas
 from envs.task import Task
-from transfer.method import METHODS, FromSource, Place, TransferMethod, changed_options, label, method_name
+from transfer.method import METHODS, FromSource, TaskPosition, TransferMethod, changed_options, label, method_name
 from transfer.transplant import transplant
 
 ACTIONS = discrete("left", "right")
@@ -181,7 +181,7 @@ def test_the_seam_does_nothing_by_itself(source):
     assert step.state is state
     assert step.penalty is None
     assert Nothing().schedule(network, state, 0.0) is state
-    assert Nothing().consolidate(network, state, None, Place(0, 1)) == (network, state)
+    assert Nothing().consolidate(network, state, None, TaskPosition(0, 1)) == (network, state)
     assert Nothing().finish(network, state) is network
     assert Nothing().rates(network, {}) == {}
     assert Nothing().view(network, state, 0) is network

@@ -11,13 +11,14 @@ from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from envs.errors import GraftError
 from envs.schema import Schemas
-from transfer.method import PART, Place
+from transfer.method import PART, TaskPosition
 from transfer.methods.ewc import EWC
 from transfer.methods.l2 import L2
 from transfer.methods.mas import MAS
 from transfer.methods.online_ewc import OnlineEWC
 from transfer.methods.si import SI
-from transfer.regulariser import Regulariser, anchors, group, named, normalised
+from transfer.regulariser import Regulariser, anchors, normalised
+from transfer.state import group, named
 
 STATES = Batch(observations(MATCH.observation, 20), torch.zeros(20, dtype=torch.long))
 KINDS = [EWC, L2, MAS, OnlineEWC, SI]
@@ -41,8 +42,8 @@ def random_grads(network: PolicyNetwork) -> dict[str, torch.Tensor]:
 def two_tasks(method: Regulariser):
     """A network that has moved away from two anchors, and the state that holds them."""
     network = nudged(small_network(MATCH), 1)
-    state = method.consolidate(network, method.init(network, None), STATES, Place(0, 3)).state
-    state = method.consolidate(nudged(network, 2), state, STATES, Place(1, 3)).state
+    state = method.consolidate(network, method.init(network, None), STATES, TaskPosition(0, 3)).state
+    state = method.consolidate(nudged(network, 2), state, STATES, TaskPosition(1, 3)).state
     return nudged(network, 3), state
 
 
@@ -126,7 +127,7 @@ def test_importances_have_mean_one_over_all_that_is_held():
 def test_the_raw_mean_gives_the_importances_back():
     method = EWC()
     network = nudged(small_network(MATCH), 1)
-    state = method.consolidate(network, {}, STATES, Place(0, 2)).state
+    state = method.consolidate(network, {}, STATES, TaskPosition(0, 2)).state
     for name, raw in method.importances(network, STATES.observations).items():
         torch.testing.assert_close(state[f"omega.0.{name}"] * state["raw.0"], raw, rtol=1e-5, atol=1e-9)
 
@@ -172,7 +173,11 @@ def test_frozen_parameters_get_no_gradient():
 def consolidated(method: Regulariser, schemas: Schemas, learned: bool = True) -> Checkpoint:
     """A source at whose end ``method`` has consolidated it, or not."""
     network = nudged(PolicyNetwork(schemas, small_config(schemas.observation.kind), 0), 4)
-    state = dict(method.consolidate(network, method.init(network, None), STATES, Place(0, 2)).state) if learned else {}
+    state = (
+        dict(method.consolidate(network, method.init(network, None), STATES, TaskPosition(0, 2)).state)
+        if learned
+        else {}
+    )
     return Checkpoint.of(network, TASK, parts={PART: state})
 
 
@@ -264,7 +269,7 @@ def test_from_planes_to_planes_it_starts_without_a_penalty(kind, new_channels):
     if kind is SI:
         state = method.gradients(random_grads(network), network, state, rollouts).state
         nudged(network, 5)
-    state = method.consolidate(network, state, rollouts, Place(0, 2)).state
+    state = method.consolidate(network, state, rollouts, TaskPosition(0, 2)).state
     source = Checkpoint.of(network, TASK, parts={PART: dict(state)})
     target = method.build(source, Schemas(HUNT, before.action), source.network, 3).network
     state, old = method.init(target, source), source.parts[PART]

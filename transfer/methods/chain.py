@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import permutations
 from typing import Annotated, Any
 
 import torch
@@ -21,16 +22,16 @@ from transfer.method import (
     Built,
     Consolidated,
     FromSource,
-    Place,
     State,
     Step,
+    TaskPosition,
     TransferMethod,
     changed_options,
     label,
     parse_method,
 )
 from transfer.methods.finetune import Finetune
-from transfer.regulariser import Regulariser
+from transfer.state import group, named, without
 
 
 def _parsed(entries: Any) -> Any:
@@ -60,46 +61,18 @@ class Chain(TransferMethod):
         for member in self.methods:
             if not member.uses_source or isinstance(member, Chain):
                 raise GraftError(f"{label(member)} cannot be part of a chain; list methods that use a source.")
-        self._refuse([m for m in self.methods if _builds(m)], "build the network")
-        self._refuse([m for m in self.methods if m.masks], "keep weights from moving")
-        self._refuse_beside(
-            lambda m: m.masks,
-            lambda m: m.states > 0 or isinstance(m, Regulariser),
-            "keeps by masks what the other remembers",
-        )
-        self._refuse_beside(lambda m: m.rewrites, lambda m: m.masks, "rewrites the weights that the other keeps")
-        self._refuse_beside(lambda m: m.rewrites, lambda m: m.watches_source, "makes jumps that the other would credit")
-        self._refuse_beside(lambda m: m.freezes, lambda m: m.retraining > 0, "freezes what the other trains once more")
-        for renamer in (m for m in self.methods if not m.carries_weights):
-            for member in (m for m in self.methods if m.needs_weights and m is not renamer):
-                raise GraftError(
-                    f"{label(member)} is about the source's weights, and under {label(renamer)} the network does not "
-                    f"start from them: the two cannot be chained."
-                )
-        facts = {
-            "watches_source": any(m.watches_source for m in self.methods),
-            "states": max((m.states for m in self.methods), default=0),
-            "carries_weights": all(m.carries_weights for m in self.methods),
-            "needs_weights": any(m.needs_weights for m in self.methods),
-            "needs_task": any(m.needs_task for m in self.methods),
-            "masks": any(m.masks for m in self.methods),
-            "rewrites": any(m.rewrites for m in self.methods),
-        }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
+        builders = [m for m in self.methods if _builds(m)]
+        if len(builders) > 1:
+            raise GraftError(f"{' and '.join(map(label, builders))} contradict each other: both build the network.")
+        for first, second in permutations(self.methods, 2):
+            for why in (why for word, why in first.conflicts.items() if word in second.words()):
+                raise GraftError(f"{label(first)} and {label(second)} contradict each other: the first {why}.")
+        object.__setattr__(self, "states", max((m.states for m in self.methods), default=0))
         assert self.members is not None  # finds options that contradict each other
 
-    @staticmethod
-    def _refuse(members: list[TransferMethod], what: str) -> None:
-        if len(members) > 1:
-            raise GraftError(f"{' and '.join(map(label, members))} contradict each other: both {what}.")
-
-    def _refuse_beside(
-        self, one: Callable[[TransferMethod], bool], other: Callable[[TransferMethod], bool], why: str
-    ) -> None:
-        for first in filter(one, self.methods):
-            for second in (m for m in self.methods if m is not first and other(m)):
-                raise GraftError(f"{label(first)} and {label(second)} contradict each other: the first {why}.")
+    def words(self) -> frozenset[str]:
+        """What any member provides."""
+        return frozenset().union(*(m.words() for m in self.methods))
 
     @cached_property
     def members(self) -> tuple[TransferMethod, ...]:
@@ -114,7 +87,7 @@ class Chain(TransferMethod):
             if builder is not None and name not in _options(builder):
                 raise GraftError(f"{label(self)}: {label(builder)} builds the network, and takes no '{name}'.")
         members = [replace(m, **{n: v for n, v in shared.items() if n in _options(m)}) for m in self.methods]
-        return tuple(sorted(members or [Finetune()], key=lambda m: (not m.watches_source, m.masks)))
+        return tuple(sorted(members or [Finetune()], key=_turn))
 
     def overrides(self, hook: str) -> bool:
         """Whether a member does."""
@@ -137,7 +110,7 @@ class Chain(TransferMethod):
             own = source
             if source is not None:
                 own = replace(source, parts={**source.parts, PART: _part(source.parts.get(PART, {}), i)})
-            state |= _numbered(member.init(network, own), i)
+            state |= named(i, member.init(network, own), "/")
         return state
 
     def _acting(self, state: State) -> list[tuple[int, TransferMethod]]:
@@ -174,12 +147,12 @@ class Chain(TransferMethod):
             network = member.finish(network, _part(state, i))
         return network
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Through all members; each sees the network as the one before it left it, and as many states as it asks."""
         after: dict[str, torch.Tensor] = {}
         for i, member in enumerate(self.members):
-            network, own = member.consolidate(network, _part(state, i), _evenly(rollouts, member.states), place)
-            after |= _numbered(own, i)
+            network, own = member.consolidate(network, _part(state, i), _evenly(rollouts, member.states), where)
+            after |= named(i, own, "/")
         return Consolidated(network, after)
 
     @property
@@ -207,6 +180,11 @@ def _options(method: TransferMethod) -> set[str]:
     return {option.name for option in fields(method)}
 
 
+def _turn(method: TransferMethod) -> tuple[bool, bool]:
+    """Where it acts: what watches the task's own loss comes first, what zeroes gradients last."""
+    return not method.watches_source, "zeroes_gradients" in method.words()
+
+
 def _builds(method: TransferMethod) -> bool:
     """Whether it makes the network in its own way, and not by the plain transplant."""
     return type(method).build is not FromSource.build
@@ -226,13 +204,9 @@ WATCHING = "watching"
 
 def _part(state: State, i: int) -> State:
     """What member i remembers."""
-    return {name.removeprefix(f"{i}/"): t for name, t in state.items() if name.startswith(f"{i}/")}
+    return group(state, i, "/")
 
 
-def _numbered(state: State, i: int) -> dict[str, torch.Tensor]:
-    return {f"{i}/{name}": t for name, t in state.items()}
-
-
-def _with_part(state: dict[str, torch.Tensor], i: int, part: State) -> dict[str, torch.Tensor]:
+def _with_part(state: State, i: int, part: State) -> dict[str, torch.Tensor]:
     """The state in which member i remembers ``part``."""
-    return {name: t for name, t in state.items() if not name.startswith(f"{i}/")} | _numbered(part, i)
+    return without(state, i, "/") | named(i, part, "/")

@@ -10,7 +10,8 @@ import torch
 from agents.network import PolicyNetwork
 from transfer.fisher import diagonal_fisher
 from transfer.method import METHODS
-from transfer.regulariser import NotNegative, Regulariser, Tensors
+from transfer.regulariser import NotNegative, Regulariser
+from transfer.state import Tensors
 
 
 @METHODS.register("ewc")

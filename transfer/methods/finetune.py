@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,7 +12,7 @@ from pydantic import Field
 from agents.backend import Batch
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
-from transfer.method import METHODS, Consolidated, FromSource, Place, State
+from transfer.method import METHODS, Consolidated, FromSource, State, TaskPosition
 
 ROUNDING = 1e-9
 """So that a share of the budget that is reached exactly is not missed by the last bit."""
@@ -33,13 +33,15 @@ class Finetune(FromSource):
     decay is 1 / 2.6 per layer).
     """
 
+    provides: ClassVar[frozenset[str]] = frozenset({"reference"})
+
     head_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradual_unfreeze: bool = False
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "needs_weights", self.thaws)  # else the blocks that it thaws are not the source's
+    def words(self) -> frozenset[str]:
+        """Where blocks thaw, they must be the source's."""
+        return super().words() | ({"needs_source_weights"} if self.thaws else set())
 
     @property
     def thaws(self) -> bool:
@@ -74,7 +76,7 @@ class Finetune(FromSource):
             encoder.freeze(wanted)
         return state
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """The schedule has ended."""
         return Consolidated(network, {name: t for name, t in state.items() if name != "frozen"})
 

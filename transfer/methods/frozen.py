@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -24,7 +25,7 @@ class Frozen(FromSource):
     Source: feature extraction as in Yosinski et al. 2014; Rusu et al. 2016, baseline 2 with all blocks.
     """
 
-    freezes: ClassVar[bool] = True
+    conflicts: ClassVar[Mapping[str, str]] = {"trains_again": "freezes what the other trains once more"}
 
     depth: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
 

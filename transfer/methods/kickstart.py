@@ -15,8 +15,8 @@ from agents.checkpoint import Checkpoint
 from agents.network import Distribution, NetworkConfig, Outputs, PolicyNetwork, build_network
 from envs.schema import Schemas
 from transfer.divergence import added, evaluating, gradient, kl
-from transfer.method import METHODS, Built, State, Step, TransferMethod
-from transfer.regulariser import group, named
+from transfer.method import FRESH_WEIGHTS, METHODS, Built, State, Step, TransferMethod
+from transfer.state import group, named
 from transfer.transplant import NewChannels, match_names, transplant
 
 TEACHER = "teacher"
@@ -52,7 +52,8 @@ class Kickstart(TransferMethod):
     rename: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
 
-    carries_weights: ClassVar[bool] = False
+    provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights"})
+    conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """A fresh network of the source's architecture.

@@ -10,7 +10,7 @@ import torch
 from agents.backend import Batch
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
-from transfer.method import METHODS, Consolidated, Place, State
+from transfer.method import METHODS, Consolidated, State, TaskPosition
 from transfer.regulariser import NotNegative, Regulariser
 
 
@@ -36,6 +36,6 @@ class L2(Regulariser):
         self.check_held(network, state)
         return state
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Nothing to remember: the next task's anchor is where it starts."""
         return Consolidated(network, {})

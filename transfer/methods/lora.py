@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -15,7 +16,7 @@ from agents.checkpoint import Checkpoint
 from agents.encoder import Encoder
 from agents.network import NetworkConfig, PolicyNetwork, build_network
 from envs.schema import Schemas
-from transfer.method import METHODS, Built, FromSource, State
+from transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource, State
 
 STREAM = 0x10EA
 """Added to the seed, so that A is not drawn from the same random numbers as the fresh heads."""
@@ -66,7 +67,8 @@ class LoRA(FromSource):
         the matrix (out, in * kh * kw).
     """
 
-    carries_weights: ClassVar[bool] = False
+    provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights"})
+    conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0

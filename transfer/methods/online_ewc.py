@@ -10,8 +10,9 @@ from pydantic import Field
 from agents.backend import Batch
 from agents.network import PolicyNetwork
 from transfer.fisher import diagonal_fisher
-from transfer.method import METHODS, Consolidated, Place, State
-from transfer.regulariser import NotNegative, Regulariser, group, normalised
+from transfer.method import METHODS, Consolidated, State, TaskPosition
+from transfer.regulariser import NotNegative, Regulariser, normalised
+from transfer.state import group, named
 
 
 @METHODS.register("online_ewc")
@@ -30,10 +31,10 @@ class OnlineEWC(Regulariser):
 
     states: ClassVar[int] = 2048
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """The anchor moves here, and the task's Fisher information joins the importances."""
         new, mean = normalised(diagonal_fisher(network, rollouts.observations, self.held(network)))
         old = group(state, "omega.0")
         omega = {name: t + self.gamma * old[name] if name in old else t for name, t in new.items()}
         kept = self.anchored(network, {}, omega, 0)
-        return Consolidated(network, {**kept, **{f"omega.0.{name}": t for name, t in omega.items()}, "raw.0": mean})
+        return Consolidated(network, {**kept, **named("omega.0", omega), "raw.0": mean})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -13,22 +14,23 @@ from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from envs.errors import GraftError
-from transfer.method import METHODS, PART, Consolidated, FromSource, Place, State, Step
+from transfer.method import METHODS, PART, Consolidated, FromSource, State, Step, TaskPosition
+from transfer.state import group, named
 from transfer.transplant import carried
 
-OWNER = "owner."
-"""Before a parameter's name in the state: whose each weight is, 0 = free, k + 1 = kept by the task of index k."""
+OWNER = "owner"
+"""Prefix of a parameter's name in the state: whose each weight is, 0 = free, k + 1 = kept by the task of index k."""
 
 
 def owners(state: State) -> dict[str, torch.Tensor]:
     """Parameter name -> owners, int16 of the parameter's shape, out of the state."""
-    return {name.removeprefix(OWNER): tensor for name, tensor in state.items() if name.startswith(OWNER)}
+    return group(state, OWNER)
 
 
 def weights(network: PolicyNetwork) -> dict[str, torch.nn.Parameter]:
     """The encoder's parameters that are packed: matrices and kernels, not biases nor normalisation."""
-    named = network.encoder.named_parameters(prefix="encoder")
-    return {name: parameter for name, parameter in named if parameter.dim() >= 2}
+    parameters = network.encoder.named_parameters(prefix="encoder")
+    return {name: parameter for name, parameter in parameters if parameter.dim() >= 2}
 
 
 def largest(weight: torch.Tensor, among: torch.Tensor, count: int) -> torch.Tensor:
@@ -59,9 +61,11 @@ class PackNet(FromSource):
         to keep is rounded, half to even; among equal magnitudes the first in memory is kept.
     """
 
-    needs_weights: ClassVar[bool] = True
-    needs_task: ClassVar[bool] = True
-    masks: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = frozenset({"needs_source_weights", "needs_task", "zeroes_gradients"})
+    conflicts: ClassVar[Mapping[str, str]] = {
+        "zeroes_gradients": "keeps weights from moving, and so does the other",
+        "remembers_tasks": "keeps by zero gradients what the other remembers",
+    }
 
     retrain: Annotated[int, Field(ge=0)] = 20_000
 
@@ -83,7 +87,7 @@ class PackNet(FromSource):
             state = source.parts[PART]
             packed = state["packed"].clone()
             found |= self._moved(owners(state), network, source)
-        return {"packed": packed, "retraining": torch.tensor(False), **{OWNER + n: o for n, o in found.items()}}
+        return {"packed": packed, "retraining": torch.tensor(False), **named(OWNER, found)}
 
     def _moved(
         self, old: dict[str, torch.Tensor], network: PolicyNetwork, source: Checkpoint
@@ -122,17 +126,18 @@ class PackNet(FromSource):
         return Step(masked, state)
 
     @torch.no_grad()
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Share out the free weights of each layer, and set those that stay free to zero, in place."""
         found = owners(state) or owners(self.init(network, None))
         kept: dict[str, torch.Tensor] = {}
         for name, parameter in weights(network).items():
             free = found[name].to(parameter.device) == 0
-            count = round(int(free.sum()) / (place.tasks - place.task))
+            count = round(int(free.sum()) / (where.tasks - where.task))
             chosen = largest(parameter, free, count)
             parameter.masked_fill_(free & ~chosen, 0)
-            kept[OWNER + name] = found[name].masked_fill(chosen.to(found[name].device), place.task + 1)
-        return Consolidated(network, {"packed": torch.tensor(place.task + 1), "retraining": torch.tensor(True), **kept})
+            kept[name] = found[name].masked_fill(chosen.to(found[name].device), where.task + 1)
+        progress = {"packed": torch.tensor(where.task + 1), "retraining": torch.tensor(True)}
+        return Consolidated(network, progress | named(OWNER, kept))
 
     @torch.no_grad()
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:

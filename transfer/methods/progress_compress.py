@@ -16,9 +16,10 @@ from envs.errors import GraftError
 from envs.schema import Schemas
 from transfer.divergence import evaluating, kl
 from transfer.fisher import diagonal_fisher
-from transfer.method import METHODS, Built, Consolidated, Place, State
+from transfer.method import METHODS, Built, Consolidated, State, TaskPosition
 from transfer.methods.progressive import Progressive
-from transfer.regulariser import NotNegative, Tensors, group, named, normalised
+from transfer.regulariser import NotNegative, normalised
+from transfer.state import Tensors, group, named, without
 from transfer.transplant import carried
 
 MINIBATCH = 256
@@ -63,7 +64,7 @@ class ProgressCompress(Progressive):
     value: NotNegative = 0.5
 
     states: ClassVar[int] = 2048
-    needs_weights: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = Progressive.provides | {"needs_source_weights", "remembers_tasks"}
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """A fresh column beside the source, which is the knowledge base.
@@ -86,20 +87,19 @@ class ProgressCompress(Progressive):
         omega = group(state, OMEGA)
         if source is None or not omega:
             return state
-        rest = {name: t for name, t in state.items() if not name.startswith(f"{OMEGA}.")}
         moved = carried(source, omega, network.schemas, new_channels=self.new_channels, rename=self.rename)
-        return rest | named(OMEGA, moved)
+        return without(state, OMEGA) | named(OMEGA, moved)
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """The knowledge base with the task in it, as a plain network, and its importances with the task's added."""
         base = network
         if isinstance(network, ProgressiveNetwork):
-            base = self._compressed(network, group(state, OMEGA), rollouts.observations, place)
+            base = self._compressed(network, group(state, OMEGA), rollouts.observations, where)
         held = [name for name, _ in base.named_parameters() if name.startswith("encoder.")]
         new, raw = normalised(diagonal_fisher(base, rollouts.observations, held))
         old = group(state, OMEGA)
         omega = {name: t + self.gamma * old[name].to(t) if name in old else t for name, t in new.items()}
-        return Consolidated(base, {**named(OMEGA, omega), "raw": raw, "compressed": torch.tensor(place.task + 1)})
+        return Consolidated(base, {**named(OMEGA, omega), "raw": raw, "compressed": torch.tensor(where.task + 1)})
 
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
         """The knowledge base for the tasks that are in it, the active column for the one that is being learned."""
@@ -108,17 +108,17 @@ class ProgressCompress(Progressive):
         return network
 
     def _compressed(
-        self, network: ProgressiveNetwork, omega: Tensors, observations: torch.Tensor, place: Place
+        self, network: ProgressiveNetwork, omega: Tensors, observations: torch.Tensor, where: TaskPosition
     ) -> PolicyNetwork:
         """The knowledge base after the compress phase, with heads for the task that ends."""
         device = network.policy.out.weight.device
         observations = observations.to(device)
         config = replace(network.earlier.config, distribution=network.config.distribution)
-        base = PolicyNetwork(network.schemas, config, STREAM + place.task)
+        base = PolicyNetwork(network.schemas, config, STREAM + where.task)
         base.encoder.load_state_dict(network.earlier.encoder.state_dict())
         base.to(device)
         anchor = {name: p.detach().clone() for name, p in base.named_parameters() if name in omega}
-        generator = torch.Generator().manual_seed(STREAM + place.task)
+        generator = torch.Generator().manual_seed(STREAM + where.task)
         optimiser = torch.optim.Adam(base.parameters(), lr=self.learning_rate)
         teacher, order = _outputs(network, observations), torch.zeros(0, dtype=torch.long)
         with evaluating(base):  # normalisation statistics are those of the earlier tasks

@@ -11,7 +11,7 @@ from agents.network import NetworkConfig, PolicyNetwork
 from agents.networks.progressive import EARLIER, ProgressiveNetwork, same_view
 from envs.errors import GraftError
 from envs.schema import Schemas
-from transfer.method import METHODS, Built, State, TransferMethod
+from transfer.method import FRESH_WEIGHTS, METHODS, Built, State, TransferMethod
 from transfer.transplant import NewChannels, transplant
 from transfer.transplant_report import TensorRow, TransplantReport
 
@@ -33,8 +33,8 @@ class Progressive(TransferMethod):
     rename: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
 
-    carries_weights: ClassVar[bool] = False
-    needs_task: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights", "needs_task"})
+    conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """A fresh column of ``architecture`` beside the source's network.

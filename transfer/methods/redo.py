@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -98,7 +98,11 @@ class ReDo(FromSource):
         the current minibatch. Their moments are reset.
     """
 
-    rewrites: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = frozenset({"rewrites_weights"})
+    conflicts: ClassVar[Mapping[str, str]] = {
+        "zeroes_gradients": "rewrites the weights that the other keeps",
+        "watches_source": "makes jumps that the other would credit",
+    }
 
     every: Annotated[int, Field(ge=1)] = 1000
     tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1

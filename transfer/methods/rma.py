@@ -40,7 +40,7 @@ class RMA(FromSource):
         so that its weights for z serve for the estimate. Their latent has 8 numbers; here it is what leaves the branch.
     """
 
-    watches_source: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = frozenset({"watches_source"})
 
     heads: Literal["fresh", "by_name", "shared"] = "by_name"
     teaching: Annotated[float, Field(gt=0, lt=1)] = 0.75

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -12,7 +13,7 @@ from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.normaliser import statistics
 from envs.schema import Schemas
-from transfer.method import METHODS, Built, FromSource
+from transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
 
 
 @METHODS.register("shrink_perturb")
@@ -30,7 +31,8 @@ class ShrinkPerturb(FromSource):
         here it is a fresh initialisation times 1 - s.
     """
 
-    carries_weights: ClassVar[bool] = False
+    provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights"})
+    conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
     shrink: Annotated[float, Field(ge=0, le=1)] = 0.8
 

@@ -12,8 +12,9 @@ from agents.backend import Batch, Grads
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from envs.errors import GraftError
-from transfer.method import METHODS, Consolidated, Place, State, Step
-from transfer.regulariser import NotNegative, Regulariser, Tensors, group, named
+from transfer.method import METHODS, Consolidated, State, Step, TaskPosition
+from transfer.regulariser import NotNegative, Regulariser
+from transfer.state import Tensors, group, named
 
 
 @METHODS.register("si")
@@ -35,7 +36,7 @@ class SI(Regulariser):
     xi: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
 
     states: ClassVar[int] = 0
-    watches_source: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = Regulariser.provides | {"watches_source"}
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """Anchor and importances so far, and an empty path that begins here."""
@@ -70,7 +71,7 @@ class SI(Regulariser):
         added = torch._foreach_addcmul([path[n] for n in names], [last[n] for n in names], step, value=-1.0)
         return {**path, **dict(zip(names, added, strict=True))}
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """The path becomes importance, and the anchor moves here.
 
         Raises:

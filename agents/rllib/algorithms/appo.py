@@ -97,8 +97,7 @@ class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[mi
     def restore(self, saved: Saved) -> None:
         """Inverse of `save`."""
         super().restore(saved)
-        old = {name.removeprefix("old/"): t for name, t in saved.tensors.items() if name.startswith("old/")}
-        self.target_module.old.load_exactly({name: tensor.to(self.device) for name, tensor in old.items()})
+        self.target_module.old.load_exactly({name: t.to(self.device) for name, t in saved.group("old").items()})
         self._last_update_ts_by_mid[DEFAULT_MODULE_ID] = saved.values["renewed"]
 
 

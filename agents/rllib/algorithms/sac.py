@@ -150,9 +150,7 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
         super().restore(saved)
 
         def part(name: str) -> dict[str, torch.Tensor]:
-            start = f"{name}/"
-            found = {key.removeprefix(start): t for key, t in saved.tensors.items() if key.startswith(start)}
-            return {key: tensor.to(self.device) for key, tensor in found.items()}
+            return {key: tensor.to(self.device) for key, tensor in saved.group(name).items()}
 
         self.sac_module.critics.load_state_dict(part("critics"))
         self.sac_module.target.load_state_dict(part("target"))

@@ -25,6 +25,7 @@ from handmade import (
 )
 from torch import nn
 
+from agents.backend import TrainJob
 from agents.checkpoint import Checkpoint
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, build_network
@@ -171,7 +172,7 @@ def test_earlier_columns_do_not_change_when_the_newest_trains(handmade_tasks):
     network = ProgressiveNetwork.beside(columns(2, MATCH, config), MATCH, config, 7)
     obs, before = observations(MATCH.observation, 9), weights(network)
     outputs = [[t.clone() for t in column(obs) if t is not None] for column in network.columns[:-1]]
-    train(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, device="cpu")
+    train(TrainJob(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, device="cpu"))
     for column, kept in zip(network.columns[:-1], outputs, strict=True):
         for a, b in zip([t for t in column(obs) if t is not None], kept, strict=True):
             assert torch.equal(a, b)

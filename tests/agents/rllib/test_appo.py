@@ -15,7 +15,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 import envs
-from agents.backend import Evaluation, Hooks, Resources, Unstable
+from agents.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.rllib import ALGORITHMS, train
 from agents.rllib.algorithms import appo
@@ -50,8 +50,8 @@ def trained(network=None, task=TASK, budget=300, seed=0, hooks=None, evaluation=
         original = appo.TransferAPPOLearner.save
         patch.setattr(appo.TransferAPPOLearner, "save", lambda self: ends.append(copied(original(self))) or ends[-1])
         record = lambda n, values: records.append((n, dict(values)))  # noqa: E731
-        given = network, task, algorithm(**options), budget, seed, record, evaluation, hooks
-        result = train(*given, **(more or {}))
+        given = network, task, algorithm(**options), budget, seed, record, evaluation, hooks or Hooks()
+        result = train(TrainJob(*given, **(more or {})))
     return SimpleNamespace(network=network, result=result, records=records, ends=ends)
 
 
@@ -327,7 +327,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
     whole, kept = trained(**options), Snapshots(tmp_path, env_steps=128)
     given = GATHER, algorithm(target_update=3), 1024, 0, record, options["evaluation"]
     with pytest.raises(Stopped):
-        train(small_network(envs.schemas(GATHER)), *given, snapshots=kept)
+        train(TrainJob(small_network(envs.schemas(GATHER)), *given, snapshots=kept))
     assert kept.latest().env_steps == 384
     run = trained(**options, more={"snapshots": kept})
     assert run.records[0][0] == 512
@@ -383,7 +383,7 @@ def test_two_learners_stay_equal_to_the_bit(monkeypatch):
     network = PolicyNetwork(envs.schemas(GATHER), small_config(envs.schemas(GATHER).observation.kind), 0)
     before = weights(network)
     plan, resources = Evaluation(10_000, 8, 8), Resources(num_learners=2, num_env_runners=2)
-    train(network, GATHER, algorithm(), 512, 0, lambda *_: None, plan, resources=resources)
+    train(TrainJob(network, GATHER, algorithm(), 512, 0, lambda *_: None, plan, resources=resources))
     first, second = ends
     assert_same(dict(first.tensors), dict(second.tensors))
     assert moved(weights(network), before) == set(before)

@@ -16,7 +16,7 @@ from trainings import recorded
 
 import envs
 from agents import sb3
-from agents.backend import Evaluation, Hooks, Resources, Unstable
+from agents.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
 from agents.checkpoint import Checkpoint
 from agents.rllib import ALGORITHMS, cluster, train
 from agents.rllib.module import distribution_class, distribution_inputs, module_spec
@@ -73,7 +73,7 @@ def test_an_update_is_the_same_as_with_stable_baselines3():
         network = small_network(MATCH)
         before = weights(network)
         if kind == "sb3":
-            sb3.train(network, TASK, small_ppo(**options), 1, 0, lambda *_: None, EVALUATION, None, "cpu")
+            sb3.train(TrainJob(network, TASK, small_ppo(**options), 1, 0, lambda *_: None, EVALUATION, device="cpu"))
         else:
             network = trained(network, budget=1, **options).network
         after = weights(network)
@@ -86,7 +86,7 @@ def test_an_update_is_the_same_as_with_stable_baselines3():
 def test_from_one_backend_to_the_other_and_back(tmp_path):
     """Stable-Baselines3 -> checkpoint -> RLlib -> checkpoint -> Stable-Baselines3: the same features and actions."""
     network = small_network(MATCH)
-    sb3.train(network, TASK, small_ppo(), 300, 0, lambda *_: None, EVALUATION, None, "cpu")
+    sb3.train(TrainJob(network, TASK, small_ppo(), 300, 0, lambda *_: None, EVALUATION, device="cpu"))
     obs = observations(MATCH.observation, 32, seed=1)
     Checkpoint.of(network, TASK).save(tmp_path / "one")
     module = module_spec(Checkpoint.load(tmp_path / "one").build()).build()
@@ -102,7 +102,7 @@ def test_from_one_backend_to_the_other_and_back(tmp_path):
     assert torch.equal(back.encoder(obs), run.network.encoder(obs))
     assert torch.equal(back.act(obs, None, deterministic=True), run.network.act(obs, None, deterministic=True))
     assert not torch.equal(back.encoder(obs), network.encoder(obs))
-    sb3.train(back, TASK, small_ppo(), 1, 0, lambda *_: None, EVALUATION, None, "cpu")
+    sb3.train(TrainJob(back, TASK, small_ppo(), 1, 0, lambda *_: None, EVALUATION, device="cpu"))
 
 
 @pytest.mark.parametrize("task", [TASK, REACH], ids=str)
@@ -191,10 +191,10 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
     whole = trained(**options)
     kept = Snapshots(tmp_path, env_steps=128)
     with pytest.raises(Stopped):
-        train(
+        train(TrainJob(
             small_network(envs.schemas(GATHER)), GATHER, ALGORITHMS["ppo"](**TINY), 1024, 0, record,
             options["evaluation"], snapshots=kept,
-        )  # fmt: skip
+        ))  # fmt: skip
     assert kept.latest().env_steps == 384
     run = trained(**options, more={"snapshots": kept})
     assert run.records[0][0] == 512

@@ -22,7 +22,7 @@ MARK = "GRAFT_TEST_OF_CLUSTER"
 LINES = """
 import sys
 import envs
-from agents.backend import Evaluation, Resources
+from agents.backend import Evaluation, Resources, TrainJob
 from agents.network import NetworkConfig, build_network
 from agents.rllib import ALGORITHMS, train
 from envs.task import Task
@@ -36,7 +36,10 @@ def record(env_steps, values):
     if "train/loss" in values:
         print("trains", flush=True)
 
-train(network, task, algorithm, int(sys.argv[1]), 0, record, plan, resources=Resources(num_env_runners=2))
+job = TrainJob(
+    network, task, algorithm, int(sys.argv[1]), 0, record, plan, resources=Resources(num_env_runners=2)
+)
+train(job)
 print("done", flush=True)
 """
 

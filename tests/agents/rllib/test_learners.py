@@ -10,7 +10,7 @@ import torch
 from handmade import assert_same, small_config, weights
 
 import envs
-from agents.backend import Evaluation, Hooks, Resources, Unstable
+from agents.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from agents.rllib import ALGORITHMS, train
@@ -75,7 +75,11 @@ def learn(network, task=TARGET, hooks=None, budget=256, **resources):
         patch.setattr(Trained, "fetch", fetch)
         algorithm = ALGORITHMS["ppo"](**OPTIONS)
         record = lambda n, values: seen.append((n, values))  # noqa: E731
-        train(network, task, algorithm, budget, 0, record, plan, hooks, resources=Resources(**resources))
+        train(
+            TrainJob(
+                network, task, algorithm, budget, 0, record, plan, hooks or Hooks(), resources=Resources(**resources)
+            )
+        )
     return ends
 
 
@@ -101,7 +105,7 @@ def consolidated():
 
     def of(entry):
         from agents.rollouts import collect
-        from transfer.method import PART, Place
+        from transfer.method import PART, TaskPosition
 
         method = parse_method(entry)
         if not method.overrides("consolidate"):
@@ -110,7 +114,7 @@ def consolidated():
         network = source.build()
         rollouts = collect(network, env, max(64, min(method.states, 256)), torch.Generator().manual_seed(0))
         env.close()
-        network, state = method.consolidate(network, {}, rollouts, Place(0, 2))
+        network, state = method.consolidate(network, {}, rollouts, TaskPosition(0, 2))
         return method, Checkpoint.of(network, SOURCE, parts={PART: state})
 
     return of
@@ -214,7 +218,9 @@ def test_a_stopped_training_goes_on_in_all_of_its_processes(tmp_path):
 
     def run(network, record=lambda *_: None, snapshots=None):
         algorithm = ALGORITHMS["ppo"](**OPTIONS)
-        return train(network, SOURCE, algorithm, 512, 0, record, plan, None, "auto", snapshots, 1, resources)
+        return train(
+            TrainJob(network, SOURCE, algorithm, 512, 0, record, plan, snapshots=snapshots, resources=resources)
+        )
 
     def stop(env_steps, values):
         if env_steps >= 384 and "train/loss" in values:

@@ -24,7 +24,7 @@ from savable_reach import SavableAdapter
 import envs
 from agents import sb3
 from agents.algorithm import architecture_for
-from agents.backend import Evaluation, Hooks, Resources
+from agents.backend import Evaluation, Hooks, Resources, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, build_network
 from agents.rllib import ALGORITHMS, train
@@ -202,7 +202,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch, en
     options = {"budget": 100, "encoder": encoder, "buffer": 40}
     whole, kept = trained(**options), Snapshots(tmp_path, env_steps=4)
     with pytest.raises(Stopped):
-        train(fresh(), REACH, algorithm(encoder=encoder, buffer=40), 100, 0, record, QUIET, snapshots=kept)
+        train(TrainJob(fresh(), REACH, algorithm(encoder=encoder, buffer=40), 100, 0, record, QUIET, snapshots=kept))
     assert kept.latest().env_steps == 56
     run = trained(scrambled(fresh()), more={"snapshots": kept}, **options)
     assert run.records[0][0] == 60
@@ -218,7 +218,9 @@ def test_from_one_backend_to_the_other_and_back(tmp_path):
     """Stable-Baselines3 -> checkpoint -> RLlib -> checkpoint -> Stable-Baselines3: the same features and actions."""
 
     def with_sb3(network):
-        sb3.train(network, REACH, sb3.ALGORITHMS["sac"](**OPTIONS), 60, 0, lambda *_: None, QUIET, None, "cpu")
+        sb3.train(
+            TrainJob(network, REACH, sb3.ALGORITHMS["sac"](**OPTIONS), 60, 0, lambda *_: None, QUIET, device="cpu")
+        )
 
     def there(network, folder):
         Checkpoint.of(network, REACH).save(folder)
@@ -258,7 +260,7 @@ def test_two_learners_and_two_runners_stay_equal_to_the_bit(monkeypatch, encoder
     network = build_network(envs.schemas(task), architecture_for(options, small_config("vector")), 0)
     before = weights(network)
     resources = Resources(num_learners=2, num_env_runners=2)
-    train(network, task, options, 60, 0, lambda *_: None, QUIET, resources=resources)
+    train(TrainJob(network, task, options, 60, 0, lambda *_: None, QUIET, resources=resources))
     first, second = ends
     assert_same(dict(first.tensors), dict(second.tensors))
     assert moved(weights(network), before) == {name for name in before if name.startswith(LEARNT)}

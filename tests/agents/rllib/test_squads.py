@@ -11,7 +11,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch
 from squad_world import TIDE, as_module
 
 import envs
-from agents.backend import Hooks, Partners, Resources
+from agents.backend import Hooks, Partners, Resources, TrainJob
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.rllib import ALGORITHMS, train
 from agents.rllib.algorithms.ppo import _batches
@@ -54,11 +54,12 @@ def together(
 ):
     """Train both; returns the result and what was recorded."""
     records = []
-    result = train(
+    result = train(TrainJob(
         network, task, ALGORITHMS["ppo"](**(OPTIONS | options)), budget, 3,
-        lambda env_steps, values: records.append((env_steps, dict(values))), EVALUATION, hooks,
-        snapshots=snapshots, resources=resources, partners=Partners(plays, {list(plays.values())[1]: partner}),
-    )  # fmt: skip
+        lambda env_steps, values: records.append((env_steps, dict(values))), EVALUATION, hooks or Hooks(),
+        snapshots=snapshots, resources=resources or Resources(),
+        partners=Partners(plays, {list(plays.values())[1]: partner}),
+    ))  # fmt: skip
     return result, records
 
 
@@ -249,7 +250,9 @@ def test_one_policy_may_play_all_teams():
     network = fresh(reds)
     before = weights(network)
     partners = Partners({"reds": "self", "blues": "self"}, {})
-    result = train(network, reds, ALGORITHMS["ppo"](**OPTIONS), 100, 3, lambda *_: None, EVALUATION, partners=partners)
+    result = train(
+        TrainJob(network, reds, ALGORITHMS["ppo"](**OPTIONS), 100, 3, lambda *_: None, EVALUATION, partners=partners)
+    )
     agents = sum(len(its) for its in squad(reds, 0).teams.values())
     assert result.env_steps == -(-OPTIONS["num_envs"] // agents) * agents * OPTIONS["num_steps"]
     assert any((tensor != before[name]).any() for name, tensor in weights(network).items())

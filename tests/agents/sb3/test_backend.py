@@ -13,7 +13,7 @@ from handmade import EVALUATION, MATCH, REACH, TASK, small_network, small_ppo, w
 from trainings import recorded
 
 import envs
-from agents.backend import Evaluation, Hooks, Unstable
+from agents.backend import Evaluation, Hooks, TrainJob, Unstable
 from agents.sb3 import ALGORITHMS, backend, train
 from agents.sb3.vec_env import BatchVecEnv
 from envs.errors import GraftError
@@ -33,7 +33,7 @@ def test_workers_are_asked_for_by_both_batches(monkeypatch):
 
     monkeypatch.setattr(backend, "make", spy)
     network = small_network(envs.schemas(TASK))
-    train(network, TASK, small_ppo(), 1, 0, lambda *_: None, EVALUATION, None, "cpu", workers=3)
+    train(TrainJob(network, TASK, small_ppo(), 1, 0, lambda *_: None, EVALUATION, device="cpu", workers=3))
     assert asked == [3, 3]
 
 

@@ -27,7 +27,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import envs
-from agents.backend import Hooks
+from agents.backend import Hooks, TrainJob
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
@@ -339,7 +339,7 @@ def test_blocks_may_thaw_between_rollouts():
         if progress > 0:
             network.encoder.freeze(1)
 
-    train(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, Hooks(schedule=thaw), "cpu")
+    train(TrainJob(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, Hooks(schedule=thaw), "cpu"))
     after = weights(network)
     still = {name for name in after if torch.equal(after[name], before[name])}
     assert still == {name for name in after if name.startswith("encoder.blocks.0.")}

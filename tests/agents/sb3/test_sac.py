@@ -14,7 +14,7 @@ from stable_baselines3 import SAC
 from torch import nn
 
 import envs
-from agents.backend import Evaluation, Hooks
+from agents.backend import Evaluation, Hooks, TrainJob
 from agents.network import NetworkConfig, build_network
 from agents.sb3 import ALGORITHMS, architecture_for, train
 from agents.sb3.vec_env import BatchVecEnv
@@ -212,7 +212,7 @@ def test_tasks_and_networks_that_it_cannot_play():
     with pytest.raises(GraftError, match=r"'default'.*plays 'squashed'"):
         small.learner(plain)
     with pytest.raises(GraftError, match=r"'squashed'.*plays 'default'"):
-        train(small.network(), REACH, small_ppo(), 1, 0, lambda *_: None)
+        train(TrainJob(small.network(), REACH, small_ppo(), 1, 0, lambda *_: None))
 
 
 def test_a_fixed_entropy_coefficient_stays():
@@ -257,5 +257,5 @@ def test_pendulum_is_learned_within_5000_steps():
     task = Task("Pendulum-v1")
     network = build_network(envs.schemas(task), architecture_for(algorithm, NetworkConfig()), 0)
     plan = Evaluation(episodes=20, num_envs=20)
-    result = train(network, task, algorithm, 5000, 0, lambda *_: None, plan, None, "cpu")
+    result = train(TrainJob(network, task, algorithm, 5000, 0, lambda *_: None, plan, device="cpu"))
     assert np.mean(result.final_returns) > -500

@@ -15,7 +15,7 @@ from savable_reach import SavableAdapter
 
 import envs
 from agents.algorithm import architecture_for
-from agents.backend import Evaluation, Hooks
+from agents.backend import Evaluation, Hooks, TrainJob
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig
 from agents.sb3 import ALGORITHMS, train
@@ -61,16 +61,18 @@ class Trainer:
             network = scrambled(self.network(), 9) if spoil else self.network()
             try:
                 result = train(
-                    network,
-                    self.task,
-                    self.algorithm,
-                    BUDGET,
-                    5,
-                    lambda env_steps, values: self._record(stop_at, env_steps, values),
-                    EVALUATION,
-                    self.hooks(self) if self.hooks else None,
-                    "cpu",
-                    self.snapshots() if snapshots else None,
+                    TrainJob(
+                        network,
+                        self.task,
+                        self.algorithm,
+                        BUDGET,
+                        5,
+                        lambda env_steps, values: self._record(stop_at, env_steps, values),
+                        EVALUATION,
+                        self.hooks(self) if self.hooks else Hooks(),
+                        "cpu",
+                        self.snapshots() if snapshots else None,
+                    )
                 )
             except Stop:
                 self.kept = self.records

@@ -7,7 +7,7 @@ import torch
 from handmade import MATCH, assert_same, observations, small_network
 
 from agents.backend import Batch
-from transfer.method import METHODS, Place
+from transfer.method import METHODS, TaskPosition
 from transfer.methods.agem import projected
 
 
@@ -22,7 +22,7 @@ def remembering(method, drifted=True):
     """A network and the memory of its task, from which the network may have drifted."""
     network = small_network(MATCH)
     rollouts = Batch(observations(MATCH.observation, 50), torch.zeros(50))
-    state = method.consolidate(network, {}, rollouts, Place(0, 2)).state
+    state = method.consolidate(network, {}, rollouts, TaskPosition(0, 2)).state
     return (small_network(MATCH, seed=1) if drifted else network), state
 
 

@@ -10,13 +10,24 @@ import pytest
 import torch
 from handmade import MATCH, TASK, assert_same, discrete, observations, small_network, small_ppo, weights
 
-from agents.backend import Batch, Evaluation, Grads, Hooks
+from agents.backend import Batch, Evaluation, Grads, Hooks, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from agents.sb3 import train
 from envs.errors import GraftError
 from envs.schema import Schemas
-from transfer.method import METHODS, PART, Consolidated, FromSource, Place, State, Step, label, parse_method, to_json
+from transfer.method import (
+    METHODS,
+    PART,
+    Consolidated,
+    FromSource,
+    State,
+    Step,
+    TaskPosition,
+    label,
+    parse_method,
+    to_json,
+)
 from transfer.methods.chain import Chain
 from transfer.methods.ewc import EWC
 from transfer.methods.finetune import Finetune
@@ -57,7 +68,7 @@ class Affine(FromSource):
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
         return self._count(state, "schedule")
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: Place) -> Consolidated:
+    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: TaskPosition) -> Consolidated:
         return Consolidated(network, self._count(state, "consolidate"))
 
     def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
@@ -112,7 +123,7 @@ def test_each_member_has_its_own_state_through_a_whole_life(source):
     state = chain.schedule(network, state, 0.5)
     for _ in range(2):
         state = chain.gradients({}, network, state, STATES).state
-    state = chain.consolidate(network, state, STATES, Place(0, 2)).state
+    state = chain.consolidate(network, state, STATES, TaskPosition(0, 2)).state
     counts = {"times": 0, "schedule": 1, "gradients": 2, "consolidate": 1}
     expected = {f"{i}/{n}": float(c) for i in (0, 1) for n, c in counts.items()} | {"0/times": 3.0, "1/times": 2.0}
     assert {name: float(t) for name, t in state.items()} == expected
@@ -151,8 +162,8 @@ def test_two_regularisers_pull_as_each_alone():
     network = small_network(MATCH)
     members = (EWC(strength=2.0), MAS(strength=3.0))
     chain = Chain(methods=members)
-    state = chain.consolidate(network, chain.init(network, None), STATES, Place(0, 2)).state
-    alone = [m.consolidate(network, {}, STATES, Place(0, 2)).state for m in members]
+    state = chain.consolidate(network, chain.init(network, None), STATES, TaskPosition(0, 2)).state
+    alone = [m.consolidate(network, {}, STATES, TaskPosition(0, 2)).state for m in members]
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1)
@@ -189,7 +200,7 @@ def test_a_member_sees_as_many_states_as_it_asks_for(monkeypatch):
     monkeypatch.setattr(Affine, "states", 3 * EWC.states)
     chain = Chain(methods=(Looks(), Affine()))
     states = torch.arange(chain.states, dtype=torch.float32).unsqueeze(1).expand(-1, *MATCH.observation.shape)
-    chain.consolidate(network, {}, Batch(states, torch.zeros(chain.states)), Place(0, 2))
+    chain.consolidate(network, {}, Batch(states, torch.zeros(chain.states)), TaskPosition(0, 2))
     assert chain.states == 3 * EWC.states
     assert seen[0][:, 0].tolist() == list(range(0, chain.states, 3))
 
@@ -199,15 +210,21 @@ def test_a_member_sees_as_many_states_as_it_asks_for(monkeypatch):
     [
         (["frozen", "random_frozen"], "cannot be part of a chain"),
         (["frozen", "lora"], r"frozen and lora contradict each other: both build the network"),
-        (["lora", {"ewc": {"strength": 2}}], r"ewc\(strength=2\.0\) is about the source's weights.*under lora"),
-        (["packnet", {"packnet": {"retrain": 5}}], "contradict each other: both keep weights from moving"),
+        (
+            ["lora", {"ewc": {"strength": 2}}],
+            r"lora and ewc\(strength=2\.0\) contradict each other.*the source's weights, which the other is about",
+        ),
+        (
+            ["packnet", {"packnet": {"retrain": 5}}],
+            "contradict each other: the first keeps weights from moving, and so",
+        ),
         ([{"ewc": {"heads": "shared"}}, {"l2": {"heads": "by_name"}}], "heads is both shared and by_name"),
         (
             ["progressive", {"finetune": {"heads": "by_name"}}],
             "progressive.* builds the network, and takes no 'heads'",
         ),
-        (["packnet", "ewc"], "packnet and ewc contradict each other: the first keeps by masks"),
-        (["replay", "packnet"], "packnet and replay contradict each other: the first keeps by masks"),
+        (["packnet", "ewc"], "packnet and ewc contradict each other: the first keeps by zero gradients"),
+        (["replay", "packnet"], "packnet and replay contradict each other: the first keeps by zero gradients"),
         (["redo", "packnet"], "redo and packnet contradict each other: the first rewrites"),
         (["redo", "si"], "redo and si contradict each other: the first makes jumps"),
         (["packnet", "frozen"], "frozen and packnet contradict each other: the first freezes"),
@@ -236,17 +253,18 @@ def test_the_member_that_builds_builds(source):
 
 
 def test_facts_are_those_of_the_members():
-    facts = ("watches_source", "states", "carries_weights", "needs_task", "retraining")
+    def of(*entries: Any) -> Any:
+        return parse_method({"chain": list(entries)})
 
-    def of(*entries: Any) -> list[Any]:
-        chain = parse_method({"chain": list(entries)})
-        return [getattr(chain, fact) for fact in facts]
-
-    assert of() == [False, 0, True, False, 0]
-    assert of("l2", "ewc") == [False, EWC.states, True, False, 0]
-    assert of("si")[0]
-    assert not of("lora")[2]
-    assert of("finetune", {"packnet": {"retrain": 7}})[3:] == [True, 7]
+    assert (of().words(), of().states, of().retraining) == (set(), 0, 0)
+    assert of("l2", "ewc").words() == {"needs_source_weights", "remembers_tasks"}
+    assert of("l2", "ewc").states == EWC.states
+    assert of("si").watches_source
+    assert "fresh_weights" in of("lora").words()
+    packing = of("finetune", {"packnet": {"retrain": 7}})
+    assert packing.retraining == 7
+    assert packing.words() >= {"needs_task", "trains_again", "zeroes_gradients"}
+    assert "needs_source_weights" in of({"finetune": {"head_warmup": 0.5}}).words()
     assert Chain(methods=(L2(),)).overrides("gradients")
     assert not Chain(methods=(Finetune(),)).overrides("gradients")
 
@@ -302,7 +320,7 @@ def test_while_the_source_is_learned_only_those_that_watch_it_act(source):
     assert step.grads[BIAS].tolist() == [1.0] * 4
     state = chain.schedule(network, step.state, 0.0)
     assert network.encoder.frozen_blocks == 0
-    state = chain.consolidate(network, state, STATES, Place(0, 2)).state
+    state = chain.consolidate(network, state, STATES, TaskPosition(0, 2)).state
     assert {"1/consolidate", "0/raw.0"} <= state.keys()
     again = chain.init(network, Checkpoint.of(network, TASK, parts={PART: dict(state)}))
     assert chain.gradients({BIAS: torch.ones(4)}, network, again, STATES).grads[BIAS].tolist() == [8.0] * 4
@@ -312,7 +330,7 @@ def test_while_the_source_is_learned_only_those_that_watch_it_act(source):
 
 def test_a_frozen_encoder_has_nothing_that_a_regulariser_could_hold(source):
     chain = parse_method({"chain": ["frozen", "ewc"]})
-    state = chain.consolidate(source.build(), {}, STATES, Place(0, 2)).state
+    state = chain.consolidate(source.build(), {}, STATES, TaskPosition(0, 2)).state
     assert {name.split("/")[0] for name in state} == {"1"}
     source = Checkpoint.of(source.build(), TASK, parts={PART: dict(state)})
     network = chain.build(source, MATCH, source.network, 0).network
@@ -338,7 +356,7 @@ def test_without_members_it_trains_as_fine_tuning_bit_for_bit(source):
             rates=method.rates(network, {}),
         )
         plan = Evaluation(every=1000, episodes=1, num_envs=1)
-        train(network, TASK, small_ppo(), 256, 0, lambda *_: None, plan, hooks, "cpu")
+        train(TrainJob(network, TASK, small_ppo(), 256, 0, lambda *_: None, plan, hooks, "cpu"))
         found.append(weights(network))
     for other in found[1:]:
         assert_same(found[0], other)

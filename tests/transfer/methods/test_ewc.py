@@ -7,9 +7,10 @@ from handmade import MATCH, observations, scrambled, small_network
 
 from agents.backend import Batch
 from transfer.fisher import diagonal_fisher
-from transfer.method import Place
+from transfer.method import TaskPosition
 from transfer.methods.ewc import EWC
-from transfer.regulariser import anchors, group
+from transfer.regulariser import anchors
+from transfer.state import group
 
 STATES = Batch(observations(MATCH.observation, 12), torch.zeros(12, dtype=torch.long))
 
@@ -26,8 +27,8 @@ def test_importances_are_the_fisher_information():
 def test_one_anchor_per_task():
     """A later task leaves what holds the earlier ones as it is."""
     method, network = EWC(), small_network(MATCH)
-    first = method.consolidate(network, {}, STATES, Place(0, 3)).state
-    second = method.consolidate(scrambled(network), first, STATES, Place(1, 3)).state
+    first = method.consolidate(network, {}, STATES, TaskPosition(0, 3)).state
+    second = method.consolidate(scrambled(network), first, STATES, TaskPosition(1, 3)).state
     assert anchors(first) == [0]
     assert anchors(second) == [0, 1]
     assert all(torch.equal(second[name], t) for name, t in first.items())

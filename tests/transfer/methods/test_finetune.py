@@ -8,12 +8,12 @@ import pytest
 import torch
 from handmade import MATCH, TASK, observations, small_network, small_ppo, weights
 
-from agents.backend import Batch, Evaluation, Hooks
+from agents.backend import Batch, Evaluation, Hooks, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from agents.sb3 import train
 from envs.errors import GraftError
-from transfer.method import Place, TransferMethod, parse_method
+from transfer.method import TaskPosition, TransferMethod, parse_method
 from transfer.methods.finetune import Finetune
 
 
@@ -96,7 +96,7 @@ def learned(method: TransferMethod, network: PolicyNetwork, state, rollouts: int
 
     plan = Evaluation(every=10_000, episodes=1, num_envs=1)
     hooks = Hooks(schedule=schedule, rates=method.rates(network, {}))
-    train(network, TASK, small_ppo(), 128 * rollouts, 0, lambda *_: None, plan, hooks, "cpu")
+    train(TrainJob(network, TASK, small_ppo(), 128 * rollouts, 0, lambda *_: None, plan, hooks, "cpu"))
     return [*seen, weights(network)]
 
 
@@ -144,7 +144,7 @@ def test_what_another_method_froze_for_good_stays_frozen(options):
 def test_what_thaws_cannot_be_chained_with_a_network_that_is_not_the_sources():
     """LoRA's frozen weights would thaw with the blocks they are in."""
     for options in ({"head_warmup": 0.5}, {"gradual_unfreeze": True}):
-        with pytest.raises(GraftError, match="is about the source's weights"):
+        with pytest.raises(GraftError, match="start from the source's weights, which the other is about"):
             parse_method({"chain": ["lora", {"finetune": options}]})
     parse_method({"chain": ["lora", {"finetune": {"layer_decay": 0.5}}]})
 
@@ -154,6 +154,6 @@ def test_retraining_after_the_task_is_no_part_of_the_schedule():
     network, source = small_network(MATCH), Checkpoint.of(small_network(MATCH), TASK)
     rollouts = Batch(observations(MATCH.observation, 2), torch.zeros(2))
     for state in ({}, chain.init(network, source)):
-        after = chain.consolidate(network, state, rollouts, Place(0, 2)).state
+        after = chain.consolidate(network, state, rollouts, TaskPosition(0, 2)).state
         chain.schedule(network, after, 0.0)
         assert network.encoder.frozen_blocks == 0

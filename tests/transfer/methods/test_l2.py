@@ -9,7 +9,7 @@ from handmade import MATCH, TASK, discrete, observations, small_network, vector
 from agents.backend import Batch
 from agents.checkpoint import Checkpoint
 from envs.schema import Schemas
-from transfer.method import Place
+from transfer.method import TaskPosition
 from transfer.methods.l2 import L2
 
 STATES = Batch(observations(MATCH.observation, 1), torch.zeros(1, dtype=torch.long))
@@ -49,5 +49,5 @@ def test_only_the_latest_task_is_held():
     network = small_network(MATCH)
     method = L2()
     state = method.init(network, Checkpoint.of(network, TASK))
-    assert method.consolidate(network, state, STATES, Place(1, 3)).state == {}
+    assert method.consolidate(network, state, STATES, TaskPosition(1, 3)).state == {}
     assert method.init(network, None) == {}

@@ -21,7 +21,7 @@ from handmade import (
 )
 from torch.nn.utils import parametrize
 
-from agents.backend import Batch
+from agents.backend import Batch, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
@@ -52,7 +52,7 @@ def shaken(network: PolicyNetwork) -> PolicyNetwork:
 
 
 def trained(network: PolicyNetwork) -> PolicyNetwork:
-    train(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, None, "cpu")
+    train(TrainJob(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, device="cpu"))
     return network
 
 
@@ -187,7 +187,7 @@ def test_the_hooks_do_nothing():
     network, grads = build().network, {"x": torch.ones(1)}
     batch = Batch(observations(MATCH.observation, 2), torch.zeros(2, dtype=torch.long))
     assert METHODS["lora"]().gradients(grads, network, {}, batch).grads is grads
-    assert not METHODS["lora"].carries_weights
+    assert "fresh_weights" in METHODS["lora"].provides
 
 
 @pytest.mark.parametrize("options", [{"rank": 0}, {"alpha": 0.0}, {"alpha": math.inf}])

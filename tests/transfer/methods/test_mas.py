@@ -7,7 +7,7 @@ from handmade import MATCH, observations, small_network
 
 from agents.backend import Batch
 from transfer.fisher import diagonal_fisher, sensitivities
-from transfer.method import Place
+from transfer.method import TaskPosition
 from transfer.methods.mas import MAS
 from transfer.regulariser import anchors
 
@@ -26,8 +26,8 @@ def test_importances_are_the_sensitivities():
 
 def test_one_anchor_per_task():
     method, network = MAS(), small_network(MATCH)
-    first = method.consolidate(network, {}, STATES, Place(0, 3)).state
-    second = method.consolidate(network, first, STATES, Place(1, 3)).state
+    first = method.consolidate(network, {}, STATES, TaskPosition(0, 3)).state
+    second = method.consolidate(network, first, STATES, TaskPosition(1, 3)).state
     assert anchors(second) == [0, 1]
     assert all(torch.equal(second[name], t) for name, t in first.items())
     assert MAS.states >= 2048

@@ -8,7 +8,7 @@ from handmade import MATCH, observations, scrambled, small_network
 
 from agents.backend import Batch
 from envs.errors import GraftError
-from transfer.method import Place
+from transfer.method import TaskPosition
 from transfer.methods import online_ewc
 from transfer.methods.online_ewc import OnlineEWC
 
@@ -39,7 +39,7 @@ def test_gamma_by_hand(fishers):
     expected = [((0.5, 1.5), 2), ((1.75, 1.25), 20), ((1.875, 1.625), 5)]
     for task, (halves, raw) in enumerate(expected):
         scrambled(network, task)
-        network, state = method.consolidate(network, state, STATES, Place(task, 4))
+        network, state = method.consolidate(network, state, STATES, TaskPosition(task, 4))
         omega = state[f"omega.0.{NAME}"]
         assert (omega[0].item(), omega[-1].item()) == pytest.approx(halves)
         assert state["raw.0"].item() == pytest.approx(raw)
@@ -52,8 +52,8 @@ def test_gamma_zero_forgets_and_one_keeps_all(fishers):
     for gamma, halves in ((0.0, (1.5, 0.5)), (1.0, (2.0, 2.0))):
         fishers += [(1, 3), (30, 10)]
         method = OnlineEWC(gamma=gamma)
-        state = method.consolidate(network, {}, STATES, Place(0, 3)).state
-        state = method.consolidate(network, state, STATES, Place(1, 3)).state
+        state = method.consolidate(network, {}, STATES, TaskPosition(0, 3)).state
+        state = method.consolidate(network, state, STATES, TaskPosition(1, 3)).state
         omega = state[f"omega.0.{NAME}"]
         assert (omega[0].item(), omega[-1].item()) == pytest.approx(halves)
 

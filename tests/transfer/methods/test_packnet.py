@@ -23,14 +23,14 @@ from handmade import (
     weights,
 )
 
-from agents.backend import Batch, Hooks
+from agents.backend import Batch, Hooks, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork
 from agents.sb3 import train
 from envs.errors import GraftError
 from envs.schema import Schemas
-from transfer.method import METHODS, Place, State, TransferMethod
+from transfer.method import METHODS, State, TaskPosition, TransferMethod
 from transfer.methods.packnet import OWNER, largest, owners
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
@@ -51,7 +51,9 @@ def practise(method: TransferMethod, network: PolicyNetwork, state: State, seed:
         nonlocal state
         state = method.schedule(network, state, progress)
 
-    train(network, TASK, small_ppo(), 256, seed, lambda *_: None, EVALUATION, Hooks(gradients, schedule), "cpu")
+    train(
+        TrainJob(network, TASK, small_ppo(), 256, seed, lambda *_: None, EVALUATION, Hooks(gradients, schedule), "cpu")
+    )
     return state
 
 
@@ -74,7 +76,7 @@ def chain(method: TransferMethod, config: NetworkConfig) -> tuple[PolicyNetwork,
             state = method.init(network, rest)
         state = practise(method, network, state, task) if task else plainly(network)
         trained = weights(network)
-        network, state = method.consolidate(method.finish(network, state), state, NO_STATES, Place(task, TASKS))
+        network, state = method.consolidate(method.finish(network, state), state, NO_STATES, TaskPosition(task, TASKS))
         packed = weights(network)
         state = practise(method, network, state, 10 + task)
         lives.append(Lived(trained, packed, weights(network), state))
@@ -83,7 +85,7 @@ def chain(method: TransferMethod, config: NetworkConfig) -> tuple[PolicyNetwork,
 
 def plainly(network: PolicyNetwork) -> dict[str, Any]:
     """The first task is trained without the method."""
-    train(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, None, "cpu")
+    train(TrainJob(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, device="cpu"))
     return {}
 
 
@@ -121,20 +123,20 @@ def test_a_layer_is_shared_out_by_hand():
     method, config = METHODS["packnet"](), NetworkConfig("mlp", {"widths": [16, 1]}, (8,))
     network, state = PolicyNetwork(MATCH, config, 0), {}
     for task in range(4):
-        network, state = method.consolidate(network, state, NO_STATES, Place(task, 4))
-    assert torch.bincount(state[OWNER + FIRST].flatten().int()).tolist() == [0, 16, 16, 16, 16]
+        network, state = method.consolidate(network, state, NO_STATES, TaskPosition(task, 4))
+    assert torch.bincount(state[f"{OWNER}.{FIRST}"].flatten().int()).tolist() == [0, 16, 16, 16, 16]
     config = NetworkConfig("mlp", {"widths": [3, 5]}, (8,))
     network, state, counts = PolicyNetwork(MATCH, config, 0), {}, []
     for task in range(4):
-        network, state = method.consolidate(network, state, NO_STATES, Place(task, 4))
-        counts.append(int((state[OWNER + SECOND] == task + 1).sum()))
+        network, state = method.consolidate(network, state, NO_STATES, TaskPosition(task, 4))
+        counts.append(int((state[f"{OWNER}.{SECOND}"] == task + 1).sum()))
     assert counts == [4, 4, 4, 3]
 
 
 def test_what_is_kept_and_what_is_released():
     method, network = METHODS["packnet"](), small_network(MATCH)
     before = weights(network)
-    network, state = method.consolidate(network, {}, NO_STATES, Place(0, 2))
+    network, state = method.consolidate(network, {}, NO_STATES, TaskPosition(0, 2))
     after = weights(network)
     assert owners(state).keys() == {FIRST, SECOND}
     for name, owner in owners(state).items():
@@ -149,12 +151,12 @@ def test_what_is_kept_and_what_is_released():
 
 def test_a_later_task_keeps_among_the_free_only():
     method, network = METHODS["packnet"](), small_network(MATCH)
-    network, state = method.consolidate(network, {}, NO_STATES, Place(0, 3))
+    network, state = method.consolidate(network, {}, NO_STATES, TaskPosition(0, 3))
     first = {name: owner == 1 for name, owner in owners(state).items()}
     with torch.no_grad():  # the second task's weights are tiny, and still it keeps its share
         for name, mask in first.items():
             network.get_parameter(name).add_(~mask * 1e-6 * torch.rand(mask.shape))
-    network, state = method.consolidate(network, state, NO_STATES, Place(1, 3))
+    network, state = method.consolidate(network, state, NO_STATES, TaskPosition(1, 3))
     for name, owner in owners(state).items():
         assert torch.equal(owner == 1, first[name])
         free = int((~first[name]).sum())
@@ -165,7 +167,7 @@ def test_a_later_task_keeps_among_the_free_only():
 def test_the_last_task_keeps_the_rest():
     method, network = METHODS["packnet"](), small_network(MATCH)
     before = weights(network)
-    network, state = method.consolidate(network, {}, NO_STATES, Place(0, 1))
+    network, state = method.consolidate(network, {}, NO_STATES, TaskPosition(0, 1))
     assert_same(weights(network), before)
     assert all((owner == 1).all() for owner in owners(state).values())
 
@@ -185,7 +187,7 @@ def test_gradients_by_hand(retraining, owner):
     network = small_network(MATCH)
     state = dict(METHODS["packnet"]().init(network, None))
     given = torch.tensor([[0, 1, 2, 0]] * 16, dtype=torch.int16)
-    state |= {OWNER + FIRST: given, "packed": torch.tensor(2), "retraining": torch.tensor(retraining)}
+    state |= {f"{OWNER}.{FIRST}": given, "packed": torch.tensor(2), "retraining": torch.tensor(retraining)}
     grads = masked(state, network)
     assert grads[FIRST].tolist() == [[-2.0 * (o == owner) for o in (0, 1, 2, 0)]] * 16
     biases = [name for name in grads if name.startswith("encoder.") and name.endswith("bias")]
@@ -245,7 +247,7 @@ def test_a_view_by_hand():
     with torch.no_grad():
         network.get_parameter(FIRST).fill_(1.0)
     state = dict(method.init(network, None))
-    state |= {OWNER + FIRST: torch.tensor([[0, 1, 2, 3]] * 16, dtype=torch.int16), "packed": torch.tensor(3)}
+    state |= {f"{OWNER}.{FIRST}": torch.tensor([[0, 1, 2, 3]] * 16, dtype=torch.int16), "packed": torch.tensor(3)}
     rows = [method.view(network, state, task).get_parameter(FIRST)[0].tolist() for task in range(4)]
     assert rows == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1]]  # the fourth task is not packed yet
     assert network.get_parameter(FIRST)[0].tolist() == [1, 1, 1, 1]
@@ -261,7 +263,7 @@ def test_running_statistics_stay_after_the_first_packing(monkeypatch):
     monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
     network = PolicyNetwork(MATCH, NetworkConfig("norm", head=(8,)), 0)
     method = METHODS["packnet"]()
-    network, state = method.consolidate(network, {}, NO_STATES, Place(0, 2))
+    network, state = method.consolidate(network, {}, NO_STATES, TaskPosition(0, 2))
     method.schedule(network.train(), state, 0.0)
     assert network.encoder.training
     assert not any(block[2].training for block in network.train().encoder.blocks)
@@ -274,8 +276,8 @@ def source_with(observation, stem: str, owner: torch.Tensor, config: NetworkConf
     schemas = Schemas(observation, discrete("left", "right"))
     network = scrambled(PolicyNetwork(schemas, config or small_config(observation.kind), 0))
     state = dict(METHODS["packnet"]().init(network, None))
-    assert state[OWNER + stem].shape == owner.shape
-    state |= {OWNER + stem: owner, "packed": torch.tensor(3), "retraining": torch.tensor(True)}
+    assert state[f"{OWNER}.{stem}"].shape == owner.shape
+    state |= {f"{OWNER}.{stem}": owner, "packed": torch.tensor(3), "retraining": torch.tensor(True)}
     return Checkpoint.of(network, TASK, parts={"method": state})
 
 
@@ -290,9 +292,9 @@ def test_the_next_task_inherits_owners_and_leaves_the_retraining():
     source = source_with(vector("abcd"), FIRST, owner)
     state = inherited(source, vector("abcd"))
     assert (int(state["packed"]), bool(state["retraining"])) == (3, False)
-    assert torch.equal(state[OWNER + FIRST], owner)
-    assert state[OWNER + FIRST].dtype == torch.int16
-    assert not state[OWNER + SECOND].any()
+    assert torch.equal(state[f"{OWNER}.{FIRST}"], owner)
+    assert state[f"{OWNER}.{FIRST}"].dtype == torch.int16
+    assert not state[f"{OWNER}.{SECOND}"].any()
 
 
 @pytest.mark.parametrize("new_channels", ["zero", "random", "attributes"])
@@ -302,14 +304,14 @@ def test_owners_move_by_name_and_new_slices_are_free(new_channels):
     source = source_with(vector("abc", attributes), FIRST, owner)
     target = vector("cnbr", [[], ["x"], ["x"], []])  # n is like a and b, whose mean it starts from
     state = inherited(source, target, new_channels=new_channels, rename={"r": "a"})
-    assert state[OWNER + FIRST].tolist() == [[3, 0, 2, 1]] * 16
-    assert state[OWNER + FIRST].dtype == torch.int16
+    assert state[f"{OWNER}.{FIRST}"].tolist() == [[3, 0, 2, 1]] * 16
+    assert state[f"{OWNER}.{FIRST}"].dtype == torch.int16
 
 
 def test_a_stem_of_look_alikes_only_is_free():
     source = source_with(vector("ab", [["x"], ["y"]]), FIRST, torch.ones(16, 2, dtype=torch.int16))
     state = inherited(source, vector("mn", [["y"], ["x"]]))
-    assert not state[OWNER + FIRST].any()
+    assert not state[f"{OWNER}.{FIRST}"].any()
     assert int(state["packed"]) == 3
 
 
@@ -317,8 +319,8 @@ def test_a_layer_of_another_shape_is_free():
     name = "encoder.blocks.2.1.weight"
     source = source_with(planes("ab", 5, 5), name, torch.ones(16, 54, dtype=torch.int16))
     state = inherited(source, planes("ab", 9, 9))
-    assert state[OWNER + name].shape == (16, 150)
-    assert not state[OWNER + name].any()
+    assert state[f"{OWNER}.{name}"].shape == (16, 150)
+    assert not state[f"{OWNER}.{name}"].any()
 
 
 def test_a_source_that_packed_nothing_leaves_everything_free():
@@ -329,7 +331,7 @@ def test_a_source_that_packed_nothing_leaves_everything_free():
 
 
 def test_the_state_survives_a_checkpoint(tmp_path):
-    network, state = METHODS["packnet"]().consolidate(small_network(MATCH), {}, NO_STATES, Place(0, 2))
+    network, state = METHODS["packnet"]().consolidate(small_network(MATCH), {}, NO_STATES, TaskPosition(0, 2))
     Checkpoint.of(network, TASK, parts={"method": state}).save(tmp_path / "c")
     assert_same(dict(Checkpoint.load(tmp_path / "c").parts["method"]), dict(state))
 
@@ -338,7 +340,6 @@ def test_options():
     assert METHODS["packnet"]().retraining == 20_000
     assert METHODS["packnet"](retrain=0).retraining == 0
     assert METHODS["packnet"].states == 0
-    assert METHODS["packnet"].needs_task
-    assert METHODS["packnet"].needs_weights
+    assert METHODS["packnet"].provides >= {"needs_task", "needs_source_weights"}
     with pytest.raises(GraftError, match="PackNet: retrain=-1"):
         METHODS["packnet"](retrain=-1)

@@ -17,14 +17,14 @@ from envs.errors import GraftError
 from envs.schema import Schemas
 from transfer.divergence import kl
 from transfer.fisher import diagonal_fisher
-from transfer.method import METHODS, PART, Place
+from transfer.method import METHODS, PART, TaskPosition
 from transfer.methods.progress_compress import STREAM
 
 COUNT = 300
 """States: a whole minibatch and a part of one."""
 
 BOX = Schemas(SMALL.observation, box(["x", "y"]))
-SECOND = Place(1, 3)
+SECOND = TaskPosition(1, 3)
 
 
 def method(**options):
@@ -41,7 +41,7 @@ def omegas(state) -> dict[str, torch.Tensor]:
 
 def after_first(schemas: Schemas = SMALL, **options):
     """The first task's network and state."""
-    return method(**options).consolidate(columns(1, schemas), {}, rollouts(schemas), Place(0, 3))
+    return method(**options).consolidate(columns(1, schemas), {}, rollouts(schemas), TaskPosition(0, 3))
 
 
 def divergence(active: PolicyNetwork, base: PolicyNetwork, schemas: Schemas = SMALL) -> float:
@@ -53,7 +53,7 @@ def divergence(active: PolicyNetwork, base: PolicyNetwork, schemas: Schemas = SM
 def test_the_first_task_is_only_measured():
     network = columns(1)
     before = weights(network)
-    kept, state = method().consolidate(network, {}, rollouts(), Place(0, 3))
+    kept, state = method().consolidate(network, {}, rollouts(), TaskPosition(0, 3))
     assert kept is network
     assert_same(weights(kept), before)
     held = [n for n in before if n.startswith("encoder.")]
@@ -157,7 +157,7 @@ def test_it_is_deterministic_and_leaves_the_callers_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(5)
     again = method().consolidate(columns(2), state, rollouts(), SECOND)
-    other = method().consolidate(columns(2), state, rollouts(), Place(2, 3))
+    other = method().consolidate(columns(2), state, rollouts(), TaskPosition(2, 3))
     assert_same(weights(first.network), weights(again.network))
     assert_same(dict(first.state), dict(again.state))
     assert not torch.equal(first.network.policy.out.weight, other.network.policy.out.weight)
@@ -166,7 +166,7 @@ def test_it_is_deterministic_and_leaves_the_callers_random_state_alone():
 def test_a_task_after_the_other_through_checkpoints(tmp_path):
     chosen, network, state = method(compress_steps=3), columns(1), {}
     for task in range(3):
-        network, state = chosen.consolidate(network, state, rollouts(), Place(task, 3))
+        network, state = chosen.consolidate(network, state, rollouts(), TaskPosition(task, 3))
         Checkpoint.of(network, TASK, parts={PART: state}).save(tmp_path / str(task))
         source = Checkpoint.load(tmp_path / str(task))
         target = SMALL if task else BOX

@@ -20,6 +20,7 @@ from handmade import (
     weights,
 )
 
+from agents.backend import TrainJob
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from agents.networks.progressive import ProgressiveNetwork
@@ -134,7 +135,7 @@ def test_view_is_the_network_that_was_kept_after_each_task(handmade_tasks, tmp_p
     obs = observations(MATCH.observation, 6)
     for task in range(3):
         network = kept[-1]
-        train(network, TASK, small_ppo(), 256, task, lambda *_: None, EVALUATION, device="cpu")
+        train(TrainJob(network, TASK, small_ppo(), 256, task, lambda *_: None, EVALUATION, device="cpu"))
         outputs.append([t.clone() for t in network(obs) if t is not None])
         Checkpoint.of(network, TASK).save(tmp_path / str(task))
         source = Checkpoint.load(tmp_path / str(task))
@@ -152,7 +153,7 @@ def test_view_is_the_network_that_was_kept_after_each_task(handmade_tasks, tmp_p
 
 def test_what_it_says_of_itself():
     kind = METHODS["progressive"]
-    assert (kind.carries_weights, kind.needs_task, kind.states) == (False, True, 0)
+    assert (kind.provides, kind.states) == ({"fresh_weights", "needs_task"}, 0)
     assert not kind().overrides("gradients")  # so that the earlier columns are computed once per rollout
     with pytest.raises(AssertionError, match="always given one"):
         kind().build(None, SMALL, small_config("vector"), 0)

@@ -20,7 +20,7 @@ from handmade import (
 )
 from torch import nn
 
-from agents.backend import Batch, Hooks
+from agents.backend import Batch, Hooks, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.encoder import Encoder
 from agents.network import NetworkConfig, PolicyNetwork
@@ -85,7 +85,7 @@ def trained(network: PolicyNetwork, **options) -> dict[str, torch.Tensor]:
         grads, state, _ = method.gradients(grads, network, state, batch)
         return grads
 
-    train(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, Hooks(gradients), "cpu")
+    train(TrainJob(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, Hooks(gradients), "cpu"))
     assert int(state["updates"]) == 16
     return weights(network)
 
@@ -217,7 +217,7 @@ def test_it_looks_every_so_many_updates():
 @pytest.mark.parametrize("options", [{"every": 10**6}, {"every": 1, "tau": 0.0}], ids=["never", "none is silent"])
 def test_without_dormant_units_it_is_finetune_bit_for_bit(options):
     plain = small_network(MATCH)
-    train(plain, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, None, "cpu")
+    train(TrainJob(plain, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, device="cpu"))
     assert_same(trained(small_network(MATCH), **options), weights(plain))
 
 

@@ -23,7 +23,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from agents.backend import Batch
 from agents.network import PolicyNetwork
 from envs.schema import Schemas
-from transfer.method import METHODS, Place
+from transfer.method import METHODS, TaskPosition
 
 ACTIONS = {None: discrete("left", "right", "act"), "box": box(["x", "y"]), "squashed": box(["x", "y"])}
 
@@ -38,7 +38,7 @@ def network_of(kind, seed):
 
 def remembered(method, network, task=0, state=None, count=50):
     rollouts = Batch(observations(network.schemas.observation, count, seed=task), torch.zeros(count))
-    return method.consolidate(network, state or {}, rollouts, Place(task, 3)).state
+    return method.consolidate(network, state or {}, rollouts, TaskPosition(task, 3)).state
 
 
 def documented_loss(strength, network, state, heads):

@@ -10,7 +10,7 @@ import torch
 from handmade import MATCH, assert_same, observations, small_network, small_ppo, weights
 
 import envs
-from agents.backend import Batch, Hooks
+from agents.backend import Batch, Hooks, TrainJob
 from agents.checkpoint import Checkpoint
 from agents.encoders.branches import Branches
 from agents.network import NetworkConfig, PolicyNetwork
@@ -119,7 +119,7 @@ def test_in_training_the_student_comes_to_know_the_dynamics_and_moves_to_the_tar
         state.update(method.schedule(network, state, progress))
 
     ppo = small_ppo(num_envs=16, num_steps=32, minibatch=128, epochs=4, learning_rate=2e-3)
-    train(network, SOURCE, ppo, 10_000, 0, lambda *_: None, hooks=Hooks(gradients, schedule))
+    train(TrainJob(network, SOURCE, ppo, 10_000, 0, lambda *_: None, hooks=Hooks(gradients, schedule)))
     assert np.mean(losses[-16:]) < 0.5 * np.mean(losses[:16])
     source = Checkpoint.of(network, SOURCE)
     built = method.build(source, envs.schemas(TARGET), source.network, 1)

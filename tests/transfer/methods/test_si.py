@@ -12,7 +12,7 @@ from agents.backend import Batch
 from agents.checkpoint import Checkpoint
 from agents.network import PolicyNetwork
 from envs.errors import GraftError
-from transfer.method import PART, Place, State
+from transfer.method import PART, State, TaskPosition
 from transfer.methods.si import SI
 
 NAME = "encoder.blocks.0.1.bias"
@@ -50,7 +50,7 @@ def descend(
 
 
 def ended(method: SI, network: PolicyNetwork, state: State, task: int = 0) -> State:
-    return method.consolidate(network, state, STATES, Place(task, 3)).state
+    return method.consolidate(network, state, STATES, TaskPosition(task, 3)).state
 
 
 def omega(w: float, moved: float, xi: float = 0.1) -> float:
@@ -176,7 +176,7 @@ def test_the_state_that_was_given_is_left_alone():
 
 
 def test_it_watches_the_source_learn_and_needs_no_states():
-    assert SI.watches_source
+    assert SI().watches_source
     assert SI.states == 0
 
 

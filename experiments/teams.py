@@ -1,33 +1,19 @@
-"""Squads whose teams all learn: who plays whom, and the policies that learn beside a stage's own."""
+"""Squads whose teams all learn: which policy plays which team."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agents.algorithm import Algorithm
-from agents.backend import Partners
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork, build_network
 from envs.errors import GraftError
 from envs.factory import schemas
 from envs.naming import KEYWORD, fitting, split
 from envs.task import Task
-from transfer.method import State, label
-
-if TYPE_CHECKING:
-    from experiments.graph import Stage
-
-FOLDER = "policies"
-"""In a stage's folder, or in its checkpoint where environments failed: one of each policy that learned beside."""
 
 TEAM = "team"
 """The keyword of a task for squads that says which of its teams a stage's network plays."""
-
-ABOUT_ONE = ("evaluation", "transplant")
-"""What a checkpoint's record says of the stage's own network, and not of its partners."""
 
 ABLE = "rllib"
 """The backend that trains several policies at once."""
@@ -105,50 +91,3 @@ def check(squad: Squad, task: Task, backend: str, algorithm: Algorithm) -> None:
                 f"share_encoder of {task}: {policy} sees something else than {squad.plays[str(task.kwargs[TEAM])]}; "
                 f"leave share_encoder out, so that each has an encoder of its own."
             )
-
-
-def partners(stage: Stage, network: PolicyNetwork) -> Partners | None:
-    """Fresh networks for those that learn beside ``network``; None where nobody does.
-
-    Raises:
-        GraftError: an encoder is to be shared that is no part by itself, or by a method that looks after one network.
-    """
-    squad = stage.squad
-    if squad is None:
-        return None
-    if squad.shared and network.config.kind != "plain":
-        raise GraftError(
-            f"share_encoder of {stage.task}: a network of kind '{network.config.kind}' has no encoder that another "
-            f"policy could use alone; leave share_encoder out, or use a method with a network of one column."
-        )
-    if squad.shared and stage.method is not None and stage.method.rewrites:
-        raise GraftError(
-            f"share_encoder of {stage.task}: {label(stage.method)} rewrites units of the encoder together with what "
-            f"reads them in one network, and the other policies read them, too; leave share_encoder out, or use "
-            f"another method."
-        )
-    networks = {}
-    for policy, task in squad.others(stage.task).items():
-        networks[policy] = build_network(schemas(task), stage.network, stage.partner_seed(policy))
-        if squad.shared:
-            networks[policy].encoder = network.encoder
-    return Partners(squad.plays, networks)
-
-
-def save_partners(stage: Stage, found: Partners | None, folder: Path, own: Checkpoint, state: State) -> None:
-    """A checkpoint of each partner, which may be the source of an experiment.
-
-    Args:
-        own: that of the network that they learned beside, and whose source is also that of an encoder they share.
-        state: what the method remembers.
-    """
-    if stage.squad is None or found is None:
-        return
-    for policy, task in stage.squad.others(stage.task).items():
-        network = found.networks[policy]
-        if stage.squad.shared and stage.method is not None:  # it may have put parts of its own into the encoder
-            network = stage.method.finish(network, state)
-        lineage = own.lineage if stage.squad.shared else ()
-        record = {name: value for name, value in own.record.items() if name not in ABOUT_ONE}
-        record |= {"policy": policy, "random_seeds": [stage.partner_seed(policy), stage.random_seeds()[1]]}
-        Checkpoint.of(network, task, lineage=lineage, record=record).save(folder / FOLDER / policy)

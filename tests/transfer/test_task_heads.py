@@ -24,7 +24,7 @@ from agents.encoder import ENCODERS
 from agents.network import NetworkConfig, PolicyNetwork
 from envs.errors import GraftError
 from envs.schema import Schemas
-from transfer.tasks import heads_of, serving
+from transfer.task_heads import heads_of, serving
 
 OBS = observations(MATCH.observation, 6)
 OTHER = Schemas(MATCH.observation, discrete("jump", "duck"))

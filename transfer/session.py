@@ -1,0 +1,133 @@
+"""A transfer method at work on one network: built, trained through hooks, finished, consolidated, viewed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from agents.backend import Batch, Grads, Hooks
+from agents.checkpoint import Checkpoint
+from agents.network import NetworkConfig, PolicyNetwork, build_network
+from agents.snapshot import Part, Saved
+from envs.schema import Schemas
+from envs.task import Task
+from transfer.method import PART, State, TaskPosition, TransferMethod
+from transfer.probe import GradientMeter, Probe
+from transfer.transplant_report import TransplantReport
+
+Play = Callable[[PolicyNetwork, int], Batch]
+"""``(network, states) -> batch``: plays the network's task for at least so many states."""
+
+
+class TransferSession(Part):
+    """A method, the network it works on, and what it remembers. Its life is `begin`, `hooks`, `finish`, `consolidate`.
+
+    Attributes:
+        report: what was carried into the network; None where nothing was to be.
+        probe: measures the network at every evaluation, where one is set.
+    """
+
+    def __init__(
+        self, method: TransferMethod, network: PolicyNetwork, state: State, report: TransplantReport | None = None
+    ) -> None:
+        self.method, self.network, self.state, self.report = method, network, state, report
+        self.probe: Probe | None = None
+        self._meter = GradientMeter()
+
+    @classmethod
+    def begin(
+        cls,
+        method: TransferMethod | None,
+        source: Checkpoint | None,
+        target: Schemas,
+        architecture: NetworkConfig,
+        seed: int,
+    ) -> TransferSession:
+        """Before the first env step: the network that ``method`` builds, and its initial state.
+
+        Args:
+            method: None for plain training.
+            source: None for a method that uses none, or where the source itself is trained: that is a fresh network,
+                which only a method that watches its source has a say in.
+            target, architecture, seed: as of `TransferMethod.build`.
+        Raises:
+            GraftError: source, target and method do not fit.
+        """
+        if method is None:
+            return cls(TransferMethod(), build_network(target, architecture, seed), {})
+        if source is not None or not method.uses_source:
+            network, report = method.build(source, target, architecture, seed)
+            return cls(method, network, method.init(network, source), report)
+        network = build_network(target, architecture, seed)
+        return cls(method, network, method.init(network, None) if method.watches_source else {})
+
+    @classmethod
+    def of(cls, method: TransferMethod, checkpoint: Checkpoint) -> TransferSession:
+        """A session as it was when ``checkpoint`` was made of it."""
+        return cls(method, checkpoint.build(), checkpoint.parts.get(PART, {}))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For learners in other processes, which have a network of their own and report nothing."""
+        return {**vars(self), "network": None, "probe": None}
+
+    def hooks(self) -> Hooks:
+        """What training calls; gradients and schedule only where the method has its own, as others cost nothing."""
+        return Hooks(
+            gradients=self.gradients if self.method.overrides("gradients") else None,
+            schedule=self.schedule if self.method.overrides("schedule") else None,
+            rates=self.method.rates(self.network, self.state),
+            report=self.measure,
+            state=self,
+        )
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:
+        """The method's, measured now and then."""
+        before = self._meter.start(grads)
+        changed, self.state, penalty = self.method.gradients(grads, network, self.state, batch)
+        if before is not None:
+            self._meter.measure(before, changed, penalty)
+        return changed
+
+    def schedule(self, network: PolicyNetwork, progress: float) -> None:
+        """The method's."""
+        self.state = self.method.schedule(network, self.state, progress)
+
+    def measure(self, network: PolicyNetwork) -> Mapping[str, float]:
+        """Diagnostics of the network and of the method's gradients, tag -> number."""
+        found = dict(self._meter.report())
+        return found if self.probe is None else found | self.probe.measure(network)
+
+    def save(self) -> Saved:
+        """The method's state and the meter's."""
+        return Saved(self.state, {"meter": self._meter.save()})
+
+    def restore(self, saved: Saved) -> None:
+        """Go back to a state of `save`."""
+        self.state = dict(saved.tensors)
+        self._meter.restore(saved.values["meter"])
+
+    def finish(self) -> TransferSession:
+        """After training: a session on the network to keep. This one can still go on."""
+        return TransferSession(self.method, self.method.finish(self.network, self.state), self.state, self.report)
+
+    def consolidate(self, play: Play, position: TaskPosition) -> int:
+        """When a task ends: what the method keeps of it; returns the env steps that this took."""
+        if not self.method.overrides("consolidate"):
+            return 0
+        space = torch.zeros(0, *self.network.schemas.observation.shape)
+        rollouts = Batch(space, torch.zeros(0, dtype=torch.long))
+        if self.method.states:
+            rollouts = play(self.network, self.method.states)
+        self.network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
+        return len(rollouts.actions)
+
+    def view(self, task: int) -> PolicyNetwork:
+        """The network as it serves the task of index ``task``; its heads may be of another task."""
+        return self.method.view(self.network, self.state, task)
+
+    def checkpoint(self, task: Task, parts: Mapping[str, State] | None = None, **rest: Any) -> Checkpoint:
+        """Of the network as it is, the method's state, and further ``parts``; without those that are empty."""
+        kept = {name: part for name, part in {PART: self.state, **(parts or {})}.items() if part}
+        return Checkpoint.of(self.network, task, parts=kept, **rest)

@@ -31,7 +31,7 @@ from envs.engine.mechanics import MECHANICS, Mechanic
 from envs.faults import FaultRules
 from experiments import config as experiment
 from experiments.backends import PRESETS
-from experiments.tuning.search import SCHEDULERS, SearchFile
+from experiments.search.definition import SCHEDULERS, SearchFile
 from transfer import METHODS
 from transfer.method import FromSource
 

@@ -21,7 +21,7 @@ from envs.task import Task
 from experiments import lifelong, report
 from experiments.config import PACKAGED, Config, SequenceConfig, load_config, packaged_configs
 from experiments.graph import Comparison
-from experiments.tuning.search import SearchFile, load_search
+from experiments.search.definition import SearchFile, load_search
 from transfer import METHODS
 from transfer.metrics import Curve
 

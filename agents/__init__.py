@@ -3,7 +3,7 @@
 Importing this package imports torch but no reinforcement-learning library; those load with their backend.
 """
 
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 
 __all__ = ["Checkpoint", "NetworkConfig", "PolicyNetwork"]

@@ -22,18 +22,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from agents import rllib, sb3
-from agents.backend import Evaluation, Resources
-from agents.encoder import ENCODERS
-from envs.adapters import knobs
-from envs.engine.game import GAMES
-from envs.engine.mechanics import MECHANICS, Mechanic
-from envs.faults import FaultRules
-from experiments import config as experiment
-from experiments.backends import PRESETS
-from experiments.search.definition import SCHEDULERS, SearchFile
-from transfer import METHODS
-from transfer.method import FromSource
+from graft.agents import rllib, sb3
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.training.backend import Evaluation, Resources
+from graft.envs.adapters.gymnasium import tunable as knobs
+from graft.envs.builtin.engine.game import GAMES
+from graft.envs.builtin.engine.mechanics import MECHANICS, Mechanic
+from graft.envs.core.faults import FaultRules
+from graft.experiments.config import experiment as experiment
+from graft.experiments.config.backends import PRESETS
+from graft.experiments.search.definition import SCHEDULERS, SearchFile
+from graft.transfer import METHODS
+from graft.transfer.method import FromSource
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +43,10 @@ BESIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 ALGORITHMS = {"sb3": sb3.ALGORITHMS, "rllib": rllib.ALGORITHMS}
 
 COMMANDS = ("run", "tune", "watch", "match", "compare", "reference", "learnability", "bench")
-MODULES = {name: f"experiments.{name}" for name in COMMANDS} | {"catalog": "envs.catalog", "play": "envs.play"}
+MODULES = {name: f"experiments.{name}" for name in COMMANDS} | {
+    "catalog": "graft.envs.catalog",
+    "play": "graft.envs.play",
+}
 """Command -> module with a ``main``."""
 
 TITLES = {

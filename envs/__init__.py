@@ -7,11 +7,11 @@ Examples:
     ('player', 'wall', 'hazard', 'coin')
 """
 
-from envs.adapters.builtin import register_with_gymnasium
-from envs.errors import GraftError
-from envs.factory import ADAPTERS, bounds, make, schemas
-from envs.schema import ActionSchema, ObservationSchema, Schemas
-from envs.task import Bounds, Task, TaskVectorEnv
+from graft.envs.adapters.builtin.games import register_with_gymnasium
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.factory import ADAPTERS, bounds, make, schemas
 
 __all__ = [
     "ADAPTERS",

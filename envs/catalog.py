@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import envs
-from envs.adapters import knobs
-from envs.adapters.packages import READY
-from envs.arena import describe as squads
-from envs.command import command
-from envs.draws import DISTRIBUTIONS
-from envs.engine.entities import ENTITIES, PALETTES
-from envs.engine.game import GAMES, OPTIONS, Game
-from envs.engine.mechanics import MECHANICS
-from envs.engine.view import VIEWS
-from envs.errors import GraftError, unknown
-from envs.factory import ADAPTERS
-from envs.task import Task, TaskVectorEnv
+from graft import envs
+from graft.command import command
+from graft.envs.adapters.gymnasium import tunable as knobs
+from graft.envs.adapters.gymnasium.randomisation import DISTRIBUTIONS
+from graft.envs.adapters.packages import READY
+from graft.envs.builtin.arena import describe as squads
+from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
+from graft.envs.builtin.engine.game import GAMES, OPTIONS, Game
+from graft.envs.builtin.engine.mechanics import MECHANICS
+from graft.envs.builtin.engine.view import VIEWS
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.task import Task, TaskVectorEnv
+from graft.envs.factory import ADAPTERS
 
 EXAMPLES = """examples:
   python -m envs.catalog                          what is installed, games, mechanics with their ranges, and views

@@ -6,15 +6,15 @@ from functools import lru_cache
 
 from gymnasium.vector import AutoresetMode
 
-from envs.errors import GraftError
-from envs.naming import named, split
-from envs.registry import Registry
-from envs.schema import ObservationSchema, Schemas
-from envs.squad import SquadEnv
-from envs.task import Adapter, Bounds, Task, TaskVectorEnv
-from envs.union import Widened
+from graft.envs.core.errors import GraftError
+from graft.envs.core.naming import named, split
+from graft.envs.core.registry import Registry
+from graft.envs.core.schema import ObservationSchema, Schemas
+from graft.envs.core.task import Adapter, Bounds, Task, TaskVectorEnv
+from graft.envs.core.teams import SquadEnv
+from graft.envs.core.union import Widened
 
-ADAPTERS: Registry[Adapter] = Registry("adapter", "envs.adapters")
+ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters")
 
 
 def adapter_for(task_id: str) -> Adapter:
@@ -45,14 +45,14 @@ def make(
         seed: base seed, >= 0.
         autoreset: same-step (Stable-Baselines3) or next-step (RLlib).
         max_threads: cap on native threads that the environment's library may start.
-        observation: lay observations out as this schema, which may hold more names than the task (`envs.union`).
+        observation: lay observations out as this schema, which may hold more names than the task (`graft.envs.core.union`).
         render_mode: what the batch's ``render`` gives, such as ``rgb_array``.
         workers: processes to spread environments over, as many as there are at most. What comes out is the same. It
             pays where a step of the whole batch takes more than 2 ms in one process, and a core is free for each.
             Built-in games, EnvPool and PettingZoo need none and stay in this process.
     Raises:
         GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, names that don't fit
-            (`envs.naming`), observations that do not fit into ``observation``, or a task that cannot be rendered so.
+            (`graft.envs.core.naming`), observations that do not fit into ``observation``, or a task that cannot be rendered so.
     """
     if num_envs < 1:
         raise GraftError(f"num_envs is {num_envs}; a batch holds at least 1 environment.")

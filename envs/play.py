@@ -12,17 +12,17 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.text import Text
 
-import envs
-from envs.arena.game import ARENAS
-from envs.command import command
-from envs.engine.entities import ENTITIES, PALETTES
-from envs.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
-from envs.engine.render import EMPTY, topmost
-from envs.errors import GraftError, unknown
-from envs.keys import keys
-from envs.naming import split
-from envs.task import Task
-from envs.words import task_of
+from graft import envs
+from graft.command import command
+from graft.envs.builtin.arena.game import ARENAS
+from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
+from graft.envs.builtin.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
+from graft.envs.builtin.engine.render import EMPTY, topmost
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.naming import split
+from graft.envs.core.task import Task
+from graft.envs.core.task_string import task_of
+from graft.envs.keys import keys
 
 KEYS = {
     "w": UP,

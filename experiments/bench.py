@@ -15,11 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from envs.command import command
-from envs.engine.game import GAMES
-from envs.errors import GraftError
-from envs.factory import make
-from envs.task import Task
+from graft.command import command
+from graft.envs.builtin.engine.game import GAMES
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.envs.factory import make
 
 Subject = Callable[[], int]
 """Takes some env steps with random actions, reading every observation, and returns how many."""
@@ -205,19 +205,19 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
     if options.what == "envs":
         bench_envs(console, options.num_envs, options.rounds)
     elif options.what == "adapters":
-        from experiments.bench_adapters import bench_adapters
+        from graft.experiments.benchmarks.adapters import bench_adapters
 
         bench_adapters(console, options.rounds, options.only)
     elif options.what == "methods":
-        from experiments.bench_methods import bench_methods
+        from graft.experiments.benchmarks.methods import bench_methods
 
         bench_methods(console, options.rounds)
     elif options.what == "backends":
-        from experiments.bench_backends import bench_backends
+        from graft.experiments.benchmarks.backends import bench_backends
 
         bench_backends(console, options.rounds)
     else:
-        from experiments.bench_scaling import bench_scaling
+        from graft.experiments.benchmarks.scaling import bench_scaling
 
         bench_scaling(console, options.rounds, options.runners)
 

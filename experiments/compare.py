@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from envs.command import command
-from envs.errors import GraftError
-from experiments.report import ratio, unsigned
+from graft.command import command
+from graft.envs.core.errors import GraftError
+from graft.experiments.report.transfer import ratio, unsigned
 
 EXAMPLES = """examples:
   python -m experiments.compare runs/mechanics runs/mechanics_rllib --names sb3 rllib
@@ -49,7 +49,7 @@ def read(folder: Path) -> dict[Key, Mapping[str, Any]]:
         return {(row["source"], row["target"], row["method"]): row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GraftError(
-            f"{folder} has no results of a transfer experiment; give what experiments.run wrote to with --out, "
+            f"{folder} has no results of a transfer experiment; give what graft.experiments.run wrote to with --out, "
             f"once it has ended."
         ) from error
 

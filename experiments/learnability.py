@@ -18,16 +18,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agents.backend import Evaluation, TrainJob
-from agents.checkpoint import replace_file
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.sb3 import ALGORITHMS, train
-from envs.command import command
-from envs.engine.game import GAMES
-from envs.errors import GraftError
-from envs.factory import bounds, schemas
-from envs.task import Task
-from experiments.reference import SEED
+from graft.agents.checkpoints.checkpoint import replace_file
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import ALGORITHMS, train
+from graft.agents.training.backend import Evaluation, TrainJob
+from graft.command import command
+from graft.envs.builtin.engine.game import GAMES
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.envs.factory import bounds, schemas
+from graft.experiments.reference import SEED
 
 EVALUATION = Evaluation(every=50_000, episodes=256)
 

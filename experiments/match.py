@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from envs.adapters.zoo_squad import ZooSquad
-from envs.command import command
-from envs.errors import GraftError
-from envs.factory import make
-from envs.squad import RULES, Rows
-from envs.task import Task
-from experiments.watch import agent_and_task, check_fit, find_checkpoint
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.command import command
+from graft.envs.adapters.pettingzoo.batch import ZooSquad
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.envs.core.teams import RULES, Rows
+from graft.envs.factory import make
+from graft.experiments.watch import agent_and_task, check_fit, find_checkpoint
 
 GAMES_AT_ONCE = 64
 LONGEST = 10_000
@@ -80,7 +80,7 @@ def match(
 
     Args:
         task: of agents in teams, one of which is its ``team``.
-        against: a network for the other team, or a rule (`envs.squad.RULES`).
+        against: a network for the other team, or a rule (`graft.envs.core.teams.RULES`).
         games: how many, shared out evenly over a batch of games, each of which counts from its first.
         deterministic: play the most likely actions instead of samples.
     Raises:

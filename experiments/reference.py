@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from agents.backend import Evaluation, TrainJob
-from agents.evaluate import Episodes, evaluate, play
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.sb3 import ALGORITHMS, train
-from envs.command import command
-from envs.factory import make, schemas
-from envs.task import Task
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import ALGORITHMS, train
+from graft.agents.training.backend import Evaluation, TrainJob
+from graft.agents.training.evaluate import Episodes, evaluate, play
+from graft.command import command
+from graft.envs.core.task import Task
+from graft.envs.factory import make, schemas
 
 SEED = 20_000_000
 """Far from the seeds of experiments' stages with small seeds; both scores can be measured again from it."""

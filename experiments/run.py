@@ -12,17 +12,25 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from envs.command import FAILED, INTERRUPTED, command
-from envs.errors import GraftError
-from experiments.conclusions import Carried, check_pairs, check_sequence, conclude_pairs, conclude_sequence
-from experiments.config import DEFAULT, AnyConfig, Common, Config, SequenceConfig, load_config, packaged_configs
-from experiments.describe import describe
-from experiments.graph import Graph, expand
-from experiments.launchers.launcher import Launcher
-from experiments.launchers.local import LocalLauncher
-from experiments.progress import Progress
-from experiments.sequence import expand_sequence
-from experiments.store import Store
+from graft.command import FAILED, INTERRUPTED, command
+from graft.envs.core.errors import GraftError
+from graft.experiments.config.describe import describe
+from graft.experiments.config.experiment import (
+    DEFAULT,
+    AnyConfig,
+    Common,
+    Config,
+    SequenceConfig,
+    load_config,
+    packaged_configs,
+)
+from graft.experiments.launchers.launcher import Launcher
+from graft.experiments.launchers.local import LocalLauncher
+from graft.experiments.plan.graph import Graph, expand
+from graft.experiments.plan.sequence import expand_sequence
+from graft.experiments.report.conclusions import Carried, check_pairs, check_sequence, conclude_pairs, conclude_sequence
+from graft.experiments.report.progress import Progress
+from graft.experiments.store.records import Store
 
 LAUNCHERS = ("local", "ray")
 
@@ -128,7 +136,7 @@ def launcher_of(arguments: argparse.Namespace) -> Launcher:
             raise GraftError(f"--{next(iter(given))} is for --launcher ray; leave it out, or choose that launcher.")
         return LocalLauncher(arguments.jobs, arguments.workers)
     try:
-        from experiments.launchers.ray import RayLauncher
+        from graft.experiments.launchers.ray import RayLauncher
     except ModuleNotFoundError as error:
         raise GraftError("--launcher ray needs Ray; install it with: pip install 'ray[rllib]'") from error
     return RayLauncher(arguments.jobs, arguments.workers, **given)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from envs.command import command
-from envs.errors import GraftError
-from experiments.launchers.launcher import at_least, usable_cores
-from experiments.run import add_launchers, launcher_of
+from graft.command import command
+from graft.envs.core.errors import GraftError
+from graft.experiments.launchers.launcher import at_least, usable_cores
+from graft.experiments.run import add_launchers, launcher_of
 
 if TYPE_CHECKING:  # Optuna takes a second to load
-    from experiments.search.definition import Search
+    from graft.experiments.search.definition import Search
 
 EXAMPLES = """examples:
   python -m experiments.tune tune_ewc                          a few minutes on two cores, into runs/tune_ewc
@@ -31,7 +31,7 @@ a search, my.yaml:
   name: my
   experiment: mechanics                        # a config, or one that comes with Graft
   overrides: {seeds: 2, methods: [ewc]}        # changes that all trials share
-  space:                                       # by the same dotted keys as of experiments.run
+  space:                                       # by the same dotted keys as of graft.experiments.run
     methods.0.ewc.strength: {log: [0.1, 1000]} # or uniform, integer, log_integer
     algorithm.learning_rate: [3e-4, 1e-3, 3e-3]
   trials: 12
@@ -39,7 +39,7 @@ a search, my.yaml:
   metric: auc                                  # or final, or balance (final and kept)
 
 The first trial is the experiment as it is, the next five are random, the others are sampled by TPE. The same command
-again goes on where it was stopped. Trials are stages of the folder, like those of experiments.run. Look at a search,
+again goes on where it was stopped. Trials are stages of the folder, like those of graft.experiments.run. Look at a search,
 also while it runs, with: pip install optuna-dashboard; optuna-dashboard runs/tune_ewc/search.journal
 """
 
@@ -70,13 +70,13 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="folder of the results (default: runs/NAME, with a suffix)"
     )
     made.add_argument("--dry-run", action="store_true", help="show the first trials; train and write nothing")
-    made.add_argument("--workers", type=int, default=1, metavar="N", help="as of experiments.run")
+    made.add_argument("--workers", type=int, default=1, metavar="N", help="as of graft.experiments.run")
     add_launchers(made)
     return made
 
 
 def _search(options: argparse.Namespace) -> Search:
-    from experiments.search.definition import load_search
+    from graft.experiments.search.definition import load_search
 
     names = [word for word in options.search if "=" not in word]
     if len(names) != 1:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.jobs = options.jobs or max(1, usable_cores() // max(1, options.workers))
     launcher = launcher_of(options)
     search = _search(options)
-    from experiments.search.session import Session
+    from graft.experiments.search.session import Session
 
     session = Session(Console(), search, options.out or _default_out(options, search))
     if options.dry_run:

@@ -18,15 +18,15 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.progress import Progress
 
-from agents.checkpoint import MANIFEST, Checkpoint, replace_file
-from envs.command import command
-from envs.errors import GraftError
-from envs.factory import make, schemas
-from envs.schema import ActionSchema, ObservationSchema, Schemas
-from envs.task import Task
-from envs.words import split_words
-from experiments.scenes import Step, squad_size, squad_steps, steps
-from transfer.task_heads import HEADS, tasks_learned
+from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, replace_file
+from graft.command import command
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.envs.core.task import Task
+from graft.envs.core.task_string import split_words
+from graft.envs.factory import make, schemas
+from graft.experiments.playback.frames import Step, squad_size, squad_steps, steps
+from graft.transfer.task_heads import HEADS, tasks_learned
 
 DRAWN = "rgb_array"
 FASTEST, USUAL = 50, 10

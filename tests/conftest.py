@@ -12,10 +12,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
-from batches import OPEN
-from handmade import HandmadeAdapter
+from support.batches import OPEN
+from support.handmade import HandmadeAdapter
 
-from envs.factory import ADAPTERS
+from graft.envs.factory import ADAPTERS
 
 torch.set_num_threads(1)
 
@@ -42,7 +42,7 @@ def one_ray() -> Iterator[None]:
     """Four logical cores, no GPU; ends with the module, as others start clusters of their own."""
     import ray
 
-    from agents.ray_access import own_token
+    from graft.agents.ray_session.auth import own_token
 
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:

@@ -76,7 +76,7 @@ def test_backends_are_imported_at_home_alone(package):
     assert [user for user in users if not user.startswith(HOMES[package])] == []
 
 
-@pytest.mark.parametrize("backend", ["agents.sb3", "agents.rllib"])
+@pytest.mark.parametrize("backend", ["graft.agents.sb3", "graft.agents.rllib"])
 def test_only_experiments_use_a_backend(backend):
     home = backend.replace(".", "/")
     users = {
@@ -98,11 +98,11 @@ def test_environments_need_no_torch():
     [
         ("import envs; list(envs.ADAPTERS)", ["torch", "ray", "stable_baselines3"]),
         (
-            "import envs, agents, transfer; from agents.encoder import ENCODERS;"
+            "import envs, agents, transfer; from graft.agents.networks.encoder import ENCODERS;"
             "list(envs.ADAPTERS), list(ENCODERS), list(transfer.METHODS)",
             ["ray", "stable_baselines3", "matplotlib"],
         ),
-        ("import experiments.run, experiments.tune", ["ray", "optuna"]),
+        ("import graft.experiments.run, graft.experiments.tune", ["ray", "optuna"]),
     ],
 )
 def test_what_is_not_needed_is_not_loaded(statement, absent):
@@ -111,7 +111,7 @@ def test_what_is_not_needed_is_not_loaded(statement, absent):
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("entry", ["transfer", "envs.factory"])
+@pytest.mark.parametrize("entry", ["transfer", "graft.envs.factory"])
 def test_every_entry_can_be_the_first(entry):
     """No import works only because another came before it."""
     subprocess.run([sys.executable, "-c", f"import {entry}"], cwd=ROOT, check=True)

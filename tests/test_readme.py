@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 import yaml
 
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, build_network
-from envs.factory import schemas
-from envs.task import Task
-from experiments import lifelong, report
-from experiments.config import PACKAGED, Config, SequenceConfig, load_config, packaged_configs
-from experiments.graph import Comparison
-from experiments.search.definition import SearchFile, load_search
-from transfer import METHODS
-from transfer.metrics import Curve
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, build_network
+from graft.envs.core.task import Task
+from graft.envs.factory import schemas
+from graft.experiments.config.experiment import PACKAGED, Config, SequenceConfig, load_config, packaged_configs
+from graft.experiments.plan.graph import Comparison
+from graft.experiments.report import continual as lifelong
+from graft.experiments.report import transfer as report
+from graft.experiments.search.definition import SearchFile, load_search
+from graft.transfer import METHODS
+from graft.transfer.metrics import Curve
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

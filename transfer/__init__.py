@@ -1,7 +1,7 @@
 """Transfer methods, the name-based transplant, and the metrics that say what was carried over."""
 
-from transfer.method import METHODS, Built, TransferMethod, label
-from transfer.transplant import transplant
-from transfer.transplant_report import TransplantReport
+from graft.transfer.method import METHODS, Built, TransferMethod, label
+from graft.transfer.transplant import transplant
+from graft.transfer.transplant_report import TransplantReport
 
 __all__ = ["METHODS", "Built", "TransferMethod", "TransplantReport", "label", "transplant"]

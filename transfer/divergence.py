@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from agents.backend import Grads
-from agents.network import Distribution, Outputs, PolicyNetwork, choices
+from graft.agents.networks.policy_network import Distribution, Outputs, PolicyNetwork, choices
+from graft.agents.training.backend import Grads
 
 
 def kl(

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from agents.network import Outputs, PolicyNetwork, choices
-from envs.errors import GraftError
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork, choices
+from graft.envs.core.errors import GraftError
 
 CHUNK = 32
 """States per forward pass: so few that the per-sample gradients of a convolution stay in the cache."""

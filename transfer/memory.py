@@ -11,15 +11,15 @@ from pydantic import Field
 from torch import nn
 from torch.func import functional_call
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import Outputs, PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import ObservationSchema, Schemas
-from transfer.divergence import evaluating, kl
-from transfer.method import Consolidated, FromSource, State, TaskPosition
-from transfer.state import group, named
-from transfer.transplant import match_names
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ObservationSchema, Schemas
+from graft.transfer.divergence import evaluating, kl
+from graft.transfer.method import Consolidated, FromSource, State, TaskPosition
+from graft.transfer.state import group, named
+from graft.transfer.transplant import match_names
 
 STATES = 10_000
 """States that are kept of a task unless fewer are asked for."""

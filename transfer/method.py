@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from agents.backend import Batch, Grads
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import GraftError
-from envs.options import build_options
-from envs.registry import Registry
-from envs.schema import Schemas
-from transfer.transplant import NewChannels, transplant
-from transfer.transplant_report import TransplantReport
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.core.errors import GraftError
+from graft.envs.core.options import build_options
+from graft.envs.core.registry import Registry
+from graft.envs.core.schema import Schemas
+from graft.transfer.transplant import NewChannels, transplant
+from graft.transfer.transplant_report import TransplantReport
 
 State = Mapping[str, torch.Tensor]
 """What a method remembers: tensors by name, so that a checkpoint can hold them."""
@@ -211,7 +211,7 @@ class FromSource(TransferMethod):
     Attributes:
         heads: ``fresh`` heads; the source's, carried by action name (``by_name``); or ``shared``: carried by name, and
             one pair of heads serves every task, so that what protects the encoder protects the policy head as well.
-        new_channels: what an observation that the source never had starts from (`transfer.transplant.transplant`).
+        new_channels: what an observation that the source never had starts from (`graft.transfer.transplant.transplant`).
         rename: target name -> name it had in the source, for observations and actions.
         strict: whether any loss in the transplant is an error.
         statistics: whether running statistics of observations (``normalise``) ``go_on`` or ``freeze``; by default
@@ -251,7 +251,7 @@ class FromSource(TransferMethod):
         return replace(self, heads="shared")
 
 
-METHODS: Registry[type[TransferMethod]] = Registry("method", "transfer.methods")
+METHODS: Registry[type[TransferMethod]] = Registry("method", "graft.transfer.methods")
 
 
 def method_name(method: TransferMethod) -> str:

@@ -17,8 +17,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from envs.errors import GraftError
-from transfer.statistics import (
+from graft.envs.core.errors import GraftError
+from graft.transfer.statistics import (
     RESAMPLES,
     FloatArray,
     Interval,

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parametrize
 
-from agents.backend import Grads
-from agents.network import PolicyNetwork, Unstable
-from envs.errors import GraftError
-from transfer.diagnostics import (
+from graft.agents.networks.policy_network import PolicyNetwork, Unstable
+from graft.agents.training.backend import Grads
+from graft.envs.core.errors import GraftError
+from graft.transfer.diagnostics import (
     centred_gram,
     conflict,
     dormant_share,
@@ -34,7 +34,7 @@ class Probe:
         reference: network whose encoder the features are compared with; None: ``network`` as it is now. For a
             network that starts beside its source instead of from it.
         states: the most that are measured on; time grows with their square.
-        tau: threshold of a dormant unit (`transfer.diagnostics.dormant_share`).
+        tau: threshold of a dormant unit (`graft.transfer.diagnostics.dormant_share`).
     Raises:
         GraftError: the observations are fewer than 2, or not what the network or the reference takes.
     """

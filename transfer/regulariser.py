@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from agents.backend import Batch, Grads
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from envs.errors import GraftError
-from transfer.method import Consolidated, FromSource, State, Step, TaskPosition
-from transfer.state import Tensors, group, named
-from transfer.transplant import carried
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.core.errors import GraftError
+from graft.transfer.method import Consolidated, FromSource, State, Step, TaskPosition
+from graft.transfer.state import Tensors, group, named
+from graft.transfer.transplant import carried
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

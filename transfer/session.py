@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from agents.backend import Batch, Grads, Hooks
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork, build_network
-from agents.snapshot import Part, Saved
-from envs.schema import Schemas
-from envs.task import Task
-from transfer.method import PART, State, TaskPosition, TransferMethod
-from transfer.probe import GradientMeter, Probe
-from transfer.transplant_report import TransplantReport
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.snapshot import Part, Saved
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.agents.training.backend import Batch, Grads, Hooks
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.transfer.method import PART, State, TaskPosition, TransferMethod
+from graft.transfer.probe import GradientMeter, Probe
+from graft.transfer.transplant_report import TransplantReport
 
 Play = Callable[[PolicyNetwork, int], Batch]
 """``(network, states) -> batch``: plays the network's task for at least so many states."""

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork, build_network
-from envs.schema import Schemas
-from transfer.method import PART, TransferMethod, method_name
-from transfer.state import Tensors, group, named
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork, build_network
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import PART, TransferMethod, method_name
+from graft.transfer.state import Tensors, group, named
 
 HEADS = "heads"
 """The part of a checkpoint that holds the heads of all tasks learned so far, as ``<index>.<tensor>``."""

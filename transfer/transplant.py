@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from agents.checkpoint import Checkpoint
-from agents.encoder import Stem, build_encoder
-from agents.network import Distribution, NetworkConfig, PolicyNetwork, can_play
-from envs.errors import GraftError, unknown
-from envs.schema import Schemas
-from transfer.transplant_report import Status, TensorRow, TransplantReport
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import Stem, build_encoder
+from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.schema import Schemas
+from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
 
 Heads = Literal["fresh", "by_name"]
 NewChannels = Literal["zero", "random", "attributes"]

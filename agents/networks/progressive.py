@@ -9,10 +9,17 @@ from typing import Any, Self
 
 import torch
 
-from agents.lateral import Trace, fresh_laterals, output_layers, read_by, run_column
-from agents.network import LOG_STD_BOUNDS, NETWORKS, NetworkConfig, Outputs, PolicyNetwork, build_network
-from envs.errors import GraftError
-from envs.schema import ActionSchema, ObservationSchema, Schemas
+from graft.agents.networks.lateral import Trace, fresh_laterals, output_layers, read_by, run_column
+from graft.agents.networks.policy_network import (
+    LOG_STD_BOUNDS,
+    NETWORKS,
+    NetworkConfig,
+    Outputs,
+    PolicyNetwork,
+    build_network,
+)
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 
 KIND = "progressive"
 EARLIER = "earlier"

@@ -1,6 +1,6 @@
-"""The RLlib backend; the only place in `agents` that imports Ray, beside `agents.ray_access`."""
+"""The RLlib backend; the only place in `agents` that imports Ray, beside `graft.agents.ray_session.auth`."""
 
-from agents.rllib.algorithm import ALGORITHMS, Algorithm
-from agents.rllib.backend import train
+from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
+from graft.agents.rllib.backend import train
 
 __all__ = ["ALGORITHMS", "Algorithm", "train"]

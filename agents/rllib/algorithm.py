@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from agents import algorithm
-from agents.rllib.module import NetworkModule
-from envs.registry import Registry
+from graft.agents.rllib.module import NetworkModule
+from graft.agents.training import algorithm
+from graft.envs.core.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,4 +33,4 @@ class Algorithm(algorithm.Algorithm):
         raise NotImplementedError
 
 
-ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "agents.rllib.algorithms")
+ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "graft.agents.rllib.algorithms")

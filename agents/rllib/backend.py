@@ -12,23 +12,23 @@ import torch
 from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from agents.backend import Hooks, Partners, Resources, TrainJob, TrainResult
-from agents.keeper import Batch, Keeper, Randomness
-from agents.network import PolicyNetwork
-from agents.recent import WINDOW, Recent
-from agents.rllib.algorithm import Algorithm
-from agents.rllib.cluster import join
-from agents.rllib.learner import HOOKS
-from agents.rllib.module import Held, module_spec, squad_spec
-from agents.rllib.runner import Fragment, World
-from agents.rllib.squad_runner import SquadRunner, check, check_algorithm
-from agents.rllib.trained import Trained
-from agents.snapshot import Part, Saved
-from agents.trials import Trials
-from envs.errors import GraftError
-from envs.factory import make
-from envs.faults import TooManyFaults
-from envs.task import Groups, Task, TaskVectorEnv
+from graft.agents.checkpoints.snapshot import Part, Saved
+from graft.agents.checkpoints.snapshotter import Batch, Keeper, Randomness
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.ray_session.session import join
+from graft.agents.rllib.algorithm import Algorithm
+from graft.agents.rllib.learner import HOOKS
+from graft.agents.rllib.module import Held, module_spec, squad_spec
+from graft.agents.rllib.remote_training import Trained
+from graft.agents.rllib.runner import Fragment, World
+from graft.agents.rllib.squad_runner import SquadRunner, check, check_algorithm
+from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob, TrainResult
+from graft.agents.training.periodic_evaluation import Trials
+from graft.agents.training.recent_returns import WINDOW, Recent
+from graft.envs.core.errors import GraftError
+from graft.envs.core.faults import TooManyFaults
+from graft.envs.core.task import Groups, Task, TaskVectorEnv
+from graft.envs.factory import make
 
 
 class Supervisor:

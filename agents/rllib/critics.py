@@ -14,11 +14,11 @@ from ray.rllib.core.learner.utils import make_target_network
 from ray.rllib.core.rl_module.apis import QNetAPI, TargetNetworkAPI
 from torch import nn
 
-from agents.encoder import Encoder
-from agents.network import check_finite
-from agents.rllib.module import NetworkModule
-from envs.errors import GraftError
-from envs.schema import ActionSchema
+from graft.agents.networks.encoder import Encoder
+from graft.agents.networks.policy_network import check_finite
+from graft.agents.rllib.module import NetworkModule
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ActionSchema
 
 
 class Critics(nn.Module):
@@ -60,7 +60,7 @@ def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
 
 
 def inside(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
-    """Inverse of `agents.network.stretched`: box actions (N, A) from the schema's bounds to [-1, 1]."""
+    """Inverse of `graft.agents.networks.policy_network.stretched`: box actions (N, A) from the schema's bounds to [-1, 1]."""
     low, high = torch.tensor(schema.low).to(actions), torch.tensor(schema.high).to(actions)
     return 2.0 * (actions - low) / (high - low) - 1.0
 

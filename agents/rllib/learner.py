@@ -14,14 +14,14 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-from agents.backend import Batch, Hooks
-from agents.keeper import Randomness
-from agents.learner_state import freezing, optimiser_state, restore_freezing, restore_optimiser
-from agents.network import PolicyNetwork, Unstable
-from agents.normaliser import settle
-from agents.rates import scale_rates
-from agents.rllib.module import NetworkModule
-from agents.snapshot import Saved
+from graft.agents.checkpoints.learner_state import freezing, optimiser_state, restore_freezing, restore_optimiser
+from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.checkpoints.snapshotter import Randomness
+from graft.agents.networks.normaliser import settle
+from graft.agents.networks.policy_network import PolicyNetwork, Unstable
+from graft.agents.rllib.module import NetworkModule
+from graft.agents.training.backend import Batch, Hooks
+from graft.agents.training.learning_rates import scale_rates
 
 HOOKS = "hooks"
 """Key of ``learner_config_dict`` under which the method's hooks are, `Held`."""

@@ -21,8 +21,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch.nn.utils import parametrize
 
-from agents.network import Outputs, PolicyNetwork, check_finite
-from envs.schema import ActionSchema
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork, check_finite
+from graft.envs.core.schema import ActionSchema
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ def distribution_inputs(outputs: Outputs) -> torch.Tensor:
 
 
 def distribution_class(actions: ActionSchema) -> type[Any]:
-    """RLlib's distribution of the default kind (`agents.network.Outputs`) for such actions."""
+    """RLlib's distribution of the default kind (`graft.agents.networks.policy_network.Outputs`) for such actions."""
     if actions.kind == "box":
         return TorchDiagGaussian
     if not actions.sizes:

@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from envs.adapters.arena import word
-from envs.dice import Dice, still
-from envs.errors import GraftError, unknown
-from envs.factory import squad
-from envs.faults import Faults
-from envs.naming import named, split
-from envs.restarts import derived_seed
-from envs.schema import Schemas
-from envs.squad import ALL, RULES, Array, slots_of
-from envs.task import Task
+from graft.envs.adapters.builtin.teams import word
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.faults import Faults
+from graft.envs.core.naming import named, split
+from graft.envs.core.random_actions import Dice, still
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.envs.core.teams import ALL, RULES, Array, slots_of
+from graft.envs.factory import squad
+from graft.envs.supervision.restarts import derived_seed
 
 SETTINGS = ("task", "seed", "render_mode", "worker_index")
 PATIENCE = 10_000

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 
-from agents.learner_state import tensors
-from agents.network import stretched
-from agents.rllib.player import Array, Player, Seen
-from agents.rllib.runner import BatchRunner, Fragment
-from agents.snapshot import Saved
+from graft.agents.checkpoints.learner_state import tensors
+from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.networks.policy_network import stretched
+from graft.agents.rllib.rollout_collector import Array, Player, Seen
+from graft.agents.rllib.runner import BatchRunner, Fragment
 
 
 class Replay:

@@ -10,12 +10,12 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-from agents.rllib.module import NetworkModule
-from agents.rllib.player import Array, Ended, Player, Seen
-from envs.factory import make
-from envs.faults import Faults
-from envs.schema import ObservationSchema
-from envs.task import Task, TaskVectorEnv
+from graft.agents.rllib.module import NetworkModule
+from graft.agents.rllib.rollout_collector import Array, Ended, Player, Seen
+from graft.envs.core.faults import Faults
+from graft.envs.core.schema import ObservationSchema
+from graft.envs.core.task import Task, TaskVectorEnv
+from graft.envs.factory import make
 
 
 class World(NamedTuple):

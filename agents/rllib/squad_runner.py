@@ -11,18 +11,18 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 
-from agents.network import PolicyNetwork
-from agents.rllib.algorithm import ALGORITHMS, Algorithm
-from agents.rllib.module import NetworkModule
-from agents.rllib.player import Array, Player, Seen
-from agents.rllib.runner import BatchRunner, Fragment, World, fragment_of
-from envs.errors import GraftError
-from envs.factory import squad
-from envs.faults import Faults
-from envs.naming import fitting, named, split
-from envs.schema import Schemas
-from envs.squad import SquadEnv, difference, environments
-from envs.task import Task
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
+from graft.agents.rllib.module import NetworkModule
+from graft.agents.rllib.rollout_collector import Array, Player, Seen
+from graft.agents.rllib.runner import BatchRunner, Fragment, World, fragment_of
+from graft.envs.core.errors import GraftError
+from graft.envs.core.faults import Faults
+from graft.envs.core.naming import fitting, named, split
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.envs.core.teams import SquadEnv, difference, environments
+from graft.envs.factory import squad
 
 
 class Games(gym.vector.VectorEnv[Any, Any, Any]):

@@ -11,10 +11,10 @@ from ray.rllib.core.learner.utils import make_target_network
 from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS, TargetNetworkAPI
 from torch import nn
 
-from agents.network import PolicyNetwork
-from agents.rllib.module import NetworkModule, distribution_inputs
-from agents.rllib.player import Array, Steps
-from agents.rllib.runner import BatchRunner, Fragment
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.rllib.module import NetworkModule, distribution_inputs
+from graft.agents.rllib.rollout_collector import Array, Steps
+from graft.agents.rllib.runner import BatchRunner, Fragment
 
 UNWEIGHTED = 1e4
 """Log-probability, as the player is said to have had it, of steps that are not learned from. A step weighs in V-trace

@@ -8,11 +8,11 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents import algorithm
-from agents.backend import Gradients
-from agents.network import PolicyNetwork
-from agents.sb3.vec_env import BatchVecEnv
-from envs.registry import Registry
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training import algorithm
+from graft.agents.training.backend import Gradients
+from graft.envs.core.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,4 +31,4 @@ class Algorithm(algorithm.Algorithm):
         raise NotImplementedError
 
 
-ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "agents.sb3.algorithms")
+ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "graft.agents.sb3.algorithms")

@@ -11,18 +11,18 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
-from agents.backend import Record, TrainJob, TrainResult
-from agents.keeper import Batch, Keeper, Randomness
-from agents.normaliser import settle
-from agents.rates import scale_rates
-from agents.recent import Recent
-from agents.sb3.algorithm import Algorithm
-from agents.sb3.learner_state import Learner, network_optimizer
-from agents.sb3.vec_env import BatchVecEnv
-from agents.snapshot import Part
-from agents.trials import Trials
-from envs.factory import make
-from envs.faults import TooManyFaults
+from graft.agents.checkpoints.snapshot import Part
+from graft.agents.checkpoints.snapshotter import Batch, Keeper, Randomness
+from graft.agents.networks.normaliser import settle
+from graft.agents.sb3.algorithm import Algorithm
+from graft.agents.sb3.learner_state import Learner, network_optimizer
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training.backend import Record, TrainJob, TrainResult
+from graft.agents.training.learning_rates import scale_rates
+from graft.agents.training.periodic_evaluation import Trials
+from graft.agents.training.recent_returns import Recent
+from graft.envs.core.faults import TooManyFaults
+from graft.envs.factory import make
 
 RENAMED = {
     "rollout/ep_rew_mean": "rollout/return_mean",

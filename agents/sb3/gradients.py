@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from agents.backend import Batch, Gradients
-from agents.network import PolicyNetwork
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch, Gradients
 
 
 def pass_through(gradients: Gradients, network: PolicyNetwork, batch: Batch, clip_at: float | None = None) -> None:

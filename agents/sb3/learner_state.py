@@ -11,8 +11,14 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.learner_state import freezing, optimiser_state, restore_freezing, restore_optimiser, tensors
-from agents.snapshot import Saved
+from graft.agents.checkpoints.learner_state import (
+    freezing,
+    optimiser_state,
+    restore_freezing,
+    restore_optimiser,
+    tensors,
+)
+from graft.agents.checkpoints.snapshot import Saved
 
 
 def numbers(thing: object) -> dict[str, float]:

@@ -9,10 +9,10 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from agents.algorithm import ReplayOptions
-from agents.sb3.algorithm import Algorithm
-from agents.sb3.vec_env import BatchVecEnv
-from envs.errors import GraftError
+from graft.agents.sb3.algorithm import Algorithm
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training.algorithm import ReplayOptions
+from graft.envs.core.errors import GraftError
 
 
 class RecallingBuffer(ReplayBuffer):

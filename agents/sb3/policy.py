@@ -9,8 +9,8 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution, Dis
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from agents.backend import Batch
-from agents.network import Outputs, PolicyNetwork, check_finite
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork, check_finite
+from graft.agents.training.backend import Batch
 
 
 class NetworkPolicy(ActorCriticPolicy):
@@ -43,7 +43,7 @@ class NetworkPolicy(ActorCriticPolicy):
         """Nothing to build: the network is given."""
 
     def set_training_mode(self, mode: bool) -> None:
-        """Frozen blocks stay in eval mode (see `agents.encoder.Encoder.train`)."""
+        """Frozen blocks stay in eval mode (see `graft.agents.networks.encoder.Encoder.train`)."""
         self.train(mode)
 
     def _distribution(self, outputs: Outputs) -> Distribution:

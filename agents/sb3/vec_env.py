@@ -11,9 +11,9 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from agents.recent import Recent
-from envs.errors import GraftError
-from envs.task import TaskVectorEnv
+from graft.agents.training.recent_returns import Recent
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import TaskVectorEnv
 
 
 class BatchVecEnv(VecEnv):

@@ -11,12 +11,12 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.errors import GraftError, unknown
-from envs.factory import ADAPTERS, bounds, make, schemas
-from envs.faults import Faults, together
-from envs.schema import ActionSchema, ObservationSchema
-from envs.task import AVERAGED, Bounds, Groups, Task, TaskVectorEnv
-from envs.union import union
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.faults import Faults, together
+from graft.envs.core.schema import ActionSchema, ObservationSchema
+from graft.envs.core.task import AVERAGED, Bounds, Groups, Task, TaskVectorEnv
+from graft.envs.core.union import union
+from graft.envs.factory import ADAPTERS, bounds, make, schemas
 
 ID = "Graft/Mixture-v0"
 
@@ -107,7 +107,7 @@ class MixtureVectorEnv(TaskVectorEnv):
         return self._show([obs for obs, _ in found]), self._infos([infos for _, infos in found])
 
     def _infos(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Which task each environment plays, and who is in play where a part has rows that wait (`envs.squad`)."""
+        """Which task each environment plays, and who is in play where a part has rows that wait (`graft.envs.core.teams`)."""
         found: dict[str, Any] = {"task": self._tasks.copy()}
         if any("alive" in own for own in infos):
             everyone = [np.ones(part.num_envs, np.bool_) for part in self._parts]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from envs.adapters.atari import atari_bounds
-from envs.adapters.minigrid import minigrid_bounds
-from envs.adapters.missions import is_grid
-from envs.adapters.procgen import procgen_bounds
-from envs.task import Bounds
+from graft.envs.adapters.atari.adapter import atari_bounds
+from graft.envs.adapters.minigrid.adapter import minigrid_bounds
+from graft.envs.adapters.minigrid.missions import is_grid
+from graft.envs.adapters.procgen.adapter import procgen_bounds
+from graft.envs.core.task import Bounds
 
 _ZOO = "expert: mean of {} in the benchmark table of RL Baselines3 Zoo"
 _SOLVED = "random: mean of {} episodes; expert: the return from which Gymnasium calls it solved"

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Protocol
 
-from envs.errors import GraftError
-from envs.faults import TooManyFaults
-from experiments.graph import Graph, Stage, StoppedEarly
-from experiments.lock import TakenOver
-from experiments.store import Store
+from graft.envs.core.errors import GraftError
+from graft.envs.core.faults import TooManyFaults
+from graft.experiments.plan.graph import Graph, Stage, StoppedEarly
+from graft.experiments.store.lock import TakenOver
+from graft.experiments.store.records import Store
 
 PATIENCE = 150.0
 """Seconds that a worker waits for one that still writes the stage's folder. Ray ends the workers of a node that was cut
@@ -171,7 +171,7 @@ def attempt(
 
 
 def _run(stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int) -> str | None:
-    from experiments.stage import run_stage
+    from graft.experiments.stages.run_stage import run_stage
 
     def told(env_steps: int, values: Mapping[str, float]) -> None:
         progress(env_steps, values)

@@ -11,10 +11,18 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from envs.processes import end_with_parent, ignoring_ctrl_c, one_thread_each
-from experiments.graph import Graph, Stage
-from experiments.launchers.launcher import Agenda, StageQueue, Watcher, at_least, attempt, forget_main, usable_cores
-from experiments.store import Store
+from graft.envs.supervision.processes import end_with_parent, ignoring_ctrl_c, one_thread_each
+from graft.experiments.launchers.launcher import (
+    Agenda,
+    StageQueue,
+    Watcher,
+    at_least,
+    attempt,
+    forget_main,
+    usable_cores,
+)
+from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.store.records import Store
 
 POLL_SECONDS = 0.5
 SECONDS_BETWEEN_REPORTS = 0.3
@@ -101,13 +109,13 @@ class LocalLauncher:
         self.env_workers = env_workers
 
     def run(self, graph: Graph, todo: list[str], store: Store, watcher: Watcher) -> dict[str, str]:
-        """See `experiments.launchers.launcher.Launcher`; a worker that dies fails its stage."""
+        """See `graft.experiments.launchers.launcher.Launcher`; a worker that dies fails its stage."""
         agenda = Agenda(graph, todo, watcher)
         self.serve(agenda, store, watcher)
         return agenda.failed
 
     def serve(self, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
-        """See `experiments.launchers.launcher.Launcher`."""
+        """See `graft.experiments.launchers.launcher.Launcher`."""
         workers: list[_Worker] = []
         try:
             with one_thread_each():

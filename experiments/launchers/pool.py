@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-from agents.checkpoint import replace_file
-from envs.errors import GraftError
-from experiments.graph import Graph, Stage
-from experiments.launchers.launcher import Agenda, StageQueue, Watcher
-from experiments.launchers.worker import Done, Hello, Progress, software
-from experiments.store import Store
+from graft.agents.checkpoints.checkpoint import replace_file
+from graft.envs.core.errors import GraftError
+from graft.experiments.launchers.launcher import Agenda, StageQueue, Watcher
+from graft.experiments.launchers.worker import Done, Hello, Progress, software
+from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.store.records import Store
 
 POLL_SECONDS = 0.5
 SECONDS_WITHOUT_ROOM = 30.0
@@ -38,7 +38,7 @@ class Lost(Exception):
 
 
 class Worker(Protocol):
-    """A `experiments.launchers.worker.StageWorker` somewhere, as its launcher sees it.
+    """A `graft.experiments.launchers.worker.StageWorker` somewhere, as its launcher sees it.
 
     Attributes:
         where: it is, for people; empty before it has said hello.
@@ -108,14 +108,14 @@ class Pool:
         self._next_word = SECONDS_WITHOUT_ROOM
 
     def run(self, graph: Graph, todo: list[str]) -> dict[str, str]:
-        """See `experiments.launchers.launcher.Launcher`."""
+        """See `graft.experiments.launchers.launcher.Launcher`."""
         agenda = Agenda(graph, todo, self._watcher)
         self.serve(agenda)
         self._settle([stage_id for stage_id in todo if stage_id not in agenda.failed])
         return agenda.failed
 
     def serve(self, agenda: StageQueue) -> None:
-        """See `experiments.launchers.launcher.Launcher`."""
+        """See `graft.experiments.launchers.launcher.Launcher`."""
         begun, empty = time.monotonic(), not self._cluster.room()
         if empty and not self._patience:
             raise self._no_node("--wait SECONDS waits for one")

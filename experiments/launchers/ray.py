@@ -18,15 +18,15 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or Ray prints the sto
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from agents.ray_access import admitted, forget, own_token
-from agents.reaper import marked, reaped
-from envs.errors import GraftError
-from envs.processes import one_thread_each
-from experiments.graph import Graph, Stage
-from experiments.launchers.launcher import StageQueue, Watcher, at_least, usable_cores
-from experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
-from experiments.launchers.worker import Done, Hello, Progress, StageWorker
-from experiments.store import Store
+from graft.agents.ray_session.auth import admitted, forget, own_token
+from graft.agents.ray_session.cleanup import marked, reaped
+from graft.envs.core.errors import GraftError
+from graft.envs.supervision.processes import one_thread_each
+from graft.experiments.launchers.launcher import StageQueue, Watcher, at_least, usable_cores
+from graft.experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
+from graft.experiments.launchers.worker import Done, Hello, Progress, StageWorker
+from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.store.records import Store
 
 SECONDS_TO_END = 10.0
 """A worker that does not end itself in this time is killed."""
@@ -81,7 +81,7 @@ class RayLauncher:
         return _amount(self.cpus, "CPU") + (f" and {_amount(self.gpus, 'GPU')}" if self.gpus else "")
 
     def run(self, graph: Graph, todo: list[str], store: Store, watcher: Watcher) -> dict[str, str]:
-        """See `experiments.launchers.launcher.Launcher`.
+        """See `graft.experiments.launchers.launcher.Launcher`.
 
         Raises:
             GraftError: there is no such cluster, none of its nodes has what a stage needs, or one does not have
@@ -91,7 +91,7 @@ class RayLauncher:
             return self._pool(store, watcher).run(graph, todo)
 
     def serve(self, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
-        """See `experiments.launchers.launcher.Launcher`; raises as `run`."""
+        """See `graft.experiments.launchers.launcher.Launcher`; raises as `run`."""
         with connected(self.address):
             self._pool(store, watcher).serve(agenda)
 
@@ -187,7 +187,7 @@ class _Actor(StageWorker):
 
 
 class _RayCluster:
-    """See `experiments.launchers.pool.Cluster`."""
+    """See `graft.experiments.launchers.pool.Cluster`."""
 
     def __init__(self, launcher: RayLauncher, out: Path) -> None:
         self._launcher, self._out = launcher, out
@@ -237,7 +237,7 @@ class _RayCluster:
 
 
 class _RayWorker:
-    """See `experiments.launchers.pool.Worker`.
+    """See `graft.experiments.launchers.pool.Worker`.
 
     Attributes:
         pending: what it was told to do last, hello or a stage; None when that is done.

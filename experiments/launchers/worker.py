@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from envs.processes import THREADS
+from graft.envs.supervision.processes import THREADS
 
 if TYPE_CHECKING:  # numeric libraries load when a worker has said how many threads they get
-    from experiments.graph import Stage
+    from graft.experiments.plan.graph import Stage
 
 SECONDS_TO_SEE = 10.0
 """A folder that is shared shows within this time what another machine wrote."""
@@ -33,7 +33,7 @@ class Progress(NamedTuple):
 
 
 class _Reporter:
-    """Keeps what a stage says last, for whoever asks; see `experiments.launchers.launcher.ProgressOfStage`."""
+    """Keeps what a stage says last, for whoever asks; see `graft.experiments.launchers.launcher.ProgressOfStage`."""
 
     def __init__(self, stage: int) -> None:
         self.latest = Progress(stage)
@@ -64,7 +64,7 @@ class StageWorker:
     """Runs one stage after another; its methods are called from two threads, `work` and `hello` from the same.
 
     A launcher that can't reach it (a network that is cut, a node that is thought dead) lets another go on with its
-    stage. `experiments.store.Store.alone` keeps the two apart.
+    stage. `graft.experiments.store.records.Store.alone` keeps the two apart.
 
     Args:
         out: folder of the experiment. env_workers: see `envs.make`. gpu: whether it may use a GPU.
@@ -84,8 +84,8 @@ class StageWorker:
             time.sleep(0.5)
         import torch
 
-        import experiments.stage  # noqa: F401  (as stages should not wait for it)
-        from experiments.launchers.launcher import forget_main
+        import graft.experiments.stages.run_stage  # noqa: F401  (as stages should not wait for it)
+        from graft.experiments.launchers.launcher import forget_main
 
         torch.set_num_threads(1)
         forget_main()  # of processes for environments, which `step_timeout` starts, too
@@ -97,8 +97,8 @@ class StageWorker:
 
     def work(self, stage: Stage) -> Done:
         """Run a stage."""
-        from experiments.launchers.launcher import attempt
-        from experiments.store import Store
+        from graft.experiments.launchers.launcher import attempt
+        from graft.experiments.store.records import Store
 
         self._reporter = _Reporter(self._reporter.latest.stage + 1)
         error = attempt(stage, Store(self._out), self._reporter, self._env_workers)
@@ -111,8 +111,8 @@ class StageWorker:
 
 def software() -> dict[str, Any]:
     """What a stage's results depend on: versions of packages, and this software's own code."""
-    from experiments.resume import code
-    from experiments.store import surroundings
+    from graft.experiments.stages.resume import code
+    from graft.experiments.store.records import surroundings
 
     return {**surroundings()["versions"], "code": code()}
 

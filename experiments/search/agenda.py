@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 from optuna.trial import Trial, TrialState
 
-from envs.errors import GraftError
-from experiments.graph import Stage, StoppedEarly
-from experiments.launchers.launcher import STOPPED
-from experiments.progress import Progress
-from experiments.search.definition import in_words
-from experiments.search.plan import Plan, final_interval, make_plan
-from experiments.search.trials import Reporter, Trials
-from experiments.store import Store
+from graft.envs.core.errors import GraftError
+from graft.experiments.launchers.launcher import STOPPED
+from graft.experiments.plan.graph import Stage, StoppedEarly
+from graft.experiments.report.progress import Progress
+from graft.experiments.search.definition import in_words
+from graft.experiments.search.plan import Plan, final_interval, make_plan
+from graft.experiments.search.trials import Reporter, Trials
+from graft.experiments.store.records import Store
 
 
 class TrialProgress(Progress):
@@ -49,7 +49,7 @@ class _Active:
 
 
 class TrialAgenda:
-    """See `experiments.launchers.launcher.StageQueue`: ``jobs`` trials at once, each with one stage at a time.
+    """See `graft.experiments.launchers.launcher.StageQueue`: ``jobs`` trials at once, each with one stage at a time.
 
     A trial's scored runs come one after the other. While another trial trains what a run starts from, sources of
     later runs are trained ahead.

@@ -13,10 +13,18 @@ from typing import Annotated, Any, Literal
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BeforeValidator, Field, JsonValue
 
-from envs.errors import GraftError, unknown
-from envs.options import build_options
-from experiments.config import PACKAGED, Config, Strict, find_config, load_config, packaged_configs, read_yaml
-from experiments.options import parse_model
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.options import build_options
+from graft.experiments.config.experiment import (
+    PACKAGED,
+    Config,
+    Strict,
+    find_config,
+    load_config,
+    packaged_configs,
+    read_yaml,
+)
+from graft.experiments.config.options import parse_model
 
 SEARCHES = PACKAGED / "searches"
 

@@ -6,16 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from envs.errors import GraftError
-from envs.factory import bounds
-from envs.task import Bounds
-from experiments.config import Config
-from experiments.graph import Comparison, Stage, expand
-from experiments.search.definition import Metric, Search
-from experiments.store import Store
-from transfer.method import TransferMethod, label, method_name, parse_method
-from transfer.metrics import Curve, area, final_score
-from transfer.statistics import Interval, iqm_interval
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Bounds
+from graft.envs.factory import bounds
+from graft.experiments.config.experiment import Config
+from graft.experiments.plan.graph import Comparison, Stage, expand
+from graft.experiments.search.definition import Metric, Search
+from graft.experiments.store.records import Store
+from graft.transfer.method import TransferMethod, label, method_name, parse_method
+from graft.transfer.metrics import Curve, area, final_score
+from graft.transfer.statistics import Interval, iqm_interval
 
 METHOD_KEY = re.compile(r"^(?:sources\.(\d+)\.)?methods\.(\d+)")
 """Keys of a space that are about one method: which source's list, and which entry."""

@@ -9,10 +9,10 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments.report import unsigned
-from experiments.search.definition import Search, short, shown
-from experiments.search.trials import STATES, Trials
-from experiments.store import Store
+from graft.experiments.report.transfer import unsigned
+from graft.experiments.search.definition import Search, short, shown
+from graft.experiments.search.trials import STATES, Trials
+from graft.experiments.store.records import Store
 
 MEANING = {
     "auc": "mean normalised score over training",

@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from envs.command import FAILED, INTERRUPTED
-from experiments.launchers.launcher import Launcher
-from experiments.search.agenda import TrialAgenda, TrialProgress
-from experiments.search.definition import Search, in_words
-from experiments.search.plan import make_plan
-from experiments.search.results import cost, notes, table, trial_rows
-from experiments.search.trials import FILE, RANDOM_TRIALS, STATES, Trials
-from experiments.store import Store, write_json
+from graft.command import FAILED, INTERRUPTED
+from graft.experiments.launchers.launcher import Launcher
+from graft.experiments.search.agenda import TrialAgenda, TrialProgress
+from graft.experiments.search.definition import Search, in_words
+from graft.experiments.search.plan import make_plan
+from graft.experiments.search.results import cost, notes, table, trial_rows
+from graft.experiments.search.trials import FILE, RANDOM_TRIALS, STATES, Trials
+from graft.experiments.store.records import Store, write_json
 
 
 class Session:
@@ -56,7 +56,7 @@ class Session:
         with self.store.locked():
             if (self.store.out / FILE).exists():  # before the folder's record is changed
                 Trials(self.search, self.store.out, self.plan.budget)
-            self.store.open(self.base, "experiments.tune")
+            self.store.open(self.base, "graft.experiments.tune")
             trials = Trials(self.search, self.store.out, self.plan.budget)
             if trials.count < self.search.trials:
                 self.say(f"Note: the space has {trials.count} different trials, not {self.search.trials}.")

@@ -15,11 +15,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from envs.errors import GraftError
-from experiments.graph import StoppedEarly
-from experiments.search.definition import Search
-from experiments.search.plan import Plan, running_score
-from experiments.store import Store
+from graft.envs.core.errors import GraftError
+from graft.experiments.plan.graph import StoppedEarly
+from graft.experiments.search.definition import Search
+from graft.experiments.search.plan import Plan, running_score
+from graft.experiments.store.records import Store
 
 FILE = "search.journal"
 

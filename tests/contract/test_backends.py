@@ -7,21 +7,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from handmade import REACH, assert_same, takes, weights
-from tiny_experiment import one_method
-from trainings import recorded, trained
+from support.handmade import REACH, assert_same, takes, weights
+from support.tiny_experiment import one_method
+from support.trainings import recorded, trained
 
-import envs
-from agents.backend import Evaluation, Hooks
-from agents.checkpoint import Checkpoint
-from envs.errors import GraftError
-from envs.task import Task
-from experiments.backends import BACKENDS
-from experiments.config import load_config
-from experiments.graph import expand
-from experiments.stage import run_stage
-from experiments.store import Store
-from transfer.method import METHODS
+from graft import envs
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.training.backend import Evaluation, Hooks
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.experiments.config.backends import BACKENDS
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.graph import expand
+from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.store.records import Store
+from graft.transfer.method import METHODS
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 

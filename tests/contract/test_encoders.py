@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import OBSERVATIONS, assert_same, discrete, observations, scrambled
+from support.handmade import OBSERVATIONS, assert_same, discrete, observations, scrambled
 
-from agents.encoder import ENCODERS, Encoder
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.schema import Schemas
+from graft.agents.networks.encoder import ENCODERS, Encoder
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.core.schema import Schemas
 
 NAMES = ("a", "b", "c")
 CASES = [pytest.param((name, kind), id=f"{name}-{kind}") for name, e in ENCODERS.items() for kind in e.kinds]

@@ -6,8 +6,8 @@ from dataclasses import is_dataclass, replace
 
 import pytest
 import torch
-from handmade import assert_same, observations, scrambled, weights
-from method_world import (
+from support.handmade import assert_same, observations, scrambled, weights
+from support.method_world import (
     MATCH,
     PPO,
     ROLLOUT,
@@ -25,12 +25,12 @@ from method_world import (
     variants,
 )
 
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork, build_network
-from agents.snapshot import Snapshots
-from envs.options import build_options
-from envs.task import Task
-from transfer.method import (
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.snapshot import Snapshots
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.envs.core.options import build_options
+from graft.envs.core.task import Task
+from graft.transfer.method import (
     METHODS,
     PART,
     Built,

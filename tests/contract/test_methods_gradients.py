@@ -7,14 +7,14 @@ from dataclasses import fields
 
 import pytest
 import torch
-from handmade import assert_same, weights
-from method_world import MATCH, WORLDS, World, batch_of, build, cases, first, install, masked, ones, source_of
+from support.handmade import assert_same, weights
+from support.method_world import MATCH, WORLDS, World, batch_of, build, cases, first, install, masked, ones, source_of
 
-from agents.backend import Batch, Grads
-from agents.encoder import Encoder
-from agents.network import Outputs, PolicyNetwork
-from envs.task import Task
-from transfer.method import FromSource, State, Step, TransferMethod, label
+from graft.agents.networks.encoder import Encoder
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.core.task import Task
+from graft.transfer.method import FromSource, State, Step, TransferMethod, label
 
 TURNED = Task("handmade/Match-v0", {"names": ["d", "a", "c", "b"]})
 STEP = 1e-4

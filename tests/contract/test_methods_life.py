@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from handmade import MatchEnv, assert_same, weights
-from method_world import (
+from support.handmade import MatchEnv, assert_same, weights
+from support.method_world import (
     ROLLOUT,
     TRANSPLANT,
     WORLDS,
@@ -26,13 +26,13 @@ from method_world import (
     source_of,
 )
 
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from agents.snapshot import Snapshots
-from transfer.method import PART, FromSource, Step, TransferMethod, label
-from transfer.methods.chain import Chain
-from transfer.methods.finetune import Finetune
-from transfer.task_heads import heads_of, serving
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.snapshot import Snapshots
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.transfer.method import PART, FromSource, Step, TransferMethod, label
+from graft.transfer.methods.chain import Chain
+from graft.transfer.methods.finetune import Finetune
+from graft.transfer.task_heads import heads_of, serving
 
 PPO = WORLDS["ppo"]
 PLAIN = [method for method in cases() if not isinstance(method, Chain)]

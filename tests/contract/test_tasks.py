@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-import envs
-from envs import ActionSchema, ObservationSchema, Task
-from envs.engine.game import GAMES
+from graft import envs
+from graft.envs import ActionSchema, ObservationSchema, Task
+from graft.envs.builtin.engine.game import GAMES
 
 NUM_ENVS, STEPS = 8, 100
 MODES = (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP)

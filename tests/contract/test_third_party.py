@@ -11,18 +11,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_rollouts import Transition, action_streams, assert_equal, transitions
 from gymnasium.vector import AutoresetMode
+from support.env_rollouts import Transition, action_streams, assert_equal, transitions
 
-import envs
-from envs import Task
-from envs.adapters.minigrid import encode
-from envs.adapters.missions import word_row
-from envs.adapters.pettingzoo import PREFIX as ZOO
-from envs.catalog import providers
-from envs.factory import ADAPTERS
-from envs.faults import STRAYING
-from envs.restarts import derived_seed
+from graft import envs
+from graft.envs import Task
+from graft.envs.adapters.minigrid.adapter import encode
+from graft.envs.adapters.minigrid.missions import word_row
+from graft.envs.adapters.pettingzoo.adapter import PREFIX as ZOO
+from graft.envs.catalog import providers
+from graft.envs.core.faults import STRAYING
+from graft.envs.factory import ADAPTERS
+from graft.envs.supervision.restarts import derived_seed
 
 POOL = "envpool/"
 

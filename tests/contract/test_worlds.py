@@ -10,12 +10,12 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import envs
-from envs import Task
-from envs.engine.entities import PALETTES
-from envs.engine.game import GAMES
-from envs.engine.mechanics import Mechanic
-from envs.engine.view import VIEWS
+from graft import envs
+from graft.envs import Task
+from graft.envs.builtin.engine.entities import PALETTES
+from graft.envs.builtin.engine.game import GAMES
+from graft.envs.builtin.engine.mechanics import Mechanic
+from graft.envs.builtin.engine.view import VIEWS
 
 NUM_ENVS, STEPS = 8, 250  # 2,000 env steps
 MODES = (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from matplotlib import image
 
-from envs.adapters import packages
-from envs.adapters.gymnasium import GymnasiumAdapter
-from envs.adapters.knobs import CHANNEL, tables
-from envs.catalog import main, providers
-from envs.engine.entities import PALETTES
-from envs.engine.game import GAMES, OPTIONS
-from envs.engine.mechanics import MECHANICS
-from envs.engine.view import VIEWS
-from envs.factory import ADAPTERS
+from graft.envs.adapters import packages
+from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter
+from graft.envs.adapters.gymnasium.tunable import CHANNEL, tables
+from graft.envs.builtin.engine.entities import PALETTES
+from graft.envs.builtin.engine.game import GAMES, OPTIONS
+from graft.envs.builtin.engine.mechanics import MECHANICS
+from graft.envs.builtin.engine.view import VIEWS
+from graft.envs.catalog import main, providers
+from graft.envs.factory import ADAPTERS
 
 NEEDS = {
     "Built-in games": "",

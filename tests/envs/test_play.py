@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import envs
-from envs import GraftError, Task
-from envs.engine.game import ACTIONS, GAMES
-from envs.keys import keys, presses
-from envs.play import Session, line_by_line, main, on_screen
-from envs.words import task_of
+from graft import envs
+from graft.envs import GraftError, Task
+from graft.envs.builtin.engine.game import ACTIONS, GAMES
+from graft.envs.core.task_string import task_of
+from graft.envs.keys import keys, presses
+from graft.envs.play import Session, line_by_line, main, on_screen
 
 
 def lines(text: str, session: Session) -> str:

@@ -8,10 +8,11 @@ import re
 import pytest
 from rich.console import Console
 
-from envs.engine.game import GAMES
-from envs.errors import GraftError
-from envs.task import Task
-from experiments import bench, bench_adapters
+from graft.envs.builtin.engine.game import GAMES
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.experiments import bench
+from graft.experiments.benchmarks import adapters as bench_adapters
 
 VARIANTS = bench.variants()
 

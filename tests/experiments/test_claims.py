@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agents.backend import TrainJob
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.sb3 import ALGORITHMS, train
-from envs.factory import schemas
-from envs.task import Task
-from experiments import learnability, run
-from experiments.match import match
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import ALGORITHMS, train
+from graft.agents.training.backend import TrainJob
+from graft.envs.core.task import Task
+from graft.envs.factory import schemas
+from graft.experiments import learnability, run
+from graft.experiments.match import match
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 RUNS = Path(__file__).parents[2] / "runs"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from experiments.compare import Pair, main, pairs
+from graft.experiments.compare import Pair, main, pairs
 
 
 def interval(low, high):

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from envs.errors import GraftError
-from experiments import learnability
-from experiments.learnability import Job
+from graft.envs.core.errors import GraftError
+from graft.experiments import learnability
+from graft.experiments.learnability import Job
 
 JOBS = [Job("Graft/Gather-v0", seed, 10, 0.7) for seed in range(3)]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from handmade import small_network
+from support.handmade import small_network
 
-from agents.checkpoint import Checkpoint
-from envs.adapters.mixture import mixture
-from envs.errors import GraftError
-from envs.factory import make, schemas
-from envs.task import Task
-from experiments import match
-from experiments.match import Outcome
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.envs.adapters.mixture import mixture
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.envs.factory import make, schemas
+from graft.experiments import match
+from graft.experiments.match import Outcome
 
 HUNTERS = Task("Graft/Pursuit-v0", {"team": "hunters"})
 PREY = Task("Graft/Pursuit-v0", {"team": "prey"})

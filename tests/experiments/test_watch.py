@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from handmade import small_network
 from PIL import Image
 from rich.console import Console
+from support.handmade import small_network
 
-from agents.checkpoint import Checkpoint
-from envs.errors import GraftError
-from envs.factory import make, schemas
-from envs.schema import Schemas
-from envs.task import Task
-from envs.union import union
-from experiments import watch
-from experiments.scenes import End, Step
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.envs.core.union import union
+from graft.envs.factory import make, schemas
+from graft.experiments import watch
+from graft.experiments.playback.frames import End, Step
 
 DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4})
 
@@ -228,7 +228,7 @@ def test_what_a_renderer_raises_becomes_a_sentence(stage, tmp_path, monkeypatch,
     def broken(self):
         raise RuntimeError("no display")
 
-    monkeypatch.setattr("envs.engine.batch.GameVectorEnv.render", broken)
+    monkeypatch.setattr("graft.envs.builtin.engine.batch.GameVectorEnv.render", broken)
     assert watch.main([str(stage), "--gif", str(tmp_path / "a.gif")]) == 2
     assert "cannot be drawn: RuntimeError, no display." in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from handmade import MATCH, box, discrete, pixels, planes, small_config, vector
-from transplanting import FLAT_PLANES, LEFT_RIGHT, checkpoint, moved, stem_of
+from support.handmade import MATCH, box, discrete, pixels, planes, small_config, vector
+from support.transplanting import FLAT_PLANES, LEFT_RIGHT, checkpoint, moved, stem_of
 
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.transplant import carried
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.transplant import carried
 
 UP_DOWN = discrete("up", "down")
 WORDS = [["self"], ["solid"], ["deadly"], ["deadly"]]

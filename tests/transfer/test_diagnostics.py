@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 import torch
 
-from envs.errors import GraftError
-from transfer.diagnostics import (
+from graft.envs.core.errors import GraftError
+from graft.transfer.diagnostics import (
     centred_gram,
     conflict,
     dormant_share,

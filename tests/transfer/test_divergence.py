@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from handmade import MATCH, NormEncoder, assert_same, small_network, weights
+from support.handmade import MATCH, NormEncoder, assert_same, small_network, weights
 from torch.distributions import Categorical, Independent, Normal, TanhTransform, TransformedDistribution, kl_divergence
 
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, Outputs, PolicyNetwork
-from transfer.divergence import added, evaluating, gradient, kl
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork
+from graft.transfer.divergence import added, evaluating, gradient, kl
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import MATCH, NormEncoder, box, discrete, multi, observations, planes, small_network, vector
+from support.handmade import MATCH, NormEncoder, box, discrete, multi, observations, planes, small_network, vector
 from torch.func import functional_call, jacrev, vmap
 
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.fisher import CHUNK, VARIANCE_FLOOR, diagonal_fisher, sensitivities
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.fisher import CHUNK, VARIANCE_FLOOR, diagonal_fisher, sensitivities
 
 GRID = planes(["hero", "wall", "coin"])
 XY = box(["x", "y"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from handmade import (
+from support.handmade import (
     MATCH,
     NormEncoder,
     assert_same,
@@ -22,15 +22,15 @@ from handmade import (
 )
 from torch.distributions import Categorical, kl_divergence
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from envs.task import Task
-from transfer.memory import Memory, presented, tasks
-from transfer.method import PART, TaskPosition
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.transfer.memory import Memory, presented, tasks
+from graft.transfer.method import PART, TaskPosition
 
 TASK = Task("handmade/Match-v0")
 

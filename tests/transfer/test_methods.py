@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from handmade import assert_same, discrete, planes, scrambled, small_config, small_network
+from support.handmade import assert_same, discrete, planes, scrambled, small_config, small_network
 
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import GraftError
-from envs.options import build_options
-from envs.schema import Schemas
-from envs.task import Task
-from transfer.method import METHODS, FromSource, TaskPosition, TransferMethod, changed_options, label, method_name
-from transfer.transplant import transplant
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.core.errors import GraftError
+from graft.envs.core.options import build_options
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.transfer.method import METHODS, FromSource, TaskPosition, TransferMethod, changed_options, label, method_name
+from graft.transfer.transplant import transplant
 
 ACTIONS = discrete("left", "right")
 SAME = Schemas(planes("ab", 5, 5), ACTIONS)

@@ -11,9 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.errors import GraftError
-from transfer import metrics
-from transfer.metrics import Curve
+from graft.envs.core.errors import GraftError
+from graft.transfer import metrics
+from graft.transfer.metrics import Curve
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
 SCORE = st.integers(-64, 64).map(lambda k: k / 64)

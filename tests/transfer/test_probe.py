@@ -7,16 +7,26 @@ import math
 
 import pytest
 import torch
-from handmade import NormEncoder, assert_same, discrete, observations, pixels, planes, small_config, vector, weights
+from support.handmade import (
+    NormEncoder,
+    assert_same,
+    discrete,
+    observations,
+    pixels,
+    planes,
+    small_config,
+    vector,
+    weights,
+)
 from torch import nn
 from torch.nn.utils import parametrize
 
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, Outputs, PolicyNetwork, Unstable
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.diagnostics import dormant_share, effective_rank, linear_cka
-from transfer.probe import GradientMeter, Probe, block_outputs, effective_weights
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork, Unstable
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.diagnostics import dormant_share, effective_rank, linear_cka
+from graft.transfer.probe import GradientMeter, Probe, block_outputs, effective_weights
 
 ACTIONS = discrete("left", "right")
 SCHEMAS = {

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import MATCH, TASK, discrete, observations, planes, small_config, small_network, vector
+from support.handmade import MATCH, TASK, discrete, observations, planes, small_config, small_network, vector
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import PART, TaskPosition
-from transfer.methods.ewc import EWC
-from transfer.methods.l2 import L2
-from transfer.methods.mas import MAS
-from transfer.methods.online_ewc import OnlineEWC
-from transfer.methods.si import SI
-from transfer.regulariser import Regulariser, anchors, normalised
-from transfer.state import group, named
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import PART, TaskPosition
+from graft.transfer.methods.ewc import EWC
+from graft.transfer.methods.l2 import L2
+from graft.transfer.methods.mas import MAS
+from graft.transfer.methods.online_ewc import OnlineEWC
+from graft.transfer.methods.si import SI
+from graft.transfer.regulariser import Regulariser, anchors, normalised
+from graft.transfer.state import group, named
 
 STATES = Batch(observations(MATCH.observation, 20), torch.zeros(20, dtype=torch.long))
 KINDS = [EWC, L2, MAS, OnlineEWC, SI]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from handmade import MATCH, TASK, assert_same, observations, small_config, small_network, vector, weights
+from support.handmade import MATCH, TASK, assert_same, observations, small_config, small_network, vector, weights
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from envs.schema import Schemas
-from transfer.method import PART, TaskPosition, parse_method
-from transfer.session import TransferSession
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import PART, TaskPosition, parse_method
+from graft.transfer.session import TransferSession
 
 CONFIG = small_config(MATCH.observation.kind)
 

@@ -8,8 +8,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.errors import GraftError
-from transfer.statistics import (
+from graft.envs.core.errors import GraftError
+from graft.transfer.statistics import (
     Interval,
     interquartile_mean,
     iqm_interval,

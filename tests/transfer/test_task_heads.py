@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from columns import columns
-from handmade import (
+from support.columns import columns
+from support.handmade import (
     MATCH,
     NormEncoder,
     assert_same,
@@ -20,11 +20,11 @@ from handmade import (
     weights,
 )
 
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.task_heads import heads_of, serving
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.task_heads import heads_of, serving
 
 OBS = observations(MATCH.observation, 6)
 OTHER = Schemas(MATCH.observation, discrete("jump", "duck"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import (
+from support.handmade import (
     assert_same,
     box,
     discrete,
@@ -13,10 +13,10 @@ from handmade import (
     scrambled,
     vector,
 )
-from transplanting import FLAT_PLANES, checkpoint, fresh, moved, rows, stem_of
+from support.transplanting import FLAT_PLANES, checkpoint, fresh, moved, rows, stem_of
 
-from agents.network import NetworkConfig
-from envs.errors import GraftError
+from graft.agents.networks.policy_network import NetworkConfig
+from graft.envs.core.errors import GraftError
 
 INPUTS = [
     pytest.param(vector, None, 1, id="vector"),

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from handmade import box, discrete, small_config, vector
-from transplanting import checkpoint, moved, rows
+from support.handmade import box, discrete, small_config, vector
+from support.transplanting import checkpoint, moved, rows
 
-from agents.network import NetworkConfig
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import METHODS
-from transfer.transplant import carried
+from graft.agents.networks.policy_network import NetworkConfig
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import METHODS
+from graft.transfer.transplant import carried
 
 INPUTS = vector("abc")
 ARM = box(["shoulder", "elbow"])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import TASK, observations, planes, small_config, small_network, vector
-from transplanting import LEFT_RIGHT, checkpoint, moved, rows
+from support.handmade import TASK, observations, planes, small_config, small_network, vector
+from support.transplanting import LEFT_RIGHT, checkpoint, moved, rows
 
-from agents.checkpoint import Checkpoint
-from agents.encoder import build_encoder
-from agents.normaliser import normalisers
-from envs.errors import GraftError
-from envs.schema import ObservationSchema, Schemas, joined
-from transfer.memory import presented
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import build_encoder
+from graft.agents.networks.normaliser import normalisers
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ObservationSchema, Schemas, joined
+from graft.transfer.memory import presented
 
 OLD = joined({"view": planes(["wall", "coin"]), "state": vector(["speed", "fuel"])})
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from handmade import (
+from support.handmade import (
     NormEncoder,
     assert_same,
     box,
@@ -15,14 +15,14 @@ from handmade import (
     small_network,
     vector,
 )
-from transplanting import FLAT_PLANES, LEFT_RIGHT, checkpoint, fresh, moved, rows, stem_of
+from support.transplanting import FLAT_PLANES, LEFT_RIGHT, checkpoint, fresh, moved, rows, stem_of
 
-from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig
-from envs.errors import GraftError
-from envs.schema import Schemas
-from envs.task import Task
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
 
 # Boards
 

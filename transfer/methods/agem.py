@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.backend import Batch, Grads
-from agents.network import PolicyNetwork
-from transfer.divergence import gradient
-from transfer.memory import Memory, tasks
-from transfer.method import METHODS, State, Step
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.transfer.divergence import gradient
+from graft.transfer.memory import Memory, tasks
+from graft.transfer.method import METHODS, State, Step
 
 
 @METHODS.register("agem")

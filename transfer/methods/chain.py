@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import torch
 from pydantic import BeforeValidator
 
-from agents.backend import Batch, Grads
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import (
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import (
     METHODS,
     PART,
     Built,
@@ -30,8 +30,8 @@ from transfer.method import (
     label,
     parse_method,
 )
-from transfer.methods.finetune import Finetune
-from transfer.state import group, named, without
+from graft.transfer.methods.finetune import Finetune
+from graft.transfer.state import group, named, without
 
 
 def _parsed(entries: Any) -> Any:

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from agents.network import PolicyNetwork
-from transfer.fisher import diagonal_fisher
-from transfer.method import METHODS
-from transfer.regulariser import NotNegative, Regulariser
-from transfer.state import Tensors
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.transfer.fisher import diagonal_fisher
+from graft.transfer.method import METHODS
+from graft.transfer.regulariser import NotNegative, Regulariser
+from graft.transfer.state import Tensors
 
 
 @METHODS.register("ewc")

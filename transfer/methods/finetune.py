@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from transfer.method import METHODS, Consolidated, FromSource, State, TaskPosition
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.transfer.method import METHODS, Consolidated, FromSource, State, TaskPosition
 
 ROUNDING = 1e-9
 """So that a share of the budget that is reached exactly is not missed by the last bit."""

@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import METHODS, Built, FromSource
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import METHODS, Built, FromSource
 
 
 @METHODS.register("frozen")

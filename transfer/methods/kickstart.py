@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch.func import functional_call
 
-from agents.backend import Batch, Grads
-from agents.checkpoint import Checkpoint
-from agents.network import Distribution, NetworkConfig, Outputs, PolicyNetwork, build_network
-from envs.schema import Schemas
-from transfer.divergence import added, evaluating, gradient, kl
-from transfer.method import FRESH_WEIGHTS, METHODS, Built, State, Step, TransferMethod
-from transfer.state import group, named
-from transfer.transplant import NewChannels, match_names, transplant
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import Distribution, NetworkConfig, Outputs, PolicyNetwork, build_network
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.core.schema import Schemas
+from graft.transfer.divergence import added, evaluating, gradient, kl
+from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, State, Step, TransferMethod
+from graft.transfer.state import group, named
+from graft.transfer.transplant import NewChannels, match_names, transplant
 
 TEACHER = "teacher"
 SHARED = "shared"

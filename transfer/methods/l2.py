@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from transfer.method import METHODS, Consolidated, State, TaskPosition
-from transfer.regulariser import NotNegative, Regulariser
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.transfer.method import METHODS, Consolidated, State, TaskPosition
+from graft.transfer.regulariser import NotNegative, Regulariser
 
 
 @METHODS.register("l2")

@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import nn
 from torch.nn.utils import parametrize
 
-from agents.checkpoint import Checkpoint
-from agents.encoder import Encoder
-from agents.network import NetworkConfig, PolicyNetwork, build_network
-from envs.schema import Schemas
-from transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource, State
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import Encoder
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource, State
 
 STREAM = 0x10EA
 """Added to the seed, so that A is not drawn from the same random numbers as the fresh heads."""

@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from agents.backend import Batch
-from agents.network import PolicyNetwork
-from transfer.fisher import diagonal_fisher
-from transfer.method import METHODS, Consolidated, State, TaskPosition
-from transfer.regulariser import NotNegative, Regulariser, normalised
-from transfer.state import group, named
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.transfer.fisher import diagonal_fisher
+from graft.transfer.method import METHODS, Consolidated, State, TaskPosition
+from graft.transfer.regulariser import NotNegative, Regulariser, normalised
+from graft.transfer.state import group, named
 
 
 @METHODS.register("online_ewc")

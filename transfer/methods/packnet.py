@@ -10,13 +10,13 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from agents.backend import Batch, Grads
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from envs.errors import GraftError
-from transfer.method import METHODS, PART, Consolidated, FromSource, State, Step, TaskPosition
-from transfer.state import group, named
-from transfer.transplant import carried
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.core.errors import GraftError
+from graft.transfer.method import METHODS, PART, Consolidated, FromSource, State, Step, TaskPosition
+from graft.transfer.state import group, named
+from graft.transfer.transplant import carried
 
 OWNER = "owner"
 """Prefix of a parameter's name in the state: whose each weight is, 0 = free, k + 1 = kept by the task of index k."""

@@ -8,19 +8,19 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, Outputs, PolicyNetwork
-from agents.networks.progressive import ProgressiveNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.divergence import evaluating, kl
-from transfer.fisher import diagonal_fisher
-from transfer.method import METHODS, Built, Consolidated, State, TaskPosition
-from transfer.methods.progressive import Progressive
-from transfer.regulariser import NotNegative, normalised
-from transfer.state import Tensors, group, named, without
-from transfer.transplant import carried
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork
+from graft.agents.networks.progressive import ProgressiveNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.divergence import evaluating, kl
+from graft.transfer.fisher import diagonal_fisher
+from graft.transfer.method import METHODS, Built, Consolidated, State, TaskPosition
+from graft.transfer.methods.progressive import Progressive
+from graft.transfer.regulariser import NotNegative, normalised
+from graft.transfer.state import Tensors, group, named, without
+from graft.transfer.transplant import carried
 
 MINIBATCH = 256
 CHUNK = 1024

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.networks.progressive import EARLIER, ProgressiveNetwork, same_view
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import FRESH_WEIGHTS, METHODS, Built, State, TransferMethod
-from transfer.transplant import NewChannels, transplant
-from transfer.transplant_report import TensorRow, TransplantReport
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.networks.progressive import EARLIER, ProgressiveNetwork, same_view
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, State, TransferMethod
+from graft.transfer.transplant import NewChannels, transplant
+from graft.transfer.transplant_report import TensorRow, TransplantReport
 
 
 @METHODS.register("progressive")
@@ -23,7 +23,7 @@ class Progressive(TransferMethod):
 
     Attributes:
         new_channels: what an observation that the source never had starts from in the source's column
-            (`transfer.transplant.transplant`).
+            (`graft.transfer.transplant.transplant`).
         rename: target name -> name it had in the source, for observations.
         strict: whether any loss in the transplant of the source's column is an error.
     Source: Rusu et al. 2016, "Progressive Neural Networks", eq. 2 (`ProgressiveNetwork`).

@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from agents.backend import Batch, Grads
-from agents.checkpoint import Checkpoint
-from agents.encoder import Encoder
-from agents.network import NetworkConfig, PolicyNetwork, build_network
-from agents.normaliser import statistics
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import METHODS, Built, FromSource, State, Step
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import Encoder
+from graft.agents.networks.normaliser import statistics
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import METHODS, Built, FromSource, State, Step
 
 
 def _weighted(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

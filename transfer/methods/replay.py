@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from agents.backend import Batch, Grads
-from agents.network import PolicyNetwork
-from transfer.divergence import added, gradient
-from transfer.memory import Memory, tasks
-from transfer.method import METHODS, State, Step
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.transfer.divergence import added, gradient
+from graft.transfer.memory import Memory, tasks
+from graft.transfer.method import METHODS, State, Step
 
 
 @METHODS.register("replay")

@@ -8,16 +8,16 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from agents.backend import Batch, Grads
-from agents.checkpoint import Checkpoint
-from agents.encoders.branches import Branches
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.normaliser import normalisers
-from envs.adapters.informed import DYNAMICS, HISTORY
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.divergence import evaluating, gradient
-from transfer.method import METHODS, PART, Built, FromSource, State, Step
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoders.branches import Branches
+from graft.agents.networks.normaliser import normalisers
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.adapters.gymnasium.privileged import DYNAMICS, HISTORY
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.divergence import evaluating, gradient
+from graft.transfer.method import METHODS, PART, Built, FromSource, State, Step
 
 STUDENT, BEGUN = "student", "begun"
 

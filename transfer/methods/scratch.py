@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.schema import Schemas
-from transfer.method import METHODS, Built, TransferMethod
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import METHODS, Built, TransferMethod
 
 
 @METHODS.register("scratch")

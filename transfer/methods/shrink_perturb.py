@@ -9,11 +9,11 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.normaliser import statistics
-from envs.schema import Schemas
-from transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.normaliser import statistics
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
 
 
 @METHODS.register("shrink_perturb")

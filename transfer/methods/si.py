@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from agents.backend import Batch, Grads
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from envs.errors import GraftError
-from transfer.method import METHODS, Consolidated, State, Step, TaskPosition
-from transfer.regulariser import NotNegative, Regulariser
-from transfer.state import Tensors, group, named
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch, Grads
+from graft.envs.core.errors import GraftError
+from graft.transfer.method import METHODS, Consolidated, State, Step, TaskPosition
+from graft.transfer.regulariser import NotNegative, Regulariser
+from graft.transfer.state import Tensors, group, named
 
 
 @METHODS.register("si")

@@ -21,15 +21,15 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_ENV_STEPS_TRAINED_LIFETIME
 
-from agents.algorithm import Count, NotNegative, Positive, Share
-from agents.rllib.algorithm import ALGORITHMS, Algorithm
-from agents.rllib.driven import Driven, load, merged
-from agents.rllib.learner import TransferLearner
-from agents.rllib.module import NetworkModule
-from agents.rllib.runner import BatchRunner, Fragment
-from agents.rllib.trajectories import TargetModule, TrajectoryRunner
-from agents.snapshot import Saved
-from envs.faults import Faults
+from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
+from graft.agents.rllib.algorithm_mixin import Driven, load, merged
+from graft.agents.rllib.learner import TransferLearner
+from graft.agents.rllib.module import NetworkModule
+from graft.agents.rllib.runner import BatchRunner, Fragment
+from graft.agents.rllib.trajectories import TargetModule, TrajectoryRunner
+from graft.agents.training.algorithm import Count, NotNegative, Positive, Share
+from graft.envs.core.faults import Faults
 
 PLAY = "play"
 """Tag of what runners in other processes are asked for; RLlib has requests of its own."""

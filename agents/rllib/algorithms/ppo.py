@@ -15,11 +15,11 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from agents.algorithm import PPOOptions
-from agents.rllib.algorithm import ALGORITHMS, Algorithm
-from agents.rllib.driven import Driven
-from agents.rllib.learner import TransferLearner
-from agents.rllib.runner import BatchRunner, Fragment
+from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
+from graft.agents.rllib.algorithm_mixin import Driven
+from graft.agents.rllib.learner import TransferLearner
+from graft.agents.rllib.runner import BatchRunner, Fragment
+from graft.agents.training.algorithm import PPOOptions
 
 
 class TransferPPOLearner(TransferLearner, PPOTorchLearner):

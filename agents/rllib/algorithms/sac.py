@@ -20,19 +20,19 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from agents.algorithm import SACOptions
-from agents.learner_state import optimiser_state, restore_optimiser
-from agents.normaliser import settle
-from agents.rates import scale_rates
-from agents.rllib.algorithm import ALGORITHMS, Algorithm
-from agents.rllib.critics import SACModule
-from agents.rllib.driven import Driven, merged
-from agents.rllib.learner import TransferLearner
-from agents.rllib.module import NetworkModule
-from agents.rllib.replay import Replay, ReplayRunner, sampled
-from agents.rllib.runner import Fragment
-from agents.snapshot import Saved
-from envs.errors import GraftError
+from graft.agents.checkpoints.learner_state import optimiser_state, restore_optimiser
+from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.networks.normaliser import settle
+from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
+from graft.agents.rllib.algorithm_mixin import Driven, merged
+from graft.agents.rllib.critics import SACModule
+from graft.agents.rllib.learner import TransferLearner
+from graft.agents.rllib.module import NetworkModule
+from graft.agents.rllib.replay import Replay, ReplayRunner, sampled
+from graft.agents.rllib.runner import Fragment
+from graft.agents.training.algorithm import SACOptions
+from graft.agents.training.learning_rates import scale_rates
+from graft.envs.core.errors import GraftError
 
 CRITICS = "critics"
 """Key of ``learner_config_dict`` under which the options of the critics are."""

@@ -15,14 +15,14 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from agents.algorithm import Count, Positive, Share
-from agents.backend import Batch, Gradients
-from agents.network import Distribution, PolicyNetwork, check_finite
-from agents.sb3.algorithm import ALGORITHMS
-from agents.sb3.gradients import pass_through
-from agents.sb3.off_policy import OffPolicy, last_minibatch
-from agents.sb3.vec_env import BatchVecEnv
-from envs.errors import GraftError
+from graft.agents.networks.policy_network import Distribution, PolicyNetwork, check_finite
+from graft.agents.sb3.algorithm import ALGORITHMS
+from graft.agents.sb3.gradients import pass_through
+from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training.algorithm import Count, Positive, Share
+from graft.agents.training.backend import Batch, Gradients
+from graft.envs.core.errors import GraftError
 
 
 class NetworkQ(BasePolicy):

@@ -12,14 +12,14 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.algorithm import PPOOptions
-from agents.backend import Gradients
-from agents.network import PolicyNetwork
-from agents.sb3.algorithm import ALGORITHMS, Algorithm
-from agents.sb3.gradients import pass_through
-from agents.sb3.live_rows import LiveRolloutBuffer
-from agents.sb3.policy import NetworkPolicy
-from agents.sb3.vec_env import BatchVecEnv
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.sb3.algorithm import ALGORITHMS, Algorithm
+from graft.agents.sb3.gradients import pass_through
+from graft.agents.sb3.masked_rollout_buffer import LiveRolloutBuffer
+from graft.agents.sb3.policy import NetworkPolicy
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training.algorithm import PPOOptions
+from graft.agents.training.backend import Gradients
 
 PREFIX_CHUNK = 1024
 """Observations per forward pass when the frozen blocks' output is computed for a whole rollout."""

@@ -15,15 +15,15 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
-from agents.algorithm import SACOptions
-from agents.backend import Batch, Gradients
-from agents.encoder import Encoder
-from agents.network import PolicyNetwork, check_finite, stretched
-from agents.sb3.algorithm import ALGORITHMS
-from agents.sb3.gradients import pass_through
-from agents.sb3.off_policy import OffPolicy, follow_freezing, last_minibatch
-from agents.sb3.vec_env import BatchVecEnv
-from envs.errors import GraftError
+from graft.agents.networks.encoder import Encoder
+from graft.agents.networks.policy_network import PolicyNetwork, check_finite, stretched
+from graft.agents.sb3.algorithm import ALGORITHMS
+from graft.agents.sb3.gradients import pass_through
+from graft.agents.sb3.off_policy import OffPolicy, follow_freezing, last_minibatch
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training.algorithm import SACOptions
+from graft.agents.training.backend import Batch, Gradients
+from graft.envs.core.errors import GraftError
 
 
 class NetworkActor(Actor):

@@ -7,8 +7,8 @@ import json
 
 import pytest
 import torch
-from columns import ACTIONS, SMALL, columns
-from handmade import (
+from support.columns import ACTIONS, SMALL, columns
+from support.handmade import (
     EVALUATION,
     MATCH,
     OBSERVATIONS,
@@ -25,14 +25,14 @@ from handmade import (
 )
 from torch import nn
 
-from agents.backend import TrainJob
-from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, build_network
-from agents.networks.progressive import ProgressiveNetwork
-from agents.sb3 import train
-from envs.errors import GraftError
-from envs.schema import Schemas
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, build_network
+from graft.agents.networks.progressive import ProgressiveNetwork
+from graft.agents.sb3 import train
+from graft.agents.training.backend import TrainJob
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
 
 
 def last(block: nn.Module) -> nn.Module:

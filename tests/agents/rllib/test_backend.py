@@ -8,22 +8,34 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import trainings
-from handmade import EVALUATION, MATCH, REACH, TASK, TINY, assert_same, observations, small_network, small_ppo, weights
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 from ray.util.placement_group import placement_group, remove_placement_group
-from trainings import recorded
+from support import trainings
+from support.handmade import (
+    EVALUATION,
+    MATCH,
+    REACH,
+    TASK,
+    TINY,
+    assert_same,
+    observations,
+    small_network,
+    small_ppo,
+    weights,
+)
+from support.trainings import recorded
 
-import envs
-from agents import sb3
-from agents.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
-from agents.checkpoint import Checkpoint
-from agents.rllib import ALGORITHMS, cluster, train
-from agents.rllib.module import distribution_class, distribution_inputs, module_spec
-from agents.rllib.player import advantages
-from agents.snapshot import Snapshots
-from envs.errors import GraftError
-from envs.task import Task
+from graft import envs
+from graft.agents import sb3
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.snapshot import Snapshots
+from graft.agents.ray_session import session as cluster
+from graft.agents.rllib import ALGORITHMS, train
+from graft.agents.rllib.module import distribution_class, distribution_inputs, module_spec
+from graft.agents.rllib.rollout_collector import advantages
+from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
 

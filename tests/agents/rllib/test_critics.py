@@ -8,25 +8,25 @@ import math
 import numpy as np
 import pytest
 import torch
-from handmade import (
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from support.handmade import (
     REACH,
     assert_same,
     observations,
     scrambled,
 )
-from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.learner.training_data import TrainingData
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from rllib_sac import algorithm, fresh
+from support.rllib_sac import algorithm, fresh
 from torch.nn.functional import huber_loss, logsigmoid
 
-import envs
-from agents.backend import Hooks, Resources
-from agents.network import stretched
-from agents.rllib import ALGORITHMS
-from agents.rllib.backend import build
-from agents.rllib.module import module_spec
-from agents.rllib.runner import World
+from graft import envs
+from graft.agents.networks.policy_network import stretched
+from graft.agents.rllib import ALGORITHMS
+from graft.agents.rllib.backend import build
+from graft.agents.rllib.module import module_spec
+from graft.agents.rllib.runner import World
+from graft.agents.training.backend import Hooks, Resources
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
-from squad_world import (
+from support.squad_world import (
     AGENTS,
     PURSUIT,
     TIDE,
@@ -23,11 +23,12 @@ from squad_world import (
     played,
 )
 
-import envs
-from agents.rllib.multi_agent import SquadGame
-from envs import GraftError, Task, graft_arena
-from envs.faults import TooManyFaults
-from envs.restarts import derived_seed
+from graft import envs
+from graft.agents.rllib.multi_agent import SquadGame
+from graft.envs import GraftError, Task
+from graft.envs.builtin.arena import pettingzoo_env as graft_arena
+from graft.envs.core.faults import TooManyFaults
+from graft.envs.supervision.restarts import derived_seed
 
 needs_mpe = pytest.mark.skipif(find_spec("mpe2") is None, reason="mpe2 is missing: pip install 'graft-rl[games]'")
 TAG = "pettingzoo:mpe2.simple_tag_v3"
@@ -269,7 +270,7 @@ def test_a_picture_of_the_game_and_at_its_end_the_last_one() -> None:
     [
         Task(PURSUIT),
         Task(PURSUIT, {"team": "prey"}),
-        Task("pettingzoo:envs.graft_arena", {"hunters": [1, 3]}),
+        Task("pettingzoo:graft.envs.builtin.arena.pettingzoo_env", {"hunters": [1, 3]}),
         Task(TIDE, {"table": RELAY}),
         Task(TIDE, {"table": {"crab_0": [0, 1, "cut"], "gull_0": [0, 2, "died"], "gull_1": [1, 3, "left"]}}),
         pytest.param(Task(TAG), marks=needs_mpe),

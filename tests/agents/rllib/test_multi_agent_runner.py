@@ -13,12 +13,13 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
-from squad_world import PURSUIT, TIDE, Life, Tide, as_module, assert_same, played
+from support.squad_world import PURSUIT, TIDE, Life, Tide, as_module, assert_same, played
 
-from agents.rllib.multi_agent import SquadGame
-from agents.rllib.policy_mapping import set_up
-from envs import Task, graft_arena
-from envs.restarts import derived_seed
+from graft.agents.rllib.multi_agent import SquadGame
+from graft.agents.rllib.policy_mapping import set_up
+from graft.envs import Task
+from graft.envs.builtin.arena import pettingzoo_env as graft_arena
+from graft.envs.supervision.restarts import derived_seed
 
 # RLlib registers its environment anew for each runner of a process.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding environment rllib-multi-agent-env-v0:UserWarning")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from agents.rllib.multi_agent import SquadGame
-from agents.rllib.policy_mapping import policy_mapping, set_up
-from envs import GraftError, Task
+from graft.agents.rllib.multi_agent import SquadGame
+from graft.agents.rllib.policy_mapping import policy_mapping, set_up
+from graft.envs import GraftError, Task
 
 TASK = Task("Graft/Pursuit-v0", {"hunters": 2, "prey": 1})
 

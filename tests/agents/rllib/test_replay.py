@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rllib_sac import fresh
+from support.rllib_sac import fresh
 
-from agents.rllib.module import module_spec
-from agents.rllib.player import Seen
-from agents.rllib.replay import Replay, ReplayPlayer
+from graft.agents.rllib.module import module_spec
+from graft.agents.rllib.replay import Replay, ReplayPlayer
+from graft.agents.rllib.rollout_collector import Seen
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 

@@ -8,16 +8,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import trainings
-from handmade import EVALUATION, MATCH, REACH, TASK, small_network, small_ppo, weights
-from trainings import recorded
+from support import trainings
+from support.handmade import EVALUATION, MATCH, REACH, TASK, small_network, small_ppo, weights
+from support.trainings import recorded
 
-import envs
-from agents.backend import Evaluation, Hooks, TrainJob, Unstable
-from agents.sb3 import ALGORITHMS, backend, train
-from agents.sb3.vec_env import BatchVecEnv
-from envs.errors import GraftError
-from envs.task import Task
+from graft import envs
+from graft.agents.sb3 import ALGORITHMS, backend, train
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training.backend import Evaluation, Hooks, TrainJob, Unstable
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 
@@ -112,9 +112,9 @@ def test_environments_are_closed_even_after_a_failure(monkeypatch):
 
 def test_training_and_evaluation_play_different_environments(monkeypatch):
     made = []
-    original = envs.factory.make
+    original = graft.envs.factory.make
     monkeypatch.setattr(
-        "agents.sb3.backend.make",
+        "graft.agents.sb3.backend.make",
         lambda task, n, seed, **kw: made.append(range(seed, seed + n)) or original(task, n, seed, **kw),
     )
     trained(budget=1, seed=40, num_envs=4)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import assert_same, weights
-from off_policy import UPDATES, moved, small_dqn, small_sac
+from support.handmade import assert_same, weights
+from support.off_policy import UPDATES, moved, small_dqn, small_sac
 
-from agents.backend import Evaluation
-from envs.errors import GraftError
+from graft.agents.training.backend import Evaluation
+from graft.envs.core.errors import GraftError
 
 pytestmark = [
     pytest.mark.usefixtures("handmade_tasks"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from handmade import ClockEnv
+from support.handmade import ClockEnv
 
-import envs
-from agents.sb3.vec_env import BatchVecEnv
-from envs.errors import GraftError
-from envs.task import Task
+from graft import envs
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
 
 WAIT = np.zeros(2, np.int64)
 

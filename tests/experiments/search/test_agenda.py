@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from search_world import RATE, STRENGTH, Following, write_search
+from support.search_world import RATE, STRENGTH, Following, write_search
 
-from experiments.config import load_config
-from experiments.graph import expand
-from experiments.search.definition import load_search
-from experiments.search.plan import make_plan
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.graph import expand
+from graft.experiments.search.definition import load_search
+from graft.experiments.search.plan import make_plan
 
 
 def zero(stage):

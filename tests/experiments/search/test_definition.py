@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from search_world import RATE, STRENGTH, write_search
+from support.search_world import RATE, STRENGTH, write_search
 
-from envs.errors import GraftError
-from experiments import tune
-from experiments.search.definition import load_search, parse_dimension
+from graft.envs.core.errors import GraftError
+from graft.experiments import tune
+from graft.experiments.search.definition import load_search, parse_dimension
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from optuna.trial import TrialState
-from search_world import RATE, SPACE, STRENGTH, Following, write_search
+from support.search_world import RATE, SPACE, STRENGTH, Following, write_search
 
-from envs.errors import GraftError
-from experiments.search.definition import load_search
-from experiments.search.trials import FILE, RANDOM_TRIALS, Trials, trial_of
+from graft.envs.core.errors import GraftError
+from graft.experiments.search.definition import load_search
+from graft.experiments.search.trials import FILE, RANDOM_TRIALS, Trials, trial_of
 
 
 def values_of(trials, count):

@@ -12,17 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
-from search_world import RATE, STRENGTH, write_search
-from stage_outcomes import assert_left_the_same
+from support.search_world import RATE, STRENGTH, write_search
+from support.stage_outcomes import assert_left_the_same
 
-from experiments import tune
-from experiments.config import load_config
-from experiments.graph import expand
-from experiments.search.definition import load_search
-from experiments.search.plan import make_plan
-from experiments.search.trials import FILE, Trials
-from experiments.stage import run_stage
-from experiments.store import Store
+from graft.experiments import tune
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.graph import expand
+from graft.experiments.search.definition import load_search
+from graft.experiments.search.plan import make_plan
+from graft.experiments.search.trials import FILE, Trials
+from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.store.records import Store
 
 ROOT = Path(__file__).parents[3]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import MATCH, assert_same, observations, small_network
+from support.handmade import MATCH, assert_same, observations, small_network
 
-from agents.backend import Batch
-from transfer.method import METHODS, TaskPosition
-from transfer.methods.agem import projected
+from graft.agents.training.backend import Batch
+from graft.transfer.method import METHODS, TaskPosition
+from graft.transfer.methods.agem import projected
 
 
 def grads_of(network):

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from handmade import MATCH, TASK, assert_same, discrete, observations, small_network, small_ppo, weights
+from support.handmade import MATCH, TASK, assert_same, discrete, observations, small_network, small_ppo, weights
 
-from agents.backend import Batch, Evaluation, Grads, Hooks, TrainJob
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from agents.sb3 import train
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import (
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.sb3 import train
+from graft.agents.training.backend import Batch, Evaluation, Grads, Hooks, TrainJob
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import (
     METHODS,
     PART,
     Consolidated,
@@ -28,13 +28,13 @@ from transfer.method import (
     parse_method,
     to_json,
 )
-from transfer.methods.chain import Chain
-from transfer.methods.ewc import EWC
-from transfer.methods.finetune import Finetune
-from transfer.methods.l2 import L2
-from transfer.methods.mas import MAS
-from transfer.methods.packnet import PackNet
-from transfer.methods.si import SI
+from graft.transfer.methods.chain import Chain
+from graft.transfer.methods.ewc import EWC
+from graft.transfer.methods.finetune import Finetune
+from graft.transfer.methods.l2 import L2
+from graft.transfer.methods.mas import MAS
+from graft.transfer.methods.packnet import PackNet
+from graft.transfer.methods.si import SI
 
 STATES = Batch(observations(MATCH.observation, 6), torch.zeros(6, dtype=torch.long))
 BIAS = "policy.out.bias"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from handmade import MATCH, observations, scrambled, small_network
+from support.handmade import MATCH, observations, scrambled, small_network
 
-from agents.backend import Batch
-from transfer.fisher import diagonal_fisher
-from transfer.method import TaskPosition
-from transfer.methods.ewc import EWC
-from transfer.regulariser import anchors
-from transfer.state import group
+from graft.agents.training.backend import Batch
+from graft.transfer.fisher import diagonal_fisher
+from graft.transfer.method import TaskPosition
+from graft.transfer.methods.ewc import EWC
+from graft.transfer.regulariser import anchors
+from graft.transfer.state import group
 
 STATES = Batch(observations(MATCH.observation, 12), torch.zeros(12, dtype=torch.long))
 

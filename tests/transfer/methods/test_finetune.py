@@ -6,15 +6,15 @@ import itertools
 
 import pytest
 import torch
-from handmade import MATCH, TASK, observations, small_network, small_ppo, weights
+from support.handmade import MATCH, TASK, observations, small_network, small_ppo, weights
 
-from agents.backend import Batch, Evaluation, Hooks, TrainJob
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from agents.sb3 import train
-from envs.errors import GraftError
-from transfer.method import TaskPosition, TransferMethod, parse_method
-from transfer.methods.finetune import Finetune
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.sb3 import train
+from graft.agents.training.backend import Batch, Evaluation, Hooks, TrainJob
+from graft.envs.core.errors import GraftError
+from graft.transfer.method import TaskPosition, TransferMethod, parse_method
+from graft.transfer.methods.finetune import Finetune
 
 
 def frozen(method: Finetune, *progress: float) -> list[int]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from handmade import (
+from support.handmade import (
     MATCH,
     assert_same,
     box,
@@ -22,13 +22,13 @@ from handmade import (
 )
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from envs.task import Task
-from transfer.method import METHODS
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.transfer.method import METHODS
 
 TASK = Task("handmade/Match-v0")
 OTHER = NetworkConfig("mlp", {"widths": [3]}, ())

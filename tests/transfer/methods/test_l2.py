@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import MATCH, TASK, discrete, observations, small_network, vector
+from support.handmade import MATCH, TASK, discrete, observations, small_network, vector
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from envs.schema import Schemas
-from transfer.method import TaskPosition
-from transfer.methods.l2 import L2
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.training.backend import Batch
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import TaskPosition
+from graft.transfer.methods.l2 import L2
 
 STATES = Batch(observations(MATCH.observation, 1), torch.zeros(1, dtype=torch.long))
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from handmade import (
+from support.handmade import (
     BOARD,
     EVALUATION,
     MATCH,
@@ -21,14 +21,14 @@ from handmade import (
 )
 from torch.nn.utils import parametrize
 
-from agents.backend import Batch, TrainJob
-from agents.checkpoint import Checkpoint
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.sb3 import train
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import METHODS
-from transfer.methods.lora import LowRank, adapted
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import train
+from graft.agents.training.backend import Batch, TrainJob
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import METHODS
+from graft.transfer.methods.lora import LowRank, adapted
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from handmade import MATCH, observations, small_network
+from support.handmade import MATCH, observations, small_network
 
-from agents.backend import Batch
-from transfer.fisher import diagonal_fisher, sensitivities
-from transfer.method import TaskPosition
-from transfer.methods.mas import MAS
-from transfer.regulariser import anchors
+from graft.agents.training.backend import Batch
+from graft.transfer.fisher import diagonal_fisher, sensitivities
+from graft.transfer.method import TaskPosition
+from graft.transfer.methods.mas import MAS
+from graft.transfer.regulariser import anchors
 
 STATES = Batch(observations(MATCH.observation, 12), torch.zeros(12, dtype=torch.long))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import MATCH, observations, scrambled, small_network
+from support.handmade import MATCH, observations, scrambled, small_network
 
-from agents.backend import Batch
-from envs.errors import GraftError
-from transfer.method import TaskPosition
-from transfer.methods import online_ewc
-from transfer.methods.online_ewc import OnlineEWC
+from graft.agents.training.backend import Batch
+from graft.envs.core.errors import GraftError
+from graft.transfer.method import TaskPosition
+from graft.transfer.methods import online_ewc
+from graft.transfer.methods.online_ewc import OnlineEWC
 
 STATES = Batch(observations(MATCH.observation, 4), torch.zeros(4, dtype=torch.long))
 NAME = "encoder.blocks.0.1.bias"

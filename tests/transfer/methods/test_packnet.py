@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from handmade import (
+from support.handmade import (
     EVALUATION,
     MATCH,
     TASK,
@@ -23,15 +23,15 @@ from handmade import (
     weights,
 )
 
-from agents.backend import Batch, Hooks, TrainJob
-from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.sb3 import train
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import METHODS, State, TaskPosition, TransferMethod
-from transfer.methods.packnet import OWNER, largest, owners
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import train
+from graft.agents.training.backend import Batch, Hooks, TrainJob
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import METHODS, State, TaskPosition, TransferMethod
+from graft.transfer.methods.packnet import OWNER, largest, owners
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 FIRST, SECOND = "encoder.blocks.0.1.weight", "encoder.blocks.1.1.weight"

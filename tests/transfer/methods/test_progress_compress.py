@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from columns import ACTIONS, SMALL, columns
-from handmade import TASK, assert_same, box, observations, small_config, vector, weights
+from support.columns import ACTIONS, SMALL, columns
+from support.handmade import TASK, assert_same, box, observations, small_config, vector, weights
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from agents.networks.progressive import ProgressiveNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.divergence import kl
-from transfer.fisher import diagonal_fisher
-from transfer.method import METHODS, PART, TaskPosition
-from transfer.methods.progress_compress import STREAM
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.networks.progressive import ProgressiveNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.divergence import kl
+from graft.transfer.fisher import diagonal_fisher
+from graft.transfer.method import METHODS, PART, TaskPosition
+from graft.transfer.methods.progress_compress import STREAM
 
 COUNT = 300
 """States: a whole minibatch and a part of one."""

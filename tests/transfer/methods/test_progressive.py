@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from columns import ACTIONS, SMALL, columns
-from handmade import (
+from support.columns import ACTIONS, SMALL, columns
+from support.handmade import (
     EVALUATION,
     MATCH,
     TASK,
@@ -20,15 +20,15 @@ from handmade import (
     weights,
 )
 
-from agents.backend import TrainJob
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from agents.networks.progressive import ProgressiveNetwork
-from agents.sb3 import train
-from envs.errors import GraftError
-from envs.schema import Schemas
-from transfer.method import METHODS
-from transfer.transplant import transplant
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.networks.progressive import ProgressiveNetwork
+from graft.agents.sb3 import train
+from graft.agents.training.backend import TrainJob
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import METHODS
+from graft.transfer.transplant import transplant
 
 
 def build(source: Checkpoint, target: Schemas = SMALL, seed: int = 3, **options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import (
+from support.handmade import (
     BOARD,
     EVALUATION,
     MATCH,
@@ -20,14 +20,14 @@ from handmade import (
 )
 from torch import nn
 
-from agents.backend import Batch, Hooks, TrainJob
-from agents.checkpoint import Checkpoint
-from agents.encoder import Encoder
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.sb3 import train
-from envs.errors import GraftError
-from transfer.method import METHODS
-from transfer.methods.redo import dormant
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import Encoder
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import train
+from graft.agents.training.backend import Batch, Hooks, TrainJob
+from graft.envs.core.errors import GraftError
+from graft.transfer.method import METHODS
+from graft.transfer.methods.redo import dormant
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 CONV1, CONV2, LINEAR = "encoder.blocks.0.0", "encoder.blocks.1.0", "encoder.blocks.2.1"

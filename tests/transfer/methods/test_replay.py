@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from handmade import (
+from support.handmade import (
     MATCH,
     assert_same,
     box,
@@ -20,10 +20,10 @@ from handmade import (
 )
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from agents.backend import Batch
-from agents.network import PolicyNetwork
-from envs.schema import Schemas
-from transfer.method import METHODS, TaskPosition
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import METHODS, TaskPosition
 
 ACTIONS = {None: discrete("left", "right", "act"), "box": box(["x", "y"]), "squashed": box(["x", "y"])}
 

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handmade import MATCH, assert_same, observations, small_network, small_ppo, weights
+from support.handmade import MATCH, assert_same, observations, small_network, small_ppo, weights
 
-import envs
-from agents.backend import Batch, Hooks, TrainJob
-from agents.checkpoint import Checkpoint
-from agents.encoders.branches import Branches
-from agents.network import NetworkConfig, PolicyNetwork
-from agents.normaliser import normalisers
-from agents.sb3 import train
-from envs.errors import GraftError
-from envs.task import Task
-from transfer.method import METHODS, PART
+from graft import envs
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoders.branches import Branches
+from graft.agents.networks.normaliser import normalisers
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import train
+from graft.agents.training.backend import Batch, Hooks, TrainJob
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.transfer.method import METHODS, PART
 
 DRAWN = {"masscart": {"uniform": [0.2, 5.0]}, "force": {"uniform": [3.0, 20.0]}}
 SOURCE = Task("CartPole-v1", {"show": ["state", "dynamics", "history"], "history": 4, **DRAWN})

@@ -6,15 +6,15 @@ import math
 
 import pytest
 import torch
-from handmade import NormEncoder, assert_same, discrete, planes, scrambled, small_config, small_network, weights
+from support.handmade import NormEncoder, assert_same, discrete, planes, scrambled, small_config, small_network, weights
 
-from agents.checkpoint import Checkpoint
-from agents.encoder import ENCODERS
-from agents.network import NetworkConfig, PolicyNetwork
-from envs.errors import GraftError
-from envs.schema import Schemas
-from envs.task import Task
-from transfer.method import METHODS
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.transfer.method import METHODS
 
 ACTIONS = discrete("left", "right")
 SAME = Schemas(planes("ab", 5, 5), ACTIONS)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from handmade import MATCH, TASK, observations, small_network
+from support.handmade import MATCH, TASK, observations, small_network
 
-from agents.backend import Batch
-from agents.checkpoint import Checkpoint
-from agents.network import PolicyNetwork
-from envs.errors import GraftError
-from transfer.method import PART, State, TaskPosition
-from transfer.methods.si import SI
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import Batch
+from graft.envs.core.errors import GraftError
+from graft.transfer.method import PART, State, TaskPosition
+from graft.transfer.methods.si import SI
 
 NAME = "encoder.blocks.0.1.bias"
 STATES = Batch(observations(MATCH.observation, 1), torch.zeros(1, dtype=torch.long))

@@ -1,0 +1,1 @@
+"""Checkpoints and snapshots: what is written and read back."""

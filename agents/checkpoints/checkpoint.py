@@ -1,0 +1,199 @@
+"""Checkpoints: safetensors and JSON in a folder, written atomically, checked by hash when loaded; no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from graft.agents.networks.encoder import Stem
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.envs.core.task import Task
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "weights"
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write and flush to the disk, not only to the operating system."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring renames in ``folder`` to the disk; only POSIX can, elsewhere it does nothing."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file in one step: a reader, or a restart after a kill, sees the old content or the new."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    write_durably(temporary, data)
+    temporary.replace(path)
+    flush_folder(path.parent)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.previous")
+
+
+def sealed(manifest: Mapping[str, Any]) -> tuple[str, bytes]:
+    """The id of a manifest (sha256 of its canonical text without the id) and the text with the id in it."""
+    plain = json.dumps({k: v for k, v in manifest.items() if k != "id"}, sort_keys=True)
+    digest = hashlib.sha256(plain.encode()).hexdigest()
+    return digest, json.dumps({**manifest, "id": digest}, sort_keys=True, indent=1).encode()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A policy network at rest, with everything needed to rebuild it and to know where it came from.
+
+    Attributes:
+        network: architecture, with the encoder's name resolved.
+        schemas: of the task the network plays.
+        task: that task.
+        tensors: name -> tensor; the names are those of `PolicyNetwork`.
+        parts: further groups of tensors (method, optimiser or normaliser state), each a file of its own.
+        lineage: ids of the checkpoints it descends from, parent first.
+        stems: where observation names meet the weights; None in checkpoints that were written before these were kept.
+        record: method, seed, env steps, versions, evaluation, licence: any JSON values.
+        id: sha256 that identifies it; None before it was saved.
+    """
+
+    network: NetworkConfig
+    schemas: Schemas
+    task: Task
+    tensors: Mapping[str, torch.Tensor]
+    parts: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    lineage: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+    id: str | None = None
+    stems: tuple[Stem, ...] | None = None
+
+    @classmethod
+    def of(cls, network: PolicyNetwork, task: Task, **rest: Any) -> Checkpoint:
+        """A checkpoint of a live network; its tensors are copied to the CPU."""
+        tensors = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+        return cls(network.config, network.schemas, task, tensors, stems=network.encoder.stems, **rest)
+
+    def build(self) -> PolicyNetwork:
+        """The network with these weights; nothing of it is frozen."""
+        network = build_network(self.schemas, self.network, seed=0)
+        network.load_exactly(self.tensors)
+        return network
+
+    def save(self, folder: Path) -> str:
+        """Write to ``folder`` and return the checkpoint's id.
+
+        A kill at any moment leaves the folder as it was or as it will be, complete: the new one is written beside it
+        and renamed; where one existed, it is kept under ``<name>.previous`` until the new one stands.
+        """
+        files = {
+            f"{part}.safetensors": save_tensors({n: t.contiguous() for n, t in tensors.items()})
+            for part, tensors in {WEIGHTS: self.tensors, **self.parts}.items()
+        }
+        manifest = {
+            "format": FORMAT,
+            "network": self.network.to_json(),
+            "observation": self.schemas.observation.to_json(),
+            "action": self.schemas.action.to_json(),
+            "task": self.task.to_json(),
+            "lineage": list(self.lineage),
+            "record": dict(self.record),
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
+        if self.stems is not None:
+            manifest["stems"] = [stem._asdict() for stem in self.stems]
+        identity, text = sealed(manifest)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        fresh.mkdir()
+        for name, data in {**files, MANIFEST: text}.items():
+            write_durably(fresh / name, data)
+        if folder.exists():
+            shutil.rmtree(_previous(folder), ignore_errors=True)
+            folder.rename(_previous(folder))
+        flush_folder(fresh)
+        fresh.rename(folder)
+        flush_folder(folder.parent)
+        shutil.rmtree(_previous(folder), ignore_errors=True)
+        return identity
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Checkpoint:
+        """Read ``folder`` and check every hash.
+
+        Raises:
+            GraftError: nothing there, a file missing, truncated or altered, or a format of another version.
+        """
+        folder = Path(folder)
+        if not folder.exists() and _previous(folder).exists():
+            folder = _previous(folder)
+        manifest = _read_manifest(folder)
+        groups = {}
+        for name, expected in manifest["files"].items():
+            data = _read(folder / name)
+            if hashlib.sha256(data).hexdigest() != expected:
+                raise GraftError(
+                    f"Checkpoint file {folder / name} was truncated or altered: its sha256 is not the one in "
+                    f"{MANIFEST}; restore it from a copy or train it again."
+                )
+            groups[name.removesuffix(".safetensors")] = load_tensors(data)
+        return cls(
+            network=NetworkConfig.from_json(manifest["network"]),
+            schemas=Schemas(
+                ObservationSchema.from_json(manifest["observation"]),
+                ActionSchema.from_json(manifest["action"]),
+            ),
+            task=Task.from_json(manifest["task"]),
+            tensors=groups.pop(WEIGHTS),
+            parts=groups,
+            lineage=tuple(manifest["lineage"]),
+            record=manifest["record"],
+            id=manifest["id"],
+            stems=tuple(map(Stem.from_json, manifest["stems"])) if "stems" in manifest else None,
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GraftError(f"Checkpoint file {path} is missing or cannot be read ({error.strerror}).") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise GraftError(f"There is no checkpoint at {folder}; a checkpoint is a folder that holds {MANIFEST}.")
+    raw = _read(folder / MANIFEST)
+    try:
+        manifest = json.loads(raw)
+        intact = sealed(manifest)[1] == raw
+    except (ValueError, AttributeError):
+        intact = False
+    if not intact:
+        raise GraftError(f"Checkpoint file {folder / MANIFEST} was truncated or altered; restore it or train again.")
+    if manifest["format"] != FORMAT:
+        raise GraftError(f"Checkpoint {folder} has format {manifest['format']}; this version reads {FORMAT}.")
+    checked: dict[str, Any] = manifest
+    return checked

@@ -1,0 +1,124 @@
+"""When a training takes snapshots and what goes into them beside the learner, and how it goes on from the latest."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graft.agents.checkpoints.learner_state import arrays, tensors
+from graft.agents.checkpoints.snapshot import Part, Saved, Snapshot, Snapshots
+from graft.envs.core.errors import GraftError
+
+LARGEST_SHARE = 0.05
+"""Of the time that snapshots may take; where one takes long (a large replay buffer), they come less often."""
+
+
+class Savable(Protocol):
+    """What saves its state as arrays, such as a batch of environments that is ``savable``."""
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything that its future depends on."""
+
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Go back to a state of `save_state`."""
+
+
+class Batch:
+    """A batch of environments."""
+
+    def __init__(self, env: Savable) -> None:
+        self._env = env
+
+    def save(self) -> Saved:
+        """Its arrays."""
+        return Saved(tensors(self._env.save_state()), {})
+
+    def restore(self, saved: Saved) -> None:
+        """Its arrays, in place."""
+        self._env.restore_state(arrays(saved.tensors))
+
+
+class Randomness:
+    """The random numbers of the process: torch's (of the training device as well), numpy's and Python's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device if device.type == "cuda" else None
+
+    def save(self) -> Saved:
+        """The generators' states."""
+        name, keys, *rest = np.random.get_state(legacy=True)
+        found = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys)}
+        if self._cuda is not None:
+            found["cuda"] = torch.cuda.get_rng_state(self._cuda)
+        version, words, gauss = random.getstate()
+        return Saved(found, {"numpy": [name, *rest], "python": [version, list(words), gauss]})
+
+    def restore(self, saved: Saved) -> None:
+        """The generators' states."""
+        torch.set_rng_state(saved.tensors["torch"])
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(saved.tensors["cuda"], self._cuda)
+        name, *rest = saved.values["numpy"]
+        np.random.set_state((name, saved.tensors["numpy"].numpy(), *rest))
+        version, words, gauss = saved.values["python"]
+        random.setstate((version, tuple(words), gauss))
+
+
+class Keeper:
+    """Takes a training's snapshots, and puts the latest back.
+
+    Args:
+        snapshots: where to, and when; None for no snapshots.
+        parts: name -> what the training depends on; None where some of it can't be saved, such as the environments
+            (all but the built-in games): nothing is ever taken or put back, and such a training starts over.
+    """
+
+    def __init__(self, snapshots: Snapshots | None, parts: Mapping[str, Part] | None) -> None:
+        self._snapshots = None if parts is None else snapshots
+        self._parts = parts or {}
+        self._start = self._last = time.perf_counter()
+        self._last_steps, self._cost = 0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time spent on what has been kept of the training, in this run and those before."""
+        return time.perf_counter() - self._start
+
+    def resume(self) -> None:
+        """Put the latest snapshot back, if there is one.
+
+        Raises:
+            GraftError: it does not fit this training; it is removed.
+        """
+        found = self._snapshots.latest() if self._snapshots else None
+        if found is None:
+            return
+        assert self._snapshots is not None
+        try:
+            for name, part in self._parts.items():
+                part.restore(found.parts[name])
+            self._snapshots.restore(found.parts["caller"], found.env_steps)
+        except (KeyError, ValueError, RuntimeError, GraftError) as error:
+            shutil.rmtree(self._snapshots.folder, ignore_errors=True)
+            raise GraftError(f"The snapshot in {self._snapshots.folder} does not fit; start again.") from error
+        self._start -= found.seconds
+        self._last_steps = found.env_steps
+
+    def visit(self, env_steps: int) -> None:
+        """Take a snapshot, if one is due; called between rollouts, when ``env_steps`` have been taken."""
+        plan, now = self._snapshots, time.perf_counter()
+        if plan is None or not env_steps:  # before the first evaluation, its environments have no state
+            return
+        waited = now - self._last >= max(plan.seconds, self._cost / LARGEST_SHARE)
+        if waited or (plan.env_steps is not None and env_steps - self._last_steps >= plan.env_steps):
+            parts = {name: part.save() for name, part in self._parts.items()} | {"caller": plan.save()}
+            Snapshot(env_steps, self.seconds, parts).write(plan.folder, plan.identity)
+            self._last, self._last_steps = time.perf_counter(), env_steps
+            self._cost = self._last - now

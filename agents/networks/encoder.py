@@ -1,0 +1,179 @@
+"""The encoder seam: what a module must offer to be built by name, frozen in part, and transplanted by channel name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self, get_type_hints
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from graft.agents.networks.normaliser import Normaliser, normalisers
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.registry import Registry
+from graft.envs.core.schema import ObservationSchema
+
+
+class Stem(NamedTuple):
+    """Where names meet the weights: index ``j * group + k`` of dimension ``dim`` of the parameter ``name`` belongs to
+    ``names[j]``, of the observation (or of its parts).
+
+    ``attributes`` are those of the names. ``board`` is the shape of what has one name in the observation: where
+    ``group`` counts its cells, only boards of one shape have the same cells. Where ``dim`` is 0, the parameter holds
+    statistics of observations. ``within``: whether it lies within a part of the observation, whose features another
+    stem reads.
+    """
+
+    name: str
+    group: int
+    names: tuple[str, ...]
+    attributes: tuple[tuple[str, ...], ...]
+    board: tuple[int, ...] = ()
+    dim: int = 1
+    within: bool = False
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Stem:
+        """Inverse of ``_asdict`` after a way through JSON."""
+        attributes = tuple(map(tuple, data["attributes"]))
+        return cls(**{**data, "names": tuple(data["names"]), "attributes": attributes, "board": tuple(data["board"])})
+
+    @classmethod
+    def of(cls, name: str, group: int, schema: ObservationSchema, dim: int = 1) -> Stem:
+        """That of an encoder which reads ``schema`` and nothing else."""
+        return cls(name, group, schema.names, schema.attributes, schema.shape[1:], dim)
+
+
+class Encoder(nn.Module):
+    """Observation -> feature vector: a chain of blocks, of which the first few may be frozen.
+
+    A subclass fills ``blocks`` from the input up, and sets ``out_dim`` and ``stems``. Its constructor takes the
+    observation schema, then keyword options with defaults, which become its part of the experiment's config.
+    """
+
+    kinds: tuple[str, ...] = ()
+    """Observation kinds it accepts."""
+
+    default_for: tuple[str, ...] = ()
+    """Observation kinds for which it is taken when nobody chose an encoder; one encoder for each kind."""
+
+    blocks: nn.ModuleList
+    out_dim: int
+    stems: tuple[Stem, ...]
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+        self.frozen_blocks = 0
+        self.holds_statistics: bool | None = None
+
+    def scale(self, obs: torch.Tensor) -> torch.Tensor:
+        """Observations as the environment gives them -> float input of the first block, same shape."""
+        return obs.float()
+
+    def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
+        """Output of the first ``depth`` blocks on raw observations (N, *obs_shape); depth 0 gives these."""
+        if depth == 0:
+            return obs
+        hidden = self.scale(obs)
+        for block in self.blocks[:depth]:
+            hidden = block(hidden)
+        return hidden
+
+    def suffix(self, hidden: torch.Tensor, depth: int) -> torch.Tensor:
+        """Features (N, out_dim) from the output of `prefix` at the same depth."""
+        if depth == 0:
+            hidden = self.scale(hidden)
+        for block in self.blocks[depth:]:
+            hidden = block(hidden)
+        return hidden
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Features (N, out_dim) of raw observations (N, *obs_shape)."""
+        return self.suffix(obs, 0)
+
+    def freeze(self, depth: int | None = None) -> None:
+        """Freeze the first ``depth`` blocks (None: all): no gradients, and eval mode for good.
+
+        Raises:
+            GraftError: a depth that this encoder does not have.
+        """
+        depth = len(self.blocks) if depth is None else depth
+        if not 0 <= depth <= len(self.blocks):
+            raise GraftError(
+                f"depth {depth} is not allowed; this encoder has 0 to {len(self.blocks)} blocks to freeze."
+            )
+        self.frozen_blocks = depth
+        for index, block in enumerate(self.blocks):
+            block.requires_grad_(index >= depth)
+        self.train(self.training)
+
+    def hold_statistics(self, hold: bool = True) -> None:
+        """Whether modules with buffers stay in eval mode although their blocks train: running statistics are kept, but
+        for those of observations that were never seen.
+
+        False: those of observations (`Normaliser`) go on, also in frozen blocks. By default they go on where the
+        block trains.
+        """
+        self.holds_statistics = hold
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but frozen blocks stay in eval mode, so that normalisation statistics cannot drift."""
+        super().train(mode)
+        for block in self.blocks[: self.frozen_blocks]:
+            block.eval()
+        if self.holds_statistics:
+            for module in self.modules():
+                unused = isinstance(module, Normaliser) and not module.running_count.any()
+                if next(module.buffers(recurse=False), None) is not None and not unused:
+                    module.eval()
+        elif self.holds_statistics is False:
+            for normaliser in normalisers(self):
+                normaliser.train(mode)
+        return self
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """How names of parameters begin that have no effect, because what reads their outputs is zero."""
+        return ()
+
+    @property
+    def still_blocks(self) -> int:
+        """How many blocks, from the input up, give the same in training until somebody thaws them."""
+        return 0 if self.holds_statistics is False and normalisers(self) else self.frozen_blocks
+
+
+ENCODERS: Registry[type[Encoder]] = Registry("encoder", "graft.agents.networks.encoders")
+
+
+def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, Any]) -> Encoder:
+    """The encoder ``name`` for observations of ``schema``.
+
+    Raises:
+        GraftError: an unknown encoder or option, a value of another type, or an observation that it cannot take.
+    """
+    kind = ENCODERS[name]
+    if schema.kind not in kind.kinds:
+        fitting = [n for n, e in ENCODERS.items() if schema.kind in e.kinds]
+        raise GraftError(
+            f"Encoder '{name}' cannot take a {schema.kind} observation of shape {schema.shape}; "
+            f"allowed here: {', '.join(fitting)}."
+        )
+    allowed, types = list(inspect.signature(kind).parameters)[1:], get_type_hints(kind.__init__)
+    checked = {}
+    for option, value in options.items():
+        if option not in allowed:
+            raise unknown(f"option of encoder {name}", option, allowed)
+        try:
+            checked[option] = TypeAdapter(types[option]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].lower()
+            raise GraftError(f"encoder {name}: {option}={value!r} is not allowed: {reason}.") from error
+    return kind(schema, **checked)
+
+
+def default_encoder(schema: ObservationSchema) -> str:
+    """The encoder that fits the kind of observation when nobody chose one."""
+    return next(name for name, kind in ENCODERS.items() if schema.kind in kind.default_for)

@@ -1,0 +1,128 @@
+"""Observations of several parts: an encoder for each, and one layer that reads them all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from graft.agents.networks.encoder import ENCODERS, Encoder, Stem, build_encoder, default_encoder
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.schema import ObservationSchema
+
+
+class Branches(nn.Module):
+    """Flat observations (N, D) of parts -> tanh of the sum of what each part's encoder and a linear layer make of it.
+
+    That is one layer over all features together, kept apart by part: a part that a transfer adds or takes away leaves
+    the weights of the others as they are.
+    """
+
+    def __init__(self, schema: ObservationSchema, encoders: Mapping[str, Encoder], features: int) -> None:
+        super().__init__()
+        self.shapes = {name: part.shape for name, part in schema.parts}
+        self.parts = nn.ModuleDict({_key(name): encoder for name, encoder in encoders.items()})
+        self.joins = nn.ModuleDict(
+            {_key(name): nn.Linear(encoder.out_dim, features, bias=False) for name, encoder in encoders.items()}
+        )
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Features (N, F)."""
+        total: torch.Tensor = self.bias
+        for name, piece in self._pieces(obs).items():
+            total = total + self.joins[_key(name)](self.parts[_key(name)](piece))
+        return torch.tanh(total)
+
+    def branch(self, part: str, obs: torch.Tensor) -> torch.Tensor:
+        """What a part's encoder alone makes of the observations, (N, its features)."""
+        features: torch.Tensor = self.parts[_key(part)](self._pieces(obs)[part])
+        return features
+
+    def weight(self, part: str) -> nn.Parameter:
+        """By which the part's features are read, (F, its features)."""
+        join = self.joins[_key(part)]
+        assert isinstance(join, nn.Linear)
+        assert isinstance(join.weight, nn.Parameter)
+        return join.weight
+
+    def _pieces(self, obs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Each part, (N, *shape)."""
+        pieces = torch.split(obs, [math.prod(shape) for shape in self.shapes.values()], 1)
+        return {name: p.reshape(-1, *shape) for p, (name, shape) in zip(pieces, self.shapes.items(), strict=True)}
+
+
+@ENCODERS.register("branches")
+class BranchesEncoder(Encoder):
+    """An encoder for each part of the observation, then a layer of tanh units over all of them.
+
+    Args:
+        schema: an observation of ``parts``.
+        features: number of features.
+        normalise: whether running statistics scale parts that are vectors (`graft.agents.networks.normaliser`), unless the options
+            of a part say otherwise.
+        encoders: part -> ``{encoder: name, options: {...}}``; by default the encoder that fits the part.
+            Entries of parts that are not there are not used: what one task shows, another may not.
+    """
+
+    kinds = ("parts",)
+    default_for = ("parts",)
+
+    def __init__(
+        self,
+        schema: ObservationSchema,
+        features: Annotated[int, Field(ge=1)] = 128,
+        normalise: bool = False,
+        encoders: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        super().__init__()
+        chosen, parts = dict(encoders or {}), dict(schema.parts)
+        if chosen and not chosen.keys() & parts.keys():
+            raise unknown("part of the observation", next(iter(chosen)), parts)
+        built = {name: _branch(name, part, chosen.get(name, {}), normalise) for name, part in parts.items()}
+        self.blocks = nn.ModuleList([Branches(schema, built, features)])
+        self.out_dim = features
+        self.stems = tuple(
+            stem
+            for name, encoder in built.items()
+            for stem in (
+                *(
+                    s._replace(
+                        name=f"blocks.0.parts.{_key(name)}.{s.name}",
+                        names=tuple(f"{name}/{n}" for n in s.names),
+                        within=True,
+                    )
+                    for s in encoder.stems
+                ),
+                Stem(f"blocks.0.joins.{_key(name)}.weight", encoder.out_dim, (name,), ((),)),
+            )
+        )
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Of parts that a transfer added, until they are learned."""
+        block = self.blocks[0]
+        assert isinstance(block, Branches)
+        return tuple(f"blocks.0.parts.{_key(name)}." for name in block.shapes if not block.weight(name).any())
+
+
+def _key(part: str) -> str:
+    """What a part is called among modules, where some words are taken, such as "keys" and "type"."""
+    return f"{part}:" if not part or hasattr(nn.ModuleDict(), part) else part
+
+
+def _branch(name: str, part: ObservationSchema, chosen: Mapping[str, object], normalise: bool) -> Encoder:
+    for key in chosen:
+        if key not in ("encoder", "options"):
+            raise unknown(f"entry of encoders: {name}", key, ("encoder", "options"))
+    options = chosen.get("options", {})
+    if not isinstance(options, Mapping):
+        raise GraftError(f"encoders: {name}: options={options!r} is not allowed; give option: value pairs.")
+    encoder = str(chosen.get("encoder") or default_encoder(part))
+    if normalise and part.kind == "vector" and encoder == default_encoder(part):
+        options = {"normalise": True, **options}
+    return build_encoder(encoder, part, options)

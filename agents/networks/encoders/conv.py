@@ -1,0 +1,119 @@
+"""Convolutional encoders: `grid_cnn` for small boards of entity planes, `nature_cnn` for screens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ObservationSchema
+
+
+def flat_size(blocks: nn.ModuleList, shape: tuple[int, ...]) -> int:
+    """Number of values that leave ``blocks`` for one observation of ``shape``.
+
+    Raises:
+        GraftError: a kernel or a pool is larger than what reaches it.
+    """
+    hidden = torch.zeros(1, *shape)
+    try:
+        with torch.no_grad():
+            for block in blocks:
+                hidden = block(hidden)
+    except RuntimeError as error:
+        raise GraftError(f"These kernels, strides and pools do not fit an observation of shape {shape}.") from error
+    if hidden.numel() == 0:
+        raise GraftError(f"These kernels, strides and pools leave nothing of an observation of shape {shape}.")
+    return hidden.numel()
+
+
+def check_sizes(encoder: str, **sizes: Sequence[int]) -> None:
+    """Raises GraftError where a size is below 1."""
+    for option, values in sizes.items():
+        if min(values) < 1:
+            given = ", ".join(map(str, values))
+            raise GraftError(f"{option}={given} is not allowed; {encoder} needs {option} of at least 1.")
+
+
+@ENCODERS.register("grid_cnn")
+class GridCNN(Encoder):
+    """Convolutions over entity planes, then one fully connected layer; ReLU after each.
+
+    Args:
+        schema: a ``planes`` observation (C, H, W).
+        channels, kernels, strides: one entry per convolution; a kernel k is padded by (k - 1) // 2.
+        pools: size of the max-pool after each convolution; 1 is none.
+        features: number of features.
+    """
+
+    kinds = ("planes",)
+    default_for = ("planes",)
+
+    def __init__(
+        self,
+        schema: ObservationSchema,
+        channels: Sequence[int] = (32, 32),
+        kernels: Sequence[int] = (3, 3),
+        strides: Sequence[int] = (1, 2),
+        pools: Sequence[int] = (1, 1),
+        features: int = 128,
+    ) -> None:
+        super().__init__()
+        if len({len(channels), len(kernels), len(strides), len(pools)}) != 1:
+            raise GraftError(
+                f"grid_cnn needs as many kernels, strides and pools as channels, got {len(channels)} channels, "
+                f"{len(kernels)} kernels, {len(strides)} strides and {len(pools)} pools."
+            )
+        if not channels:
+            raise GraftError("grid_cnn needs at least one convolution; use the mlp to have none.")
+        check_sizes("grid_cnn", channels=channels, kernels=kernels, strides=strides, pools=pools, features=(features,))
+        self.blocks = nn.ModuleList()
+        inputs = schema.shape[0]
+        for outputs, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True):
+            layers: list[nn.Module] = [
+                nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2),
+                nn.ReLU(),
+            ]
+            if pool > 1:
+                layers.append(nn.MaxPool2d(pool))
+            self.blocks.append(nn.Sequential(*layers))
+            inputs = outputs
+        flat = flat_size(self.blocks, schema.shape)
+        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
+        self.out_dim = features
+        self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
+
+
+@ENCODERS.register("nature_cnn")
+class NatureCNN(Encoder):
+    """The three convolutions and one fully connected layer of Mnih et al. 2015, on pixels scaled to [0, 1].
+
+    Args:
+        schema: a ``pixels`` observation (C, H, W), at least 36 by 36.
+        features: number of features.
+    """
+
+    kinds = ("pixels",)
+    default_for = ("pixels",)
+
+    def __init__(self, schema: ObservationSchema, features: int = 512) -> None:
+        super().__init__()
+        check_sizes("nature_cnn", features=(features,))
+        self.blocks = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(schema.shape[0], 32, 8, 4), nn.ReLU()),
+                nn.Sequential(nn.Conv2d(32, 64, 4, 2), nn.ReLU()),
+                nn.Sequential(nn.Conv2d(64, 64, 3, 1), nn.ReLU()),
+            ]
+        )
+        flat = flat_size(self.blocks, schema.shape)
+        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
+        self.out_dim = features
+        self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
+
+    def scale(self, obs: torch.Tensor) -> torch.Tensor:
+        """Pixels in [0, 255] -> [0, 1]."""
+        return obs.float() / 255.0

@@ -1,0 +1,49 @@
+"""Multi-layer perceptron over a vector of named features, or over flattened planes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
+from graft.agents.networks.normaliser import Normaliser
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ObservationSchema
+
+
+@ENCODERS.register("mlp")
+class MLP(Encoder):
+    """Fully connected layers with tanh.
+
+    Args:
+        schema: a ``vector`` or ``planes`` observation.
+        widths: units of each layer; the last is the number of features.
+        normalise: whether running statistics scale what the first layer reads (`graft.agents.networks.normaliser`).
+    """
+
+    kinds = ("vector", "planes")
+    default_for = ("vector",)
+
+    def __init__(self, schema: ObservationSchema, widths: Sequence[int] = (64, 64), normalise: bool = False) -> None:
+        super().__init__()
+        if not widths or min(widths) < 1:
+            raise GraftError(
+                f"widths={list(widths)} is not allowed; the mlp needs one or more layers of at least 1 unit."
+            )
+        sizes = [math.prod(schema.shape), *widths]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Flatten(), nn.Linear(fan_in, fan_out), nn.Tanh())
+            for fan_in, fan_out in itertools.pairwise(sizes)
+        )
+        self.out_dim = sizes[-1]
+        cells = math.prod(schema.shape[1:])
+        self.stems = (Stem.of("blocks.0.1.weight", cells, schema),)
+        if normalise:
+            normaliser = Normaliser(sizes[0])
+            first = self.blocks[0]
+            assert isinstance(first, nn.Sequential)
+            first[0] = normaliser
+            self.stems += tuple(Stem.of(f"blocks.0.0.{name}", cells, schema, 0) for name in normaliser.state_dict())

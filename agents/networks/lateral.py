@@ -1,0 +1,182 @@
+"""Lateral connections: how a new column of a network reads the activations of columns beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from graft.agents.networks.policy_network import PolicyHead, PolicyNetwork, ValueHead
+from graft.envs.core.errors import GraftError
+
+SCALE_RANGE = (0.01, 0.1)
+"""Where the learned scalars start; Rusu et al. have "a variety of random small values"."""
+
+Trace = dict[str, list[torch.Tensor]]
+"""A column's activations: ``encoder``, ``policy`` and ``value`` -> the output of each block, from the input up.
+
+The heads' blocks are their hidden layers; their output layers are nowhere in it.
+"""
+
+_ACTIVATIONS = nn.ReLU.__module__
+
+
+class Lateral(nn.Module):
+    """What one layer of a new column receives from the earlier columns: U act(V (a * h)), with h their activations.
+
+    Args:
+        layer: W, the layer of the new column to whose output this is added.
+        inputs: channels or features of h, one entry for each earlier column.
+        width: channels or features that V projects to.
+        activation: between V and U.
+        gain: of U's orthogonal start.
+    """
+
+    def __init__(
+        self, layer: nn.Linear | nn.Conv2d, inputs: Sequence[int], width: int, activation: nn.Module, gain: float
+    ) -> None:
+        super().__init__()
+        self.scales = nn.Parameter(torch.empty(len(inputs)).uniform_(*SCALE_RANGE))
+        self.activation = activation
+        self.project: nn.Linear | nn.Conv2d
+        self.out: nn.Linear | nn.Conv2d
+        if isinstance(layer, nn.Conv2d):
+            self.project = nn.Conv2d(sum(inputs), width, 1)
+            # Both convolutions see the same cells, or else their outputs could not be added. W has the bias.
+            self.out = nn.Conv2d(
+                width,
+                layer.out_channels,
+                kernel_size=layer.kernel_size,  # type: ignore[arg-type]
+                stride=layer.stride,  # type: ignore[arg-type]
+                padding=layer.padding,  # type: ignore[arg-type]
+                dilation=layer.dilation,  # type: ignore[arg-type]
+                padding_mode=layer.padding_mode,
+                bias=False,
+            )
+        else:
+            self.project = nn.Linear(sum(inputs), width)
+            self.out = nn.Linear(width, layer.out_features, bias=False)
+        nn.init.orthogonal_(self.project.weight, 2**0.5)
+        assert self.project.bias is not None
+        nn.init.zeros_(self.project.bias)
+        nn.init.orthogonal_(self.out.weight, gain)
+
+    def forward(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Of one tensor (N, ...) for each earlier column, the first column's first: a tensor like W's output."""
+        if isinstance(self.project, nn.Linear):
+            hidden = [h.flatten(1) for h in hidden]
+        scaled = torch.cat([h * self.scales[j] for j, h in enumerate(hidden)], 1)
+        result: torch.Tensor = self.out(self.activation(self.project(scaled)))
+        return result
+
+
+def chains(network: PolicyNetwork) -> dict[str, list[Iterable[nn.Module]]]:
+    """A column's blocks by part, as in `Trace`; a block is modules that run one after the other."""
+
+    def layers(head: PolicyHead | ValueHead) -> list[Iterable[nn.Module]]:
+        blocks: list[list[nn.Module]] = []
+        for module in head.hidden:
+            if isinstance(module, nn.Linear):
+                blocks.append([])
+            blocks[-1].append(module)
+        return list(blocks)
+
+    encoder = [block if isinstance(block, nn.Sequential) else (block,) for block in network.encoder.blocks]
+    return {"encoder": list(encoder), "policy": layers(network.policy), "value": layers(network.value)}
+
+
+def output_layers(network: PolicyNetwork) -> dict[str, tuple[str, nn.Linear, float]]:
+    """Name -> the head that an output layer belongs to, the layer, and the gain of its orthogonal start."""
+    found = {"policy_out": ("policy", network.policy.out, 0.01), "value_out": ("value", network.value.out, 1.0)}
+    if network.policy.spread is not None:
+        found["policy_spread"] = ("policy", network.policy.spread, 0.01)
+    return found
+
+
+def read_by(trace: Trace, part: str, index: int) -> torch.Tensor:
+    """What block ``index`` of a part reads (its output layers, where there is no such block)."""
+    return trace[part][index - 1] if index else trace["encoder"][-1]
+
+
+def run_column(
+    network: PolicyNetwork, obs: torch.Tensor, laterals: nn.ModuleDict | None = None, earlier: Sequence[Trace] = ()
+) -> Trace:
+    """The encoder and the heads' hidden layers on raw observations (N, *obs_shape), with what ``laterals`` add."""
+    trace: Trace = {}
+    for part, blocks in chains(network).items():
+        hidden = trace["encoder"][-1] if trace else network.encoder.scale(obs)
+        trace[part] = []
+        for index, block in enumerate(blocks):
+            key, added = f"{part}_{index}", None
+            if laterals is not None and key in laterals:
+                added = laterals[key]([read_by(column, part, index) for column in earlier])
+            for module in block:
+                hidden = module(hidden)
+                if added is not None and isinstance(module, nn.Linear | nn.Conv2d):
+                    hidden = hidden + added
+            trace[part].append(hidden)
+    return trace
+
+
+def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace]) -> nn.ModuleDict:
+    """Laterals into every block of a column but the encoder's first, and into its output layers; from torch's RNG.
+
+    Args:
+        network: the column. own, earlier: activations of any observation in it, and in each of the earlier columns.
+    Raises:
+        GraftError: a block with not exactly one layer to add to, or columns that do not fit together.
+    """
+    found = nn.ModuleDict()
+    for part, blocks in chains(network).items():
+        for index, block in enumerate(blocks):
+            if part == "encoder" and index == 0:
+                continue
+            name = f"block {index} of the {part}"
+            layer = _weighted(block, name, network.config.encoder)
+            inputs = _widths(layer, name, read_by(own, part, index), earlier, part, index)
+            width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+            nonlinear = next((m for m in block if type(m).__module__ == _ACTIVATIONS), nn.Identity())
+            found[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), 2**0.5)
+    for key, (part, layer, gain) in output_layers(network).items():
+        depth = len(own[part])
+        inputs = _widths(layer, f"the output of the {part}", read_by(own, part, depth), earlier, part, depth)
+        found[key] = Lateral(layer, inputs, layer.in_features, nn.Tanh(), gain)
+    return found
+
+
+def _weighted(block: Iterable[nn.Module], name: str, encoder: str | None) -> nn.Linear | nn.Conv2d:
+    """The one layer of a block that a lateral is added to."""
+    within = [m for child in block for m in child.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    direct = [m for m in block if isinstance(m, nn.Linear | nn.Conv2d)]
+    if len(within) != 1 or len(direct) != 1:
+        raise GraftError(
+            f"A column beside others needs encoder blocks that are an nn.Sequential with exactly one Linear or Conv2d "
+            f"directly in it; {name} ('{encoder}') has {len(direct)}, and {len(within)} at any depth."
+        )
+    return direct[0]
+
+
+def _widths(
+    layer: nn.Linear | nn.Conv2d, name: str, below: torch.Tensor, earlier: Sequence[Trace], part: str, index: int
+) -> list[int]:
+    """Channels (for a convolution) or features that a layer gets from each of the earlier columns."""
+    widths = []
+    for number, column in enumerate(earlier):
+        if len(column[part]) < index:
+            raise GraftError(
+                f"Column {number} has too few layers for {name} of the new column to read; give the new column's "
+                f"network at most as many layers."
+            )
+        hidden = read_by(column, part, index)
+        if isinstance(layer, nn.Linear):
+            widths.append(hidden[0].numel())
+        elif hidden.dim() == below.dim() and hidden.shape[2:] == below.shape[2:]:
+            widths.append(hidden.shape[1])
+        else:
+            raise GraftError(
+                f"Column {number} has {tuple(hidden.shape[1:])} where {name} of the new column, a convolution, reads "
+                f"{tuple(below.shape[1:])}; give both columns the same kernels, strides and pools."
+            )
+    return widths

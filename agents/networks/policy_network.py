@@ -1,0 +1,294 @@
+"""PolicyNetwork: encoder, policy head and value head, built from schemas; it knows no training backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from graft.agents.networks.encoder import Encoder, build_encoder, default_encoder
+from graft.envs.core.errors import GraftError
+from graft.envs.core.registry import Registry
+from graft.envs.core.schema import ActionSchema, Schemas
+
+Distribution = Literal["squashed", "greedy"]
+"""How an algorithm plays the heads where it is not the default (see `Outputs`)."""
+
+LOG_STD_BOUNDS = (-20.0, 2.0)
+"""Of a squashed Gaussian, as in Stable-Baselines3."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Architecture of a policy network.
+
+    Attributes:
+        encoder: registered name; None takes the one that fits the kind of observation.
+        options: keyword options of the encoder.
+        head: hidden units of the policy head and, separately, of the value head.
+        kind: registered name of the network's class (`NETWORKS`).
+        parts: what a network of another kind than ``plain`` is made of, as JSON values.
+        distribution: of actions, where the algorithm does not play the default one (`Outputs`).
+    """
+
+    encoder: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    head: tuple[int, ...] = (64,)
+    kind: str = "plain"
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    distribution: Distribution | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``kind``, ``parts`` and ``distribution`` only where they are not the default."""
+        data: dict[str, Any] = {"encoder": self.encoder, "options": dict(self.options), "head": list(self.head)}
+        if self.kind != "plain":
+            data |= {"kind": self.kind, "parts": dict(self.parts)}
+        return data if self.distribution is None else data | {"distribution": self.distribution}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> NetworkConfig:
+        """Inverse of `to_json`."""
+        kind, parts = data.get("kind", "plain"), dict(data.get("parts", {}))
+        distribution = data.get("distribution")
+        return cls(data["encoder"], dict(data["options"]), tuple(data["head"]), kind, parts, distribution)
+
+
+class Outputs(NamedTuple):
+    """What the heads say about N states; how it is played is in the network's ``config.distribution``.
+
+    None: ``action`` (N, A) are the logits of a discrete action, or those of several choices one after the other;
+    or the means of a box action, whose ``log_std`` is (A,) and which is clipped to the schema's bounds.
+    ``squashed``: ``action`` (N, A) are the means of a box action before a tanh, whose result in [-1, 1] is stretched
+    to the schema's bounds; ``log_std`` is (N, A).
+    ``greedy``: ``action`` (N, A) are the Q values of a discrete action; the largest is played.
+
+    ``log_std`` is None for discrete actions. ``value`` (N,): the estimated return; algorithms that have their own
+    critics never train it.
+    """
+
+    action: torch.Tensor
+    log_std: torch.Tensor | None
+    value: torch.Tensor
+
+
+def choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Those of each choice, (..., size), of an action of one choice (no ``sizes``) or several."""
+    parts: tuple[torch.Tensor, ...] = torch.split(logits, list(sizes) or logits.shape[-1], -1)
+    return parts
+
+
+class Unstable(RuntimeError):
+    """Training diverged: what the policy gives is not finite any more."""
+
+
+def check_finite(outputs: Outputs) -> None:
+    """Raises Unstable where no action can be drawn from ``outputs`` any more."""
+    finite = bool(outputs.action.isfinite().all())
+    if outputs.log_std is not None:
+        spread = outputs.log_std.exp()
+        finite = finite and bool((spread.isfinite() & (spread > 0)).all())
+    if not finite:
+        raise Unstable("the policy's outputs are not finite numbers any more; a smaller learning rate may help")
+
+
+def can_play(distribution: Distribution | None, actions: ActionSchema) -> bool:
+    """Whether the distribution is one of such actions; a squashed one needs finite bounds to be stretched to."""
+    if distribution is None:
+        return True
+    if distribution == "greedy":
+        return actions.kind == "discrete"
+    return actions.kind == "box" and all(map(math.isfinite, (*actions.low, *actions.high)))
+
+
+def _described(actions: ActionSchema) -> str:
+    infinite = not all(map(math.isfinite, (*actions.low, *actions.high)))
+    return f"{actions.kind} actions" + (" without bounds" if infinite else "")
+
+
+def stretched(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
+    """Box actions (N, A) from [-1, 1] to the schema's bounds."""
+    low, high = torch.tensor(schema.low).to(actions), torch.tensor(schema.high).to(actions)
+    return low + 0.5 * (actions + 1.0) * (high - low)
+
+
+def _mlp(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.Tanh()]
+        inputs = width
+    return nn.Sequential(*layers)
+
+
+class PolicyHead(nn.Module):
+    """Features -> action distribution parameters; the rows of ``out``, ``log_std`` and ``spread`` are the action names.
+
+    ``spread`` is the second output layer of a squashed distribution: its log standard deviations.
+    """
+
+    def __init__(
+        self, inputs: int, hidden: tuple[int, ...], actions: ActionSchema, distribution: Distribution | None = None
+    ) -> None:
+        super().__init__()
+        width = hidden[-1] if hidden else inputs
+        self.hidden = _mlp(inputs, hidden)
+        self.out = nn.Linear(width, len(actions.names))
+        self.log_std: nn.Parameter | None = None
+        self.spread: nn.Linear | None = None
+        if distribution == "squashed":
+            self.spread = nn.Linear(width, len(actions.names))
+        elif actions.kind == "box":
+            self.log_std = nn.Parameter(torch.zeros(len(actions.names)))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits, means or Q values, (N, A)."""
+        result: torch.Tensor = self.out(self.hidden(features))
+        return result
+
+    def distribution(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``action`` and ``log_std`` of `Outputs`."""
+        if self.spread is None:
+            return self(features), self.log_std
+        hidden = self.hidden(features)
+        return self.out(hidden), self.spread(hidden).clamp(*LOG_STD_BOUNDS)
+
+
+class ValueHead(nn.Module):
+    """Features -> estimated return."""
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.hidden = _mlp(inputs, hidden)
+        self.out = nn.Linear(hidden[-1] if hidden else inputs, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Values, (N,)."""
+        result: torch.Tensor = self.out(self.hidden(features)).squeeze(-1)
+        return result
+
+
+class PolicyNetwork(nn.Module):
+    """The unit of transfer: parameters are named ``encoder.*``, ``policy.*`` and ``value.*`` and nothing else.
+
+    Args:
+        schemas: of the task it plays.
+        config: architecture.
+        seed: of the weights. Orthogonal with gain sqrt(2), output layers 0.01 (policy) and 1 (value), biases zero,
+            as in Stable-Baselines3; the caller's random state is left alone.
+    Raises:
+        GraftError: an encoder or a distribution that does not fit the schemas.
+    """
+
+    def __init__(self, schemas: Schemas, config: NetworkConfig, seed: int) -> None:
+        super().__init__()
+        if not can_play(config.distribution, schemas.action):
+            raise GraftError(
+                f"The distribution '{config.distribution}' cannot play {_described(schemas.action)}; squashed needs a "
+                f"box with finite bounds, greedy a discrete action; the default plays both."
+            )
+        self.schemas = schemas
+        name = config.encoder or default_encoder(schemas.observation)
+        self.config = replace(config, encoder=name, options=dict(config.options), head=tuple(config.head))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the caller's GPU as well
+            self.encoder: Encoder = build_encoder(name, schemas.observation, config.options)
+            self.policy = PolicyHead(self.encoder.out_dim, self.config.head, schemas.action, config.distribution)
+            self.value = ValueHead(self.encoder.out_dim, self.config.head)
+            self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                small = module in (self.policy.out, self.policy.spread)
+                gain = 0.01 if small else 1.0 if module is self.value.out else 2**0.5
+                nn.init.orthogonal_(module.weight, gain)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def heads(self, features: torch.Tensor) -> Outputs:
+        """Both heads on features (N, F)."""
+        return Outputs(*self.policy.distribution(features), self.value(features))
+
+    @property
+    def frozen_depth(self) -> int:
+        """The largest depth whose `prefix` does not train, so that a backend may compute it once per rollout."""
+        return self.encoder.still_blocks
+
+    def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
+        """What `suffix` needs of raw observations (N, *obs_shape), as one tensor of N rows; depth 0 gives these."""
+        return self.encoder.prefix(obs, depth)
+
+    def suffix(self, hidden: torch.Tensor, depth: int) -> Outputs:
+        """Both heads from the output of `prefix` at the same depth."""
+        return self.heads(self.encoder.suffix(hidden, depth))
+
+    def forward(self, obs: torch.Tensor) -> Outputs:
+        """Both heads on raw observations (N, *obs_shape)."""
+        return self.suffix(obs, 0)
+
+    @torch.no_grad()
+    def act(
+        self, obs: torch.Tensor | NDArray[Any], generator: torch.Generator | None, deterministic: bool = False
+    ) -> torch.Tensor:
+        """Actions for raw observations: (N,) indices, (N, M) indices of M choices at once, or (N, A) reals in bounds.
+
+        Raises:
+            Unstable: training has diverged.
+        """
+        outputs: Outputs = self(torch.as_tensor(obs, device=self.policy.out.weight.device))
+        return self.played(self.draw(outputs, generator, deterministic))
+
+    @torch.no_grad()
+    def draw(self, outputs: Outputs, generator: torch.Generator | None, deterministic: bool = False) -> torch.Tensor:
+        """Actions from the distribution that ``outputs`` describe, as `act`, but box actions may be out of bounds.
+
+        Raises:
+            Unstable: training has diverged.
+        """
+        check_finite(outputs)
+        if outputs.log_std is None:
+            sizes = self.schemas.action.sizes
+            parts = choices(outputs.action, sizes)
+            if deterministic or self.config.distribution == "greedy":
+                chosen = [part.argmax(-1, keepdim=True) for part in parts]
+            else:
+                chosen = [torch.multinomial(part.softmax(-1), 1, generator=generator) for part in parts]
+            return torch.cat(chosen, -1) if sizes else chosen[0].squeeze(-1)
+        action = outputs.action
+        if not deterministic:
+            noise = torch.randn(action.shape, generator=generator, device=action.device)
+            action = action + noise * outputs.log_std.exp()
+        if self.config.distribution == "squashed":
+            action = stretched(action.tanh(), self.schemas.action)
+        return action
+
+    def played(self, actions: torch.Tensor) -> torch.Tensor:
+        """Actions of `draw` as the environment takes them: those of a box clipped to its bounds."""
+        bounds = self.schemas.action
+        if bounds.kind != "box":
+            return actions
+        return actions.clamp(torch.tensor(bounds.low).to(actions), torch.tensor(bounds.high).to(actions))
+
+    def load_exactly(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Load all parameters and buffers; raises GraftError that names what is missing, extra or misshapen."""
+        own = self.state_dict()
+        missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        misshapen = [n for n in sorted(own.keys() & tensors.keys()) if own[n].shape != tensors[n].shape]
+        if missing or extra or misshapen:
+            raise GraftError(
+                f"The tensors do not fit the network: missing {missing}, unexpected {extra}, other shape {misshapen}."
+            )
+        self.load_state_dict(dict(tensors))
+
+
+NETWORKS: Registry[type[PolicyNetwork]] = Registry("network", "graft.agents.networks")
+NETWORKS.add("plain", PolicyNetwork)
+
+
+def build_network(schemas: Schemas, config: NetworkConfig, seed: int) -> PolicyNetwork:
+    """A fresh network of the kind that ``config`` names; arguments as of `PolicyNetwork`."""
+    return NETWORKS[config.kind](schemas, config, seed)

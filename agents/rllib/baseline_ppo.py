@@ -1,0 +1,47 @@
+"""RLlib's PPO as it comes, on Graft's environments and networks: what the backend is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.tune.registry import register_env
+
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.rllib.algorithms.ppo import settings
+from graft.agents.rllib.module import module_spec
+from graft.agents.training.algorithm import PPOOptions
+from graft.envs.core.task import Task, TaskVectorEnv
+from graft.envs.factory import make
+
+NAME = "graft-plain"
+
+
+def plain(network: PolicyNetwork, task: Task, options: PPOOptions, seed: int) -> PPO:
+    """An algorithm whose ``train()`` takes one rollout and update, in this process, with RLlib's runner and connectors.
+
+    The environments are a native batch under next-step autoreset, the convention that RLlib's runner wants; the
+    options are those of the backend's PPO.
+    """
+
+    def world(context: dict[str, Any]) -> TaskVectorEnv:
+        return make(task, context["num_envs"], seed, AutoresetMode.NEXT_STEP, observation=network.schemas.observation)
+
+    register_env(NAME, world)
+    config = PPOConfig()
+    config.environment(NAME, disable_env_checking=True)
+    config.env_runners(
+        num_env_runners=0,
+        num_envs_per_env_runner=options.num_envs,
+        rollout_fragment_length=options.num_steps,
+        gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
+    )
+    config.learners(num_learners=0)
+    config.rl_module(rl_module_spec=module_spec(network))
+    config.training(**settings(options))
+    config.debugging(seed=seed, log_level="ERROR")
+    made = config.build_algo()
+    assert isinstance(made, PPO)
+    return made

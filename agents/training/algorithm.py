@@ -1,0 +1,151 @@
+"""Options of the algorithms that train networks, as far as the backends share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import Schemas
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """Options that every algorithm has.
+
+    Attributes:
+        num_envs: environments in the training batch.
+        reward_scale: what rewards are multiplied by before the algorithm sees them; reported returns are as they are.
+    """
+
+    distribution: ClassVar[Distribution | None] = None
+    """How it plays the heads of the networks that it trains (see `graft.agents.networks.policy_network.Outputs`)."""
+
+    num_envs: Count = 64
+    reward_scale: Positive = 1.0
+
+    @classmethod
+    def siblings(cls) -> Mapping[str, type[Any]]:
+        """The algorithms of its backend, by name."""
+        return {}
+
+    def check(self, schemas: Schemas) -> None:
+        """Raises GraftError where the algorithm cannot play the task's actions."""
+        if not can_play(self.distribution, schemas.action):
+            siblings = self.siblings()
+            name = next((n for n, kind in siblings.items() if kind is type(self)), type(self).__name__)
+            fitting = [n for n, kind in siblings.items() if can_play(kind.distribution, schemas.action)]
+            needs = "discrete actions" if self.distribution == "greedy" else "box actions with finite bounds"
+            raise GraftError(
+                f"Algorithm '{name}' needs {needs}, and the task's are {schemas.action.kind} "
+                f"({', '.join(schemas.action.names)}); allowed here: {', '.join(fitting)}."
+            )
+
+    def check_network(self, network: PolicyNetwork) -> None:
+        """Raises GraftError where ``network`` was made for an algorithm that plays it in another way."""
+        self.check(network.schemas)
+        if network.config.distribution != self.distribution:
+            raise GraftError(
+                f"The network's distribution is '{network.config.distribution or 'default'}', and "
+                f"{type(self).__name__} plays '{self.distribution or 'default'}'; make the network from "
+                f"architecture_for(algorithm, config)."
+            )
+
+
+def architecture_for(algorithm: Algorithm, config: NetworkConfig) -> NetworkConfig:
+    """``config`` with the distribution that ``algorithm`` plays: what its networks are built from."""
+    return replace(config, distribution=algorithm.distribution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions(Algorithm):
+    """Options of proximal policy optimisation (Schulman et al. 2017), for actions of every kind.
+
+    Attributes:
+        num_steps: steps of each environment per rollout. minibatch: states per gradient step.
+        epochs: passes over each rollout. learning_rate: of Adam. gamma, gae_lambda: discounts.
+        entropy: weight of the entropy bonus. clip: of the probability ratio. value: weight of the value loss.
+        max_grad_norm: gradients are clipped to this norm.
+    Raises:
+        GraftError: a rollout of one state.
+    """
+
+    num_steps: Count = 64
+    minibatch: Annotated[int, Field(ge=2)] = 256
+    epochs: Count = 4
+    learning_rate: Positive = 2e-3
+    gamma: Share = 0.97
+    gae_lambda: Share = 0.95
+    entropy: NotNegative = 0.01
+    clip: Positive = 0.2
+    value: NotNegative = 0.5
+    max_grad_norm: Positive = 0.5
+
+    def __post_init__(self) -> None:
+        if self.num_steps * self.num_envs < 2:
+            raise GraftError("num_steps * num_envs is 1; PPO needs rollouts of at least 2 states.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(Algorithm):
+    """Options of every algorithm that learns from a replay buffer.
+
+    Attributes:
+        learning_rate: of Adam. gamma: discount. batch: transitions per gradient step.
+        buffer: transitions kept; observations stay in the task's dtype.
+        tau: share of the network that its target takes over at each update of the target.
+        learning_starts: env steps of uniformly random play before the first update.
+        train_freq: steps of each environment between updates.
+        gradient_steps: per update; -1 for as many as env steps were taken since the last one.
+    Raises:
+        GraftError: no gradient steps, or a buffer smaller than the batch of environments.
+    """
+
+    num_envs: Count = 8
+    learning_rate: Positive = 3e-4
+    buffer: Count = 100_000
+    batch: Count = 256
+    gamma: Share = 0.99
+    tau: Annotated[float, Field(gt=0, le=1)] = 1.0
+    learning_starts: Annotated[int, Field(ge=0)] = 1000
+    train_freq: Count = 1
+    gradient_steps: Annotated[int, Field(ge=-1)] = -1
+
+    def __post_init__(self) -> None:
+        # Values that a library would take in silence and read as others.
+        if self.gradient_steps == 0:
+            raise GraftError("gradient_steps=0 is not allowed: give a number from 1, or -1 for one per env step.")
+        if self.buffer < self.num_envs:
+            raise GraftError(
+                f"buffer={self.buffer} is not allowed: it must hold a step of all {self.num_envs} environments."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SACOptions(ReplayOptions):
+    """Options of soft actor-critic (Haarnoja et al. 2018), for box actions with finite bounds.
+
+    Attributes:
+        entropy: the coefficient of the entropy; ``auto`` learns it, towards an entropy of -1 per action.
+        encoder: what the critics read: ``separate``, a copy of the network's encoder *as the transfer made it*, which
+            trains on the critics' loss, except for what is frozen in the network; or ``shared``, the network's encoder
+            itself, which only the actor's loss trains. A transfer method's gradients reach neither critic nor copy.
+        critic: hidden units of each critic above the encoder.
+    """
+
+    distribution: ClassVar[Distribution | None] = "squashed"
+
+    buffer: Count = 200_000
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
+    entropy: Literal["auto"] | NotNegative = "auto"
+    encoder: Literal["separate", "shared"] = "separate"
+    critic: tuple[Count, ...] = (256, 256)

@@ -1,0 +1,125 @@
+"""Evaluation of a network on a batch of environments, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Groups, TaskVectorEnv
+
+LONGEST_EPISODE = 30_000
+"""Steps after which an evaluation gives up on an episode; the longest of Atari's have 27,000."""
+
+
+WORST = 0.1
+"""Share of the episodes that `worst` is the mean of."""
+
+
+def worst(returns: NDArray[np.float64]) -> float:
+    """Mean of the lowest tenth of the returns (n,), at least one: the conditional value at risk (CVaR) at 10 %."""
+    count = max(1, round(WORST * len(returns)))
+    return float(np.sort(returns)[:count].mean())
+
+
+class Episodes(NamedTuple):
+    """Undiscounted returns and lengths of finished episodes, each (n,) float64, and who played them, (n,) int64."""
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+    rows: NDArray[np.int64]
+
+    def means(self, groups: Groups | None) -> dict[str, float]:
+        """Mean return of each part of the batch; nothing of a batch without parts."""
+        if groups is None:
+            return {}
+        played = groups.of_row[self.rows]
+        return {name: float(self.returns[played == k].mean()) for k, name in enumerate(groups.names)}
+
+    def metrics(self, groups: Groups | None) -> dict[str, float]:
+        """Means as ``eval/*`` tags: of all episodes, then of each part, and its score where the part has bounds."""
+        means = self.means(groups)
+        scales = dict(zip(groups.names, groups.scales, strict=True)) if groups is not None else {}
+        scored = {name: scale.normalise(means[name]) for name, scale in scales.items() if scale is not None}
+        return {
+            "eval/return_mean": float(self.returns.mean()),
+            "eval/return_worst_tenth": worst(self.returns),
+            "eval/length_mean": float(self.lengths.mean()),
+            **{f"eval/return_mean/{name}": mean for name, mean in means.items()},
+            **{f"eval/return_normalized/{name}": score for name, score in scored.items()},
+        }
+
+
+def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Episodes:
+    """Play ``episodes`` episodes and return their outcomes.
+
+    Each environment contributes its first ``ceil(episodes / num_envs)`` episodes, whatever their length: counting the
+    first to finish would favour short ones. Rows that share games (``infos["over"]``) contribute the episodes of so
+    many games, none where they were out of play: as many of each row would favour games with many agents.
+
+    Args:
+        choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
+        env: same-step autoreset; it is reset at the start and goes on with its own random numbers.
+    Raises:
+        GraftError: an episode that does not end within `LONGEST_EPISODE` steps, or no row in play in all of the games.
+    """
+    quota = -(-episodes // env.num_envs)
+    done_counts = np.zeros(env.num_envs, np.int64)
+    returns, lengths, waited = np.zeros(env.num_envs), np.zeros(env.num_envs), np.zeros(env.num_envs)
+    all_rows = np.ones(env.num_envs, np.bool_)
+    finished: list[tuple[float, float, int]] = []
+    obs, infos = env.reset()
+    while done_counts.min() < quota:
+        alive = infos.get("alive", all_rows)
+        obs, rewards, terminated, truncated, infos = env.step(choose(obs))
+        returns += rewards
+        lengths += alive
+        waited += 1
+        if waited.max() > LONGEST_EPISODE:
+            raise GraftError(
+                f"An episode did not end within {LONGEST_EPISODE:,} steps; give the task a time limit, "
+                f"such as kwargs: {{max_episode_steps: 500}}."
+            )
+        ended = terminated | truncated
+        for i in np.flatnonzero(ended):
+            if done_counts[i] < quota:
+                finished.append((returns[i], lengths[i], int(i)))
+            returns[i] = lengths[i] = 0.0
+        over = infos.get("over", ended)
+        done_counts[over] += 1
+        waited[over] = 0.0
+    if not finished:
+        raise GraftError(f"None of the {env.num_envs} rows was in play in {quota} games; evaluate more episodes.")
+    outcomes = np.array(finished, np.float64)
+    return Episodes(outcomes[:, 0], outcomes[:, 1], outcomes[:, 2].astype(np.int64))
+
+
+def evaluate(
+    network: PolicyNetwork,
+    env: TaskVectorEnv,
+    episodes: int,
+    generator: torch.Generator,
+    deterministic: bool = False,
+) -> Episodes:
+    """`play` with a network, in eval mode.
+
+    Args:
+        generator: of the action samples, on the network's device.
+        deterministic: play the most likely action (or the mean) instead of a sample.
+    """
+    device = next(network.parameters()).device
+
+    def choose(obs: Any) -> Any:
+        return network.act(torch.as_tensor(obs, device=device), generator, deterministic).cpu().numpy()
+
+    was_training = network.training
+    network.eval()
+    try:
+        return play(choose, env, episodes)
+    finally:
+        network.train(was_training)

@@ -1,0 +1,1 @@
+"""Atari's games."""

@@ -1,0 +1,72 @@
+"""The built-in games: ids ``Graft/...``, registered with Gymnasium and made as native batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+
+from graft.envs.adapters.packages import READY
+from graft.envs.builtin.engine.batch import GameVectorEnv
+from graft.envs.builtin.engine.game import GAMES, Game
+from graft.envs.core.errors import unknown
+from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.factory import ADAPTERS
+
+PART = "Built-in games"
+
+
+class BuiltinAdapter:
+    """Built-in games, by their Gymnasium ids."""
+
+    prefix = "Graft/"
+    renders = True
+
+    def ids(self) -> Iterable[str]:
+        """Ids of all built-in games."""
+        return GAMES
+
+    def states(self) -> dict[str, str]:
+        """They are always there."""
+        return {PART: READY}
+
+    def counts(self) -> dict[str, int]:
+        """How many games."""
+        return {PART: len(list(GAMES))}
+
+    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+        """The native batch; it runs in the calling thread."""
+        options = dict(task.kwargs)
+        render_mode = options.pop("render_mode", None)
+        _game(task).resolve(options)
+        return GameVectorEnv(task.id, num_envs, seed, autoreset, render_mode, **options)
+
+    def bounds(self, task: Task) -> Bounds | None:
+        """The game's own bounds under any mechanics: a changed game is scored on the scale of the original."""
+        return _game(task).bounds
+
+
+def _game(task: Task) -> Game:
+    """The game of ``task``; who mistypes its id asked for a task, so the error says "task"."""
+    if task.id not in GAMES:
+        others = [
+            i for _, other in ADAPTERS.items() if other.prefix.startswith(BuiltinAdapter.prefix) for i in other.ids()
+        ]
+        raise unknown("task", task.id, others)
+    return GAMES[task.id]
+
+
+def register_with_gymnasium() -> None:
+    """Make ``gymnasium.make`` and ``gymnasium.make_vec`` know every built-in game."""
+    for game in GAMES:
+        if game not in gym.registry:
+            gym.register(
+                game,
+                entry_point="graft.envs.builtin.engine.batch:GameEnv",
+                vector_entry_point="graft.envs.builtin.engine.batch:GameVectorEnv",
+                kwargs={"game": game},
+            )
+
+
+ADAPTERS.add("builtin", BuiltinAdapter())

@@ -1,0 +1,187 @@
+"""A batch of EnvPool's environments: its autoreset, time limits and faults in Graft's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from graft.envs.adapters.spaces import ActionCodec, AdaptedVectorEnv, Array, ObservationCodec, first_line
+from graft.envs.core.errors import GraftError
+from graft.envs.core.faults import FaultLog, FaultRules, Faults
+
+MAX_SEED = 2**31 - 1
+"""The largest number that EnvPool holds."""
+
+Bools = NDArray[np.bool_]
+ALL = slice(None)
+
+
+class Seen(NamedTuple):
+    """What was shown of the environments ``which``: as the pool did, or already encoded."""
+
+    which: Any
+    shown: Any
+    encoded: bool = False
+
+
+class EnvPoolVectorEnv(AdaptedVectorEnv):
+    """One EnvPool in synchronous mode.
+
+    Args:
+        build: seeds (num_envs,) -> a new pool with these seeds.
+        num_envs, seed, autoreset: as for `envs.make`.
+        codecs: of observations and actions.
+        success_ends: whether every reward ends the episode, as in MiniGrid: see `step`.
+        log: counts faults.
+        limit: most steps of an episode, kept here: some pools play on after it (Procgen's, the highways'), and all
+            others call it the end of an episode that terminates in its very last step.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[list[int]], Any],
+        num_envs: int,
+        seed: int,
+        autoreset: AutoresetMode,
+        codecs: tuple[ObservationCodec, ActionCodec],
+        success_ends: bool = False,
+        log: FaultLog | None = None,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(num_envs, seed, autoreset, *codecs)
+        self._build = build
+        self._success_ends = success_ends
+        self._log = log or FaultLog("envpool", FaultRules())
+        self._limit = limit
+        self._overdue = np.zeros(num_envs, np.bool_)  # what must be reset, where the pool itself sees no need
+        self._pool: Any = None
+        self._seen: list[Seen] = []  # since the last step began; whole batches of pictures take long to copy
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments.
+
+        A seed resets all of them, whatever the mask, because it builds a new pool.
+
+        Raises:
+            GraftError: seeds of only some environments, or a seed that EnvPool cannot hold.
+        """
+        seeds = [s for s in self._seeds(seed) if s is not None]
+        if seeds:
+            if len(seeds) != self.num_envs or max(seeds) > MAX_SEED or min(seeds) < 0:
+                raise GraftError(
+                    f"Seeds {seeds} do not fit; EnvPool takes one seed from 0 to {MAX_SEED} "
+                    f"for each of its {self.num_envs} environments."
+                )
+            self._pool = self._build(seeds)
+            self._overdue[:] = False
+            self._show(ALL, self._pool.reset()[0])
+        chosen = np.flatnonzero(self._chosen(options)).astype(np.int32)
+        self._overdue[chosen] = False
+        if not seeds and len(chosen):
+            self._show(chosen, self._pool.reset(chosen)[0])
+        obs = self._shown(self._seen)
+        self._seen = [Seen(ALL, obs.copy(), encoded=True)]
+        return obs, {}
+
+    def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+        """One step of all environments; the arrays returned are the caller's to keep.
+
+        EnvPool reports an episode that ends in the last step of its time limit as truncated only. Limits are therefore
+        kept here, and the pool's is a step longer. MiniGrid's cannot be, as its rewards depend on it; but there every
+        reward ends the episode, so nobody bootstraps from the state behind the goal.
+        """
+        before, self._seen = self._seen, []
+        obs, rewards, terminated, truncated = self._play(self._decode(np.asarray(actions)))
+        if not (_finite(rewards) and (obs.dtype != np.float32 or _finite(obs))):
+            bad = ~(np.isfinite(rewards) & np.isfinite(obs).reshape(self.num_envs, -1).all(axis=1))
+            obs[bad] = self._shown(before)[bad]
+            self._seen.append(Seen(bad, obs[bad], encoded=True))
+            rewards = np.where(bad, 0.0, rewards)
+            terminated, truncated = terminated & ~bad, truncated | bad
+            self._note(bad)
+        infos: dict[str, Any] = {}
+        if self._same_step and (np.count_nonzero(terminated) or np.count_nonzero(truncated)):
+            ended = np.flatnonzero(terminated | truncated).astype(np.int32)
+            final = np.zeros_like(obs)
+            final[ended] = obs[ended]
+            infos = {"final_obs": final, "_final_obs": terminated | truncated}
+            obs[ended] = self._show(ended, self._pool.reset(ended)[0])
+        self._log.passed(self.num_envs)
+        return obs, rewards.astype(np.float64), terminated, truncated, infos
+
+    @property
+    def faults(self) -> Faults:
+        """Of all its environments."""
+        return self._log.faults
+
+    def _play(self, actions: Array) -> tuple[Array, Array, Bools, Bools]:
+        """Step what goes on, and reset what is overdue."""
+        if not np.count_nonzero(self._overdue):
+            return self._step(actions, ALL)
+        going, late = (np.flatnonzero(x).astype(np.int32) for x in (~self._overdue, self._overdue))
+        obs, flags = self._blank(), np.zeros((2, self.num_envs))
+        played = obs, np.zeros(self.num_envs), *flags.astype(np.bool_)
+        obs[late] = self._show(late, self._pool.reset(late)[0])
+        self._overdue[:] = False
+        if len(going):
+            for whole, part in zip(played, self._step(actions[going], going), strict=True):
+                whole[going] = part
+        return played
+
+    def _step(self, actions: Array, which: Any) -> tuple[Array, Array, Bools, Bools]:
+        """Step the environments ``which``; under next-step autoreset those that the limit ends are overdue."""
+        numbers = () if which is ALL else (which,)
+        try:
+            raw, rewards, terminated, truncated, counts = self._pool.step(actions, *numbers)
+        except Exception as error:  # whatever a game's C++ raises
+            self._log.add("raised", f"the pool in its step: {type(error).__name__}: {first_line(error)}", error)
+            raise self._log.error("EnvPool failed, and a pool cannot be restarted in part") from error
+        # Most steps end nothing: looking first keeps small batches fast.
+        if np.count_nonzero(truncated):
+            if self._success_ends:
+                terminated = terminated | (truncated & (rewards != 0))
+            truncated = truncated & ~terminated
+        if self._limit is not None and counts["elapsed_step"].max() >= self._limit:
+            truncated = truncated | ((counts["elapsed_step"] >= self._limit) & ~terminated)
+            if not self._same_step:
+                self._overdue[which] = truncated
+        return self._show(which, raw), rewards, terminated, truncated
+
+    def _show(self, which: Any, raw: Any) -> Array:
+        """What is shown of what the pool says of the environments ``which``."""
+        self._seen.append(Seen(which, raw))
+        return self._encode(raw)
+
+    def _blank(self) -> Array:
+        return np.zeros((self.num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
+
+    def _shown(self, seen: list[Seen]) -> Array:
+        """The observations (N, *shape) that ``seen`` adds up to."""
+        obs = self._blank()
+        for which, shown, encoded in seen:
+            obs[which] = shown if encoded else self._encode(shown)
+        return obs
+
+    def _note(self, failed: Bools) -> None:
+        for i in np.flatnonzero(failed).tolist():
+            self._log.add("not_finite", f"environment {i} in its step: the reward or an observation is not finite")
+        self._log.check()
+        if not self._same_step:
+            self._overdue |= failed
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let the pool go; its threads end with it."""
+        self._pool = None
+
+
+def _finite(values: Array) -> bool:
+    """Whether all are. A sum of squares takes the least time to find that out, and may be too large in itself."""
+    flat = values.ravel()
+    return isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())

@@ -1,0 +1,1 @@
+"""Any Gymnasium environment, with tunable dynamics where they are known."""

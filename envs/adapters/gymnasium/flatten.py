@@ -1,0 +1,51 @@
+"""One environment whose dictionary or tuple observations are shown as one array, so that a batch is one array too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from graft.envs.adapters.spaces import ObservationCodec, parts_codec
+from graft.envs.supervision.supervised_batch import SingleEnv
+
+
+class Packed(gym.ObservationWrapper[Any, Any, Any]):
+    """Flattens the parts of an observation one after the other.
+
+    Attributes:
+        codec: of batches of what it shows.
+
+    Args:
+        task: id, for names and messages.
+        names: part -> names of its features, where its author gave them.
+    Raises:
+        GraftError: a part that Graft cannot show.
+    """
+
+    def __init__(self, env: SingleEnv, task: str, names: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        super().__init__(env)
+        schema, self._encode = parts_codec(task, env.observation_space, names or {})
+        self.observation_space = schema.space()
+        self.codec = ObservationCodec(schema, np.copy)
+
+    def observation(self, observation: Any) -> Any:
+        """The flat observation, (D,)."""
+        return self._encode(_batch_of_one(observation))[0]
+
+
+def _batch_of_one(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _batch_of_one(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_batch_of_one, value))
+    return np.asarray(value)[None]
+
+
+def packed(env: SingleEnv, task: str) -> SingleEnv:
+    """``env``, wrapped where its observations have parts."""
+    names = getattr(env.unwrapped, "observation_names", None)
+    given = {str(part): tuple(map(str, own)) for part, own in names.items()} if isinstance(names, dict) else {}
+    return Packed(env, task, given) if isinstance(env.observation_space, gym.spaces.Dict | gym.spaces.Tuple) else env

@@ -1,0 +1,174 @@
+"""Values of mechanics that are numbers, or drawn: at every reset, or every few steps.
+
+``mass: 1.5``, ``mass: {uniform: [0.5, 2]}``, ``mass: {log_uniform: [0.5, 2], every: 100}`` or
+``mass: {gaussian: [1, 0.2]}``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from graft.envs.builtin.engine.mechanics import Mechanic, Value
+from graft.envs.core.errors import GraftError, unknown
+
+DISTRIBUTIONS = {
+    "uniform": ("[low, high]", "every value between them is as likely"),
+    "log_uniform": ("[low, high]", "every ratio between them is as likely: half as often as twice"),
+    "gaussian": ("[mean, std]", "drawn again while it is outside the mechanic's range"),
+}
+"""Name -> its two numbers, and what they do."""
+
+EVERY = "every"
+"""The keyword that says after how many steps of an episode a value is drawn again."""
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A value that is drawn.
+
+    Attributes:
+        mechanic: what it is of; values lie in its range, and are whole where its default is.
+        kind: one of `DISTRIBUTIONS`. first, second: its numbers.
+        every: steps of an episode between two draws; None draws at resets alone.
+    """
+
+    mechanic: Mechanic
+    kind: str
+    first: float
+    second: float
+    every: int | None = None
+
+    def sample(self, rng: Rng) -> float | int:
+        """One value."""
+        whole = isinstance(self.mechanic.default, int)
+        low, high = self.first, self.second
+        if self.kind == "uniform":
+            return int(rng.integers(int(low), int(high), endpoint=True)) if whole else float(rng.uniform(low, high))
+        if self.kind == "log_uniform":
+            value = min(max(math.exp(rng.uniform(math.log(low), math.log(high))), low), high)  # exp and log round
+            return round(value) if whole else value
+        while True:
+            value = rng.normal(self.first, self.second)
+            value = round(value) if whole else float(value)
+            if self.mechanic.low <= value <= self.mechanic.high:
+                return value
+
+
+def parse(where: str, mechanic: Mechanic, value: Any) -> Value | Draw:
+    """``value`` of ``mechanic``: a number in its range, or how it is drawn.
+
+    Args:
+        where: whose mechanic it is, for messages: the task's id.
+    Raises:
+        GraftError: a value out of range or of the wrong type, an unknown distribution, or one whose numbers don't fit.
+    """
+    if not isinstance(value, Mapping):
+        return mechanic.check(where, value)
+    named = f"{where}: {mechanic.name}={dict(value)!r} is not allowed"
+    if isinstance(mechanic.default, bool | str):
+        raise GraftError(f"{named}; it is {mechanic.range} and can't be drawn.")
+    for key in value:
+        if key not in DISTRIBUTIONS and key != EVERY:
+            raise unknown(f"distribution of {mechanic.name} of {where}", str(key), [*DISTRIBUTIONS, EVERY])
+    kinds = [key for key in value if key != EVERY]
+    if len(kinds) != 1:
+        forms = ", ".join(f"{{{kind}: {numbers}}}" for kind, (numbers, _) in DISTRIBUTIONS.items())
+        raise GraftError(f"{named}; give one of {forms}.")
+    first, second = _pair(named, kinds[0], value[kinds[0]])
+    every = value.get(EVERY)
+    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        raise GraftError(f"{named}; {EVERY} is a whole number of steps from 1.")
+    _fits(named, mechanic, kinds[0], first, second)
+    return Draw(mechanic, kinds[0], first, second, every)
+
+
+def _pair(named: str, kind: str, numbers: Any) -> tuple[float, float]:
+    fits = isinstance(numbers, list | tuple) and len(numbers) == 2
+    if not fits or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        raise GraftError(f"{named}; {kind} takes two numbers, {DISTRIBUTIONS[kind][0]}.")
+    return float(numbers[0]), float(numbers[1])
+
+
+def _fits(named: str, mechanic: Mechanic, kind: str, first: float, second: float) -> None:
+    """Raise GraftError where the distribution would leave the mechanic's range, or is none."""
+    low, high = mechanic.low, mechanic.high
+    within = f"{mechanic.name} is within {mechanic.range} ({mechanic.meaning})"
+    if kind == "gaussian":
+        if not low <= first <= high:
+            raise GraftError(f"{named}; the mean is {first:g}, but {within}.")
+        if not 0 <= second <= high - low:  # above it, most draws would be thrown away
+            raise GraftError(f"{named}; the standard deviation is {second:g}, but it is within 0 to {high - low:g}.")
+        return
+    if not low <= first <= second <= high:
+        least = "from low to high, and " if not first <= second else ""
+        raise GraftError(f"{named}; {least}{within}.")
+    if kind == "log_uniform" and first <= 0:
+        raise GraftError(f"{named}; log_uniform needs numbers above 0.")
+    if isinstance(mechanic.default, int) and not (first.is_integer() and second.is_integer()):
+        raise GraftError(f"{named}; {mechanic.name} is a whole number, and so are its limits.")
+
+
+class Draws:
+    """The values of one environment's mechanics now, with random numbers of their own.
+
+    Each mechanic has a stream of its own, from the environment's seed and the mechanic's name: what one draws, the
+    others don't, and the simulator's random numbers go on as if nobody drew.
+
+    Attributes:
+        values: name -> its value now.
+
+    Args:
+        settings: name -> a number, or how it is drawn; those that are drawn have no value until `reset`.
+    """
+
+    def __init__(self, settings: Mapping[str, Value | Draw]) -> None:
+        self._drawn = {name: s for name, s in settings.items() if isinstance(s, Draw)}
+        self._recurring = {name: s.every for name, s in self._drawn.items() if s.every is not None}
+        self.values: dict[str, Any] = {
+            name: s.mechanic.default if isinstance(s, Draw) else s for name, s in settings.items()
+        }
+        self._steps = 0
+        self.seed(None)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any value is."""
+        return bool(self._drawn)
+
+    @property
+    def recurring(self) -> bool:
+        """Whether any value is drawn within episodes."""
+        return bool(self._recurring)
+
+    def seed(self, seed: int | None) -> None:
+        """Start all streams anew; None takes a seed that nobody knows."""
+        self._seed = int(np.random.SeedSequence().entropy) if seed is None else int(seed)  # type: ignore[arg-type]
+        self._streams: dict[str, Rng] = {}
+
+    def stream(self, name: str) -> Rng:
+        """The random numbers of ``name``."""
+        if name not in self._streams:
+            self._streams[name] = np.random.default_rng([self._seed, crc32(name.encode())])
+        return self._streams[name]
+
+    def reset(self) -> None:
+        """An episode begins: draw everything that is drawn."""
+        self._steps = 0
+        for name, draw in self._drawn.items():
+            self.values[name] = draw.sample(self.stream(name))
+
+    def advance(self) -> bool:
+        """A step has passed: draw what is due; returns whether anything was."""
+        self._steps += 1
+        due = [name for name, every in self._recurring.items() if self._steps % every == 0]
+        for name in due:
+            self.values[name] = self._drawn[name].sample(self.stream(name))
+        return bool(due)

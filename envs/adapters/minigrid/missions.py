@@ -1,0 +1,140 @@
+"""Missions of MiniGrid and BabyAI, the sentence that says what an episode asks for, as planes: one per word.
+
+A plane is 1 everywhere where its word is in the mission. The words are a bag: "put the red ball near the blue key" and
+"put the blue ball near the red key" look the same.
+
+Every task of both shows the same words, so that a network goes from one to the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from graft.envs.adapters.spaces import Array
+from graft.envs.core.errors import GraftError
+from graft.envs.core.schema import ObservationSchema
+from graft.envs.core.task import Task
+
+GRIDS = ("MiniGrid-", "BabyAI-")
+"""How the ids of the tasks with missions begin, whoever provides them."""
+
+KEYWORD = "mission"
+
+WORDS = (
+    *("a", "after", "and", "at", "avoid", "ball", "behind", "blue", "box"),
+    *("door", "end", "fetch", "find", "from", "front", "get", "go", "goal"),
+    *("green", "grey", "hallway", "in", "key", "lava", "left", "matching", "maze"),
+    *("must", "near", "next", "object", "of", "on", "open", "opening", "pick"),
+    *("purple", "put", "reach", "red", "right", "room", "rooms", "square", "the"),
+    *("then", "to", "traverse", "unlock", "up", "use", "yellow", "you", "your"),
+)
+"""All words of their missions."""
+
+_PLACES = {word: i for i, word in enumerate(WORDS)}
+_VARYING = re.compile(
+    r"BabyAI-|MiniGrid-(BlockedUnlockPickup|Fetch|GoToDoor|GoToObject|KeyCorridor|LockedRoom|PutNear|UnlockPickup)"
+)
+
+
+def is_grid(task_id: str) -> bool:
+    """Whether it is a task of MiniGrid or BabyAI, by its id with or without a provider's prefix."""
+    return short(task_id).startswith(GRIDS)
+
+
+def short(task_id: str) -> str:
+    """The id without ``envpool/`` or a module."""
+    return task_id.removeprefix("envpool/").rpartition(":")[2]
+
+
+def shows_mission(task_id: str, space: gym.Space[Any] | None = None) -> bool:
+    """Whether a task shows its mission unless told otherwise.
+
+    A mission that never changes says nothing, so MiniGrid's tasks show theirs only where it differs between episodes.
+    BabyAI's all do: its levels are one curriculum of instructions, and a few of them give the same one each time.
+
+    Args:
+        space: the mission's, where it is known: MiniGrid's own say which words of the sentence vary.
+    """
+    choices = getattr(space, "ordered_placeholders", None)
+    if choices is None or short(task_id).startswith("BabyAI-"):
+        return _VARYING.match(short(task_id)) is not None
+    return any(len(words) > 1 for words in choices)
+
+
+def mission_of(task: Task) -> tuple[Task, bool | None]:
+    """The task without the keyword ``mission``, and its value; None where it has none, or is of another family.
+
+    Raises:
+        GraftError: a value that is neither true nor false.
+    """
+    if not is_grid(task.id) or KEYWORD not in task.kwargs:
+        return task, None
+    value = task.kwargs[KEYWORD]
+    if not isinstance(value, bool):
+        raise GraftError(f"mission={value!r} of {task.id} is not allowed; give true or false.")
+    return Task(task.id, {key: given for key, given in task.kwargs.items() if key != KEYWORD}), value
+
+
+@lru_cache(maxsize=1 << 16)
+def word_row(mission: bytes) -> bytes:
+    """Which of `WORDS` are in a mission, one byte each; punctuation, capitals and other words set nothing."""
+    row = bytearray(len(WORDS))
+    for word in re.findall(rb"[a-z]+", mission.lower()):
+        place = _PLACES.get(word.decode())
+        if place is not None:
+            row[place] = 1
+    return bytes(row)
+
+
+def word_rows(missions: Array) -> Array:
+    """Missions (N, B) uint8, filled up with zeros, as rows (N, words) uint8 of zeros and ones."""
+    count = len(missions)
+    used = np.flatnonzero(missions.any(axis=0))
+    width = int(used[-1]) + 1 if len(used) else 1  # most of them leave most of it empty
+    sentences = np.ascontiguousarray(missions[:, :width]).view(f"S{width}").ravel().tolist()
+    return np.frombuffer(b"".join(map(word_row, sentences)), np.uint8).reshape(count, len(WORDS))
+
+
+def with_words(schema: ObservationSchema) -> ObservationSchema:
+    """Planes, and the words' behind them."""
+    count, (planes, *size) = len(WORDS), schema.shape
+    return replace(
+        schema,
+        names=(*schema.names, *(f"mission:{word}" for word in WORDS)),
+        attributes=(*schema.attributes, *((("mission",),) * count)),
+        shape=(planes + count, *size),
+        low=(*schema.low, *((0.0,) * count)),
+        high=(*schema.high, *((1.0,) * count)),
+    )
+
+
+class MissionView(gym.ObservationWrapper[Any, Any, Any]):
+    """One environment of MiniGrid's package whose view and words are shown as one array: its bytes, then the words'."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        space: Any = env.observation_space
+        self.image: gym.spaces.Box = space["image"]
+        size = int(np.prod(self.image.shape)) + len(WORDS)
+        self.observation_space = gym.spaces.Box(0, 255, (size,), np.uint8)
+
+    def observation(self, observation: Mapping[str, Any]) -> Any:
+        """View and words, flat."""
+        row = np.frombuffer(word_row(str(observation["mission"]).encode()), np.uint8)
+        return np.concatenate([np.asarray(observation["image"], np.uint8).ravel(), row])
+
+
+def mission_view(env: gym.Env[Any, Any], task_id: str, mission: bool | None) -> gym.Env[Any, Any]:
+    """``env`` of MiniGrid's package, wrapped where its mission is to be shown."""
+    space: Any = env.observation_space
+    if not isinstance(space, gym.spaces.Dict) or not {"image", KEYWORD} <= set(space):  # a wrapper of its own
+        return env
+    wanted = shows_mission(task_id, space[KEYWORD]) if mission is None else mission
+    return MissionView(env) if wanted else env

@@ -1,0 +1,154 @@
+"""PettingZoo's parallel environments, by their modules: ``pettingzoo:mpe2.simple_tag_v3``.
+
+Agents that share the front of their names are a team: ``adversary_0`` and ``adversary_1`` are ``adversary``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from gymnasium.vector import AutoresetMode
+
+from graft.envs.adapters.builtin.teams import OPTIONS, same_step_only, word
+from graft.envs.adapters.packages import state
+from graft.envs.adapters.pettingzoo.batch import ZooSquad
+from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
+from graft.envs.adapters.spaces import first_line
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.faults import KEYWORD, rules_of
+from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.core.teams import ALL, Rows, SquadEnv
+from graft.envs.factory import ADAPTERS
+
+PREFIX = "pettingzoo:"
+
+
+class PettingZooAdapter:
+    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, the environment's options, and
+    ``faults``, the rules for those that fail (`graft.envs.core.faults`)."""
+
+    prefix = PREFIX
+    renders = True
+
+    def ids(self) -> Iterable[str]:
+        """The environments of MPE, where it is installed."""
+        return _in_package("mpe2")
+
+    def states(self) -> dict[str, str]:
+        """PettingZoo itself is always there; its MPE is a package of its own."""
+        return {"PettingZoo MPE": state("mpe2", "MPE")}
+
+    def counts(self) -> dict[str, int]:
+        """How many environments MPE has."""
+        return {"PettingZoo MPE": len(_in_package("mpe2"))}
+
+    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+        """A batch of ``num_envs`` rows; it runs in the calling thread."""
+        same_step_only(task, autoreset)
+        team, opponents = word(task, "team", ALL), word(task, "opponents", "random")
+        squad = _squad(task, num_envs, team)
+        try:
+            return Rows(squad, team, num_envs, opponents, seed)
+        except GraftError:
+            squad.close()
+            raise
+
+    def squad(self, task: Task, seed: int, num_envs: int) -> SquadEnv:
+        """Environments with all their agents; they are seeded when they are reset."""
+        return _squad(task, num_envs, None)
+
+    def bounds(self, task: Task) -> Bounds | None:
+        """None: what a return is worth depends on the opponents."""
+        return None
+
+
+def _squad(task: Task, rows: int, team: str | None) -> ZooSquad:
+    """As many environments as hold ``rows`` agents of ``team``, or as many as ``rows`` where that is None."""
+    module = _module(task.id)
+    rules, rest = rules_of(task.id, task.kwargs, _keywords(module)[0])
+    options = {name: value for name, value in rest.items() if name not in OPTIONS}
+    make: Callable[[], Any] = partial(_make_one, module, task.id, options)
+    if rules.step_timeout is not None:
+        make = partial(ProcessParallelEnv, make, task.id, rules.step_timeout)
+    return ZooSquad(make, task.id, rules, rows, team)
+
+
+def _in_package(package: str) -> list[str]:
+    """Ids of a package's environments: of its modules whose names end with a version."""
+    spec = find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    names = [module.name for module in pkgutil.iter_modules(places or [])]
+    return [f"{PREFIX}{package}.{name}" for name in names if re.search(r"_v\d+$", name)]
+
+
+def _module(task_id: str) -> Any:
+    """The module of ``task_id``."""
+    name = task_id.removeprefix(PREFIX)
+    package = name.rpartition(".")[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)  # of how PettingZoo's own modules are made
+            module = importlib.import_module(name)
+    except ImportError as error:
+        missing = error.name or ""
+        known = _in_package(package) if package and missing.startswith(package) and missing != package else []
+        if known or missing == "" or not name:
+            raise unknown("task", task_id, known or ADAPTERS["pettingzoo"].ids()) from error
+        root = missing.partition(".")[0]
+        raise GraftError(
+            f"Task '{task_id}' needs a package that is not installed; install it: `pip install {root}`."
+        ) from error
+    except Exception as error:  # whatever the code of a user's module raises
+        raise GraftError(f"Module '{name}' of task '{task_id}' cannot be imported: {first_line(error)}.") from error
+    if not callable(getattr(module, "parallel_env", None)):
+        raise GraftError(f"Module '{name}' of task '{task_id}' has no parallel_env, as PettingZoo's have.")
+    return module
+
+
+def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
+    """One environment; the error for a keyword that it does not take names the nearest that it does."""
+    try:
+        env = module.parallel_env(**options)
+    except GraftError:
+        raise
+    except ImportError as error:
+        raise GraftError(f"Task '{task_id}' needs a package that is not installed: {first_line(error)}.") from error
+    except Exception as error:  # constructors refuse keywords in many ways
+        allowed, takes_others = _keywords(module)
+        for name in options:
+            if not takes_others and name not in allowed:
+                if name == "render_mode":
+                    raise GraftError(f"Task '{task_id}' cannot be drawn: it takes no render_mode.") from error
+                raise unknown(f"keyword of {task_id}", name, [*allowed, *OPTIONS, KEYWORD]) from error
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise GraftError(f"Task '{task_id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
+    drawn, offered = options.get("render_mode"), getattr(env, "metadata", {}).get("render_modes") or ["nothing"]
+    if drawn is not None and drawn not in offered:
+        raise GraftError(f"Task '{task_id}' cannot be drawn as {drawn}; it offers: {', '.join(offered)}.")
+    return env
+
+
+def _keywords(module: Any) -> tuple[list[str], bool]:
+    """Keywords that the environment spells out, and whether it takes others as well.
+
+    PettingZoo's own pass theirs on to ``raw_env``.
+    """
+    found: list[str] = []
+    for creator in (module.parallel_env, getattr(module, "raw_env", None)):
+        if creator is not None:
+            parameters = inspect.signature(creator).parameters.values()
+            found += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                return found, False
+    return found, True
+
+
+ADAPTERS.add("pettingzoo", PettingZooAdapter())

@@ -1,0 +1,132 @@
+"""Who plays in a parallel environment of PettingZoo: its agents in slots and teams, and what they see and do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec, observation_codec
+from graft.envs.core.errors import GraftError
+from graft.envs.core.random_actions import still
+from graft.envs.core.schema import Schemas
+from graft.envs.supervision.restarts import Wrong
+from graft.envs.supervision.supervised_batch import Sight
+
+Bools = NDArray[np.bool_]
+
+MOVES = ("noop", "left", "right", "down", "up")
+"""The five actions of MPE, in its order and in the words of the built-in games."""
+
+
+class Stranger(GraftError):
+    """An environment contradicts its own lists of agents; made again, it would do so again."""
+
+
+class Cast:
+    """The agents of an environment.
+
+    Attributes:
+        agents: names of the slots, (A,). slots: agent -> its slot. teams: name -> its slots, ascending.
+        places: of each slot, its team and its place in it.
+
+    Args:
+        env: one environment, not yet reset; only asked for its agents and their spaces.
+        task: id, for error messages.
+        strict: whether observations outside their space are faults.
+    Raises:
+        GraftError: no list of possible agents, a team whose agents see or do different things, or spaces that Graft
+            cannot show (`graft.envs.adapters.spaces`).
+    """
+
+    def __init__(self, env: Any, task: str, strict: bool) -> None:
+        self._task = task
+        possible = getattr(env, "possible_agents", None)
+        if not possible:
+            raise GraftError(f"Task '{task}' does not list its possible_agents, which Graft needs to number them.")
+        self.agents = tuple(map(str, possible))
+        self.slots = {agent: a for a, agent in enumerate(possible)}
+        stems = [re.sub(r"_?\d+$", "", agent) or agent for agent in self.agents]
+        self.teams = {stem: tuple(a for a, s in enumerate(stems) if s == stem) for stem in dict.fromkeys(stems)}
+        self.places = [(stem, self.teams[stem].index(a)) for a, stem in enumerate(stems)]
+        self._spaces = [(env.observation_space(agent), env.action_space(agent)) for agent in possible]
+        self._codecs = self._make_codecs()
+        self._sights = {team: Sight(self._spaces[its[0]][0], strict) for team, its in self.teams.items()}
+
+    def _make_codecs(self) -> dict[str, tuple[ObservationCodec, ActionCodec]]:
+        """Of each team. Where teams see or do different things their names say whose they are."""
+        for team, its in self.teams.items():
+            for a in its[1:]:
+                for mine, theirs in zip(self._spaces[its[0]], self._spaces[a], strict=True):
+                    if mine != theirs:
+                        raise GraftError(
+                            f"Agents of team '{team}' of '{self._task}' differ: {self.agents[its[0]]} has {mine}, "
+                            f"{self.agents[a]} has {theirs}."
+                        )
+        alike = [all(spaces[n] == self._spaces[0][n] for spaces in self._spaces) for n in (0, 1)]
+        game = re.sub(r"_v\d+$", "", self._task.rpartition(".")[2])
+        moves = MOVES if ":mpe2." in self._task else None
+        found = {}
+        for team, its in self.teams.items():
+            seen, done = self._spaces[its[0]]
+            sees, does = (game if same else f"{game}.{team}" for same in alike)
+            found[team] = observation_codec(sees, seen), action_codec(does, done, moves)
+        return found
+
+    def buffers(self, num_envs: int) -> dict[str, Array]:
+        """Raw observations (N, size, *raw) of each team, zeros."""
+        sights = self._sights
+        return {
+            team: np.zeros((num_envs, len(its), *sights[team].shape), sights[team].dtype)
+            for team, its in self.teams.items()
+        }
+
+    def schemas_of(self, team: str) -> Schemas:
+        """What every agent of ``team`` sees and does."""
+        observation, action = self._codecs[team]
+        return Schemas(observation.schema, action.schema)
+
+    def shown(self, raw: dict[str, Array], valid: Bools) -> dict[str, Array]:
+        """Observations (N, size, *shape) by team, zero where not ``valid`` (N, A)."""
+        shown = {}
+        for team, its in self.teams.items():
+            codec, rows = self._codecs[team][0], raw[team]
+            obs = codec.encode(rows.reshape(-1, *rows.shape[2:])).reshape(*rows.shape[:2], *codec.schema.shape)
+            obs[~valid[:, list(its)]] = 0
+            shown[team] = obs
+        return shown
+
+    def decode(self, team: str, actions: Any, alive: Bools) -> Array:
+        """Actions (N, size) or (N, size, n) as the environments take them, (N, size, *raw); the absent stay still."""
+        codec = self._codecs[team][1]
+        alive = alive[:, list(self.teams[team])]
+        given = np.array(actions)
+        given[~alive] = still(codec.schema, alive.shape)[~alive]
+        decoded = codec.decode(given.reshape(-1, *given.shape[2:]))
+        return decoded.reshape(*alive.shape, *decoded.shape[1:])
+
+    def slot(self, agent: Any) -> int:
+        """Of an agent that is to act; raises Stranger for one that nobody announced."""
+        if agent not in self.slots:
+            raise Stranger(f"Task '{self._task}' has agent '{agent}', who is not among its possible_agents.")
+        return self.slots[agent]
+
+    def look(self, agent: Any, obs: Any) -> Array:
+        """A copy of what an agent sees.
+
+        Raises:
+            Wrong: it is a fault. Stranger: there is nothing.
+        """
+        if agent not in obs:
+            raise Stranger(f"Task '{self._task}' shows nothing to agent '{agent}', who is to act.")
+        sight = self._sights[self.places[self.slots[agent]][0]]
+        try:
+            shown = np.array(sight.fitting(obs[agent]))
+        except Wrong as wrong:
+            raise Wrong(wrong.kind, f"agent '{agent}': {wrong.text}") from None
+        found = sight.complaint(shown) if sight.checks else None
+        if found:
+            raise Wrong(found.kind, f"agent '{agent}': {found.text}")
+        return shown

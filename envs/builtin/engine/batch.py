@@ -1,0 +1,209 @@
+"""A built-in game as a Gymnasium vector environment (the native batch) and as a single environment."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from graft.envs.builtin.engine.game import ACTIONS, GAMES
+from graft.envs.builtin.engine.kernel import disturb
+from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
+from graft.envs.builtin.engine.state import State, copies, new_state, put_back, seed_state
+from graft.envs.builtin.engine.view import VIEWS
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import TaskVectorEnv
+
+Bools = NDArray[np.bool_]
+
+
+class GameVectorEnv(TaskVectorEnv):
+    """``num_envs`` copies of a built-in game in one compiled loop, without per-environment Python.
+
+    Args:
+        game: its id, ``"Graft/Gather-v0"``.
+        num_envs: batch size.
+        seed: of the first reset without a seed; environment i uses ``seed + i``.
+        autoreset_mode: same-step or next-step; disabled autoreset is not offered.
+        render_mode: what `render` gives: ``rgb_array`` or ``ansi``.
+        **options: the game's mechanics, and ``view``, ``palette`` and ``levels``.
+    """
+
+    def __init__(
+        self,
+        game: str,
+        num_envs: int = 1,
+        seed: int = 0,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        mode = AutoresetMode(autoreset_mode)
+        if mode is AutoresetMode.DISABLED:
+            raise GraftError("autoreset_mode 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
+        self._game = GAMES[game]
+        self._settings, view, self._palette = self._game.resolve(options)
+        show = VIEWS[view].show
+        self._show = None if show is None else show(self._game.things, self._palette)
+        self._disturbed = bool(self._settings.mirror or self._settings.fog or self._settings.noise)
+        self._same_step = mode is AutoresetMode.SAME_STEP
+        self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
+        self.render_mode = check_mode(game, render_mode)
+        self.num_envs = num_envs
+        self.observation_schema = self._game.observation_schema(view)
+        self.action_schema = ACTIONS
+        self.single_observation_space = self.observation_schema.space()
+        self.single_action_space = ACTIONS.space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._first_seed = seed
+        self._seeded = False
+        self._state = new_state(num_envs, self._game.movers, self._game.memo)
+        self._waiting = np.zeros(num_envs, np.bool_)
+        self._final = self._planes()
+        self._everyone = np.arange(num_envs)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
+        if seed is None and not self._seeded:
+            seed = self._first_seed
+        if seed is not None:
+            self._seed(seed)
+        mask = (options or {}).get("reset_mask")
+        chosen = np.ones(self.num_envs, np.bool_) if mask is None else np.asarray(mask, np.bool_)
+        self._waiting &= ~chosen
+        planes = self._planes()
+        self._game.reset_batch(self._state, self._settings, chosen, planes)
+        return self._shown(planes, self._everyone), {}
+
+    def _planes(self) -> NDArray[np.uint8]:
+        return np.zeros((self.num_envs, *self._game.planes.shape), np.uint8)
+
+    def _shown(self, planes: NDArray[np.uint8], of: NDArray[np.int64], last: int = 0) -> NDArray[Any]:
+        """What the agent sees of the painted planes of environments ``of``, which may be changed or given away."""
+        if self._disturbed:
+            disturb(self._state, self._settings, planes, of, last)
+        if self._show is None:
+            return planes
+        seen = np.empty((len(of), *self.observation_schema.shape), self.observation_schema.dtype)
+        self._show(planes, seen)
+        return seen
+
+    def _last_seen(self, ended: NDArray[np.bool_]) -> NDArray[Any]:
+        """Last observations of the episodes that ended; elsewhere whatever was left over."""
+        shape, of = (self.num_envs, *self.observation_schema.shape), np.flatnonzero(ended)
+        seen = np.empty(shape, self.observation_schema.dtype)
+        seen[of] = self._shown(self._final[of], of, 1)
+        return seen
+
+    def _seed(self, seed: int | list[int | None]) -> None:
+        seeds = [int(seed) + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
+        if len(seeds) != self.num_envs or any(s is not None and s < 0 for s in seeds):
+            raise GraftError(
+                f"Seeds {seeds} are not allowed; give one number from 0 for each of {self.num_envs} games."
+            )
+        before = self._state.rng.copy()
+        seed_state(self._state, np.array([s or 0 for s in seeds], np.uint64))
+        for i, given in enumerate(seeds):
+            if given is None and self._seeded:
+                self._state.rng[i] = before[i]
+        self._seeded = True
+
+    def step(self, actions: Any) -> tuple[NDArray[Any], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+        """One step of all environments; the arrays returned are the caller's to keep."""
+        count = self.num_envs
+        chosen = np.asarray(actions, np.int64)
+        if chosen.shape != (count,):
+            raise GraftError(f"Actions have shape {chosen.shape}; give one for each of {count} games.")
+        planes = np.empty((count, *self._game.planes.shape), np.uint8)
+        rewards = np.empty(count, np.float64)
+        terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
+        ended = self._game.step_batch(
+            self._state,
+            self._settings,
+            chosen,
+            self._waiting,
+            self._same_step,
+            self._game.max_steps,
+            planes,
+            self._final,
+            rewards,
+            terminated,
+            truncated,
+        )
+        infos: dict[str, Any] = {}
+        if ended and self._same_step:
+            over = terminated | truncated
+            infos = {"final_obs": self._last_seen(over), "_final_obs": over}
+        return self._shown(planes, self._everyone), rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """A frame of each board as it truly is, whatever view, mirror, fog or noise the agent sees it through.
+
+        Under same-step autoreset an environment that ended already shows its next episode. Nothing of the game changes.
+
+        Returns:
+            N pictures (H, W, 3) uint8 under ``rgb_array``, N texts of a line a row under ``ansi``; None without a mode.
+        Raises:
+            GraftError: before the first reset.
+        """
+        if self.render_mode is None:
+            gym.logger.warn("render gives nothing without a render_mode, such as render_mode='rgb_array'.")
+            return None
+        if not self._seeded:
+            raise GraftError("There is nothing to render before the first reset.")
+        planes = self._planes()
+        # A reset of no environment paints them all, and writes nothing into the state that was not there.
+        self._game.reset_batch(self._state, self._settings, np.zeros(self.num_envs, np.bool_), planes)
+        return frames(self.render_mode, planes, self._game.things, self._palette)
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything that the future of the batch depends on."""
+        return copies(self._arrays())
+
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Go back to a state of `save_state`, of a batch of the same game and size."""
+        put_back(self._arrays(), saved)
+        self._seeded = True
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {**dict(zip(State._fields, self._state, strict=True)), "waiting": self._waiting}
+
+
+class GameEnv(gym.Env[NDArray[Any], np.int64]):
+    """One environment of a built-in game: the batch engine with a batch of one, without autoreset."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(MODES), "render_fps": FPS}  # type: ignore[misc]
+
+    def __init__(self, game: str, render_mode: str | None = None, **options: Any) -> None:
+        GAMES[game].resolve(options)
+        self._batch = GameVectorEnv(game, autoreset_mode=AutoresetMode.NEXT_STEP, render_mode=render_mode, **options)
+        self.render_mode = self._batch.render_mode
+        self.observation_space = self._batch.single_observation_space
+        self.action_space = self._batch.single_action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """A fresh episode."""
+        super().reset(seed=seed)
+        if seed is None and not self._batch._seeded:
+            seed = int(self.np_random.integers(2**31))
+        obs, infos = self._batch.reset(seed=seed)
+        return obs[0], infos
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """One step; after an episode has ended, call `reset`."""
+        obs, rewards, terminated, truncated, infos = self._batch.step(np.array([action]))
+        return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos
+
+    def render(self) -> Any:
+        """The board as `GameVectorEnv.render` shows it: a picture (H, W, 3) uint8, or a text."""
+        shown = self._batch.render()
+        return None if shown is None else shown[0]

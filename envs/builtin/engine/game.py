@@ -1,0 +1,126 @@
+"""What a built-in game declares: its things, mechanics, rules and reference scores; and what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from graft.envs.builtin.engine import kernel
+from graft.envs.builtin.engine.compile import specialise
+from graft.envs.builtin.engine.entities import PALETTES
+from graft.envs.builtin.engine.mechanics import Mechanic, Value, of_game, settings
+from graft.envs.builtin.engine.view import VIEWS, planes_schema
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.registry import Registry
+from graft.envs.core.schema import ActionSchema, ObservationSchema
+from graft.envs.core.task import Bounds
+
+ACTIONS = ActionSchema("discrete", ("noop", "up", "down", "left", "right", "act"))
+"""The action vocabulary of every built-in game; a game without a use for one treats it as ``noop``."""
+
+NOOP, UP, DOWN, LEFT, RIGHT, ACT = range(6)
+
+
+class Played(NamedTuple):
+    """A game as keyword arguments make it.
+
+    ``settings``: mechanics in force. ``view``, ``palette``: how it is shown.
+    """
+
+    settings: Any
+    view: str
+    palette: str
+
+
+@dataclass(frozen=True)
+class Game:
+    """One built-in game.
+
+    Attributes:
+        id: its Gymnasium id.
+        goal: one sentence on what a player must learn.
+        things: names of its observation planes (`graft.envs.builtin.engine.entities`), in order; the first is the player's.
+        own: the mechanics that it has beside those that every game has (`graft.envs.builtin.engine.mechanics`), and their defaults.
+        begin: ``(s, i, p)`` lays out a fresh episode of environment i, which is cleared already.
+        advance: ``(s, i, action, p) -> (reward, dead)`` plays one step.
+        paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
+        bounds: mean return of the random policy and of the expert, and how they were obtained; None until measured.
+        movers, memo: how many moving things, and how many numbers, its rules remember.
+        max_steps: steps until an episode is truncated.
+    """
+
+    id: str
+    goal: str
+    things: tuple[str, ...]
+    begin: Any
+    advance: Any
+    paint: Any
+    own: Mapping[str, Value] = field(default_factory=dict)
+    bounds: Bounds | None = None
+    movers: int = 0
+    memo: int = 0
+    max_steps: int = 200
+
+    @cached_property
+    def mechanics(self) -> dict[str, Mechanic]:
+        """By name, with the defaults of this game."""
+        return of_game(self.own)
+
+    @property
+    def planes(self) -> ObservationSchema:
+        """What its rules paint, (C, SIZE, SIZE)."""
+        return planes_schema(self.things)
+
+    def observation_schema(self, view: str = "planes") -> ObservationSchema:
+        """What an agent is shown."""
+        return VIEWS[view].schema(self.things)
+
+    def resolve(self, kwargs: Mapping[str, Any]) -> Played:
+        """The game under keyword arguments: mechanics, ``view``, ``palette``, ``levels``.
+
+        Raises:
+            GraftError: an unknown name, or a value that is not allowed.
+        """
+        mechanics = {name: value for name, value in kwargs.items() if name not in OPTIONS}
+        view, palette = kwargs.get("view", "planes"), kwargs.get("palette", "day")
+        if view not in VIEWS:
+            raise unknown("view", str(view), VIEWS)
+        if palette not in PALETTES:
+            raise unknown("palette", str(palette), PALETTES)
+        return Played(
+            settings(self.id, self.mechanics, mechanics, _levels(self.id, kwargs.get("levels"))), view, palette
+        )
+
+    @cached_property
+    def reset_batch(self) -> Callable[..., None]:
+        """The compiled reset of a batch (`graft.envs.builtin.engine.kernel.reset_batch`)."""
+        return specialise(kernel.reset_batch, {"begin": self.begin, "paint": self.paint})
+
+    @cached_property
+    def step_batch(self) -> Callable[..., int]:
+        """The compiled step of a batch (`graft.envs.builtin.engine.kernel.step_batch`)."""
+        rules = {"begin": self.begin, "advance": self.advance, "paint": self.paint}
+        return specialise(kernel.step_batch, rules)
+
+
+OPTIONS = {
+    "view": "how the board is shown",
+    "palette": "colours of the pixel view",
+    "levels": "the range [first, end) of levels that episodes are drawn from; without it there is no end of them",
+}
+"""Keyword arguments that are no mechanics."""
+
+
+def _levels(game: str, levels: Any) -> tuple[int, int]:
+    """(first, how many) of a range of levels; (0, 0) where there is none."""
+    if levels is None:
+        return 0, 0
+    whole = isinstance(levels, list | tuple) and len(levels) == 2 and all(type(n) is int for n in levels)
+    if not whole or not 0 <= levels[0] < levels[1]:
+        raise GraftError(f"{game}: levels={levels!r} is not allowed; it is a range of level numbers, as in [0, 200].")
+    return levels[0], levels[1] - levels[0]
+
+
+GAMES: Registry[Game] = Registry("game", "graft.envs.builtin.games")

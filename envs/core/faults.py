@@ -1,0 +1,187 @@
+"""Faults of third-party environments: which there are, how many are borne, and the error that ends a run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.options import build_options
+
+KEYWORD = "faults"
+"""The task's keyword that holds `FaultRules`; an environment whose constructor spells it out keeps it for itself."""
+
+KINDS = ("raised", "hung", "not_finite", "outside")
+"""An exception; no answer in time; a reward or observation that is NaN or infinite; an observation that its space does
+not allow."""
+
+STRAYING = ("LunarLander", "BipedalWalker")
+"""Gymnasium's own tasks whose bounds are those of usual play and not of all states."""
+
+
+@dataclass(frozen=True)
+class FaultRules:
+    """What counts as a fault and how many are borne: ``kwargs: {faults: {limit: 50}}`` of a task.
+
+    Attributes:
+        limit: a run ends when more faults than this fall within ``window`` env steps of one batch.
+        window: env steps, of all environments of the batch together.
+        step_timeout: seconds that a step may take; a reset, which may make the environment, five times as long. Then
+            every environment has a process of its own, which is ended when it hangs. None is for ever.
+        outside: whether observations outside their space are faults; None is for all but `STRAYING`.
+    """
+
+    limit: Annotated[int, Field(ge=0)] = 10
+    window: Annotated[int, Field(ge=1)] = 10_000
+    step_timeout: Annotated[float, Field(gt=0)] | None = None
+    outside: bool | None = None
+
+
+def rules_of(
+    task_id: str, kwargs: Mapping[str, Any], takes: Iterable[str] = (), offered: Iterable[str] | None = None
+) -> tuple[FaultRules, dict[str, Any]]:
+    """The rules among a task's keywords, and the other keywords.
+
+    Args:
+        takes: keywords that the environment spells out.
+        offered: names of the rules that the task's provider can keep; None for all.
+    Raises:
+        GraftError: an unknown rule, or a value that is not allowed.
+    """
+    rest = dict(kwargs)
+    if KEYWORD not in rest or KEYWORD in takes:
+        return FaultRules(), rest
+    given = rest.pop(KEYWORD)
+    if not isinstance(given, Mapping):
+        raise GraftError(f"{KEYWORD}={given!r} of {task_id} is not allowed; give rules, such as {{limit: 10}}.")
+    kind = f"{KEYWORD} of {task_id}"
+    for name in given if offered is not None else ():
+        if name not in set(offered or ()):
+            raise unknown(f"option of {kind}", str(name), offered or ())
+    return build_options(kind, FaultRules, given), rest
+
+
+class Faults(Mapping[str, int]):
+    """How often environments failed, by kind, each failure followed by a restart; and the last failure in words.
+
+    Attributes:
+        last: in words. error: what it raised, if it did; it stays in its process.
+    """
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(KINDS, 0)
+        self.last = ""
+        self.error: BaseException | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "error": None}
+
+    @property
+    def total(self) -> int:
+        """Of all kinds."""
+        return sum(self._counts.values())
+
+    def __getitem__(self, kind: str) -> int:
+        return self._counts[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._counts)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __str__(self) -> str:
+        """``2 raised, 1 hung``."""
+        return ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in self.items() if n) or "none"
+
+    def metrics(self) -> dict[str, float]:
+        """``env/faults``, and ``env/faults_<kind>`` of those that happened; nothing where none did."""
+        found = {f"env/faults_{kind}": float(n) for kind, n in self.items() if n}
+        return {"env/faults": float(self.total), **found} if found else {}
+
+    def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
+        """Count one more."""
+        self._counts[kind] += 1
+        self.last, self.error = text, error
+
+
+def together(parts: Iterable[Faults]) -> Faults:
+    """Those of several batches."""
+    whole = Faults()
+    for part in parts:
+        for kind, n in part.items():
+            whole._counts[kind] += n
+        whole.last = part.last or whole.last
+    return whole
+
+
+class TooManyFaults(GraftError):
+    """Environments failed more often than the task's rules bear.
+
+    Attributes:
+        task: id. faults: of the batch.
+        env_steps: how far a training came, where one was going on.
+    """
+
+    def __init__(self, task: str, faults: Faults, message: str) -> None:
+        super().__init__(message)
+        self.task, self.faults, self.env_steps = task, faults, 0
+
+    def __reduce__(self) -> Any:
+        """For processes: an error is else made again from its message alone."""
+        return type(self), (self.task, self.faults, str(self)), vars(self)
+
+
+class FaultLog:
+    """Counts the faults of a batch, and ends the run when there are too many.
+
+    Args:
+        task: id, for messages.
+    """
+
+    def __init__(self, task: str, rules: FaultRules) -> None:
+        self._task, self._rules = task, rules
+        self._steps, self._recent = 0, deque[int]()
+        self.faults = Faults()
+
+    def passed(self, env_steps: int) -> None:
+        """So many more env steps were taken."""
+        self._steps += env_steps
+
+    def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
+        """Count a fault; `check` says whether it was one too many."""
+        self.faults.add(kind, text, error)
+        self._recent.append(self._steps)
+
+    def check(self) -> None:
+        """Raise TooManyFaults if more than the limit are within the window."""
+        while self._recent and self._recent[0] <= self._steps - self._rules.window:
+            self._recent.popleft()
+        if len(self._recent) <= self._rules.limit:
+            return
+        raise self.error(
+            f"Environments of '{self._task}' failed too often ({len(self._recent)} times within "
+            f"{self._rules.window:,} env steps, {self._rules.limit} are allowed)"
+        )
+
+    def error(self, what: str) -> TooManyFaults:
+        """The error that ends the run; ``what`` begins its sentence."""
+        hint = f"; {KEYWORD}: {{outside: false}} allows such observations" if self.faults["outside"] else ""
+        error = TooManyFaults(
+            self._task,
+            self.faults,
+            f"{what}: {self.faults} in all; the last, {self.faults.last}{hint}.",
+        )
+        error.__cause__ = self.faults.error
+        return error
+
+
+def outside_counts(rules: FaultRules, task_id: str) -> bool:
+    """Whether observations of the task that are outside their space are faults."""
+    if rules.outside is not None:
+        return rules.outside
+    return not task_id.rpartition(":")[2].startswith(STRAYING)

@@ -1,0 +1,82 @@
+"""Actions of agents that nobody steers. Random ones come from counters of the environment, and can be saved."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graft.envs.core.schema import ActionSchema
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_B = np.uint64(0x94D049BB133111EB)
+_APART = np.uint64(0x2545F4914F6CDD1D)
+
+WIDEST = 1e3
+"""How far random numbers reach in a box that has no bounds."""
+
+
+class Dice:
+    """Random numbers for N environments, each with a stream of its own, whatever batch it is in.
+
+    Attributes:
+        state: (N, 2) uint64, a key and a counter for each environment.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self.state = np.zeros((num_envs, 2), np.uint64)
+
+    def seed(self, seed: int) -> None:
+        """Give environment i the stream of ``seed + i``."""
+        seeds = np.uint64(seed) + np.arange(len(self.state), dtype=np.uint64)
+        with np.errstate(over="ignore"):  # unsigned numbers wrap
+            self.state[:, 0] = _mixed(seeds * _STEP ^ _APART)
+        self.state[:, 1] = 0
+
+    def last(self) -> Dice:
+        """Those of the last environment alone: what they draw, the others don't."""
+        only = Dice(0)
+        only.state = self.state[-1:]
+        return only
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """(N, count) numbers in [0, 1), by SplitMix64."""
+        with np.errstate(over="ignore"):
+            numbers = self.state[:, 1:] + np.arange(1, count + 1, dtype=np.uint64)
+            self.state[:, 1] += np.uint64(count)
+            found = _mixed(self.state[:, :1] + numbers * _STEP) >> np.uint64(11)
+        return found.astype(np.float64) * (1.0 / 2.0**53)
+
+    def actions(self, schema: ActionSchema, size: int) -> NDArray[Any]:
+        """Uniform actions: (N, size) int64, or (N, size, n) int64 of several choices or float32 of a box."""
+        names = len(schema.names)
+        if schema.kind == "discrete":
+            return (self.uniform(size) * names).astype(np.int64)
+        if schema.kind == "multi":
+            choices = self.uniform(size * len(schema.sizes)).reshape(-1, size, len(schema.sizes))
+            return (choices * schema.sizes).astype(np.int64)
+        low = np.array([b if math.isfinite(b) else -WIDEST for b in schema.low])
+        high = np.array([b if math.isfinite(b) else WIDEST for b in schema.high])
+        within = self.uniform(size * names).reshape(-1, size, names)
+        found: NDArray[np.float32] = (low + (high - low) * within).astype(np.float32)
+        return found
+
+
+def still(actions: ActionSchema, shape: tuple[int, ...]) -> NDArray[Any]:
+    """The action that does least, for each place of ``shape``: action 0, or what is nearest to 0 within a box."""
+    if actions.kind == "discrete":
+        return np.zeros(shape, np.int64)
+    if actions.kind == "multi":
+        return np.zeros((*shape, len(actions.sizes)), np.int64)
+    return np.broadcast_to(np.clip(0.0, actions.low, actions.high), (*shape, len(actions.names))).astype(np.float32)
+
+
+def _mixed(z: NDArray[Any]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser."""
+    z = (z ^ (z >> np.uint64(30))) * _MIX_A
+    z = (z ^ (z >> np.uint64(27))) * _MIX_B
+    bits: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return bits

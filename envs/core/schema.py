@@ -1,0 +1,179 @@
+"""Schemas: the names, attributes, shapes and bounds of what a task shows and accepts.
+
+Transfer moves weights by these names, so they are part of a task as much as its rewards are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from graft.envs.core.errors import GraftError
+
+ObservationKind = Literal["planes", "pixels", "vector", "parts"]
+ActionKind = Literal["discrete", "multi", "box"]
+
+
+def _finite(bounds: tuple[float, ...]) -> list[float | None]:
+    return [b if math.isfinite(b) else None for b in bounds]
+
+
+def _bounds(values: list[float | None], infinite: float) -> tuple[float, ...]:
+    return tuple(infinite if v is None else float(v) for v in values)
+
+
+@dataclass(frozen=True)
+class ObservationSchema:
+    """What one observation holds.
+
+    Attributes:
+        kind: ``planes`` (C, H, W) with one named plane per channel; ``pixels`` (C, H, W) in [0, 255];
+            ``vector`` (n,) with one named feature per entry; ``parts``: several of these, flattened one after the
+            other into one vector (`joined`).
+        names: one per channel or feature, unique; of parts, ``<part>/<name>``.
+        attributes: what each channel *means*, in words shared between games ("deadly", "solid", "pickup",
+            "mobile", "self", ...), sorted; empty where nothing is known.
+        shape: of one observation, channels first.
+        dtype: numpy name of the observation's dtype.
+        low, high: bounds per channel or feature; infinite where unbounded.
+        parts: name -> schema of each part, in their order; empty for the other kinds.
+    """
+
+    kind: ObservationKind
+    names: tuple[str, ...]
+    attributes: tuple[tuple[str, ...], ...]
+    shape: tuple[int, ...]
+    dtype: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    parts: tuple[tuple[str, ObservationSchema], ...] = ()
+
+    def __post_init__(self) -> None:
+        channels = sum(part.shape[0] for _, part in self.parts) if self.parts else self.shape[0]
+        sizes = {len(self.names), len(self.attributes), len(self.low), len(self.high), channels}
+        if len(sizes) != 1:
+            raise GraftError(
+                f"An observation of shape {self.shape} needs one name, attribute set and bound per channel, "
+                f"got {len(self.names)} names, {len(self.attributes)} attribute sets and {len(self.low)} bounds."
+            )
+        if len(set(self.names)) != len(self.names):
+            raise GraftError(f"Observation names must be unique, got {', '.join(self.names)}.")
+
+    def space(self) -> gym.spaces.Box:
+        """The Gymnasium space of one observation."""
+        if self.parts:
+            boxes = [part.space() for _, part in self.parts]
+            low, high = (np.concatenate([getattr(b, end).ravel() for b in boxes]) for end in ("low", "high"))
+            return gym.spaces.Box(low.astype(self.dtype), high.astype(self.dtype), dtype=np.dtype(self.dtype).type)
+        per_channel = (-1,) + (1,) * (len(self.shape) - 1)
+        low = np.broadcast_to(np.reshape(self.low, per_channel), self.shape).astype(self.dtype)
+        high = np.broadcast_to(np.reshape(self.high, per_channel), self.shape).astype(self.dtype)
+        return gym.spaces.Box(low, high, self.shape, np.dtype(self.dtype).type)
+
+    @property
+    def places(self) -> list[slice]:
+        """Of each name, where its numbers are along an observation's first dimension."""
+        cells = [math.prod(part.shape[1:]) for _, part in self.parts for _ in part.names] or [1] * len(self.names)
+        ends = np.cumsum(cells).tolist()
+        return [slice(end - count, end) for end, count in zip(ends, cells, strict=True)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; infinite bounds become null, ``parts`` stand only where there are some."""
+        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parts"}
+        data |= {"low": _finite(self.low), "high": _finite(self.high)}
+        return data | {"parts": [[name, part.to_json()] for name, part in self.parts]} if self.parts else data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ObservationSchema:
+        """Inverse of `to_json`."""
+        return cls(
+            parts=tuple((name, cls.from_json(part)) for name, part in data.get("parts", ())),
+            kind=data["kind"],
+            names=tuple(data["names"]),
+            attributes=tuple(tuple(a) for a in data["attributes"]),
+            shape=tuple(data["shape"]),
+            dtype=data["dtype"],
+            low=_bounds(data["low"], -math.inf),
+            high=_bounds(data["high"], math.inf),
+        )
+
+
+def joined(parts: Mapping[str, ObservationSchema]) -> ObservationSchema:
+    """The schema of an observation of several parts: bytes where all of them are bytes, else float32.
+
+    Raises:
+        GraftError: no parts, or parts of parts.
+    """
+    if not parts or any(part.parts for part in parts.values()):
+        raise GraftError("An observation of parts needs one or more of them, none of which has parts itself.")
+    schemas = list(parts.values())
+    return ObservationSchema(
+        kind="parts",
+        names=tuple(f"{name}/{channel}" for name, part in parts.items() for channel in part.names),
+        attributes=tuple(words for part in schemas for words in part.attributes),
+        shape=(sum(math.prod(part.shape) for part in schemas),),
+        dtype="uint8" if all(part.dtype == "uint8" for part in schemas) else "float32",
+        low=tuple(bound for part in schemas for bound in part.low),
+        high=tuple(bound for part in schemas for bound in part.high),
+        parts=tuple(parts.items()),
+    )
+
+
+@dataclass(frozen=True)
+class ActionSchema:
+    """What one action is: ``discrete`` (an index into ``names``), ``multi`` (several such indices at once), or ``box``
+    (one bounded real per name).
+
+    ``low`` and ``high`` are per name for ``box`` and else empty. ``sizes`` of ``multi`` are the numbers of choices of
+    each index, whose names follow each other; it is empty for the others.
+    """
+
+    kind: ActionKind
+    names: tuple[str, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise GraftError(f"Action names must be unique, got {', '.join(self.names)}.")
+        if self.kind == "box" and not len(self.low) == len(self.high) == len(self.names):
+            raise GraftError(f"A box of {len(self.names)} actions needs as many bounds, got {len(self.low)}.")
+        if self.kind == "multi" and (sum(self.sizes) != len(self.names) or min(self.sizes, default=0) < 1):
+            raise GraftError(f"Choices {self.sizes} need a name each, got {len(self.names)} names.")
+
+    def space(self) -> gym.Space[Any]:
+        """The Gymnasium space of one action."""
+        if self.kind == "discrete":
+            return gym.spaces.Discrete(len(self.names))
+        if self.kind == "multi":
+            return gym.spaces.MultiDiscrete(list(self.sizes))
+        return gym.spaces.Box(np.array(self.low, np.float32), np.array(self.high, np.float32))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; infinite bounds become null, ``sizes`` stand only where there are some."""
+        data = asdict(self) | {"low": _finite(self.low), "high": _finite(self.high)}
+        return data if self.sizes else {key: value for key, value in data.items() if key != "sizes"}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ActionSchema:
+        """Inverse of `to_json`."""
+        return cls(
+            kind=data["kind"],
+            names=tuple(data["names"]),
+            low=_bounds(data["low"], -math.inf),
+            high=_bounds(data["high"], math.inf),
+            sizes=tuple(data.get("sizes", ())),
+        )
+
+
+class Schemas(NamedTuple):
+    """Both schemas of a task: what a network is built from."""
+
+    observation: ObservationSchema
+    action: ActionSchema

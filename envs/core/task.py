@@ -1,0 +1,156 @@
+"""Task, the vector environment every task becomes, and the seam that adapters fill."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from graft.envs.core.faults import Faults
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+
+
+@dataclass(frozen=True)
+class Task:
+    """One environment with its keyword arguments: ``Task("Graft/Gather-v0", {"slip": 0.3})``."""
+
+    id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Short and unique within an experiment: ``Gather(slip=0.3)``."""
+        name = self.id.removeprefix("Graft/").removesuffix("-v0")
+        options = ", ".join(f"{k}={_short(v)}" for k, v in sorted(self.kwargs.items()))
+        return f"{name}({options})" if options else name
+
+    def __hash__(self) -> int:
+        return hash((self.id, tuple(sorted(self.kwargs))))  # values may be lists; equal tasks have equal names
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"id": ..., "kwargs": {...}}`` with sorted keys."""
+        return {"id": self.id, "kwargs": dict(sorted(self.kwargs.items()))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Task:
+        """Inverse of `to_json`."""
+        return cls(data["id"], dict(data.get("kwargs", {})))
+
+
+LONGEST = 60
+"""Characters of a keyword's value that are shown; longer ones have a checksum instead."""
+
+
+def _short(value: Any) -> str:
+    """Of a keyword argument; tasks within it come with their own short names."""
+    if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):
+        return "+".join(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    if isinstance(value, dict) and "id" not in value and len(str(value)) > LONGEST:  # such as names
+        return f"{zlib.crc32(json.dumps(value, sort_keys=True, default=str).encode()):08x}"
+    return str(Task.from_json(value)) if isinstance(value, dict) and "id" in value else str(value)
+
+
+AVERAGED = "mean of the bounds of its tasks"
+"""How bounds were found that are those of several tasks in one."""
+
+
+class Bounds(NamedTuple):
+    """Mean episode returns that a task's scores are normalised by: 0 = random policy, 1 = expert."""
+
+    random: float
+    expert: float
+    how: str
+
+    def normalise(self, value: float) -> float:
+        """Score of a mean episode return; not clipped."""
+        return (value - self.random) / (self.expert - self.random)
+
+
+class Groups(NamedTuple):
+    """Parts of a batch whose returns are reported apart, such as the tasks of a mixture.
+
+    ``of_row`` (N,) holds the index of each environment's part, and ``scales`` the bounds of each part that has some.
+    """
+
+    names: tuple[str, ...]
+    of_row: NDArray[np.int64]
+    scales: tuple[Bounds | None, ...]
+
+
+class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
+    """A Gymnasium vector environment that carries its schemas.
+
+    ``metadata["autoreset_mode"]`` says which convention it follows. Under same-step autoreset, ``infos`` of a step
+    in which environments ended holds ``final_obs``, an array (num_envs, *obs_shape) whose rows are valid where the
+    boolean mask ``_final_obs`` (num_envs,) is set. ``terminated`` and ``truncated`` are never both set: what terminates
+    in the last step of its time limit has terminated. ``reset()`` without a seed uses the seed given to `envs.make`
+    the first time and goes on with the running random numbers after that. ``groups`` names the parts of a batch that
+    has several.
+
+    Where ``dead_rows`` is set, rows can be out of play, such as agents that died: ``infos["alive"]`` (N,) of every
+    reset and step says which of the observations that it returns are of rows in play. Where rows share a game,
+    ``infos["over"]`` (N,) of every step says whose game it ended, also of rows that are out of play.
+    """
+
+    observation_schema: ObservationSchema
+    action_schema: ActionSchema
+    groups: Groups | None = None
+    dead_rows: bool = False
+
+    @property
+    def schemas(self) -> Schemas:
+        """Both schemas as one value."""
+        return Schemas(self.observation_schema, self.action_schema)
+
+    @property
+    def faults(self) -> Faults:
+        """How often its environments failed and were restarted; never, where nobody but us wrote them."""
+        return Faults()
+
+    @property
+    def savable(self) -> bool:
+        """Whether `save_state` and `restore_state` work: the built-in games' do, those of other people's can't."""
+        return type(self).save_state is not TaskVectorEnv.save_state
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything that the future of the batch depends on."""
+        raise NotImplementedError
+
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Go back to a state of `save_state`, of a batch of the same tasks and size."""
+        raise NotImplementedError
+
+
+class Adapter(Protocol):
+    """Makes the tasks whose ids start with ``prefix``; the longest matching prefix wins.
+
+    One whose batches can be rendered says so with an attribute ``renders = True``; it then takes ``render_mode`` as a
+    keyword of the task. One whose environments can be spread over processes has an attribute ``parallel = True``, and
+    its `make` takes ``workers``, how many.
+
+    One may have ``states() -> dict[str, str]``, which says of each part of it whether it can be made on this machine:
+    "ready", or a sentence with the line that installs it. It imports nothing. ``counts() -> dict[str, int]``, how many
+    ids each part has, may import those that are ready.
+    """
+
+    prefix: str
+
+    def ids(self) -> Iterable[str]:
+        """Full ids that can be made on this machine, for the nearest-name hint."""
+
+    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+        """The batch; raises GraftError for an unknown id or keyword, or a package that is not installed.
+
+        ``max_threads`` caps the native threads an environment library may start for itself.
+        """
+
+    def bounds(self, task: Task) -> Bounds | None:
+        """Registered scores of the task, or None where nobody recorded any."""

@@ -1,0 +1,58 @@
+"""A task as words of a command line: ``Graft/Platform-v0 gravity=0.5 levels=[0,200]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+
+
+def value_of(text: str) -> Any:
+    """``text`` as YAML, whose numbers may also be written ``1e5``, which YAML 1.1 takes for text.
+
+    Raises:
+        GraftError: it is none.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise GraftError(f"'{text}' is not a YAML value.") from error
+    try:
+        return float(value) if isinstance(value, str) and value[:1] in "+-.0123456789" else value
+    except ValueError:
+        return value
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words that stand alone, and those of the form ``key=value`` as keyword arguments.
+
+    Raises:
+        GraftError: a key that is given twice or has no name, or a value that is not YAML.
+    """
+    alone, options = [], {}
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign:
+            alone.append(word)
+        elif not key.isidentifier() or key in options:
+            raise GraftError(f"'{word}' is not allowed; give each keyword once, as in slip=0.3.")
+        else:
+            options[key] = value_of(text)
+    return alone, options
+
+
+def task_of(words: Sequence[str]) -> Task:
+    """The task that words name: one id, and keyword arguments.
+
+    Raises:
+        GraftError: no id or several, or keyword arguments that cannot be read.
+    """
+    alone, options = split_words(words)
+    if len(alone) != 1:
+        given = f"got {', '.join(alone)}" if alone else "got none"
+        raise GraftError(f"Give one task, such as Graft/Maze-v0, and its keywords as key=value; {given}.")
+    return Task(alone[0], options)

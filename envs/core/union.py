@@ -1,0 +1,142 @@
+"""One observation schema for several tasks: the union of their names; what a task does not show is zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from graft.envs.core.errors import GraftError
+from graft.envs.core.faults import Faults
+from graft.envs.core.schema import ObservationSchema, joined
+from graft.envs.core.task import TaskVectorEnv
+
+
+def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:
+    """The schema that holds every name of ``schemas``, in the order in which they first appear.
+
+    A name's attributes are all that any of them gives it, and its bounds span theirs, and zero where a
+    schema lacks it.
+
+    Raises:
+        GraftError: observations of different kinds, dtypes or boards, which have no union.
+    """
+    first = schemas[0]
+    if all(schema.parts for schema in schemas):
+        found: dict[str, list[ObservationSchema]] = {}
+        for schema in schemas:
+            for name, part in schema.parts:
+                found.setdefault(name, []).append(part)
+        shown = {name: union(parts) for name, parts in found.items()}
+        return joined({name: s if len(found[name]) == len(schemas) else _reaching_zero(s) for name, s in shown.items()})
+    for other in schemas[1:]:
+        mine = (first.kind, first.dtype, first.shape[1:])
+        theirs = (other.kind, other.dtype, other.shape[1:])
+        if mine != theirs:
+            raise GraftError(
+                f"These observations have no union: {first.kind} of {first.dtype} and shape {first.shape}, "
+                f"and {other.kind} of {other.dtype} and shape {other.shape}; only their names may differ."
+            )
+    attributes: dict[str, set[str]] = {}
+    low: dict[str, float] = {}
+    high: dict[str, float] = {}
+    everywhere = set(first.names).intersection(*(s.names for s in schemas))
+    for schema in schemas:
+        for i, name in enumerate(schema.names):
+            attributes.setdefault(name, set()).update(schema.attributes[i])
+            missing = [] if name in everywhere else [0.0]
+            low[name] = min([schema.low[i], *missing, *([low[name]] if name in low else [])])
+            high[name] = max([schema.high[i], *missing, *([high[name]] if name in high else [])])
+    names = tuple(attributes)
+    return replace(
+        first,
+        names=names,
+        attributes=tuple(tuple(sorted(attributes[name])) for name in names),
+        shape=(len(names), *first.shape[1:]),
+        low=tuple(low[name] for name in names),
+        high=tuple(high[name] for name in names),
+    )
+
+
+def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
+    low, high = (min(0.0, bound) for bound in schema.low), (max(0.0, bound) for bound in schema.high)
+    return replace(schema, low=tuple(low), high=tuple(high))
+
+
+class Widened(TaskVectorEnv):
+    """A batch whose observations are laid out as ``schema``, by name; names that it does not show are zero.
+
+    Raises:
+        GraftError: it shows something that ``schema`` has no name for, or in another form.
+    """
+
+    def __init__(self, env: TaskVectorEnv, schema: ObservationSchema) -> None:
+        self._env = env  # first of all: gymnasium closes what is thrown away, even half made
+        own = env.observation_schema
+        if set(own.names) - set(schema.names) or union([schema, own]).shape != schema.shape:
+            raise GraftError(
+                f"Observations {', '.join(own.names)} do not fit into {', '.join(schema.names)}; "
+                f"give a schema that holds them all."
+            )
+        places = schema.places
+        wanted = [places[schema.names.index(name)] for name in own.names]
+        self._places = np.concatenate([np.arange(place.start, place.stop) for place in wanted])
+        self.metadata, self.render_mode = env.metadata, env.render_mode
+        self.num_envs, self.groups, self.dead_rows = env.num_envs, env.groups, env.dead_rows
+        self.observation_schema, self.action_schema = schema, env.action_schema
+        self.single_observation_space = schema.space()
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        self.single_action_space, self.action_space = env.single_action_space, env.action_space
+
+    def _widen(self, obs: Any) -> Any:
+        wide = np.zeros((len(obs), *self.observation_schema.shape), self.observation_schema.dtype)
+        wide[:, self._places] = obs
+        return wide
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """First observations of fresh episodes."""
+        obs, infos = self._env.reset(seed=seed, options=options)
+        return self._widen(obs), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step of the batch."""
+        obs, rewards, terminated, truncated, infos = self._env.step(actions)
+        if "final_obs" in infos:
+            infos = {**infos, "final_obs": self._widen(infos["final_obs"])}
+        return self._widen(obs), rewards, terminated, truncated, infos
+
+    @property
+    def faults(self) -> Faults:
+        """Of the batch."""
+        return self._env.faults
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Frames of the batch."""
+        return self._env.render()
+
+    @property
+    def savable(self) -> bool:
+        """Whether the batch is."""
+        return self._env.savable
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Of the batch."""
+        return self._env.save_state()
+
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
+        """Of the batch."""
+        self._env.restore_state(saved)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the batch has."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._env, name)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the batch, once."""
+        self._env.close(**kwargs)

@@ -1,0 +1,1 @@
+"""Other people's environments, restarted and counted when they fail."""

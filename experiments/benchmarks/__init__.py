@@ -1,0 +1,1 @@
+"""What `graft bench` measures."""

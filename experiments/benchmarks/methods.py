@@ -1,0 +1,169 @@
+"""What methods cost: parameters, memory, and wall time of an update beside fine-tuning's, interleaved on one core."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import ALGORITHMS
+from graft.agents.sb3.learner_state import network_optimizer
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training.backend import Batch
+from graft.agents.training.learning_rates import scale_rates
+from graft.agents.training.rollouts import collect
+from graft.envs.core.task import Task
+from graft.envs.factory import make, schemas
+from graft.transfer.fisher import diagonal_fisher
+from graft.transfer.method import METHODS, TaskPosition, TransferMethod, label, parse_method
+from graft.transfer.methods.finetune import Finetune
+from graft.transfer.session import TransferSession
+
+SOURCE, TARGET = Task("Graft/Gather-v0"), Task("Graft/Gather-v0", {"slip": 0.3})
+
+CHAINED = {"chain": ["ewc", "replay"]}
+"""Timed beside the methods themselves."""
+
+FISHER_STATES = 512
+
+
+class Subject(NamedTuple):
+    """A method ready to be timed.
+
+    ``update``: one update from a fresh rollout; returns its seconds, without the rollout's.
+    """
+
+    method: TransferMethod
+    parameters: int
+    trainable: int
+    state_bytes: int
+    update: Callable[[], float]
+
+
+def _source() -> Checkpoint:
+    """A network that has played a little, so that its outputs are not those of a fresh one."""
+    network = PolicyNetwork(schemas(SOURCE), NetworkConfig(), 0)
+    env = BatchVecEnv(make(SOURCE, 64, 0))
+    ALGORITHMS["ppo"]().learner(network, env, 0, None, "cpu").learn(4096)
+    env.close()
+    return Checkpoint.of(network, SOURCE)
+
+
+def _play(network: PolicyNetwork, states: int) -> Batch:
+    env = make(SOURCE, 64, 1)
+    try:
+        return collect(network, env, states, torch.Generator().manual_seed(0))
+    finally:
+        env.close()
+
+
+def _consolidated(method: TransferMethod, source: Checkpoint) -> Checkpoint:
+    """``source`` with what the method remembers of it."""
+    session = TransferSession.of(method, source)
+    if method.watches_source:
+        session.state = method.init(session.network, None)
+    session.consolidate(_play, TaskPosition(0, 2))
+    return session.checkpoint(SOURCE)
+
+
+def subject(method: TransferMethod, source: Checkpoint) -> Subject:
+    """``method`` with its network, its state and a learner, just before its first update on the target."""
+    own = _consolidated(method, source) if method.uses_source else None
+    session = TransferSession.begin(method, own, schemas(TARGET), NetworkConfig(), 1)
+    network, hooks = session.network, session.hooks()
+    session.schedule(network, 0.25)
+    held = sum(t.numel() * t.element_size() for t in session.state.values())
+    env = BatchVecEnv(make(TARGET, 64, 0))
+    learner = ALGORITHMS["ppo"]().learner(network, env, 0, hooks.gradients, "cpu")
+    scale_rates(network_optimizer(learner), network, hooks.rates)
+    seconds, train = [0.0], getattr(learner, "train")  # noqa: B009 - the base class does not promise it
+
+    def timed() -> None:
+        start = time.perf_counter()
+        train()
+        seconds[0] = time.perf_counter() - start
+
+    setattr(learner, "train", timed)  # noqa: B010
+
+    def update() -> float:
+        learner.learn(1, reset_num_timesteps=False)
+        return seconds[0]
+
+    parameters = list(network.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return Subject(method, sum(p.numel() for p in parameters), trainable, held, update)
+
+
+def ratios(subjects: list[Subject], rounds: int) -> list[list[float]]:
+    """Per subject, the time of its update divided by fine-tuning's right before or after it, once a round."""
+    reference = next(s for s in subjects if s.method == Finetune())
+    found: list[list[float]] = [[] for _ in subjects]
+    for each in subjects:
+        each.update()
+    for index in range(rounds):
+        for found_here, each in zip(found, subjects, strict=True):
+            if index % 2:
+                mine, base = each.update(), reference.update()
+            else:
+                base, mine = reference.update(), each.update()
+            found_here.append(mine / base)
+    return found
+
+
+def fisher_speedup(source: Checkpoint, rounds: int) -> float:
+    """How many times faster `diagonal_fisher` is than a loop over states and actions; median of ``rounds``."""
+    network, env = source.build(), make(SOURCE, 64, 2)
+    states = collect(network, env, FISHER_STATES, torch.Generator().manual_seed(0)).observations
+    env.close()
+    names = [name for name, _ in network.named_parameters() if name.startswith("encoder.")]
+    parameters = [dict(network.named_parameters())[name] for name in names]
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        diagonal_fisher(network, states, names)
+        vectorised = time.perf_counter() - start
+        start, total = time.perf_counter(), [torch.zeros_like(p) for p in parameters]
+        for state in states:
+            log_pi = network(state.unsqueeze(0)).action.log_softmax(-1)[0]
+            for value in log_pi:
+                gradients = torch.autograd.grad(value, parameters, retain_graph=True)
+                for t, g in zip(total, gradients, strict=True):
+                    t += value.detach().exp() * g.square()
+        found.append((time.perf_counter() - start) / vectorised)
+    return statistics.median(found)
+
+
+def bench_methods(console: Console, rounds: int) -> None:
+    """Print the table of costs."""
+    torch.set_num_threads(1)
+    source = _source()
+    methods: list[TransferMethod] = [kind() for _, kind in METHODS.items() if kind.uses_source]
+    subjects = [subject(method, source) for method in [*methods, parse_method(CHAINED)]]
+    table = Table(
+        title=f"Cost on grid_cnn, {TARGET}: update time relative to finetune, median of {rounds} interleaved rounds",
+        title_justify="left",
+    )
+    for column in ("method", "parameters", "trained", "memory kB", "update", "least", "most"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for each, found in zip(subjects, ratios(subjects, rounds), strict=True):
+        table.add_row(
+            label(each.method),
+            f"{each.parameters:,}",
+            f"{each.trainable:,}",
+            f"{each.state_bytes / 1000:,.0f}",
+            f"{statistics.median(found):.2f}",
+            f"{min(found):.2f}",
+            f"{max(found):.2f}",
+        )
+    console.print(table)
+    console.print(
+        f"The Fisher information of {FISHER_STATES} states is {fisher_speedup(source, 3):.1f} times as fast as a loop "
+        f"over states and actions."
+    )

@@ -1,0 +1,1 @@
+"""What a user writes: experiment configs and their options."""

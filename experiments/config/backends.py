@@ -1,0 +1,71 @@
+"""Who trains: the backends by name, imported when an experiment asks for one, and what each may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import Any, Protocol
+
+from graft.agents.training.algorithm import Algorithm
+from graft.agents.training.backend import Resources, TrainJob, TrainResult
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.options import build_options
+from graft.envs.core.registry import Registry
+from graft.transfer.method import TransferMethod, label
+
+DEFAULT = "sb3"
+BACKENDS = {DEFAULT: "graft.agents.sb3", "rllib": "graft.agents.rllib"}
+"""Name -> package, which is not imported before it is needed: Ray takes seconds."""
+
+PRESETS = {
+    "local": Resources(),
+    "one_gpu": Resources(num_gpus_per_learner=1),
+    "cluster": Resources(num_env_runners=8, num_learners=2, num_gpus_per_learner=1),
+}
+"""Resources by name."""
+
+
+class Backend(Protocol):
+    """A package that trains networks."""
+
+    ALGORITHMS: Registry[type[Algorithm]]
+
+    def train(self, job: TrainJob) -> TrainResult:
+        """Train the job's network in place."""
+
+
+def backend(name: str) -> Backend:
+    """The package; raises GraftError for an unknown name."""
+    if name not in BACKENDS:
+        raise unknown("backend", name, BACKENDS)
+    package: Any = import_module(BACKENDS[name])
+    return package  # type: ignore[no-any-return]
+
+
+def parse_resources(given: str | Mapping[str, Any]) -> Resources:
+    """A preset by name, or a mapping with changes to one: ``{preset: cluster, num_env_runners: 4}``.
+
+    Raises:
+        GraftError: an unknown preset or key, or a value that is not allowed.
+    """
+    options = {"preset": given} if isinstance(given, str) else dict(given)
+    name = str(options.pop("preset", "local"))
+    if name not in PRESETS:
+        raise unknown("preset of resources", name, PRESETS)
+    before = {field.name: getattr(PRESETS[name], field.name) for field in fields(Resources)}
+    return build_options("resources", Resources, {**before, **options})
+
+
+def refuse(name: str, resources: Resources, method: TransferMethod | None = None) -> None:
+    """Raise GraftError where a backend can't train with these resources, or with this method on them."""
+    if name == "sb3" and (resources.num_env_runners or resources.num_learners):
+        raise GraftError(
+            "Stable-Baselines3 trains in one process: num_env_runners and num_learners must be 0; "
+            "use resources: local or one_gpu, or backend: rllib."
+        )
+    if method is not None and "rewrites_weights" in method.words() and resources.num_learners > 1:
+        raise GraftError(
+            f"{label(method)} rewrites weights by what it sees in its minibatch, which differs between learners; "
+            f"use num_learners: 0 or 1."
+        )

@@ -1,0 +1,420 @@
+"""Experiment configs: strict YAML, overridden on the command line by ``dotted.key=value``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+from graft.agents.networks.policy_network import NetworkConfig
+from graft.agents.training.algorithm import Algorithm
+from graft.agents.training.backend import Evaluation, Resources
+from graft.envs.core.errors import GraftError, unknown
+from graft.envs.core.naming import KEYWORD
+from graft.envs.core.options import build_options
+from graft.envs.core.task import Bounds, Task
+from graft.envs.factory import bounds
+from graft.experiments.config.backends import DEFAULT as DEFAULT_BACKEND
+from graft.experiments.config.backends import backend, parse_resources
+from graft.experiments.config.options import parse_model
+from graft.experiments.config.teams import Squad
+from graft.transfer.method import METHODS, TransferMethod, label, parse_method
+
+PACKAGED = Path(__file__).parent / "configs"
+DEFAULT = "quickstart"
+MOST_SEEDS = 1000
+GIVEN = "given in the config"
+"""How bounds were obtained that an experiment's author set."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers may be written ``1e5`` or ``7e-4``, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+class Strict(BaseModel):
+    """A model that refuses keys it does not know, and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_mapping(key: str) -> BeforeValidator:
+    """Lets ``name`` stand for ``{key: name}``."""
+    return BeforeValidator(lambda given: {key: given} if isinstance(given, str) else given)
+
+
+_LIST = BeforeValidator(lambda given: [given] if isinstance(given, str | dict) else given)
+"""Lets one entry stand for a list of one."""
+
+
+def _seeds(given: Any) -> Any:
+    """A number n stands for the seeds 0 to n - 1."""
+    if isinstance(given, int | float):
+        if isinstance(given, bool) or given != int(given) or not 1 <= given <= MOST_SEEDS:
+            raise ValueError(f"give a number of seeds from 1 to {MOST_SEEDS}, or a list of seeds")
+        return list(range(int(given)))
+    twice = [seed for seed in given if given.count(seed) > 1] if isinstance(given, list) else []
+    if twice:
+        raise ValueError(f"seed {twice[0]} is listed twice; list every seed once, or give a number of seeds")
+    return given
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _task(name: str, kwargs: dict[str, JsonValue], names: dict[str, JsonValue]) -> Task:
+    return Task(name, {**kwargs, KEYWORD: names} if names else kwargs)
+
+
+class Recalled(Strict):
+    """A task to try a network on."""
+
+    id: str = Field(description="id of the task")
+    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
+
+
+PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+
+
+class SquadSection(Strict):
+    """Of a task for squads whose teams all learn: who plays whom.
+
+    ``kwargs: {team: ...}`` says which team's policy is pretrained or transferred; the others learn beside it.
+    """
+
+    policy_mapping: dict[str, PolicyName] | None = Field(
+        None, description="team -> policy, where all teams of a squad learn (backend: rllib)"
+    )
+    share_encoder: bool = Field(False, description="whether the policies of policy_mapping have one encoder")
+
+    @model_validator(mode="after")
+    def _shared_among_several(self) -> Self:
+        if self.share_encoder and self.policy_mapping is None:
+            raise ValueError("share_encoder is for policies that learn together; give policy_mapping: {team: policy}")
+        return self
+
+    @property
+    def squad(self) -> Squad | None:
+        """Who plays whom; None where one policy learns."""
+        return None if self.policy_mapping is None else Squad(self.policy_mapping, self.share_encoder)
+
+
+class TaskConfig(SquadSection):
+    """A task: its id, its keyword arguments, its names, and bounds that override the registered ones.
+
+    ``recall``, of a target: the task on which transferred networks are tried before and after training; by default
+    the source, where it looks like the target.
+    """
+
+    id: str = Field(description="id of the task, such as Graft/Gather-v0, CartPole-v1 or your_package:YourGame-v0")
+    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
+    names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
+    bounds: tuple[Finite, Finite] | None = Field(
+        None, description="mean returns of a random policy and of an expert, for the normalised score"
+    )
+
+    @model_validator(mode="after")
+    def _random_below_expert(self) -> Self:
+        if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
+            raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
+        return self
+
+    recall: Recalled | None = Field(
+        None, description="of a target: the task on which kept is measured; the source, where it looks like the target"
+    )
+
+    @property
+    def task(self) -> Task:
+        """The task itself."""
+        return _task(self.id, self.kwargs, self.names)
+
+    @property
+    def recalled(self) -> Task | None:
+        """The task of ``recall``, under the same names."""
+        return None if self.recall is None else _task(self.recall.id, self.recall.kwargs, self.names)
+
+    @property
+    def scale(self) -> Bounds | None:
+        """Bounds given here, else the registered ones, else None."""
+        return Bounds(*self.bounds, GIVEN) if self.bounds is not None else bounds(self.task)
+
+
+class SourceConfig(SquadSection):
+    """A task to pretrain on, or the folder of a checkpoint trained before; ``name`` is for tables and plots.
+
+    ``backend``: who pretrains it, where that is not who trains the experiment.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(None, description="for tables and plots")
+    id: str | None = Field(None, description="id of the task to pretrain on")
+    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
+    names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
+    checkpoint: Path | None = Field(None, description="folder of a checkpoint, instead of a task")
+    backend: str | None = Field(None, description="who pretrains it, where that is not the experiment's backend")
+    methods: Annotated[list[Any], _LIST] | None = Field(None, description="for this source instead of the common ones")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        of_task = self.kwargs or self.names or self.backend or self.policy_mapping
+        if (self.id is None) == (self.checkpoint is None) or (self.checkpoint is not None and of_task):
+            raise ValueError(
+                "a source is either a task (id, kwargs, backend) or a checkpoint (a folder, which knows its task)"
+            )
+        return self
+
+    @property
+    def task(self) -> Task:
+        """The task, of one that is no checkpoint."""
+        return _task(str(self.id), self.kwargs, self.names)
+
+
+class NetworkSection(Strict):
+    """The encoder (by default the one that fits the observations), its options, and the heads' hidden units."""
+
+    encoder: str | None = Field(
+        default=None, description="name of the encoder; by default the one that fits the observations"
+    )
+    options: dict[str, Any] = Field(default={}, description="options of the encoder")
+    head: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(64,), description="hidden units of each head, layer by layer"
+    )
+
+
+class Budget(Strict):
+    """Env steps of one stage."""
+
+    steps: Annotated[int, Field(ge=1)] = Field(description="env steps, rounded up to whole rollouts")
+
+
+class Common(Strict):
+    """What every experiment has."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")] = Field(
+        description="of the experiment and its folder"
+    )
+    methods: Annotated[list[Any], _LIST, Field(min_length=1)] = Field(
+        description="names, or name: {option: value}; the controls scratch and random_frozen run unasked"
+    )
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seeds), Field(min_length=1)] = Field(
+        list(range(5)), description="how many, or a list"
+    )
+    pretrain: Budget = Field(Budget(steps=600_000), description="budget of each source, or of a sequence's first task")
+    transfer: Budget = Field(Budget(steps=200_000), description="budget of each transfer, or of each later task")
+    network: NetworkSection = Field(NetworkSection(), description="the encoder and the heads")
+    backend: str = Field(DEFAULT_BACKEND, description="who trains: sb3 (in one process) or rllib (Ray)")
+    resources: Annotated[dict[str, Any], _as_mapping("preset")] = Field(
+        {"preset": "local"}, description="a preset (local, one_gpu, cluster), or a mapping with changes to one"
+    )
+    algorithm: Annotated[dict[str, Any], _as_mapping("name")] = Field(
+        {"name": "ppo"}, description="a name, or a mapping of name and options"
+    )
+    evaluation: dict[str, Any] = Field(
+        {}, description="when and how to evaluate: every, episodes, num_envs, deterministic"
+    )
+    recall: Annotated[int, Field(ge=1)] = Field(
+        256, description="episodes on each earlier task, to measure what was kept"
+    )
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """Architecture as the agents know it."""
+        return NetworkConfig(self.network.encoder, self.network.options, self.network.head)
+
+    def algorithm_and_name(self, by: str | None = None) -> tuple[str, Algorithm]:
+        """The algorithm's registered name, and the algorithm with its options: of a backend, or of the experiment's."""
+        name = str(self.algorithm.get("name", "ppo"))
+        options = {key: value for key, value in self.algorithm.items() if key != "name"}
+        return name, build_options(f"algorithm {name}", backend(by or self.backend).ALGORITHMS[name], options)
+
+    def resources_asked(self) -> Resources:
+        """Processes and GPUs of each training."""
+        return parse_resources(self.resources)
+
+    def evaluation_plan(self) -> Evaluation:
+        """When and how to evaluate."""
+        return build_options("evaluation", Evaluation, self.evaluation)
+
+    def method_list(self, entries: Sequence[Any] | None = None) -> list[TransferMethod]:
+        """The baseline, the other controls, then the methods named (in ``entries``, where given), each once."""
+        named = [parse_method(entry) for entry in (self.methods if entries is None else entries)]
+        controls = [kind() for _, kind in METHODS.items() if kind.control]
+        # Methods are compared by value; some hold mappings and can't be hashed.
+        unique: list[TransferMethod] = []
+        for method in [*sorted(controls, key=lambda m: not m.baseline), *named]:
+            if method not in unique:
+                unique.append(method)
+        return unique
+
+
+class Config(Common):
+    """A transfer experiment: every source is carried to every target by every method, once per seed.
+
+    ``scratch`` and ``random_frozen`` run on every target without being named.
+    """
+
+    sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)] = Field(
+        description="tasks to pretrain on, or checkpoints"
+    )
+    targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)] = Field(
+        description="tasks to transfer to"
+    )
+    threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
+    sim_to_sim: bool = Field(
+        False, description="whether the targets stand in for reality: adds gap, recovery and worst"
+    )
+
+
+class SequenceConfig(Common):
+    """A continual experiment: the tasks of ``sequence`` are learned one after the other by every method.
+
+    ``pretrain`` is the budget of the first task, ``transfer`` that of each later one. ``heads`` says whether each task
+    keeps heads of its own, ``task_known`` whether an agent is told which task it is in when it is tried on earlier
+    ones; without that it plays with what it has after the latest task.
+    """
+
+    sequence: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], Field(min_length=2)] = Field(
+        description="the tasks, in the order in which they are learned"
+    )
+    heads: Literal["per_task", "shared"] = Field("per_task", description="whether each task has heads of its own")
+    task_known: bool = Field(True, description="whether the agent is told which earlier task it is tried on")
+
+    @model_validator(mode="after")
+    def _heads_without_a_task(self) -> Self:
+        if not self.task_known and self.heads == "per_task":
+            raise ValueError("task_known: false needs heads: shared, as nothing could choose between heads")
+        return self
+
+    @model_validator(mode="after")
+    def _recalls_every_task(self) -> Self:
+        if any(task.recall is not None for task in self.sequence):
+            raise ValueError("recall is for targets; in a sequence, every earlier task is tried again anyway")
+        if any(task.squad is not None for task in self.sequence):
+            raise ValueError("policy_mapping is for sources and targets; a sequence trains one policy")
+        return self
+
+    def method_list(self, entries: Sequence[Any] | None = None) -> list[TransferMethod]:
+        """As of every experiment, with heads shared where the sequence shares them.
+
+        Raises:
+            GraftError: a method that needs to know the task, or has heads per task, where there is no such thing.
+        """
+        methods = super().method_list(entries)
+        if self.heads == "per_task":
+            for method in methods:
+                if method.shares_heads:
+                    raise GraftError(f"{label(method)} shares heads; set heads: shared for the whole sequence.")
+            return methods
+        shared = [method.with_shared_heads() for method in methods]
+        for method in shared:
+            if "needs_task" in method.words() and not self.task_known:
+                raise GraftError(f"{label(method)} must know the task it is in; leave it out, or set task_known: true.")
+        return shared
+
+
+AnyConfig = Config | SequenceConfig
+
+
+def packaged_configs() -> list[str]:
+    """Names of the experiments that come with Graft."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def find_config(given: str) -> Path:
+    """A path, or the name of a packaged experiment with or without ``.yaml``."""
+    path = Path(given)
+    if path.is_file():
+        return path
+    packaged = PACKAGED / f"{Path(given).stem}.yaml"
+    if path.name in (packaged.stem, packaged.name) and path.parent in (Path(), PACKAGED) and packaged.is_file():
+        return packaged
+    raise unknown("config (neither a file nor an experiment that comes with Graft)", given, packaged_configs())
+
+
+def _longhand(data: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` with its abbreviations written out, so that overrides can reach inside them."""
+
+    def entries(given: Any, full: Callable[[str], dict[str, Any]]) -> Any:
+        listed = given if isinstance(given, list) else [given]
+        return [full(entry) if isinstance(entry, str) else entry for entry in listed]
+
+    written = dict(data)
+    for key in ("sources", "targets", "sequence"):
+        if key in written:
+            written[key] = entries(written[key], lambda name: {"id": name})
+    if "methods" in written:
+        written["methods"] = entries(written["methods"], lambda name: {name: {}})
+    if isinstance(written.get("algorithm"), str):
+        written["algorithm"] = {"name": written["algorithm"]}
+    return written
+
+
+def _set(data: Any, keys: Sequence[str], value: Any, whole: str) -> None:
+    """Set the entry at the dotted ``keys``; a number is an index into a list."""
+    key: Any = keys[0]
+    if isinstance(data, list):
+        if not keys[0].isdigit() or int(keys[0]) >= len(data):
+            raise GraftError(
+                f"Override '{whole}': '{keys[0]}' is not an index of a list of {len(data)}, 0 is the first."
+            )
+        key = int(keys[0])
+    elif not isinstance(data, dict):
+        raise GraftError(f"Override '{whole}': there is nothing called '{keys[0]}' inside {data!r}.")
+    if len(keys) == 1:
+        data[key] = value
+        return
+    if isinstance(data, dict) and data.get(key) is None:
+        data[key] = {}
+    _set(data[key], keys[1:], value, whole)
+
+
+def _where(error: Exception) -> str:
+    """What is wrong with a YAML text, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{problem}, in line {mark.line + 1}" if mark and problem else " ".join(str(error).split())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        GraftError: not YAML, or not keys and values.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise GraftError(f"{path.name} is not valid YAML: {_where(error)}.") from error
+    if not isinstance(data, dict):
+        raise GraftError(f"{path.name} must hold keys and values, such as 'name: patch'; it holds {data!r}.")
+    return data
+
+
+def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
+    """Read a config and apply ``dotted.key=value`` overrides, whose values are YAML.
+
+    Raises:
+        GraftError: no such config, not YAML, an unknown key, or a value that is not allowed.
+    """
+    path = find_config(given)
+    data = _longhand(read_yaml(path))
+    for override in overrides:
+        key, _, text = override.partition("=")
+        try:
+            value = yaml.load(text, _Loader)
+        except (yaml.YAMLError, ValueError) as error:
+            raise GraftError(f"Override '{override}': '{text}' is not a YAML value.") from error
+        _set(data, key.split("."), value, override)
+    pairs = [key for key in ("sources", "targets") if key in data]
+    if pairs and "sequence" in data:
+        raise GraftError(
+            f"{path.name} has both '{pairs[0]}' and 'sequence'; an experiment is of one kind or the other."
+        )
+    model: type[Config | SequenceConfig] = SequenceConfig if "sequence" in data else Config
+    return parse_model(model, data, path.name)

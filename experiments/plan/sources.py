@@ -1,0 +1,71 @@
+"""What an experiment's sources are: a task to pretrain on, or a checkpoint with its task, network and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import default_encoder
+from graft.agents.networks.policy_network import NetworkConfig
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.experiments.config.experiment import Config, SourceConfig
+from graft.transfer.method import TransferMethod
+from graft.transfer.task_heads import archive_of, inherited, tasks_learned
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of an experiment, with what its checkpoint says, which is read once.
+
+    Attributes:
+        config: as the user gave it.
+        name: as tables and reports call it; no two sources of an experiment have the same.
+        task: what it was, or will be, trained on.
+        network: architecture of the experiment's networks that are made from nothing.
+        checkpoint: None where it is yet to be pretrained.
+    """
+
+    config: SourceConfig
+    name: str
+    task: Task
+    network: NetworkConfig
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def resolve(cls, config: Config, source: SourceConfig) -> Source:
+        """A source of ``config``.
+
+        Raises:
+            GraftError: no such checkpoint, or the config asks for another network than the checkpoint's.
+        """
+        if source.checkpoint is None:
+            name = str(source.task) if source.backend is None else f"{source.task} by {source.backend}"
+            return cls(source, source.name or name, source.task, config.network_config)
+        loaded = Checkpoint.load(source.checkpoint)
+        network = _architecture(config, loaded, source)
+        return cls(source, source.name or f"checkpoint {source.checkpoint}", loaded.task, network, loaded)
+
+    def last_task(self, method: TransferMethod) -> int:
+        """Index of its own task among those that ``method`` knows of."""
+        if self.checkpoint is None:
+            return 0
+        return tasks_learned(archive_of(inherited(self.checkpoint, method))) - 1
+
+
+def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
+    """The checkpoint's; a config that asks for another one is an error, as the controls would not compare.
+
+    Of a network of several columns, one column's: the controls and a new column are built alike.
+    """
+    asked, plain = config.network_config, NetworkConfig()
+    found = replace(loaded.network, kind=plain.kind, parts=plain.parts, distribution=plain.distribution)
+    encoder = asked.encoder or default_encoder(loaded.schemas.observation)
+    if replace(asked, encoder=encoder).to_json() == found.to_json():
+        return asked
+    if "network" in config.model_fields_set:
+        raise GraftError(
+            f"The experiment's network is {asked.to_json()}, but the one in {source.checkpoint} is "
+            f"{found.to_json()}; leave 'network' out to use the checkpoint's everywhere."
+        )
+    return found

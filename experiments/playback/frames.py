@@ -1,0 +1,127 @@
+"""What is seen while an agent plays: frame by frame, one agent or a squad of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.envs.adapters.pettingzoo.batch import ZooSquad
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task, TaskVectorEnv
+from graft.envs.core.teams import Rows
+from graft.envs.factory import make
+
+Frame = NDArray[np.uint8]
+
+
+class End(NamedTuple):
+    """Of an episode: its return (of a squad, the mean over its agents), its steps, and who won where somebody can."""
+
+    total: float
+    length: int
+    outcome: str = ""
+
+    def __str__(self) -> str:
+        won = f", {self.outcome} won" if self.outcome else ""
+        return f"return {self.total:.2f} in {self.length} steps{won}"
+
+
+class Step(NamedTuple):
+    """A frame (H, W, 3) uint8, and the episode's end where it ends with that."""
+
+    frame: Frame
+    ended: End | None = None
+
+
+def squad_size(task: Task) -> int:
+    """How many agents of the task's team are in one environment; 0 where the task is for one agent alone."""
+    env = make(task, 1, 0)
+    try:
+        return len(env.slots) if isinstance(env, Rows) else 0
+    finally:
+        env.close()
+
+
+def steps(
+    network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
+) -> Iterator[Step]:
+    """What is seen while ``network`` plays, without end: a frame for each reset and each step.
+
+    Args:
+        env: a batch of one under next-step autoreset, which shows the end of an episode before the next begins.
+        task: of ``env``, for error messages.
+        generator: of the action samples.
+        deterministic: play the most likely action (or the mean) instead of a sample.
+    """
+    network.eval()
+    obs = env.reset()[0]
+    yield Step(_frame(env, task))
+    total, length, waiting = 0.0, 0, False
+    while True:
+        obs, rewards, terminated, truncated, _ = env.step(network.act(obs, generator, deterministic).numpy())
+        if waiting:  # this step was the reset
+            total, length, waiting = 0.0, 0, False
+            yield Step(_frame(env, task))
+            continue
+        total, length = total + float(rewards[0]), length + 1
+        waiting = bool(terminated[0] or truncated[0])
+        yield Step(_frame(env, task), End(total, length) if waiting else None)
+
+
+def squad_steps(
+    network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
+) -> Iterator[Step]:
+    """`steps` of a squad: ``network`` plays all rows, the task's rule the opponents.
+
+    Args:
+        env: `graft.envs.core.teams.Rows`, all of one environment. It is reset in the step that ends a game, and gives the picture
+            of that end in its infos.
+    """
+    network.eval()
+    obs, infos = env.reset()
+    frame = _frame(env, task)
+    yield Step(frame)
+    total, length, played = 0.0, 0, infos["alive"]
+    while True:
+        obs, rewards, _, _, infos = env.step(network.act(obs, generator, deterministic).numpy())
+        total, length = total + float(rewards.sum()), length + 1
+        if infos["over"].any():
+            mean = total / max(1, int(played.sum()))
+            if infos["final_frame"][0] is not None:  # an environment that failed is not drawn
+                frame = _picture(infos["final_frame"], task)
+            yield Step(frame, End(mean, length, _outcome(env, infos)))
+            total, length, played = 0.0, 0, infos["alive"]
+        frame = _frame(env, task)
+        yield Step(frame)
+        played = played | infos["alive"]
+
+
+def _outcome(env: Any, infos: dict[str, Any]) -> str:
+    """Who won the game, where the environment says so."""
+    winner = int(infos["winner"][0])
+    if isinstance(env.squad, ZooSquad):
+        return ""
+    return "nobody" if winner < 0 else tuple(env.squad.teams)[winner]
+
+
+def _frame(env: TaskVectorEnv, task: Task) -> Frame:
+    try:
+        return _picture(env.render(), task)
+    except GraftError:
+        raise
+    except Exception as error:  # whatever a third party's code, or the graphics library under it, may raise
+        raise GraftError(f"Task {task} cannot be drawn: {type(error).__name__}, {error}.") from error
+
+
+def _picture(shown: Any, task: Task) -> Frame:
+    """The first of those that were rendered."""
+    if not shown or not isinstance(shown[0], np.ndarray):
+        raise GraftError(f"Task {task} cannot be drawn: it renders no picture.")
+    if shown[0].ndim != 3 or shown[0].shape[2] != 3:
+        raise GraftError(f"Task {task} cannot be drawn: a picture is (H, W, 3), and it renders {shown[0].shape}.")
+    return np.asarray(shown[0], np.uint8)

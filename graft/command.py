@@ -1,0 +1,76 @@
+"""What all commands share: exit codes, errors as sentences, and output for any terminal or pipe."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import functools
+import io
+import os
+import sys
+import unicodedata
+from collections.abc import Callable
+from typing import ParamSpec
+
+from graft.envs.core.errors import GraftError
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes."""
+
+PLAIN = {
+    "→": "->",
+    "±": "+-",
+    "≥": ">=",
+    "≤": "<=",
+    "·": "-",
+    "━": "-",
+    "\N{MINUS SIGN}": "-",
+    "\N{EN DASH}": "-",
+    "\N{MULTIPLICATION SIGN}": "x",
+}
+"""What stands for a character that a terminal's encoding lacks. Accents are dropped; the rest is a question mark."""
+
+Arguments = ParamSpec("Arguments")
+
+
+def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Make the main function of a command, which returns the exit code, behave as all do.
+
+    A GraftError is printed as a sentence, Ctrl-C ends without a traceback, as does a reader that closes the pipe
+    (``| head``), and characters that the terminal can't show are replaced.
+    """
+
+    @functools.wraps(main)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        for stream in sys.stdout, sys.stderr:
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors=_plain.__name__)
+        try:
+            code = main(*args, **kwargs)
+            sys.stdout.flush()
+        except GraftError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return BAD_INPUT
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except BrokenPipeError:
+            with contextlib.suppress(OSError):  # or Python complains when it flushes at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        return code
+
+    return run
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = (PLAIN.get(letter) or _ascii(letter) for letter in error.object[error.start : error.end])
+    return "".join(letters), error.end
+
+
+def _ascii(letter: str) -> str:
+    return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() or "?"
+
+
+codecs.register_error(_plain.__name__, _plain)

@@ -1,0 +1,169 @@
+"""Running statistics of observations: what they are, when they move, and where they go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.handmade import MATCH, TASK, discrete, observations, small_network, small_ppo, vector
+
+from graft import envs
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.normaliser import CLIP, Normaliser, normalisers, statistics
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import ALGORITHMS, architecture_for, train
+from graft.agents.training.backend import Batch, TrainJob
+from graft.envs.core.schema import Schemas
+from graft.transfer.method import parse_method
+
+CONFIG = NetworkConfig("mlp", {"widths": [16, 16], "normalise": True}, (8,))
+STATISTICS = {f"encoder.blocks.0.0.running_{name}" for name in ("mean", "var", "count")}
+
+
+def seen(features: int, *batches: np.ndarray) -> Normaliser:
+    normaliser = Normaliser(features)
+    for batch in batches:
+        normaliser(torch.as_tensor(batch))
+        normaliser.settle()
+    return normaliser
+
+
+def network_of(names: list[str], seed: int = 0) -> PolicyNetwork:
+    return PolicyNetwork(Schemas(vector(names), discrete("x", "y")), CONFIG, seed)
+
+
+def test_statistics_are_those_of_all_observations_together():
+    rng = np.random.default_rng(0)
+    batches = [rng.normal([5.0, -300.0], [2.0, 50.0], (n, 2)).astype(np.float32) for n in (3, 40, 7)]
+    normaliser, together = seen(2, *batches), np.concatenate(batches).astype(np.float64)
+    np.testing.assert_allclose(normaliser.running_mean, together.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(normaliser.running_var, together.var(0), rtol=1e-5)
+    assert normaliser.running_count.tolist() == [50, 50]
+    scaled = normaliser.eval()(torch.as_tensor(together, dtype=torch.float32))
+    np.testing.assert_allclose(scaled.mean(0), [0, 0], atol=1e-5)
+    np.testing.assert_allclose(scaled.std(0, correction=0), [1, 1], rtol=1e-5)
+
+
+def test_what_is_far_outside_is_cut_off():
+    normaliser = seen(1, np.array([[-1.0], [1.0]], np.float32)).eval()
+    assert normaliser(torch.tensor([[1e6], [-1e6]])).tolist() == [[CLIP], [-CLIP]]
+
+
+def test_nothing_moves_between_two_settlings_nor_in_eval_mode():
+    normaliser = seen(1, np.array([[0.0], [2.0]], np.float32))
+    obs = torch.tensor([[10.0], [30.0]])
+    before = normaliser(obs)
+    assert torch.equal(normaliser(obs), before)  # counted twice by now, and still the same
+    normaliser.settle()
+    assert normaliser.running_count.tolist() == [6]
+    assert not torch.equal(normaliser(obs), before)
+    normaliser.settle()
+    kept = normaliser.running_mean.clone()
+    normaliser.eval()(obs)
+    normaliser.settle()
+    assert torch.equal(normaliser.running_mean, kept)
+
+
+def test_before_the_first_settling_observations_pass_as_they_are():
+    obs = torch.tensor([[10.0, -7.0]])
+    assert torch.equal(Normaliser(2)(obs), obs)
+
+
+def test_statistics_are_no_weights_and_travel_in_the_checkpoint(tmp_path):
+    network = network_of(["a", "b"])
+    assert statistics(network) == STATISTICS
+    assert not STATISTICS & {name for name, _ in network.named_parameters()}
+    network(observations(network.schemas.observation, 9))
+    normalisers(network)[0].settle()
+    Checkpoint.of(network, TASK).save(tmp_path / "c")
+    again = Checkpoint.load(tmp_path / "c").build()
+    assert again.state_dict()["encoder.blocks.0.0.running_count"].tolist() == [9, 9]
+    obs = observations(network.schemas.observation, 4)
+    assert torch.equal(again.eval()(obs).action, network.eval()(obs).action)
+
+
+def learned(names: list[str]) -> Checkpoint:
+    """A source that has seen feature i around 10 * i."""
+    network = network_of(names)
+    network.train()
+    noise = torch.randn(100, len(names), generator=torch.Generator().manual_seed(0))
+    network(noise + 10.0 * torch.arange(len(names)))
+    normalisers(network)[0].settle()
+    return Checkpoint.of(network, TASK)
+
+
+def test_they_are_matched_by_feature_name():
+    source = learned(["a", "b", "c"])
+    target = Schemas(vector(["c", "new", "a"]), discrete("x", "y"))
+    built = parse_method("finetune").build(source, target, source.network, 1)
+    normaliser = normalisers(built.network)[0]
+    assert normaliser.running_mean.round().tolist() == [20, 0, 0]
+    assert normaliser.running_var[1] == 1
+    assert normaliser.running_count.tolist() == [100, 0, 100]
+    row = next(r for r in built.report.rows if r.tensor.endswith("running_mean"))
+    assert (row.status, row.detail) == ("padded", "new: new (random); dropped: b")
+
+
+@pytest.mark.parametrize(
+    ("method", "moves"),
+    [
+        ("finetune", True),
+        ({"finetune": {"statistics": "freeze"}}, False),
+        ("frozen", False),
+        ({"frozen": {"statistics": "go_on"}}, True),
+        ("random_frozen", True),
+        ("lora", False),
+        ({"lora": {"statistics": "go_on"}}, True),
+        ("scratch", True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_they_go_on_or_freeze_as_the_method_says(method, moves, algorithm):
+    """In a real training, also where the first blocks' outputs are computed once per rollout."""
+    options = {} if algorithm == "ppo" else {"learning_starts": 10, "batch": 8, "buffer": 500}
+    made = small_ppo() if algorithm == "ppo" else ALGORITHMS["sac"](num_envs=4, **options)
+    task = envs.Task("Pendulum-v1")
+    schemas, config = envs.schemas(task), architecture_for(made, CONFIG)
+    source = PolicyNetwork(schemas, config, 0)
+    normalisers(source)[0].running_mean.fill_(3.0)
+    normalisers(source)[0].running_count.fill_(50.0)
+    built = parse_method(method).build(Checkpoint.of(source, task), schemas, config, 1)
+    start = normalisers(built.network)[0].running_count.clone()
+    train(TrainJob(built.network, task, made, 256, 0, lambda *_: None))
+    count, mean = normalisers(built.network)[0].running_count, normalisers(built.network)[0].running_mean
+    assert bool((count > start).all()) is moves
+    if moves:
+        assert count.max() >= 128
+    elif start.any():
+        assert mean.tolist() == [3.0, 3.0, 3.0]
+
+
+def test_held_statistics_of_what_was_never_seen_are_taken_once():
+    network = network_of(["a"])
+    network.encoder.hold_statistics()
+    network.train()(torch.full((4, 1), 5.0))
+    normalisers(network)[0].settle()
+    network.eval().train()(torch.full((4, 1), 9.0))
+    normalisers(network)[0].settle()
+    assert normalisers(network)[0].running_mean.tolist() == [5.0]
+
+
+def test_methods_that_rewrite_weights_leave_them_alone():
+    source = learned(["a", "b", "c"])
+    built = parse_method({"shrink_perturb": {"shrink": 0.5}}).build(source, source.schemas, source.network, 1)
+    assert normalisers(built.network)[0].running_mean.round().tolist() == [0, 10, 20]
+    redo = parse_method({"redo": {"every": 1, "tau": 1e9}})
+    wide = learned([f"f{i}" for i in range(16)])  # as many features as the first block has units
+    network = redo.build(wide, wide.schemas, wide.network, 1).network
+    before = normalisers(network)[0].running_mean.clone()
+    grads = {name: torch.ones_like(p) for name, p in network.named_parameters()}
+    obs = observations(wide.schemas.observation, 4)
+    weight = network.encoder.get_parameter("blocks.0.1.weight").clone()
+    redo.gradients(grads, network, redo.init(network, wide), Batch(obs, torch.zeros(4)))  # every unit counts as dormant
+    assert torch.equal(normalisers(network)[0].running_mean, before)
+    assert not torch.equal(network.encoder.get_parameter("blocks.0.1.weight"), weight)
+
+
+def test_a_plain_mlp_has_none():
+    assert statistics(small_network(MATCH)) == set()

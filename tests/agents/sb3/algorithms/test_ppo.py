@@ -1,0 +1,345 @@
+"""PPO with gradient hooks and frozen blocks; the library's own PPO is the reference."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from support.handmade import (
+    EVALUATION,
+    MATCH,
+    REACH,
+    TASK,
+    NormEncoder,
+    assert_same,
+    box,
+    observations,
+    scrambled,
+    small_network,
+    small_ppo,
+    vector,
+    weights,
+)
+
+from graft import envs
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import train
+from graft.agents.sb3.policy import NetworkPolicy
+from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training.backend import Hooks, TrainJob
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+
+pytestmark = pytest.mark.usefixtures("handmade_tasks")
+
+UPDATES = 8
+"""Minibatches of `small_ppo` per rollout of 128 env steps."""
+
+
+def norm_network(monkeypatch: pytest.MonkeyPatch, depth: int) -> PolicyNetwork:
+    """Batch normalisation in both blocks, of which the first ``depth`` are frozen."""
+    list(ENCODERS)  # loads the others
+    monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
+    network = PolicyNetwork(MATCH, NetworkConfig("norm", head=(8,)), 0)
+    network.encoder.freeze(depth)
+    return network
+
+
+def learner_of(network, gradients=None, task=TASK, seed=3, **options):
+    algorithm = small_ppo(**options)
+    return algorithm.learner(network, BatchVecEnv(envs.make(task, algorithm.num_envs, 0)), seed, gradients, "cpu")
+
+
+def learned(network, gradients=None, steps=256, **options) -> dict[str, torch.Tensor]:
+    """The weights after ``steps`` env steps."""
+    learner_of(network, gradients, **options).learn(steps)
+    return weights(network)
+
+
+def plain_ppo(network, policy=NetworkPolicy, policy_kwargs=None, max_grad_norm=None):
+    """The library's own PPO with the options of `small_ppo`."""
+    options = small_ppo()
+    return PPO(
+        policy,
+        BatchVecEnv(envs.make(TASK, options.num_envs, 0)),
+        n_steps=options.num_steps,
+        batch_size=options.minibatch,
+        n_epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        gamma=options.gamma,
+        gae_lambda=options.gae_lambda,
+        ent_coef=options.entropy,
+        clip_range=options.clip,
+        vf_coef=options.value,
+        max_grad_norm=options.max_grad_norm if max_grad_norm is None else max_grad_norm,
+        policy_kwargs=policy_kwargs or {"network": network},
+        seed=3,
+        device="cpu",
+    )
+
+
+def gradients_before_steps(learner) -> list[list[torch.Tensor]]:
+    """Fills up, while ``learner`` learns, with the gradients that its optimiser uses."""
+    seen: list[list[torch.Tensor]] = []
+    parameters = list(learner.policy.network.parameters())
+    learner.policy.optimizer.register_step_pre_hook(lambda *_: seen.append([p.grad.clone() for p in parameters]))
+    return seen
+
+
+# The library's PPO as the reference
+
+
+def test_without_a_hook_it_is_the_librarys_ppo_bit_for_bit():
+    reference = small_network(MATCH)
+    plain_ppo(reference).learn(256)
+    network = small_network(MATCH)
+    before = weights(network)
+    after = learned(network)
+    assert_same(after, weights(reference))
+    assert [name for name in after if torch.equal(after[name], before[name])] == []
+
+
+def test_the_identity_hook_is_no_hook_bit_for_bit():
+    calls = []
+
+    def identity(grads, network, batch):
+        calls.append(batch)
+        return grads
+
+    assert_same(learned(small_network(MATCH), identity), learned(small_network(MATCH)))
+    assert len(calls) == 2 * UPDATES
+    assert {b.observations.shape for b in calls} == {(32, 4)}
+    assert {b.actions.shape for b in calls} == {(32,)}
+
+
+class Features(BaseFeaturesExtractor):
+    """An encoder as the library's policies take it."""
+
+    def __init__(self, space, encoder):
+        super().__init__(space, encoder.out_dim)
+        self.encoder = encoder
+
+    def forward(self, obs):
+        return self.encoder(obs)
+
+
+def test_the_policy_learns_what_the_librarys_own_policy_learns():
+    network, twin = small_network(MATCH), small_network(MATCH)
+    reference = plain_ppo(
+        None,
+        ActorCriticPolicy,
+        {
+            "features_extractor_class": Features,
+            "features_extractor_kwargs": {"encoder": twin.encoder},
+            "net_arch": [8],
+            "activation_fn": torch.nn.Tanh,
+        },
+    )
+    with torch.no_grad():
+        names = {
+            "features_extractor.encoder": "encoder",
+            "mlp_extractor.policy_net": "policy.hidden",
+            "mlp_extractor.value_net": "value.hidden",
+            "action_net": "policy.out",
+            "value_net": "value.out",
+        }
+        theirs = {}
+        for prefix, ours in names.items():
+            for name, parameter in reference.policy.get_submodule(prefix).named_parameters():
+                parameter.copy_(network.get_parameter(f"{ours}.{name}"))
+                theirs[f"{ours}.{name}"] = parameter
+    learner = learner_of(network)
+    for ppo in (reference, learner):
+        torch.manual_seed(11)
+        np.random.seed(11)
+        ppo.learn(128)
+    assert theirs.keys() == dict(network.named_parameters()).keys()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter, theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_box_policies_give_the_normal_distribution_by_hand():
+    schemas = Schemas(vector(["x", "y"]), box(["move_x", "move_y"], -0.5, 0.5))
+    network = scrambled(small_network(schemas))
+    policy = learner_of(network, task=REACH).policy
+    obs, actions = observations(schemas.observation, 7), torch.linspace(-1, 1, 14).view(7, 2)
+    values, log_prob, entropy = policy.evaluate_actions(obs, actions)
+    outputs = network(obs)
+    mean, log_std = outputs.action, outputs.log_std
+    by_hand = -0.5 * ((actions - mean) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(log_prob, by_hand.sum(1))
+    torch.testing.assert_close(entropy, (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum().expand(7))
+    assert torch.equal(values, outputs.value.unsqueeze(1))
+    assert torch.equal(policy.predict_values(obs), values)
+
+
+def test_weights_survive_the_librarys_orthogonal_initialisation():
+    network = scrambled(small_network(MATCH))
+    before = weights(network)
+    learner = learner_of(network)
+    assert learner.policy.network is network
+    assert_same(weights(network), before)
+    assert {id(p) for p in learner.policy.parameters()} == {id(p) for p in network.parameters()}
+
+
+# Gradient hooks
+
+
+def test_the_hook_sees_the_gradients_of_the_loss_before_clipping():
+    seen = []
+
+    def watch(grads, network, batch):
+        seen.append({name: g.clone() for name, g in grads.items()})
+        return grads
+
+    network = small_network(MATCH)
+    learned(network, watch, max_grad_norm=0.001)
+    reference = plain_ppo(small_network(MATCH), max_grad_norm=math.inf)
+    unclipped = gradients_before_steps(reference)
+    reference.learn(128)
+    names = [name for name, _ in network.named_parameters()]
+    assert_same(seen[0], dict(zip(names, unclipped[0], strict=True)))
+    assert math.sqrt(sum(float(g.square().sum()) for g in unclipped[0])) > 0.01
+
+
+def test_what_the_hook_returns_is_clipped():
+    huge = {name: torch.full_like(p, 1e6) for name, p in small_network(MATCH).named_parameters()}
+
+    def enlarge(*_):
+        return {name: g.clone() for name, g in huge.items()}
+
+    learner = learner_of(small_network(MATCH), enlarge, max_grad_norm=0.5)
+    used = gradients_before_steps(learner)
+    learner.learn(128)
+    count = sum(g.numel() for g in huge.values())
+    assert len(used) == UPDATES
+    for grads in used:
+        assert math.sqrt(sum(float(g.double().square().sum()) for g in grads)) == pytest.approx(0.5, rel=1e-5)
+        for g in grads:
+            torch.testing.assert_close(g, torch.full_like(g, 0.5 / math.sqrt(count)))
+
+
+def test_small_gradients_are_not_clipped():
+    learner = learner_of(
+        small_network(MATCH), lambda grads, *_: {name: torch.full_like(g, 1e-3) for name, g in grads.items()}
+    )
+    used = gradients_before_steps(learner)
+    learner.learn(128)
+    assert all(torch.equal(g, torch.full_like(g, 1e-3)) for grads in used for g in grads)
+
+
+def test_zero_gradients_leave_the_weights_as_they_are():
+    network = small_network(MATCH)
+    before = weights(network)
+    after = learned(network, lambda grads, *_: {name: torch.zeros_like(g) for name, g in grads.items()})
+    assert_same(after, before)
+
+
+def test_a_gradient_that_the_hook_leaves_out_moves_nothing():
+    network = small_network(MATCH)
+    before = weights(network)
+    after = learned(network, lambda grads, *_: {n: g for n, g in grads.items() if n.startswith("value.")})
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        name for name in after if name.startswith("value.")
+    }
+
+
+def test_frozen_parameters_have_no_gradient_to_see():
+    network = small_network(MATCH)
+    network.encoder.freeze(1)
+    seen = []
+    learned(network, lambda grads, *_: seen.append(set(grads)) or grads, steps=128)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert seen == [trained] * UPDATES
+
+
+def test_the_hook_sees_raw_observations_even_with_frozen_blocks():
+    network = small_network(MATCH)
+    network.encoder.freeze()
+    seen = []
+    learned(network, lambda grads, _, batch: seen.append(batch.observations) or grads, steps=128)
+    rows = torch.cat(seen)
+    assert rows.shape == (2 * 128, 4)
+    assert (rows.sum(1) == 1).all()  # states are unit vectors
+
+
+def test_box_actions_reach_the_hook_as_they_were_taken():
+    network = small_network(Schemas(vector(["x", "y"]), box(["move_x", "move_y"], -0.5, 0.5)))
+    seen = []
+    learned(network, lambda grads, _, batch: seen.append(batch.actions) or grads, steps=128, task=REACH)
+    assert {actions.shape for actions in seen} == {(32, 2)}
+
+
+# Frozen blocks
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, depth):
+    network = norm_network(monkeypatch, depth)
+    before, after = weights(network), learned(network)
+    frozen = tuple(f"encoder.blocks.{i}." for i in range(depth))
+    same = {name for name in after if torch.equal(after[name], before[name])}
+    assert same == {name for name in after if name.startswith(frozen)}
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_computing_frozen_blocks_once_changes_nothing_but_rounding(monkeypatch, depth):
+    once = learned(norm_network(monkeypatch, depth))
+    each_time = learned(norm_network(monkeypatch, depth), lambda grads, *_: grads)
+    assert once.keys() == each_time.keys()
+    for name in once:
+        torch.testing.assert_close(once[name], each_time[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("gradients", "calls"), [(None, 1), (lambda grads, *_: grads, UPDATES)])
+def test_frozen_blocks_run_once_per_rollout_unless_a_hook_needs_observations(gradients, calls):
+    network = small_network(MATCH)
+    network.encoder.freeze(1)
+    learner = learner_of(network, gradients)
+    sizes = []
+    network.encoder.blocks[0].register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    learner.learn(128)
+    assert [size for size in sizes if size != 8] == [128 * 2 // calls if gradients else 128] * calls
+
+
+def test_the_policy_reads_raw_observations_again_after_an_update():
+    network = small_network(MATCH)
+    network.encoder.freeze()
+    learner = learner_of(network)
+    learner.learn(128)
+    obs = observations(MATCH.observation, 3)
+    values, _, _ = learner.policy.evaluate_actions(obs, torch.zeros(3, dtype=torch.long))
+    assert torch.equal(values[:, 0], network(obs).value)
+
+
+def test_pixels_are_cached_as_well():
+    """Observations of another shape and type than what leaves the frozen blocks."""
+    task = Task("handmade/Match-v0", {"kind": "pixels"})
+    results = []
+    for gradients in (None, lambda grads, *_: grads):
+        network = small_network(envs.schemas(task))
+        network.encoder.freeze(3)
+        results.append(learned(network, gradients, steps=32, task=task, num_envs=4, num_steps=8, minibatch=16))
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], rtol=0, atol=1e-6)
+
+
+def test_blocks_may_thaw_between_rollouts():
+    network = small_network(MATCH)
+    network.encoder.freeze()
+    before = weights(network)
+
+    def thaw(network, progress):
+        if progress > 0:
+            network.encoder.freeze(1)
+
+    train(TrainJob(network, TASK, small_ppo(), 256, 0, lambda *_: None, EVALUATION, Hooks(schedule=thaw), "cpu"))
+    after = weights(network)
+    still = {name for name in after if torch.equal(after[name], before[name])}
+    assert still == {name for name in after if name.startswith("encoder.blocks.0.")}

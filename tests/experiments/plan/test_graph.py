@@ -1,0 +1,105 @@
+"""The stage graph: what shares a stage, what changes a hash, and which seeds stages get."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from support.tiny_experiment import TINY, write_config
+
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.envs.factory import schemas
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.graph import expand
+from graft.experiments.stages.preflight import rehearse
+
+
+def graph_of(tmp_path, *overrides, **changes):
+    return expand(load_config(str(write_config(tmp_path, **changes)), overrides))
+
+
+def test_sources_are_pretrained_once_per_seed(tmp_path):
+    graph = graph_of(tmp_path, targets=["Graft/Hunt-v0", "Graft/Dodge-v0"], seeds=3)
+    kinds = [stage.kind for stage in graph.stages.values()]
+    assert kinds.count("pretrain") == 3
+    assert kinds.count("transfer") == 2 * 4 * 3  # targets x (two controls, two methods) x seeds
+    assert kinds[:3] == ["pretrain"] * 3, "sources come before what needs them"
+
+
+def test_what_is_recalled_bears_the_targets_names_and_must_look_like_it(tmp_path):
+    target = {"id": "Graft/Dodge-v0", "schema": {"observation": {"player": "me"}}, "recall": {"id": "Graft/Dodge-v0"}}
+    graph = graph_of(tmp_path, targets=[target], methods=["finetune"], seeds=1)
+    recalled = [entry.task for stage in graph.stages.values() for entry in stage.recall]
+    assert [task.kwargs for task in recalled] == [{"schema": {"observation": {"player": "me"}}}]
+    with pytest.raises(GraftError, match=r"recall of Dodge\(.*: Maze\(.* shows or takes something else"):
+        graph_of(tmp_path, targets=[target | {"recall": {"id": "Graft/Maze-v0"}}])
+
+
+def test_controls_do_not_depend_on_the_source(tmp_path):
+    graph = graph_of(tmp_path, sources=["Graft/Dodge-v0", "Graft/Hunt-v0"], targets=["Graft/Gather-v0"])
+    by_source = {(c.source, c.method.__class__.__name__) for c in graph.comparisons}
+    assert (None, "Scratch") in by_source
+    assert len(graph.comparisons) == 2 + 2 * 2  # controls once, each method once per source
+    assert all(c.scratch == graph.comparisons[0].stages for c in graph.comparisons)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "transfer.steps=512",
+        "algorithm.gamma=0.5",
+        "evaluation.every=64",
+        "network.head=[4]",
+        "targets.0.kwargs.slip=0.2",
+    ],
+)
+def test_whatever_changes_a_result_changes_the_hash(tmp_path, override):
+    scratch = [graph_of(tmp_path, *o).comparisons[0].stages for o in ((), (override,))]
+    assert not set(scratch[0]) & set(scratch[1])
+
+
+def test_the_source_is_part_of_the_hash(tmp_path):
+    before, after = (graph_of(tmp_path, f"pretrain.steps={n}").comparisons for n in (256, 512))
+    assert before[0].stages == after[0].stages, "scratch does not see the source"
+    assert not set(before[2].stages) & set(after[2].stages)
+
+
+def test_a_name_is_not_part_of_the_hash(tmp_path):
+    assert graph_of(tmp_path).stages.keys() == graph_of(tmp_path, "name=other").stages.keys()
+
+
+def test_methods_meet_the_same_levels_and_seeds_are_apart(tmp_path):
+    graph = graph_of(tmp_path, seeds=20)
+    by_seed = {}
+    for stage in graph.stages.values():
+        by_seed.setdefault((stage.kind, str(stage.task), stage.seed), set()).add(stage.random_seeds())
+    assert all(len(found) == 1 for found in by_seed.values())
+    training = sorted(next(iter(found))[1] for found in by_seed.values())
+    assert min(b - a for a, b in itertools.pairwise(training)) > 64, "batches of different stages must not overlap"
+
+
+def test_a_checkpoint_is_a_source(tmp_path):
+    task = Task("Graft/Dodge-v0")
+    small = NetworkConfig(None, {"channels": [2], "kernels": [3], "strides": [2], "pools": [1], "features": 8}, (4,))
+    Checkpoint.of(PolicyNetwork(schemas(task), small, 0), task).save(tmp_path / "npc")
+    sources = {"checkpoint": str(tmp_path / "npc")}
+    with pytest.raises(GraftError, match="leave 'network' out"):
+        graph_of(tmp_path, sources=sources)
+    graph = graph_of(tmp_path, sources=sources, network=None)
+    assert {stage.kind for stage in graph.stages.values()} == {"transfer"}
+    assert all(stage.network.to_json() == {**small.to_json(), "encoder": "grid_cnn"} for stage in graph.stages.values())
+    assert graph.comparisons[2].source == f"checkpoint {tmp_path / 'npc'}"
+
+
+@pytest.mark.parametrize("section", ["algorithm", "evaluation"])
+def test_a_mixture_with_too_few_environments_is_refused_before_training(tmp_path, section):
+    games = ["Graft/Dodge-v0", "Graft/Gather-v0", "Graft/Hunt-v0"]
+    source = {"id": "Graft/Mixture-v0", "kwargs": {"tasks": games}}
+    sizes = {"algorithm": {**TINY["algorithm"], "num_envs": 8}, "evaluation": {**TINY["evaluation"], "num_envs": 8}}
+    sizes[section]["num_envs"] = 2
+    config = load_config(str(write_config(tmp_path, sources=source, targets="Graft/Hunt-v0", **sizes)))
+    with pytest.raises(GraftError, match=f"has 3 parts, and num_envs of {section} is 2"):
+        rehearse(expand(config))

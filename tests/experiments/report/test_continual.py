@@ -1,0 +1,173 @@
+"""A sequence's numbers from matrices and curves that are known by hand, its table, notes and heat map."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from graft.experiments.report import continual as lifelong
+from graft.experiments.report import plots
+from graft.experiments.report.continual import Lived
+from graft.transfer.method import METHODS, label
+from graft.transfer.metrics import Curve
+
+NAN = float("nan")
+TASKS = ["Gather", "Gather(invert=True)", "Hunt"]
+SIZE = {"parameters": 1000, "bytes_beside": 500}
+R = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.2, 0.6, 0.9]]
+
+
+def lived(method, matrices, scores, missing=0):
+    """A method whose curves stay at ``scores``, one per task, in every seed."""
+    curves = tuple(tuple(Curve((0, 100, 200), (score,) * 3) for score in scores) for _ in matrices)
+    return Lived(METHODS[method](), np.array(matrices), curves, (SIZE,) * len(matrices), missing)
+
+
+def scratch_of(scores, seeds=1):
+    """Scratch with a network per task, whose score never changes once the task was learned."""
+    matrix = [[scores[j] if j <= k else NAN for j in range(len(scores))] for k in range(len(scores))]
+    return lived("scratch", [matrix] * seeds, scores)
+
+
+def report(*rows, task_known=True, heads="per_task", how="known"):
+    bounds = [{"random": 0.0, "expert": 1.0, "how": how}] * len(TASKS)
+    return {
+        "sequence": TASKS,
+        "heads": heads,
+        "task_known": task_known,
+        "bounds": bounds,
+        "rows": list(rows),
+        "stages": [{"kind": kind, "env_steps": 7, "seconds": 60.0} for kind in ("pretrain", "transfer", "consolidate")],
+    }
+
+
+def page_of(table):
+    page = io.StringIO()
+    Console(file=page, width=80).print(table)
+    return page.getvalue().splitlines()
+
+
+def test_a_row_holds_the_metrics_of_the_matrix():
+    row = lifelong.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch_of((0.8, 0.4, 0.5)))
+    assert row["average_performance"]["iqm"] == pytest.approx((0.2 + 0.6 + 0.9) / 3)
+    assert row["forgetting"]["iqm"] == pytest.approx(((0.8 - 0.2) + (0.7 - 0.6)) / 2)
+    assert row["backward_transfer"]["iqm"] == pytest.approx(-0.35)
+    assert row["learned"]["iqm"] == pytest.approx((0.7 + 0.9) / 2)
+    assert row["forward_transfer"]["iqm"] == pytest.approx(((0.5 - 0.4) / 0.6 + (0.6 - 0.5) / 0.5) / 2)
+    assert row["intransigence"]["iqm"] == pytest.approx(((0.4 - 0.7) + (0.5 - 0.9)) / 2)
+    assert row["matrix"] == [[0.8, None, None], [0.6, 0.7, None], [0.2, 0.6, 0.9]]
+    assert (row["seeds"], row["missing_seeds"], row["network_per_task"]) == (1, 0, False)
+    assert (row["parameters"], row["bytes_beside"]) == (1000, 500)
+
+
+def test_metrics_are_of_each_seed_and_the_matrix_is_their_mean():
+    worse = [[0.8, NAN, NAN], [0.6, 0.5, NAN], [0.0, 0.1, 0.5]]
+    row = lifelong.row(lived("finetune", [R, worse], (0.8, 0.5, 0.6), missing=1), None)
+    assert row["average_performance"]["iqm"] == pytest.approx((1.7 / 3 + 0.6 / 3) / 2)
+    assert row["average_performance"]["low"] == pytest.approx(0.2)
+    assert row["average_performance"]["high"] == pytest.approx(1.7 / 3)
+    assert row["matrix"][2] == [0.1, 0.35, 0.7]
+    assert row["matrices"][1][2] == [0.0, 0.1, 0.5]
+    assert row["missing_seeds"] == 1
+    assert row["forward_transfer"] is row["intransigence"] is None, "there is no scratch to compare with"
+
+
+def test_scratch_neither_forgets_nor_gains():
+    scratch = scratch_of((0.8, 0.4, 0.5))
+    row = lifelong.row(scratch, scratch)
+    for metric in ("forgetting", "forward_transfer", "intransigence"):
+        assert row[metric]["iqm"] == pytest.approx(0)
+    assert row["network_per_task"]
+
+
+def test_forward_transfer_leaves_out_tasks_that_scratch_masters():
+    own = lived("finetune", [R], (0.8, 0.5, 0.6))
+    assert lifelong.forward_transfer(own, scratch_of((0.0, 1.0, 0.5))) == [pytest.approx(0.2)]
+    assert np.isnan(lifelong.forward_transfer(own, scratch_of((0.0, 1.0, 1.0)))[0])
+
+
+def test_scratch_is_the_mean_of_its_seeds():
+    low, high = scratch_of((0.8, 0.2, 0.3)), scratch_of((0.8, 0.6, 0.7))
+    both = Lived(low.method, np.concatenate([low.matrices, high.matrices]), low.curves + high.curves, (SIZE,) * 2, 0)
+    own, mean = lived("finetune", [R], (0.8, 0.5, 0.6)), scratch_of((0.8, 0.4, 0.5))
+    assert lifelong.forward_transfer(own, both) == pytest.approx(lifelong.forward_transfer(own, mean))
+    assert lifelong.intransigence(own, both) == pytest.approx(lifelong.intransigence(own, mean))
+
+
+def test_notes_compare_with_finetune_and_warn():
+    scratch = scratch_of((0.8, 0.4, 0.5))
+    half = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.5, 0.65, 0.9]]
+    rows = [
+        lifelong.row(scratch, scratch),
+        lifelong.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch),
+        lifelong.row(lived("ewc", [half], (0.8, 0.5, 0.6), missing=2), scratch),
+    ]
+    lines = lifelong.notes(report(*rows, how="estimated from this experiment"))
+    assert "ewc: 50% of finetune's forgetting, performance +0.12." in lines
+    assert not any(line.startswith(("finetune:", "scratch:")) for line in lines)
+    assert "ewc: 2 seeds missing." in lines
+    assert any("Fewer than 5 seeds" in line for line in lines)
+    assert any(line.startswith("Scores of Gather, Gather(invert=True), Hunt are scaled by estimates") for line in lines)
+    assert "7 env steps of pretraining, 7 of transfer and 7 of consolidation, 3.0 minutes" in lines[-1]
+
+
+def test_finetune_is_the_reference_under_shared_heads_as_well():
+    half = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.5, 0.65, 0.9]]
+    rows = []
+    for name, matrix in (("finetune", R), ("ewc", half)):
+        own = lived(name, [matrix], (0.8, 0.5, 0.6))
+        rows.append(lifelong.row(replace(own, method=own.method.with_shared_heads()), None))
+    lines = lifelong.notes(report(*rows, heads="shared"))
+    assert "ewc(heads=shared): 50% of finetune(heads=shared)'s forgetting, performance +0.12." in lines
+
+
+@pytest.mark.parametrize(("known", "words"), [(True, "is told which task"), (False, "is not told which task")])
+def test_notes_say_what_the_agent_knows(known, words):
+    row = lifelong.row(lived("finetune", [R] * 5, (0.8, 0.5, 0.6)), None)
+    lines = lifelong.notes(report(row, task_known=known, heads="shared"))
+    assert "Heads are shared" in lines[0]
+    assert words in lines[0]
+    assert not any("Fewer than 5 seeds" in line or "scaled by estimates" in line for line in lines)
+
+
+def test_notes_of_nothing_finished_are_possible():
+    assert lifelong.notes(report())[-1].startswith("Cost: ")
+
+
+def test_the_table_fits_eighty_columns():
+    scratch = scratch_of((0.8, 0.4, 0.5), seeds=5)
+    negative = [[-0.8, NAN, NAN], [-0.6, -0.7, NAN], [-0.2, -0.6, -0.9]]
+    rows = [lifelong.row(scratch, scratch)]
+    rows += [
+        lifelong.row(lived(name, [R, negative, R], (-0.8, -0.5, -0.6)), scratch) for name in METHODS if name != "chain"
+    ]
+    lines = page_of(lifelong.table(report(*rows)))
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    for column in ("method", "performance", "forgetting", "learned", "forward", "size"):
+        assert column in text
+    assert "…" not in text, "nothing is cut off"
+
+
+def test_the_table_shows_numbers_and_leaves_out_what_cannot_be():
+    scratch = scratch_of((0.8, 0.4, 0.5))
+    rows = [lifelong.row(scratch, scratch), lifelong.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch)]
+    lines = page_of(lifelong.table(report(*rows)))
+    control, tuned = (next(line.split() for line in lines if line.split()[:1] == [n]) for n in ("scratch", "finetune"))
+    assert control == ["scratch", "0.57", "[0.57,", "0.57]", "-", "0.45", "0.00", "4k"]
+    assert tuned == ["finetune", "0.57", "[0.57,", "0.57]", "0.35", "[0.35,", "0.35]", "0.80", "0.18", "4k"]
+
+
+def test_the_heat_map_is_a_picture(tmp_path):
+    from matplotlib import image
+
+    measured = [lived(name, [R], (0.8, 0.5, 0.6)) for name in ("finetune", "ewc", "packnet", "l2", "mas")]
+    assert len({label(m.method) for m in measured}) == 5
+    plots.heat_maps(measured, TASKS, tmp_path / "matrix.png", "a title")
+    picture = image.imread(tmp_path / "matrix.png")
+    assert picture.shape[0] > 300
+    assert picture[..., :3].std() > 0.05, "an empty page has no contrast"

@@ -1,0 +1,47 @@
+"""Pictures say what the numbers say."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import pyplot
+
+from graft.experiments.report import plots
+
+NAMES = ("Dodge", "Gather")
+RATIOS = {
+    ("Dodge", "Dodge"): {"iqm": 1.25, "low": -0.5, "high": 20.0},
+    ("Dodge", "Gather"): {"iqm": None, "low": 2.0, "high": None},
+    ("Gather", "Dodge"): {"iqm": None, "low": None, "high": None},
+    ("Gather", "Gather"): {"iqm": -4.0, "low": -5.0, "high": -3.0},
+}
+
+
+def rows():
+    found = [{"source": s, "target": t, "method": "finetune", "transfer_ratio": r} for (s, t), r in RATIOS.items()]
+    scratch = [{"source": None, "target": t, "method": "scratch", "transfer_ratio": None} for t in NAMES]
+    return scratch + found[::-1]
+
+
+def test_the_heat_map_of_pairs_holds_ratios_and_intervals(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plots.pairs(rows(), tmp_path / "pairs.png", "a title")
+    axis = figures[0].axes[0]
+    sources = [label.get_text() for label in axis.get_yticklabels()]
+    targets = [label.get_text() for label in axis.get_xticklabels()]
+    assert sources == targets == ["Gather", "Dodge"]  # the diagonal is a task to itself
+    texts = {(sources[int(t.get_position()[1])], targets[int(t.get_position()[0])]): t.get_text() for t in axis.texts}
+    assert texts == {
+        ("Dodge", "Dodge"): "+1.2\n[-0.5, +20]",
+        ("Dodge", "Gather"): "> +2.0",
+        ("Gather", "Dodge"): "undefined",
+        ("Gather", "Gather"): "-4.0\n[-5.0, -3.0]",
+    }
+    colours = np.ma.filled(axis.images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(colours, [[-4.0, np.nan], [2.0, 1.25]])
+    pyplot.close(figures[0])
+
+
+def test_it_is_written(tmp_path):
+    plots.pairs(rows(), tmp_path / "pairs.png", "a title")
+    assert pyplot.imread(tmp_path / "pairs.png")[..., :3].std() > 0.05, "an empty page has no contrast"

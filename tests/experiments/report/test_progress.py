@@ -1,0 +1,91 @@
+"""Progress: plain lines for a file, a live table for a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from support.tiny_experiment import write_config
+
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.graph import expand
+from graft.experiments.report import progress
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return next(iter(expand(load_config(str(write_config(tmp_path)))).stages.values()))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3661, "1:01:01"), (-3, "0:00")])
+def test_duration(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+def test_plain_lines_say_what_runs_and_how_it_ended(stage, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    page = io.StringIO()
+    with progress.Progress(Console(file=page, width=200), total=3, done=1, budget=512) as shown:
+        shown.started(stage)
+        shown.progressed(stage, 128, {"eval/return_mean": 1.25})
+        shown.tick()
+        shown.finished(stage, None)
+        shown.started(stage)
+        shown.finished(stage, "the disk is full")
+    lines = page.getvalue().splitlines()
+    assert lines[0] == f"start    {stage.label} (256 env steps)"
+    assert "128 of 256 env steps" in lines[1]
+    assert "return 1.25" in lines[1]
+    assert "ETA" in lines[1]
+    assert lines[2].endswith("[2/3]")
+    assert lines[4] == f"FAILED   {stage.label}: the disk is full"
+
+
+def test_a_terminal_gets_a_table(stage):
+    page = io.StringIO()
+    with progress.Progress(Console(file=page, width=120, force_terminal=True), 3, 1, 512) as shown:
+        shown.started(stage)
+        shown.progressed(stage, 128, {"eval/return_mean": 1.25})
+        shown._live.refresh()
+    text = page.getvalue()
+    assert "1 of 3 stages done" in text
+    for word in ("steps/s", "return", "ETA", "1.25", "128"):
+        assert word in text
+
+
+def test_a_resumed_stage_starts_at_its_snapshot_and_its_speed_counts_from_there(stage, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    page = io.StringIO()
+    shown = progress.Progress(Console(file=page, width=200), total=1, done=0, budget=256)
+    shown.started(stage)
+    start = shown._rows[stage.id].start
+    shown.progressed(stage, 128, {})
+    shown.tick()
+    shown.progressed(stage, 192, {})
+    monkeypatch.setattr(progress.time, "monotonic", lambda: start + 32)
+    shown.tick()
+    _, first, second = page.getvalue().splitlines()
+    assert "128 of 256 env steps, 0/s" in first
+    assert "ETA -; all stages: ETA -" in first
+    assert "192 of 256 env steps, 2/s" in second
+    assert "ETA 0:32; all stages: ETA 0:3" in second
+
+
+def test_where_a_stage_runs_and_notes_are_shown(stage):
+    for terminal in False, True:
+        page = io.StringIO()
+        console = Console(file=page, width=200, force_terminal=terminal)
+        with progress.Progress(console, total=1, done=0, budget=512) as shown:
+            shown.started(stage)
+            shown.placed(stage, "node 10.0.0.3")
+            shown.noted("lost     its node")
+            shown.placed(stage, "node 10.0.0.4, try 2")
+            if terminal:
+                console.print(shown._render())
+        printed = page.getvalue()
+        assert "lost     its node\n" in printed
+        assert "node 10.0.0.4, try 2" in printed
+        assert ("where" in printed) == terminal

@@ -1,0 +1,127 @@
+"""The table of a sim-to-sim proxy, from a real run of seconds, beside what its metrics say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from graft.agents.training.evaluate import worst
+from graft.envs.core.errors import GraftError
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.graph import expand
+from graft.experiments.run import main
+from graft.transfer.method import label
+
+DRAWN = {"masscart": {"uniform": [0.5, 2.0]}}
+SEEN = ["state", "dynamics", "history"]
+PROXY = {
+    "name": "proxy",
+    "sources": [
+        {"name": "nominal", "id": "CartPole-v1", "kwargs": {"show": "state"}},
+        {
+            "name": "informed",
+            "id": "CartPole-v1",
+            "kwargs": {"show": SEEN, "history": 3, **DRAWN},
+            "methods": [{"rma": {"heads": "shared"}}],
+        },
+    ],
+    "targets": [
+        {
+            "id": "CartPole-v1",
+            "kwargs": {"show": ["state", "history"], "history": 3, "length": 1.5, "max_episode_steps": 60},
+            "recall": {"id": "CartPole-v1", "kwargs": {"show": ["state", "history"], "history": 3}},
+            "bounds": [10, 60],
+        }
+    ],
+    "methods": [{"finetune": {"heads": "shared"}}],
+    "seeds": 2,
+    "pretrain": {"steps": 512},
+    "transfer": {"steps": 256},
+    "network": {"options": {"features": 8, "normalise": True}, "head": [8]},
+    "algorithm": {"num_envs": 8, "num_steps": 16, "minibatch": 64, "epochs": 1},
+    "evaluation": {"every": 128, "episodes": 16, "num_envs": 8},
+    "recall": 16,
+    "sim_to_sim": True,
+}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("proxy")
+    (folder / "proxy.yaml").write_text(yaml.safe_dump(PROXY))
+    assert main([str(folder / "proxy.yaml"), "--out", str(folder / "out"), "--jobs", "1"]) == 0
+    return folder / "out"
+
+
+def evaluations(out: Path, stage: str, tag: str) -> list[float]:
+    lines = (out / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+    return [(value - 10) / 50 for line in lines if (value := json.loads(line).get(tag)) is not None]
+
+
+def test_rows_are_what_the_stages_measured(out):
+    results = json.loads((out / "results.json").read_text())
+    rows = {row["method"]: row for row in results["recovery"]}
+    assert set(rows) == {"scratch", "random_frozen", "finetune(heads=shared)", "rma(heads=shared)"}
+    assert rows["scratch"]["gap"] is None
+    assert rows["scratch"]["forgotten"] is None
+    graph = expand(load_config(str(out.parent / "proxy.yaml")))
+    found = next(c for c in graph.comparisons if label(c.method) == "rma(heads=shared)")
+    tag = "eval/return_mean"
+    starts = [evaluations(out, stage, tag)[0] for stage in found.stages]
+    simulator = [evaluations(out, stage, tag)[-1] for stage in found.pretrain]
+    row = rows["rma(heads=shared)"]
+    assert row["zero_shot"]["iqm"] == pytest.approx(np.mean(starts))
+    assert row["simulator"]["iqm"] == pytest.approx(np.mean(simulator))
+    assert row["gap"]["iqm"] == pytest.approx(np.mean(simulator) - np.mean(starts))
+    worst_of = [evaluations(out, stage, "eval/return_worst_tenth") for stage in found.stages]
+    assert row["worst_at_first"]["iqm"] == pytest.approx(np.mean([w[0] for w in worst_of]))
+    assert row["worst_at_last"]["iqm"] == pytest.approx(np.mean([w[-1] for w in worst_of]))
+    records = [json.loads((out / "stages" / s / "stage.json").read_text()) for s in found.stages]
+    lost = [(r["recall_before"][0]["return_mean"] - r["recall"][0]["return_mean"]) / 50 for r in records]
+    assert row["forgotten"]["iqm"] == pytest.approx(np.mean(lost))
+    assert any(lost)
+
+
+def test_the_table_says_what_it_is(out, capsys):
+    assert main([str(out.parent / "proxy.yaml"), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "Sim-to-sim proxy of a transfer to reality" in printed
+    assert "informed" in printed
+    assert "a sim-to-sim proxy. gap:" in printed
+
+
+def test_a_source_has_its_own_methods_beside_the_controls(out):
+    graph = expand(load_config(str(out.parent / "proxy.yaml")))
+    pairs = [(c.source, label(c.method)) for c in graph.comparisons]
+    assert len(pairs) == len(set(pairs)) == 4
+    assert ("nominal", "finetune(heads=shared)") in pairs
+    assert ("informed", "rma(heads=shared)") in pairs
+
+
+def test_two_sources_of_one_name_are_refused(out):
+    twice = load_config(str(out.parent / "proxy.yaml"), ["sources.1.name=nominal"])
+    with pytest.raises(GraftError, match="Source nominal is listed more than once"):
+        expand(twice)
+
+
+def test_names_in_a_config_reach_the_task_and_its_record(tmp_path):
+    target = {"id": "CartPole-v1", "schema": {"observation": {"pole_angle": "tilt"}}, "kwargs": {"length": 1.0}}
+    (tmp_path / "n.yaml").write_text(
+        yaml.safe_dump({**PROXY, "sources": "CartPole-v1", "targets": target, "network": {}})
+    )
+    config = load_config(str(tmp_path / "n.yaml"))
+    assert config.targets[0].task.kwargs["schema"] == {"observation": {"pole_angle": "tilt"}}
+    assert config.model_dump(mode="json", by_alias=True)["targets"][0]["schema"] == {
+        "observation": {"pole_angle": "tilt"}
+    }
+    with pytest.raises(GraftError, match="a checkpoint"):
+        load_config(str(tmp_path / "n.yaml"), ["sources=[{checkpoint: runs/x, schema: {action: [a, b]}}]"])
+
+
+def test_the_worst_tenth_by_hand():
+    assert worst(np.arange(20.0)) == 0.5
+    assert worst(np.array([3.0, 1.0])) == 1.0

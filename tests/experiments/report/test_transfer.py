@@ -1,0 +1,104 @@
+"""Rows, notes and tables from curves whose metrics are known by hand."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from graft.envs.core.task import AVERAGED, Bounds, Task
+from graft.experiments.plan.graph import Comparison
+from graft.experiments.report import transfer as report
+from graft.experiments.report.transfer import Measured
+from graft.transfer.method import METHODS
+from graft.transfer.metrics import Curve
+
+TARGET = Task("Graft/Gather-v0", {"slip": 0.3})
+
+
+def measured(method, curves, scratch, source="Gather"):
+    stages = ("base",) if method == "scratch" else ("other",)
+    comparison = Comparison(source, TARGET, METHODS[method](), tuple(range(len(curves))), stages, ("base",), ("p",))
+    return Measured(comparison, tuple(curves), tuple(scratch), 0)
+
+
+def flat(level, seeds=5):
+    """Seeds whose score stays at ``level``, with a spread of a thousandth."""
+    return [Curve((0, 100, 200), (level + s / 1000,) * 3) for s in range(seeds)]
+
+
+def test_a_row_holds_the_metrics():
+    rising = [Curve((0, 100, 200), (0.3, 0.5, 0.7)) for _ in range(5)]
+    base = [Curve((0, 100, 200), (0.0, 0.1, 0.2)) for _ in range(5)]
+    row = report.row(measured("frozen", rising, base), threshold=0.25)
+    assert row["auc"]["iqm"] == pytest.approx(0.5)
+    assert row["transfer_ratio"] == pytest.approx({"iqm": 4.0, "low": 4.0, "high": 4.0})
+    assert row["jumpstart"] == pytest.approx(0.3)
+    assert row["final"] == pytest.approx(0.7)
+    assert row["asymptotic_gain"] == pytest.approx(0.5)
+    assert row["steps_to_threshold"] == 0
+    assert row["probability_of_improvement"] == 1.0
+    assert row["verdict"] == "positive"
+    assert row["starts"] == "positive"
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.1, "negative"), (0.5, "unclear"), (0.9, "positive")])
+def test_verdicts_follow_the_interval(level, verdict):
+    row = report.row(measured("finetune", flat(level), flat(0.5)), 0.5)
+    assert row["verdict"] == verdict
+
+
+def test_scratch_is_its_own_baseline():
+    row = report.row(measured("scratch", flat(0.5), flat(0.5), source=None), 0.5)
+    assert (row["transfer_ratio"], row["verdict"], row["jumpstart"]) == (None, "baseline", 0.0)
+
+
+def test_an_undefined_ratio_has_a_lower_bound():
+    row = report.row(measured("frozen", [Curve((0, 100, 200), (0.5,) * 3)] * 5, flat(0.0)), 0.5)
+    assert row["transfer_ratio"] == {"iqm": None, "low": pytest.approx(49.0), "high": None}
+    assert "> +49" in report._cells(row)
+    row = report.row(measured("frozen", flat(-0.5), flat(0.0)), 0.5)
+    assert row["transfer_ratio"] == {"iqm": None, "low": None, "high": None}
+    assert "undefined" in report._cells(row)
+
+
+def test_alarms_come_before_the_cost():
+    rows = [
+        report.row(measured("scratch", flat(0.005), flat(0.005)), 0.5),
+        report.row(measured("finetune", flat(-0.4), flat(0.005)), 0.5),
+    ]
+    stages = [
+        {"kind": "pretrain", "env_steps": 7, "seconds": 60.0},
+        {"kind": "transfer", "env_steps": 9, "seconds": 60.0},
+    ]
+    notes = report.notes({"rows": rows, "stages": stages, "bounds": {}, "threshold": 0.5})
+    assert any(line.startswith("NEGATIVE: finetune on Gather(slip=0.3)") for line in notes)
+    assert any("the ratio is undefined" in line for line in notes), "scratch's mean score is below 0.01"
+    assert "7 env steps of pretraining, 9 of transfer, 2.0 minutes" in notes[-1]
+
+
+def test_scales_that_are_means_are_pointed_out():
+    bounds = {"Mixture(tasks=[a, b])": Bounds(0.0, 1.0, AVERAGED)._asdict()}
+    notes = report.notes({"rows": [], "stages": [], "bounds": bounds, "threshold": 0.5})
+    assert any("Mixture(tasks=[a, b]) are on the mean of their tasks' scales" in line for line in notes)
+    assert not any("Changed tasks" in line for line in notes)
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_few_seeds_are_pointed_out(seeds):
+    rows = [report.row(measured("finetune", flat(0.5, seeds), flat(0.2, seeds)), 0.5)]
+    notes = report.notes({"rows": rows, "stages": [], "bounds": {}, "threshold": 0.5})
+    assert any(f"Only {seeds} seed" in line for line in notes)
+
+
+def test_tables_fit_eighty_columns():
+    rows = [report.row(measured(name, flat(0.5), flat(0.2)), 0.5) for name in METHODS]
+    page = io.StringIO()
+    console = Console(file=page, width=80)
+    for table in report.tables(rows):
+        console.print(table)
+    lines = page.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("positive" in line for line in lines) == len(rows) - 1
+    assert any("Gather → Gather(slip=0.3)" in line for line in lines)

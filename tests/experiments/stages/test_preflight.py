@@ -1,0 +1,72 @@
+"""Mistakes end an experiment before anything is trained."""
+
+from __future__ import annotations
+
+import pytest
+from support.handmade import takes
+from support.tiny_experiment import write_config
+
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import build_network
+from graft.envs.core.errors import GraftError
+from graft.envs.core.task import Task
+from graft.envs.factory import schemas
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.graph import expand
+from graft.experiments.plan.sequence import expand_sequence
+from graft.experiments.stages.preflight import rehearse, rehearse_sequence
+from graft.transfer.method import METHODS
+
+GATHER = "Graft/Gather-v0"
+
+
+def test_it_finds_what_does_not_fit(tmp_path):
+    config = load_config(str(write_config(tmp_path, targets="CartPole-v1", network=None)))
+    with pytest.raises(GraftError, match="shares nothing with the source"):
+        rehearse(expand(config))
+
+
+def test_it_reports_what_is_carried_over(tmp_path):
+    config = load_config(str(write_config(tmp_path, targets="Graft/Hunt-v0", methods=["frozen"])))
+    reports = rehearse(expand(config))
+    assert [report is None for _, report in reports] == [True, True, False]
+    stem = next(row for row in reports[2][1].rows if row.tensor == "encoder.blocks.0.0.weight")
+    assert stem.status == "padded"
+    assert "enemy (mean of rock)" in stem.detail
+
+
+def test_a_method_that_has_nothing_to_do_is_found(tmp_path):
+    config = load_config(str(write_config(tmp_path, methods=[{"chain": ["frozen", "ewc"]}])))
+    with pytest.raises(GraftError, match=r"chain\(frozen, ewc\) on Dodge.*nothing to hold"):
+        rehearse(expand(config))
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [([{"frozen": {"depth": 9}}], "frozen"), ([{"chain": ["frozen", "mas"]}], "nothing to hold")],
+)
+def test_every_step_of_a_sequence_is_gone_through(tmp_path, methods, message):
+    sequence = [GATHER, {"id": GATHER, "kwargs": {"invert": True}}, "Graft/Dodge-v0"]
+    changes, shown = {"sources": None, "targets": None, "sequence": sequence}, schemas(Task(GATHER))
+    good = load_config(
+        str(write_config(tmp_path, methods=[n for n in METHODS if n != "chain" and takes(n, shown)], **changes))
+    )
+    rehearse_sequence(expand_sequence(good))
+    config = load_config(str(write_config(tmp_path, methods=methods, **changes)))
+    with pytest.raises(GraftError, match=message):
+        rehearse_sequence(expand_sequence(config))
+
+
+@pytest.mark.parametrize("method", ["finetune", "kickstart", "lora"])
+def test_a_source_of_several_columns(tmp_path, method):
+    """A new column can stand beside it; its tensors cannot be moved one by one."""
+    task, config = Task(GATHER), load_config(str(write_config(tmp_path)))
+    plain = Checkpoint.of(build_network(schemas(task), config.network_config, 0), task)
+    network, _ = METHODS["progressive"]().build(plain, schemas(task), config.network_config, 1)
+    record = {"stage": {"method": {"name": "progressive"}}}
+    Checkpoint.of(network, task, record=record).save(tmp_path / "npc")
+    changes = {"sources": {"checkpoint": str(tmp_path / "npc")}, "targets": GATHER, "network": None}
+    reports = rehearse(expand(load_config(str(write_config(tmp_path, methods=["progressive"], **changes)))))
+    assert [report is None for _, report in reports] == [True, True, False]
+    with pytest.raises(GraftError, match=f"{method} on Gather: The source is a progressive network"):
+        rehearse(expand(load_config(str(write_config(tmp_path, methods=[method], **changes)))))

@@ -1,0 +1,322 @@
+"""A stage that was stopped, and then run again, leaves what a stage leaves that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from support.handmade import takes
+from support.stage_outcomes import assert_left_the_same, assert_same, left
+from support.tiny_experiment import write_config
+
+from graft.agents.checkpoints import snapshotter as keeper
+from graft.agents.checkpoints.snapshot import Snapshot
+from graft.envs.core.task import Task
+from graft.envs.factory import schemas
+from graft.experiments.config.experiment import load_config
+from graft.experiments.launchers.launcher import attempt
+from graft.experiments.plan.graph import expand
+from graft.experiments.report.transfer import stage_records
+from graft.experiments.stages import resume
+from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.store.records import METRICS, SNAPSHOT, Store, surroundings
+from graft.transfer.method import METHODS
+
+ROOT = Path(__file__).parents[2]
+ROLLOUT = 128
+STEPS = 4 * ROLLOUT
+"""Env steps of a stage."""
+
+
+class Stop(Exception):
+    """As sudden as a kill, for whoever trains."""
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """A snapshot at every rollout."""
+    monkeypatch.setattr(resume, "SECONDS", 0.0)
+    monkeypatch.setattr(keeper, "LARGEST_SHARE", 1e9)
+
+
+def ignore(env_steps, values):
+    """Nobody watches."""
+
+
+def set_up(folder, **changes):
+    """The tiny experiment's stages in order, and a store for them."""
+    changes = {"seeds": 1, "pretrain": {"steps": STEPS}, "transfer": {"steps": STEPS}, **changes}
+    config = load_config(str(write_config(folder, **changes)))
+    store = Store(folder / "out")
+    store.open(config)
+    return list(expand(config).stages.values()), store
+
+
+def stop(store, stage, at, tag):
+    """Run the stage until it reports ``tag`` at ``at`` or more env steps."""
+
+    def watch(env_steps, values):
+        if env_steps >= at and any(name.startswith(tag) for name in values):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_stage(stage, store, watch)
+
+
+def go_on(store, stage):
+    """Run the stage to its end; returns the env steps of its first metric, and of all reports."""
+    reports, metrics = [], []
+
+    def watch(env_steps, values):
+        reports.append(env_steps)
+        if values:
+            metrics.append(env_steps)
+
+    run_stage(stage, store, watch)
+    return metrics[0], reports
+
+
+SOON = {"retrain": STEPS, "every": 3, "gradual_unfreeze": True, "layer_decay": 0.5}
+"""Options that make something happen within four rollouts, for the methods that have them."""
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if METHODS[n].uses_source and takes(n, schemas(Task("Graft/Dodge-v0")))]
+)
+def test_under_every_method_a_stopped_stage_ends_as_if_it_had_not_been(tmp_path, name):
+    options = {key: value for key, value in SOON.items() if key in {field.name for field in fields(METHODS[name])}}
+    evaluation = {"every": 2 * ROLLOUT, "episodes": 8, "num_envs": 8}
+    stages, store = set_up(tmp_path, methods=[{name: options} if options else name], evaluation=evaluation)
+    tried = 0
+    for stage in stages:
+        if stage.method is not None and stage.method.control:
+            continue
+        run_stage(stage, store, ignore)
+        if stage.method is not None and (stage.kind != "consolidate" or stage.method.retraining):
+            tried += 1
+            expected = left(store, stage)
+            shutil.rmtree(store.folder(stage.id))
+            stop(store, stage, 3 * ROLLOUT, "rollout/")
+            assert not store.done(stage.id)
+            assert go_on(store, stage)[0] == 2 * ROLLOUT, "it did not go on from the last snapshot"
+            assert_same(left(store, stage), expected)
+    assert tried
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_stage_on_a_mixture_goes_on_and_its_record_has_each_tasks_returns(tmp_path):
+    task = {"id": "Graft/Mixture-v0", "kwargs": {"tasks": ["Graft/Dodge-v0", "Graft/Shoot-v0"]}}
+    stages, store = set_up(tmp_path, sources=[task], targets=[task], methods="finetune")
+    stage = stages[0]
+    run_stage(stage, store, ignore)
+    expected = left(store, stage)
+    shutil.rmtree(store.folder(stage.id))
+    stop(store, stage, 3 * ROLLOUT, "train/")
+    assert go_on(store, stage)[0] == 3 * ROLLOUT
+    assert_same(left(store, stage), expected)
+    last = [line for line in expected.metrics if "eval/return_mean/Dodge" in line][-1]
+    means = {name: last[f"eval/return_mean/{name}"] for name in ("Dodge", "Shoot")}
+    assert store.record(stage.id)["return_means"] == means
+    assert store.checkpoint(stage.id).record["evaluation"]["return_means"] == means
+    config = load_config(str(tmp_path / "tiny.yaml"))
+    assert stage_records(expand(config), store, {})[0]["return_means"] == means
+    last = stages[-1]
+    run_stage(last, store, ignore)
+    assert store.record(last.id)["recall"][0]["return_means"].keys() == means.keys()
+
+
+@pytest.fixture
+def pretraining(tmp_path, eager):
+    """The first stage stopped at 384 env steps, just after its update; and what it leaves when it is not stopped."""
+    (stage, *_), store = set_up(tmp_path)
+    run_stage(stage, store, ignore)
+    expected = left(store, stage)
+    shutil.rmtree(store.folder(stage.id))
+    stop(store, stage, 3 * ROLLOUT, "train/")
+    return stage, store, expected
+
+
+def test_whoever_watches_hears_first_where_it_goes_on(pretraining):
+    stage, store, _ = pretraining
+    assert go_on(store, stage)[1][0] == 3 * ROLLOUT
+
+
+def test_env_steps_and_seconds_are_those_of_both_parts(pretraining):
+    stage, store, _ = pretraining
+    folder, plan = store.folder(stage.id) / SNAPSHOT, resume._identity(stage)
+    found = Snapshot.read(folder, plan)
+    Snapshot(found.env_steps, 1000.0, found.parts).write(folder, plan)
+    go_on(store, stage)
+    assert store.record(stage.id)["env_steps"] == STEPS
+    assert 1000 < store.record(stage.id)["seconds"] < 1100
+
+
+def test_tensorboard_shows_each_metric_once(pretraining):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stage, store, _ = pretraining
+    go_on(store, stage)
+    assert len(list((store.folder(stage.id) / "tb").glob("events*"))) > 1
+    events = EventAccumulator(str(store.folder(stage.id) / "tb"))
+    events.Reload()
+    lines = [json.loads(line) for line in (store.folder(stage.id) / METRICS).read_text().splitlines()]
+    for tag in {tag for line in lines for tag in line} - {"env_steps"}:
+        expected = [(line["env_steps"], line[tag]) for line in lines if tag in line]
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [(s, pytest.approx(v)) for s, v in expected], tag
+
+
+class Reports:
+    """What a launcher hears of a stage."""
+
+    def __init__(self):
+        self.steps, self.notes = [], []
+
+    def __call__(self, env_steps, values):
+        self.steps.append(env_steps)
+
+    def noted(self, text):
+        self.notes.append(text)
+
+
+def other_code(stage, store, monkeypatch):
+    monkeypatch.setattr(resume, "code", lambda: "other")
+
+
+def other_libraries(stage, store, monkeypatch):
+    monkeypatch.setattr(resume, "surroundings", lambda: {"versions": {**surroundings()["versions"], "torch": "9"}})
+
+
+def other_system(stage, store, monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
+
+
+def of_another_stage(stage, store, monkeypatch):
+    folder = store.folder(stage.id) / SNAPSHOT
+    identity = resume._identity(stage)
+    Snapshot.read(folder, identity).write(folder, {**identity, "stage": "another"})
+
+
+def truncated(stage, store, monkeypatch):
+    (path,) = (store.folder(stage.id) / SNAPSHOT).glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def shorter_metrics(stage, store, monkeypatch):
+    path = store.folder(stage.id) / METRICS
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def no_metrics(stage, store, monkeypatch):
+    (store.folder(stage.id) / METRICS).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (other_code, "its snapshot is of another version of Graft's code"),
+        (other_libraries, f"its snapshot is of torch {version('torch')}, not 9"),
+        (other_system, "its snapshot is of another operating system or C library"),
+        (of_another_stage, "its snapshot is of stage"),
+        (truncated, "its snapshot is damaged"),
+        (shorter_metrics, "metrics.jsonl was altered"),
+        (no_metrics, "metrics.jsonl was altered"),
+    ],
+)
+def test_what_cannot_go_on_starts_over_and_says_why(pretraining, monkeypatch, spoil, why):
+    stage, store, expected = pretraining
+    assert resume.starts_over(stage, store) == ""
+    spoil(stage, store, monkeypatch)
+    assert resume.starts_over(stage, store) == why
+    reports = Reports()
+    assert attempt(stage, store, reports, 1) is None
+    assert reports.notes == [f"Note: {stage.label} starts over: {why}."]
+    assert reports.steps[0] == 0
+    assert_same(left(store, stage), expected)
+    assert resume.starts_over(stage, store) == ""
+
+
+def test_another_kernel_is_the_same_machine_for_a_snapshot(pretraining, monkeypatch):
+    stage, store, _ = pretraining
+    monkeypatch.setattr(platform, "release", lambda: "0.0-other")
+    monkeypatch.setattr(platform, "platform", lambda *rest: "Linux-0.0-other")
+    assert go_on(store, stage)[1][0] == 3 * ROLLOUT
+
+
+def test_a_short_stage_takes_no_snapshot(tmp_path):
+    (stage, *_), store = set_up(tmp_path)
+    stop(store, stage, 3 * ROLLOUT, "train/")
+    assert not (store.folder(stage.id) / SNAPSHOT).exists()
+    assert go_on(store, stage)[1][0] == 0
+
+
+EAGER_RUN = """
+import sys
+
+import graft.agents.checkpoints.snapshotter
+import graft.experiments.stages.resume
+from graft.experiments.run import main
+
+graft.agents.checkpoints.snapshotter.LARGEST_SHARE = 1e9
+graft.experiments.stages.resume.SECONDS = 0.0
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+"""The command line with a snapshot at every rollout, in the workers as well, which import the file that was run."""
+
+
+def eager_run(folder, config):
+    script = folder / "eager_run.py"
+    script.write_text(EAGER_RUN)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(config), "--out", str(folder / "out"), "--jobs", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_results(tmp_path):
+    budget = 40 * ROLLOUT
+    changes = {
+        "methods": "finetune",
+        "pretrain": {"steps": budget},
+        "evaluation": {"every": 5000, "episodes": 8, "num_envs": 8},
+    }
+    for folder in ("undisturbed", "killed"):
+        (tmp_path / folder).mkdir()
+    stages, undisturbed = set_up(tmp_path / "undisturbed", **changes)
+    _, killed = set_up(tmp_path / "killed", **changes)
+    pretrain, manifest = stages[0], killed.folder(stages[0].id) / SNAPSHOT / "snapshot.json"
+
+    process = eager_run(tmp_path / "killed", tmp_path / "killed" / "tiny.yaml")
+    while not manifest.exists() or json.loads(manifest.read_text())["env_steps"] < 5 * ROLLOUT:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    reached = json.loads(manifest.read_text())["env_steps"]
+    assert 5 * ROLLOUT <= reached < budget
+    assert killed.record(pretrain.id)["status"] == "running"
+    begun = json.loads((killed.folder(pretrain.id) / METRICS).read_text().splitlines()[1])["time/env_steps_per_s"]
+
+    process = eager_run(tmp_path / "killed", tmp_path / "killed" / "tiny.yaml")
+    for stage in stages:
+        run_stage(stage, undisturbed, ignore)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    assert_left_the_same(stages, killed, undisturbed)
+    again = json.loads((killed.folder(pretrain.id) / METRICS).read_text().splitlines()[1])["time/env_steps_per_s"]
+    assert again == begun, "it started over"

@@ -1,0 +1,257 @@
+"""The command line, end to end, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.tiny_experiment import write_config
+
+from graft.envs.factory import schemas
+from graft.experiments import run
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments, **options):
+    """`python -m experiments.run` in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=_hear_ctrl_c,
+        **options,
+    )
+
+
+def _hear_ctrl_c():
+    """A shell starts background jobs deaf to it, and what these start inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def gone(group, seconds=15):
+    """Whether a group of processes ends in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def finish(process, timeout=120):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """The tiny experiment, run once: its folder, its config, and what was printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = write_config(folder)
+    code, out, err = finish(command(config, "--out", folder / "out", "--jobs", 1))
+    assert code == 0, err
+    return folder / "out", config, out
+
+
+def without_clock(results):
+    """Results without what differs between two equal runs."""
+    return {**results, "stages": [{**stage, "seconds": 0} for stage in results["stages"]]}
+
+
+def test_results_hold_rows_and_stages(experiment):
+    out, _, _ = experiment
+    results = json.loads((out / "results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == [
+        "scratch",
+        "random_frozen",
+        "frozen",
+        "finetune(heads=by_name)",
+    ]
+    for row in results["rows"]:
+        assert {"source", "target", "seeds", "transfer_ratio", "jumpstart", "final", "steps_to_threshold"} < row.keys()
+        assert row["verdict"] in ("positive", "negative", "unclear", "baseline")
+    assert len(results["stages"]) == 10
+    assert {stage["status"] for stage in results["stages"]} == {"done"}
+    assert all(stage["env_steps"] == 256 and stage["seconds"] > 0 for stage in results["stages"])
+
+
+def test_progress_and_tables_are_printed(experiment):
+    _, _, printed = experiment
+    assert "10 of 10 stages to run" in printed
+    assert "[10/10]" in printed
+    assert "Dodge → Dodge(slip=0.3)" in printed
+    assert "finetune(heads=by_name)" in printed
+    assert "verdict" in printed
+
+
+def test_plots_are_pictures(experiment):
+    from matplotlib import image
+
+    picture = image.imread(experiment[0] / "curves.png")
+    assert picture.shape[0] > 300
+    assert picture[..., :3].std() > 0.05, "an empty page has no contrast"
+
+
+def test_every_transfer_keeps_its_transplant_report(experiment):
+    out, _, _ = experiment
+    reports = list(out.glob("stages/*/transplant.json"))
+    assert len(reports) == 4  # two methods, two seeds
+    assert all(json.loads(path.read_text())["rows"] for path in reports)
+
+
+def test_the_second_run_trains_nothing(experiment):
+    out, config, _ = experiment
+    before = {path: path.read_bytes() for path in out.glob("stages/*/stage.json")}
+    start = time.monotonic()
+    code, printed, _ = finish(command(config, "--out", out))
+    assert code == 0
+    assert "all 10 stages are done already" in printed
+    assert time.monotonic() - start < 60
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_results(experiment, tmp_path):
+    undisturbed, config, _ = experiment
+    process = command(config, "--out", tmp_path / "out", "--jobs", 1, start_new_session=True)
+    while not list(tmp_path.glob("out/stages/*/metrics.jsonl"))[2:]:
+        time.sleep(0.02)
+        assert process.poll() is None, "it ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, printed, err = finish(command(config, "--out", tmp_path / "out", "--jobs", 1))
+    assert code == 0, err
+    assert "10 of 10 stages to run" not in printed, "finished stages were run again"
+    results = [json.loads((folder / "results.json").read_text()) for folder in (undisturbed, tmp_path / "out")]
+    assert without_clock(results[0]) == without_clock(results[1])
+
+
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_workers(tmp_path):
+    long = "pretrain.steps=1000000"  # so that it does not end before it is interrupted
+    process = command(write_config(tmp_path), long, "--out", tmp_path / "out", "--jobs", 1, start_new_session=True)
+    while not list(tmp_path.glob("out/stages/*/metrics.jsonl")):
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    code, printed, err = finish(process, timeout=30)
+    assert code == 130
+    assert "the same command goes on from there" in printed
+    assert "Traceback" not in err
+    assert gone(process.pid), "a process of the run is still there"
+
+
+def test_dry_run_prints_reports_and_writes_nothing(tmp_path, capsys):
+    config = write_config(tmp_path, targets="Graft/Hunt-v0")
+    assert run.main([str(config), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "enemy (mean of rock)" in printed.replace("\n", " ")
+    assert "10 stages, 2,560 env steps" in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["quickstrt"], "Did you mean 'quickstart'"),
+        (["methods=[frozn]"], "Did you mean 'frozen'"),
+        (["sources=Graft/Gathr-v0"], "Did you mean 'Graft/Gather-v0'"),
+        (["sources=CartPol-v1"], "Did you mean 'CartPole-v1'"),
+        (["targets.0.kwargs.slp=0.2"], "Did you mean 'slip'"),
+        (["targets.0.kwargs.slip=2"], "slip=2 is not allowed; it is a number from 0 to 1"),
+        (["seedz=2"], "Did you mean 'seeds'"),
+        (["mechanics_gather", "targets=CartPole-v1"], "shares nothing with the source"),
+        (["methods=[{frozen: {depth: 9}}]"], "depth 9 is not allowed"),
+        (["methods=[{finetune: {strict: true}}]", "targets=Graft/Hunt-v0"], "strict=true"),
+        (["mechanics_gather", "methods=[{finetune: {rename: {coin: cion}}}]"], "Did you mean 'coin'"),
+        (["network.encoder=nature_cnn"], "cannot take a planes observation"),
+        (["sources=[{checkpoint: nowhere}]"], "no checkpoint at nowhere"),
+        (["quickstart", "mechanics_gather"], "One config at a time"),
+        (["--jobs", "0"], "--jobs 0 is not allowed"),
+        (["--workers", "0"], "--workers 0 is not allowed"),
+        (["--gpus", "0.5"], "--gpus is for --launcher ray"),
+        (["--launcher", "ray", "--gpus", "1.5"], "--gpus 1.5 is not allowed"),
+        (["--launcher", "ray", "--address", "head"], "--address head is not allowed"),
+        (["targets.0.kwargs.seed=3"], "Unknown mechanic of Graft/Dodge-v0 'seed'"),
+        (["sources=no_such_module:Game-v0"], "Module 'no_such_module'"),
+        (["mechanics_gather", "targets=[{id: Pendulum-v1, kwargs: {g: abc}}]"], "Pendulum-v1"),
+        (["--out", "/dev/null/x"], "cannot be"),
+        (["seeds=[1, 1]"], "seed 1 is listed twice"),
+        (["sequence=[Graft/Gather-v0, Graft/Hunt-v0]"], "has both 'sources' and 'sequence'"),
+        (["--describe", "packnett"], "Did you mean 'packnet'"),
+    ],
+)
+def test_bad_input_ends_with_2_and_a_sentence(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing may be written"
+
+
+def test_a_missing_package_ends_with_2_and_the_install_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    schemas.cache_clear()
+    assert run.main(["minigrid"]) == 2
+    assert "pip install 'graft-rl[games]'" in capsys.readouterr().err
+
+
+def test_another_experiments_folder_ends_with_2(experiment, capsys):
+    out, config, _ = experiment
+    before = (out / "results.json").read_bytes()
+    assert run.main([str(config), "transfer.steps=128", "--out", str(out)]) == 2
+    assert "holds another experiment" in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_ends_with_2(experiment, tmp_path, capsys):
+    import shutil
+
+    out, config, _ = experiment
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    weights = next(copy.glob("stages/*/checkpoint/weights.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    assert run.main([str(config), "--out", str(copy)]) == 2
+    assert "weights.safetensors was truncated or altered" in capsys.readouterr().err
+
+
+def test_a_finished_agent_is_a_source_for_the_next_experiment(experiment, tmp_path, capsys):
+    out, _, _ = experiment
+    checkpoint = next(p.parent / "checkpoint" for p in out.glob("stages/*/stage.json") if '"pretrain"' in p.read_text())
+    config = write_config(
+        tmp_path,
+        sources={"checkpoint": str(checkpoint)},
+        targets="Graft/Hunt-v0",
+        methods="frozen",
+        seeds=1,
+        network=None,
+    )
+    assert run.main([str(config), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["rows"][2]["source"] == f"checkpoint {checkpoint}"
+    manifests = [json.loads(p.read_text()) for p in (tmp_path / "out").glob("stages/*/checkpoint/manifest.json")]
+    parent = json.loads((checkpoint / "manifest.json").read_text())["id"]
+    assert [m["lineage"] for m in manifests].count([parent]) == 1
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--help"])
+    assert ended.value.code == 0
+    assert "python -m experiments.run mechanics --dry-run" in capsys.readouterr().out

@@ -1,0 +1,313 @@
+"""Worlds so small that every transfer method lives its whole life there in a moment, as experiments lead it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import torch
+
+from graft import envs
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.snapshot import Saved, Snapshots
+from graft.agents.networks.encoder import ENCODERS
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.agents.sb3 import ALGORITHMS, Algorithm, architecture_for, train
+from graft.agents.training.backend import Batch, Evaluation, Grads, TrainJob
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.transfer.method import (
+    METHODS,
+    PART,
+    Built,
+    FromSource,
+    State,
+    TaskPosition,
+    TransferMethod,
+    label,
+    parse_method,
+)
+from graft.transfer.session import TransferSession
+from support.handmade import REACH, NormEncoder, observations, scrambled, small_ppo, weights
+
+CHAINS = (
+    [],
+    ["ewc", {"replay": {"batch": 8}}],
+    [{"packnet": {"retrain": 8}}, {"finetune": {"layer_decay": 0.5}}],
+    [{"lora": {"rank": 2}}, {"finetune": {"layer_decay": 0.5}}],
+    [{"frozen": {"depth": 1}}, {"replay": {"batch": 8}}],
+)
+"""Members of chains."""
+
+MATCH = Task("handmade/Match-v0", {"names": ["a", "b", "c", "d"]})
+OTHER = Task("handmade/Match-v0", {"names": ["d", "new", "a", "b"]})
+NORM, MLP = NetworkConfig("norm", {"width": 8}, (8,)), NetworkConfig("mlp", {"widths": [8, 8]}, (8,))
+MANY, FEW, STATES = 16, 8, 256
+ROLLOUT = 64
+"""Env steps of PPO between two calls of the schedule."""
+REPLAY = {"num_envs": 8, "buffer": 256, "batch": 16, "learning_starts": 32, "gradient_steps": 1}
+TRANSPLANT = {option.name for option in fields(FromSource)}
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a method lives: tasks, what learns them for ``budget`` env steps, and with which network."""
+
+    tasks: tuple[Task, ...]
+    algorithm: Algorithm
+    config: NetworkConfig = NORM
+    budget: int = 3 * ROLLOUT
+
+    @property
+    def architecture(self) -> NetworkConfig:
+        """Of fresh networks."""
+        return architecture_for(self.algorithm, self.config)
+
+    def schemas(self, index: int) -> Schemas:
+        """Of a task."""
+        return envs.schemas(self.tasks[index])
+
+
+PPO = small_ppo(num_steps=ROLLOUT // 8)
+WORLDS = {
+    "ppo": World((MATCH, OTHER), PPO),
+    "mlp": World((MATCH, OTHER), PPO, MLP),
+    "same": World((MATCH, MATCH, MATCH), PPO),
+    "dqn": World((MATCH, OTHER), ALGORITHMS["dqn"](**REPLAY, target_update=32), budget=96),
+    "sac": World((REACH, REACH), ALGORITHMS["sac"](**REPLAY, critic=(8,)), budget=96),
+}
+
+
+def install(monkeypatch: Any) -> None:
+    """Make the encoder with running statistics known."""
+    list(ENCODERS)  # loads the others
+    monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
+
+
+def choices(annotation: Any, default: Any) -> tuple[Any, ...]:
+    """What to try of an option beside its default: words and flags, and a half of a share that is 0 or 1."""
+    if annotation is bool:
+        return (not default,)
+    if get_origin(annotation) is Literal:
+        return tuple(word for word in get_args(annotation) if word != default)
+    if get_args(annotation)[:1] == (float,) and default in (0.0, 1.0):
+        bounds = [bound for info in get_args(annotation)[1:] for bound in getattr(info, "metadata", ())]
+        return (0.5,) if any(1 in (getattr(bound, end, None) for end in ("le", "lt")) for bound in bounds) else ()
+    return tuple(value for part in get_args(annotation) for value in choices(part, default))
+
+
+def varied(kind: type[TransferMethod], own: bool) -> list[TransferMethod]:
+    """A method with one option changed at a time; ``own``: only of those that set it apart."""
+    hints, found = get_type_hints(kind, include_extras=True), []
+    for option in fields(kind):
+        common = option.name in TRANSPLANT or option.name not in inspect.get_annotations(kind)
+        if option.default is MISSING or (own and common) or option.name == "strict":  # the tasks differ
+            continue
+        found += [kind(**{option.name: value}) for value in choices(hints[option.name], option.default)]
+    return found
+
+
+def quick(method: TransferMethod) -> TransferMethod:
+    """The same where every whole number above 16 is 8, so that what is rare happens, and what is long is short.
+
+    It asks for no more than 256 states.
+    """
+    numbers = {option.name: getattr(method, option.name) for option in fields(method)}
+    made = replace(method, **{n: FEW for n, value in numbers.items() if type(value) is int and value > MANY})
+    object.__setattr__(made, "states", min(made.states, STATES))
+    return made
+
+
+def variants() -> list[TransferMethod]:
+    """Every method with its defaults, and with each choice that any of its options offers."""
+    return [method for _, kind in METHODS.items() for method in (kind(), *varied(kind, own=False))]
+
+
+def cases() -> list[TransferMethod]:
+    """Every method with its defaults, its own choices, and heads shared where it can; and some chains. All `quick`."""
+    found = [method for _, kind in METHODS.items() for method in (kind(), *varied(kind, own=True))]
+    found += [kind().with_shared_heads() for _, kind in METHODS.items() if issubclass(kind, FromSource)]
+    found += [parse_method({"chain": members}) for members in CHAINS]
+    return list({label(method): method for method in map(quick, found)}.values())
+
+
+def shrunk(network: PolicyNetwork, seed: int = 0) -> PolicyNetwork:
+    """Different numbers everywhere, where no activation is flat; but a unit of every block of the encoder is dead."""
+    with torch.no_grad():
+        for parameter in scrambled(network, seed).parameters():
+            parameter.mul_(0.3)
+        for parameter in network.encoder.blocks.parameters():
+            parameter[0] = 0
+    return network
+
+
+def batch_of(schemas: Schemas, count: int, seed: int = 0) -> Batch:
+    """Random states and actions."""
+    generator, act = torch.Generator().manual_seed(seed), schemas.action
+    if act.kind == "discrete":
+        actions = torch.randint(len(act.names), (count,), generator=generator)
+    else:
+        actions = torch.rand(count, len(act.names), generator=generator) - 0.5
+    return Batch(observations(schemas.observation, count, seed), actions)
+
+
+def ones(network: PolicyNetwork) -> Grads:
+    """Gradients of one for all that trains."""
+    return {name: torch.ones_like(p) for name, p in network.named_parameters() if p.requires_grad}
+
+
+def masked(method: TransferMethod, network: PolicyNetwork, state: State) -> Mapping[str, torch.Tensor]:
+    """Where a method that keeps weights from moving does so now: where it makes gradients of one zero."""
+    if "zeroes_gradients" not in method.words():
+        return {}
+    after = method.gradients(ones(network), network, state, batch_of(network.schemas, 4)).grads
+    return {name: g == 0 for name, g in after.items()}
+
+
+class Running(TransferSession):
+    """A session as in an experiment, which notes what hooks must not do.
+
+    ``moved``: names of what was frozen and changed before the next call of the schedule. ``random``: hooks that touched
+    the process's random numbers. ``frozen``: how many numbers were frozen, for each call of the schedule.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.moved: set[str] = set()
+        self.random: set[str] = set()
+        self.frozen: list[int] = []
+        self._before: dict[str, torch.Tensor] = {}
+        self._masks: Mapping[str, torch.Tensor] = {}
+
+    def gradients(self, grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:
+        """The method's."""
+        before = torch.get_rng_state()
+        grads = super().gradients(grads, network, batch)
+        if not torch.equal(torch.get_rng_state(), before):
+            self.random.add("gradients")
+        return grads
+
+    def schedule(self, network: PolicyNetwork, progress: float) -> None:
+        """The method's, and a look at what is frozen until the next call."""
+        self.compare()
+        before = torch.get_rng_state()
+        super().schedule(network, progress)
+        if not torch.equal(torch.get_rng_state(), before):
+            self.random.add("schedule")
+        self._masks = masked(self.method, network, self.state)
+        self._before = self._kept()
+        self.frozen.append(sum(t.numel() for t in self._before.values()))
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        """What must not change: parameters without gradient, masked weights, and the buffers of what doesn't train."""
+        tensors, masks = self.network.train().state_dict(keep_vars=True), self._masks
+        still = {id(t) for n, t in tensors.items() if not t.requires_grad or (n in masks and bool(masks[n].all()))}
+        moving: set[int] = set()
+        for module in self.network.modules():
+            own = list(module.parameters(recurse=False))
+            if module.training and not (own and all(id(p) in still for p in own)):
+                moving |= {id(buffer) for buffer in module.buffers(recurse=False)}
+        whole = {n: t.detach().clone() for n, t in tensors.items() if id(t) in still - moving and n not in masks}
+        return whole | {n: tensors[n].detach()[where] for n, where in masks.items()}
+
+    def compare(self) -> None:
+        """Note what was frozen and has changed."""
+        now = self.network.state_dict()
+        for name, before in self._before.items():
+            tensor = now[name][self._masks[name]] if name in self._masks else now[name]
+            if not torch.equal(tensor, before):
+                self.moved.add(name)
+
+    def restore(self, saved: Saved, env_steps: int = 0) -> None:
+        """From a snapshot."""
+        super().restore(saved)
+        self._before = {}
+
+    def train(
+        self,
+        world: World,
+        index: int,
+        budget: int,
+        record: Callable[..., None] = lambda *_: None,
+        snapshots: Snapshots | None = None,
+    ) -> None:
+        """On a task of the world."""
+        hooks = replace(self.hooks(), schedule=self.schedule, report=None)
+        plan = Evaluation(every=1_000_000, episodes=1, num_envs=1)
+        task, algorithm = world.tasks[index], world.algorithm
+        train(TrainJob(self.network, task, algorithm, budget, index, record, plan, hooks, "cpu", snapshots))
+        self.compare()
+
+
+def first(method: TransferMethod, world: World) -> Checkpoint:
+    """The first task, learned and then consolidated; where the method does not watch, any numbers will do."""
+    network = shrunk(build_network(world.schemas(0), world.architecture, 0))
+    if not method.watches_source:
+        return consolidated(method, world, Checkpoint.of(network, world.tasks[0]), 0)
+    running = Running(method, network, method.init(network, None))
+    running.train(world, 0, world.budget)
+    return consolidated(method, world, running.finish().checkpoint(world.tasks[0]), 0)
+
+
+def consolidated(method: TransferMethod, world: World, end: Checkpoint, index: int) -> Checkpoint:
+    """What goes on from the end of a task to the next."""
+    running = Running(method, end.build(), end.parts.get(PART, {}))
+    position = TaskPosition(index, max(len(world.tasks), 2))
+    running.consolidate(lambda network, states: batch_of(network.schemas, states, index), position)
+    if method.retraining:
+        running.train(world, index, method.retraining)
+        assert not running.moved
+    return running.checkpoint(world.tasks[index])
+
+
+class Life(NamedTuple):
+    """A transfer: what was built, its weights and state then; hooks and weights after training; the network kept."""
+
+    source: Checkpoint | None
+    built: Built
+    before: dict[str, torch.Tensor]
+    start: State
+    running: Running
+    trained: dict[str, torch.Tensor]
+    network: PolicyNetwork
+
+    def checkpoint(self, world: World, index: int = 1) -> Checkpoint:
+        """Of its end."""
+        return Checkpoint.of(self.network, world.tasks[index], parts={PART: self.running.state})
+
+
+def build(method: TransferMethod, world: World, source: Checkpoint | None, index: int = 1, seed: int = 1) -> Built:
+    """A network for a task of the world."""
+    return method.build(source, world.schemas(index), world.architecture, seed)
+
+
+def live(method: TransferMethod, world: World, source: Checkpoint | None, index: int = 1) -> Life:
+    """From a source to the end of training on a task of the world."""
+    built = build(method, world, source, index)
+    running = Running(method, built.network, method.init(built.network, source))
+    before, start = weights(built.network), dict(running.state)
+    running.train(world, index, world.budget)
+    trained = weights(built.network)
+    return Life(source, built, before, start, running, trained, method.finish(built.network, running.state))
+
+
+_SOURCES: dict[tuple[str, str], Checkpoint] = {}
+_LIVES: dict[tuple[str, str], Life] = {}
+
+
+def source_of(method: TransferMethod, name: str) -> Checkpoint | None:
+    """`first` in the world of this name, made once; None for methods without a source."""
+    key = label(method), name
+    if method.uses_source and key not in _SOURCES:
+        _SOURCES[key] = first(method, WORLDS[name])
+    return _SOURCES.get(key)
+
+
+def life_of(method: TransferMethod, name: str) -> Life:
+    """`live` in the world of this name, done once: look at it, and leave it as it is."""
+    key = label(method), name
+    if key not in _LIVES:
+        _LIVES[key] = live(method, WORLDS[name], source_of(method, name))
+    return _LIVES[key]

@@ -1,0 +1,103 @@
+"""Commands: exit codes, readers that leave early, and terminals of few characters."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from graft.command import command
+from graft.envs.core.errors import GraftError
+from graft.experiments import compare
+
+
+def ended_by(error):
+    @command
+    def main() -> int:
+        print("begun")
+        if error is not None:
+            raise error
+        return 3
+
+    return main()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [(None, 3, ""), (GraftError("No such game."), 2, "error: No such game.\n"), (KeyboardInterrupt(), 130, "")],
+)
+def test_exit_codes(error, code, words, capsys):
+    assert ended_by(error) == code
+    assert capsys.readouterr() == ("begun\n", words)
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        ended_by(ZeroDivisionError())
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly(monkeypatch, capfd):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        assert ended_by(None) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def printed_in_ascii(monkeypatch, main, *arguments):
+    """What a command prints on a terminal that shows ASCII alone."""
+    raw = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+        assert main(*arguments) == 0
+        return raw.getvalue().decode("ascii")
+
+
+def test_what_a_terminal_lacks_is_replaced(monkeypatch):
+    @command
+    def main() -> int:
+        print("a → b · \N{MINUS SIGN}1.5 ± 0.2, 3 \N{MULTIPLICATION SIGN} café 語")
+        table = Table("score", title="a → b")
+        table.add_row("≥ 1")
+        Console(width=40).print(table)
+        return 0
+
+    words = printed_in_ascii(monkeypatch, main)
+    assert words.startswith("a -> b - -1.5 +- 0.2, 3 x cafe ?\n")
+    assert ">= 1" in words
+    assert "?" not in words.splitlines()[2:]
+
+
+def test_a_comparison_of_several_sources_on_such_a_terminal(monkeypatch, tmp_path):
+    interval = {"iqm": 0.5, "low": 0.4, "high": 0.6}
+    row = {"target": "T", "method": "finetune", "auc": interval, "transfer_ratio": {**interval, "low": -0.25}}
+    rows = [{**row, "source": source, "transfer_ratio_above": None} for source in ("A", "B")]
+    (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
+    words = printed_in_ascii(monkeypatch, compare.main, [str(tmp_path), str(tmp_path)])
+    assert "A -> T" in words
+    assert "[-0.2, +0.6]" in words
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_bytes(
+        "name: ferry # Überfahrt\nsources: Graft/Gather-v0\ntargets: Graft/Dodge-v0\nmethods: frozen\nseeds: 1\n"
+        "pretrain: {steps: 128}\ntransfer: {steps: 128}\n".encode()
+    )
+    program = (
+        "import sys; from graft.experiments.config.experiment import load_config; print(load_config(sys.argv[1]).name)"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environ = {**os.environ, **locale, "PYTHONPATH": str(Path(__file__).parents[2])}
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(config)], env=environ, capture_output=True, text=True, check=False
+    )
+    assert found.stdout == "ferry\n", found.stderr

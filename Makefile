@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/python -m experiments.run
+	$(BIN)/graft run
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -24,12 +24,13 @@ test-slow: setup
 
 lint: setup
 	$(BIN)/ruff check .
-	$(BIN)/ruff check --preview --select PLW1514 envs agents transfer experiments # files are UTF-8 whatever the locale
+	$(BIN)/ruff check --preview --select PLW1514 graft envs agents transfer experiments # files are UTF-8 whatever the locale
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m experiments.bench envs
+	$(BIN)/graft bench envs
 
 docs: $(VENV)/docs
 	$(BIN)/python -m mkdocs build --strict

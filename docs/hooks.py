@@ -22,14 +22,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from graft.__main__ import COMMANDS
 from graft.agents import rllib, sb3
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.training.backend import Evaluation, Resources
-from graft.envs.adapters.gymnasium import tunable as knobs
+from graft.envs.adapters.gymnasium.tunable import CHANNEL, tables
 from graft.envs.builtin.engine.game import GAMES
 from graft.envs.builtin.engine.mechanics import MECHANICS, Mechanic
 from graft.envs.core.faults import FaultRules
-from graft.experiments.config import experiment as experiment
+from graft.experiments.config import experiment
 from graft.experiments.config.backends import PRESETS
 from graft.experiments.search.definition import SCHEDULERS, SearchFile
 from graft.transfer import METHODS
@@ -41,13 +42,6 @@ BESIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages of the checkout's root -> their names in the site."""
 
 ALGORITHMS = {"sb3": sb3.ALGORITHMS, "rllib": rllib.ALGORITHMS}
-
-COMMANDS = ("run", "tune", "watch", "match", "compare", "reference", "learnability", "bench")
-MODULES = {name: f"experiments.{name}" for name in COMMANDS} | {
-    "catalog": "graft.envs.catalog",
-    "play": "graft.envs.play",
-}
-"""Command -> module with a ``main``."""
 
 TITLES = {
     "Common": "Every experiment",
@@ -275,10 +269,10 @@ def _mechanic(m: Mechanic) -> tuple[str, ...]:
 def tunable() -> str:
     """Gymnasium's environments whose constants are keyword arguments."""
     head, made = ("keyword", "range", "default", "meaning"), []
-    for name, has in knobs.tables().items():
+    for name, has in tables().items():
         made.append(f"### {name}\n\n{table(head, [_mechanic(m) for m in has.mechanics])}")
         made += [f"`{stem}<{what}>`: the same of one {what} alone.\n" for stem, what in has.stems.items()]
-    channel = [_mechanic(m) for m in knobs.CHANNEL]
+    channel = [_mechanic(m) for m in CHANNEL]
     return "\n".join([f"### All of them\n\n{table(head, channel)}", *made])
 
 
@@ -290,7 +284,7 @@ def faults() -> str:
 def commands() -> str:
     """What each command prints for ``--help``."""
     made = []
-    for name, module in MODULES.items():
+    for name, (module, _) in COMMANDS.items():
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             import_module(module).main(["--help"])

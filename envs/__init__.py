@@ -8,10 +8,10 @@ Examples:
 """
 
 from graft.envs.adapters.builtin.games import register_with_gymnasium
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS, bounds, make, schemas
+from graft.errors import GraftError
 
 __all__ = [
     "ADAPTERS",

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from graft import envs
 from graft.command import command
-from graft.envs.adapters.gymnasium import tunable as knobs
+from graft.envs.adapters.gymnasium import tunable
 from graft.envs.adapters.gymnasium.randomisation import DISTRIBUTIONS
 from graft.envs.adapters.packages import READY
-from graft.envs.builtin.arena import describe as squads
+from graft.envs.builtin.arena import describe as teams
 from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
 from graft.envs.builtin.engine.game import GAMES, OPTIONS, Game
 from graft.envs.builtin.engine.mechanics import MECHANICS
 from graft.envs.builtin.engine.view import VIEWS
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
+from graft.errors import GraftError, unknown
 
 EXAMPLES = """examples:
   python -m envs.catalog                          what is installed, games, mechanics with their ranges, and views
@@ -77,24 +77,24 @@ def overview() -> list[str]:
     lines += ["", "Other keyword arguments"]
     values = {"palette": f": {', '.join(PALETTES)}"}
     lines += [_line(name, meaning + values.get(name, "")) for name, meaning in OPTIONS.items() if name != "view"]
-    return [*lines, "", *squads.overview(), "", *_tunable()]
+    return [*lines, "", *teams.overview(), "", *_tunable()]
 
 
 def _tunable() -> list[str]:
     """Lines about Gymnasium's environments whose constants are mechanics."""
     lines = ["Gymnasium's environments with mechanics (--game tells their ranges)"]
-    for name, has in knobs.tables().items():
+    for name, has in tunable.tables().items():
         parts = [f"{stem}<{what}>" for stem, what in has.stems.items()]
         lines.append(f"  {name:<26}{', '.join([*(m.name for m in has.mechanics), *parts])}")
     forms = ", ".join(f"{{{kind}: {numbers}}}" for kind, (numbers, _) in DISTRIBUTIONS.items())
-    lines.append(f"  {'all':<26}{', '.join(m.name for m in knobs.CHANNEL)}")
+    lines.append(f"  {'all':<26}{', '.join(m.name for m in tunable.CHANNEL)}")
     return [*lines, "  Values are numbers, or drawn at every reset (within episodes with every: steps):", f"  {forms}"]
 
 
-def of_knobs(name: str, has: knobs.Knobs) -> list[str]:
+def of_knobs(name: str, has: tunable.Knobs) -> list[str]:
     """Lines about one of Gymnasium's environments."""
     lines = [f"{name}: of Gymnasium", "", "Mechanics (default; range; meaning)"]
-    lines += [_line(m.name, f"{m.default:g}; {m.range}; {m.meaning}") for m in (*has.mechanics, *knobs.CHANNEL)]
+    lines += [_line(m.name, f"{m.default:g}; {m.range}; {m.meaning}") for m in (*has.mechanics, *tunable.CHANNEL)]
     return lines + [_line(f"{stem}<{what}>", f"the same of one {what} alone") for stem, what in has.stems.items()]
 
 
@@ -114,12 +114,12 @@ def of_game(game: Game) -> list[str]:
 
 def detail(game: str) -> list[str]:
     """Lines about the game with this id: for one agent, for two teams, or one of Gymnasium's."""
-    arenas, tunable = squads.by_id(), knobs.tables()
-    if game in tunable:
-        return of_knobs(game, tunable[game])
+    arenas, robots = teams.by_id(), tunable.tables()
+    if game in robots:
+        return of_knobs(game, robots[game])
     if game not in GAMES and game not in arenas:
-        raise unknown("game", game, [*GAMES, *arenas, *tunable])
-    return squads.of_arena(arenas[game]) if game in arenas else of_game(GAMES[game])
+        raise unknown("game", game, [*GAMES, *arenas, *robots])
+    return teams.of_arena(arenas[game]) if game in arenas else of_game(GAMES[game])
 
 
 def _short(name: str) -> str:

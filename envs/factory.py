@@ -6,13 +6,13 @@ from functools import lru_cache
 
 from gymnasium.vector import AutoresetMode
 
-from graft.envs.core.errors import GraftError
 from graft.envs.core.naming import named, split
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.envs.core.task import Adapter, Bounds, Task, TaskVectorEnv
 from graft.envs.core.teams import SquadEnv
 from graft.envs.core.union import Widened
+from graft.errors import GraftError
 
 ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters")
 

@@ -18,11 +18,11 @@ from graft.envs.builtin.arena.game import ARENAS
 from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
 from graft.envs.builtin.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
 from graft.envs.builtin.engine.render import EMPTY, topmost
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.naming import split
 from graft.envs.core.task import Task
 from graft.envs.core.task_string import task_of
 from graft.envs.keys import keys
+from graft.errors import GraftError, unknown
 
 KEYS = {
     "w": UP,

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from graft.command import command
 from graft.envs.builtin.engine.game import GAMES
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
 from graft.envs.factory import make
+from graft.errors import GraftError
 
 Subject = Callable[[], int]
 """Takes some env steps with random actions, reading every observation, and returns how many."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graft.command import command
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.report.transfer import ratio, unsigned
 
 EXAMPLES = """examples:

@@ -24,9 +24,9 @@ from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.training.backend import Evaluation, TrainJob
 from graft.command import command
 from graft.envs.builtin.engine.game import GAMES
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
 from graft.envs.factory import bounds, schemas
+from graft.errors import GraftError
 from graft.experiments.reference import SEED
 
 EVALUATION = Evaluation(every=50_000, episodes=256)

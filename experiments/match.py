@@ -16,10 +16,10 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.command import command
 from graft.envs.adapters.pettingzoo.batch import ZooSquad
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
 from graft.envs.core.teams import RULES, Rows
 from graft.envs.factory import make
+from graft.errors import GraftError
 from graft.experiments.watch import agent_and_task, check_fit, find_checkpoint
 
 GAMES_AT_ONCE = 64

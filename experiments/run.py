@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from graft.command import FAILED, INTERRUPTED, command
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.describe import describe
 from graft.experiments.config.experiment import (
     DEFAULT,

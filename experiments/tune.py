@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from graft.command import command
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.launchers.launcher import at_least, usable_cores
 from graft.experiments.run import add_launchers, launcher_of
 

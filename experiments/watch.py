@@ -20,11 +20,11 @@ from rich.progress import Progress
 
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, replace_file
 from graft.command import command
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
 from graft.envs.core.task_string import split_words
 from graft.envs.factory import make, schemas
+from graft.errors import GraftError
 from graft.experiments.playback.frames import Step, squad_size, squad_steps, steps
 from graft.transfer.task_heads import HEADS, tasks_learned
 

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import ParamSpec
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graft.command import command
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments import compare
 
 
@@ -96,7 +96,7 @@ def test_files_are_utf_8_whatever_the_locale(tmp_path):
         "import sys; from graft.experiments.config.experiment import load_config; print(load_config(sys.argv[1]).name)"
     )
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    environ = {**os.environ, **locale, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environ = {**os.environ, **locale, "PYTHONPATH": str(Path(__file__).parents[1])}
     found = subprocess.run(
         [sys.executable, "-c", program, str(config)], env=environ, capture_output=True, text=True, check=False
     )

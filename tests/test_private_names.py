@@ -13,17 +13,17 @@ from packaging.requirements import Requirement
 
 RLLIB, SB3 = "ray.rllib", "stable_baselines3"
 PRIVATE = {
-    "ray._raylet:AuthenticationTokenLoader.instance": "agents/ray_access.py",
-    "ray._raylet:AuthenticationTokenLoader.reset_cache": "agents/ray_access.py",
-    "ray._raylet:Config.initialize": "agents/ray_access.py",
-    "ray._raylet:GcsClient": "agents/ray_access.py",
+    "ray._raylet:AuthenticationTokenLoader.instance": "agents/ray_session/auth.py",
+    "ray._raylet:AuthenticationTokenLoader.reset_cache": "agents/ray_session/auth.py",
+    "ray._raylet:Config.initialize": "agents/ray_session/auth.py",
+    "ray._raylet:GcsClient": "agents/ray_session/auth.py",
     "ray._private.services:get_ray_address_from_environment": "experiments/launchers/ray.py",
-    "ray.tune.trainable:Trainable._setup_logdir": "agents/rllib/driven.py",
-    "ray.tune.trainable:Trainable._logdir": "agents/rllib/driven.py",
+    "ray.tune.trainable:Trainable._setup_logdir": "agents/rllib/algorithm_mixin.py",
+    "ray.tune.trainable:Trainable._logdir": "agents/rllib/algorithm_mixin.py",
     f"{RLLIB}.algorithms.impala.impala_learner:IMPALALearner._learner_thread": "agents/rllib/algorithms/appo.py",
     f"{RLLIB}.algorithms.appo.appo_learner:APPOLearner._last_update_ts_by_mid": "agents/rllib/algorithms/appo.py",
     f"{RLLIB}.algorithms.sac.torch.sac_torch_learner:SACTorchLearner._temp_losses": "agents/rllib/algorithms/sac.py",
-    f"{RLLIB}.core.learner.learner:Learner._learner_index": "agents/rllib/trained.py",
+    f"{RLLIB}.core.learner.learner:Learner._learner_index": "agents/rllib/remote_training.py",
     f"{RLLIB}.core.learner.learner:Learner._make_batch_if_necessary": "agents/rllib/learner.py",
     f"{RLLIB}.core.learner.learner:Learner._create_iterator_if_necessary": "agents/rllib/learner.py",
     f"{RLLIB}.core.learner.torch.torch_learner:TorchLearner._make_modules_ddp_if_necessary": "agents/rllib/learner.py",
@@ -31,7 +31,7 @@ PRIVATE = {
     f"{RLLIB}.core.rl_module.multi_rl_module:MultiRLModule._rl_modules": "agents/rllib/module.py",
     f"{RLLIB}.core.rl_module.rl_module:RLModule._forward": "agents/rllib/module.py",
     f"{RLLIB}.core.rl_module.rl_module:RLModule._forward_train": "agents/rllib/critics.py",
-    f"{RLLIB}.env.env_runner_group:EnvRunnerGroup._worker_manager": "experiments/bench_scaling.py",
+    f"{RLLIB}.env.env_runner_group:EnvRunnerGroup._worker_manager": "experiments/benchmarks/scaling.py",
     f"{SB3}.common.base_class:BaseAlgorithm._get_torch_save_params": "agents/sb3/learner_state.py",
     f"{SB3}.common.base_class:BaseAlgorithm._last_episode_starts": "agents/sb3/learner_state.py",
     f"{SB3}.common.base_class:BaseAlgorithm._last_obs": "agents/sb3/learner_state.py",
@@ -45,7 +45,7 @@ PRIVATE = {
     "torch:_foreach_addcmul": "transfer/methods/si.py",
     "torch:_foreach_mul": "transfer/regulariser.py",
     "torch:_foreach_sub": "transfer/regulariser.py",
-    "torch.utils.tensorboard:SummaryWriter._get_file_writer": "experiments/ledger.py",
+    "torch.utils.tensorboard:SummaryWriter._get_file_writer": "experiments/stages/metrics_log.py",
 }
 """``module:name`` or ``module:Class.attribute`` -> the file that uses it."""
 

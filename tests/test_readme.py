@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import yaml
 
+from graft.__main__ import COMMANDS
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.experiments.config.experiment import PACKAGED, Config, SequenceConfig, load_config, packaged_configs
 from graft.experiments.plan.graph import Comparison
-from graft.experiments.report import continual as lifelong
-from graft.experiments.report import transfer as report
+from graft.experiments.report import continual, transfer
 from graft.experiments.search.definition import SearchFile, load_search
 from graft.transfer import METHODS
 from graft.transfer.metrics import Curve
@@ -33,11 +33,6 @@ PAGES = sorted(
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 LINKS = sorted({(page, link) for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", CODE.sub("`", TEXTS[page]))})
-
-MODULES = {name: f"experiments.{name}" for name in ("run", "tune", "watch", "match", "compare", "reference")}
-MODULES |= {name: f"experiments.{name}" for name in ("learnability", "bench")}
-MODULES |= {name: f"envs.{name}" for name in ("catalog", "play")}
-"""Subcommand of ``graft`` -> the module that has its options."""
 
 
 def blocks(language: str) -> Iterator[tuple[str, str]]:
@@ -89,7 +84,7 @@ def test_every_page_is_in_the_navigation():
 def test_commands_are_understood(command, monkeypatch):
     _, name, *words = shlex.split(command)
     if name != "COMMAND":
-        module = importlib.import_module(MODULES[name])
+        module = importlib.import_module(COMMANDS[name][0])
     if not words or "--help" in words or any(word.isupper() or "[" in word for word in words):
         return  # no full command: its name alone, or placeholders
     parsed = _parsed(module, words, monkeypatch)
@@ -182,17 +177,17 @@ def fields_of(page: str, heading: str) -> set[str]:
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
-def measured() -> report.Measured:
+def measured() -> transfer.Measured:
     curve = Curve([0, 1, 2], [0.0, 0.5, 1.0])
     comparison = Comparison(None, Task("Graft/Dodge-v0"), METHODS["scratch"](), (0,), ("a",), ("b",))
-    return report.Measured(comparison, (curve,), (curve,), 0)
+    return transfer.Measured(comparison, (curve,), (curve,), 0)
 
 
 def test_fields_of_results_are_those_in_the_docs():
-    assert fields_of("docs/output.md", "Fields of a row") == set(report.row(measured(), 0.5))
+    assert fields_of("docs/output.md", "Fields of a row") == set(transfer.row(measured(), 0.5))
 
 
 def test_fields_of_a_sequences_results_are_those_in_the_docs():
     curves = ((Curve([0, 1], [0.0, 1.0]),) * 2,)
-    lived = lifelong.Lived(METHODS["finetune"](), np.eye(2)[None], curves, ({"parameters": 1, "bytes_beside": 0},), 0)
-    assert fields_of("docs/output.md", "Fields of a sequence's row") == set(lifelong.row(lived, lived))
+    lived = continual.Lived(METHODS["finetune"](), np.eye(2)[None], curves, ({"parameters": 1, "bytes_beside": 0},), 0)
+    assert fields_of("docs/output.md", "Fields of a sequence's row") == set(continual.row(lived, lived))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 Tensors = Mapping[str, torch.Tensor]
 """Tensors by name: the weights of a layer, or gradients, where an absent name stands for zeros."""

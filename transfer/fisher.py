@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork, choices
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 CHUNK = 32
 """States per forward pass: so few that the per-sample gradients of a convolution stay in the cache."""

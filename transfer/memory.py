@@ -14,8 +14,8 @@ from torch.func import functional_call
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork
 from graft.agents.training.backend import Batch
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ObservationSchema, Schemas
+from graft.errors import GraftError
 from graft.transfer.divergence import evaluating, kl
 from graft.transfer.method import Consolidated, FromSource, State, TaskPosition
 from graft.transfer.state import group, named

@@ -12,10 +12,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Batch, Grads
-from graft.envs.core.errors import GraftError
 from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.transplant import NewChannels, transplant
 from graft.transfer.transplant_report import TransplantReport
 

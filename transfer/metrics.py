@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.statistics import (
     RESAMPLES,
     FloatArray,

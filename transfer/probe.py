@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from graft.agents.networks.policy_network import PolicyNetwork, Unstable
 from graft.agents.training.backend import Grads
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.diagnostics import (
     centred_gram,
     conflict,

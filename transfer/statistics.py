@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Stratum: TypeAlias = Sequence[float] | FloatArray

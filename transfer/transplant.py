@@ -11,8 +11,8 @@ import torch
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import Stem, build_encoder
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError, unknown
 from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
 
 Heads = Literal["fresh", "by_name"]

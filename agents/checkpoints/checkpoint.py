@@ -18,9 +18,9 @@ from safetensors.torch import save as save_tensors
 
 from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 FORMAT = 1
 MANIFEST = "manifest.json"

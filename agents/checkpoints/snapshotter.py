@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graft.agents.checkpoints.learner_state import arrays, tensors
 from graft.agents.checkpoints.snapshot import Part, Saved, Snapshot, Snapshots
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 LARGEST_SHARE = 0.05
 """Of the time that snapshots may take; where one takes long (a large replay buffer), they come less often."""

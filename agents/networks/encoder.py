@@ -11,9 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from graft.agents.networks.normaliser import Normaliser, normalisers
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema
+from graft.errors import GraftError, unknown
 
 
 class Stem(NamedTuple):

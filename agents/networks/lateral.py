@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from graft.agents.networks.policy_network import PolicyHead, PolicyNetwork, ValueHead
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 SCALE_RANGE = (0.01, 0.1)
 """Where the learned scalars start; Rusu et al. have "a variety of random small values"."""

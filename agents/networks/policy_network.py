@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from graft.agents.networks.encoder import Encoder, build_encoder, default_encoder
-from graft.envs.core.errors import GraftError
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ActionSchema, Schemas
+from graft.errors import GraftError
 
 Distribution = Literal["squashed", "greedy"]
 """How an algorithm plays the heads where it is not the default (see `Outputs`)."""

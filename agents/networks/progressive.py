@@ -18,8 +18,8 @@ from graft.agents.networks.policy_network import (
     PolicyNetwork,
     build_network,
 )
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.errors import GraftError
 
 KIND = "progressive"
 EARLIER = "earlier"

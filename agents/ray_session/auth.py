@@ -12,7 +12,7 @@ from typing import Any
 from ray import _raylet
 from ray.exceptions import AuthenticationError, RayError
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 _core: Any = _raylet  # its types leave these out
 AuthenticationTokenLoader, Config, GcsClient = _core.AuthenticationTokenLoader, _core.Config, _core.GcsClient

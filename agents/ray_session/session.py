@@ -15,7 +15,7 @@ from ray.util.placement_group import get_current_placement_group, placement_grou
 from graft.agents.ray_session.auth import own_token
 from graft.agents.ray_session.cleanup import marked, reaped
 from graft.agents.training.backend import Resources
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 """Of each process that Ray starts for us: there are as many of them as cores."""

@@ -25,10 +25,10 @@ from graft.agents.rllib.squad_runner import SquadRunner, check, check_algorithm
 from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob, TrainResult
 from graft.agents.training.periodic_evaluation import Trials
 from graft.agents.training.recent_returns import WINDOW, Recent
-from graft.envs.core.errors import GraftError
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.core.task import Groups, Task, TaskVectorEnv
 from graft.envs.factory import make
+from graft.errors import GraftError
 
 
 class Supervisor:

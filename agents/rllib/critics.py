@@ -17,8 +17,8 @@ from torch import nn
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import check_finite
 from graft.agents.rllib.module import NetworkModule
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ActionSchema
+from graft.errors import GraftError
 
 
 class Critics(nn.Module):

@@ -24,7 +24,6 @@ import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from graft.envs.adapters.builtin.teams import word
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.faults import Faults
 from graft.envs.core.naming import named, split
 from graft.envs.core.random_actions import Dice, still
@@ -33,6 +32,7 @@ from graft.envs.core.task import Task
 from graft.envs.core.teams import ALL, RULES, Array, slots_of
 from graft.envs.factory import squad
 from graft.envs.supervision.restarts import derived_seed
+from graft.errors import GraftError, unknown
 
 SETTINGS = ("task", "seed", "render_mode", "worker_index")
 PATIENCE = 10_000

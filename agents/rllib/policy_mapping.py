@@ -9,9 +9,9 @@ from typing import Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from graft.agents.rllib.multi_agent import SquadGame
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.schema import Schemas
 from graft.envs.core.teams import difference
+from graft.errors import GraftError, unknown
 
 SINGLE = "default_policy"
 """RLlib takes a config whose only policy is called so for a single agent's."""

@@ -16,13 +16,13 @@ from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.rllib.rollout_collector import Array, Player, Seen
 from graft.agents.rllib.runner import BatchRunner, Fragment, World, fragment_of
-from graft.envs.core.errors import GraftError
 from graft.envs.core.faults import Faults
 from graft.envs.core.naming import fitting, named, split
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.envs.core.teams import SquadEnv, difference, environments
 from graft.envs.factory import squad
+from graft.errors import GraftError
 
 
 class Games(gym.vector.VectorEnv[Any, Any, Any]):

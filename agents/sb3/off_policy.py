@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from graft.agents.sb3.algorithm import Algorithm
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import ReplayOptions
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 
 class RecallingBuffer(ReplayBuffer):

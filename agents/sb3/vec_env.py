@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from graft.agents.training.recent_returns import Recent
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import TaskVectorEnv
+from graft.errors import GraftError
 
 
 class BatchVecEnv(VecEnv):

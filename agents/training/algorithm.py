@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

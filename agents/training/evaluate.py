@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Groups, TaskVectorEnv
+from graft.errors import GraftError
 
 LONGEST_EPISODE = 30_000
 """Steps after which an evaluation gives up on an episode; the longest of Atari's have 27,000."""

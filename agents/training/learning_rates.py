@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, network: PolicyNetwork, rates: Mapping[str, float]) -> None:

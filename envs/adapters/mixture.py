@@ -11,12 +11,12 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.faults import Faults, together
 from graft.envs.core.schema import ActionSchema, ObservationSchema
 from graft.envs.core.task import AVERAGED, Bounds, Groups, Task, TaskVectorEnv
 from graft.envs.core.union import union
 from graft.envs.factory import ADAPTERS, bounds, make, schemas
+from graft.errors import GraftError, unknown
 
 ID = "Graft/Mixture-v0"
 

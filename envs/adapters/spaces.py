@@ -17,9 +17,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ActionSchema, ObservationKind, ObservationSchema, joined
 from graft.envs.core.task import TaskVectorEnv
+from graft.errors import GraftError
 
 Array = NDArray[Any]
 CHANNELS = (1, 3, 4)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.options import build_options
+from graft.errors import GraftError, unknown
 
 KEYWORD = "faults"
 """The task's keyword that holds `FaultRules`; an environment whose constructor spells it out keeps it for itself."""

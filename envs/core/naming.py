@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.schema import ObservationSchema, Schemas, joined
 from graft.envs.core.task import Task
+from graft.errors import GraftError, unknown
 
 KEYWORD = "schema"
 ENTRIES = ("observation", "action", "attributes")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from graft.envs.core.errors import GraftError, unknown
+from graft.errors import GraftError, unknown
 
 T = TypeVar("T")
 

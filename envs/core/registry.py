@@ -1,4 +1,4 @@
-"""A registry that fills itself: every module of a package is imported once, and registers what it defines.
+"""A registry that fills itself: every module of a package, and of the packages in it, is imported once, and registers what it defines.
 
 So a new game, adapter, encoder or transfer method is one new file; no list anywhere names it.
 """
@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from graft.envs.core.errors import unknown
+from graft.errors import unknown
 
 T = TypeVar("T")
 
@@ -44,8 +44,8 @@ class Registry(Generic[T]):
         if not self._loaded:
             self._loaded = True
             package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
+            for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
+                importlib.import_module(module.name)
 
     def __getitem__(self, name: str) -> T:
         """The entry called ``name``; raises GraftError with the nearest valid name."""

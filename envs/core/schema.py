@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 ObservationKind = Literal["planes", "pixels", "vector", "parts"]
 ActionKind = Literal["discrete", "multi", "box"]

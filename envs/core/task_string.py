@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 
 def value_of(text: str) -> Any:

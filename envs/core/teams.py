@@ -11,11 +11,11 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.faults import Faults
 from graft.envs.core.random_actions import Dice, still
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import TaskVectorEnv
+from graft.errors import GraftError, unknown
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]

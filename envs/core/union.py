@@ -10,10 +10,10 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from graft.envs.core.errors import GraftError
 from graft.envs.core.faults import Faults
 from graft.envs.core.schema import ObservationSchema, joined
 from graft.envs.core.task import TaskVectorEnv
+from graft.errors import GraftError
 
 
 def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:

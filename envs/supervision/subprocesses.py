@@ -23,9 +23,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.utils import clear_mpi_env_vars
 from numpy.typing import NDArray
 
-from graft.envs.core.errors import GraftError
 from graft.envs.supervision.processes import end_with_parent, one_thread_each
 from graft.envs.supervision.restarts import RESET_FACTOR, Failure, Wrong, attempts
+from graft.errors import GraftError
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]

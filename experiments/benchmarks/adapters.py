@@ -18,8 +18,8 @@ from rich.table import Table
 
 from graft import envs
 from graft.envs.adapters.mujoco.adapter import quiet
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task, TaskVectorEnv
+from graft.errors import GraftError
 
 POOL = "envpool/"
 TARGET = 10.0

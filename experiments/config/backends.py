@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import Resources, TrainJob, TrainResult
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
+from graft.errors import GraftError, unknown
 from graft.transfer.method import TransferMethod, label
 
 DEFAULT = "sb3"

@@ -9,7 +9,7 @@ import inspect
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from graft.envs.core.errors import unknown
+from graft.errors import unknown
 from graft.experiments.config.backends import BACKENDS, DEFAULT, backend
 from graft.transfer.method import METHODS
 

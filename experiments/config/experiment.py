@@ -13,18 +13,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, m
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import Evaluation, Resources
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.naming import KEYWORD
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
 from graft.envs.factory import bounds
+from graft.errors import GraftError, unknown
 from graft.experiments.config.backends import DEFAULT as DEFAULT_BACKEND
 from graft.experiments.config.backends import backend, parse_resources
 from graft.experiments.config.options import parse_model
 from graft.experiments.config.teams import Squad
 from graft.transfer.method import METHODS, TransferMethod, label, parse_method
 
-PACKAGED = Path(__file__).parent / "configs"
+PACKAGED = Path(__file__).parents[1] / "configs"
 DEFAULT = "quickstart"
 MOST_SEEDS = 1000
 GIVEN = "given in the config"

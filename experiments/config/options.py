@@ -7,8 +7,8 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.options import sentence
+from graft.errors import GraftError, unknown
 
 M = TypeVar("M", bound=BaseModel)
 

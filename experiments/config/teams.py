@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from graft.agents.training.algorithm import Algorithm
-from graft.envs.core.errors import GraftError
 from graft.envs.core.naming import KEYWORD, fitting, split
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
+from graft.errors import GraftError
 
 TEAM = "team"
 """The keyword of a task for squads that says which of its teams a stage's network plays."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Protocol
 
-from graft.envs.core.errors import GraftError
 from graft.envs.core.faults import TooManyFaults
+from graft.errors import GraftError
 from graft.experiments.plan.graph import Graph, Stage, StoppedEarly
 from graft.experiments.store.lock import TakenOver
 from graft.experiments.store.records import Store

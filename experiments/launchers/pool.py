@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from graft.agents.checkpoints.checkpoint import replace_file
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.launchers.launcher import Agenda, StageQueue, Watcher
 from graft.experiments.launchers.worker import Done, Hello, Progress, software
 from graft.experiments.plan.graph import Graph, Stage

@@ -20,8 +20,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from graft.agents.ray_session.auth import admitted, forget, own_token
 from graft.agents.ray_session.cleanup import marked, reaped
-from graft.envs.core.errors import GraftError
 from graft.envs.supervision.processes import one_thread_each
+from graft.errors import GraftError
 from graft.experiments.launchers.launcher import StageQueue, Watcher, at_least, usable_cores
 from graft.experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
 from graft.experiments.launchers.worker import Done, Hello, Progress, StageWorker

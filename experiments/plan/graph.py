@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from graft import __version__
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.agents.training.algorithm import Algorithm, architecture_for
 from graft.agents.training.backend import Evaluation, Resources
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.envs.core.task import Bounds, Task
 from graft.envs.factory import bounds, schemas
-from graft.experiments import __version__
+from graft.errors import GraftError
 from graft.experiments.config.backends import DEFAULT, refuse
 from graft.experiments.config.experiment import Common, Config, TaskConfig
 from graft.experiments.config.teams import Squad, check

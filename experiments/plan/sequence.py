@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from graft.agents.training.algorithm import architecture_for
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.union import union
 from graft.envs.factory import schemas
+from graft.errors import GraftError
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.graph import Builder, Graph, Lifelong, Recall
 from graft.transfer.method import TaskPosition, TransferMethod

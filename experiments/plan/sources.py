@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import default_encoder
 from graft.agents.networks.policy_network import NetworkConfig
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.experiments.config.experiment import Config, SourceConfig
 from graft.transfer.method import TransferMethod
 from graft.transfer.task_heads import archive_of, inherited, tasks_learned

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.envs.adapters.pettingzoo.batch import ZooSquad
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.core.teams import Rows
 from graft.envs.factory import make
+from graft.errors import GraftError
 
 Frame = NDArray[np.uint8]
 

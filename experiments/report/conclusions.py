@@ -10,10 +10,7 @@ from rich.table import Table
 
 from graft.experiments.config.experiment import Config, SequenceConfig
 from graft.experiments.plan.graph import Comparison, Graph
-from graft.experiments.report import continual as lifelong
-from graft.experiments.report import plots
-from graft.experiments.report import sim2real as recovery
-from graft.experiments.report import transfer as report
+from graft.experiments.report import continual, plots, sim2real, transfer
 from graft.experiments.stages.preflight import rehearse, rehearse_sequence
 from graft.experiments.store.records import Store, write_json
 from graft.transfer.method import label
@@ -56,11 +53,11 @@ def check_sequence(graph: Graph) -> list[Carried]:
 
 def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store, failed: Mapping[str, str]) -> None:
     """Write results and pictures of a transfer experiment, print the table."""
-    scales = report.target_bounds(config, graph, store)
-    measured = report.measure(graph, store, scales)
-    data = report.results(config, graph, store, measured, scales, failed)
+    scales = transfer.target_bounds(config, graph, store)
+    measured = transfer.measure(graph, store, scales)
+    data = transfer.results(config, graph, store, measured, scales, failed)
     if config.sim_to_sim:
-        data["recovery"] = recovery.rows(config, graph, store, scales)
+        data["recovery"] = sim2real.rows(config, graph, store, scales)
     write_json(store.out / "results.json", data)
     pictures: list[str] = []
     if measured:
@@ -70,12 +67,12 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
         if len(config.sources) > 1 and len(config.targets) > 1:
             pictures.append("pairs.png")
             plots.pairs(data["rows"], store.out / "pairs.png", config.name)
-        for table in report.tables(data["rows"], console.width):
+        for table in transfer.tables(data["rows"], console.width):
             console.print(table)
     if config.sim_to_sim:
-        console.print(recovery.table(data["recovery"]))
-        console.print(recovery.NOTE, markup=False, highlight=False, soft_wrap=True)
-    for line in report.notes(data):
+        console.print(sim2real.table(data["recovery"]))
+        console.print(sim2real.NOTE, markup=False, highlight=False, soft_wrap=True)
+    for line in transfer.notes(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     drawn = "".join(f", {store.out}/{name}" for name in pictures)
     console.print(f"Results: {store.out}/results.json{drawn}", highlight=False, soft_wrap=True)
@@ -85,13 +82,13 @@ def conclude_sequence(
     console: Console, config: SequenceConfig, graph: Graph, store: Store, failed: Mapping[str, str]
 ) -> None:
     """Write results and the heat map of a sequence, print its table."""
-    measured = lifelong.measure(config, graph, store)
-    data = lifelong.results(config, graph, store, measured, failed)
+    measured = continual.measure(config, graph, store)
+    data = continual.results(config, graph, store, measured, failed)
     write_json(store.out / "results.json", data)
     if measured:
         plots.heat_maps(measured, data["sequence"], store.out / "matrix.png", config.name)
-        console.print(lifelong.table(data, console.width))
-    for line in lifelong.notes(data):
+        console.print(continual.table(data, console.width))
+    for line in continual.notes(data):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     pictures = f", {store.out}/matrix.png" if measured else ""
     console.print(f"Results: {store.out}/results.json{pictures}", highlight=False, soft_wrap=True)

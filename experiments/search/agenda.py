@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from optuna.trial import Trial, TrialState
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.launchers.launcher import STOPPED
 from graft.experiments.plan.graph import Stage, StoppedEarly
 from graft.experiments.report.progress import Progress

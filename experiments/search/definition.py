@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BeforeValidator, Field, JsonValue
 
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.options import build_options
+from graft.errors import GraftError, unknown
 from graft.experiments.config.experiment import (
     PACKAGED,
     Config,

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Bounds
 from graft.envs.factory import bounds
+from graft.errors import GraftError
 from graft.experiments.config.experiment import Config
 from graft.experiments.plan.graph import Comparison, Stage, expand
 from graft.experiments.search.definition import Metric, Search

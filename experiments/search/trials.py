@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.plan.graph import StoppedEarly
 from graft.experiments.search.definition import Search
 from graft.experiments.search.plan import Plan, running_score

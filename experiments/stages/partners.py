@@ -7,8 +7,8 @@ from pathlib import Path
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork, build_network
 from graft.agents.training.backend import Partners
-from graft.envs.core.errors import GraftError
 from graft.envs.factory import schemas
+from graft.errors import GraftError
 from graft.experiments.plan.graph import Stage
 from graft.transfer.method import label
 from graft.transfer.session import TransferSession

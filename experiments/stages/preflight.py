@@ -7,10 +7,10 @@ import torch
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork, build_network
 from graft.agents.training.backend import Batch
-from graft.envs.core.errors import GraftError
 from graft.envs.core.random_actions import still
 from graft.envs.core.task import Task
 from graft.envs.factory import check
+from graft.errors import GraftError
 from graft.experiments.plan.graph import Comparison, Graph, Lifelong, Stage
 from graft.experiments.stages.partners import partners
 from graft.transfer.method import TaskPosition, TransferMethod, label

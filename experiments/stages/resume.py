@@ -27,7 +27,7 @@ PACKAGES = ("envs", "agents", "transfer", "experiments")
 @lru_cache(maxsize=1)
 def code() -> str:
     """sha256 of this software's own source files: what one version began, another does not go on with."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -17,8 +17,8 @@ from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Batch, Evaluation, Partners, TrainJob, TrainResult
 from graft.agents.training.evaluate import evaluate
 from graft.agents.training.rollouts import collect
-from graft.envs.core.errors import GraftError
 from graft.envs.factory import make, schemas
+from graft.errors import GraftError
 from graft.experiments.config.backends import backend
 from graft.experiments.plan.graph import Stage
 from graft.experiments.stages.fault_checkpoint import rescued

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from graft.agents.checkpoints.checkpoint import replace_file
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 POLL_SECONDS = 0.1
 

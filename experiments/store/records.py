@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from graft import __version__
 from graft.agents.checkpoints.checkpoint import Checkpoint, replace_file
-from graft.envs.core.errors import GraftError
-from graft.experiments import __version__
+from graft.errors import GraftError
 from graft.experiments.config.experiment import AnyConfig
 from graft.experiments.plan.graph import Stage
 from graft.experiments.store.lock import Fence, Held, locked

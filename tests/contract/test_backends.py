@@ -14,8 +14,8 @@ from support.trainings import recorded, trained
 from graft import envs
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.training.backend import Evaluation, Hooks
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.graph import expand

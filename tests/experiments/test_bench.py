@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from graft.envs.builtin.engine.game import GAMES
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.experiments import bench
-from graft.experiments.benchmarks import adapters as bench_adapters
+from graft.experiments.benchmarks import adapters
 
 VARIANTS = bench.variants()
 
@@ -62,7 +62,7 @@ def test_both_sides_take_turns_and_the_overhead_is_their_ratios():
     def side(name, seconds):
         return lambda sweeps: order.append(name) or sweeps * seconds
 
-    found = bench_adapters.measure(side("b", 0.05), side("g", 0.06), steps=30, rounds=2)
+    found = adapters.measure(side("b", 0.05), side("g", 0.06), steps=30, rounds=2)
     assert "".join(order) == "bgb" + "bggb" * 2  # after warming up
     assert found.bare == pytest.approx(600)
     assert found.ours == pytest.approx(500)
@@ -77,11 +77,11 @@ def adapters_table(monkeypatch, *overheads):
         overhead = next(results)
         if overhead is None:
             raise GraftError("Nothing is installed.")
-        return bench_adapters.Result(1000.0, 1000.0 / (1 + overhead / 100), overhead)
+        return adapters.Result(1000.0, 1000.0 / (1 + overhead / 100), overhead)
 
-    monkeypatch.setattr(bench_adapters, "compare", compare)
+    monkeypatch.setattr(adapters, "compare", compare)
     console = Console(record=True, width=120, file=io.StringIO())
-    bench_adapters.bench_adapters(console, 1, "cartpole")
+    adapters.bench_adapters(console, 1, "cartpole")
     return console.export_text()
 
 
@@ -93,8 +93,8 @@ def test_the_table_marks_adapters_that_cost_more_than_the_target(monkeypatch):
 
 
 def test_an_adapter_is_compared_with_its_library(monkeypatch):
-    monkeypatch.setattr(bench_adapters, "SLICE_SECONDS", 0.001)
-    found = bench_adapters.compare(bench_adapters.Subject(Task("CartPole-v1")), 2, 1)
+    monkeypatch.setattr(adapters, "SLICE_SECONDS", 0.001)
+    found = adapters.compare(adapters.Subject(Task("CartPole-v1")), 2, 1)
     assert found.bare > 0
     assert found.ours > 0
 

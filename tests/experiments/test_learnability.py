@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments import learnability
 from graft.experiments.learnability import Job
 

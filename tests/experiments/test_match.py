@@ -9,9 +9,9 @@ from support.handmade import small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.adapters.mixture import mixture
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
+from graft.errors import GraftError
 from graft.experiments import match
 from graft.experiments.match import Outcome
 

@@ -14,11 +14,11 @@ from rich.console import Console
 from support.handmade import small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.envs.core.union import union
 from graft.envs.factory import make, schemas
+from graft.errors import GraftError
 from graft.experiments import watch
 from graft.experiments.playback.frames import End, Step
 

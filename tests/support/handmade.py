@@ -16,9 +16,9 @@ from torch import nn
 from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Evaluation
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.errors import GraftError, unknown
 
 NUM_STATES = 4
 TASK = Task("handmade/Match-v0")

@@ -31,7 +31,7 @@ def trained(
 
     ``more`` are further arguments of ``train``, ``options`` those of PPO.
     """
-    backend: Any = import_module(f"agents.{by}")
+    backend: Any = import_module(f"graft.agents.{by}")
     network = network or small_network(envs.schemas(task))
     records: Records = []
     result = backend.train(

@@ -11,8 +11,8 @@ from support.transplanting import FLAT_PLANES, LEFT_RIGHT, checkpoint, moved, st
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.transplant import carried
 
 UP_DOWN = discrete("up", "down")

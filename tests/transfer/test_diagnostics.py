@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.diagnostics import (
     centred_gram,
     conflict,

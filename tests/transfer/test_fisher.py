@@ -9,8 +9,8 @@ from torch.func import functional_call, jacrev, vmap
 
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.fisher import CHUNK, VARIANCE_FLOOR, diagonal_fisher, sensitivities
 
 GRID = planes(["hero", "wall", "coin"])

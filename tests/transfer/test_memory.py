@@ -26,9 +26,9 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Batch
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.transfer.memory import Memory, presented, tasks
 from graft.transfer.method import PART, TaskPosition
 

@@ -10,10 +10,10 @@ from support.handmade import assert_same, discrete, planes, scrambled, small_con
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.envs.core.errors import GraftError
 from graft.envs.core.options import build_options
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.transfer.method import METHODS, FromSource, TaskPosition, TransferMethod, changed_options, label, method_name
 from graft.transfer.transplant import transplant
 

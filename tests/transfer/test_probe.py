@@ -23,8 +23,8 @@ from torch.nn.utils import parametrize
 
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork, Unstable
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.diagnostics import dormant_share, effective_rank, linear_cka
 from graft.transfer.probe import GradientMeter, Probe, block_outputs, effective_weights
 

@@ -9,8 +9,8 @@ from support.handmade import MATCH, TASK, discrete, observations, planes, small_
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Batch
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import PART, TaskPosition
 from graft.transfer.methods.ewc import EWC
 from graft.transfer.methods.l2 import L2

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.statistics import (
     Interval,
     interquartile_mean,

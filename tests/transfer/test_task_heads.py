@@ -22,8 +22,8 @@ from support.handmade import (
 
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.task_heads import heads_of, serving
 
 OBS = observations(MATCH.observation, 6)

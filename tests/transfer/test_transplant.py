@@ -16,7 +16,7 @@ from support.handmade import (
 from support.transplanting import FLAT_PLANES, checkpoint, fresh, moved, rows, stem_of
 
 from graft.agents.networks.policy_network import NetworkConfig
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 INPUTS = [
     pytest.param(vector, None, 1, id="vector"),

@@ -10,8 +10,8 @@ from support.handmade import box, discrete, small_config, vector
 from support.transplanting import checkpoint, moved, rows
 
 from graft.agents.networks.policy_network import NetworkConfig
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import METHODS
 from graft.transfer.transplant import carried
 

@@ -10,8 +10,8 @@ from support.transplanting import LEFT_RIGHT, checkpoint, moved, rows
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import build_encoder
 from graft.agents.networks.normaliser import normalisers
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ObservationSchema, Schemas, joined
+from graft.errors import GraftError
 from graft.transfer.memory import presented
 
 OLD = joined({"view": planes(["wall", "coin"]), "state": vector(["speed", "fuel"])})

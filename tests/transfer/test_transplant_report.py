@@ -20,9 +20,9 @@ from support.transplanting import FLAT_PLANES, LEFT_RIGHT, checkpoint, fresh, mo
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 # Boards
 

@@ -14,8 +14,8 @@ from pydantic import BeforeValidator
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Batch, Grads
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import (
     METHODS,
     PART,

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import METHODS, Built, FromSource
 
 

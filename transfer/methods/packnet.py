@@ -13,7 +13,7 @@ from pydantic import Field
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Batch, Grads
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.method import METHODS, PART, Consolidated, FromSource, State, Step, TaskPosition
 from graft.transfer.state import group, named
 from graft.transfer.transplant import carried

@@ -12,8 +12,8 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork
 from graft.agents.networks.progressive import ProgressiveNetwork
 from graft.agents.training.backend import Batch
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.divergence import evaluating, kl
 from graft.transfer.fisher import diagonal_fisher
 from graft.transfer.method import METHODS, Built, Consolidated, State, TaskPosition

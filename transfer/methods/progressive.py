@@ -9,8 +9,8 @@ from typing import ClassVar
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.networks.progressive import EARLIER, ProgressiveNetwork, same_view
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, State, TransferMethod
 from graft.transfer.transplant import NewChannels, transplant
 from graft.transfer.transplant_report import TensorRow, TransplantReport

@@ -15,8 +15,8 @@ from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.normaliser import statistics
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.agents.training.backend import Batch, Grads
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import METHODS, Built, FromSource, State, Step
 
 

@@ -14,8 +14,8 @@ from graft.agents.networks.normaliser import normalisers
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Batch, Grads
 from graft.envs.adapters.gymnasium.privileged import DYNAMICS, HISTORY
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.divergence import evaluating, gradient
 from graft.transfer.method import METHODS, PART, Built, FromSource, State, Step
 

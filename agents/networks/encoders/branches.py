@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import nn
 
 from graft.agents.networks.encoder import ENCODERS, Encoder, Stem, build_encoder, default_encoder
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.schema import ObservationSchema
+from graft.errors import GraftError, unknown
 
 
 class Branches(nn.Module):

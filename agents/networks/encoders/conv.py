@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ObservationSchema
+from graft.errors import GraftError
 
 
 def flat_size(blocks: nn.ModuleList, shape: tuple[int, ...]) -> int:

@@ -10,8 +10,8 @@ from torch import nn
 
 from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
 from graft.agents.networks.normaliser import Normaliser
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ObservationSchema
+from graft.errors import GraftError
 
 
 @ENCODERS.register("mlp")

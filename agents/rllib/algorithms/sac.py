@@ -32,7 +32,7 @@ from graft.agents.rllib.replay import Replay, ReplayRunner, sampled
 from graft.agents.rllib.runner import Fragment
 from graft.agents.training.algorithm import SACOptions
 from graft.agents.training.learning_rates import scale_rates
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 CRITICS = "critics"
 """Key of ``learner_config_dict`` under which the options of the critics are."""

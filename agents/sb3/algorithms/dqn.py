@@ -22,7 +22,7 @@ from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import Count, Positive, Share
 from graft.agents.training.backend import Batch, Gradients
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 
 class NetworkQ(BasePolicy):

@@ -23,7 +23,7 @@ from graft.agents.sb3.off_policy import OffPolicy, follow_freezing, last_minibat
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import SACOptions
 from graft.agents.training.backend import Batch, Gradients
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 
 class NetworkActor(Actor):

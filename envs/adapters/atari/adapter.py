@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 
 from graft.envs.adapters.spaces import Array, ObservationCodec
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Bounds
+from graft.errors import GraftError
 
 ACTIONS = (
     *("noop", "fire", "up", "right", "left", "down"),

@@ -10,9 +10,9 @@ from gymnasium.vector import AutoresetMode
 from graft.envs.adapters.packages import READY
 from graft.envs.builtin.engine.batch import GameVectorEnv
 from graft.envs.builtin.engine.game import GAMES, Game
-from graft.envs.core.errors import unknown
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
+from graft.errors import unknown
 
 PART = "Built-in games"
 

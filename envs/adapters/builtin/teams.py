@@ -10,10 +10,10 @@ from gymnasium.vector import AutoresetMode
 from graft.envs.adapters.packages import READY
 from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.arena.game import ARENAS, Arena
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.core.teams import ALL, Rows, SquadEnv, environments
 from graft.envs.factory import ADAPTERS
+from graft.errors import GraftError, unknown
 
 OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the other team: random or still"}
 """Keyword arguments beside the game's own."""

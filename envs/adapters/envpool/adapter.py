@@ -24,10 +24,10 @@ from graft.envs.adapters.procgen.adapter import is_procgen, is_procgen_name
 from graft.envs.adapters.procgen.qt import found_qt, load_qt
 from graft.envs.adapters.scores import scores_of
 from graft.envs.adapters.spaces import first_line
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.faults import FaultLog, rules_of
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
+from graft.errors import GraftError, unknown
 
 PREFIX = "envpool/"
 INSTALL = "pip install 'graft-rl[games]'"

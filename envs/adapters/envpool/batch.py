@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from graft.envs.adapters.spaces import ActionCodec, AdaptedVectorEnv, Array, ObservationCodec, first_line
-from graft.envs.core.errors import GraftError
 from graft.envs.core.faults import FaultLog, FaultRules, Faults
+from graft.errors import GraftError
 
 MAX_SEED = 2**31 - 1
 """The largest number that EnvPool holds."""

@@ -15,8 +15,8 @@ from graft.envs.adapters.minigrid.missions import is_grid, shows_mission, word_r
 from graft.envs.adapters.names import Names, names_of
 from graft.envs.adapters.procgen.adapter import ACTIONS, check_procgen, is_procgen, procgen_codec
 from graft.envs.adapters.spaces import ActionCodec, ObservationCodec, action_codec, observation_codec
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 Codecs = tuple[ObservationCodec, ActionCodec]
 FORM = ("env_name", "task", "task_name", "distribution_mode")

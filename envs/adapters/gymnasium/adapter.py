@@ -17,10 +17,10 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from graft.envs.adapters.gymnasium.flatten import Packed, packed
+from graft.envs.adapters.joints import names_of_model
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
 from graft.envs.adapters.minigrid.missions import MissionView, is_grid, mission_of, mission_view
-from graft.envs.adapters.mujoco.joints import names_of_model
 from graft.envs.adapters.names import Names, names_of
 from graft.envs.adapters.packages import INSTALL, gymnasium_counts, gymnasium_states, is_ours
 from graft.envs.adapters.scores import scores_of
@@ -33,11 +33,11 @@ from graft.envs.adapters.spaces import (
     first_line,
     observation_codec,
 )
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.faults import KEYWORD, Faults, rules_of
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.supervised_batch import Bools, Guarded, SingleEnv
+from graft.errors import GraftError, unknown
 
 Around = Callable[[SingleEnv], SingleEnv]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.builtin.engine.mechanics import Mechanic
-from graft.envs.core.errors import GraftError, unknown
+from graft.errors import GraftError, unknown
 
 STATE, DYNAMICS, HISTORY = "state", "dynamics", "history"
 PARTS = (STATE, DYNAMICS, HISTORY)

@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 
 from graft.envs.builtin.engine.mechanics import Mechanic, Value
-from graft.envs.core.errors import GraftError, unknown
+from graft.errors import GraftError, unknown
 
 DISTRIBUTIONS = {
     "uniform": ("[low, high]", "every value between them is as likely"),

@@ -21,12 +21,12 @@ from graft.envs.adapters.gymnasium.flatten import Packed
 from graft.envs.adapters.gymnasium.privileged import KEYWORDS, Informed, split
 from graft.envs.adapters.gymnasium.randomisation import Draws, parse
 from graft.envs.builtin.engine.mechanics import Mechanic
-from graft.envs.core.errors import unknown
 from graft.envs.core.random_actions import still
 from graft.envs.core.schema import ActionSchema
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.supervised_batch import Bools, Guarded, SingleEnv
+from graft.errors import unknown
 
 Values = Mapping[str, Any]
 

@@ -18,9 +18,9 @@ import gymnasium as gym
 import numpy as np
 
 from graft.envs.adapters.spaces import Array
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 GRIDS = ("MiniGrid-", "BabyAI-")
 """How the ids of the tasks with missions begin, whoever provides them."""

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from graft.envs.adapters.gymnasium.tunable import Knobs, KnobsAdapter, Values
-from graft.envs.adapters.mujoco.joints import actuator_names, body_names
+from graft.envs.adapters.joints import actuator_names, body_names
 from graft.envs.adapters.packages import state
 from graft.envs.builtin.engine.mechanics import Mechanic
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Bounds, Task
 from graft.envs.factory import ADAPTERS
+from graft.errors import GraftError
 
 ROBOTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 PART = "MuJoCo with dynamics"

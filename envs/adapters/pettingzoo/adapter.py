@@ -22,11 +22,11 @@ from graft.envs.adapters.packages import state
 from graft.envs.adapters.pettingzoo.batch import ZooSquad
 from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
 from graft.envs.adapters.spaces import first_line
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.faults import KEYWORD, rules_of
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.core.teams import ALL, Rows, SquadEnv
 from graft.envs.factory import ADAPTERS
+from graft.errors import GraftError, unknown
 
 PREFIX = "pettingzoo:"
 

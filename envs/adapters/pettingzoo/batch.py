@@ -10,11 +10,11 @@ import numpy as np
 
 from graft.envs.adapters.pettingzoo.roster import Bools, Cast, Stranger
 from graft.envs.adapters.spaces import Array, first_line
-from graft.envs.core.errors import GraftError
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, outside_counts
 from graft.envs.core.schema import Schemas
 from graft.envs.core.teams import environments, slots_of
 from graft.envs.supervision.restarts import Restarts, Wrong, attempts, derived_seed
+from graft.errors import GraftError
 
 NO_WINNER = -2
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec, observation_codec
-from graft.envs.core.errors import GraftError
 from graft.envs.core.random_actions import still
 from graft.envs.core.schema import Schemas
 from graft.envs.supervision.restarts import Wrong
 from graft.envs.supervision.supervised_batch import Sight
+from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from graft.envs.adapters.spaces import ObservationCodec
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Bounds
+from graft.errors import GraftError
 
 ACTIONS = (
     *("left_down", "left", "left_up", "down", "noop", "up", "right_down", "right", "right_up"),

@@ -14,8 +14,8 @@ from graft.envs.builtin.arena.view import BOARD, SCHEMA
 from graft.envs.builtin.engine.game import ACTIONS
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
 from graft.envs.builtin.engine.state import COIN, SIZE, WALL, copies, put_back, seed_state
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
 Shown = dict[str, NDArray[np.uint8]]

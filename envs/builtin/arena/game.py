@@ -12,8 +12,8 @@ from graft.envs.builtin.arena import kernel
 from graft.envs.builtin.arena.view import RADIUS, paint
 from graft.envs.builtin.engine.compile import specialise
 from graft.envs.builtin.engine.mechanics import Mechanic, Value
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.registry import Registry
+from graft.errors import GraftError, unknown
 
 LARGEST = 8
 """Agents of a team, at most."""

@@ -19,7 +19,7 @@ from pettingzoo import ParallelEnv
 from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.arena.game import ARENAS
 from graft.envs.builtin.engine.render import FPS, MODES
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 Obs = NDArray[np.uint8]
 

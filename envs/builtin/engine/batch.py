@@ -15,8 +15,8 @@ from graft.envs.builtin.engine.kernel import disturb
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
 from graft.envs.builtin.engine.state import State, copies, new_state, put_back, seed_state
 from graft.envs.builtin.engine.view import VIEWS
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import TaskVectorEnv
+from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
 

@@ -12,10 +12,10 @@ from graft.envs.builtin.engine.compile import specialise
 from graft.envs.builtin.engine.entities import PALETTES
 from graft.envs.builtin.engine.mechanics import Mechanic, Value, of_game, settings
 from graft.envs.builtin.engine.view import VIEWS, planes_schema
-from graft.envs.core.errors import GraftError, unknown
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ActionSchema, ObservationSchema
 from graft.envs.core.task import Bounds
+from graft.errors import GraftError, unknown
 
 ACTIONS = ActionSchema("discrete", ("noop", "up", "down", "left", "right", "act"))
 """The action vocabulary of every built-in game; a game without a use for one treats it as ``noop``."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from graft.envs.core.errors import GraftError, unknown
+from graft.errors import GraftError, unknown
 
 Value = float | int | bool | str
 

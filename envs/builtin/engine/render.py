@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graft.envs.builtin.engine.entities import ENTITIES
 from graft.envs.builtin.engine.view import VIEWS
-from graft.envs.core.errors import GraftError, unknown
+from graft.errors import GraftError, unknown
 
 MODES = ("rgb_array", "ansi")
 """Render modes of the built-in games."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.builtin.engine.compile import jit
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 SIZE = 10
 """Rows and columns of the board."""

@@ -19,9 +19,9 @@ from support.handmade import assert_same, box, discrete, observations, planes, s
 
 from graft.agents.checkpoints.checkpoint import Checkpoint, replace_file
 from graft.agents.networks.policy_network import NetworkConfig
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 TASK = Task("handmade/Thing-v0", {"slip": 0.1, "deep": {"list": [1, None, "ü"]}})
 PARTS = {

@@ -22,9 +22,9 @@ from graft.agents.sb3.learner_state import Learner
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.envs.adapters.mixture import mixture
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
 from graft.envs.factory import ADAPTERS
+from graft.errors import GraftError
 
 DODGE = Task("Graft/Dodge-v0", {"slip": 0.2})
 BUDGET = 600

@@ -10,9 +10,9 @@ from support.handmade import assert_same, box, discrete, observations, small_con
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, Unstable, build_network
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import ActionSchema, Schemas
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 INPUTS = vector(["a", "b", "c"])
 BOX = Schemas(INPUTS, ActionSchema("box", ("x", "y"), (-0.5, 1.0), (0.25, 4.0)))

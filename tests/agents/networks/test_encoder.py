@@ -7,7 +7,7 @@ import torch
 from support.handmade import NormEncoder, observations, pixels, planes, vector
 
 from graft.agents.networks.encoder import ENCODERS, build_encoder, default_encoder
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 SCHEMA = vector(["a", "b", "c"])
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.networks.progressive import ProgressiveNetwork
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 
 SMALL_CONFIG = NetworkConfig("mlp", {"widths": [5, 7]}, (4,))
 

@@ -21,8 +21,8 @@ from support.handmade import (
 from torch import nn
 
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 
 VECTOR = Schemas(vector(["a", "b", "c"]), discrete("x", "y", "z"))
 BOX = Schemas(vector(["a", "b", "c"]), box(["x", "y"], -0.5, 0.25))

@@ -31,8 +31,8 @@ from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.agents.networks.progressive import ProgressiveNetwork
 from graft.agents.sb3 import train
 from graft.agents.training.backend import TrainJob
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 
 
 def last(block: nn.Module) -> nn.Module:

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from graft.agents.ray_session import auth as ray_access
+from graft.agents.ray_session import auth
 from graft.agents.ray_session.auth import MODE, TOKEN, admitted, own_token
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 
 @pytest.fixture
@@ -27,11 +27,11 @@ def here(monkeypatch):
         class Config:
             initialize = staticmethod(lambda text: None)
 
-        monkeypatch.setattr(ray_access, "forget", lambda: None)
-        monkeypatch.setattr(ray_access, "Config", Config)
-        monkeypatch.setattr(ray_access, "AuthenticationTokenLoader", Loader)
+        monkeypatch.setattr(auth, "forget", lambda: None)
+        monkeypatch.setattr(auth, "Config", Config)
+        monkeypatch.setattr(auth, "AuthenticationTokenLoader", Loader)
         admits = lambda address: not demands or (os.environ.get(MODE) == "token" and has and fits)  # noqa: E731
-        monkeypatch.setattr(ray_access, "_admits", admits)
+        monkeypatch.setattr(auth, "_admits", admits)
 
     return set_up
 

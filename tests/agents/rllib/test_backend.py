@@ -29,13 +29,13 @@ from graft import envs
 from graft.agents import sb3
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.snapshot import Snapshots
-from graft.agents.ray_session import session as cluster
+from graft.agents.ray_session import session
 from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.module import distribution_class, distribution_inputs, module_spec
 from graft.agents.rllib.rollout_collector import advantages
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
 
@@ -242,8 +242,8 @@ def test_what_the_cluster_lacks_is_said_at_once():
 
 
 def test_a_cluster_that_others_fill_is_waited_for_but_not_for_ever(monkeypatch, caplog):
-    monkeypatch.setattr(cluster, "SECONDS_SILENT", 0.5)
-    monkeypatch.setattr(cluster, "SECONDS_FOR_ROOM", 0.5)
+    monkeypatch.setattr(session, "SECONDS_SILENT", 0.5)
+    monkeypatch.setattr(session, "SECONDS_FOR_ROOM", 0.5)
     network, one_runner = small_network(MATCH), {"resources": Resources(num_env_runners=1)}
     others = placement_group([{"CPU": 4.0}])
     assert others.wait(60)
@@ -254,5 +254,5 @@ def test_a_cluster_that_others_fill_is_waited_for_but_not_for_ever(monkeypatch, 
         trained(network, budget=1)  # in this process alone
     finally:
         remove_placement_group(others)
-    monkeypatch.setattr(cluster, "SECONDS_FOR_ROOM", 60.0)
-    cluster.join(one_runner["resources"])
+    monkeypatch.setattr(session, "SECONDS_FOR_ROOM", 60.0)
+    session.join(one_runner["resources"])

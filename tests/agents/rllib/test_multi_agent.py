@@ -26,7 +26,7 @@ from support.squad_world import (
 from graft import envs
 from graft.agents.rllib.multi_agent import SquadGame
 from graft.envs import GraftError, Task
-from graft.envs.builtin.arena import pettingzoo_env as graft_arena
+from graft.envs.builtin.arena import pettingzoo_env
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.supervision.restarts import derived_seed
 
@@ -78,7 +78,7 @@ def shown(env: SquadGame, first: tuple[Any, Any], actions: Any, time: int = 0) -
     ],
 )
 def test_our_arenas_play_as_their_pettingzoo_form_does(name: str, task_id: str, options: dict[str, Any]) -> None:
-    env, plain = game(task_id, **options), graft_arena.parallel_env(name, **options)
+    env, plain = game(task_id, **options), pettingzoo_env.parallel_env(name, **options)
     assert env.possible_agents == plain.possible_agents
     assert env.observation_spaces == plain.observation_spaces
     assert env.action_spaces == plain.action_spaces
@@ -253,7 +253,7 @@ def test_seeds_decide_all_that_follows_and_differ_between_workers() -> None:
 def test_a_picture_of_the_game_and_at_its_end_the_last_one() -> None:
     options = {"max_steps": 10, "hunters": 1, "prey": 1}
     env = SquadGame({"task": Task(PURSUIT, options), "render_mode": "ansi"})
-    plain = graft_arena.parallel_env("pursuit", "ansi", **options)
+    plain = pettingzoo_env.parallel_env("pursuit", "ansi", **options)
     for seed in (1, None):
         env.reset(seed=seed)
         plain.reset(seed=seed)

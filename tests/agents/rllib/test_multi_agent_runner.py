@@ -18,7 +18,7 @@ from support.squad_world import PURSUIT, TIDE, Life, Tide, as_module, assert_sam
 from graft.agents.rllib.multi_agent import SquadGame
 from graft.agents.rllib.policy_mapping import set_up
 from graft.envs import Task
-from graft.envs.builtin.arena import pettingzoo_env as graft_arena
+from graft.envs.builtin.arena import pettingzoo_env
 from graft.envs.supervision.restarts import derived_seed
 
 # RLlib registers its environment anew for each runner of a process.
@@ -86,7 +86,7 @@ def test_rllibs_runner_records_what_a_plain_loop_plays(task: Task, plays: Any, f
     """Its actions, played again from the same seeds, give all that it recorded; samples end in the midst of games."""
     lives = recorded(task, plays, 160, fragment)
     tides = task.id == TIDE
-    plain = Tide(**task.kwargs) if tides else graft_arena.parallel_env(**task.kwargs)
+    plain = Tide(**task.kwargs) if tides else pettingzoo_env.parallel_env(**task.kwargs)
     compared: list[str] = []
     for n in range(40):
         of_game: dict[str, Recorded] = {}

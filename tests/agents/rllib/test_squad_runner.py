@@ -19,10 +19,10 @@ from graft.agents.rllib.backend import build
 from graft.agents.rllib.runner import World
 from graft.agents.rllib.squad_runner import Games
 from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
 from graft.envs.core.teams import Rows
 from graft.envs.factory import squad
+from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 

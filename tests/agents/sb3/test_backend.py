@@ -16,8 +16,9 @@ from graft import envs
 from graft.agents.sb3 import ALGORITHMS, backend, train
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob, Unstable
-from graft.envs.core.errors import GraftError
+from graft.envs import factory
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 
@@ -112,7 +113,7 @@ def test_environments_are_closed_even_after_a_failure(monkeypatch):
 
 def test_training_and_evaluation_play_different_environments(monkeypatch):
     made = []
-    original = graft.envs.factory.make
+    original = factory.make
     monkeypatch.setattr(
         "graft.agents.sb3.backend.make",
         lambda task, n, seed, **kw: made.append(range(seed, seed + n)) or original(task, n, seed, **kw),

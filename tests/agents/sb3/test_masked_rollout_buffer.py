@@ -13,7 +13,7 @@ from graft.agents.sb3.masked_rollout_buffer import LiveRolloutBuffer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.evaluate import evaluate
 from graft.agents.training.rollouts import collect
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 LIVES = (8, 3, 5, 1)
 """Steps of an episode of eight that each row is in play."""

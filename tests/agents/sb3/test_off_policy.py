@@ -8,7 +8,7 @@ from support.handmade import assert_same, weights
 from support.off_policy import UPDATES, moved, small_dqn, small_sac
 
 from graft.agents.training.backend import Evaluation
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 pytestmark = [
     pytest.mark.usefixtures("handmade_tasks"),

@@ -9,8 +9,8 @@ from support.handmade import ClockEnv
 
 from graft import envs
 from graft.agents.sb3.vec_env import BatchVecEnv
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 WAIT = np.zeros(2, np.int64)
 

@@ -15,7 +15,7 @@ from graft.agents.sb3.learner_state import network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.agents.training.learning_rates import scale_rates
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 

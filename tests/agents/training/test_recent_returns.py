@@ -13,7 +13,7 @@ from graft import envs
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.sb3.vec_env import BatchVecEnv
-from graft.agents.training import recent_returns as recent
+from graft.agents.training import recent_returns
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import TrainJob
 from graft.agents.training.evaluate import evaluate
@@ -56,7 +56,7 @@ def test_episodes_say_who_played_them_and_parts_have_means():
 
 
 def test_the_latest_episodes_of_each_part(monkeypatch):
-    monkeypatch.setattr(recent, "WINDOW", 2)
+    monkeypatch.setattr(recent_returns, "WINDOW", 2)
     env = BatchVecEnv(clocks())
     env.reset()
     still = np.zeros(3, np.int64)

@@ -10,10 +10,10 @@ from support.handmade import box, vector
 from graft import envs
 from graft.envs import Schemas, Task
 from graft.envs.adapters.mixture import ID, mixture
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import AVERAGED
 from graft.envs.core.union import Widened
 from graft.envs.factory import check
+from graft.errors import GraftError
 
 GAMES = ["Graft/Gather-v0", "Graft/Hunt-v0", "Graft/Dodge-v0"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from graft.envs import GraftError
-from graft.envs.core.errors import nearest, unknown
 from graft.envs.core.registry import Registry
+from graft.errors import nearest, unknown
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from support.arena_world import by_team
 from graft import envs
 from graft.envs import GraftError, Task
 from graft.envs.adapters.mixture import mixture
-from graft.envs.builtin.arena import pettingzoo_env as graft_arena
+from graft.envs.builtin.arena import pettingzoo_env
 from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.arena.game import ARENAS
 from graft.envs.builtin.engine.render import FPS, SIDE
@@ -261,7 +261,7 @@ def test_dice_are_even_and_stay_within_a_box() -> None:
 
 def test_a_picture_and_a_text_of_each_environment_as_the_pettingzoo_form_draws_it() -> None:
     options = {"hunters": 3, "prey": 2}
-    single = graft_arena.parallel_env("pursuit", "ansi", **options)
+    single = pettingzoo_env.parallel_env("pursuit", "ansi", **options)
     single.reset(seed=4)
     for mode in ("rgb_array", "ansi"):
         env = envs.make(Task(PURSUIT, options), 7, 2, render_mode=mode)
@@ -298,7 +298,7 @@ def test_the_last_picture_is_that_of_the_pettingzoo_form() -> None:
     options = {"hunters": 3, "prey": 2, "max_steps": 30}
     env, single = (
         envs.make(Task(PURSUIT, {**options, "opponents": "still"}), 3, 5, render_mode="ansi"),
-        graft_arena.parallel_env("pursuit", "ansi", **options),
+        pettingzoo_env.parallel_env("pursuit", "ansi", **options),
     )
     env.reset()
     single.reset(seed=5)

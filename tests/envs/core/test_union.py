@@ -11,11 +11,11 @@ from support.env_rollouts import action_streams, assert_equal, episodes, transit
 from support.handmade import TASK, ClockEnv, MatchEnv, ScriptedEnv, discrete, pixels, planes, vector
 
 from graft import envs
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import joined
 from graft.envs.core.task import Task
 from graft.envs.core.union import Widened, union
 from graft.envs.factory import make
+from graft.errors import GraftError
 
 GATHER, HUNT = Task("Graft/Gather-v0"), Task("Graft/Hunt-v0")
 

@@ -25,7 +25,7 @@ from graft.envs import GraftError, Task
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.supervision.subprocesses import Subprocesses
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP]
 DRAWN = Task(
     "CartPole-v1", {"length": {"uniform": [0.3, 1.5]}, "force": {"uniform": [5, 15], "every": 7}, "noise": 0.01}

@@ -20,17 +20,16 @@ from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.experiments import bench
-from graft.experiments.benchmarks import backends as bench_backends
-from graft.experiments.benchmarks import scaling as bench_scaling
+from graft.experiments.benchmarks import backends, scaling
 from graft.experiments.benchmarks.scaling import SLEEPING, Compared, Scaled, Sleeping
 
 
 def test_numbers_of_workers_double_up_to_the_most():
-    assert [bench_scaling.counts(n) for n in (1, 2, 5, 16)] == [(1,), (1, 2), (1, 2, 4, 5), (1, 2, 4, 8, 16)]
+    assert [scaling.counts(n) for n in (1, 2, 5, 16)] == [(1,), (1, 2), (1, 2, 4, 5), (1, 2, 4, 8, 16)]
 
 
 def test_efficiency_is_the_share_of_what_one_makes_alone():
-    found = bench_scaling.scaled({1: [1.0, 2.0, 2.0], 4: [2.0, 2.5, 4.0]}, steps=100)
+    found = scaling.scaled({1: [1.0, 2.0, 2.0], 4: [2.0, 2.5, 4.0]}, steps=100)
     assert found == {1: Scaled(50.0, 1.0), 4: Scaled(160.0, 0.5)}
 
 
@@ -41,16 +40,14 @@ def test_subjects_take_turns_there_and_back_by_the_clock_given():
         order.append(name)
         now[0] += seconds
 
-    found = bench_backends.measure(
-        {1: lambda: play("a", 1.0), 2: lambda: play("b", 3.0)}, rounds=2, clock=lambda: now[0]
-    )
+    found = backends.measure({1: lambda: play("a", 1.0), 2: lambda: play("b", 3.0)}, rounds=2, clock=lambda: now[0])
     assert "".join(order) == "ab" + "abba" * 2  # after warming up
     assert found == {1: [1.0, 1.0], 2: [3.0, 3.0]}
 
 
 def test_the_sleeping_environment_sleeps_once_a_step_and_is_no_game(monkeypatch):
     slept = []
-    monkeypatch.setattr(bench_scaling.time, "sleep", slept.append)
+    monkeypatch.setattr(scaling.time, "sleep", slept.append)
     check_env(Sleeping(), skip_render_check=True)
     slept.clear()
     assert SLEEPING.id not in GAMES
@@ -77,10 +74,10 @@ def test_the_tables_say_what_was_measured_and_what_not(monkeypatch):
         asked.append((task.id, numbers, rounds, share, torch.get_num_threads()))
         return tuple({n: Scaled(rate * n, 1 - n / 100) for n in numbers} for rate in (1000.0, 500.0))
 
-    monkeypatch.setattr(bench_scaling, "of_runners", of_runners)
-    monkeypatch.setattr(bench_scaling, "of_learners", lambda task, numbers, *_: {n: Scaled(7, 0.75) for n in numbers})
+    monkeypatch.setattr(scaling, "of_runners", of_runners)
+    monkeypatch.setattr(scaling, "of_learners", lambda task, numbers, *_: {n: Scaled(7, 0.75) for n in numbers})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    text = printed(monkeypatch, bench_scaling.bench_scaling, 3, 16)
+    text = printed(monkeypatch, scaling.bench_scaling, 3, 16)
     assert asked == [("Graft/Gather-v0", (1, 2), 3, 64, 1), (SLEEPING.id, (1, 2, 4, 8, 16), 3, 1, 1)]
     assert re.search(r"│ +2 │ +2,000 │ +0.98 │ +1,000 │ +0.98 │ +7 │ +0.75 │", text)
     assert re.search(r"│ +16 │ +16,000 │ +0.84 │ +8,000 │ +0.84 │\n", text)
@@ -91,9 +88,9 @@ def test_the_tables_say_what_was_measured_and_what_not(monkeypatch):
 def test_the_table_of_a_gpu_has_the_usual_and_the_largest_encoder(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
-    monkeypatch.setattr(bench_scaling, "encoders", lambda: {"small": Task("A-v0"), "large": Task("B-v0")})
-    monkeypatch.setattr(bench_scaling, "of_gpu", lambda *_: Compared((1000.0, 2500.0), (0.1, 0.25)))
-    text = printed(monkeypatch, bench_scaling.bench_gpu, 3)
+    monkeypatch.setattr(scaling, "encoders", lambda: {"small": Task("A-v0"), "large": Task("B-v0")})
+    monkeypatch.setattr(scaling, "of_gpu", lambda *_: Compared((1000.0, 2500.0), (0.1, 0.25)))
+    text = printed(monkeypatch, scaling.bench_gpu, 3)
     assert "(Some GPU; environments in the same process, 3 interleaved rounds)" in text
     for row in (r"small +│ A", r"large +│ B"):
         assert re.search(row + r" +│ 1,000 │ +10% │ 2,500 │ +25% │ +2.50 │", text)
@@ -117,23 +114,23 @@ def test_a_gpu_is_asked_for_by_one_of_the_two(monkeypatch):
             SimpleNamespace(num_envs=64, num_steps=64),
         )
 
-    monkeypatch.setattr(bench_scaling, "_training", training)
-    monkeypatch.setattr(bench_scaling.time, "perf_counter", lambda: now[0])
-    found = bench_scaling.of_gpu(Task("Graft/Gather-v0"), "grid_cnn", 2)
+    monkeypatch.setattr(scaling, "_training", training)
+    monkeypatch.setattr(scaling.time, "perf_counter", lambda: now[0])
+    found = scaling.of_gpu(Task("Graft/Gather-v0"), "grid_cnn", 2)
     assert asked == [("grid_cnn", 0.0), ("grid_cnn", 1.0)]
     assert found == Compared((2048.0, 8192.0), (0.125, 0.5))
 
 
 def test_the_largest_encoder_has_most_to_compute():
     layers = 4 * 64 + 64 * 64 + (64 * 64 + 64 * 2) + (64 * 64 + 64)  # of the encoder, of the policy, of the value
-    assert bench_scaling.cost(Task("CartPole-v1"), "mlp") == 2 * layers
-    found = bench_scaling.encoders()
+    assert scaling.cost(Task("CartPole-v1"), "mlp") == 2 * layers
+    found = scaling.encoders()
     assert found["grid_cnn"] == Task("Graft/Gather-v0")
-    costs = [bench_scaling.cost(task, name) for name, task in found.items()]
+    costs = [scaling.cost(task, name) for name, task in found.items()]
     for view in VIEWS:
         task = Task("Graft/Gather-v0", {"view": view})
         kind = schemas(task).observation.kind
-        assert all(bench_scaling.cost(task, name) <= costs[-1] for name, e in ENCODERS.items() if kind in e.kinds)
+        assert all(scaling.cost(task, name) <= costs[-1] for name, e in ENCODERS.items() if kind in e.kinds)
 
 
 @pytest.mark.parametrize(("what", "pinned"), [("scaling", False), ("backends", True)])
@@ -141,8 +138,8 @@ def test_only_scaling_has_all_cores(monkeypatch, what, pinned):
     calls = []
     monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: calls.append("pinned"), raising=False)
     monkeypatch.setattr(bench.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(bench_scaling, "bench_scaling", lambda console, rounds, most: calls.append((rounds, most)))
-    monkeypatch.setattr(bench_backends, "bench_backends", lambda console, rounds: calls.append(rounds))
+    monkeypatch.setattr(scaling, "scaling", lambda console, rounds, most: calls.append((rounds, most)))
+    monkeypatch.setattr(backends, "backends", lambda console, rounds: calls.append(rounds))
     assert bench.main([what, "--rounds", "2", "--runners", "4"]) == 0
     assert calls == (["pinned", 2] if pinned else [(2, 4)])
 
@@ -151,11 +148,11 @@ def test_only_scaling_has_all_cores(monkeypatch, what, pinned):
 @pytest.mark.usefixtures("one_ray")
 def test_the_first_runners_sample_and_are_trained_on(monkeypatch):
     task = Task(SLEEPING.id, {"seconds": 0.001})
-    resources = bench_scaling.Resources(num_env_runners=2)
-    with bench_scaling._training(task, resources, num_envs=2, num_steps=16) as (algorithm, _):
+    resources = scaling.Resources(num_env_runners=2)
+    with scaling._training(task, resources, num_envs=2, num_steps=16) as (algorithm, _):
         gone = []
         for runners in (1, 2, 1):
-            bench_scaling.training(algorithm, runners)
+            scaling.training(algorithm, runners)
             gone.append(algorithm.env_steps)
         assert gone == [16, 48, 64]
         asked = []
@@ -163,11 +160,11 @@ def test_the_first_runners_sample_and_are_trained_on(monkeypatch):
         monkeypatch.setattr(
             algorithm.env_runner_group, "foreach_env_runner", lambda call: asked.append(original(call)) or asked[-1]
         )
-        bench_scaling.sampling(algorithm, 2)
-        bench_scaling.sampling(algorithm, 1)
+        scaling.sampling(algorithm, 2)
+        scaling.sampling(algorithm, 1)
         assert [sum(fragment.env_steps for fragment in found) for found in asked] == [32, 16]
         assert algorithm.env_steps == 64
-    sampled, trained = bench_scaling.of_runners(task, (1, 2), 1, 1)
+    sampled, trained = scaling.of_runners(task, (1, 2), 1, 1)
     assert sampled.keys() == trained.keys() == {1, 2}
     assert sampled[1].efficiency == trained[1].efficiency == 1.0
     assert all(0 < found.rate < 2 / 0.001 for found in (*sampled.values(), *trained.values()))

@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 
 from graft.experiments import run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "experiments" / "cluster"
 DATA = Path(__file__).parent / "data"
 SCHEMA = json.loads((DATA / "rayjob.schema.json").read_text())

@@ -7,7 +7,7 @@ from support.tiny_experiment import one_method
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.training.backend import Resources
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.backends import PRESETS, parse_resources
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.graph import expand

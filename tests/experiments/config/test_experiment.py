@@ -7,7 +7,7 @@ import re
 import pytest
 from support.tiny_experiment import write_config
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config, packaged_configs
 from graft.experiments.plan.graph import expand
 from graft.experiments.run import KINDS

@@ -8,7 +8,7 @@ import signal
 import pytest
 from support.tiny_experiment import write_config
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.local import LocalLauncher
 from graft.experiments.plan.graph import expand

@@ -7,7 +7,7 @@ import json
 import pytest
 from support.tiny_experiment import write_config
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers import pool
 from graft.experiments.launchers.pool import Lost, Pool

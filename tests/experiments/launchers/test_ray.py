@@ -16,7 +16,7 @@ import pytest
 from support.stage_outcomes import assert_left_the_same
 from support.tiny_experiment import write_config
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers import ray as launching
 from graft.experiments.launchers.ray import RayLauncher
@@ -24,7 +24,7 @@ from graft.experiments.plan.graph import expand
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROLLOUT = 128
 
 
@@ -70,13 +70,13 @@ def eager(monkeypatch):
         def hello(self, token, file):
             import time
 
-            from graft.agents.checkpoints import snapshotter as keeper
+            from graft.agents.checkpoints import snapshotter
             from graft.experiments.stages import resume
 
             found = super().hello(token, file)
-            keeper.LARGEST_SHARE, resume.SECONDS = 1e9, 0.0
-            visit = keeper.Keeper.visit
-            keeper.Keeper.visit = lambda *rest: (visit(*rest), time.sleep(0.1))
+            snapshotter.LARGEST_SHARE, resume.SECONDS = 1e9, 0.0
+            visit = snapshotter.Keeper.visit
+            snapshotter.Keeper.visit = lambda *rest: (visit(*rest), time.sleep(0.1))
             return found
 
     monkeypatch.setattr(launching, "_Actor", Eager)

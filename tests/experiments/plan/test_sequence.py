@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.tiny_experiment import write_config
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.sequence import expand_sequence
 from graft.transfer.method import TaskPosition, method_name

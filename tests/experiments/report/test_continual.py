@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from graft.experiments.report import continual as lifelong
-from graft.experiments.report import plots
+from graft.experiments.report import continual, plots
 from graft.experiments.report.continual import Lived
 from graft.transfer.method import METHODS, label
 from graft.transfer.metrics import Curve
@@ -52,7 +51,7 @@ def page_of(table):
 
 
 def test_a_row_holds_the_metrics_of_the_matrix():
-    row = lifelong.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch_of((0.8, 0.4, 0.5)))
+    row = continual.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch_of((0.8, 0.4, 0.5)))
     assert row["average_performance"]["iqm"] == pytest.approx((0.2 + 0.6 + 0.9) / 3)
     assert row["forgetting"]["iqm"] == pytest.approx(((0.8 - 0.2) + (0.7 - 0.6)) / 2)
     assert row["backward_transfer"]["iqm"] == pytest.approx(-0.35)
@@ -66,7 +65,7 @@ def test_a_row_holds_the_metrics_of_the_matrix():
 
 def test_metrics_are_of_each_seed_and_the_matrix_is_their_mean():
     worse = [[0.8, NAN, NAN], [0.6, 0.5, NAN], [0.0, 0.1, 0.5]]
-    row = lifelong.row(lived("finetune", [R, worse], (0.8, 0.5, 0.6), missing=1), None)
+    row = continual.row(lived("finetune", [R, worse], (0.8, 0.5, 0.6), missing=1), None)
     assert row["average_performance"]["iqm"] == pytest.approx((1.7 / 3 + 0.6 / 3) / 2)
     assert row["average_performance"]["low"] == pytest.approx(0.2)
     assert row["average_performance"]["high"] == pytest.approx(1.7 / 3)
@@ -78,7 +77,7 @@ def test_metrics_are_of_each_seed_and_the_matrix_is_their_mean():
 
 def test_scratch_neither_forgets_nor_gains():
     scratch = scratch_of((0.8, 0.4, 0.5))
-    row = lifelong.row(scratch, scratch)
+    row = continual.row(scratch, scratch)
     for metric in ("forgetting", "forward_transfer", "intransigence"):
         assert row[metric]["iqm"] == pytest.approx(0)
     assert row["network_per_task"]
@@ -86,27 +85,27 @@ def test_scratch_neither_forgets_nor_gains():
 
 def test_forward_transfer_leaves_out_tasks_that_scratch_masters():
     own = lived("finetune", [R], (0.8, 0.5, 0.6))
-    assert lifelong.forward_transfer(own, scratch_of((0.0, 1.0, 0.5))) == [pytest.approx(0.2)]
-    assert np.isnan(lifelong.forward_transfer(own, scratch_of((0.0, 1.0, 1.0)))[0])
+    assert continual.forward_transfer(own, scratch_of((0.0, 1.0, 0.5))) == [pytest.approx(0.2)]
+    assert np.isnan(continual.forward_transfer(own, scratch_of((0.0, 1.0, 1.0)))[0])
 
 
 def test_scratch_is_the_mean_of_its_seeds():
     low, high = scratch_of((0.8, 0.2, 0.3)), scratch_of((0.8, 0.6, 0.7))
     both = Lived(low.method, np.concatenate([low.matrices, high.matrices]), low.curves + high.curves, (SIZE,) * 2, 0)
     own, mean = lived("finetune", [R], (0.8, 0.5, 0.6)), scratch_of((0.8, 0.4, 0.5))
-    assert lifelong.forward_transfer(own, both) == pytest.approx(lifelong.forward_transfer(own, mean))
-    assert lifelong.intransigence(own, both) == pytest.approx(lifelong.intransigence(own, mean))
+    assert continual.forward_transfer(own, both) == pytest.approx(continual.forward_transfer(own, mean))
+    assert continual.intransigence(own, both) == pytest.approx(continual.intransigence(own, mean))
 
 
 def test_notes_compare_with_finetune_and_warn():
     scratch = scratch_of((0.8, 0.4, 0.5))
     half = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.5, 0.65, 0.9]]
     rows = [
-        lifelong.row(scratch, scratch),
-        lifelong.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch),
-        lifelong.row(lived("ewc", [half], (0.8, 0.5, 0.6), missing=2), scratch),
+        continual.row(scratch, scratch),
+        continual.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch),
+        continual.row(lived("ewc", [half], (0.8, 0.5, 0.6), missing=2), scratch),
     ]
-    lines = lifelong.notes(report(*rows, how="estimated from this experiment"))
+    lines = continual.notes(report(*rows, how="estimated from this experiment"))
     assert "ewc: 50% of finetune's forgetting, performance +0.12." in lines
     assert not any(line.startswith(("finetune:", "scratch:")) for line in lines)
     assert "ewc: 2 seeds missing." in lines
@@ -120,32 +119,32 @@ def test_finetune_is_the_reference_under_shared_heads_as_well():
     rows = []
     for name, matrix in (("finetune", R), ("ewc", half)):
         own = lived(name, [matrix], (0.8, 0.5, 0.6))
-        rows.append(lifelong.row(replace(own, method=own.method.with_shared_heads()), None))
-    lines = lifelong.notes(report(*rows, heads="shared"))
+        rows.append(continual.row(replace(own, method=own.method.with_shared_heads()), None))
+    lines = continual.notes(report(*rows, heads="shared"))
     assert "ewc(heads=shared): 50% of finetune(heads=shared)'s forgetting, performance +0.12." in lines
 
 
 @pytest.mark.parametrize(("known", "words"), [(True, "is told which task"), (False, "is not told which task")])
 def test_notes_say_what_the_agent_knows(known, words):
-    row = lifelong.row(lived("finetune", [R] * 5, (0.8, 0.5, 0.6)), None)
-    lines = lifelong.notes(report(row, task_known=known, heads="shared"))
+    row = continual.row(lived("finetune", [R] * 5, (0.8, 0.5, 0.6)), None)
+    lines = continual.notes(report(row, task_known=known, heads="shared"))
     assert "Heads are shared" in lines[0]
     assert words in lines[0]
     assert not any("Fewer than 5 seeds" in line or "scaled by estimates" in line for line in lines)
 
 
 def test_notes_of_nothing_finished_are_possible():
-    assert lifelong.notes(report())[-1].startswith("Cost: ")
+    assert continual.notes(report())[-1].startswith("Cost: ")
 
 
 def test_the_table_fits_eighty_columns():
     scratch = scratch_of((0.8, 0.4, 0.5), seeds=5)
     negative = [[-0.8, NAN, NAN], [-0.6, -0.7, NAN], [-0.2, -0.6, -0.9]]
-    rows = [lifelong.row(scratch, scratch)]
+    rows = [continual.row(scratch, scratch)]
     rows += [
-        lifelong.row(lived(name, [R, negative, R], (-0.8, -0.5, -0.6)), scratch) for name in METHODS if name != "chain"
+        continual.row(lived(name, [R, negative, R], (-0.8, -0.5, -0.6)), scratch) for name in METHODS if name != "chain"
     ]
-    lines = page_of(lifelong.table(report(*rows)))
+    lines = page_of(continual.table(report(*rows)))
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     for column in ("method", "performance", "forgetting", "learned", "forward", "size"):
@@ -155,8 +154,8 @@ def test_the_table_fits_eighty_columns():
 
 def test_the_table_shows_numbers_and_leaves_out_what_cannot_be():
     scratch = scratch_of((0.8, 0.4, 0.5))
-    rows = [lifelong.row(scratch, scratch), lifelong.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch)]
-    lines = page_of(lifelong.table(report(*rows)))
+    rows = [continual.row(scratch, scratch), continual.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch)]
+    lines = page_of(continual.table(report(*rows)))
     control, tuned = (next(line.split() for line in lines if line.split()[:1] == [n]) for n in ("scratch", "finetune"))
     assert control == ["scratch", "0.57", "[0.57,", "0.57]", "-", "0.45", "0.00", "4k"]
     assert tuned == ["finetune", "0.57", "[0.57,", "0.57]", "0.35", "[0.35,", "0.35]", "0.80", "0.18", "4k"]

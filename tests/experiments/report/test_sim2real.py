@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from graft.agents.training.evaluate import worst
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.graph import expand
 from graft.experiments.run import main

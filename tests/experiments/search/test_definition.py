@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.search_world import RATE, STRENGTH, write_search
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments import tune
 from graft.experiments.search.definition import load_search, parse_dimension
 

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 from support.search_world import RATE, SPACE, STRENGTH, Following, write_search
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.search.definition import load_search
 from graft.experiments.search.trials import FILE, RANDOM_TRIALS, Trials, trial_of
 

@@ -9,9 +9,9 @@ import torch
 from support.tiny_experiment import write_config
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.envs.core.errors import GraftError
 from graft.envs.core.faults import Faults, TooManyFaults
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.config.teams import Squad
 from graft.experiments.plan.graph import expand

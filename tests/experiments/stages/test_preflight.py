@@ -8,9 +8,9 @@ from support.tiny_experiment import write_config
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import build_network
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.graph import expand
 from graft.experiments.plan.sequence import expand_sequence

@@ -19,7 +19,7 @@ from support.handmade import takes
 from support.stage_outcomes import assert_left_the_same, assert_same, left
 from support.tiny_experiment import write_config
 
-from graft.agents.checkpoints import snapshotter as keeper
+from graft.agents.checkpoints import snapshotter
 from graft.agents.checkpoints.snapshot import Snapshot
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
@@ -32,7 +32,7 @@ from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import METRICS, SNAPSHOT, Store, surroundings
 from graft.transfer.method import METHODS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROLLOUT = 128
 STEPS = 4 * ROLLOUT
 """Env steps of a stage."""
@@ -46,7 +46,7 @@ class Stop(Exception):
 def eager(monkeypatch):
     """A snapshot at every rollout."""
     monkeypatch.setattr(resume, "SECONDS", 0.0)
-    monkeypatch.setattr(keeper, "LARGEST_SHARE", 1e9)
+    monkeypatch.setattr(snapshotter, "LARGEST_SHARE", 1e9)
 
 
 def ignore(env_steps, values):

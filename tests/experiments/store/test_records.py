@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from support.tiny_experiment import write_config
 
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt
 from graft.experiments.plan.graph import expand

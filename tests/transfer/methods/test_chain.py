@@ -14,8 +14,8 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.sb3 import train
 from graft.agents.training.backend import Batch, Evaluation, Grads, Hooks, TrainJob
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import (
     METHODS,
     PART,

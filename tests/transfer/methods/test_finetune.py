@@ -12,7 +12,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.sb3 import train
 from graft.agents.training.backend import Batch, Evaluation, Hooks, TrainJob
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.method import TaskPosition, TransferMethod, parse_method
 from graft.transfer.methods.finetune import Finetune
 

@@ -25,9 +25,9 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Batch
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.transfer.method import METHODS
 
 TASK = Task("handmade/Match-v0")

@@ -25,8 +25,8 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import train
 from graft.agents.training.backend import Batch, TrainJob
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import METHODS
 from graft.transfer.methods.lora import LowRank, adapted
 

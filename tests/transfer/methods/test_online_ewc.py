@@ -7,7 +7,7 @@ import torch
 from support.handmade import MATCH, observations, scrambled, small_network
 
 from graft.agents.training.backend import Batch
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.method import TaskPosition
 from graft.transfer.methods import online_ewc
 from graft.transfer.methods.online_ewc import OnlineEWC

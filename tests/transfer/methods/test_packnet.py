@@ -28,8 +28,8 @@ from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import train
 from graft.agents.training.backend import Batch, Hooks, TrainJob
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import METHODS, State, TaskPosition, TransferMethod
 from graft.transfer.methods.packnet import OWNER, largest, owners
 

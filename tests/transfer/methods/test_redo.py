@@ -25,7 +25,7 @@ from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import train
 from graft.agents.training.backend import Batch, Hooks, TrainJob
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.method import METHODS
 from graft.transfer.methods.redo import dormant
 

@@ -16,8 +16,8 @@ from graft.agents.networks.normaliser import normalisers
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import train
 from graft.agents.training.backend import Batch, Hooks, TrainJob
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.transfer.method import METHODS, PART
 
 DRAWN = {"masscart": {"uniform": [0.2, 5.0]}, "force": {"uniform": [3.0, 20.0]}}

@@ -11,9 +11,9 @@ from support.handmade import NormEncoder, assert_same, discrete, planes, scrambl
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.envs.core.errors import GraftError
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 from graft.transfer.method import METHODS
 
 ACTIONS = discrete("left", "right")

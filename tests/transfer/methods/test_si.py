@@ -11,7 +11,7 @@ from support.handmade import MATCH, TASK, observations, small_network
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Batch
-from graft.envs.core.errors import GraftError
+from graft.errors import GraftError
 from graft.transfer.method import PART, State, TaskPosition
 from graft.transfer.methods.si import SI
 

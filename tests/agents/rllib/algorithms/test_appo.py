@@ -34,9 +34,9 @@ from graft.agents.rllib.rollout_collector import Steps
 from graft.agents.rllib.runner import World
 from graft.agents.rllib.trajectories import UNWEIGHTED, rows
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
-from graft.envs.core.errors import GraftError
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 pytestmark = [
     pytest.mark.usefixtures("handmade_tasks", "one_ray"),

@@ -31,9 +31,9 @@ from graft.agents.rllib.algorithms import sac
 from graft.agents.rllib.remote_training import Trained
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
 from graft.envs.factory import ADAPTERS
+from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
 

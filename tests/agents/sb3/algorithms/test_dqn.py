@@ -27,8 +27,8 @@ from graft import envs
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Evaluation, Hooks, Unstable
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 

@@ -28,8 +28,8 @@ from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.agents.sb3 import ALGORITHMS, architecture_for, train
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
-from graft.envs.core.errors import GraftError
 from graft.envs.core.task import Task
+from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from graft.envs import GraftError
-from graft.envs.builtin.arena import pettingzoo_env as graft_arena
+from graft.envs.builtin.arena import pettingzoo_env
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # it imports games of its own in an old way
@@ -29,8 +29,8 @@ GAMES = [
 def test_pettingzoo_conformance(game: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # where it finds fault, it only warns
-        parallel_api_test(graft_arena.parallel_env(game, **options), num_cycles=1000)
-        parallel_seed_test(lambda: graft_arena.parallel_env(game, **options), num_cycles=200)
+        parallel_api_test(pettingzoo_env.parallel_env(game, **options), num_cycles=1000)
+        parallel_seed_test(lambda: pettingzoo_env.parallel_env(game, **options), num_cycles=200)
     assert "Passed Parallel API test" in capsys.readouterr().out
 
 
@@ -45,7 +45,7 @@ def episode(env: Any, seed: int) -> tuple[list[set[str]], dict[str, Any]]:
 
 
 def test_agents_leave_one_by_one_and_never_come_back() -> None:
-    env = graft_arena.parallel_env("pursuit", hunters=8, prey=4)
+    env = pettingzoo_env.parallel_env("pursuit", hunters=8, prey=4)
     lasting, winners = [], set()
     for seed in range(8):
         there, infos = episode(env, seed)
@@ -59,7 +59,7 @@ def test_agents_leave_one_by_one_and_never_come_back() -> None:
 
 
 def test_slots_that_are_not_in_play_end_with_the_first_step() -> None:
-    env = graft_arena.parallel_env("pursuit", hunters=2, prey=[1, 6], reach=0)
+    env = pettingzoo_env.parallel_env("pursuit", hunters=2, prey=[1, 6], reach=0)
     absent = set()
     for seed in range(6):
         obs, infos = env.reset(seed=seed)
@@ -76,7 +76,7 @@ def test_slots_that_are_not_in_play_end_with_the_first_step() -> None:
 
 
 def test_picture_text_and_state_show_the_board() -> None:
-    env = graft_arena.parallel_env("gather", "rgb_array", reds=2, blues=3, coins=7, walls=0.1)
+    env = pettingzoo_env.parallel_env("gather", "rgb_array", reds=2, blues=3, coins=7, walls=0.1)
     env.reset(seed=3)
     assert env.state_space.contains(env.state())
     assert env.state().sum(axis=(1, 2)).tolist() == [2, 3, 10, 7]
@@ -84,16 +84,16 @@ def test_picture_text_and_state_show_the_board() -> None:
     assert frame.dtype == np.uint8
     assert frame.shape[2] == 3
     assert frame.std() > 10
-    text = graft_arena.parallel_env("gather", "ansi", reds=2, blues=3, coins=7)
+    text = pettingzoo_env.parallel_env("gather", "ansi", reds=2, blues=3, coins=7)
     text.reset(seed=3)
     assert [text.render().count(glyph) for glyph in "apo"] == [2, 3, 7]
-    silent = graft_arena.parallel_env()
+    silent = pettingzoo_env.parallel_env()
     silent.reset(seed=0)
     assert silent.render() is None
 
 
 def test_environments_that_nobody_seeds_differ() -> None:
-    made = [graft_arena.parallel_env() for _ in range(3)]
+    made = [pettingzoo_env.parallel_env() for _ in range(3)]
     for env in made:
         env.reset()
     assert len({env.state().tobytes() for env in made}) > 1
@@ -101,12 +101,12 @@ def test_environments_that_nobody_seeds_differ() -> None:
 
 def test_what_is_not_offered_is_refused() -> None:
     with pytest.raises(GraftError, match=r"Unknown arena 'persuit'; allowed: gather, pursuit. Did you mean 'pursuit'"):
-        graft_arena.parallel_env("persuit")
+        pettingzoo_env.parallel_env("persuit")
     with pytest.raises(GraftError, match="Did you mean 'hunters'"):
-        graft_arena.parallel_env("pursuit", hunter=3)
+        pettingzoo_env.parallel_env("pursuit", hunter=3)
     with pytest.raises(GraftError, match="Unknown render_mode of Graft/Pursuit-v0 'human'"):
-        graft_arena.parallel_env(render_mode="human")
-    env = graft_arena.parallel_env("pursuit", hunters=8, prey=1, max_steps=10)
+        pettingzoo_env.parallel_env(render_mode="human")
+    env = pettingzoo_env.parallel_env("pursuit", hunters=8, prey=1, max_steps=10)
     env.reset(seed=0)
     while env.agents:
         env.step(dict.fromkeys(env.agents, 0))

@@ -1,0 +1,67 @@
+"""The command ``graft``: ``graft run``, ``graft tune`` ...; each command is a module with a ``main`` of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import graft
+from graft.command import command
+from graft.errors import unknown
+
+COMMANDS = {
+    "run": ("graft.experiments.run", "pretrain, transfer by every method, and compare: an experiment from its config"),
+    "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
+    "compare": ("graft.experiments.compare", "two runs side by side"),
+    "watch": ("graft.experiments.watch", "record how an agent plays, as text, PNG or GIF"),
+    "match": ("graft.experiments.match", "two teams of agents against each other"),
+    "reference": ("graft.experiments.reference", "scores of random and of good play in a task"),
+    "learnability": ("graft.experiments.learnability", "train every built-in game from scratch"),
+    "bench": ("graft.experiments.bench", "speed of games, adapters, methods and backends"),
+    "catalog": ("graft.envs.catalog", "what can be played: providers, games, mechanics, views"),
+    "play": ("graft.envs.play", "play a built-in game in the terminal"),
+}
+"""Name -> the module that has its ``main``, which is imported when it is asked for, and what it does."""
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: graft COMMAND [-h] ...",
+            "",
+            "Transfer of what a reinforcement-learning agent has learned in one game into another.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "examples:",
+            "  graft run                        the quickstart, a few minutes on two cores",
+            "  graft run my.yaml --dry-run      what would be trained and carried over",
+            "  graft run --help                 options of a command",
+        ]
+    )
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; returns its exit code, 2 where there is no such command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"graft {graft.__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise unknown("command", words[0], COMMANDS)
+    # As under ``python -m``: environments of a user's own are modules in the working directory.
+    sys.path.insert(0, "")
+    code: int = import_module(COMMANDS[words[0]][0]).main(words[1:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

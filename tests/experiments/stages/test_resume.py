@@ -235,15 +235,15 @@ def no_metrics(stage, store, monkeypatch):
 )
 def test_what_cannot_go_on_starts_over_and_says_why(pretraining, monkeypatch, spoil, why):
     stage, store, expected = pretraining
-    assert resume.starts_over(stage, store) == ""
+    assert resume.Resumption(stage, store).why == ""
     spoil(stage, store, monkeypatch)
-    assert resume.starts_over(stage, store) == why
+    assert resume.Resumption(stage, store).why == why
     reports = Reports()
     assert attempt(stage, store, reports, 1) is None
     assert reports.notes == [f"Note: {stage.label} starts over: {why}."]
     assert reports.steps[0] == 0
     assert_same(left(store, stage), expected)
-    assert resume.starts_over(stage, store) == ""
+    assert resume.Resumption(stage, store).why == ""
 
 
 def test_another_kernel_is_the_same_machine_for_a_snapshot(pretraining, monkeypatch):

@@ -17,7 +17,8 @@ from graft.agents.networks.policy_network import PolicyNetwork
 from graft.command import command
 from graft.envs.adapters.pettingzoo.batch import ZooSquad
 from graft.envs.core.task import Task
-from graft.envs.core.teams import RULES, Rows
+from graft.envs.core.team_rows import TeamRows
+from graft.envs.core.teams import RULES
 from graft.envs.factory import make
 from graft.errors import GraftError
 from graft.experiments.watch import agent_and_task, check_fit, find_checkpoint
@@ -118,9 +119,9 @@ def match(
     return Outcome(**counts)
 
 
-def _rows(task: Task, rows: int, seed: int) -> Rows:
+def _rows(task: Task, rows: int, seed: int) -> TeamRows:
     env = make(task, rows, seed)
-    if not isinstance(env, Rows):
+    if not isinstance(env, TeamRows):
         env.close()
         raise GraftError(f"{task} has no teams; a match needs a task such as Graft/Pursuit-v0.")
     if isinstance(env.squad, ZooSquad):

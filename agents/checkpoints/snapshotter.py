@@ -71,7 +71,7 @@ class Randomness:
         random.setstate((version, tuple(words), gauss))
 
 
-class Keeper:
+class Snapshotter:
     """Takes a training's snapshots, and puts the latest back.
 
     Args:
@@ -111,7 +111,7 @@ class Keeper:
         self._start -= found.seconds
         self._last_steps = found.env_steps
 
-    def visit(self, env_steps: int) -> None:
+    def maybe_save(self, env_steps: int) -> None:
         """Take a snapshot, if one is due; called between rollouts, when ``env_steps`` have been taken."""
         plan, now = self._snapshots, time.perf_counter()
         if plan is None or not env_steps:  # before the first evaluation, its environments have no state

@@ -21,7 +21,7 @@ class Normaliser(nn.Module):
     """Flat observations (N, ...) -> (N, D) with mean 0 and variance 1, as far as its statistics go.
 
     A policy must not change between acting and learning from it. So what passes through in training mode is only
-    counted, and becomes part of the statistics when a backend calls `settle`, between two rollouts; in eval mode
+    counted, and becomes part of the statistics when a backend calls `commit_statistics`, between two rollouts; in eval mode
     nothing is counted. Before the first time observations pass as they are.
 
     ``running_mean``, ``running_var`` and ``running_count`` (D,): a feature that a transfer brings in has a count of
@@ -63,7 +63,7 @@ class Normaliser(nn.Module):
         self._pending.copy_(_merged(self._pending, torch.stack([count, flat.mean(0), centred.square().sum(0)])))
 
     @torch.no_grad()
-    def settle(self, gather: Gather | None = None) -> None:
+    def commit_statistics(self, gather: Gather | None = None) -> None:
         """Make what was counted part of the statistics; ``gather`` gives what several learners have counted."""
         if gather is not None:
             first, *others = gather(self._pending)
@@ -91,10 +91,10 @@ def normalisers(module: nn.Module) -> list[Normaliser]:
     return [part for part in module.modules() if isinstance(part, Normaliser)]
 
 
-def settle(module: nn.Module, gather: Gather | None = None) -> None:
-    """`Normaliser.settle` for all of them, copies that replay learners keep included."""
+def commit_statistics(module: nn.Module, gather: Gather | None = None) -> None:
+    """`Normaliser.commit_statistics` for all of them, copies that replay learners keep included."""
     for normaliser in normalisers(module):
-        normaliser.settle(gather)
+        normaliser.commit_statistics(gather)
 
 
 def statistics(module: nn.Module) -> set[str]:

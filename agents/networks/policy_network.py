@@ -19,6 +19,9 @@ from graft.errors import GraftError
 Distribution = Literal["squashed", "greedy"]
 """How an algorithm plays the heads where it is not the default (see `Outputs`)."""
 
+PREFIX_CHUNK = 1024
+"""Observations per forward pass when the output of frozen blocks is computed for a whole batch."""
+
 LOG_STD_BOUNDS = (-20.0, 2.0)
 """Of a squashed Gaussian, as in Stable-Baselines3."""
 

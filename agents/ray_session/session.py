@@ -15,10 +15,8 @@ from ray.util.placement_group import get_current_placement_group, placement_grou
 from graft.agents.ray_session.auth import own_token
 from graft.agents.ray_session.cleanup import marked, reaped
 from graft.agents.training.backend import Resources
+from graft.envs.supervision.processes import ONE_THREAD
 from graft.errors import GraftError
-
-THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-"""Of each process that Ray starts for us: there are as many of them as cores."""
 
 SECONDS_FOR_ROOM = 600.0
 """To wait for others to leave a cluster, before a training gives up."""
@@ -79,7 +77,7 @@ def _start(cores: int) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": THREADS},
+                runtime_env={"env_vars": ONE_THREAD},
             )
         stack.callback(ray.shutdown)
         OWN[ray.get_runtime_context().gcs_address] = stack.pop_all()

@@ -13,17 +13,17 @@ from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from graft.agents.checkpoints.snapshot import Part, Saved
-from graft.agents.checkpoints.snapshotter import Batch, Keeper, Randomness
+from graft.agents.checkpoints.snapshotter import Batch, Randomness, Snapshotter
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.ray_session.session import join
 from graft.agents.rllib.algorithm import Algorithm
 from graft.agents.rllib.learner import HOOKS
 from graft.agents.rllib.module import Held, module_spec, squad_spec
 from graft.agents.rllib.remote_training import Trained
-from graft.agents.rllib.runner import Fragment, World
+from graft.agents.rllib.runner import Fragment, RunnerEnvConfig
 from graft.agents.rllib.squad_runner import SquadRunner, check, check_algorithm
 from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob, TrainResult
-from graft.agents.training.periodic_evaluation import Trials
+from graft.agents.training.periodic_evaluation import PeriodicEvaluation
 from graft.agents.training.recent_returns import WINDOW, Recent
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.core.task import Groups, Task, TaskVectorEnv
@@ -34,7 +34,7 @@ from graft.errors import GraftError
 class Supervisor:
     """Between rollouts: evaluates when due, records, and moves the method's schedule on."""
 
-    def __init__(self, trained: Trained, trials: Trials, job: TrainJob, groups: Groups | None) -> None:
+    def __init__(self, trained: Trained, trials: PeriodicEvaluation, job: TrainJob, groups: Groups | None) -> None:
         self._trained, self._trials, self._hooks, self._record = trained, trials, job.hooks, job.record
         self._returns: deque[float] = deque(maxlen=WINDOW)
         self._lengths: deque[float] = deque(maxlen=WINDOW)
@@ -94,7 +94,7 @@ class Supervisor:
 def build(
     algorithm: Algorithm,
     network: PolicyNetwork,
-    world: World,
+    world: RunnerEnvConfig,
     hooks: Hooks,
     seed: int,
     resources: Resources,
@@ -178,7 +178,7 @@ def train(job: TrainJob) -> TrainResult:
     join(job.resources)
     observation = network.schemas.observation
     plays = None if job.partners is None else _plays(task, network, algorithm, job.partners)
-    world = World(task, observation, seed, algorithm.reward_scale, job.workers, plays)
+    world = RunnerEnvConfig(task, observation, seed, algorithm.reward_scale, job.workers, plays)
     others = {} if job.partners is None else dict(job.partners.networks)
     eval_env = make(
         task, job.evaluation.num_envs, seed + algorithm.num_envs, observation=observation, workers=job.workers
@@ -197,7 +197,7 @@ def train(job: TrainJob) -> TrainResult:
 
 def _run(trained: Trained, job: TrainJob, eval_env: TaskVectorEnv) -> TrainResult:
     learner = trained.algorithm
-    trials = Trials(job, eval_env, trained.faults)
+    trials = PeriodicEvaluation(job, eval_env, trained.faults)
     supervisor = Supervisor(trained, trials, job, eval_env.groups)
     parts: Mapping[str, Part] | None = None
     if eval_env.savable:
@@ -209,14 +209,14 @@ def _run(trained: Trained, job: TrainJob, eval_env: TaskVectorEnv) -> TrainResul
             "supervisor": supervisor,
         }
     learner.budget = job.budget
-    keeper = Keeper(job.snapshots, parts)
-    keeper.resume()
+    snapshotter = Snapshotter(job.snapshots, parts)
+    snapshotter.resume()
     try:
         while learner.env_steps < job.budget:
-            keeper.visit(learner.env_steps)
+            snapshotter.maybe_save(learner.env_steps)
             supervisor.before_rollout(learner.env_steps, learner.env_steps / job.budget)
             learner.training_step()
-            supervisor.after_rollout(learner.env_steps, learner.fragments, keeper.seconds)
+            supervisor.after_rollout(learner.env_steps, learner.fragments, snapshotter.seconds)
     except Exception as error:
         cause = error.cause if isinstance(error, RayTaskError) else error  # as it was raised, where it was raised
         if type(cause) is RuntimeError:  # perhaps of a learner whose group another one has left
@@ -229,4 +229,4 @@ def _run(trained: Trained, job: TrainJob, eval_env: TaskVectorEnv) -> TrainResul
             raise
         raise cause from error
     supervisor.evaluate(learner.env_steps)
-    return trials.result(learner.env_steps, keeper.seconds)
+    return trials.result(learner.env_steps, snapshotter.seconds)

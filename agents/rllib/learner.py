@@ -17,8 +17,8 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from graft.agents.checkpoints.learner_state import freezing, optimiser_state, restore_freezing, restore_optimiser
 from graft.agents.checkpoints.snapshot import Saved
 from graft.agents.checkpoints.snapshotter import Randomness
-from graft.agents.networks.normaliser import settle
-from graft.agents.networks.policy_network import PolicyNetwork, Unstable
+from graft.agents.networks.normaliser import commit_statistics
+from graft.agents.networks.policy_network import PREFIX_CHUNK, PolicyNetwork, Unstable
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.training.backend import Batch, Hooks
 from graft.agents.training.learning_rates import scale_rates
@@ -28,9 +28,6 @@ HOOKS = "hooks"
 
 ADAM_EPSILON = 1e-5
 """As Stable-Baselines3 gives it to PPO (Huang et al. 2022, detail 3 of 37)."""
-
-PREFIX_CHUNK = 1024
-"""Observations per forward pass when the frozen blocks' output is computed for a whole batch."""
 
 
 class TransferLearner(TorchLearner):
@@ -195,7 +192,7 @@ class TransferLearner(TorchLearner):
         """RLlib's own, then the statistics of observations."""
         super().after_gradient_based_update(timesteps=dict(timesteps))
         for network in self.networks.values():
-            settle(network, self._gathered)
+            commit_statistics(network, self._gathered)
 
     def _gathered(self, pending: torch.Tensor) -> list[torch.Tensor]:
         """That of every learner, in their order."""

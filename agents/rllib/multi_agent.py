@@ -35,7 +35,7 @@ from graft.envs.supervision.restarts import derived_seed
 from graft.errors import GraftError, unknown
 
 SETTINGS = ("task", "seed", "render_mode", "worker_index")
-PATIENCE = 10_000
+MOST_IDLE_STEPS = 10_000
 """Steps of the others, at most, until somebody who learns comes into play."""
 
 # By agent, whose names are any Hashable to RLlib.
@@ -141,13 +141,15 @@ class SquadGame(MultiAgentEnv):
         if seed is not None or not self._over:  # else the next game has begun already
             self._seen, self._alive, _ = self._squad.reset(seed)
         self._first_seed, self._over, self._frame = None, False, None
-        for _ in range(PATIENCE):
+        for _ in range(MOST_IDLE_STEPS):
             self.agents = self._in_play()
             if self.agents:
                 self._met = set(self.agents)
                 return self._of(self._seen, self.agents), {agent: {} for agent in self.agents}
             self._seen, _, _, _, self._alive, _ = self._squad.step(self._actions({}))
-        raise GraftError(f"Task {self.task}: none of {', '.join(self._slots)} came into play in {PATIENCE:,} steps.")
+        raise GraftError(
+            f"Task {self.task}: none of {', '.join(self._slots)} came into play in {MOST_IDLE_STEPS:,} steps."
+        )
 
     def step(  # type: ignore[override]  # as MultiAgentEnv's own, of gym.Env's
         self, action_dict: dict[Any, Any]

@@ -18,7 +18,7 @@ from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import make
 
 
-class World(NamedTuple):
+class RunnerEnvConfig(NamedTuple):
     """What runners play: environment i of all runners together is seeded with ``seed + i``.
 
     ``plays``, of a squad whose teams all learn: team -> policy (an RLlib module's name).
@@ -54,7 +54,7 @@ class BatchRunner(SingleAgentEnvRunner):
 
     It acts, estimates advantages and counts as Stable-Baselines3 does, under same-step autoreset: rewards of a
     truncated episode are followed by the value of its last observation, and rows out of play are left out.
-    ``env_config`` has a `World` under ``world``.
+    ``env_config`` has a `RunnerEnvConfig` under ``world``.
 
     Attributes:
         index: among the runners, 0 = the one with the first environments.
@@ -65,7 +65,7 @@ class BatchRunner(SingleAgentEnvRunner):
 
     def make_env(self) -> None:
         """The runner's share of the batch."""
-        world: World = self.config.env_config["world"]
+        world: RunnerEnvConfig = self.config.env_config["world"]
         share = self.config.num_envs_per_env_runner
         self.index = max((self.worker_index or 0) - 1, 0)
         self.num_envs = share
@@ -91,9 +91,9 @@ class BatchRunner(SingleAgentEnvRunner):
             player.start(obs, infos.get("alive", self._all))
         player.begin(length)
         for _step in range(length):
-            obs, paid, terminated, truncated, infos = env.step(player.act())
+            obs, rewards, terminated, truncated, infos = env.step(player.act())
             alive = infos.get("alive", self._all)
-            player.see(Seen(obs, paid, terminated, truncated, alive, infos.get("final_obs")))
+            player.see(Seen(obs, rewards, terminated, truncated, alive, infos.get("final_obs")))
         return self.fragment()
 
     def fragment(self) -> Fragment:

@@ -15,7 +15,7 @@ from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.rllib.rollout_collector import Array, Player, Seen
-from graft.agents.rllib.runner import BatchRunner, Fragment, World, fragment_of
+from graft.agents.rllib.runner import BatchRunner, Fragment, RunnerEnvConfig, fragment_of
 from graft.envs.core.faults import Faults
 from graft.envs.core.naming import fitting, named, split
 from graft.envs.core.schema import Schemas
@@ -123,7 +123,7 @@ class SquadRunner(BatchRunner):
 
     def make_env(self) -> None:
         """The runner's share of the games."""
-        world: World = self.config.env_config["world"]
+        world: RunnerEnvConfig = self.config.env_config["world"]
         assert world.plays is not None
         self.index = max((self.worker_index or 0) - 1, 0)
         own = size(world.task, world.plays)

@@ -12,14 +12,14 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from graft.agents.checkpoints.snapshot import Part
-from graft.agents.checkpoints.snapshotter import Batch, Keeper, Randomness
-from graft.agents.networks.normaliser import settle
+from graft.agents.checkpoints.snapshotter import Batch, Randomness, Snapshotter
+from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.sb3.algorithm import Algorithm
 from graft.agents.sb3.learner_state import Learner, network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Record, TrainJob, TrainResult
 from graft.agents.training.learning_rates import scale_rates
-from graft.agents.training.periodic_evaluation import Trials
+from graft.agents.training.periodic_evaluation import PeriodicEvaluation
 from graft.agents.training.recent_returns import Recent
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.factory import make
@@ -60,9 +60,9 @@ class RecordWriter(KVWriter):
 class Supervisor(BaseCallback):
     """Between rollouts: evaluates when due, and moves the method's schedule on."""
 
-    def __init__(self, job: TrainJob, trials: Trials, recent: Recent, keeper: Keeper) -> None:
+    def __init__(self, job: TrainJob, trials: PeriodicEvaluation, recent: Recent, snapshotter: Snapshotter) -> None:
         super().__init__()
-        self._job, self._trials, self._recent, self._keeper = job, trials, recent, keeper
+        self._job, self._trials, self._recent, self._snapshotter = job, trials, recent, snapshotter
 
     def _is_turn(self) -> bool:
         """Whether to log and move the schedule on: at every rollout, but those of replay learners are a few steps."""
@@ -83,8 +83,8 @@ class Supervisor(BaseCallback):
             self._job.record(self.model.num_timesteps, found)
 
     def _on_rollout_start(self) -> None:
-        settle(self.model.policy)
-        self._keeper.visit(self.model.num_timesteps)
+        commit_statistics(self.model.policy)
+        self._snapshotter.maybe_save(self.model.num_timesteps)
         due = self._trials.due(self.model.num_timesteps)
         if not due and not self._is_turn():
             return
@@ -102,7 +102,7 @@ class Supervisor(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        settle(self.model.policy)
+        commit_statistics(self.model.policy)
         self._log()
         self._trials.evaluate(self.model.num_timesteps)
 
@@ -127,7 +127,7 @@ def train(job: TrainJob) -> TrainResult:
         learner = algorithm.learner(network, env, seed % 2**32, job.hooks.gradients, job.device)
         learner.set_logger(Logger(None, [RecordWriter(job.record)]))
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
-        trials = Trials(job, eval_env, lambda: [batch.faults])
+        trials = PeriodicEvaluation(job, eval_env, lambda: [batch.faults])
         parts: dict[str, Part] | None = None
         if batch.savable and eval_env.savable:
             parts = {
@@ -137,16 +137,16 @@ def train(job: TrainJob) -> TrainResult:
                 "evaluation": Batch(eval_env),
                 "trials": trials,
             }
-        keeper = Keeper(job.snapshots, parts)
-        keeper.resume()
-        _learn(learner, job, Supervisor(job, trials, env.recent, keeper), trials)
-        return trials.result(learner.num_timesteps, keeper.seconds)
+        snapshotter = Snapshotter(job.snapshots, parts)
+        snapshotter.resume()
+        _learn(learner, job, Supervisor(job, trials, env.recent, snapshotter), trials)
+        return trials.result(learner.num_timesteps, snapshotter.seconds)
     finally:
         env.close()
         eval_env.close()
 
 
-def _learn(learner: BaseAlgorithm, job: TrainJob, supervisor: Supervisor, trials: Trials) -> None:
+def _learn(learner: BaseAlgorithm, job: TrainJob, supervisor: Supervisor, trials: PeriodicEvaluation) -> None:
     # A replay learner logs at episodes' ends, several at once; here the supervisor tells it when.
     interval = sys.maxsize if isinstance(learner, OffPolicyAlgorithm) else 1
     taken = learner.num_timesteps

@@ -13,7 +13,7 @@ from graft.envs.core.faults import Faults, together
 from graft.envs.core.task import TaskVectorEnv
 
 
-class Trials:
+class PeriodicEvaluation:
     """The evaluations of a network during its training, and the faults of its environments.
 
     Args:

@@ -19,7 +19,7 @@ KINDS = ("raised", "hung", "not_finite", "outside")
 """An exception; no answer in time; a reward or observation that is NaN or infinite; an observation that its space does
 not allow."""
 
-STRAYING = ("LunarLander", "BipedalWalker")
+LOOSE_BOUNDS = ("LunarLander", "BipedalWalker")
 """Gymnasium's own tasks whose bounds are those of usual play and not of all states."""
 
 
@@ -32,7 +32,7 @@ class FaultRules:
         window: env steps, of all environments of the batch together.
         step_timeout: seconds that a step may take; a reset, which may make the environment, five times as long. Then
             every environment has a process of its own, which is ended when it hangs. None is for ever.
-        outside: whether observations outside their space are faults; None is for all but `STRAYING`.
+        outside: whether observations outside their space are faults; None is for all but `LOOSE_BOUNDS`.
     """
 
     limit: Annotated[int, Field(ge=0)] = 10
@@ -184,4 +184,4 @@ def outside_counts(rules: FaultRules, task_id: str) -> bool:
     """Whether observations of the task that are outside their space are faults."""
     if rules.outside is not None:
         return rules.outside
-    return not task_id.rpartition(":")[2].startswith(STRAYING)
+    return not task_id.rpartition(":")[2].startswith(LOOSE_BOUNDS)

@@ -1,21 +1,15 @@
-"""Many agents in one environment: the seam that multi-agent environments fill, and their agents as rows of a batch."""
+"""Many agents in one environment: the protocol that multi-agent environments implement."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from graft.envs.core.faults import Faults
-from graft.envs.core.random_actions import Dice, still
 from graft.envs.core.schema import Schemas
-from graft.envs.core.task import TaskVectorEnv
-from graft.errors import GraftError, unknown
+from graft.errors import unknown
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -82,180 +76,6 @@ class SquadEnv(Protocol):
         """Let go of what is held."""
 
 
-class Rows(TaskVectorEnv):
-    """The agents of one team as a batch: row r is slot ``r % k`` of the team's k in environment ``r // k``.
-
-    ``infos["alive"]`` (rows,) of every reset and step says which of the observations that it returns belong to an
-    agent in play. A row that is not has an observation of zeros, no reward and no end, and its action is ignored.
-    A row ends (``terminated``, with its ``final_obs``) in the step in which its agent dies, and waits, out of play,
-    for the next episode of its environment; when that ends, all rows in play end. Each row that comes into play
-    begins an episode of its own. ``infos["winner"]`` of each step is that of `SquadEnv.step`, (environments,), and
-    ``infos["over"]`` (rows,) says whose environment's game it ended, whether or not the row was in play.
-    `render` and ``infos["final_frame"]`` go by environments, too.
-
-    Attributes:
-        squad: the environments. team: the team that learns, or ``"all"``. slots: its slots.
-        opponents: who plays the others; set it to ``"random"``, ``"still"`` or a `Policy` at any time.
-
-    Args:
-        squad: environments under same-step autoreset, ``ceil(rows / k)`` of them.
-        team: one of theirs, or ``"all"`` for the slots of all teams.
-        rows: how many to show; surplus rows of the last environment are played at random, and not shown.
-        opponents: who plays the teams that don't learn.
-        seed: of the first reset without a seed.
-    Raises:
-        GraftError: an unknown team or rule, or ``"all"`` of teams that see or do different things.
-    """
-
-    dead_rows = True
-
-    def __init__(
-        self, squad: SquadEnv, team: str = ALL, rows: int = 1, opponents: str | Policy = "random", seed: int = 0
-    ) -> None:
-        self.squad = squad  # first of all: gymnasium closes what is thrown away, even half made
-        self.team = team
-        self.slots = slots_of(squad, team)
-        self.others = tuple(name for name in squad.teams if team not in (ALL, name))
-        self.opponents = opponents
-        self.num_envs, count = rows, len(self.slots)
-        if squad.num_envs != environments(rows, count):
-            raise GraftError(
-                f"{rows} rows of {count} agents need {environments(rows, count)} environments, not {squad.num_envs}."
-            )
-        self.observation_schema, self.action_schema = _same_schemas(squad, team)
-        drawn = {name: value for name, value in getattr(squad, "metadata", {}).items() if name.startswith("render_")}
-        self.metadata = {"render_modes": [], **drawn, "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.render_mode = getattr(squad, "render_mode", None)
-        self.single_observation_space = self.observation_schema.space()
-        self.single_action_space = self.action_schema.space()
-        self.observation_space = batch_space(self.single_observation_space, rows)
-        self.action_space = batch_space(self.single_action_space, rows)
-        self._dice = Dice(squad.num_envs)
-        self._first_seed: int | None = seed
-        self._seen: dict[str, Array] = {}
-        self._alive = np.zeros((squad.num_envs, len(squad.agents)), np.bool_)
-
-    @property
-    def opponents(self) -> str | Policy:
-        """Who plays the teams that don't learn."""
-        return self._opponents
-
-    @opponents.setter
-    def opponents(self, rule: str | Policy) -> None:
-        if isinstance(rule, str):
-            if rule not in RULES:
-                raise unknown("rule for opponents", rule, RULES)
-        elif len(self.others) != 1:
-            given = ", ".join(self.others) or "none"
-            raise GraftError(f"A policy can play one team of opponents; here these are: {given}.")
-        self._opponents = rule
-
-    @property
-    def faults(self) -> Faults:
-        """Of the environments, where somebody else wrote them."""
-        return getattr(self.squad, "faults", Faults())
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Fresh episodes of all environments; environment i is seeded with ``seed + i``."""
-        if options:
-            raise GraftError(f"Rows take no reset options; got {', '.join(options)}.")
-        seed = self._first_seed if seed is None else seed
-        self._first_seed = None
-        if seed is not None:
-            if not isinstance(seed, int | np.integer):
-                raise GraftError(f"Seeds {seed} are not allowed; give one number, since environments hold many rows.")
-            if seed < 0:
-                raise GraftError(f"Seed {seed} is not allowed; seeds are whole numbers from 0.")
-            self._dice.seed(int(seed))
-        self._seen, self._alive, _ = self.squad.reset(None if seed is None else int(seed))
-        return self._obs(self._seen), {"alive": self._rows(self._alive)}
-
-    def step(self, actions: Any) -> tuple[Array, Array, Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep."""
-        chosen = np.asarray(actions)
-        expected = self.action_space.shape
-        if chosen.shape != expected:
-            raise GraftError(f"Actions have shape {chosen.shape}; this batch takes {expected}.")
-        acted = self._alive
-        seen, rewards, terminated, truncated, alive, infos = self.squad.step(self._all_actions(chosen))
-        self._seen, self._alive = seen, alive
-        over = np.repeat(infos["winner"] != -1, len(self.slots))[: self.num_envs]
-        mine: dict[str, Any] = {"alive": self._rows(alive), "winner": infos["winner"], "over": over}
-        if "final_frame" in infos:
-            mine["final_frame"] = infos["final_frame"]
-        ended, cut = self._rows(terminated & acted), self._rows(truncated & acted)
-        if (ended | cut).any():
-            mine |= {"final_obs": self._obs(infos["final_obs"]), "_final_obs": ended | cut}
-        return self._obs(seen), self._rows(np.where(acted, rewards, 0.0)), ended, cut, mine
-
-    def render(self) -> tuple[Any, ...] | None:
-        """A frame of each environment (not of each row); one whose game is over already shows the next."""
-        if self.render_mode is None:
-            gym.logger.warn("render gives nothing without a render_mode, such as render_mode='rgb_array'.")
-            return None
-        shown: tuple[Any, ...] = self.squad.render()  # type: ignore[attr-defined]
-        return shown
-
-    def _rows(self, values: Array) -> Array:
-        """(N, A) -> (rows,)."""
-        return values[:, self.slots].reshape(-1)[: self.num_envs]
-
-    def _obs(self, by_team: dict[str, Array]) -> Array:
-        """Observations of the team, (rows, *shape)."""
-        if self.team != ALL:
-            mine = by_team[self.team]
-        else:
-            mine = np.empty(
-                (len(self._alive), len(self.slots), *self.observation_schema.shape), self.observation_schema.dtype
-            )
-            for team, its in self.squad.teams.items():
-                mine[:, list(its)] = by_team[team]
-        rows: Array = mine.reshape(-1, *self.observation_schema.shape)[: self.num_envs]
-        return rows if rows.base is None else rows.copy()
-
-    def _all_actions(self, chosen: Array) -> dict[str, Any]:
-        """The rows' actions, those of surplus rows, and the opponents', by team."""
-        environments, count = self.squad.num_envs, len(self.slots)
-        surplus = environments * count - self.num_envs
-        if surplus:
-            extra = self._dice.last().actions(self.action_schema, surplus)[0]
-            chosen = np.concatenate([chosen, extra.astype(chosen.dtype)])
-        mine = chosen.reshape(environments, count, *chosen.shape[1:])
-        if self.team == ALL:
-            return {team: mine[:, list(its)] for team, its in self.squad.teams.items()}
-        return {self.team: mine} | {other: self._opponents_actions(other) for other in self.others}
-
-    def _opponents_actions(self, team: str) -> Any:
-        its, acts = self.squad.teams[team], self.squad.schemas_of(team).action
-        if callable(self._opponents):
-            return self._opponents(self._seen[team], self._alive[:, list(its)])
-        if self._opponents == "random":
-            return self._dice.actions(acts, len(its))
-        return still(acts, (self.squad.num_envs, len(its)))
-
-    @property
-    def savable(self) -> bool:
-        """Whether the environments are."""
-        return self.squad.savable
-
-    def save_state(self) -> dict[str, Array]:
-        """Copies of all that the future depends on, but for what a `Policy` remembers."""
-        inner = {f"squad.{name}": array for name, array in self.squad.save_state().items()}
-        return inner | {"dice": self._dice.state.copy()}
-
-    def restore_state(self, saved: dict[str, Array]) -> None:
-        """Go back to a state of ``save_state``, of a batch of the same game and sizes."""
-        inner = {name.removeprefix("squad."): array for name, array in saved.items() if name.startswith("squad.")}
-        self.squad.restore_state(inner)
-        self._dice.state[...] = saved["dice"]
-        self._seen, self._alive = self.squad.observe()
-        self._first_seed = None
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the environments."""
-        self.squad.close()
-
-
 def environments(rows: int, count: int) -> int:
     """How many environments hold ``rows`` rows of ``count`` agents each; the last may hold more."""
     return -(-rows // count)
@@ -268,22 +88,6 @@ def slots_of(squad: SquadEnv, team: str) -> list[int]:
     if team not in squad.teams:
         raise unknown("team", team, [*squad.teams, ALL])
     return list(squad.teams[team])
-
-
-def _same_schemas(squad: SquadEnv, team: str) -> Schemas:
-    """The schemas of ``team``; of ``"all"``, where they are the same for every team."""
-    if team != ALL:
-        return squad.schemas_of(team)
-    first, *others = squad.teams
-    mine = squad.schemas_of(first)
-    for other in others:
-        theirs = squad.schemas_of(other)
-        if mine != theirs:
-            raise GraftError(
-                f"team='{ALL}' needs teams that see and do the same, but {first} {difference(mine, theirs, other)}; "
-                f"choose one of them: {', '.join(squad.teams)}."
-            )
-    return mine
 
 
 def difference(mine: Schemas, theirs: Schemas, other: str) -> str:

@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""Environment variables by which numeric libraries are told how many threads to use."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+"""Environment variables of a process whose numeric libraries are to use one thread."""
 
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
     """Environment of processes that start here: numeric libraries read it when they load, before they can be told."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
     try:
         yield
     finally:

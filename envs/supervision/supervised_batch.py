@@ -54,7 +54,7 @@ class EnvGroup(gym.Env[Any, Any]):
 
     Args:
         make: makes one of them.
-        sight: what is shown, under ``key`` where observations are dictionaries.
+        check: what is shown, under ``key`` where observations are dictionaries.
         actions: the space of one environment's actions.
         count: how many, k.
     """
@@ -62,14 +62,19 @@ class EnvGroup(gym.Env[Any, Any]):
     metadata: dict[str, Any] = {}  # noqa: RUF012 - of its own, as AsyncVectorEnv writes into it
 
     def __init__(
-        self, make: Callable[[], SingleEnv], sight: Sight, key: str | None, actions: gym.Space[Any], count: int
+        self,
+        make: Callable[[], SingleEnv],
+        check: ObservationCheck,
+        key: str | None,
+        actions: gym.Space[Any],
+        count: int,
     ) -> None:
         self._restarts = Restarts(make)
         self.envs: list[SingleEnv] = self._restarts.envs
-        self._count, self._sight, self._key = count, sight, key
-        self.observation_space = batch_space(sight.space, count)
+        self._count, self._check, self._key = count, check, key
+        self.observation_space = batch_space(check.space, count)
         self.action_space = gym.spaces.Tuple((batch_space(actions, count), gym.spaces.MultiBinary(count)))
-        self._shown = np.zeros((count, *sight.shape), sight.dtype)
+        self._shown = np.zeros((count, *check.shape), check.dtype)
 
     def open(self) -> None:
         """Make the environments, where that was not done."""
@@ -79,7 +84,7 @@ class EnvGroup(gym.Env[Any, Any]):
         """See `Group`."""
         count = self._count
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        envs, key, shape, dtype = self.envs, self._key, self._sight.shape, self._sight.dtype
+        envs, key, shape, dtype = self.envs, self._key, self._check.shape, self._check.dtype
         failures: dict[int, Failure] = {}
         for i in which:  # few calls: this runs as often as the environments themselves
             try:
@@ -142,7 +147,7 @@ class EnvGroup(gym.Env[Any, Any]):
         self._restarts.close()
 
     def _fitting(self, obs: Any) -> Any:
-        return self._sight.fitting(obs if self._key is None else obs[self._key])
+        return self._check.fitting(obs if self._key is None else obs[self._key])
 
 
 class Guarded:
@@ -183,16 +188,16 @@ class Guarded:
 
     def show(self, space: gym.Space[Any], key: str | None = None) -> None:
         """Say what is shown: observations of ``space``, under ``key`` where they are dictionaries."""
-        self._sight = Sight(space, self._strict)
-        self._checks = self._sight.checks
-        self.raw = self._next = np.zeros((self.num_envs, *self._sight.shape), self._sight.dtype)
+        self._check = ObservationCheck(space, self._strict)
+        self._checks = self._check.checks
+        self.raw = self._next = np.zeros((self.num_envs, *self._check.shape), self._check.dtype)
         if self._checks:
             self._next = self.raw.copy()
             # Not broadcast: that takes longer than the comparison itself.
             self._all_low, self._all_high = (
-                np.array(np.broadcast_to(x, self.raw.shape)) for x in (self._sight.low, self._sight.high)
+                np.array(np.broadcast_to(x, self.raw.shape)) for x in (self._check.low, self._check.high)
             )
-        group = partial(EnvGroup, self._make, self._sight, key, self.first.action_space)
+        group = partial(EnvGroup, self._make, self._check, key, self.first.action_space)
         if self._spread:
             self._group = Subprocesses(group, self.num_envs, self._processes, self._task, self._timeout)
             with contextlib.suppress(Exception):
@@ -238,7 +243,7 @@ class Guarded:
         for i in failures:
             self._next[i] = self.raw[i]
         if self._checks and not _within(self._next, self._all_low, self._all_high):
-            found = {i: self._sight.complaint(self._next[i]) for i in which if i not in failures}
+            found = {i: self._check.failure(self._next[i]) for i in which if i not in failures}
             failures |= {i: failure for i, failure in found.items() if failure is not None}
         for i, failure in failures.items():
             self._next[i] = self.raw[i]
@@ -270,7 +275,7 @@ class Guarded:
             doubtful, again = self._checks and not _within(self._next, self._all_low, self._all_high), []
             for i, given in todo:
                 self._broken.discard(i)
-                failure = failures.get(i) or (self._sight.complaint(self._next[i]) if doubtful else None)
+                failure = failures.get(i) or (self._check.failure(self._next[i]) if doubtful else None)
                 if failure is None:
                     self.raw[i] = self._next[i]
                 else:
@@ -302,7 +307,7 @@ class Guarded:
         self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)
 
 
-class Sight:
+class ObservationCheck:
     """What observations of a space have to be.
 
     Attributes:
@@ -349,7 +354,7 @@ class Sight:
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is found later
             return values.astype(self.dtype)
 
-    def complaint(self, row: Array) -> Failure | None:
+    def failure(self, row: Array) -> Failure | None:
         """What is wrong with the numbers of an observation that fits."""
         if _within(row, self.low, self.high):
             return None

@@ -37,13 +37,13 @@ def subjects(task: Task) -> dict[str, Round]:
     from graft.agents.rllib.algorithm import ALGORITHMS as ON_RLLIB
     from graft.agents.rllib.backend import build
     from graft.agents.rllib.baseline_ppo import plain
-    from graft.agents.rllib.runner import World
+    from graft.agents.rllib.runner import RunnerEnvConfig
 
     join(Resources())
     options = PPOAlgorithm()
     env = BatchVecEnv(make(task, options.num_envs, 0))
     learner = options.learner(_network(task), env, 0, None, "cpu")
-    world = World(task, schemas(task).observation, 0, 1.0, 1)
+    world = RunnerEnvConfig(task, schemas(task).observation, 0, 1.0, 1)
     ours = build(ON_RLLIB["ppo"](), _network(task), world, Hooks(), 0, Resources())
     theirs = plain(_network(task), task, options, 0)
 

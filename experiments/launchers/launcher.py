@@ -15,7 +15,7 @@ from graft.experiments.plan.graph import Graph, Stage, StoppedEarly
 from graft.experiments.store.lock import TakenOver
 from graft.experiments.store.records import Store
 
-PATIENCE = 150.0
+LOCK_TIMEOUT = 150.0
 """Seconds that a worker waits for one that still writes the stage's folder. Ray ends the workers of a node that was cut
 off within a minute; a file server may keep the lock of a machine that died for two."""
 
@@ -152,7 +152,7 @@ class Agenda:
 
 
 def attempt(
-    stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int, patience: float = PATIENCE
+    stage: Stage, store: Store, progress: ProgressOfStage, env_workers: int, patience: float = LOCK_TIMEOUT
 ) -> str | None:
     """Run a stage in this process, unless another has done it meanwhile; where it fails, its record says why.
 

@@ -175,7 +175,7 @@ class Pool:
                 news = worker.hear()
             except Lost as lost:
                 self._busy.remove((worker, stage))
-                self._mourn(worker, stage, lost, agenda)
+                self._requeue_after_loss(worker, stage, lost, agenda)
                 continue
             progress = news.progress if isinstance(news, Done) else news
             if progress is not None and progress.reports:
@@ -218,7 +218,7 @@ class Pool:
             self._told.add((of, text))
             self._watcher.noted(text)
 
-    def _mourn(self, worker: Worker, stage: Stage, lost: Lost, agenda: StageQueue) -> None:
+    def _requeue_after_loss(self, worker: Worker, stage: Stage, lost: Lost, agenda: StageQueue) -> None:
         """Its stage goes on elsewhere, or has failed; a worker that is only cut off is kept out by `Store.alone`."""
         self._deaths[stage.id] += 1
         deaths = self._deaths[stage.id]

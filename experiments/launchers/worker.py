@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graft.envs.supervision.processes import THREADS
+from graft.envs.supervision.processes import ONE_THREAD
 
 if TYPE_CHECKING:  # numeric libraries load when a worker has said how many threads they get
     from graft.experiments.plan.graph import Stage
@@ -71,7 +71,7 @@ class StageWorker:
     """
 
     def __init__(self, out: str, env_workers: int, gpu: bool) -> None:
-        os.environ.update(dict.fromkeys(THREADS, "1"))  # before numeric libraries load, which read it then
+        os.environ.update(ONE_THREAD)  # before numeric libraries load, which read it then
         if not gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._out, self._env_workers = Path(out), env_workers

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.envs.adapters.pettingzoo.batch import ZooSquad
 from graft.envs.core.task import Task, TaskVectorEnv
-from graft.envs.core.teams import Rows
+from graft.envs.core.team_rows import TeamRows
 from graft.envs.factory import make
 from graft.errors import GraftError
 
@@ -42,7 +42,7 @@ def squad_size(task: Task) -> int:
     """How many agents of the task's team are in one environment; 0 where the task is for one agent alone."""
     env = make(task, 1, 0)
     try:
-        return len(env.slots) if isinstance(env, Rows) else 0
+        return len(env.slots) if isinstance(env, TeamRows) else 0
     finally:
         env.close()
 
@@ -79,7 +79,7 @@ def squad_steps(
     """`steps` of a squad: ``network`` plays all rows, the task's rule the opponents.
 
     Args:
-        env: `graft.envs.core.teams.Rows`, all of one environment. It is reset in the step that ends a game, and gives the picture
+        env: `TeamRows`, all of one environment. It is reset in the step that ends a game, and gives the picture
             of that end in its infos.
     """
     network.eval()

@@ -81,7 +81,7 @@ RECORDED = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """What the record of a finished stage holds beside the stage itself."""
 
 
-GROWS = {"methods", "seeds", "sources", "targets"}
+MUTABLE_KEYS = {"methods", "seeds", "sources", "targets"}
 """Parts of a config that may change while its folder stays the same."""
 
 
@@ -117,7 +117,7 @@ class Store:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(before, config.model_dump(mode="json", by_alias=True))
-        if set(differences) - GROWS:
+        if set(differences) - MUTABLE_KEYS:
             raise GraftError(
                 f"{self.out} holds another experiment ('{before.get('name')}', which differs in "
                 f"{', '.join(differences[:5])}); choose another --out, or remove that folder."

@@ -20,7 +20,7 @@ from graft.envs.adapters.minigrid.adapter import encode
 from graft.envs.adapters.minigrid.missions import word_row
 from graft.envs.adapters.pettingzoo.adapter import PREFIX as ZOO
 from graft.envs.catalog import providers
-from graft.envs.core.faults import STRAYING
+from graft.envs.core.faults import LOOSE_BOUNDS
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.restarts import derived_seed
 
@@ -302,7 +302,7 @@ def episodes(played: list[Transition]) -> list[tuple[float, int, bool, bool]]:
 def check_inside(env: envs.TaskVectorEnv, case: Case, played: list[list[Transition]]) -> None:
     """Every observation is of the space; where a library's bounds are not those of all states, by shape and dtype."""
     space: Any = env.single_observation_space
-    straying = case.id.removeprefix(POOL).startswith(STRAYING)
+    straying = case.id.removeprefix(POOL).startswith(LOOSE_BOUNDS)
     for t in (t for one in played for t in one):
         for obs in (t.obs, t.next_obs):
             assert (obs.shape, obs.dtype) == (space.shape, space.dtype)

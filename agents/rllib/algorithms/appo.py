@@ -34,7 +34,7 @@ from graft.envs.core.faults import Faults
 PLAY = "play"
 """Tag of what runners in other processes are asked for; RLlib has requests of its own."""
 
-PATIENCE = 0.01
+POLL_SECONDS = 0.01
 """Seconds between two looks whether a runner in another process is done."""
 
 
@@ -150,7 +150,7 @@ class TransferAPPO(Driven, APPO):
         if not runners.num_in_flight_async_reqs(PLAY):
             self._ask(list(range(1, count + 1)))
         while sum(map(len, found)) < count:
-            ready: list[tuple[int, Any]] = runners.fetch_ready_async_reqs(tags=PLAY, timeout_seconds=PATIENCE)
+            ready: list[tuple[int, Any]] = runners.fetch_ready_async_reqs(tags=PLAY, timeout_seconds=POLL_SECONDS)
             for number, (fragment, faults) in ready:
                 found[number - 1].append(fragment)
                 self._known[number] = faults

@@ -22,7 +22,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from graft.agents.checkpoints.learner_state import optimiser_state, restore_optimiser
 from graft.agents.checkpoints.snapshot import Saved
-from graft.agents.networks.normaliser import settle
+from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
 from graft.agents.rllib.algorithm_mixin import Driven, merged
 from graft.agents.rllib.critics import SACModule
@@ -129,7 +129,9 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
     def after_gradient_based_update(self, *, timesteps: Mapping[str, Any]) -> None:
         """RLlib's own, which moves the target; then the statistics of observations."""
         super().after_gradient_based_update(timesteps=timesteps)
-        settle(self.sac_module.critics, self._gathered)  # nothing is left to do where the actor's encoder is read
+        commit_statistics(
+            self.sac_module.critics, self._gathered
+        )  # nothing is left to do where the actor's encoder is read
         self.sac_module.copy_what_does_not_train()
 
     def save(self) -> Saved:

@@ -12,7 +12,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.networks.policy_network import PREFIX_CHUNK, PolicyNetwork
 from graft.agents.sb3.algorithm import ALGORITHMS, Algorithm
 from graft.agents.sb3.gradients import pass_through
 from graft.agents.sb3.masked_rollout_buffer import LiveRolloutBuffer
@@ -20,9 +20,6 @@ from graft.agents.sb3.policy import NetworkPolicy
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import PPOOptions
 from graft.agents.training.backend import Gradients
-
-PREFIX_CHUNK = 1024
-"""Observations per forward pass when the frozen blocks' output is computed for a whole rollout."""
 
 
 class TransferPPO(PPO):

@@ -11,7 +11,8 @@ from graft.envs.adapters.packages import READY
 from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.arena.game import ARENAS, Arena
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
-from graft.envs.core.teams import ALL, Rows, SquadEnv, environments
+from graft.envs.core.team_rows import TeamRows
+from graft.envs.core.teams import ALL, SquadEnv, environments
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
@@ -56,7 +57,7 @@ class ArenaAdapter:
             raise unknown(f"team of {task.id}", team, counts)
         count = environments(num_envs, counts[team])
         batch = ArenaBatch(self._arena.name, count, seed, autoreset, render_mode, **options)
-        return Rows(batch, team, num_envs, opponents, seed)
+        return TeamRows(batch, team, num_envs, opponents, seed)
 
     def squad(self, task: Task, seed: int, num_envs: int) -> SquadEnv:
         """Games with all their agents."""

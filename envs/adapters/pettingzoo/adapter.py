@@ -24,7 +24,8 @@ from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
 from graft.envs.adapters.spaces import first_line
 from graft.envs.core.faults import KEYWORD, rules_of
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
-from graft.envs.core.teams import ALL, Rows, SquadEnv
+from graft.envs.core.team_rows import TeamRows
+from graft.envs.core.teams import ALL, SquadEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
@@ -56,7 +57,7 @@ class PettingZooAdapter:
         team, opponents = word(task, "team", ALL), word(task, "opponents", "random")
         squad = _squad(task, num_envs, team)
         try:
-            return Rows(squad, team, num_envs, opponents, seed)
+            return TeamRows(squad, team, num_envs, opponents, seed)
         except GraftError:
             squad.close()
             raise

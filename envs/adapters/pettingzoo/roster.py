@@ -12,7 +12,7 @@ from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, act
 from graft.envs.core.random_actions import still
 from graft.envs.core.schema import Schemas
 from graft.envs.supervision.restarts import Wrong
-from graft.envs.supervision.supervised_batch import Sight
+from graft.envs.supervision.supervised_batch import ObservationCheck
 from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
@@ -53,7 +53,7 @@ class Cast:
         self.places = [(stem, self.teams[stem].index(a)) for a, stem in enumerate(stems)]
         self._spaces = [(env.observation_space(agent), env.action_space(agent)) for agent in possible]
         self._codecs = self._make_codecs()
-        self._sights = {team: Sight(self._spaces[its[0]][0], strict) for team, its in self.teams.items()}
+        self._checks = {team: ObservationCheck(self._spaces[its[0]][0], strict) for team, its in self.teams.items()}
 
     def _make_codecs(self) -> dict[str, tuple[ObservationCodec, ActionCodec]]:
         """Of each team. Where teams see or do different things their names say whose they are."""
@@ -77,9 +77,9 @@ class Cast:
 
     def buffers(self, num_envs: int) -> dict[str, Array]:
         """Raw observations (N, size, *raw) of each team, zeros."""
-        sights = self._sights
+        checks = self._checks
         return {
-            team: np.zeros((num_envs, len(its), *sights[team].shape), sights[team].dtype)
+            team: np.zeros((num_envs, len(its), *checks[team].shape), checks[team].dtype)
             for team, its in self.teams.items()
         }
 
@@ -121,12 +121,12 @@ class Cast:
         """
         if agent not in obs:
             raise Stranger(f"Task '{self._task}' shows nothing to agent '{agent}', who is to act.")
-        sight = self._sights[self.places[self.slots[agent]][0]]
+        check = self._checks[self.places[self.slots[agent]][0]]
         try:
-            shown = np.array(sight.fitting(obs[agent]))
+            shown = np.array(check.fitting(obs[agent]))
         except Wrong as wrong:
             raise Wrong(wrong.kind, f"agent '{agent}': {wrong.text}") from None
-        found = sight.complaint(shown) if sight.checks else None
+        found = check.failure(shown) if check.checks else None
         if found:
             raise Wrong(found.kind, f"agent '{agent}': {found.text}")
         return shown

@@ -67,7 +67,7 @@ def step_batch(
             terminated[i] = dead
             truncated[i] = not dead and s.clock[i] >= max_steps
             over = terminated[i] or truncated[i]
-            rewards[i] = paid(s, i, reward, p.reward_delay, over)
+            rewards[i] = delayed_reward(s, i, reward, p.reward_delay, over)
             if over:
                 ended += 1
                 if same_step:
@@ -115,16 +115,16 @@ def due(s: State, i: int, action: int, delay: int) -> int:
 
 
 @jit
-def paid(s: State, i: int, reward: float, delay: int, over: bool) -> float:
+def delayed_reward(s: State, i: int, reward: float, delay: int, over: bool) -> float:
     """The reward that arrives now; at the end of an episode all that is still on its way arrives."""
     if delay == 0:
         return reward
     slot = s.clock[i] % delay
-    arrives = s.purse[i, slot]
-    s.purse[i, slot] = reward
+    arrives = s.reward_queue[i, slot]
+    s.reward_queue[i, slot] = reward
     if over:
         for k in range(delay):
-            arrives += s.purse[i, k]
+            arrives += s.reward_queue[i, k]
     return float(arrives)
 
 

@@ -32,7 +32,7 @@ class State(NamedTuple):
 
     cells (N, SIZE, SIZE) uint8; movers (N, M, 3) int64 row, column and direction; player (N, 2) int64;
     memo (N, K) int64 whatever else a game's rules remember; last, before (N,) int64 the actions executed last and
-    before that; queue (N, 4) int64 actions on their way; purse (N, 16) rewards on their way;
+    before that; queue (N, 4) int64 actions on their way; reward_queue (N, 16) rewards on their way;
     clock (N,) int64 steps since the reset; rng (N, 2) uint64: a key and a counter for each environment;
     stamp (N, 2) uint64: the counter when the observation, and when an episode's last one, was painted.
     """
@@ -44,7 +44,7 @@ class State(NamedTuple):
     last: NDArray[np.int64]
     before: NDArray[np.int64]
     queue: NDArray[np.int64]
-    purse: NDArray[np.float64]
+    reward_queue: NDArray[np.float64]
     clock: NDArray[np.int64]
     rng: NDArray[np.uint64]
     stamp: NDArray[np.uint64]
@@ -60,7 +60,7 @@ def new_state(num_envs: int, movers: int = 0, memo: int = 0) -> State:
         last=np.zeros(num_envs, np.int64),
         before=np.zeros(num_envs, np.int64),
         queue=np.zeros((num_envs, LONGEST_DELAY), np.int64),
-        purse=np.zeros((num_envs, LONGEST_CREDIT), np.float64),
+        reward_queue=np.zeros((num_envs, LONGEST_CREDIT), np.float64),
         clock=np.zeros(num_envs, np.int64),
         rng=np.zeros((num_envs, 2), np.uint64),
         stamp=np.zeros((num_envs, 2), np.uint64),
@@ -97,7 +97,7 @@ def clear(s: State, i: int) -> None:
     s.last[i] = 0
     s.before[i] = 0
     s.queue[i] = 0
-    s.purse[i] = 0.0
+    s.reward_queue[i] = 0.0
     s.clock[i] = 0
 
 

@@ -24,7 +24,7 @@ def seen(features: int, *batches: np.ndarray) -> Normaliser:
     normaliser = Normaliser(features)
     for batch in batches:
         normaliser(torch.as_tensor(batch))
-        normaliser.settle()
+        normaliser.commit_statistics()
     return normaliser
 
 
@@ -54,13 +54,13 @@ def test_nothing_moves_between_two_settlings_nor_in_eval_mode():
     obs = torch.tensor([[10.0], [30.0]])
     before = normaliser(obs)
     assert torch.equal(normaliser(obs), before)  # counted twice by now, and still the same
-    normaliser.settle()
+    normaliser.commit_statistics()
     assert normaliser.running_count.tolist() == [6]
     assert not torch.equal(normaliser(obs), before)
-    normaliser.settle()
+    normaliser.commit_statistics()
     kept = normaliser.running_mean.clone()
     normaliser.eval()(obs)
-    normaliser.settle()
+    normaliser.commit_statistics()
     assert torch.equal(normaliser.running_mean, kept)
 
 
@@ -74,7 +74,7 @@ def test_statistics_are_no_weights_and_travel_in_the_checkpoint(tmp_path):
     assert statistics(network) == STATISTICS
     assert not STATISTICS & {name for name, _ in network.named_parameters()}
     network(observations(network.schemas.observation, 9))
-    normalisers(network)[0].settle()
+    normalisers(network)[0].commit_statistics()
     Checkpoint.of(network, TASK).save(tmp_path / "c")
     again = Checkpoint.load(tmp_path / "c").build()
     assert again.state_dict()["encoder.blocks.0.0.running_count"].tolist() == [9, 9]
@@ -88,7 +88,7 @@ def learned(names: list[str]) -> Checkpoint:
     network.train()
     noise = torch.randn(100, len(names), generator=torch.Generator().manual_seed(0))
     network(noise + 10.0 * torch.arange(len(names)))
-    normalisers(network)[0].settle()
+    normalisers(network)[0].commit_statistics()
     return Checkpoint.of(network, TASK)
 
 
@@ -143,9 +143,9 @@ def test_held_statistics_of_what_was_never_seen_are_taken_once():
     network = network_of(["a"])
     network.encoder.hold_statistics()
     network.train()(torch.full((4, 1), 5.0))
-    normalisers(network)[0].settle()
+    normalisers(network)[0].commit_statistics()
     network.eval().train()(torch.full((4, 1), 9.0))
-    normalisers(network)[0].settle()
+    normalisers(network)[0].commit_statistics()
     assert normalisers(network)[0].running_mean.tolist() == [5.0]
 
 

@@ -25,7 +25,7 @@ from graft.agents.networks.policy_network import stretched
 from graft.agents.rllib import ALGORITHMS
 from graft.agents.rllib.backend import build
 from graft.agents.rllib.module import module_spec
-from graft.agents.rllib.runner import World
+from graft.agents.rllib.runner import RunnerEnvConfig
 from graft.agents.training.backend import Hooks, Resources
 
 pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
@@ -37,7 +37,7 @@ def made():
     found = []
 
     def learner(network, hooks=None, **options):
-        world = World(REACH, network.schemas.observation, 0, 1.0, 1)
+        world = RunnerEnvConfig(REACH, network.schemas.observation, 0, 1.0, 1)
         found.append(build(algorithm(**options), network, world, hooks or Hooks(), 3, Resources()))
         return found[-1].learner_group._learner
 

@@ -16,11 +16,11 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.algorithms.ppo import _batches
 from graft.agents.rllib.backend import build
-from graft.agents.rllib.runner import World
+from graft.agents.rllib.runner import RunnerEnvConfig
 from graft.agents.rllib.squad_runner import Games
 from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob
 from graft.envs.core.task import Task
-from graft.envs.core.teams import Rows
+from graft.envs.core.team_rows import TeamRows
 from graft.envs.factory import squad
 from graft.errors import GraftError
 
@@ -72,11 +72,11 @@ def together(
     ids=["arena", "PettingZoo"],
 )
 def test_games_show_each_policy_what_rows_of_its_team_see(task, team, plays):
-    """`Rows` of one team, whose opponent plays what the other policy plays, is another way to the same games."""
+    """`TeamRows` of one team, whose opponent plays what the other policy plays, is another way to the same games."""
     games = Games(task, 3, 5, plays)
     other = next(name for name in plays if name != team)
     rows = envs.make(task, games.rows[DEFAULT_MODULE_ID], 5)
-    assert isinstance(rows, Rows)
+    assert isinstance(rows, TeamRows)
     rng = np.random.default_rng(0)
     their_actions = {}
     rows.opponents = lambda obs, alive: their_actions["now"]
@@ -111,7 +111,7 @@ def test_games_show_each_policy_what_rows_of_its_team_see(task, team, plays):
 def made(task, network, partners, hooks=None, plays=None, **options):
     """RLlib's algorithm for these."""
     algorithm = ALGORITHMS["ppo"](**(OPTIONS | {"epochs": 1, "minibatch": 4096} | options))
-    world = World(task, network.schemas.observation, 3, 1.0, 1, plays)
+    world = RunnerEnvConfig(task, network.schemas.observation, 3, 1.0, 1, plays)
     return build(algorithm, network, world, hooks or Hooks(), 0, Resources(), partners)
 
 

@@ -19,7 +19,7 @@ from graft.envs.builtin.arena.game import ARENAS
 from graft.envs.builtin.engine.render import FPS, SIDE
 from graft.envs.core.random_actions import Dice, still
 from graft.envs.core.schema import ActionSchema
-from graft.envs.core.teams import Rows
+from graft.envs.core.team_rows import TeamRows
 from graft.envs.factory import check
 
 PURSUIT, GATHER = "Graft/Pursuit-v0", "Graft/TeamGather-v0"
@@ -369,6 +369,6 @@ def test_what_a_batch_refuses() -> None:
     with pytest.raises(GraftError, match="Seed -1 is not allowed"):
         env.reset(seed=-1)
     with pytest.raises(GraftError, match="need 3 environments, not 2"):
-        Rows(ArenaBatch("gather", 2), "reds", 7)
+        TeamRows(ArenaBatch("gather", 2), "reds", 7)
     with pytest.raises(AttributeError):
         _ = env.nothing

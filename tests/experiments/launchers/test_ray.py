@@ -75,8 +75,8 @@ def eager(monkeypatch):
 
             found = super().hello(token, file)
             snapshotter.LARGEST_SHARE, resume.SECONDS = 1e9, 0.0
-            visit = snapshotter.Keeper.visit
-            snapshotter.Keeper.visit = lambda *rest: (visit(*rest), time.sleep(0.1))
+            visit = snapshotter.Snapshotter.visit
+            snapshotter.Snapshotter.visit = lambda *rest: (visit(*rest), time.sleep(0.1))
             return found
 
     monkeypatch.setattr(launching, "_Actor", Eager)

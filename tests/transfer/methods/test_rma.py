@@ -144,12 +144,12 @@ def test_in_the_second_phase_only_the_historys_statistics_go_on():
     network.train()(obs)
     counts = {}
     for part, encoder in block_of(network).parts.items():
-        normalisers(encoder)[0].settle()
+        normalisers(encoder)[0].commit_statistics()
         counts[part] = int(normalisers(encoder)[0].running_count[0])
     assert counts == {"dynamics": 0, "history": 6, "state": 0}
     method.finish(network, state)
     network.train()(obs)
-    normalisers(block_of(network).parts["state"])[0].settle()
+    normalisers(block_of(network).parts["state"])[0].commit_statistics()
     assert int(normalisers(block_of(network).parts["state"])[0].running_count[0]) == 6
     assert all(p.requires_grad for p in network.parameters())
 

@@ -31,7 +31,7 @@ from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.algorithms import appo
 from graft.agents.rllib.backend import build
 from graft.agents.rllib.rollout_collector import Steps
-from graft.agents.rllib.runner import World
+from graft.agents.rllib.runner import RunnerEnvConfig
 from graft.agents.rllib.trajectories import UNWEIGHTED, rows
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
 from graft.envs.core.faults import TooManyFaults
@@ -158,7 +158,7 @@ def test_the_gradient_by_hand():
         network.policy.out.weight.mul_(100)
     options = algorithm(num_envs=4, num_steps=6, minibatch=24, epochs=1, gamma=0.9, value=0.7, entropy=0.03)
     hooks = Hooks(lambda grads, *_: seen.append({n: g.clone() for n, g in grads.items()}) or grads)
-    made = build(options, network, World(TASK, MATCH.observation, 0, 1.0, 1), hooks, 3, Resources())
+    made = build(options, network, RunnerEnvConfig(TASK, MATCH.observation, 0, 1.0, 1), hooks, 3, Resources())
     try:
         learner = made.learner_group._learner
         with torch.no_grad():

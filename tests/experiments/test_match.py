@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.handmade import small_network
+from support.tiny_tasks import small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.adapters.mixture import mixture

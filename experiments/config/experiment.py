@@ -245,7 +245,7 @@ class Common(Strict):
     def method_list(self, entries: Sequence[Any] | None = None) -> list[TransferMethod]:
         """The baseline, the other controls, then the methods named (in ``entries``, where given), each once."""
         named = [parse_method(entry) for entry in (self.methods if entries is None else entries)]
-        controls = [kind() for _, kind in METHODS.items() if kind.control]
+        controls = [kind() for _, kind in METHODS.items() if "control" in kind.provides]
         # Methods are compared by value; some hold mappings and can't be hashed.
         unique: list[TransferMethod] = []
         for method in [*sorted(controls, key=lambda m: not m.baseline), *named]:

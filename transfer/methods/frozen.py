@@ -1,4 +1,4 @@
-"""Frozen encoder: the source's features as they are; what is above them trains."""
+"""Frozen encoder: feature extraction with the source's weights."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Frozen(FromSource):
         """The transplanted network with its first blocks frozen.
 
         Raises:
-            GraftError: as in `FromSource.build`; or a block to be frozen has a tensor that the source could not fill
-                at all. New slices of the stem are frozen as ``new_channels`` made them, random ones too; parts of the
-                observation that the source does not have stay unread.
+            GraftError: as of `FromSource.build`; or a block to be frozen has a tensor of which nothing came from the
+                source. New slices of the stem are frozen as ``new_channels`` made them; new parts of the observation
+                stay unread.
         """
         built = super().build(source, target, architecture, seed)
         encoder = built.network.encoder

@@ -1,4 +1,4 @@
-"""L2-SP: all weights are held equally near where training began."""
+"""L2-SP: all weights are held with equal importance near the start of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Online EWC: one anchor, the latest, with importances that fade."""
+"""Online EWC: one anchor, at the end of the latest task, with importances that decay."""
 
 from __future__ import annotations
 

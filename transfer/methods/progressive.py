@@ -1,4 +1,4 @@
-"""Progressive networks: the source stays as it is, and a new column beside it reads what it knows."""
+"""Progressive networks: a fresh column with lateral connections from the frozen source."""
 
 from __future__ import annotations
 

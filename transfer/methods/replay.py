@@ -1,4 +1,4 @@
-"""Replay: the policy imitates what it did on stored states of the tasks before."""
+"""Replay: behaviour cloning on stored states of earlier tasks."""
 
 from __future__ import annotations
 

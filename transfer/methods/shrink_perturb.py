@@ -1,4 +1,4 @@
-"""Shrink and perturb: the source's weights, drawn part of the way to fresh ones, so that they can learn again."""
+"""Shrink and perturb: the source's weights, interpolated with fresh ones."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
 class ShrinkPerturb(FromSource):
     """``theta <- s * theta + (1 - s) * fresh`` for all that was carried over, once, before training starts.
 
-    ``fresh`` are the weights that `scratch` starts from with the same architecture and seed. Floating-point buffers
-    (running statistics of layers) are treated as parameters; counters and statistics of observations stay the source's.
+    ``fresh`` are the weights that `scratch` starts from with the same architecture and seed. Floating-point buffers of
+    layers are treated as parameters; counters and statistics of observations stay the source's.
 
     Attributes:
-        shrink: s in [0, 1]; 1 is `finetune` and 0 has the weights of `scratch`, bit for bit. The default is this
-            project's choice, a mild one: a transfer wants to keep most of the source.
-    Source: Ash & Adams 2020, section 4. Theirs is ``lambda * theta + noise``, where the noise has a scale of its own;
-        here it is a fresh initialisation times 1 - s.
+        shrink: s in [0, 1]; 1 is `finetune` and 0 has the weights of `scratch`, bit for bit.
+    Source: Ash & Adams 2020, section 4, where the noise has a scale of its own.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights"})

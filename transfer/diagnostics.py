@@ -91,12 +91,9 @@ def relative_distance(now: Tensors, before: Tensors) -> float:
 
 
 def conflict(task: Tensors, added: Tensors) -> float:
-    """Cosine between two gradients over all parameters jointly.
+    """Cosine between the gradient of the task's loss and what a method adds to it, over all parameters jointly.
 
-    Args:
-        task: gradient of the task's loss. added: what a method adds to it.
-    Returns:
-        In [-1, 1]: below 0 where the method works against the task; 0 where one of them vanishes.
+    In [-1, 1]: below 0 where the method works against the task; 0 where one of them is zero.
     """
     lengths = _norm(task) * _norm(added)
     if lengths == 0:

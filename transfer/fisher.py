@@ -67,10 +67,7 @@ def diagonal_fisher(network: PolicyNetwork, observations: Tensor, names: Sequenc
 
 
 def _factor(pi: Tensor) -> Tensor:
-    """Of probabilities (N, A), a factor (N, A - 1, A) of the covariance of a one-hot draw: F^T F = diag(pi) - pi pi^T.
-
-    That is the Fisher information of the logits. It has rank A - 1, so one backward pass less than actions will do.
-    """
+    """Of probabilities (N, A), a factor (N, A - 1, A) of the logits' Fisher information: F^T F = diag(pi) - pi pi^T."""
     covariance = torch.diag_embed(pi) - pi.unsqueeze(2) * pi.unsqueeze(1)
     values, vectors = torch.linalg.eigh(covariance.double())  # ascending; the first is 0
     factor: Tensor = (vectors * values.clamp(min=0).sqrt().unsqueeze(1))[:, :, 1:].mT.to(pi)
@@ -100,9 +97,8 @@ def _mean_over_samples(
 ) -> Tensors:
     """Mean over states of the sum over rows of ``power(d row / d theta)``, from per-sample gradients.
 
-    Those of linear layers and convolutions are never stored for more than one layer: one backward pass, batched over
-    the rows, gives the gradient at every layer's output, and from these and the layer's inputs come the powers.
-    Parameters of anything else (normalisations, standard deviations) take torch's own per-sample gradients.
+    For linear layers and convolutions from the layer's inputs and the gradients at its output, which one backward pass
+    batched over the rows gives; for other parameters from `torch.func`.
     """
     if not len(observations):
         raise GraftError("No states were given; importances need the states of at least one rollout.")

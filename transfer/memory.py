@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork
+from graft.agents.training.algorithm import Count
 from graft.agents.training.backend import Batch
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.errors import GraftError
@@ -68,7 +69,7 @@ class Memory(FromSource):
     """
 
     memory: Annotated[int, Field(ge=1, le=STATES)] = STATES
-    batch: Annotated[int, Field(ge=1)] = 256
+    batch: Count = 256
 
     states: ClassVar[int] = STATES
     provides: ClassVar[frozenset[str]] = frozenset({"needs_source_weights", "remembers_tasks"})

@@ -110,7 +110,7 @@ def final_score(curve: Curve) -> float:
 
 
 def _iqm_of_each(scores: FloatArray) -> FloatArray:
-    """Interquartile mean of every resample: (K, n) -> (K,)."""
+    """(K, n) -> (K,)."""
     return interquartile_mean(scores, axis=1)
 
 
@@ -181,10 +181,8 @@ def aggregate_steps_to_threshold(steps: Sequence[int | None]) -> float | None:
     """
     if not steps:
         raise GraftError("The median over no seeds is undefined; give at least one.")
-    reached = [step for step in steps if step is not None]
-    if 2 * (len(steps) - len(reached)) >= len(steps):
-        return None
-    return float(statistics.median([*reached, *[math.inf] * (len(steps) - len(reached))]))
+    median = statistics.median(math.inf if step is None else step for step in steps)
+    return None if math.isinf(median) else float(median)
 
 
 def data_efficiency(p: Curve, b: Curve, hold: int = 1) -> float | None:
@@ -260,11 +258,6 @@ def _final_and_own(scores: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     return final, own
 
 
-def _need_two(count: int, metric: str) -> None:
-    if count < 2:
-        raise GraftError(f"The {metric} is undefined for {count} task; give at least 2.")
-
-
 def average_performance(scores: npt.ArrayLike) -> float:
     """Mean over the N tasks j of R[N, j]: the score on all tasks once the last is learned.
 
@@ -278,17 +271,12 @@ def forgetting(scores: npt.ArrayLike, include_last: bool = True) -> float:
     """Mean over tasks j of R[j, j] - R[N, j]: what was lost between a task's end and the end of all.
 
     Args:
-        include_last: average over all N tasks, the last of which adds 0, as Continual World does; otherwise
-            over the N - 1 before it, which is N / (N - 1) times as much, and is `backward_transfer` negated.
-    Raises:
-        GraftError: one task without ``include_last``.
+        include_last: average over all N tasks, the last of which adds 0, as Continual World does; otherwise over the
+            N - 1 before it, which is `backward_transfer` negated.
     Source: Wolczyk et al. 2021 (Continual World).
     """
     final, own = _final_and_own(scores)
-    if include_last:
-        return float((own - final).mean())
-    _need_two(len(own), "forgetting without the last task")
-    return float((own - final)[:-1].mean())
+    return float((own - final).mean()) if include_last else 0.0 - backward_transfer(scores)
 
 
 def backward_transfer(scores: npt.ArrayLike) -> float:
@@ -299,5 +287,6 @@ def backward_transfer(scores: npt.ArrayLike) -> float:
     Source: Lopez-Paz & Ranzato 2017, eq. 3.
     """
     final, own = _final_and_own(scores)
-    _need_two(len(own), "backward transfer")
+    if len(own) < 2:
+        raise GraftError(f"Backward transfer is undefined for {len(own)} task; give at least 2.")
     return float((final - own)[:-1].mean())

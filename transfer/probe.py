@@ -34,7 +34,6 @@ class Probe:
         reference: network whose encoder the features are compared with; None: ``network`` as it is now. For a
             network that starts beside its source instead of from it.
         states: the most that are measured on; time grows with their square.
-        tau: threshold of a dormant unit (`graft.transfer.diagnostics.dormant_share`).
     Raises:
         GraftError: the observations are fewer than 2, or not what the network or the reference takes.
     """
@@ -45,7 +44,6 @@ class Probe:
         observations: torch.Tensor | NDArray[Any],
         reference: PolicyNetwork | None = None,
         states: int = 256,
-        tau: float = 0.1,
     ) -> None:
         given, reference = torch.as_tensor(observations), network if reference is None else reference
         for taker in (network, reference):
@@ -55,7 +53,7 @@ class Probe:
                     f"give 2 or more of shape {taker.schemas.observation.shape}."
                 )
         chosen = torch.linspace(0, len(given) - 1, min(states, len(given))).round().long()
-        self._observations, self._tau = given[chosen].cpu(), tau
+        self._observations = given[chosen].cpu()
         self._grams = [centred_gram(hidden) for hidden in block_outputs(reference, self._observations)]
         self._weights = {name: effective_weights(part) for name, part in _layers(network).items()}
 
@@ -85,7 +83,7 @@ class Probe:
             values[f"transfer/cka/block{i}"] = gram_alignment(now, before)
         values["transfer/cka"] = gram_alignment(grams[-1], self._grams[-1])
         values["transfer/effective_rank"] = effective_rank(outputs[-1].flatten(1))
-        dormant = [dormant_share(hidden, self._tau) for hidden in outputs]
+        dormant = [dormant_share(hidden) for hidden in outputs]
         values |= {f"transfer/dormant/block{i}": found for i, found in enumerate(dormant)}
         units = [hidden.shape[1] for hidden in outputs]
         values["transfer/dormant"] = sum(d * n for d, n in zip(dormant, units, strict=True)) / sum(units)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch, Grads
 from graft.errors import GraftError
 from graft.transfer.method import Consolidated, FromSource, State, Step, TaskPosition
 from graft.transfer.state import Tensors, group, named
 from graft.transfer.transplant import carried
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def normalised(omega: Tensors) -> tuple[Tensors, torch.Tensor]:
@@ -61,8 +59,8 @@ class Regulariser(FromSource):
             return state
         if not state:
             raise GraftError(f"{type(self).__name__} needs a source that it has consolidated.")
-        moved = {name: t for name, t in state.items() if not _is_per_parameter(name)}
-        for prefix in sorted({".".join(name.split(".", 2)[:2]) for name in state if _is_per_parameter(name)}):
+        moved = {name: t for name, t in state.items() if name.count(".") < 2}  # not of a parameter
+        for prefix in sorted({".".join(name.split(".", 2)[:2]) for name in state if name not in moved}):
             old, target = group(state, prefix), network.schemas
             moved |= named(prefix, carried(source, old, target, new_channels=self.new_channels, rename=self.rename))
         self.check_held(network, moved)
@@ -115,8 +113,3 @@ class Regulariser(FromSource):
 def anchors(state: State) -> list[int]:
     """The numbers of the anchors in ``state``."""
     return sorted(int(name.removeprefix("raw.")) for name in state if name.startswith("raw."))
-
-
-def _is_per_parameter(name: str) -> bool:
-    """Whether an entry of the state belongs to a parameter of the network."""
-    return name.count(".") > 1

@@ -18,7 +18,7 @@ from graft.transfer.probe import GradientMeter, Probe
 from graft.transfer.transplant_report import TransplantReport
 
 Play = Callable[[PolicyNetwork, int], Batch]
-"""``(network, states) -> batch``: plays the network's task for at least so many states."""
+"""``(network, states) -> batch`` of at least so many states of the network's task."""
 
 
 class TransferSession(Part):
@@ -115,10 +115,11 @@ class TransferSession(Part):
         """At the end of a task; returns the env steps that were played for it."""
         if not self.method.overrides("consolidate"):
             return 0
-        space = torch.zeros(0, *self.network.schemas.observation.shape)
-        rollouts = Batch(space, torch.zeros(0, dtype=torch.long))
         if self.method.states:
             rollouts = play(self.network, self.method.states)
+        else:
+            shape = self.network.schemas.observation.shape
+            rollouts = Batch(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long))
         self.network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
         return len(rollouts.actions)
 

@@ -280,8 +280,8 @@ def transplant(
     """
     if source.network.kind != NetworkConfig().kind:
         raise GraftError(
-            f"The source is a {source.network.kind} network, of several parts that work together; its tensors cannot "
-            f"be moved one by one. Use the method that made it, which adds to it as it is, or a source of one network."
+            f"The source is a {source.network.kind} network of several columns, whose tensors cannot be moved one by "
+            f"one; use the method that made it, or a source of one network."
         )
     _check_rename(rename, source.schemas, target)
     _check_shared_names(source.schemas, target, rename, new_channels)
@@ -315,8 +315,7 @@ def carried(
     Args:
         tensors: parameter name -> tensor of that parameter's shape in ``source``; encoder and policy only.
     Returns:
-        The same for the target's parameters; zero where the source has no counterpart, without parameters of another
-        shape.
+        The same for the target's parameters of equal shape; zero where the source has no counterpart.
     Raises:
         GraftError: no name in common.
     """

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.transfer.fisher import diagonal_fisher
 from graft.transfer.method import METHODS
-from graft.transfer.regulariser import NotNegative, Regulariser
+from graft.transfer.regulariser import Regulariser
 from graft.transfer.state import Tensors
 
 

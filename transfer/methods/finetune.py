@@ -26,11 +26,10 @@ class Finetune(FromSource):
     Attributes:
         head_warmup: share of the budget in which only the heads train.
         gradual_unfreeze: whether the encoder's blocks start frozen and unfreeze from the head down: of B blocks, one
-            after each 1 / (B + 1) of the budget (of what is left of it after ``head_warmup``).
-        layer_decay: the learning rate of a block is multiplied by this once for every block from the head down to it,
-            so the last block has d and the first d^B.
-    Source: gradual unfreezing and discriminative learning rates as in Howard & Ruder 2018, section 3.3 and 3.2 (their
-    decay is 1 / 2.6 per layer).
+            after each 1 / (B + 1) of the budget after ``head_warmup``.
+        layer_decay: factor d of the learning rate per block below the heads: d for the last of B blocks, d^B for the
+            first.
+    Source: gradual unfreezing and discriminative learning rates as in Howard & Ruder 2018, section 3.3 and 3.2.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"reference"})

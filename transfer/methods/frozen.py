@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig
+from graft.agents.training.algorithm import Count
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.method import METHODS, Built, FromSource
@@ -27,7 +26,7 @@ class Frozen(FromSource):
 
     conflicts: ClassVar[Mapping[str, str]] = {"trains_again": "freezes what the other trains once more"}
 
-    depth: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    depth: Literal["all"] | Count = "all"
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The transplanted network with its first blocks frozen.

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, Outputs, PolicyNetwork, build_network
+from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch, Grads
 from graft.envs.core.schema import Schemas
 from graft.transfer.divergence import added, evaluating, gradient, kl
@@ -42,7 +43,7 @@ class Kickstart(TransferMethod):
         training finds.
     """
 
-    strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    strength: NotNegative = 1.0
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     new_channels: NewChannels = "attributes"
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -52,11 +53,7 @@ class Kickstart(TransferMethod):
     conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """A fresh network of the source's architecture.
-
-        Raises:
-            GraftError: as of `transplant` with heads by name.
-        """
+        """A fresh network of the source's architecture; raises as `transplant` with heads by name."""
         assert source is not None, "a method that uses a source is always given one"
         teacher = self._teacher(source, target, architecture.distribution)
         return Built(build_network(target, teacher.config, seed), None)

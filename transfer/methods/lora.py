@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import nn
 from torch.nn.utils import parametrize
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.agents.training.algorithm import Count, Positive
 from graft.envs.core.schema import Schemas
 from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource, State
 
@@ -63,8 +63,8 @@ class LoRA(FromSource):
     provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights"})
     conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The transplanted network with a frozen encoder and its corrections, whose blocks do not count as frozen."""

@@ -22,11 +22,6 @@ OWNER = "owner"
 """Prefix in the state of owners by parameter: 0 for free weights, k + 1 for those kept by the task of index k."""
 
 
-def owners(state: State) -> dict[str, torch.Tensor]:
-    """Parameter name -> owners, int16 of the parameter's shape, out of the state."""
-    return group(state, OWNER)
-
-
 def weights(network: PolicyNetwork) -> dict[str, torch.nn.Parameter]:
     """The encoder's parameters that are packed: matrices and kernels, not biases nor normalisation."""
     parameters = network.encoder.named_parameters(prefix="encoder")
@@ -77,14 +72,14 @@ class PackNet(FromSource):
         """The source's owners, for the target's weights; where the source has none, everything is free.
 
         ``packed`` (int64): how many tasks have kept weights; ``retraining`` (bool): whether the last of them retrains;
-        ``owner.*``: see `owners`. Input slices of new names are free, and so is a tensor not carried over whole.
+        ``owner.*``: see `OWNER`. Input slices of new names are free, and so is a tensor not carried over whole.
         """
         found = {name: torch.zeros(p.shape, dtype=torch.int16) for name, p in weights(network).items()}
         packed = torch.tensor(0)
         if source is not None and "packed" in source.parts.get(PART, {}):
             state = source.parts[PART]
             packed = state["packed"].clone()
-            found |= self._moved(owners(state), network, source)
+            found |= self._moved(group(state, OWNER), network, source)
         return {"packed": packed, "retraining": torch.tensor(False), **named(OWNER, found)}
 
     def _moved(
@@ -110,7 +105,7 @@ class PackNet(FromSource):
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
         """Exactly zero for what must stay; the first task trains everything."""
-        packed, masks = int(state["packed"]), owners(state)
+        packed, masks = int(state["packed"]), group(state, OWNER)
         if packed == 0:
             return Step(grads, state)
         trains = packed if bool(state["retraining"]) else 0
@@ -126,7 +121,7 @@ class PackNet(FromSource):
     @torch.no_grad()
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Share out the free weights of each layer, and set those that stay free to zero, in place."""
-        found = owners(state) or owners(self.init(network, None))
+        found = group(state, OWNER) or group(self.init(network, None), OWNER)
         kept: dict[str, torch.Tensor] = {}
         for name, parameter in weights(network).items():
             free = found[name].to(parameter.device) == 0
@@ -140,7 +135,7 @@ class PackNet(FromSource):
     @torch.no_grad()
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
         """A copy with the encoder's weights of tasks 0 to ``task``, and the free ones if that is not packed yet."""
-        seen, masks = copy.deepcopy(network), owners(state)
+        seen, masks = copy.deepcopy(network), group(state, OWNER)
         packed = int(state["packed"]) if masks else 0
         for name, parameter in weights(seen).items():
             if name in masks:

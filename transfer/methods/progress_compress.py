@@ -11,6 +11,7 @@ from pydantic import Field
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork
 from graft.agents.networks.progressive import ProgressiveNetwork
+from graft.agents.training.algorithm import NotNegative, Positive, Share
 from graft.agents.training.backend import Batch
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
@@ -18,7 +19,7 @@ from graft.transfer.divergence import evaluating, kl, policy_outputs, rows_of
 from graft.transfer.fisher import diagonal_fisher
 from graft.transfer.method import METHODS, Built, Consolidated, State, TaskPosition
 from graft.transfer.methods.progressive import Progressive
-from graft.transfer.regulariser import NotNegative, normalised
+from graft.transfer.regulariser import normalised
 from graft.transfer.state import Tensors, group, named, without
 from graft.transfer.transplant import carried
 
@@ -43,21 +44,20 @@ class ProgressCompress(Progressive):
     with the anchor at the base as it was. Then omega <- gamma * omega + omega_new, where omega_new is the base's
     diagonal Fisher information on the task, of mean 1. Only the encoder is held: every task has heads of its own.
 
-    The state: ``omega.<parameter of the base>``, ``raw``, the mean that the latest Fisher information had, and
-    ``compressed``, the number of tasks in the base.
+    The state: ``omega.<parameter of the base>``, ``raw``, the latest Fisher information's mean, and ``compressed``, the
+    number of tasks in the base.
 
     Attributes:
         strength: of the penalty. gamma: what is left of older importances when a task is added.
         compress_steps: minibatches of 256 states. learning_rate: of their Adam. value: weight of the values.
-    Source: Schwarz et al. 2018, "Progress & Compress". The paper's factor gamma on the penalty is part of ``strength``
-    here, and the Fisher information of each task is normalised before it is added, as there. The base's value head is
-    distilled as well, since the next column's laterals read it.
+    Source: Schwarz et al. 2018, "Progress & Compress". The paper's factor gamma on the penalty is part of ``strength``;
+        the base's value head is distilled as well, since the next column's laterals read it.
     """
 
     strength: NotNegative = 10.0
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95
+    gamma: Share = 0.95
     compress_steps: Annotated[int, Field(ge=0)] = 500
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    learning_rate: Positive = 1e-3
     value: NotNegative = 0.5
 
     states: ClassVar[int] = 2048
@@ -67,7 +67,7 @@ class ProgressCompress(Progressive):
         """A fresh column beside the source, which is the knowledge base.
 
         Raises:
-            GraftError: as in `Progressive.build`; or the source is not plain: it was not compressed.
+            GraftError: as of `Progressive.build`; or the source has several columns.
         """
         built = super().build(source, target, architecture, seed)
         assert isinstance(built.network, ProgressiveNetwork)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.normaliser import statistics
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.agents.training.algorithm import Count, NotNegative
 from graft.agents.training.backend import Batch, Grads
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
@@ -101,8 +101,8 @@ class ReDo(FromSource):
         "watches_source": "makes jumps that the other would credit",
     }
 
-    every: Annotated[int, Field(ge=1)] = 1000
-    tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    every: Count = 1000
+    tau: NotNegative = 0.1
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The transplanted network; everything trains.

@@ -34,8 +34,7 @@ class RMA(FromSource):
     Attributes:
         teaching: share of the source's budget of the first phase.
         heads: carried by name unless others are asked for.
-    Source: Kumar et al. 2021, section III, eq. 1-3. Their policy reads z beside the state; here one layer reads both,
-        so that its weights for z serve for the estimate. Their latent has 8 numbers; here it is what leaves the branch.
+    Source: Kumar et al. 2021, section III, eq. 1-3, where the latent has 8 numbers; here it is the branch's output.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"watches_source"})
@@ -54,8 +53,7 @@ class RMA(FromSource):
             )
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """While the source is learned: ``student``, whether the second phase has begun, and ``begun``, whether training
-        has; else nothing.
+        """While the source is learned: ``student``, whether the second phase has begun, and ``begun``, whether any has.
 
         Raises:
             GraftError: the branches of dynamics and history differ in width.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.normaliser import statistics
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.algorithm import Share
 from graft.envs.core.schema import Schemas
 from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
 
@@ -32,13 +32,10 @@ class ShrinkPerturb(FromSource):
     provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights"})
     conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
-    shrink: Annotated[float, Field(ge=0, le=1)] = 0.8
+    shrink: Share = 0.8
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """The transplanted network, shrunk and perturbed; everything trains.
-
-        New input slices of a layer that was carried over are shrunk and perturbed with it.
-        """
+        """The transplanted network, shrunk and perturbed (new slices of carried layers, too); everything trains."""
         network, report = super().build(source, target, architecture, seed)
         assert report is not None
         carried = {row.tensor for row in report.rows if row.status not in ("initialised", "dropped")}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative, Positive
 from graft.agents.training.backend import Batch, Grads
 from graft.errors import GraftError
 from graft.transfer.method import METHODS, Consolidated, State, Step, TaskPosition
-from graft.transfer.regulariser import NotNegative, Regulariser
+from graft.transfer.regulariser import Regulariser
 from graft.transfer.state import Tensors, group, named
 
 
@@ -33,7 +33,7 @@ class SI(Regulariser):
     """
 
     strength: NotNegative = 1.0
-    xi: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    xi: Positive = 0.1
 
     states: ClassVar[int] = 0
     provides: ClassVar[frozenset[str]] = Regulariser.provides | {"watches_source"}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from graft.agents.networks.policy_network import Outputs, PolicyNetwork, choices
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork, split_choices
 from graft.errors import GraftError
 
 CHUNK = 32
@@ -54,7 +54,9 @@ def diagonal_fisher(
             return torch.cat([outputs.action * scale, math.sqrt(2) * sigma * scale], -1)
         if greedy:
             return outputs.action
-        parts = [(c.unsqueeze(1) * _factor(c.detach().softmax(-1))).sum(-1) for c in choices(outputs.action, sizes)]
+        parts = [
+            (c.unsqueeze(1) * _factor(c.detach().softmax(-1))).sum(-1) for c in split_choices(outputs.action, sizes)
+        ]
         return torch.cat(parts, -1)
 
     return _mean_over_samples(network, observations, names, rows, torch.Tensor.square_)

@@ -18,7 +18,8 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.progress import Progress
 
-from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, replace_file
+from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint
+from graft.agents.checkpoints.files import replace_file
 from graft.command import command
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task

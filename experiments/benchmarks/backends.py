@@ -35,8 +35,8 @@ def subjects(task: Task) -> dict[str, Round]:
     """Every way to train on ``task``, with the same network, batch, minibatches and epochs: PPO's defaults."""
     from graft.agents.ray_session.session import join
     from graft.agents.rllib.algorithm import ALGORITHMS as ON_RLLIB
-    from graft.agents.rllib.backend import build
-    from graft.agents.rllib.baseline_ppo import plain
+    from graft.agents.rllib.backend import build_algorithm
+    from graft.agents.rllib.baseline_ppo import baseline_ppo
     from graft.agents.rllib.runner import RunnerEnvConfig
 
     join(Resources())
@@ -44,8 +44,8 @@ def subjects(task: Task) -> dict[str, Round]:
     env = BatchVecEnv(make(task, options.num_envs, 0))
     learner = options.learner(_network(task), env, 0, None, "cpu")
     world = RunnerEnvConfig(task, schemas(task).observation, 0, 1.0, 1)
-    ours = build(ON_RLLIB["ppo"](), _network(task), world, Hooks(), 0, Resources())
-    theirs = plain(_network(task), task, options, 0)
+    ours = build_algorithm(ON_RLLIB["ppo"](), _network(task), world, Hooks(), 0, Resources())
+    theirs = baseline_ppo(_network(task), task, options, 0)
 
     def on_sb3() -> None:
         learner.learn(options.num_envs * options.num_steps, reset_num_timesteps=False)

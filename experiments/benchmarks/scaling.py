@@ -99,13 +99,13 @@ def _training(
 ) -> Iterator[tuple[Any, PPOOptions]]:
     """The backend's algorithm as `graft.agents.rllib.train` builds it, and its options; its processes end with the block."""
     from graft.agents.rllib.algorithms.ppo import PPOAlgorithm
-    from graft.agents.rllib.backend import build
+    from graft.agents.rllib.backend import build_algorithm
     from graft.agents.rllib.runner import RunnerEnvConfig
 
     chosen = PPOAlgorithm(**options)
     network = build_network(schemas(task), config or NetworkConfig(), 0)
     world = RunnerEnvConfig(task, network.schemas.observation, 0, 1.0, 1)
-    algorithm = build(chosen, network, world, Hooks(), 0, resources)
+    algorithm = build_algorithm(chosen, network, world, Hooks(), 0, resources)
     try:
         yield algorithm, chosen
     finally:

@@ -66,13 +66,13 @@ def check(squad: Squad, task: Task, backend: str, algorithm: Algorithm) -> None:
         )
     from graft.agents.rllib.algorithm import Algorithm as Trainer
     from graft.agents.rllib.multi_agent import SquadGame
-    from graft.agents.rllib.policy_mapping import SINGLE, policy_mapping
+    from graft.agents.rllib.policy_mapping import DEFAULT_POLICY, policy_mapping
     from graft.agents.rllib.squad_runner import check_algorithm
 
     assert isinstance(algorithm, Trainer)
     check_algorithm(algorithm)
     for name in squad.plays.values():
-        if name == SINGLE or name.startswith("__"):
+        if name == DEFAULT_POLICY or name.startswith("__"):
             raise GraftError(f"policy_mapping of {task}: '{name}' is RLlib's own name; choose another one.")
     # Names are for the task's team; what else it sees and does under them, `envs.make` says.
     plain = Task(task.id, {name: value for name, value in task.kwargs.items() if name not in (TEAM, KEYWORD)})

@@ -9,8 +9,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from graft.agents.checkpoints.checkpoint import replace_file
-from graft.agents.checkpoints.snapshot import MANIFEST, Part, Saved, Snapshot, Snapshots
+from graft.agents.checkpoints.files import replace_file
+from graft.agents.checkpoints.snapshot import MANIFEST, Savable, SavedState, Snapshot, Snapshots
 from graft.experiments.plan.graph import Stage
 from graft.experiments.stages.metrics_log import Ledger
 from graft.experiments.store.records import METRICS, SNAPSHOT, Store, surroundings
@@ -82,19 +82,19 @@ class Resumption:
         found, self._snapshot = self._snapshot, None
         return found
 
-    def snapshots(self, ledger: Ledger, running: Part) -> Snapshots:
+    def snapshots(self, ledger: Ledger, running: Savable) -> Snapshots:
         """Of the stage's training, with the state of what is ``running`` beside it, and how long the metrics are."""
 
-        def save() -> Saved:
+        def save() -> SavedState:
             self._check_holder()
             tensors, values = running.save()
             length = ledger.length()
             digest = hashlib.sha256(_beginning(self._metrics_file, length)).hexdigest()
-            return Saved(tensors, {"running": values, "metrics": [length, digest]})
+            return SavedState(tensors, {"running": values, "metrics": [length, digest]})
 
-        def restore(saved: Saved, env_steps: int) -> None:
+        def restore(saved: SavedState, env_steps: int) -> None:
             ledger.rewind(saved.values["metrics"][0], env_steps)
-            running.restore(Saved(saved.tensors, saved.values["running"]))
+            running.restore(SavedState(saved.tensors, saved.values["running"]))
 
         return Snapshots(self._folder, self._identity, SECONDS, save=save, restore=restore, found=self._take)
 

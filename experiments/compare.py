@@ -14,7 +14,8 @@ from rich.table import Table
 
 from graft.command import command
 from graft.errors import GraftError
-from graft.experiments.report.transfer import format_ratio, rounded
+from graft.experiments.report.common import rounded
+from graft.experiments.report.transfer import format_ratio
 
 EXAMPLES = """examples:
   python -m experiments.compare runs/mechanics runs/mechanics_rllib --names sb3 rllib
@@ -79,7 +80,7 @@ def _auc(row: Mapping[str, Any]) -> str:
 def cells(pair: Pair) -> list[str]:
     """Transfer ratios and whether they agree, then the areas under the curves and whether those do."""
     words = {True: "yes", False: "no", None: "-"}
-    found = [format_ratio(pair.first), format_ratio(pair.second), words[pair.agree("transfer_ratio")]]
+    found = [*(format_ratio(row["transfer_ratio"]) for row in pair), words[pair.agree("transfer_ratio")]]
     return [*found, _auc(pair.first), _auc(pair.second), words[pair.agree("auc")]]
 
 

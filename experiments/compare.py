@@ -14,7 +14,8 @@ from rich.table import Table
 
 from graft.command import command
 from graft.errors import GraftError
-from graft.experiments.report.transfer import ratio, unsigned
+from graft.experiments.report.common import rounded
+from graft.experiments.report.transfer import format_ratio
 
 EXAMPLES = """examples:
   python -m experiments.compare runs/mechanics runs/mechanics_rllib --names sb3 rllib
@@ -73,13 +74,13 @@ def _auc(row: Mapping[str, Any]) -> str:
     auc = row["auc"]
     if auc is None:
         return ""
-    return f"{unsigned(auc['iqm'], 3):.3f} [{unsigned(auc['low'], 3):.3f}, {unsigned(auc['high'], 3):.3f}]"
+    return f"{rounded(auc['iqm'], 3):.3f} [{rounded(auc['low'], 3):.3f}, {rounded(auc['high'], 3):.3f}]"
 
 
 def cells(pair: Pair) -> list[str]:
     """Transfer ratios and whether they agree, then the areas under the curves and whether those do."""
     words = {True: "yes", False: "no", None: "-"}
-    found = [ratio(pair.first), ratio(pair.second), words[pair.agree("transfer_ratio")]]
+    found = [*(format_ratio(row["transfer_ratio"]) for row in pair), words[pair.agree("transfer_ratio")]]
     return [*found, _auc(pair.first), _auc(pair.second), words[pair.agree("auc")]]
 
 

@@ -26,9 +26,16 @@ from graft.experiments.config.experiment import (
 )
 from graft.experiments.launchers.launcher import Launcher
 from graft.experiments.launchers.local import LocalLauncher
-from graft.experiments.plan.graph import Graph, expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.plan.sequence import expand_sequence
-from graft.experiments.report.conclusions import Carried, check_pairs, check_sequence, conclude_pairs, conclude_sequence
+from graft.experiments.plan.stage import Graph
+from graft.experiments.report.conclusions import (
+    TransplantTables,
+    check_pairs,
+    check_sequence,
+    conclude_pairs,
+    conclude_sequence,
+)
 from graft.experiments.report.progress import Progress
 from graft.experiments.store.records import Store
 
@@ -168,7 +175,7 @@ class Kind(NamedTuple):
     """
 
     expand: Callable[[Any], Graph]
-    check: Callable[[Graph], list[Carried]]
+    check: Callable[[Graph], list[TransplantTables]]
     conclude: Callable[[Console, Any, Graph, Store, Mapping[str, str]], None]
 
 
@@ -180,7 +187,7 @@ KINDS: dict[type[Common], Kind] = {
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
     for carried in kind.check(graph):
-        console.print(carried.whole)
+        console.print(carried.complete)
     steps = sum(stage.budget for stage in graph.stages.values())
     for stage in graph.stages.values():
         console.print(f"{stage.id}  {stage.label}  {stage.budget:,} env steps", highlight=False, soft_wrap=True)
@@ -208,7 +215,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         _dry_run(console, kind, graph, store.out)
         return 0
     found = kind.check(graph)
-    with store.locked():
+    with store.lock():
         failed = _run_stages(console, config, graph, found, launcher, store)
         if failed is None:
             return INTERRUPTED
@@ -223,7 +230,7 @@ def _run_stages(
     console: Console,
     config: AnyConfig,
     graph: Graph,
-    found: list[Carried],
+    found: list[TransplantTables],
     launcher: Launcher,
     store: Store,
 ) -> dict[str, str] | None:
@@ -234,7 +241,7 @@ def _run_stages(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    if len(todo) < len(graph.stages) and (changed := store.changed_since()):
+    if len(todo) < len(graph.stages) and (changed := store.software_changes()):
         say(f"Note: finished stages were made with other software ({', '.join(changed)}); see experiment.json.")
     failed: dict[str, str] = {}
     if todo:

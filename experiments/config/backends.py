@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from graft.agents.training.algorithm import Algorithm
-from graft.agents.training.backend import Resources, TrainJob, TrainResult
 from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.errors import GraftError, unknown
-from graft.transfer.method import TransferMethod, label
+
+if TYPE_CHECKING:  # which need torch
+    from graft.agents.training.algorithm import Algorithm
+    from graft.agents.training.backend import Resources, TrainJob, TrainResult
+    from graft.transfer.method import TransferMethod
 
 DEFAULT = "sb3"
 BACKENDS = {DEFAULT: "graft.agents.sb3", "rllib": "graft.agents.rllib"}
 """Name -> package, which is not imported before it is needed: Ray takes seconds."""
 
-PRESETS = {
-    "local": Resources(),
-    "one_gpu": Resources(num_gpus_per_learner=1),
-    "cluster": Resources(num_env_runners=8, num_learners=2, num_gpus_per_learner=1),
+PRESETS: dict[str, dict[str, Any]] = {
+    "local": {},
+    "one_gpu": {"num_gpus_per_learner": 1},
+    "cluster": {"num_env_runners": 8, "num_learners": 2, "num_gpus_per_learner": 1},
 }
-"""Resources by name."""
+"""Name -> options of `Resources`."""
 
 
 class Backend(Protocol):
@@ -49,16 +50,19 @@ def parse_resources(given: str | Mapping[str, Any]) -> Resources:
     Raises:
         GraftError: an unknown preset or key, or a value that is not allowed.
     """
+    from graft.agents.training.backend import Resources
+
     options = {"preset": given} if isinstance(given, str) else dict(given)
     name = str(options.pop("preset", "local"))
     if name not in PRESETS:
         raise unknown("preset of resources", name, PRESETS)
-    before = {field.name: getattr(PRESETS[name], field.name) for field in fields(Resources)}
-    return build_options("resources", Resources, {**before, **options})
+    return build_options("resources", Resources, {**PRESETS[name], **options})
 
 
 def refuse(name: str, resources: Resources, method: TransferMethod | None = None) -> None:
     """Raise GraftError where a backend can't train with these resources, or with this method on them."""
+    from graft.transfer.method import label
+
     if name == "sb3" and (resources.num_env_runners or resources.num_learners):
         raise GraftError(
             "Stable-Baselines3 trains in one process: num_env_runners and num_learners must be 0; "

@@ -56,7 +56,7 @@ class Session:
         with self.store.locked():
             if (self.store.out / FILE).exists():  # before the folder's record is changed
                 Trials(self.search, self.store.out, self.plan.budget)
-            self.store.open(self.base, "graft.experiments.tune")
+            self.store.open(self.base, "tune")
             trials = Trials(self.search, self.store.out, self.plan.budget)
             if trials.count < self.search.trials:
                 self.say(f"Note: the space has {trials.count} different trials, not {self.search.trials}.")

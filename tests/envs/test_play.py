@@ -17,7 +17,8 @@ from graft.envs import GraftError, Task
 from graft.envs.builtin.engine.game import ACTIONS, GAMES
 from graft.envs.core.task_string import task_of
 from graft.envs.keys import keys, presses
-from graft.envs.play import Session, line_by_line, main, on_screen
+from graft.envs.play import Session, line_by_line, on_screen
+from graft.experiments.play import main
 
 
 def lines(text: str, session: Session) -> str:
@@ -120,7 +121,7 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    assert "python -m envs.play Graft/Platform-v0 gravity=0.5" in capsys.readouterr().out
+    assert "graft play Graft/Platform-v0 gravity=0.5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

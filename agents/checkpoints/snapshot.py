@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from graft.agents.checkpoints.checkpoint import flush_folder, replace_file, sealed, write_durably
+from graft.agents.checkpoints.checkpoint import sealed
+from graft.agents.checkpoints.files import flush_folder, replace_file, write_durably
 
 FORMAT = 1
 MANIFEST = "snapshot.json"

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from graft.agents.checkpoints.checkpoint import replace_file
+from graft.agents.checkpoints.files import replace_file
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.training.backend import Evaluation, TrainJob

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-from graft.agents.checkpoints.checkpoint import replace_file
+from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
 from graft.experiments.launchers.launcher import Agenda, StageQueue, Watcher
 from graft.experiments.launchers.worker import Done, Hello, Progress, software

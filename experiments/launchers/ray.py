@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
-import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or Ray prints the story of every lost worker as well
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from graft.agents.ray_session.auth import admitted, forget, own_token
-from graft.agents.ray_session.cleanup import marked, reaped
-from graft.envs.supervision.processes import one_thread_each
+from graft.agents.ray_session.session import check_address, connected, message_lines
 from graft.errors import GraftError
 from graft.experiments.launchers.launcher import StageQueue, Watcher, at_least, usable_cores
 from graft.experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
@@ -30,9 +25,6 @@ from graft.experiments.store.records import Store
 
 SECONDS_TO_END = 10.0
 """A worker that does not end itself in this time is killed."""
-
-OBJECT_STORE = 100 * 2**20
-"""Bytes; a launcher's messages are small, and Ray would take a third of the memory."""
 
 
 class RayLauncher:
@@ -70,7 +62,7 @@ class RayLauncher:
         at_least(0, retries=retries, wait=wait)
         if not (0 <= gpus <= 1 or (math.isfinite(gpus) and gpus > 1 and gpus == int(gpus))):
             raise GraftError(f"--gpus {gpus} is not allowed; it is a fraction of one GPU or a whole number of them.")
-        _check_form(address)
+        check_address(address)
         self.jobs, self.env_workers, self.address = jobs, env_workers, address
         self.cpus, self.gpus = cpus or env_workers, gpus
         self.retries, self.wait = retries, wait
@@ -87,86 +79,17 @@ class RayLauncher:
             GraftError: there is no such cluster, none of its nodes has what a stage needs, or one does not have
                 Graft or the experiment's folder.
         """
-        with connected(self.address):
+        with connected(self.address, usable_cores()):
             return self._pool(store, watcher).run(graph, todo)
 
     def serve(self, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
         """See `graft.experiments.launchers.launcher.Launcher`; raises as `run`."""
-        with connected(self.address):
+        with connected(self.address, usable_cores()):
             self._pool(store, watcher).serve(agenda)
 
     def _pool(self, store: Store, watcher: Watcher) -> Pool:
         cluster = _RayCluster(self, store.out.resolve())
         return Pool(cluster, self.need, self.jobs, self.retries, store, watcher, self.wait)
-
-
-@contextlib.contextmanager
-def connected(asked: str, cores: int | None = None) -> Iterator[None]:
-    """Be in a Ray cluster: the one that this process is in already, else that at the address (see `RayLauncher`).
-
-    Args:
-        cores: of one that is started here; None for those that this process may use.
-    Raises:
-        GraftError: there is none, or it can't be joined.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    _check_form(asked)
-    address = "local" if asked == "local" else _running(asked)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.callback(forget)
-            if address == "local":
-                mark = stack.enter_context(reaped())
-                with one_thread_each(), marked(mark), own_token():
-                    ray.init(
-                        address,
-                        num_cpus=cores or usable_cores(),
-                        include_dashboard=False,
-                        object_store_memory=OBJECT_STORE,
-                        **options,
-                    )
-            else:
-                stack.enter_context(admitted(address))
-                ray.init(address, **options)
-        except (ConnectionError, RayError, RuntimeError, ValueError, OSError, SystemExit) as error:
-            raise GraftError(f"Ray at --address {asked} can't be used: {_lines(error)[0]}") from error
-        stack.callback(ray.shutdown)
-        yield
-
-
-def _check_form(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if address not in ("auto", "local") and not (host and "/" not in host and port.isdigit()):
-        raise GraftError(
-            f"--address {address} is not allowed; it is 'auto', 'local' or HOST:PORT of a cluster's head node."
-        )
-
-
-def _running(address: str) -> str:
-    """HOST:PORT of a cluster that answers there; Ray itself would try for minutes, and then end the process."""
-    if address == "auto":
-        from ray._private.services import get_ray_address_from_environment  # ray.init is the only public way
-
-        try:
-            address = get_ray_address_from_environment("auto", None)
-        except ConnectionError as error:
-            raise GraftError(
-                "No Ray cluster runs on this machine; give --address HOST:PORT of one, or --address local to start one."
-            ) from error
-        _check_form(address)
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise GraftError(f"No Ray cluster answers at {address}; give the --address of one that runs.") from error
-    return address
-
-
-def _lines(error: BaseException) -> list[str]:
-    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
 
 
 def _amount(number: float, what: str) -> str:
@@ -277,8 +200,9 @@ class _RayWorker:
         except RayError as error:
             self.kill()
             if isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False):
+                reason = message_lines(error)[-1]
                 raise GraftError(
-                    f"A worker can't start; is Graft installed on all nodes, in the same version? {_lines(error)[-1]}"
+                    f"A worker can't start; is Graft installed on all nodes, in the same version? {reason}"
                 ) from error
             raise Lost(_why(error)) from error
         self.pending = None
@@ -336,7 +260,7 @@ def _ready(ref: Any) -> bool:
 
 def _why(error: RayError) -> str:
     """What Ray knows of a worker's death, without its advice."""
-    lines = _lines(error)
+    lines = message_lines(error)
     told = next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
     told = told.removeprefix("The actor is dead because ").split(" Some common causes")[0]
     return told.split(" Worker exit detail:")[0].rstrip(". ")[:200]

@@ -13,7 +13,8 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.progress import Progress
 
-from graft.agents.checkpoints.checkpoint import Checkpoint, replace_file
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError

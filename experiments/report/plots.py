@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from graft.agents.checkpoints.checkpoint import replace_file
+from graft.agents.checkpoints.files import replace_file
 from graft.experiments.report.continual import Lived
 from graft.experiments.report.transfer import Measured, named, signed, unsigned
 from graft.transfer.method import label

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from graft.agents.checkpoints.checkpoint import replace_file
+from graft.agents.checkpoints.files import replace_file
 from graft.agents.checkpoints.snapshot import MANIFEST, Part, Saved, Snapshot, Snapshots
 from graft.experiments.plan.graph import Stage
 from graft.experiments.stages.metrics_log import Ledger

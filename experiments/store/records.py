@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from graft import __version__
-from graft.agents.checkpoints.checkpoint import Checkpoint, replace_file
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
 from graft.experiments.config.experiment import AnyConfig
 from graft.experiments.plan.graph import Stage

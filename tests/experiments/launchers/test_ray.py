@@ -16,6 +16,7 @@ import pytest
 from support.stage_outcomes import assert_left_the_same
 from support.tiny_experiment import write_config
 
+from graft.agents.ray_session import session
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers import ray as launching
@@ -293,11 +294,11 @@ def test_no_cluster_is_an_error_and_comes_quickly(monkeypatch, tmp_path):
     monkeypatch.setattr(services, "get_ray_address_from_environment", nothing)
     start = time.monotonic()
     with pytest.raises(GraftError, match="No Ray cluster runs on this machine"):
-        launching._running("auto")
+        session.resolve_address("auto")
     monkeypatch.setattr(services, "get_ray_address_from_environment", lambda address, folder: "127.0.0.1:1")
     for address in ("auto", "127.0.0.1:1", "127.0.0.1:99999"):
         with pytest.raises(GraftError, match=r"No Ray cluster answers at 127\.0\.0\.1:"):
-            launching._running(address)
+            session.resolve_address(address)
     assert time.monotonic() - start < 10
 
 

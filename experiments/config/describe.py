@@ -1,4 +1,4 @@
-"""What a method or an algorithm is, and what its options mean: ``python -m experiments.run --describe NAME``.
+"""What a method or an algorithm is, and what its options mean: ``graft run --describe NAME``.
 
 An algorithm's name may have its backend before it: ``rllib/ppo``. Without it, Stable-Baselines3's comes first.
 """

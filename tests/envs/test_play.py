@@ -100,7 +100,7 @@ def test_quit_ends_at_once_and_an_unfinished_score_is_told() -> None:
         (["Graft/Maze-v0"], "jump\n", "'j' in 'jump' is no action; allowed: noop, up, down, left, right, act"),
         (["Graft/Maze-v0", "--seed", "-1"], "", "seeds are whole numbers from 0"),
         (["CartPole-v1"], "", "Unknown game 'CartPole-v1'"),
-        (["Graft/Pursuit-v0"], "", "`python -m experiments.watch CHECKPOINT Graft/Pursuit-v0 --gif FILE`"),
+        (["Graft/Pursuit-v0"], "", "`graft watch CHECKPOINT Graft/Pursuit-v0 --gif FILE`"),
     ],
 )
 def test_bad_input_ends_with_2_and_a_sentence(

@@ -254,4 +254,4 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as ended:
         run.main(["--help"])
     assert ended.value.code == 0
-    assert "python -m experiments.run mechanics --dry-run" in capsys.readouterr().out
+    assert "graft run mechanics --dry-run" in capsys.readouterr().out

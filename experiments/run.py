@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # which take seconds to load
 
     from graft.experiments.config.experiment import AnyConfig
     from graft.experiments.launchers.launcher import Launcher
-    from graft.experiments.plan.graph import Graph
-    from graft.experiments.report.conclusions import Carried
+    from graft.experiments.plan.stage import Graph
+    from graft.experiments.report.conclusions import TransplantTables
     from graft.experiments.store.records import Store
 
 EXAMPLES = """examples:
@@ -158,14 +158,14 @@ class Kind(NamedTuple):
     """
 
     expand: Callable[[Any], Graph]
-    check: Callable[[Graph], list[Carried]]
+    check: Callable[[Graph], list[TransplantTables]]
     conclude: Callable[[Console, Any, Graph, Store, Mapping[str, str]], None]
 
 
 def kind_of(config: AnyConfig) -> Kind:
     """Of an experiment."""
     from graft.experiments.config.experiment import Config
-    from graft.experiments.plan.graph import expand
+    from graft.experiments.plan.pairs import expand
     from graft.experiments.plan.sequence import expand_sequence
     from graft.experiments.report.conclusions import check_pairs, check_sequence, conclude_pairs, conclude_sequence
 
@@ -198,7 +198,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         _dry_run(console, kind, graph, store.out)
         return 0
     carried = kind.check(graph)
-    with store.locked():
+    with store.lock():
         failed = _run_stages(console, config, graph, carried, launcher, store)
         if failed is None:
             return INTERRUPTED
@@ -211,7 +211,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
     for carried in kind.check(graph):
-        console.print(carried.whole)
+        console.print(carried.complete)
     steps = sum(stage.budget for stage in graph.stages.values())
     for stage in graph.stages.values():
         console.print(f"{stage.id}  {stage.label}  {stage.budget:,} env steps", highlight=False, soft_wrap=True)
@@ -221,7 +221,7 @@ def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
 
 
 def _run_stages(
-    console: Console, config: AnyConfig, graph: Graph, carried: list[Carried], launcher: Launcher, store: Store
+    console: Console, config: AnyConfig, graph: Graph, carried: list[TransplantTables], launcher: Launcher, store: Store
 ) -> dict[str, str] | None:
     """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
     from graft.experiments.report.progress import Progress
@@ -232,7 +232,7 @@ def _run_stages(
     todo = [stage_id for stage_id in graph.stages if not store.done(stage_id)]
     done = len(graph.stages) - len(todo)
     store.open(config)
-    if done and (changed := store.changed_since()):
+    if done and (changed := store.software_changes()):
         say(f"Note: finished stages were made with other software ({', '.join(changed)}); see experiment.json.")
     if not todo:
         say(f"{config.name}: all {done} stages are done already, in {store.out}")

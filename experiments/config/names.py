@@ -48,7 +48,7 @@ def _check_registered(config: AnyConfig) -> None:
     for name in [config.backend, *(source.backend for source in sources if source.backend)]:
         if name not in BACKENDS:
             raise unknown("backend", name, BACKENDS)
-        _check("algorithm", config.algorithm.get("name", "ppo"), f"{BACKENDS[name]}.algorithms")
+        _check("algorithm", config.algorithm.get("name", "ppo"), f"{BACKENDS[name].package}.algorithms")
     if config.network.encoder is not None:
         _check("encoder", config.network.encoder, "graft.agents.networks.encoders")
     for entry in [*config.methods, *(entry for source in sources for entry in source.methods or ())]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from graft.envs.core.faults import TooManyFaults
 from graft.errors import GraftError
-from graft.experiments.plan.graph import Graph, Stage, StoppedEarly
+from graft.experiments.plan.stage import Graph, Stage, StoppedEarly
 from graft.experiments.store.lock import TakenOver
 from graft.experiments.store.records import Store
 
@@ -164,7 +164,7 @@ def attempt(
         The error for people, or None.
     """
     try:
-        with store.alone(stage.id, patience):
+        with store.lock_stage(stage.id, patience):
             return None if store.done(stage.id) else _run(stage, store, progress, env_workers)
     except GraftError as error:  # that folder is another process's, so nothing may be recorded there
         return str(error)

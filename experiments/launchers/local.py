@@ -21,7 +21,7 @@ from graft.experiments.launchers.launcher import (
     forget_main,
     usable_cores,
 )
-from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.plan.stage import Graph, Stage
 from graft.experiments.store.records import Store
 
 POLL_SECONDS = 0.5

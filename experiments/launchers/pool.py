@@ -12,7 +12,7 @@ from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
 from graft.experiments.launchers.launcher import Agenda, StageQueue, Watcher
 from graft.experiments.launchers.worker import Done, Hello, Progress, software
-from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.plan.stage import Graph, Stage
 from graft.experiments.store.records import Store
 
 POLL_SECONDS = 0.5
@@ -219,7 +219,7 @@ class Pool:
             self._watcher.noted(text)
 
     def _requeue_after_loss(self, worker: Worker, stage: Stage, lost: Lost, agenda: StageQueue) -> None:
-        """Its stage goes on elsewhere, or has failed; a worker that is only cut off is kept out by `Store.alone`."""
+        """Its stage goes on elsewhere, or has failed; one that is only cut off is kept out by `Store.lock_stage`."""
         self._deaths[stage.id] += 1
         deaths = self._deaths[stage.id]
         given_up = deaths > self._retries

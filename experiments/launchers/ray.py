@@ -20,7 +20,7 @@ from graft.errors import GraftError
 from graft.experiments.launchers.launcher import StageQueue, Watcher, at_least, usable_cores
 from graft.experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
 from graft.experiments.launchers.worker import Done, Hello, Progress, StageWorker
-from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.plan.stage import Graph, Stage
 from graft.experiments.store.records import Store
 
 SECONDS_TO_END = 10.0

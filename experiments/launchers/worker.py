@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from graft.envs.supervision.processes import ONE_THREAD
 
 if TYPE_CHECKING:  # numeric libraries load when a worker has said how many threads they get
-    from graft.experiments.plan.graph import Stage
+    from graft.experiments.plan.stage import Stage
 
 SECONDS_TO_SEE = 10.0
 """A folder that is shared shows within this time what another machine wrote."""
@@ -64,7 +64,7 @@ class StageWorker:
     """Runs one stage after another; its methods are called from two threads, `work` and `hello` from the same.
 
     A launcher that can't reach it (a network that is cut, a node that is thought dead) lets another go on with its
-    stage. `graft.experiments.store.records.Store.alone` keeps the two apart.
+    stage. `graft.experiments.store.records.Store.lock_stage` keeps the two apart.
 
     Args:
         out: folder of the experiment. env_workers: see `envs.make`. gpu: whether it may use a GPU.
@@ -111,10 +111,10 @@ class StageWorker:
 
 def software() -> dict[str, Any]:
     """What a stage's results depend on: versions of packages, and this software's own code."""
-    from graft.experiments.stages.resume import code
-    from graft.experiments.store.records import surroundings
+    from graft.experiments.stages.resume import code_hash
+    from graft.experiments.store.provenance import provenance
 
-    return {**surroundings()["versions"], "code": code()}
+    return {**provenance()["versions"], "code": code_hash()}
 
 
 def _holds(path: Path, token: str) -> bool:

@@ -19,7 +19,7 @@ from graft.errors import GraftError
 Frame = NDArray[np.uint8]
 
 
-class End(NamedTuple):
+class EpisodeEnd(NamedTuple):
     """Of an episode: its return (of a squad, the mean over its agents), its steps, and who won where somebody can."""
 
     total: float
@@ -31,11 +31,11 @@ class End(NamedTuple):
         return f"return {self.total:.2f} in {self.length} steps{won}"
 
 
-class Step(NamedTuple):
+class PlaybackStep(NamedTuple):
     """A frame (H, W, 3) uint8, and the episode's end where it ends with that."""
 
     frame: Frame
-    ended: End | None = None
+    ended: EpisodeEnd | None = None
 
 
 def squad_size(task: Task) -> int:
@@ -47,9 +47,9 @@ def squad_size(task: Task) -> int:
         env.close()
 
 
-def steps(
+def play(
     network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
-) -> Iterator[Step]:
+) -> Iterator[PlaybackStep]:
     """What is seen while ``network`` plays, without end: a frame for each reset and each step.
 
     Args:
@@ -60,23 +60,23 @@ def steps(
     """
     network.eval()
     obs = env.reset()[0]
-    yield Step(_frame(env, task))
+    yield PlaybackStep(_frame(env, task))
     total, length, waiting = 0.0, 0, False
     while True:
         obs, rewards, terminated, truncated, _ = env.step(network.act(obs, generator, deterministic).numpy())
         if waiting:  # this step was the reset
             total, length, waiting = 0.0, 0, False
-            yield Step(_frame(env, task))
+            yield PlaybackStep(_frame(env, task))
             continue
         total, length = total + float(rewards[0]), length + 1
         waiting = bool(terminated[0] or truncated[0])
-        yield Step(_frame(env, task), End(total, length) if waiting else None)
+        yield PlaybackStep(_frame(env, task), EpisodeEnd(total, length) if waiting else None)
 
 
-def squad_steps(
+def play_squad(
     network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
-) -> Iterator[Step]:
-    """`steps` of a squad: ``network`` plays all rows, the task's rule the opponents.
+) -> Iterator[PlaybackStep]:
+    """`play` of a squad: ``network`` plays all rows, the task's rule the opponents.
 
     Args:
         env: `TeamRows`, all of one environment. It is reset in the step that ends a game, and gives the picture
@@ -85,7 +85,7 @@ def squad_steps(
     network.eval()
     obs, infos = env.reset()
     frame = _frame(env, task)
-    yield Step(frame)
+    yield PlaybackStep(frame)
     total, length, played = 0.0, 0, infos["alive"]
     while True:
         obs, rewards, _, _, infos = env.step(network.act(obs, generator, deterministic).numpy())
@@ -94,10 +94,10 @@ def squad_steps(
             mean = total / max(1, int(played.sum()))
             if infos["final_frame"][0] is not None:  # an environment that failed is not drawn
                 frame = _picture(infos["final_frame"], task)
-            yield Step(frame, End(mean, length, _outcome(env, infos)))
+            yield PlaybackStep(frame, EpisodeEnd(mean, length, _outcome(env, infos)))
             total, length, played = 0.0, 0, infos["alive"]
         frame = _frame(env, task)
-        yield Step(frame)
+        yield PlaybackStep(frame)
         played = played | infos["alive"]
 
 

@@ -19,7 +19,7 @@ from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError
 from graft.experiments.playback.agent import agent_and_task, check_fit
-from graft.experiments.playback.frames import Step, squad_size, squad_steps, steps
+from graft.experiments.playback.frames import PlaybackStep, play, play_squad, squad_size
 from graft.transfer.task_heads import HEADS, tasks_learned
 
 DRAWN = "rgb_array"
@@ -31,7 +31,12 @@ HELD = 8
 
 
 def record(
-    path: Path, fps: float, seen: Iterator[Step], frames: int, episodes: int, said: Callable[[int, Step], None]
+    path: Path,
+    fps: float,
+    seen: Iterator[PlaybackStep],
+    frames: int,
+    episodes: int,
+    said: Callable[[int, PlaybackStep], None],
 ) -> tuple[int, int]:
     """Write a GIF of what is seen until so many episodes have ended, or so many frames are taken.
 
@@ -88,7 +93,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     try:
         fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
         generator = torch.Generator().manual_seed(options.seed)
-        seen = (squad_steps if squad else steps)(network, env, task, generator, options.deterministic)
+        seen = (play_squad if squad else play)(network, env, task, generator, options.deterministic)
         written, ended = _record(console, fps, seen, options)
     finally:
         env.close()
@@ -101,13 +106,13 @@ def run(console: Console, options: argparse.Namespace) -> None:
     console.print(f"{path}: {task}, {written} frames at {fps:g} a second, {size:,.0f} kB", soft_wrap=True)
 
 
-def _record(console: Console, fps: float, seen: Iterator[Step], options: argparse.Namespace) -> tuple[int, int]:
+def _record(console: Console, fps: float, seen: Iterator[PlaybackStep], options: argparse.Namespace) -> tuple[int, int]:
     """`record`, with a progress bar on a terminal and a line for each episode."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("frames", total=options.frames)
         finished = 0
 
-        def said(written: int, step: Step) -> None:
+        def said(written: int, step: PlaybackStep) -> None:
             nonlocal finished
             progress.update(bar, completed=written)
             if step.ended is not None:

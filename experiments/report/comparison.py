@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graft.errors import GraftError
-from graft.experiments.report.transfer import ratio, unsigned
+from graft.experiments.report.transfer import format_ratio, rounded
 
 Key = tuple[str | None, str, str]
 """Source, target and method."""
@@ -62,13 +62,13 @@ def _auc(row: Mapping[str, Any]) -> str:
     auc = row["auc"]
     if auc is None:
         return ""
-    return f"{unsigned(auc['iqm'], 3):.3f} [{unsigned(auc['low'], 3):.3f}, {unsigned(auc['high'], 3):.3f}]"
+    return f"{rounded(auc['iqm'], 3):.3f} [{rounded(auc['low'], 3):.3f}, {rounded(auc['high'], 3):.3f}]"
 
 
 def cells(pair: Pair) -> list[str]:
     """Transfer ratios and whether they agree, then the areas under the curves and whether those do."""
     words = {True: "yes", False: "no", None: "-"}
-    found = [ratio(pair.first), ratio(pair.second), words[pair.agree("transfer_ratio")]]
+    found = [format_ratio(pair.first), format_ratio(pair.second), words[pair.agree("transfer_ratio")]]
     return [*found, _auc(pair.first), _auc(pair.second), words[pair.agree("auc")]]
 
 

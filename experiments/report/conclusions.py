@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from graft.experiments.config.experiment import Config, SequenceConfig
-from graft.experiments.plan.graph import Comparison, Graph
+from graft.experiments.plan.stage import Comparison, Graph
 from graft.experiments.report import continual, plots, sim2real, transfer
-from graft.experiments.stages.preflight import rehearse, rehearse_sequence
+from graft.experiments.stages.preflight import preflight, preflight_sequence
 from graft.experiments.store.records import Store, write_json
 from graft.transfer.method import label
 from graft.transfer.transplant_report import TransplantReport
 
 
-class Carried(NamedTuple):
+class TransplantTables(NamedTuple):
     """What a transfer would carry over, tensor by tensor, and a table of what is new or lost (None: nothing)."""
 
     whole: Table
@@ -33,21 +33,21 @@ def _transplant_table(comparison: Comparison, found: TransplantReport, losses_on
     return table
 
 
-def check_pairs(graph: Graph) -> list[Carried]:
-    """Of a transfer experiment: see `graft.experiments.stages.preflight.rehearse`."""
+def check_pairs(graph: Graph) -> list[TransplantTables]:
+    """Of a transfer experiment: see `graft.experiments.stages.preflight.preflight`."""
     return [
-        Carried(
+        TransplantTables(
             _transplant_table(comparison, found),
             _transplant_table(comparison, found, losses_only=True) if found.partial else None,
         )
-        for comparison, found in rehearse(graph)
+        for comparison, found in preflight(graph)
         if found is not None
     ]
 
 
-def check_sequence(graph: Graph) -> list[Carried]:
+def check_sequence(graph: Graph) -> list[TransplantTables]:
     """Of a sequence, whose tasks share a schema: everything is carried over whole."""
-    rehearse_sequence(graph)
+    preflight_sequence(graph)
     return []
 
 

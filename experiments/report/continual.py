@@ -13,8 +13,8 @@ from rich.table import Table
 
 from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
-from graft.experiments.plan.graph import Graph, Lifelong
-from graft.experiments.report.transfer import cost, estimate, stage_records, unsigned
+from graft.experiments.plan.stage import ContinualComparison, Graph
+from graft.experiments.report.transfer import cost, estimate, rounded, stage_records
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label
@@ -25,7 +25,7 @@ Matrices = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Lived:
+class ContinualResult:
     """A method on the whole sequence, for the seeds that are through.
 
     ``matrices`` (S, N, N): R per seed, normalised: row = after which task, column = score on which task; NaN where a
@@ -45,8 +45,8 @@ def task_bounds(config: SequenceConfig, graph: Graph, store: Store) -> list[Boun
     """Scale of every task: the config's, else the registered one, else an estimate from this experiment's runs."""
     found = []
     for j, entry in enumerate(config.sequence):
-        ids = [run[j] for life in graph.lifelong for run in life.trained]
-        base = [run[j] for life in graph.lifelong if life.method.baseline for run in life.trained]
+        ids = [run[j] for life in graph.continual for run in life.trained]
+        base = [run[j] for life in graph.continual if life.method.baseline for run in life.trained]
         found.append(entry.scale or estimate(store, ids, base))
     return found
 
@@ -55,7 +55,9 @@ def _normalised(curve: Curve, scale: Bounds) -> Curve:
     return Curve(curve.steps, [scale.normalise(score) for score in curve.scores])
 
 
-def _matrix(life: Lifelong, seed: int, curves: Sequence[Curve], scales: Sequence[Bounds], store: Store) -> Matrices:
+def _matrix(
+    life: ContinualComparison, seed: int, curves: Sequence[Curve], scales: Sequence[Bounds], store: Store
+) -> Matrices:
     count = len(scales)
     matrix = np.full((count, count), np.nan)
     for k in range(count):
@@ -69,10 +71,10 @@ def _matrix(life: Lifelong, seed: int, curves: Sequence[Curve], scales: Sequence
     return matrix
 
 
-def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Lived]:
+def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[ContinualResult]:
     """What every method did, as far as its seeds are through."""
     scales, found = task_bounds(config, graph, store), []
-    for life in graph.lifelong:
+    for life in graph.continual:
         matrices, curves, sizes = [], [], []
         for seed in range(len(life.seeds)):
             ids = [*life.trained[seed], *(life.consolidated[seed] if life.consolidated else ())]
@@ -85,7 +87,7 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Lived]:
         if matrices:
             missing = len(life.seeds) - len(matrices)
             steps = {"training": _steps(store, life.trained), "consolidation": _steps(store, life.consolidated)}
-            found.append(Lived(life.method, np.array(matrices), tuple(curves), tuple(sizes), missing, steps))
+            found.append(ContinualResult(life.method, np.array(matrices), tuple(curves), tuple(sizes), missing, steps))
     return found
 
 
@@ -108,7 +110,7 @@ def _defined(values: Sequence[float]) -> dict[str, float] | None:
     return None if any(np.isnan(values)) else _interval(values)
 
 
-def forward_transfer(lived: Lived, scratch: Lived) -> list[float]:
+def forward_transfer(lived: ContinualResult, scratch: ContinualResult) -> list[float]:
     """Per seed, the mean over tasks after the first of the forward transfer of its AUC over the mean of scratch's.
 
     NaN where scratch leaves nothing to gain on any task.
@@ -123,7 +125,7 @@ def forward_transfer(lived: Lived, scratch: Lived) -> list[float]:
     return found
 
 
-def intransigence(lived: Lived, scratch: Lived) -> list[float]:
+def intransigence(lived: ContinualResult, scratch: ContinualResult) -> list[float]:
     """Per seed, the mean over tasks after the first of scratch's final score minus R[k, k]: what could not be learned.
 
     Source: Chaudhry et al. 2018 (Riemannian walk), eq. 3, with scratch on the task's own budget as the reference.
@@ -133,7 +135,7 @@ def intransigence(lived: Lived, scratch: Lived) -> list[float]:
     return [float(v) for v in (reference - own)[:, 1:].mean(axis=1)]
 
 
-def row(lived: Lived, scratch: Lived | None) -> dict[str, Any]:
+def row(lived: ContinualResult, scratch: ContinualResult | None) -> dict[str, Any]:
     """A row of the table; the fields are described in docs/output.md."""
 
     def of_each(metric: Callable[[Matrices], float]) -> dict[str, float]:
@@ -164,7 +166,7 @@ def _rows(matrix: Matrices) -> list[list[float | None]]:
 
 
 def results(
-    config: SequenceConfig, graph: Graph, store: Store, measured: list[Lived], failed: Mapping[str, str]
+    config: SequenceConfig, graph: Graph, store: Store, measured: list[ContinualResult], failed: Mapping[str, str]
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
     scratch = next((lived for lived in measured if lived.method.baseline), None)
@@ -183,7 +185,7 @@ def results(
 def _cell(values: Mapping[str, float] | None, interval: bool = True) -> str:
     if values is None:
         return "-"
-    iqm, low, high = (unsigned(values[name]) for name in ("iqm", "low", "high"))
+    iqm, low, high = (rounded(values[name]) for name in ("iqm", "low", "high"))
     return f"{iqm:.2f}" + (f" [{low:.2f}, {high:.2f}]" if interval else "")
 
 

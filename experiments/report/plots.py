@@ -12,8 +12,8 @@ import matplotlib
 import numpy as np
 
 from graft.agents.checkpoints.files import replace_file
-from graft.experiments.report.continual import Lived
-from graft.experiments.report.transfer import Measured, named, signed, unsigned
+from graft.experiments.report.continual import ContinualResult
+from graft.experiments.report.transfer import TransferResult, format_signed, rounded, row_name
 from graft.transfer.method import label
 from graft.transfer.statistics import interquartile_mean, iqm_interval
 
@@ -53,7 +53,7 @@ def _save(figure: Any, path: Path) -> None:
     replace_file(path, picture.getvalue())
 
 
-def learning_curves(measured: list[Measured], path: Path, title: str) -> None:
+def learning_curves(measured: list[TransferResult], path: Path, title: str) -> None:
     """One panel per target: interquartile mean of the normalised score over seeds, with its 95 % interval.
 
     Args:
@@ -106,7 +106,7 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    names = list(dict.fromkeys(named(row, rows) for row in rows))
+    names = list(dict.fromkeys(row_name(row, rows) for row in rows))
     labels = [textwrap.fill(name, LABEL) for name in names]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure, axes = pyplot.subplots(
@@ -122,7 +122,7 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
             auc, colour = row["auc"], VERDICT_COLOURS[row["verdict"]]
             if row["verdict"] == "baseline":
                 axis.axvspan(auc["low"], auc["high"], color=colour, alpha=0.2, lw=0)
-            height = names.index(named(row, rows))
+            height = names.index(row_name(row, rows))
             axis.plot([auc["low"], auc["high"]], [height, height], color=colour, lw=2)
             axis.plot([auc["iqm"]], [height], "o", color=colour, ms=5)
         axis.set_title(textwrap.fill(target, LABEL), fontsize=10)
@@ -186,11 +186,13 @@ def _cell(ratio: Mapping[str, float | None]) -> tuple[float, str]:
     if ratio["iqm"] is not None:
         assert ratio["low"] is not None
         assert ratio["high"] is not None
-        return ratio["iqm"], f"{signed(ratio['iqm'])}\n[{signed(ratio['low'])}, {signed(ratio['high'])}]"
-    return (np.nan, "undefined") if ratio["low"] is None else (ratio["low"], f"> {signed(ratio['low'])}")
+        return ratio[
+            "iqm"
+        ], f"{format_signed(ratio['iqm'])}\n[{format_signed(ratio['low'])}, {format_signed(ratio['high'])}]"
+    return (np.nan, "undefined") if ratio["low"] is None else (ratio["low"], f"> {format_signed(ratio['low'])}")
 
 
-def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -> None:
+def heat_maps(measured: list[ContinualResult], tasks: list[str], path: Path, title: str) -> None:
     """One panel per method: the mean over seeds of R, row = after which task, column = score on which task.
 
     Args:
@@ -216,7 +218,7 @@ def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -
         for (k, j), value in np.ndenumerate(mean):
             if not np.isnan(value):
                 colour = "black" if value > 0.6 else "white"
-                axis.text(j, k, f"{unsigned(value):.2f}", ha="center", va="center", fontsize=7, color=colour)
+                axis.text(j, k, f"{rounded(value):.2f}", ha="center", va="center", fontsize=7, color=colour)
         axis.set_title(label(lived.method), fontsize=8)
         axis.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=7)
         axis.set_yticks(range(len(tasks)), [f"after {t}" for t in tasks] if i % columns == 0 else [], fontsize=7)
@@ -226,7 +228,7 @@ def heat_maps(measured: list[Lived], tasks: list[str], path: Path, title: str) -
     _save(figure, path)
 
 
-def _from(measured: Measured, others: list[Measured]) -> str:
+def _from(measured: TransferResult, others: list[TransferResult]) -> str:
     """Its method, and where there are several sources, which one it is from."""
     several = len({m.comparison.source for m in others if m.comparison.source}) > 1
     name, source = label(measured.comparison.method), measured.comparison.source

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from graft.experiments.plan.graph import Stage
+from graft.experiments.plan.stage import Stage
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from graft.agents.training.evaluate import WORST
 from graft.envs.core.task import Bounds, Task
 from graft.experiments.config.experiment import Config
-from graft.experiments.plan.graph import Comparison, Graph
+from graft.experiments.plan.stage import Comparison, Graph
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import label

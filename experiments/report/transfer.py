@@ -13,7 +13,7 @@ from rich.table import Table
 from graft.envs.core.task import AVERAGED, Bounds, Task
 from graft.envs.factory import bounds
 from graft.experiments.config.experiment import GIVEN, Config
-from graft.experiments.plan.graph import Comparison, Graph
+from graft.experiments.plan.stage import Comparison, Graph
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import label
@@ -25,7 +25,7 @@ SMALLEST_SPAN = 1e-6
 
 
 @dataclass(frozen=True)
-class Measured:
+class TransferResult:
     """A comparison with the normalised curves of its finished seeds, and those of scratch.
 
     ``missing`` counts the seeds whose stages failed or have not run; a comparison without curves is left out. ``kept``
@@ -71,7 +71,7 @@ def _normalised(store: Store, stage_ids: Iterable[str], scale: Bounds) -> tuple[
     return tuple(Curve(c.steps, [scale.normalise(s) for s in c.scores]) for c in curves)
 
 
-def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[Measured]:
+def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[TransferResult]:
     """Normalised curves of every comparison that has any."""
     found = []
     for comparison in graph.comparisons:
@@ -81,7 +81,7 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[M
         if curves and scratch:
             missing = len(comparison.stages) - len(curves)
             kept = _kept(graph, store, comparison)
-            found.append(Measured(comparison, curves, scratch, missing, kept, _env_steps(store, comparison)))
+            found.append(TransferResult(comparison, curves, scratch, missing, kept, _env_steps(store, comparison)))
     return found
 
 
@@ -120,7 +120,7 @@ def _interval(values: Any) -> dict[str, float] | None:
     return None if values is None else {"iqm": values.iqm, "low": values.low, "high": values.high}
 
 
-def row(measured: Measured, threshold: float) -> dict[str, Any]:
+def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
     """A row of the table, in normalised score; the fields are described in docs/output.md."""
     curves, scratch = measured.curves, measured.scratch
     areas, base = [metrics.area(c) for c in curves], [metrics.area(c) for c in scratch]
@@ -165,7 +165,7 @@ def results(
     config: Config,
     graph: Graph,
     store: Store,
-    measured: list[Measured],
+    measured: list[TransferResult],
     scales: Mapping[Task, Bounds],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -199,24 +199,24 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
     return stages
 
 
-def unsigned(value: float, digits: int = 2) -> float:
+def rounded(value: float, digits: int = 2) -> float:
     """``value`` rounded for print, without the sign of a zero."""
     return round(value, digits) + 0.0
 
 
-def signed(value: float) -> str:
+def format_signed(value: float) -> str:
     """With its sign and two significant digits or more: ``+1.5``, ``+34``."""
     return f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
 
 
-def ratio(row: Mapping[str, Any]) -> str:
+def format_ratio(row: Mapping[str, Any]) -> str:
     """The transfer ratio of a row with its interval."""
     found = row["transfer_ratio"]
     if found is None:
         return "-"
     if found["iqm"] is None:
-        return "undefined" if found["low"] is None else f"> {signed(found['low'])}"
-    return f"{signed(found['iqm'])} [{signed(found['low'])}, {signed(found['high'])}]"
+        return "undefined" if found["low"] is None else f"> {format_signed(found['low'])}"
+    return f"{format_signed(found['iqm'])} [{format_signed(found['low'])}, {format_signed(found['high'])}]"
 
 
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
@@ -242,7 +242,7 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
                 column, width=wide, justify="left" if text else "right", no_wrap=column != "method", overflow="fold"
             )
         for entry in of_target:
-            table.add_row(named(entry, of_target), *_cells(entry))
+            table.add_row(row_name(entry, of_target), *_cells(entry))
         shown.append(table)
     return shown
 
@@ -250,12 +250,12 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
 def _cells(entry: Mapping[str, Any]) -> list[str]:
     steps = entry["steps_to_threshold"]
     return [
-        ratio(entry),
-        f"{unsigned(entry['auc']['iqm'], 3):.3f}",
-        f"{unsigned(entry['jumpstart']):+.2f}",
-        f"{unsigned(entry['final']):.2f}",
+        format_ratio(entry),
+        f"{rounded(entry['auc']['iqm'], 3):.3f}",
+        f"{rounded(entry['jumpstart']):+.2f}",
+        f"{rounded(entry['final']):.2f}",
         "never" if steps is None else f"{steps / 1000:,.0f}k",
-        "-" if entry["kept"] is None else f"{unsigned(entry['kept']['iqm']):.2f}",
+        "-" if entry["kept"] is None else f"{rounded(entry['kept']['iqm']):.2f}",
         f"[{VERDICT_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
     ]
 
@@ -267,7 +267,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"mean of the last tenth; steps: to {data['threshold']:g}, and held; kept: score on the source afterwards."
     ]
     lines += [
-        f"NEGATIVE: {named(r, data['rows'])} on {r['target']} learns worse than scratch." + _why(r)
+        f"NEGATIVE: {row_name(r, data['rows'])} on {r['target']} learns worse than scratch." + _why(r)
         for r in data["rows"]
         if r["verdict"] == "negative"
     ]
@@ -312,7 +312,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def named(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def row_name(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Its method, and where ``rows`` have several sources, which one it is from."""
     several = len({other["source"] for other in rows if other["source"]}) > 1
     return f"{row['method']} from {row['source']}" if several and row["source"] else str(row["method"])

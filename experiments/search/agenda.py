@@ -8,7 +8,7 @@ from optuna.trial import Trial, TrialState
 
 from graft.errors import GraftError
 from graft.experiments.launchers.launcher import STOPPED
-from graft.experiments.plan.graph import Stage, StoppedEarly
+from graft.experiments.plan.stage import Stage, StoppedEarly
 from graft.experiments.report.progress import Progress
 from graft.experiments.search.definition import in_words
 from graft.experiments.search.plan import Plan, final_interval, make_plan

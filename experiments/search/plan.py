@@ -10,7 +10,8 @@ from graft.envs.core.task import Bounds
 from graft.envs.factory import bounds
 from graft.errors import GraftError
 from graft.experiments.config.experiment import Config
-from graft.experiments.plan.graph import Comparison, Stage, expand
+from graft.experiments.plan.pairs import expand
+from graft.experiments.plan.stage import Comparison, Stage
 from graft.experiments.search.definition import Metric, Search
 from graft.experiments.store.records import Store
 from graft.transfer.method import TransferMethod, label, method_name, parse_method

@@ -53,7 +53,7 @@ class Session:
 
     def run(self, launcher: Launcher) -> int:
         """Train what is left to train, and conclude; returns the exit code."""
-        with self.store.locked():
+        with self.store.lock():
             if (self.store.out / FILE).exists():  # before the folder's record is changed
                 Trials(self.search, self.store.out, self.plan.budget)
             self.store.open(self.base, "tune")

@@ -21,7 +21,7 @@ from graft.envs.factory import make, schemas
 from graft.errors import GraftError
 from graft.experiments import watch
 from graft.experiments.playback import record
-from graft.experiments.playback.frames import End, Step
+from graft.experiments.playback.frames import EpisodeEnd, PlaybackStep
 
 DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4})
 
@@ -253,7 +253,7 @@ def recorded(path, frames, ends=(), error=None):
 
     def seen():
         for k, frame in enumerate(frames):
-            yield Step(frame, End(0.0, 1) if k in ends else None)
+            yield PlaybackStep(frame, EpisodeEnd(0.0, 1) if k in ends else None)
         if error is not None:
             raise error
 

@@ -6,7 +6,7 @@ import yaml
 from rich.console import Console
 
 from graft.experiments.launchers.launcher import STOPPED
-from graft.experiments.plan.graph import StoppedEarly
+from graft.experiments.plan.stage import StoppedEarly
 from graft.experiments.search.agenda import TrialAgenda, TrialProgress
 from graft.experiments.search.definition import load_search
 from graft.experiments.search.plan import make_plan

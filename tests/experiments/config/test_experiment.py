@@ -10,7 +10,7 @@ from support.tiny_experiment import write_config
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.config.packaged import packaged_configs
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.run import kind_of
 from graft.transfer.method import label
 
@@ -25,7 +25,7 @@ def test_packaged_configs_expand(name):
         if "install it with" in str(error):
             pytest.skip(str(error))
         raise
-    assert graph.comparisons or graph.lifelong
+    assert graph.comparisons or graph.continual
 
 
 def test_abbreviations_mean_the_same_as_the_long_form(tmp_path):

@@ -11,7 +11,7 @@ from support.tiny_experiment import write_config
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.local import LocalLauncher
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.store.records import Store
 
 

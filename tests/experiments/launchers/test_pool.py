@@ -12,7 +12,7 @@ from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers import pool
 from graft.experiments.launchers.pool import Lost, Pool
 from graft.experiments.launchers.worker import Done, Hello, Progress, software
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.store.records import Store
 
 

@@ -21,7 +21,7 @@ from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers import ray as launching
 from graft.experiments.launchers.ray import RayLauncher
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from graft.experiments.report import continual, plots
-from graft.experiments.report.continual import Lived
+from graft.experiments.report.continual import ContinualResult
 from graft.transfer.method import METHODS, label
 from graft.transfer.metrics import Curve
 
@@ -23,7 +23,7 @@ R = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.2, 0.6, 0.9]]
 def lived(method, matrices, scores, missing=0):
     """A method whose curves stay at ``scores``, one per task, in every seed."""
     curves = tuple(tuple(Curve((0, 100, 200), (score,) * 3) for score in scores) for _ in matrices)
-    return Lived(METHODS[method](), np.array(matrices), curves, (SIZE,) * len(matrices), missing)
+    return ContinualResult(METHODS[method](), np.array(matrices), curves, (SIZE,) * len(matrices), missing)
 
 
 def scratch_of(scores, seeds=1):
@@ -91,7 +91,9 @@ def test_forward_transfer_leaves_out_tasks_that_scratch_masters():
 
 def test_scratch_is_the_mean_of_its_seeds():
     low, high = scratch_of((0.8, 0.2, 0.3)), scratch_of((0.8, 0.6, 0.7))
-    both = Lived(low.method, np.concatenate([low.matrices, high.matrices]), low.curves + high.curves, (SIZE,) * 2, 0)
+    both = ContinualResult(
+        low.method, np.concatenate([low.matrices, high.matrices]), low.curves + high.curves, (SIZE,) * 2, 0
+    )
     own, mean = lived("finetune", [R], (0.8, 0.5, 0.6)), scratch_of((0.8, 0.4, 0.5))
     assert continual.forward_transfer(own, both) == pytest.approx(continual.forward_transfer(own, mean))
     assert continual.intransigence(own, both) == pytest.approx(continual.intransigence(own, mean))

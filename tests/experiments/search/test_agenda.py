@@ -5,7 +5,7 @@ from __future__ import annotations
 from support.search_world import RATE, STRENGTH, Following, write_search
 
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.search.definition import load_search
 from graft.experiments.search.plan import make_plan
 

@@ -17,7 +17,7 @@ from support.stage_outcomes import assert_left_the_same
 
 from graft.experiments import tune
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.search.definition import load_search
 from graft.experiments.search.plan import make_plan
 from graft.experiments.search.trials import FILE, Trials

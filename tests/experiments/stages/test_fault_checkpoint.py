@@ -13,9 +13,9 @@ from support.tiny_experiment import write_config
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.local import LocalLauncher
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.report.progress import Progress
-from graft.experiments.store.records import AT_FAULT, Store
+from graft.experiments.store.records import FAULT_CHECKPOINT, Store
 
 GAME = """
 import gymnasium as gym
@@ -76,7 +76,7 @@ def test_a_few_faults_are_told_of_and_too_many_leave_an_error_and_a_checkpoint(
     assert record["faults"] == {"raised": counts[-1]}
     assert f", {counts[-1]:.0f} environment faults [1/2]" in printed
 
-    record, folder = store.record(bad.id), store.folder(bad.id) / AT_FAULT
+    record, folder = store.record(bad.id), store.folder(bad.id) / FAULT_CHECKPOINT
     assert record is not None
     assert record["status"] == "failed"
     assert f"Environments of '{NAME}' failed too often (4 times within" in record["error"]

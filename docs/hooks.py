@@ -26,7 +26,7 @@ from graft.__main__ import COMMANDS
 from graft.agents import rllib, sb3
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.training.backend import Evaluation, Resources
-from graft.envs.adapters.gymnasium.tunable import CHANNEL, tables
+from graft.envs.adapters.gymnasium.tunable import CHANNEL, tunable_envs
 from graft.envs.builtin.engine.game import GAMES
 from graft.envs.builtin.engine.mechanics import MECHANICS, Mechanic
 from graft.envs.core.faults import FaultRules
@@ -269,7 +269,7 @@ def _mechanic(m: Mechanic) -> tuple[str, ...]:
 def tunable() -> str:
     """Gymnasium's environments whose constants are keyword arguments."""
     head, made = ("keyword", "range", "default", "meaning"), []
-    for name, has in tables().items():
+    for name, has in tunable_envs().items():
         made.append(f"### {name}\n\n{table(head, [_mechanic(m) for m in has.mechanics])}")
         made += [f"`{stem}<{what}>`: the same of one {what} alone.\n" for stem, what in has.stems.items()]
     channel = [_mechanic(m) for m in CHANNEL]

@@ -80,7 +80,7 @@ def _tunable() -> list[str]:
     return [*lines, "  Values are numbers, or drawn at every reset (within episodes with every: steps):", f"  {forms}"]
 
 
-def of_knobs(name: str, has: tunable.Knobs) -> list[str]:
+def tunable_lines(name: str, has: tunable.TunableSpec) -> list[str]:
     """Lines about one of Gymnasium's environments."""
     lines = [f"{name}: of Gymnasium", "", "Mechanics (default; range; meaning)"]
     lines += [_line(m.name, f"{m.default:g}; {m.range}; {m.meaning}") for m in (*has.mechanics, *tunable.CHANNEL)]
@@ -105,10 +105,10 @@ def detail(game: str) -> list[str]:
     """Lines about the game with this id: for one agent, for two teams, or one of Gymnasium's."""
     arenas, robots = teams.by_id(), tunable.tables()
     if game in robots:
-        return of_knobs(game, robots[game])
+        return tunable_lines(game, robots[game])
     if game not in GAMES and game not in arenas:
         raise unknown("game", game, [*GAMES, *arenas, *robots])
-    return teams.of_arena(arenas[game]) if game in arenas else of_game(GAMES[game])
+    return teams.arena_lines(arenas[game]) if game in arenas else of_game(GAMES[game])
 
 
 def _short(name: str) -> str:

@@ -6,12 +6,12 @@ from functools import lru_cache
 
 from gymnasium.vector import AutoresetMode
 
-from graft.envs.core.naming import named, split
+from graft.envs.core.naming import rename, split_names
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.envs.core.task import Adapter, Bounds, Task, TaskVectorEnv
-from graft.envs.core.teams import SquadEnv
-from graft.envs.core.union import Widened
+from graft.envs.core.teams import TeamEnv
+from graft.envs.core.union import UnionObservation
 from graft.errors import GraftError
 
 ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters")
@@ -60,7 +60,7 @@ def make(
         raise GraftError(f"seed is {seed}; seeds are whole numbers from 0.")
     if workers < 1:
         raise GraftError(f"workers is {workers}; at least 1 process is needed, which is this one.")
-    task, names = split(task)
+    task, names = split_names(task)
     adapter = adapter_for(task.id)
     if render_mode is not None:
         if not getattr(adapter, "renders", False):
@@ -73,14 +73,14 @@ def make(
     env = adapter.make(task, num_envs, seed, autoreset, max_threads, **spread)
     try:
         if names:
-            env.observation_schema, env.action_schema = named(env.schemas, names, task.id)
-        return env if observation in (None, env.observation_schema) else Widened(env, observation)
+            env.observation_schema, env.action_schema = rename(env.schemas, names, task.id)
+        return env if observation in (None, env.observation_schema) else UnionObservation(env, observation)
     except GraftError:
         env.close()
         raise
 
 
-def squad(task: Task, seed: int, num_envs: int = 1) -> SquadEnv:
+def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
     """Games of a task for squads, with the agents of all its teams; `make` shows those of one as rows.
 
     Who learns (``team``, ``opponents``) is for the caller to heed, and so are names (``schema``).
@@ -89,10 +89,10 @@ def squad(task: Task, seed: int, num_envs: int = 1) -> SquadEnv:
         GraftError: as `make`, and a task that is not for squads.
     """
     adapter = adapter_for(task.id)
-    if not hasattr(adapter, "squad"):
-        offered = ", ".join(sorted(a.prefix for _, a in ADAPTERS.items() if hasattr(a, "squad")))
+    if not hasattr(adapter, "make_teams"):
+        offered = ", ".join(sorted(a.prefix for _, a in ADAPTERS.items() if hasattr(a, "make_teams")))
         raise GraftError(f"Task {task} is not for squads; ids of those begin with: {offered}.")
-    whole: SquadEnv = adapter.squad(split(task)[0], seed, num_envs)
+    whole: TeamEnv = adapter.make_teams(split_names(task)[0], seed, num_envs)
     return whole
 
 
@@ -133,4 +133,4 @@ def check(task: Task) -> int:
 
 def bounds(task: Task) -> Bounds | None:
     """Registered random and expert scores of ``task``, or None where nobody recorded any."""
-    return adapter_for(task.id).bounds(split(task)[0])
+    return adapter_for(task.id).bounds(split_names(task)[0])

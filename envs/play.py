@@ -15,7 +15,7 @@ from graft.envs.builtin.arena.game import ARENAS
 from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
 from graft.envs.builtin.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
 from graft.envs.builtin.engine.render import EMPTY, topmost
-from graft.envs.core.naming import split
+from graft.envs.core.naming import split_names
 from graft.envs.core.task import Task
 from graft.envs.keys import keys
 from graft.errors import GraftError, unknown
@@ -54,7 +54,7 @@ class Session:
             )
         if task.id not in GAMES:
             raise unknown("game", task.id, GAMES)
-        task, _ = split(task)  # people see the game's own names
+        task, _ = split_names(task)  # people see the game's own names
         self.game = GAMES[task.id]
         self._palette = PALETTES[self.game.resolve(task.kwargs).palette]
         made_for_networks = self.game.observation_schema(task.kwargs.get("view", "planes")).kind != "planes"

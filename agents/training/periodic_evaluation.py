@@ -9,7 +9,7 @@ import torch
 from graft.agents.checkpoints.snapshot import Saved
 from graft.agents.training.backend import TrainJob, TrainResult
 from graft.agents.training.evaluate import evaluate
-from graft.envs.core.faults import Faults, together
+from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.task import TaskVectorEnv
 
 
@@ -53,7 +53,7 @@ class PeriodicEvaluation:
 
     def faults(self) -> Faults:
         """Of the environments that it is trained on, and of those that it is evaluated on."""
-        return together([*self._training_faults(), self._env.faults])
+        return sum_faults([*self._training_faults(), self._env.faults])
 
     def new_faults(self) -> dict[str, float]:
         """All faults so far as metrics, if there are more of them than before."""

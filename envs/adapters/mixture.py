@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from graft.envs.core.faults import Faults, together
+from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.schema import ActionSchema, ObservationSchema
 from graft.envs.core.task import AVERAGED, Bounds, Groups, Task, TaskVectorEnv
 from graft.envs.core.union import union
@@ -168,7 +168,7 @@ class MixtureVectorEnv(TaskVectorEnv):
     @property
     def faults(self) -> Faults:
         """Of all parts."""
-        return together(part.faults for part in self._parts)
+        return sum_faults(part.faults for part in self._parts)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every part."""

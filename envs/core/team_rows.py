@@ -10,10 +10,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from graft.envs.core.faults import Faults
-from graft.envs.core.random_actions import Dice, still
+from graft.envs.core.random_actions import RandomActions, no_op
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import TaskVectorEnv
-from graft.envs.core.teams import ALL, RULES, Array, Bools, Policy, SquadEnv, difference, environments, slots_of
+from graft.envs.core.teams import ALL, RULES, Array, Bools, Policy, TeamEnv, envs_needed, schema_difference, team_slots
 from graft.errors import GraftError, unknown
 
 
@@ -24,7 +24,7 @@ class TeamRows(TaskVectorEnv):
     agent in play. A row that is not has an observation of zeros, no reward and no end, and its action is ignored.
     A row ends (``terminated``, with its ``final_obs``) in the step in which its agent dies, and waits, out of play,
     for the next episode of its environment; when that ends, all rows in play end. Each row that comes into play
-    begins an episode of its own. ``infos["winner"]`` of each step is that of `SquadEnv.step`, (environments,), and
+    begins an episode of its own. ``infos["winner"]`` of each step is that of `TeamEnv.step`, (environments,), and
     ``infos["over"]`` (rows,) says whose environment's game it ended, whether or not the row was in play.
     `render` and ``infos["final_frame"]`` go by environments, too.
 
@@ -45,17 +45,17 @@ class TeamRows(TaskVectorEnv):
     dead_rows = True
 
     def __init__(
-        self, squad: SquadEnv, team: str = ALL, rows: int = 1, opponents: str | Policy = "random", seed: int = 0
+        self, squad: TeamEnv, team: str = ALL, rows: int = 1, opponents: str | Policy = "random", seed: int = 0
     ) -> None:
         self.squad = squad  # first of all: gymnasium closes what is thrown away, even half made
         self.team = team
-        self.slots = slots_of(squad, team)
+        self.slots = team_slots(squad, team)
         self.others = tuple(name for name in squad.teams if team not in (ALL, name))
         self.opponents = opponents
         self.num_envs, count = rows, len(self.slots)
-        if squad.num_envs != environments(rows, count):
+        if squad.num_envs != envs_needed(rows, count):
             raise GraftError(
-                f"{rows} rows of {count} agents need {environments(rows, count)} environments, not {squad.num_envs}."
+                f"{rows} rows of {count} agents need {envs_needed(rows, count)} environments, not {squad.num_envs}."
             )
         self.observation_schema, self.action_schema = _same_schemas(squad, team)
         drawn = {name: value for name, value in getattr(squad, "metadata", {}).items() if name.startswith("render_")}
@@ -65,7 +65,7 @@ class TeamRows(TaskVectorEnv):
         self.single_action_space = self.action_schema.space()
         self.observation_space = batch_space(self.single_observation_space, rows)
         self.action_space = batch_space(self.single_action_space, rows)
-        self._dice = Dice(squad.num_envs)
+        self._dice = RandomActions(squad.num_envs)
         self._first_seed: int | None = seed
         self._seen: dict[str, Array] = {}
         self._alive = np.zeros((squad.num_envs, len(squad.agents)), np.bool_)
@@ -166,7 +166,7 @@ class TeamRows(TaskVectorEnv):
             return self._opponents(self._seen[team], self._alive[:, list(its)])
         if self._opponents == "random":
             return self._dice.actions(acts, len(its))
-        return still(acts, (self.squad.num_envs, len(its)))
+        return no_op(acts, (self.squad.num_envs, len(its)))
 
     @property
     def savable(self) -> bool:
@@ -191,7 +191,7 @@ class TeamRows(TaskVectorEnv):
         self.squad.close()
 
 
-def _same_schemas(squad: SquadEnv, team: str) -> Schemas:
+def _same_schemas(squad: TeamEnv, team: str) -> Schemas:
     """The schemas of ``team``; of ``"all"``, where they are the same for every team."""
     if team != ALL:
         return squad.schemas_of(team)
@@ -201,7 +201,7 @@ def _same_schemas(squad: SquadEnv, team: str) -> Schemas:
         theirs = squad.schemas_of(other)
         if mine != theirs:
             raise GraftError(
-                f"team='{ALL}' needs teams that see and do the same, but {first} {difference(mine, theirs, other)}; "
+                f"team='{ALL}' needs teams that see and do the same, but {first} {schema_difference(mine, theirs, other)}; "
                 f"choose one of them: {', '.join(squad.teams)}."
             )
     return mine

@@ -22,7 +22,7 @@ RULES = ("random", "still")
 ALL = "all"
 
 
-class SquadEnv(Protocol):
+class TeamEnv(Protocol):
     """N environments with A slots for agents each, in teams. Sizes of teams may change: not every slot is in play.
 
     One that can be drawn has Gymnasium's ``metadata``, ``render_mode`` and ``render()``, a picture of each environment.
@@ -76,12 +76,12 @@ class SquadEnv(Protocol):
         """Let go of what is held."""
 
 
-def environments(rows: int, count: int) -> int:
+def envs_needed(rows: int, count: int) -> int:
     """How many environments hold ``rows`` rows of ``count`` agents each; the last may hold more."""
     return -(-rows // count)
 
 
-def slots_of(squad: SquadEnv, team: str) -> list[int]:
+def team_slots(squad: TeamEnv, team: str) -> list[int]:
     """The slots of ``team``; raises GraftError for a team that there is not."""
     if team == ALL:
         return list(range(len(squad.agents)))
@@ -90,7 +90,7 @@ def slots_of(squad: SquadEnv, team: str) -> list[int]:
     return list(squad.teams[team])
 
 
-def difference(mine: Schemas, theirs: Schemas, other: str) -> str:
+def schema_difference(mine: Schemas, theirs: Schemas, other: str) -> str:
     """What differs, as the rest of a sentence about the first: "sees (16,) and agent (14,)"."""
     if mine.observation != theirs.observation:
         a, b = mine.observation, theirs.observation

@@ -67,7 +67,7 @@ def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
     return replace(schema, low=tuple(low), high=tuple(high))
 
 
-class Widened(TaskVectorEnv):
+class UnionObservation(TaskVectorEnv):
     """A batch whose observations are laid out as ``schema``, by name; names that it does not show are zero.
 
     Raises:

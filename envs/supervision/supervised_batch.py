@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from graft.envs.core.faults import FaultLog, FaultRules, Faults, outside_counts
+from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.supervision.restarts import Failure, Restarts, Wrong, attempts, derived_seed, failure_of
 from graft.envs.supervision.subprocesses import Played, Reset, Subprocesses, answer, sendable
 
@@ -150,7 +150,7 @@ class EnvGroup(gym.Env[Any, Any]):
         return self._check.fitting(obs if self._key is None else obs[self._key])
 
 
-class Guarded:
+class SupervisedBatch:
     """The environments of a batch, and what each showed last.
 
     A step or a reset that fails is counted, and the environment is closed and made again before its next reset, whose
@@ -179,7 +179,7 @@ class Guarded:
         self._bases = [seed + i for i in range(num_envs)]
         self._counts = [0] * num_envs  # how often each was made again
         self._broken: set[int] = set()  # are to be made again
-        self._strict = outside_counts(rules, task)
+        self._strict = checks_bounds(rules, task)
         self._processes = num_envs if rules.step_timeout is not None else min(workers, num_envs)
         self._spread = rules.step_timeout is not None or self._processes > 1
         self._group: Group | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graft.envs.core.naming import KEYWORD, fitting, split
+from graft.envs.core.naming import KEYWORD, shared_names, split_names
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
@@ -47,11 +47,11 @@ class Squad:
 
 def _task_of_team(task: Task, team: str) -> Task:
     """``task`` for another of its teams, with those of its names that fit that team's schemas."""
-    plain, given = split(task)
+    plain, given = split_names(task)
     other = Task(plain.id, {**plain.kwargs, TEAM: team})
     if not given:
         return other
-    names = fitting(given, schemas(plain), schemas(other))
+    names = shared_names(given, schemas(plain), schemas(other))
     return Task(other.id, {**other.kwargs, KEYWORD: names}) if names else other
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.envs.adapters.pettingzoo.batch import ZooSquad
+from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
 from graft.envs.core.task import Task
 from graft.envs.core.team_rows import TeamRows
 from graft.envs.core.teams import RULES
@@ -116,7 +116,7 @@ def _rows(task: Task, rows: int, seed: int) -> TeamRows:
     if not isinstance(env, TeamRows):
         env.close()
         raise GraftError(f"{task} has no teams; a match needs a task such as Graft/Pursuit-v0.")
-    if isinstance(env.squad, ZooSquad):
+    if isinstance(env.squad, PettingZooBatch):
         env.close()
         raise GraftError(f"{task} names no winner; a match needs a task such as Graft/Pursuit-v0.")
     if len(env.others) != 1:

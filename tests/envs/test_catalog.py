@@ -12,7 +12,7 @@ from matplotlib import image
 
 from graft.envs.adapters import packages
 from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter
-from graft.envs.adapters.gymnasium.tunable import CHANNEL, tables
+from graft.envs.adapters.gymnasium.tunable import CHANNEL, tunable_envs
 from graft.envs.builtin.engine.entities import PALETTES
 from graft.envs.builtin.engine.game import GAMES, OPTIONS
 from graft.envs.builtin.engine.mechanics import MECHANICS
@@ -137,15 +137,17 @@ def test_a_game_in_detail(game: str, capsys: pytest.CaptureFixture[str]) -> None
     assert not absent & listed.keys()
 
 
-@pytest.mark.parametrize("name", list(tables()))
+@pytest.mark.parametrize("name", list(tunable_envs()))
 def test_one_of_gymnasiums_environments_in_detail(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     overview = lines(capsys.readouterr().out)
     assert main(["--game", name]) == 0
     listed = lines(capsys.readouterr().out)
-    for mechanic in (*tables()[name].mechanics, *CHANNEL):
+    for mechanic in (*tunable_envs()[name].mechanics, *CHANNEL):
         assert listed[mechanic.name] == f"{mechanic.default:g}; {mechanic.range}; {mechanic.meaning}"
-    assert overview[name].split(", ")[: len(tables()[name].mechanics)] == [m.name for m in tables()[name].mechanics]
+    assert overview[name].split(", ")[: len(tunable_envs()[name].mechanics)] == [
+        m.name for m in tunable_envs()[name].mechanics
+    ]
 
 
 def test_a_mistyped_game_ends_with_2_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:

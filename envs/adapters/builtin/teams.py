@@ -12,7 +12,7 @@ from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.arena.game import ARENAS, Arena
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
-from graft.envs.core.teams import ALL, SquadEnv, environments
+from graft.envs.core.teams import ALL, TeamEnv, envs_needed
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
@@ -46,20 +46,20 @@ class ArenaAdapter:
         """A batch of ``num_envs`` rows; it runs in the calling thread."""
         if task.id != self.prefix:
             raise unknown("task", task.id, [self.prefix])
-        same_step_only(task, autoreset)
+        check_same_step(task, autoreset)
         options, render_mode = self._options(task)
         settings = self._arena.resolve(options)
         first, second = (team.name for team in self._arena.teams)
         counts = {first: settings.high_first, second: settings.high_second}
         counts[ALL] = sum(counts.values())
-        team, opponents = word(task, "team", first), word(task, "opponents", "random")
+        team, opponents = string_option(task, "team", first), string_option(task, "opponents", "random")
         if team not in counts:
             raise unknown(f"team of {task.id}", team, counts)
-        count = environments(num_envs, counts[team])
+        count = envs_needed(num_envs, counts[team])
         batch = ArenaBatch(self._arena.name, count, seed, autoreset, render_mode, **options)
         return TeamRows(batch, team, num_envs, opponents, seed)
 
-    def squad(self, task: Task, seed: int, num_envs: int) -> SquadEnv:
+    def make_teams(self, task: Task, seed: int, num_envs: int) -> TeamEnv:
         """Games with all their agents."""
         if task.id != self.prefix:
             raise unknown("task", task.id, [self.prefix])
@@ -81,7 +81,7 @@ class ArenaAdapter:
         return None
 
 
-def same_step_only(task: Task, autoreset: AutoresetMode) -> None:
+def check_same_step(task: Task, autoreset: AutoresetMode) -> None:
     """Raises GraftError for the other convention, under which a row that waits for its environment can't be told."""
     if autoreset is not AutoresetMode.SAME_STEP:
         raise GraftError(
@@ -90,7 +90,7 @@ def same_step_only(task: Task, autoreset: AutoresetMode) -> None:
         )
 
 
-def word(task: Task, name: str, default: str) -> str:
+def string_option(task: Task, name: str, default: str) -> str:
     """A keyword argument that is a word."""
     value: Any = task.kwargs.get(name, default)
     if not isinstance(value, str):

@@ -19,12 +19,12 @@ from gymnasium.vector import AutoresetMode
 from graft.envs.adapters.envpool.batch import MAX_SEED, EnvPoolVectorEnv
 from graft.envs.adapters.envpool.tasks import FORM, LIMIT, check, codecs_of
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
-from graft.envs.adapters.minigrid.missions import is_grid, mission_of
+from graft.envs.adapters.minigrid.missions import is_grid, split_mission
 from graft.envs.adapters.procgen.adapter import is_procgen, is_procgen_name
 from graft.envs.adapters.procgen.qt import found_qt, load_qt
-from graft.envs.adapters.scores import scores_of
+from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import first_line
-from graft.envs.core.faults import FaultLog, rules_of
+from graft.envs.core.faults import FaultLog, split_rules
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
@@ -62,8 +62,8 @@ class EnvPoolAdapter:
         name = task.id.removeprefix(PREFIX)
         if name not in library.list_all_envs():
             raise unknown("task", task.id, self.ids())
-        rules, rest = rules_of(task.id, task.kwargs, offered=("limit", "window"))
-        task, mission = mission_of(Task(task.id, rest))
+        rules, rest = split_rules(task.id, task.kwargs, offered=("limit", "window"))
+        task, mission = split_mission(Task(task.id, rest))
         spec = _spec(library, name, task)
         config = spec.config._asdict()
         played, limit = _with_limit(name, config, task)
@@ -81,7 +81,7 @@ class EnvPoolAdapter:
 
     def bounds(self, task: Task) -> Bounds | None:
         """See `graft.envs.adapters.scores`."""
-        return scores_of(task.id.removeprefix(PREFIX), task.kwargs)
+        return known_bounds(task.id.removeprefix(PREFIX), task.kwargs)
 
     def states(self) -> dict[str, str]:
         """Part -> "ready", or a sentence with the line that installs it."""

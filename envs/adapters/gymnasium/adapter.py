@@ -16,14 +16,14 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from graft.envs.adapters.gymnasium.flatten import Packed, packed
-from graft.envs.adapters.joints import names_of_model
+from graft.envs.adapters.gymnasium.flatten import FlattenObservation, packed
+from graft.envs.adapters.joints import model_names
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
-from graft.envs.adapters.minigrid.missions import MissionView, is_grid, mission_of, mission_view
-from graft.envs.adapters.names import Names, names_of
+from graft.envs.adapters.minigrid.missions import MissionObservation, is_grid, mission_observation, split_mission
+from graft.envs.adapters.names import Names, known_names
 from graft.envs.adapters.packages import INSTALL, gymnasium_counts, gymnasium_states, is_ours
-from graft.envs.adapters.scores import scores_of
+from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import (
     ActionCodec,
     AdaptedVectorEnv,
@@ -33,10 +33,10 @@ from graft.envs.adapters.spaces import (
     first_line,
     observation_codec,
 )
-from graft.envs.core.faults import KEYWORD, Faults, rules_of
+from graft.envs.core.faults import KEYWORD, Faults, split_rules
 from graft.envs.core.task import Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.supervised_batch import Bools, Guarded, SingleEnv
+from graft.envs.supervision.supervised_batch import Bools, SingleEnv, SupervisedBatch
 from graft.errors import GraftError, unknown
 
 Around = Callable[[SingleEnv], SingleEnv]
@@ -54,8 +54,8 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         GraftError: spaces that Graft cannot show; see `graft.envs.adapters.spaces`.
     """
 
-    def __init__(self, guarded: Guarded, task: str, seed: int, autoreset: AutoresetMode) -> None:
-        self._guarded = guarded  # first of all: `close` runs even when the lines below fail
+    def __init__(self, guarded: SupervisedBatch, task: str, seed: int, autoreset: AutoresetMode) -> None:
+        self._batch = guarded  # first of all: `close` runs even when the lines below fail
         first = guarded.first
         space, observation, action = _codecs(first, task)
         super().__init__(guarded.num_envs, seed, autoreset, observation, action)
@@ -68,7 +68,7 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     @property
     def faults(self) -> Faults:
         """Of all its environments."""
-        return self._guarded.faults
+        return self._batch.faults
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -76,32 +76,32 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
         seeds, chosen = self._seeds(seed), self._chosen(options)
         passed_on = {key: value for key, value in (options or {}).items() if key != "reset_mask"} or None
-        self._guarded.reset(np.flatnonzero(chosen).tolist(), seeds, passed_on)
+        self._batch.reset(np.flatnonzero(chosen).tolist(), seeds, passed_on)
         self._waiting &= ~chosen
-        return self._encode(self._guarded.raw), {}
+        return self._encode(self._batch.raw), {}
 
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep."""
         playing = self._all if self._same_step else np.flatnonzero(~self._waiting).tolist()
-        rewards, terminated, truncated = self._guarded.step(playing, self._decode(np.asarray(actions)))
+        rewards, terminated, truncated = self._batch.step(playing, self._decode(np.asarray(actions)))
         ended = terminated | truncated
         if not self._same_step:
-            self._guarded.reset(np.flatnonzero(self._waiting).tolist())
+            self._batch.reset(np.flatnonzero(self._waiting).tolist())
             self._waiting = ended
-            return self._encode(self._guarded.raw), rewards, terminated, truncated, {}
+            return self._encode(self._batch.raw), rewards, terminated, truncated, {}
         infos: dict[str, Any] = {}
         if ended.any():
-            infos = {"final_obs": self._encode(self._guarded.raw), "_final_obs": ended}
-            self._guarded.reset(np.flatnonzero(ended).tolist())
-        return self._encode(self._guarded.raw), rewards, terminated, truncated, infos
+            infos = {"final_obs": self._encode(self._batch.raw), "_final_obs": ended}
+            self._batch.reset(np.flatnonzero(ended).tolist())
+        return self._encode(self._batch.raw), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...]:
         """What each environment renders."""
-        return self._guarded.render()
+        return self._batch.render()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment, as far as they let themselves be closed."""
-        self._guarded.close()
+        self._batch.close()
 
 
 class GymnasiumAdapter:
@@ -110,7 +110,7 @@ class GymnasiumAdapter:
     prefix = ""
     renders = True
     parallel = True
-    while_making: Callable[[], AbstractContextManager[Any]] = nullcontext
+    construction_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Gives the context in which an environment is made."""
 
     def ids(self) -> Iterable[str]:
@@ -137,7 +137,7 @@ class GymnasiumAdapter:
         workers: int,
         around: Around | None = None,
         names: Iterable[str] = (),
-    ) -> Guarded:
+    ) -> SupervisedBatch:
         """The environments of a batch.
 
         Args:
@@ -147,9 +147,9 @@ class GymnasiumAdapter:
         """
         spec = _find(task.id)
         allowed, takes_others = _keywords(spec, task)
-        task, mission = mission_of(task)
+        task, mission = split_mission(task)
         names = (*names, MISSION) if is_grid(task.id) else names
-        rules, rest = rules_of(task.id, task.kwargs, allowed)
+        rules, rest = split_rules(task.id, task.kwargs, allowed)
         task = Task(task.id, rest)
         stranger = next((name for name in task.kwargs if name not in allowed), None)
         complaint = unknown(f"keyword of {task.id}", stranger, {*allowed, KEYWORD, *names}) if stranger else None
@@ -157,12 +157,12 @@ class GymnasiumAdapter:
             complaint = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if complaint and not takes_others:
             raise complaint
-        make = partial(_make_one, self.while_making, spec, task, complaint, around, mission)
-        return Guarded(make, num_envs, task.id, seed, rules, workers)
+        make = partial(_make_one, self.construction_context, spec, task, complaint, around, mission)
+        return SupervisedBatch(make, num_envs, task.id, seed, rules, workers)
 
     def bounds(self, task: Task) -> Bounds | None:
         """See `graft.envs.adapters.scores`."""
-        return scores_of(task.id.rpartition(":")[2], task.kwargs)
+        return known_bounds(task.id.rpartition(":")[2], task.kwargs)
 
     def states(self) -> dict[str, str]:
         """See `graft.envs.core.task.Adapter`."""
@@ -222,7 +222,7 @@ def _make_one(
     """One environment; ``complaint`` is the error for a keyword that its constructor passed on, should that fail."""
     with context():
         env = _bare(spec, task, complaint)
-        env = mission_view(env, task.id, mission) if is_grid(task.id) else packed(env, task.id)
+        env = mission_observation(env, task.id, mission) if is_grid(task.id) else packed(env, task.id)
         return around(env) if around else env
 
 
@@ -253,27 +253,27 @@ def _missing(task_id: str, error: Exception) -> GraftError:
 
 def _codecs(env: SingleEnv, task_id: str) -> tuple[gym.Space[Any], ObservationCodec, ActionCodec]:
     """The space of what is shown, and the codecs; of MiniGrid's dictionary its view is shown, as from EnvPool."""
-    space, names = env.observation_space, names_in(env, task_id)
-    if isinstance(env, MissionView):
+    space, names = env.observation_space, env_names(env, task_id)
+    if isinstance(env, MissionObservation):
         return space, *minigrid_codecs(task_id, env.image, env.action_space, mission=True)
     if isinstance(space, gym.spaces.Dict) and is_grid(task_id):
         return space["image"], *minigrid_codecs(task_id, space["image"], env.action_space)
-    shown = env.codec if isinstance(env, Packed) else observation_codec(task_id, space, names.observation)
+    shown = env.codec if isinstance(env, FlattenObservation) else observation_codec(task_id, space, names.observation)
     return space, shown, action_codec(task_id, env.action_space, names.action)
 
 
-def names_in(env: SingleEnv, task_id: str) -> Names:
+def env_names(env: SingleEnv, task_id: str) -> Names:
     """Names that its author gave it, or its documentation; else ALE's action meanings, or MuJoCo's joints."""
     own = [getattr(env.unwrapped, name, None) for name in ("observation_names", "action_names")]
     given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
-    known = names_of(task_id.rpartition(":")[2], env.action_space)
+    known = known_names(task_id.rpartition(":")[2], env.action_space)
     known = Names(given[0] or known.observation, given[1] or known.action)
     if known.action is not None:
         return known
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     if callable(meanings):
         return Names(known.observation, tuple(str(meaning).lower() for meaning in meanings()))
-    robot = names_of_model(env.unwrapped)
+    robot = model_names(env.unwrapped)
     return Names(known.observation or robot.observation, robot.action)
 
 

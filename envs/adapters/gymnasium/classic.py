@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from graft.envs.adapters.gymnasium.tunable import Knobs, KnobsAdapter, Values
+from graft.envs.adapters.gymnasium.tunable import TunableAdapter, TunableSpec, Values
 from graft.envs.builtin.engine.mechanics import Mechanic
 from graft.envs.factory import ADAPTERS
 
@@ -29,8 +29,8 @@ def _attributes(constants: Constants, derive: Callable[[Any], None] | None, env:
     return put
 
 
-def _knobs(constants: Constants, derive: Callable[[Any], None] | None = None, idle: int = 0) -> Knobs:
-    return Knobs(tuple(constants), partial(_attributes, constants, derive), idle=idle)
+def _knobs(constants: Constants, derive: Callable[[Any], None] | None = None, idle: int = 0) -> TunableSpec:
+    return TunableSpec(tuple(constants), partial(_attributes, constants, derive), idle=idle)
 
 
 def _cartpole(env: Any) -> None:
@@ -96,7 +96,7 @@ LANDER = _knobs(
     _lander,
 )
 
-TABLE: Mapping[str, Knobs] = {
+TABLE: Mapping[str, TunableSpec] = {
     "CartPole-v1": CARTPOLE,
     "Acrobot-v1": ACROBOT,
     "Pendulum-v1": PENDULUM,
@@ -106,4 +106,4 @@ TABLE: Mapping[str, Knobs] = {
     "LunarLanderContinuous-v3": LANDER,
 }
 
-ADAPTERS.add("classic", KnobsAdapter(TABLE))
+ADAPTERS.add("classic", TunableAdapter(TABLE))

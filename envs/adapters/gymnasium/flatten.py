@@ -12,7 +12,7 @@ from graft.envs.adapters.spaces import ObservationCodec, parts_codec
 from graft.envs.supervision.supervised_batch import SingleEnv
 
 
-class Packed(gym.ObservationWrapper[Any, Any, Any]):
+class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):
     """Flattens the parts of an observation one after the other.
 
     Attributes:
@@ -48,4 +48,8 @@ def packed(env: SingleEnv, task: str) -> SingleEnv:
     """``env``, wrapped where its observations have parts."""
     names = getattr(env.unwrapped, "observation_names", None)
     given = {str(part): tuple(map(str, own)) for part, own in names.items()} if isinstance(names, dict) else {}
-    return Packed(env, task, given) if isinstance(env.observation_space, gym.spaces.Dict | gym.spaces.Tuple) else env
+    return (
+        FlattenObservation(env, task, given)
+        if isinstance(env.observation_space, gym.spaces.Dict | gym.spaces.Tuple)
+        else env
+    )

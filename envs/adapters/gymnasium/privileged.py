@@ -24,7 +24,7 @@ STEPS = 10
 """Of history, unless another number is asked for."""
 
 
-class Sight:
+class PrivilegedParts:
     """Which parts are shown, and how many steps the history has.
 
     Raises:
@@ -49,13 +49,13 @@ class Sight:
             )
 
 
-def split(task: str, kwargs: Mapping[str, Any]) -> tuple[Sight, dict[str, Any]]:
+def split(task: str, kwargs: Mapping[str, Any]) -> tuple[PrivilegedParts, dict[str, Any]]:
     """What is asked to be shown, and the other keywords."""
-    return Sight(task, kwargs), {key: value for key, value in kwargs.items() if key not in KEYWORDS}
+    return PrivilegedParts(task, kwargs), {key: value for key, value in kwargs.items() if key not in KEYWORDS}
 
 
-class Informed(gym.Wrapper[Any, Any, Any, Any]):
-    """A `Tuned` environment whose observations are dictionaries of the parts that are shown.
+class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """A `TunableWrapper` environment whose observations are dictionaries of the parts that are shown.
 
     ``state`` is what it shows anyway, ``dynamics`` the values of all its mechanics for the step to come, ``history``
     the observations and the actions chosen in the last steps, the latest first, and zeros before the episode began.
@@ -64,7 +64,7 @@ class Informed(gym.Wrapper[Any, Any, Any, Any]):
         env: has ``mechanics`` and ``values``.
     """
 
-    def __init__(self, env: Any, sight: Sight) -> None:
+    def __init__(self, env: Any, sight: PrivilegedParts) -> None:
         super().__init__(env)
         self._tuned = env
         self._sight = sight

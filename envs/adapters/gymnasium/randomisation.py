@@ -31,7 +31,7 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Draw:
+class RandomValue:
     """A value that is drawn.
 
     Attributes:
@@ -62,7 +62,7 @@ class Draw:
                 return value
 
 
-def parse(where: str, mechanic: Mechanic, value: Any) -> Value | Draw:
+def parse(where: str, mechanic: Mechanic, value: Any) -> Value | RandomValue:
     """``value`` of ``mechanic``: a number in its range, or how it is drawn.
 
     Args:
@@ -87,7 +87,7 @@ def parse(where: str, mechanic: Mechanic, value: Any) -> Value | Draw:
     if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise GraftError(f"{named}; {EVERY} is a whole number of steps from 1.")
     _fits(named, mechanic, kinds[0], first, second)
-    return Draw(mechanic, kinds[0], first, second, every)
+    return RandomValue(mechanic, kinds[0], first, second, every)
 
 
 def _pair(named: str, kind: str, numbers: Any) -> tuple[float, float]:
@@ -116,7 +116,7 @@ def _fits(named: str, mechanic: Mechanic, kind: str, first: float, second: float
         raise GraftError(f"{named}; {mechanic.name} is a whole number, and so are its limits.")
 
 
-class Draws:
+class Randomisation:
     """The values of one environment's mechanics now, with random numbers of their own.
 
     Each mechanic has a stream of its own, from the environment's seed and the mechanic's name: what one draws, the
@@ -129,11 +129,11 @@ class Draws:
         settings: name -> a number, or how it is drawn; those that are drawn have no value until `reset`.
     """
 
-    def __init__(self, settings: Mapping[str, Value | Draw]) -> None:
-        self._drawn = {name: s for name, s in settings.items() if isinstance(s, Draw)}
+    def __init__(self, settings: Mapping[str, Value | RandomValue]) -> None:
+        self._drawn = {name: s for name, s in settings.items() if isinstance(s, RandomValue)}
         self._recurring = {name: s.every for name, s in self._drawn.items() if s.every is not None}
         self.values: dict[str, Any] = {
-            name: s.mechanic.default if isinstance(s, Draw) else s for name, s in settings.items()
+            name: s.mechanic.default if isinstance(s, RandomValue) else s for name, s in settings.items()
         }
         self._steps = 0
         self.seed(None)

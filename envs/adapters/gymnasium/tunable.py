@@ -1,6 +1,6 @@
 """Gymnasium environments whose mechanics are keyword arguments, as those of built-in games are: fixed, or drawn.
 
-A provider declares what can be changed of an id (`Knobs`); the same three mechanics lie between agent and environment
+A provider declares what can be changed of an id (`TunableSpec`); the same three mechanics lie between agent and environment
 everywhere: ``noise``, ``delay`` and ``stuck``.
 """
 
@@ -16,16 +16,16 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter, GymnasiumVectorEnv, names_in
-from graft.envs.adapters.gymnasium.flatten import Packed
-from graft.envs.adapters.gymnasium.privileged import KEYWORDS, Informed, split
-from graft.envs.adapters.gymnasium.randomisation import Draws, parse
+from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter, GymnasiumVectorEnv, env_names
+from graft.envs.adapters.gymnasium.flatten import FlattenObservation
+from graft.envs.adapters.gymnasium.privileged import KEYWORDS, PrivilegedObservation, split
+from graft.envs.adapters.gymnasium.randomisation import Randomisation, parse
 from graft.envs.builtin.engine.mechanics import Mechanic
-from graft.envs.core.random_actions import still
+from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import ActionSchema
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.supervised_batch import Bools, Guarded, SingleEnv
+from graft.envs.supervision.supervised_batch import Bools, SingleEnv, SupervisedBatch
 from graft.errors import unknown
 
 Values = Mapping[str, Any]
@@ -39,7 +39,7 @@ CHANNEL = (
 
 
 @dataclass(frozen=True)
-class Knobs:
+class TunableSpec:
     """What can be changed about the environments of an id.
 
     Attributes:
@@ -69,7 +69,7 @@ class Knobs:
         return own, {k: v for k, v in kwargs.items() if k not in own}
 
 
-class Tuned(gym.Wrapper[Any, Any, Any, Any]):
+class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """One environment under its mechanics.
 
     Attributes:
@@ -83,14 +83,14 @@ class Tuned(gym.Wrapper[Any, Any, Any, Any]):
         GraftError: an unknown part, or a value that is not allowed.
     """
 
-    def __init__(self, env: SingleEnv, knobs: Knobs, given: Values, task: str) -> None:
+    def __init__(self, env: SingleEnv, knobs: TunableSpec, given: Values, task: str) -> None:
         super().__init__(env)
         self.mechanics = (*knobs.mechanics, *knobs.parts(env.unwrapped), *CHANNEL)
         names = [m.name for m in self.mechanics]
         stranger = next((name for name in given if name not in names), None)
         if stranger is not None:
             raise unknown(f"mechanic of {task}", stranger, names, limit=len(names))
-        self._draws = Draws({m.name: parse(task, m, given.get(m.name, m.default)) for m in self.mechanics})
+        self._draws = Randomisation({m.name: parse(task, m, given.get(m.name, m.default)) for m in self.mechanics})
         self._recurring = self._draws.recurring
         self._put = knobs.connect(env.unwrapped)
         self._idle = _idle(env.action_space, knobs.idle)
@@ -161,18 +161,18 @@ def _idle(space: gym.Space[Any], first: int) -> Any:
     assert isinstance(space, gym.spaces.Box)
     names = tuple(map(str, range(space.shape[0])))
     box = ActionSchema("box", names, tuple(space.low.tolist()), tuple(space.high.tolist()))
-    return still(box, ()).astype(space.dtype)
+    return no_op(box, ()).astype(space.dtype)
 
 
-class TunedVectorEnv(GymnasiumVectorEnv):
-    """A batch of `Tuned` environments.
+class TunableVectorEnv(GymnasiumVectorEnv):
+    """A batch of `TunableWrapper` environments.
 
     ``infos["dynamics"]`` (N, K) float32 of every reset and step holds the values of `mechanics` that are in force for
     the step to come, for a teacher that sees them. ``infos["final_dynamics"]`` stands beside ``final_obs``, with those
     of the episodes that ended.
     """
 
-    def __init__(self, guarded: Guarded, task: str, seed: int, autoreset: AutoresetMode) -> None:
+    def __init__(self, guarded: SupervisedBatch, task: str, seed: int, autoreset: AutoresetMode) -> None:
         super().__init__(guarded, task, seed, autoreset)
         first = guarded.first
         self.mechanics: tuple[Mechanic, ...] = first.get_wrapper_attr("mechanics")
@@ -180,7 +180,7 @@ class TunedVectorEnv(GymnasiumVectorEnv):
         self._gather()
 
     def _gather(self) -> None:
-        self._dynamics: NDArray[np.float32] = np.stack(self._guarded.attribute("values"))
+        self._dynamics: NDArray[np.float32] = np.stack(self._batch.attribute("values"))
         self._dynamics.flags.writeable = False  # handed out until the next change
 
     def reset(
@@ -203,14 +203,14 @@ class TunedVectorEnv(GymnasiumVectorEnv):
         return obs, rewards, terminated, truncated, infos
 
 
-class KnobsAdapter(GymnasiumAdapter):
+class TunableAdapter(GymnasiumAdapter):
     """Gymnasium's ids in ``table``, whose mechanics are keywords beside those of their constructors.
 
     Args:
         table: id -> what can be changed about it.
     """
 
-    def __init__(self, table: Mapping[str, Knobs]) -> None:
+    def __init__(self, table: Mapping[str, TunableSpec]) -> None:
         self.table = dict(table)
         self.prefixes = tuple(table)
         self.prefix = self.prefixes[0]
@@ -244,18 +244,18 @@ class KnobsAdapter(GymnasiumAdapter):
         given, rest = knobs.split(kwargs)
 
         def around(env: SingleEnv) -> SingleEnv:
-            tuned = Tuned(env, knobs, given, task.id)
+            tuned = TunableWrapper(env, knobs, given, task.id)
             if not sight.parts:
                 return tuned
-            informed = Informed(tuned, sight)
-            return Packed(informed, task.id, informed.names(*names_in(env, task.id)))
+            informed = PrivilegedObservation(tuned, sight)
+            return FlattenObservation(informed, task.id, informed.names(*env_names(env, task.id)))
 
         names = (*KEYWORDS, *knobs.names, *(f"{stem}<{what}>" for stem, what in knobs.stems.items()))
         guarded = self.guarded(Task(task.id, rest), num_envs, seed, workers, around, names)
-        return TunedVectorEnv(guarded, task.id, seed, autoreset)
+        return TunableVectorEnv(guarded, task.id, seed, autoreset)
 
 
-def tables() -> dict[str, Knobs]:
+def tunable_envs() -> dict[str, TunableSpec]:
     """Every id whose constants are mechanics, with what can be changed about it."""
-    adapters = [adapter for _, adapter in ADAPTERS.items() if isinstance(adapter, KnobsAdapter)]
+    adapters = [adapter for _, adapter in ADAPTERS.items() if isinstance(adapter, TunableAdapter)]
     return {name: knobs for adapter in adapters for name, knobs in adapter.table.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.envs.adapters.gymnasium.tunable import Knobs, KnobsAdapter, Values
+from graft.envs.adapters.gymnasium.tunable import TunableAdapter, TunableSpec, Values
 from graft.envs.adapters.joints import actuator_names, body_names
 from graft.envs.adapters.packages import state
 from graft.envs.builtin.engine.mechanics import Mechanic
@@ -110,7 +110,7 @@ def parts(env: Any) -> tuple[Mechanic, ...]:
     return (*bodies, *motors)
 
 
-KNOBS = Knobs(MECHANICS, Model, parts, {BODY: "body", MOTOR: "joint"})
+KNOBS = TunableSpec(MECHANICS, Model, parts, {BODY: "body", MOTOR: "joint"})
 
 
 @contextmanager
@@ -129,10 +129,10 @@ def quiet() -> Iterator[None]:
         mujoco.set_mju_user_warning(before)
 
 
-class RobotsAdapter(KnobsAdapter):
+class RobotsAdapter(TunableAdapter):
     """The robots of `ROBOTS`."""
 
-    while_making = staticmethod(quiet)
+    construction_context = staticmethod(quiet)
 
     def bounds(self, task: Task) -> Bounds | None:
         """None: nobody recorded any for the fifth versions."""

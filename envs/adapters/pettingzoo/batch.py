@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graft.envs.adapters.pettingzoo.roster import Bools, Cast, Stranger
+from graft.envs.adapters.pettingzoo.roster import Bools, Roster, UnknownAgent
 from graft.envs.adapters.spaces import Array, first_line
-from graft.envs.core.faults import FaultLog, FaultRules, Faults, outside_counts
+from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.core.schema import Schemas
-from graft.envs.core.teams import environments, slots_of
+from graft.envs.core.teams import envs_needed, team_slots
 from graft.envs.supervision.restarts import Restarts, Wrong, attempts, derived_seed
 from graft.errors import GraftError
 
@@ -26,8 +26,8 @@ class _Seen(NamedTuple):
     last: dict[int, Array]
 
 
-class ZooSquad:
-    """Parallel environments stepped one after the other; see `graft.envs.core.teams.SquadEnv` for what it gives.
+class PettingZooBatch:
+    """Parallel environments stepped one after the other; see `graft.envs.core.teams.TeamEnv` for what it gives.
 
     Agents may end and enter in any step and in any order. One that leaves ``agents`` without a flag has terminated. An
     environment is over when nobody is left to act; it is then reset with a seed that follows from its first seed and
@@ -57,11 +57,11 @@ class ZooSquad:
         self._broken: set[int] = set()  # are to be made again
         try:
             self._restarts.grow(1)
-            self._cast = Cast(self._envs[0], task, outside_counts(rules, task))
+            self._cast = Roster(self._envs[0], task, checks_bounds(rules, task))
             self.agents, self.teams = self._cast.agents, self._cast.teams
             self.metadata: dict[str, Any] = getattr(self._envs[0], "metadata", {})
             self.render_mode: str | None = getattr(self._envs[0], "render_mode", None)
-            self.num_envs = rows if team is None else environments(rows, len(slots_of(self, team)))
+            self.num_envs = rows if team is None else envs_needed(rows, len(team_slots(self, team)))
             self._restarts.grow(self.num_envs)
         except Wrong as wrong:
             self.close()
@@ -131,7 +131,7 @@ class ZooSquad:
 
         failures = attempts(call, which)
         for i, failure in failures.items():
-            if isinstance(failure.error, Stranger):
+            if isinstance(failure.error, UnknownAgent):
                 raise failure.error
             self._broken.add(i)
             self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec, observation_codec
-from graft.envs.core.random_actions import still
+from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import Schemas
 from graft.envs.supervision.restarts import Wrong
 from graft.envs.supervision.supervised_batch import ObservationCheck
@@ -21,11 +21,11 @@ MOVES = ("noop", "left", "right", "down", "up")
 """The five actions of MPE, in its order and in the words of the built-in games."""
 
 
-class Stranger(GraftError):
+class UnknownAgent(GraftError):
     """An environment contradicts its own lists of agents; made again, it would do so again."""
 
 
-class Cast:
+class Roster:
     """The agents of an environment.
 
     Attributes:
@@ -103,24 +103,24 @@ class Cast:
         codec = self._codecs[team][1]
         alive = alive[:, list(self.teams[team])]
         given = np.array(actions)
-        given[~alive] = still(codec.schema, alive.shape)[~alive]
+        given[~alive] = no_op(codec.schema, alive.shape)[~alive]
         decoded = codec.decode(given.reshape(-1, *given.shape[2:]))
         return decoded.reshape(*alive.shape, *decoded.shape[1:])
 
     def slot(self, agent: Any) -> int:
-        """Of an agent that is to act; raises Stranger for one that nobody announced."""
+        """Of an agent that is to act; raises UnknownAgent for one that nobody announced."""
         if agent not in self.slots:
-            raise Stranger(f"Task '{self._task}' has agent '{agent}', who is not among its possible_agents.")
+            raise UnknownAgent(f"Task '{self._task}' has agent '{agent}', who is not among its possible_agents.")
         return self.slots[agent]
 
     def look(self, agent: Any, obs: Any) -> Array:
         """A copy of what an agent sees.
 
         Raises:
-            Wrong: it is a fault. Stranger: there is nothing.
+            Wrong: it is a fault. UnknownAgent: there is nothing.
         """
         if agent not in obs:
-            raise Stranger(f"Task '{self._task}' shows nothing to agent '{agent}', who is to act.")
+            raise UnknownAgent(f"Task '{self._task}' shows nothing to agent '{agent}', who is to act.")
         check = self._checks[self.places[self.slots[agent]][0]]
         try:
             shown = np.array(check.fitting(obs[agent]))

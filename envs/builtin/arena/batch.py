@@ -1,4 +1,4 @@
-"""A batch of arenas: the native multi-agent environment (`graft.envs.core.teams.SquadEnv`), without per-environment Python."""
+"""A batch of arenas: the native multi-agent environment (`graft.envs.core.teams.TeamEnv`), without per-environment Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graft.envs.builtin.arena.state import State, new_state
 from graft.envs.builtin.arena.view import BOARD, SCHEMA
 from graft.envs.builtin.engine.game import ACTIONS
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
-from graft.envs.builtin.engine.state import COIN, SIZE, WALL, copies, put_back, seed_state
+from graft.envs.builtin.engine.state import COIN, SIZE, WALL, copies, restore_arrays, seed_state
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 
@@ -22,7 +22,7 @@ Shown = dict[str, NDArray[np.uint8]]
 
 
 class ArenaBatch:
-    """``num_envs`` copies of a game for two teams in one compiled loop; see `graft.envs.core.teams.SquadEnv` for what it gives.
+    """``num_envs`` copies of a game for two teams in one compiled loop; see `graft.envs.core.teams.TeamEnv` for what it gives.
 
     Args:
         game: its short name, ``"pursuit"``.
@@ -90,7 +90,7 @@ class ArenaBatch:
     def step(self, actions: dict[str, Any]) -> tuple[Shown, NDArray[np.float64], Bools, Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep.
 
-        A game that is decided by its last step is over for all, and that is no truncation: see `graft.envs.core.teams.SquadEnv`.
+        A game that is decided by its last step is over for all, and that is no truncation: see `graft.envs.core.teams.TeamEnv`.
         """
         shape = (self.num_envs, len(self.agents))
         chosen, obs = np.empty(shape, np.int64), np.empty((*shape, *SCHEMA.shape), np.uint8)
@@ -169,7 +169,7 @@ class ArenaBatch:
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`, of a batch of the same game and sizes."""
-        put_back(self._arrays(), saved)
+        restore_arrays(self._arrays(), saved)
         self._first_seed = None
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

@@ -11,9 +11,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from graft.envs.builtin.engine.game import ACTIONS, GAMES
-from graft.envs.builtin.engine.kernel import disturb
+from graft.envs.builtin.engine.kernel import distort
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
-from graft.envs.builtin.engine.state import State, copies, new_state, put_back, seed_state
+from graft.envs.builtin.engine.state import State, copies, new_state, restore_arrays, seed_state
 from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import TaskVectorEnv
 from graft.errors import GraftError
@@ -88,7 +88,7 @@ class GameVectorEnv(TaskVectorEnv):
     def _shown(self, planes: NDArray[np.uint8], of: NDArray[np.int64], last: int = 0) -> NDArray[Any]:
         """What the agent sees of the painted planes of environments ``of``, which may be changed or given away."""
         if self._disturbed:
-            disturb(self._state, self._settings, planes, of, last)
+            distort(self._state, self._settings, planes, of, last)
         if self._show is None:
             return planes
         seen = np.empty((len(of), *self.observation_schema.shape), self.observation_schema.dtype)
@@ -169,7 +169,7 @@ class GameVectorEnv(TaskVectorEnv):
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`, of a batch of the same game and size."""
-        put_back(self._arrays(), saved)
+        restore_arrays(self._arrays(), saved)
         self._seeded = True
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

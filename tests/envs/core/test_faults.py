@@ -250,7 +250,7 @@ def test_an_environment_with_a_keyword_faults_keeps_it() -> None:
     gym.register("Owner-v0", entry_point=Owner)
     try:
         env: Any = envs.make(Task("Owner-v0", {"faults": 3}), 1, 0)
-        assert env._guarded.envs[0].unwrapped.own == 3
+        assert env._batch.envs[0].unwrapped.own == 3
     finally:
         del gym.registry["Owner-v0"]
 

@@ -115,7 +115,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def spread(env: Any) -> bool:
     """Whether its environments are in processes."""
-    return isinstance(env._guarded._group, Subprocesses)
+    return isinstance(env._batch._group, Subprocesses)
 
 
 def assert_same(one: Any, other: Any) -> None:

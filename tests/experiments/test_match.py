@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.handmade import small_network
+from support.tiny_tasks import small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.adapters.mixture import mixture
@@ -95,8 +95,8 @@ def test_the_command_prints_the_share(tmp_path, capsys):
 def test_bad_input_ends_with_2(tmp_path, capsys):
     assert main([str(tmp_path / "nothing")]) == 2
     assert "error:" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), "--games", "0"])
+    assert main([str(tmp_path), "--games", "0"]) == 2
+    assert "--games 0 is not allowed" in capsys.readouterr().err
 
 
 def test_players_keep_rows_apart():

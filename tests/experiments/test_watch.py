@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from PIL import Image
 from rich.console import Console
-from support.handmade import small_network
+from support.tiny_tasks import small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.core.schema import Schemas
@@ -218,10 +218,10 @@ def test_squads_of_pettingzoo_are_shown_as_they_draw_themselves(tmp_path, capsys
     assert "5 frames at 10 a second" in printed
 
 
-def test_a_task_that_cannot_be_drawn_says_so(tmp_path, handmade_tasks, capsys):
-    folder = checkpoint_of(tmp_path / "stage", Task("handmade/Match-v0"))
+def test_a_task_that_cannot_be_drawn_says_so(tmp_path, tiny_tasks, capsys):
+    folder = checkpoint_of(tmp_path / "stage", Task("tiny/Match-v0"))
     assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif")]) == 2
-    assert "Task handmade/Match cannot be drawn" in capsys.readouterr().err
+    assert "Task tiny/Match cannot be drawn" in capsys.readouterr().err
     assert not (tmp_path / "a.gif").exists()
 
 

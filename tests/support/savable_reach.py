@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from support.handmade import HandmadeAdapter, ReachEnv
+from support.tiny_tasks import ReachEnv, TinyTaskAdapter
 
 
 class SavableReach(ReachEnv):
@@ -24,7 +24,7 @@ class SavableReach(ReachEnv):
             rng.bit_generator.state = state
 
 
-class SavableAdapter(HandmadeAdapter):
+class SavableAdapter(TinyTaskAdapter):
     """Makes it, whatever is asked for."""
 
     def make(self, task: Any, num_envs: int, seed: int, autoreset: Any, max_threads: int) -> SavableReach:

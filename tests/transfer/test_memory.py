@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     MATCH,
     NormEncoder,
     assert_same,
@@ -32,7 +32,7 @@ from graft.errors import GraftError
 from graft.transfer.memory import Memory, presented, tasks
 from graft.transfer.method import PART, TaskPosition
 
-TASK = Task("handmade/Match-v0")
+TASK = Task("tiny/Match-v0")
 
 
 def ended(method: Memory, network: PolicyNetwork, state=None, task: int = 0, count: int = 30):

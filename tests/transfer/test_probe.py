@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     NormEncoder,
     assert_same,
     discrete,

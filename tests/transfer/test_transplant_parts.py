@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import TASK, observations, planes, small_config, small_network, vector
-from support.transplanting import LEFT_RIGHT, checkpoint, moved, rows
+from support.tiny_tasks import TASK, observations, planes, small_config, small_network, vector
+from support.transplant_fixtures import LEFT_RIGHT, checkpoint, moved, rows
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import build_encoder

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
-from support.squad_world import (
+from support.squad_fixtures import (
     AGENTS,
     PURSUIT,
     TIDE,

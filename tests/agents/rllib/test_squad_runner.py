@@ -7,8 +7,8 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.policy.sample_batch import MultiAgentBatch
-from support.handmade import EVALUATION, assert_same, small_config, weights
-from support.squad_world import TIDE, as_module
+from support.squad_fixtures import TIDE, as_module
+from support.tiny_tasks import EVALUATION, assert_same, small_config, weights
 
 from graft import envs
 from graft.agents.checkpoints.snapshot import Snapshots

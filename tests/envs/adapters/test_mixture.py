@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from support.handmade import box, vector
+from support.tiny_tasks import box, vector
 
 from graft import envs
 from graft.envs import Schemas, Task
@@ -82,11 +82,11 @@ def test_what_cannot_be_mixed(kwargs, words):
         envs.make(Task(ID, kwargs), 4, 0)
 
 
-def handmade(*names, **kwargs):
-    return {"id": "handmade/Match-v0", "kwargs": {"names": list(names), **kwargs}}
+def match(*names, **kwargs):
+    return {"id": "tiny/Match-v0", "kwargs": {"names": list(names), **kwargs}}
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 @pytest.mark.parametrize(
     ("tasks", "words"),
     [
@@ -95,9 +95,9 @@ def handmade(*names, **kwargs):
             [GAMES[0], {"id": GAMES[1], "kwargs": {"view": "pixels"}}],
             r"\(4, 10, 10\), and pixels of uint8 .* \(3, 64, 64\)",
         ),
-        ([handmade(*"abcd"), handmade(*"abcd", kind="planes")], r"vector of float32 .* planes of uint8"),
+        ([match(*"abcd"), match(*"abcd", kind="planes")], r"vector of float32 .* planes of uint8"),
         (
-            [handmade(*"abcd"), "handmade/Reach-v0"],
+            [match(*"abcd"), "tiny/Reach-v0"],
             r"discrete actions \(north, .* box actions \(move_x, move_y\); their",
         ),
     ],
@@ -178,8 +178,8 @@ def test_the_state_is_saved_and_restored(wide):
             np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 def test_where_one_part_cannot_be_saved_the_mixture_cannot():
-    tasks = [handmade(*"abcd"), handmade(*"abce")]
+    tasks = [match(*"abcd"), match(*"abce")]
     env = envs.make(Task(ID, {"tasks": tasks}), 2, 0)
     assert not env.savable

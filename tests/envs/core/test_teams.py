@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from support.arena_world import by_team
+from support.arena_states import by_team
 
 from graft import envs
 from graft.envs import GraftError, Task

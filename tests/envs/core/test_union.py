@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from support.env_rollouts import action_streams, assert_equal, episodes, transitions
-from support.handmade import TASK, ClockEnv, MatchEnv, ScriptedEnv, discrete, pixels, planes, vector
+from support.tiny_tasks import TASK, ClockEnv, MatchEnv, ScriptedEnv, discrete, pixels, planes, vector
 
 from graft import envs
 from graft.envs.core.schema import joined
@@ -193,7 +193,7 @@ def test_the_state_is_saved_and_restored_through_it():
             np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 def test_tasks_of_any_adapter_are_widened():
     obs, _ = make(TASK, 2, 0, observation=vector(["d", "x", "c", "b", "a"])).reset()
     plain, _ = make(TASK, 2, 0).reset()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.stage_outcomes import assert_left_the_same
+from support.stage_outcomes import assert_same_outcomes
 from support.tiny_experiment import write_config
 
 from graft.agents.ray_session import session
@@ -167,7 +167,7 @@ def sweep_with_nodes_that_die(cluster, tmp_path, times, count, **changes):
     _, undisturbed = set_up(tmp_path / "undisturbed", **changes)
     for stage in stages:
         run_stage(stage, undisturbed, lambda env_steps, values: None)
-    assert_left_the_same(stages, store, undisturbed)
+    assert_same_outcomes(stages, store, undisturbed)
 
 
 @pytest.mark.slow
@@ -411,4 +411,4 @@ def test_a_killed_driver_leaves_nothing_running_and_the_same_command_goes_on(tmp
     _, undisturbed = set_up(tmp_path / "undisturbed", **changes)
     for stage in graph.stages.values():
         run_stage(stage, undisturbed, lambda env_steps, values: None)
-    assert_left_the_same(graph.stages.values(), store, undisturbed)
+    assert_same_outcomes(graph.stages.values(), store, undisturbed)

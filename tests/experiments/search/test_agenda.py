@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.search_world import RATE, STRENGTH, Following, write_search
+from support.search_fixtures import RATE, STRENGTH, Following, write_search
 
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand

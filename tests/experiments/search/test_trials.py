@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from optuna.trial import TrialState
-from support.search_world import RATE, SPACE, STRENGTH, Following, write_search
+from support.search_fixtures import RATE, SPACE, STRENGTH, Following, write_search
 
 from graft.errors import GraftError
 from graft.experiments.search.definition import load_search

@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     BOARD,
     EVALUATION,
     MATCH,
     TASK,
     assert_same,
-    know_encoder,
     observations,
+    register_encoder,
     small_config,
     small_network,
     small_ppo,
@@ -30,7 +30,7 @@ from graft.errors import GraftError
 from graft.transfer.method import METHODS
 from graft.transfer.methods.lora import LowRank, adapted
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 
 def source_of(schemas: Schemas) -> Checkpoint:
@@ -171,7 +171,7 @@ def test_what_was_merged_is_the_next_source():
 
 
 def test_running_statistics_stay_the_sources(monkeypatch):
-    know_encoder(monkeypatch)
+    register_encoder(monkeypatch)
     config = NetworkConfig("norm", head=(8,))
     source = Checkpoint.of(PolicyNetwork(MATCH, config, 0), TASK)
     network = METHODS["lora"]().build(source, MATCH, config, 1).network

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     EVALUATION,
     MATCH,
     TASK,
@@ -33,7 +33,7 @@ from graft.errors import GraftError
 from graft.transfer.method import METHODS, State, TaskPosition, TransferMethod
 from graft.transfer.methods.packnet import OWNER, largest, owners
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 FIRST, SECOND = "encoder.blocks.0.1.weight", "encoder.blocks.1.1.weight"
 NO_STATES = Batch(observations(MATCH.observation, 1), torch.zeros(1, dtype=torch.long))
 TASKS = 3

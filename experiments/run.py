@@ -224,6 +224,7 @@ def _run_stages(
     console: Console, config: AnyConfig, graph: Graph, carried: list[TransplantTables], launcher: Launcher, store: Store
 ) -> dict[str, str] | None:
     """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
+    from graft.experiments.launchers.launcher import run_graph
     from graft.experiments.report.progress import Progress
 
     def say(text: str) -> None:
@@ -248,7 +249,7 @@ def _run_stages(
     )
     try:
         with Progress(console, len(graph.stages), done, budget) as progress:
-            return launcher.run(graph, todo, store, progress)
+            return run_graph(launcher, graph, todo, store, progress)
     except KeyboardInterrupt:
         say(
             "Interrupted. Finished stages are kept, of running ones all but the last half minute; "

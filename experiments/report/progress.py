@@ -56,7 +56,7 @@ class _Row:
 
 
 class Progress:
-    """A `graft.experiments.launchers.launcher.Watcher` that prints; a context manager around the run.
+    """A `graft.experiments.launchers.launcher.RunListener` that prints; a context manager around the run.
 
     Args:
         total: stages of the experiment. done: how many of them were finished before.

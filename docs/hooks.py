@@ -31,7 +31,7 @@ from graft.envs.builtin.engine.game import GAMES
 from graft.envs.builtin.engine.mechanics import MECHANICS, Mechanic
 from graft.envs.core.faults import FaultRules
 from graft.experiments.config import experiment
-from graft.experiments.config.backends import PRESETS
+from graft.experiments.config.backends import PRESETS, parse_resources
 from graft.experiments.search.definition import SCHEDULERS, SearchFile
 from graft.transfer import METHODS
 from graft.transfer.method import FromSource
@@ -240,7 +240,7 @@ def configs() -> str:
 
 def _presets() -> str:
     names = [field.name for field in fields(Resources)]
-    rows = [(f"`{name}`", *(str(getattr(made, n)) for n in names)) for name, made in PRESETS.items()]
+    rows = [(f"`{name}`", *(str(getattr(parse_resources(name), n)) for n in names)) for name in PRESETS]
     return "Presets:\n\n" + table(("preset", *(f"`{name}`" for name in names)), rows)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graft.agents.training.algorithm import Algorithm
 from graft.envs.core.naming import KEYWORD, shared_names, split_names
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS
+
+if TYPE_CHECKING:  # which needs torch
+    from graft.agents.training.algorithm import Algorithm
 
 TEAM = "team"
 """The keyword of a task for squads that names the team of a stage's own policy."""

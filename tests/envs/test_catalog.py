@@ -18,8 +18,9 @@ from graft.envs.builtin.engine.entities import PALETTES
 from graft.envs.builtin.engine.game import GAMES, OPTIONS
 from graft.envs.builtin.engine.mechanics import MECHANICS
 from graft.envs.builtin.engine.view import VIEWS
-from graft.envs.catalog import main, providers
+from graft.envs.catalog import providers
 from graft.envs.factory import ADAPTERS
+from graft.experiments.catalog import main
 
 NEEDS = {
     "Built-in games": "",

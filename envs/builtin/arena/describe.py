@@ -1,4 +1,4 @@
-"""The games for two teams in words, for ``python -m envs.catalog``."""
+"""The games for two teams in words, for ``graft catalog``."""
 
 from __future__ import annotations
 

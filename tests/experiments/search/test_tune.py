@@ -134,7 +134,7 @@ def test_a_search_that_was_ended_goes_on_with_the_same_trials(end, tmp_path):
 
     def start():
         return subprocess.Popen(
-            [sys.executable, "-m", "experiments.tune", str(path), "--out", str(out), "--jobs", "2"],
+            [sys.executable, "-m", "graft", "tune", str(path), "--out", str(out), "--jobs", "2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

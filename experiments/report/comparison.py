@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graft.errors import GraftError
-from graft.experiments.report.transfer import format_ratio, rounded
+from graft.experiments.report.common import rounded
+from graft.experiments.report.transfer import format_ratio
 
 Key = tuple[str | None, str, str]
 """Source, target and method."""

@@ -200,8 +200,8 @@ def _add_others(
     chosen = {name: tensors.pop(name) for name in names}
 
     def row(chosen: Tensors, one: Tensor, k: Tensor) -> Tensor:
-        found: Tensor = rows(functional_call(network, {**tensors, **chosen}, (one.unsqueeze(0),)))[0]
-        return (found * k).sum()
+        scalars: Tensor = rows(functional_call(network, {**tensors, **chosen}, (one.unsqueeze(0),)))[0]
+        return (scalars * k).sum()
 
     with torch.no_grad():
         count = rows(network(obs[:1])).shape[1]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from graft.agents.networks.policy_network import Distribution, Outputs, PolicyNetwork, choices
+from graft.agents.networks.policy_network import Distribution, Outputs, PolicyNetwork, split_choices
 from graft.agents.training.backend import Grads
 
 CHUNK = 1024
@@ -39,7 +39,7 @@ def kl(
         return 0.5 * _masked((p.action - q.action).square(), shared).sum(-1)
     if p.log_std is None:
         known = torch.ones_like(p.action[0], dtype=torch.bool) if shared is None else shared
-        parts = zip(*(choices(of, sizes) for of in (p.action, q.action, known)), strict=True)
+        parts = zip(*(split_choices(of, sizes) for of in (p.action, q.action, known)), strict=True)
         return torch.stack([_categorical_kl(*part) for part in parts if part[2].any()]).sum(0)
     assert q.log_std is not None, "a Gaussian is matched by a Gaussian"
     log_ratio = 2 * (p.log_std - q.log_std)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from graft.agents.networks.policy_network import Outputs, PolicyNetwork, choices
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork, split_choices
 from graft.errors import GraftError
 from graft.transfer.divergence import evaluating
 from graft.transfer.state import Tensors
@@ -60,7 +60,9 @@ def diagonal_fisher(network: PolicyNetwork, observations: Tensor, names: Sequenc
             return torch.cat([outputs.action * scale, math.sqrt(2) * sigma * scale], -1)
         if greedy:
             return outputs.action
-        parts = [(c.unsqueeze(1) * _factor(c.detach().softmax(-1))).sum(-1) for c in choices(outputs.action, sizes)]
+        parts = [
+            (c.unsqueeze(1) * _factor(c.detach().softmax(-1))).sum(-1) for c in split_choices(outputs.action, sizes)
+        ]
         return torch.cat(parts, -1)
 
     return _mean_over_samples(network, observations, names, rows, Tensor.square_)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.checkpoints.snapshot import Part, Saved
+from graft.agents.checkpoints.snapshot import Savable, SavedState
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.agents.training.backend import Batch, Grads, Hooks
 from graft.envs.core.schema import Schemas
@@ -21,7 +21,7 @@ Play = Callable[[PolicyNetwork, int], Batch]
 """``(network, states) -> batch`` of at least so many states of the network's task."""
 
 
-class TransferSession(Part):
+class TransferSession(Savable):
     """A method, its network and its state: `begin`, train with `hooks`, `finish`, `consolidate`.
 
     Attributes:
@@ -98,11 +98,11 @@ class TransferSession(Part):
         values = dict(self._meter.report())
         return values if self.probe is None else values | self.probe.measure(network)
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """The method's state and the meter's."""
-        return Saved(self.state, {"meter": self._meter.save()})
+        return SavedState(self.state, {"meter": self._meter.save()})
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
         self.state = dict(saved.tensors)
         self._meter.restore(saved.values["meter"])

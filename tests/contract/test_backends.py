@@ -18,7 +18,7 @@ from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 from graft.transfer.method import METHODS

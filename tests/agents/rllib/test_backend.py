@@ -242,8 +242,8 @@ def test_what_the_cluster_lacks_is_said_at_once():
 
 
 def test_a_cluster_that_others_fill_is_waited_for_but_not_for_ever(monkeypatch, caplog):
-    monkeypatch.setattr(session, "SECONDS_SILENT", 0.5)
-    monkeypatch.setattr(session, "SECONDS_FOR_ROOM", 0.5)
+    monkeypatch.setattr(session, "QUIET_WAIT", 0.5)
+    monkeypatch.setattr(session, "ROOM_TIMEOUT", 0.5)
     network, one_runner = small_network(MATCH), {"resources": Resources(num_env_runners=1)}
     others = placement_group([{"CPU": 4.0}])
     assert others.wait(60)
@@ -254,5 +254,5 @@ def test_a_cluster_that_others_fill_is_waited_for_but_not_for_ever(monkeypatch, 
         trained(network, budget=1)  # in this process alone
     finally:
         remove_placement_group(others)
-    monkeypatch.setattr(session, "SECONDS_FOR_ROOM", 60.0)
+    monkeypatch.setattr(session, "ROOM_TIMEOUT", 60.0)
     session.join(one_runner["resources"])

@@ -88,7 +88,7 @@ def test_our_arenas_play_as_their_pettingzoo_form_does(name: str, task_id: str, 
 
 
 def test_agents_come_and_go_as_they_do_in_a_plain_loop() -> None:
-    """Random comings and goings; game n of a seed has the seed that `ZooSquad` derives from it."""
+    """Random comings and goings; game n of a seed has the seed that `PettingZooBatch` derives from it."""
     env, plain = game(TIDE), Tide()
     ends: list[str] = []
     env.reset(seed=40)

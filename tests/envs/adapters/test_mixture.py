@@ -11,7 +11,7 @@ from graft import envs
 from graft.envs import Schemas, Task
 from graft.envs.adapters.mixture import ID, mixture
 from graft.envs.core.task import AVERAGED
-from graft.envs.core.union import Widened
+from graft.envs.core.union import UnionObservation
 from graft.envs.factory import check
 from graft.errors import GraftError
 
@@ -130,7 +130,7 @@ def test_groups_say_which_rows_are_whose():
     assert env.groups.of_row.tolist() == [0, 1, 0, 1, 0]
     assert env.groups.scales == (envs.bounds(Task(GAMES[0])), envs.bounds(Task(GAMES[2])))
     wide = envs.make(mixture(GAMES[:1] + GAMES[2:]), 4, 0, observation=envs.schemas(mixture(GAMES)).observation)
-    assert isinstance(wide, Widened)
+    assert isinstance(wide, UnionObservation)
     assert wide.groups.names == ("Gather", "Dodge")
     assert envs.make(Task(GAMES[0]), 2, 0).groups is None
 

@@ -17,7 +17,7 @@ from support.stage_outcomes import assert_same_outcomes
 
 from graft.experiments import tune
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.search.definition import load_search
 from graft.experiments.search.plan import make_plan
 from graft.experiments.search.trials import FILE, Trials
@@ -134,7 +134,7 @@ def test_a_search_that_was_ended_goes_on_with_the_same_trials(end, tmp_path):
 
     def start():
         return subprocess.Popen(
-            [sys.executable, "-m", "experiments.tune", str(path), "--out", str(out), "--jobs", "2"],
+            [sys.executable, "-m", "graft", "tune", str(path), "--out", str(out), "--jobs", "2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -25,11 +25,12 @@ from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.report.transfer import stage_records
 from graft.experiments.stages import resume
 from graft.experiments.stages.run_stage import run_stage
-from graft.experiments.store.records import METRICS, SNAPSHOT, Store, surroundings
+from graft.experiments.store.provenance import provenance
+from graft.experiments.store.records import METRICS, SNAPSHOT, Store
 from graft.transfer.method import METHODS
 
 ROOT = Path(__file__).parents[3]
@@ -190,11 +191,11 @@ class Reports:
 
 
 def other_code(stage, store, monkeypatch):
-    monkeypatch.setattr(resume, "code", lambda: "other")
+    monkeypatch.setattr(resume, "code_hash", lambda: "other")
 
 
 def other_libraries(stage, store, monkeypatch):
-    monkeypatch.setattr(resume, "surroundings", lambda: {"versions": {**surroundings()["versions"], "torch": "9"}})
+    monkeypatch.setattr(resume, "provenance", lambda: {"versions": {**provenance()["versions"], "torch": "9"}})
 
 
 def other_system(stage, store, monkeypatch):
@@ -235,15 +236,15 @@ def no_metrics(stage, store, monkeypatch):
 )
 def test_what_cannot_go_on_starts_over_and_says_why(pretraining, monkeypatch, spoil, why):
     stage, store, expected = pretraining
-    assert resume.Resumption(stage, store).why == ""
+    assert resume.Resumption(stage, store).refusal == ""
     spoil(stage, store, monkeypatch)
-    assert resume.Resumption(stage, store).why == why
+    assert resume.Resumption(stage, store).refusal == why
     reports = Reports()
     assert attempt(stage, store, reports, 1) is None
     assert reports.notes == [f"Note: {stage.label} starts over: {why}."]
     assert reports.steps[0] == 0
     assert_same(outcome(store, stage), expected)
-    assert resume.Resumption(stage, store).why == ""
+    assert resume.Resumption(stage, store).refusal == ""
 
 
 def test_another_kernel_is_the_same_machine_for_a_snapshot(pretraining, monkeypatch):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
@@ -250,6 +251,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
+@pytest.mark.timeout(600)  # imports everything in three processes
 def test_each_of_them_runs_through_the_command(tmp_path):
     copy = tmp_path / "site" / "graft"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))

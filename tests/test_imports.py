@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +35,23 @@ def test_what_is_not_needed_is_not_loaded(statement, absent):
 def test_every_entry_can_be_the_first(entry):
     """No import works only because another came before it."""
     subprocess.run([sys.executable, "-c", f"import {entry}"], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("transfer/state.py", "graft.transfer.regulariser"),  # between modules
+        ("experiments/config/options.py", "graft.experiments.stages.resume"),  # between folders
+        ("envs/core/task.py", "graft.agents.checkpoints.files"),  # between packages
+    ],
+)
+def test_a_circle_of_imports_is_an_error_of_the_linter(tmp_path, module, imported):
+    copy = tmp_path / "graft"
+    shutil.copytree(ROOT / "graft", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / module).open("a") as file:
+        file.write(f"\nimport {imported}\n")
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache", "--config", ROOT / "pyproject.toml"]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "No circle between modules or folders BROKEN" in done.stdout

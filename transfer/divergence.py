@@ -96,8 +96,8 @@ def gradient(loss: torch.Tensor, network: PolicyNetwork) -> Grads:
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     if not loss.requires_grad or not trained:
         return {}
-    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    return {name: g for name, g in zip(trained, found, strict=True) if g is not None}
+    slopes = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return {name: g for name, g in zip(trained, slopes, strict=True) if g is not None}
 
 
 def added(grads: Grads, more: Grads) -> Grads:

@@ -60,10 +60,8 @@ def diagonal_fisher(network: PolicyNetwork, observations: Tensor, names: Sequenc
             return torch.cat([outputs.action * scale, math.sqrt(2) * sigma * scale], -1)
         if greedy:
             return outputs.action
-        parts = [
-            (c.unsqueeze(1) * _factor(c.detach().softmax(-1))).sum(-1) for c in split_choices(outputs.action, sizes)
-        ]
-        return torch.cat(parts, -1)
+        parts = split_choices(outputs.action, sizes)
+        return torch.cat([(part.unsqueeze(1) * _factor(part.detach().softmax(-1))).sum(-1) for part in parts], -1)
 
     return _mean_over_samples(network, observations, names, rows, Tensor.square_)
 
@@ -202,8 +200,8 @@ def _add_others(
     chosen = {name: tensors.pop(name) for name in names}
 
     def row(chosen: Tensors, one: Tensor, k: Tensor) -> Tensor:
-        found: Tensor = rows(functional_call(network, {**tensors, **chosen}, (one.unsqueeze(0),)))[0]
-        return (found * k).sum()
+        scalars: Tensor = rows(functional_call(network, {**tensors, **chosen}, (one.unsqueeze(0),)))[0]
+        return (scalars * k).sum()
 
     with torch.no_grad():
         count = rows(network(obs[:1])).shape[1]

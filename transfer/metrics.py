@@ -135,8 +135,8 @@ def transfer_ratio(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: in
         return (_iqm_of_each(p) - auc_b) / np.maximum(auc_b, SMALLEST_DENOMINATOR)
 
     auc_b = interquartile_mean(np.concatenate(strata(b_areas)))
-    found = stratified_bootstrap(ratio, p_areas, b_areas, seed=seed, resamples=resamples)
-    return None if auc_b < SMALLEST_DENOMINATOR else found
+    interval = stratified_bootstrap(ratio, p_areas, b_areas, seed=seed, resamples=resamples)
+    return None if auc_b < SMALLEST_DENOMINATOR else interval
 
 
 def transfer_ratio_bound(p_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> float | None:

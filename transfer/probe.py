@@ -84,7 +84,7 @@ class Probe:
         values["transfer/cka"] = gram_alignment(grams[-1], self._grams[-1])
         values["transfer/effective_rank"] = effective_rank(outputs[-1].flatten(1))
         dormant = [dormant_share(hidden) for hidden in outputs]
-        values |= {f"transfer/dormant/block{i}": found for i, found in enumerate(dormant)}
+        values |= {f"transfer/dormant/block{i}": part for i, part in enumerate(dormant)}
         units = [hidden.shape[1] for hidden in outputs]
         values["transfer/dormant"] = sum(d * n for d, n in zip(dormant, units, strict=True)) / sum(units)
         return values
@@ -101,7 +101,7 @@ class GradientMeter:
 
     def __init__(self, every: int = 16) -> None:
         self._every, self._updates = every, 0
-        self._found: dict[str, list[float]] = {}
+        self._measured: dict[str, list[float]] = {}
 
     def start(self, grads: Grads) -> Grads | None:
         """A copy of the task's gradients, as the hook may change them in place; None where this update is skipped."""
@@ -114,19 +114,19 @@ class GradientMeter:
         """Add one update: the task's gradients and the method's, both before clipping; absent parameters are zero."""
         added = {name: gradient - before[name] if name in before else gradient for name, gradient in after.items()}
         added |= {name: -gradient for name, gradient in before.items() if name not in after}
-        found = {"penalty_share": share(before, added), "conflict": conflict(before, added)}
+        values = {"penalty_share": share(before, added), "conflict": conflict(before, added)}
         if penalty is not None:
-            found["penalty"] = float(penalty.detach())
-        for name, value in found.items():
-            self._found.setdefault(name, []).append(value)
+            values["penalty"] = float(penalty.detach())
+        for name, value in values.items():
+            self._measured.setdefault(name, []).append(value)
 
     def save(self) -> dict[str, Any]:
         """Its state as JSON values."""
-        return {"updates": self._updates, "found": [[name, values] for name, values in self._found.items()]}
+        return {"updates": self._updates, "found": [[name, values] for name, values in self._measured.items()]}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Inverse of `save`."""
-        self._updates, self._found = saved["updates"], {name: list(values) for name, values in saved["found"]}
+        self._updates, self._measured = saved["updates"], {name: list(values) for name, values in saved["found"]}
 
     def report(self) -> dict[str, float]:
         """Means over the updates measured since the last report; nothing where there were none.
@@ -135,8 +135,8 @@ class GradientMeter:
             ``transfer/penalty_share`` in [0, 1], ``transfer/conflict`` in [-1, 1] (below 0: against the task), both 0
             for an update to which nothing was added; ``transfer/penalty`` where the method gives its value.
         """
-        means = {f"transfer/{name}": sum(values) / len(values) for name, values in self._found.items()}
-        self._found = {}
+        means = {f"transfer/{name}": sum(values) / len(values) for name, values in self._measured.items()}
+        self._measured = {}
         return means
 
 
@@ -175,7 +175,7 @@ def effective_weights(module: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the parameters, float64 on the CPU; parametrised ones under their own names, as the forward pass sees
     them (W0 + (alpha / r) B A as ``weight``).
     """
-    found = {}
+    weights = {}
     for path, part in _parts(module):
         names = [name for name, _ in part.named_parameters(recurse=False)]
         if parametrize.is_parametrized(part):
@@ -183,13 +183,13 @@ def effective_weights(module: nn.Module) -> dict[str, torch.Tensor]:
             names += part.parametrizations
         for name in names:
             tensor = getattr(part, name).detach()
-            found[f"{path}.{name}" if path else name] = tensor.to("cpu", torch.float64, copy=True)
-    return found
+            weights[f"{path}.{name}" if path else name] = tensor.to("cpu", torch.float64, copy=True)
+    return weights
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The module and all within by path, without the parametrisations, which are parts of a weight."""
-    return (found for found in module.named_modules() if "parametrizations" not in found[0].split("."))
+    return (part for part in module.named_modules() if "parametrizations" not in part[0].split("."))
 
 
 def _layers(network: PolicyNetwork) -> dict[str, nn.Module]:

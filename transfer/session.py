@@ -95,8 +95,8 @@ class TransferSession(Savable):
 
     def measure(self, network: PolicyNetwork) -> Mapping[str, float]:
         """Diagnostics of the network and of the method's gradients, tag -> number."""
-        found = dict(self._meter.report())
-        return found if self.probe is None else found | self.probe.measure(network)
+        values = dict(self._meter.report())
+        return values if self.probe is None else values | self.probe.measure(network)
 
     def save(self) -> SavedState:
         """The method's state and the meter's."""

@@ -128,12 +128,12 @@ def stratified_bootstrap(
 
     def of_resamples(*drawn: FloatArray, axis: int = -1) -> FloatArray:
         kept = iter(resample[:, : stratum.size] for resample, stratum in zip(drawn, every, strict=True))
-        found = statistic(*(np.concatenate([next(kept) for _ in group], axis=1) for group in stratified))
-        if np.shape(found) != (len(drawn[0]),):
+        values = statistic(*(np.concatenate([next(kept) for _ in group], axis=1) for group in stratified))
+        if np.shape(values) != (len(drawn[0]),):
             raise GraftError(
-                f"The statistic gave shape {np.shape(found)} for {len(drawn[0])} resamples; reduce axis 1 only."
+                f"The statistic gave shape {np.shape(values)} for {len(drawn[0])} resamples; reduce axis 1 only."
             )
-        return np.asarray(found, dtype=np.float64)
+        return np.asarray(values, dtype=np.float64)
 
     point = of_resamples(*(stratum[None, :] for stratum in every))[0]
     low, high = bootstrap(

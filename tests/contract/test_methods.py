@@ -17,6 +17,7 @@ from support.method_fixtures import (
     build,
     cases,
     first,
+    held,
     quick,
     register_norm_encoder,
     shrunk,
@@ -32,7 +33,6 @@ from graft.envs.core.options import build_options
 from graft.envs.core.task import Task
 from graft.transfer.method import (
     METHODS,
-    PART,
     Built,
     State,
     TaskPosition,
@@ -70,12 +70,6 @@ def begin(method: TransferMethod, setting: str) -> tuple[Built, State]:
     source = source_of(method, setting)
     built = build(method, SETTINGS[setting], source)
     return built, method.init(built.network, source)
-
-
-def held(source: Checkpoint | None) -> dict[str, torch.Tensor]:
-    """Copies of all tensors of a source."""
-    tensors = {} if source is None else {**source.tensors, **source.parts.get(PART, {})}
-    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def frozen(network: PolicyNetwork) -> tuple[set[str], int]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
@@ -165,7 +166,7 @@ import numpy as np
 
 from graft.envs.adapters.spaces import ActionCodec, AdaptedVectorEnv, ObservationCodec
 from graft.envs.core.schema import ActionSchema, ObservationSchema
-from graft.envs.core.task import Bounds
+from graft.envs.core.task import Adapter, Bounds
 from graft.envs.factory import ADAPTERS
 from graft.errors import unknown
 
@@ -194,17 +195,16 @@ class Walk(AdaptedVectorEnv):
         return self.state.copy(), rewards, np.zeros_like(ended), ended, infos
 
 
-class WalkAdapter:
+class WalkAdapter(Adapter):
     prefix = "walk/"
 
     def ids(self):
         return ["walk/Line-v0"]
 
-    def make(self, task, num_envs, seed, autoreset, max_threads):
+    def make(self, task, options):
         if task.id not in self.ids():
             raise unknown("task", task.id, self.ids())
-        codecs = ObservationCodec(OBSERVATION, np.asarray), ActionCodec(ACTION, np.asarray)
-        return Walk(num_envs, seed, autoreset, *codecs)
+        return Walk(options, ObservationCodec(OBSERVATION, np.asarray), ActionCodec(ACTION, np.asarray))
 
     def bounds(self, task):
         return Bounds(-5.0, 0.0, "made up")
@@ -251,6 +251,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
+@pytest.mark.timeout(600)  # imports everything in three processes
 def test_each_of_them_runs_through_the_command(tmp_path):
     copy = tmp_path / "site" / "graft"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))

@@ -262,6 +262,12 @@ def consolidated(method: TransferMethod, setting: Setting, end: Checkpoint, inde
     return session.checkpoint(setting.tasks[index])
 
 
+def held(source: Checkpoint | None) -> dict[str, torch.Tensor]:
+    """Copies of all tensors of a source."""
+    tensors = {} if source is None else {**source.tensors, **source.parts.get(PART, {})}
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 class TransferRun(NamedTuple):
     """A transfer: what was built, its weights and state then; hooks and weights after training; the network kept."""
 

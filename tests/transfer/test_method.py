@@ -1,4 +1,4 @@
-"""Each method by what sets it apart; what they have in common is in tests/contract/test_methods.py."""
+"""Options, labels and defaults of methods; what all methods have in common is in tests/contract."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ from graft.transfer.transplant import transplant
 
 ACTIONS = discrete("left", "right")
 SAME = Schemas(planes("ab", 5, 5), ACTIONS)
-LARGER = Schemas(planes("ab", 9, 9), ACTIONS)
-BLOCKS = 3
-"""Of `small_config("planes")`: two convolutions and a linear layer, which depends on the board."""
 
 
 @pytest.fixture
@@ -33,13 +30,6 @@ def build(name: str, source: Checkpoint | None, target: Schemas = SAME, seed: in
     return METHODS[name](**options).build(source, target, small_config("planes"), seed)
 
 
-def frozen_blocks(network: PolicyNetwork) -> list[bool]:
-    """Per block, whether it is frozen; a block is so as a whole."""
-    flags = [{not p.requires_grad for p in block.parameters()} for block in network.encoder.blocks]
-    assert all(len(flag) == 1 for flag in flags)
-    return [flag.pop() for flag in flags]
-
-
 def test_scratch_is_the_fresh_network():
     built = build("scratch", None)
     assert_same(dict(built.network.state_dict()), dict(PolicyNetwork(SAME, small_config("planes"), 1).state_dict()))
@@ -49,7 +39,7 @@ def test_scratch_is_the_fresh_network():
 def test_random_frozen_is_scratch_with_a_frozen_encoder():
     built = build("random_frozen", None)
     assert_same(dict(built.network.state_dict()), dict(build("scratch", None).network.state_dict()))
-    assert frozen_blocks(built.network) == [True] * BLOCKS
+    assert not any(p.requires_grad for p in built.network.encoder.parameters())
     assert all(p.requires_grad for n, p in built.network.named_parameters() if not n.startswith("encoder."))
 
 
@@ -82,49 +72,6 @@ def test_strict_reaches_the_transplant(source):
     for name in ("finetune", "frozen"):
         with pytest.raises(GraftError, match=r"strict.*x"):
             build(name, source, target, strict=True)
-
-
-@pytest.mark.parametrize(
-    ("options", "frozen"),
-    [
-        ({}, [True, True, True]),
-        ({"depth": "all"}, [True, True, True]),
-        ({"depth": 1}, [True, False, False]),
-        ({"depth": 2}, [True, True, False]),
-        ({"depth": 3}, [True, True, True]),
-    ],
-)
-def test_frozen_freezes_from_the_input_up(source, options, frozen):
-    network = build("frozen", source, **options).network
-    assert frozen_blocks(network) == frozen
-    assert [not block.training for block in network.train().encoder.blocks] == frozen
-    assert all(p.requires_grad for n, p in network.named_parameters() if not n.startswith("encoder."))
-
-
-def test_frozen_carries_what_finetune_carries(source):
-    frozen, finetune = (build(name, source, heads="by_name") for name in ("frozen", "finetune"))
-    assert_same(dict(frozen.network.state_dict()), dict(finetune.network.state_dict()))
-    assert frozen.report == finetune.report
-
-
-def test_frozen_has_no_more_blocks_than_the_encoder(source):
-    with pytest.raises(GraftError, match="depth 4 is not allowed; this encoder has 0 to 3 blocks"):
-        build("frozen", source, depth=4)
-
-
-@pytest.mark.parametrize("depth", ["all", 3])
-def test_frozen_refuses_to_freeze_what_the_source_could_not_fill(source, depth):
-    words = r"Cannot freeze encoder\.blocks\.2\.1\.weight: .* \(shape \(16, 54\) became \(16, 150\)\).* smaller depth"
-    with pytest.raises(GraftError, match=words):
-        build("frozen", source, LARGER, depth=depth)
-
-
-@pytest.mark.parametrize("depth", [1, 2])
-def test_frozen_may_freeze_the_convolutions_on_another_board(source, depth):
-    network = build("frozen", source, LARGER, depth=depth).network
-    assert frozen_blocks(network) == [i < depth for i in range(BLOCKS)]
-    for name in ("encoder.blocks.0.0.weight", "encoder.blocks.1.0.weight"):
-        assert torch.equal(network.state_dict()[name], source.tensors[name])
 
 
 @pytest.mark.parametrize(

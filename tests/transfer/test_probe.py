@@ -38,7 +38,7 @@ SCHEMAS = {
 
 def linear_cka(x, y):
     """Kornblith et al. 2019, eq. 5, in feature space."""
-    x, y = (side.double() - side.double().mean(0) for side in (x, y))
+    x, y = (side.detach().double() - side.detach().double().mean(0) for side in (x, y))
     return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 

@@ -74,13 +74,13 @@ class PackNet(FromSource):
         ``packed`` (int64): how many tasks have kept weights; ``retraining`` (bool): whether the last of them retrains;
         ``owner.*``: see `OWNER`. Input slices of new names are free, and so is a tensor not carried over whole.
         """
-        found = {name: torch.zeros(p.shape, dtype=torch.int16) for name, p in weights(network).items()}
+        owner = {name: torch.zeros(p.shape, dtype=torch.int16) for name, p in weights(network).items()}
         packed = torch.tensor(0)
         if source is not None and "packed" in source.parts.get(PART, {}):
             state = source.parts[PART]
             packed = state["packed"].clone()
-            found |= self._moved(group(state, OWNER), network, source)
-        return {"packed": packed, "retraining": torch.tensor(False), **named(OWNER, found)}
+            owner |= self._moved(group(state, OWNER), network, source)
+        return {"packed": packed, "retraining": torch.tensor(False), **named(OWNER, owner)}
 
     def _moved(
         self, old: dict[str, torch.Tensor], network: PolicyNetwork, source: Checkpoint
@@ -121,14 +121,14 @@ class PackNet(FromSource):
     @torch.no_grad()
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Share out the free weights of each layer, and set those that stay free to zero, in place."""
-        found = group(state, OWNER) or group(self.init(network, None), OWNER)
+        owner = group(state, OWNER) or group(self.init(network, None), OWNER)
         kept: dict[str, torch.Tensor] = {}
         for name, parameter in weights(network).items():
-            free = found[name].to(parameter.device) == 0
+            free = owner[name].to(parameter.device) == 0
             count = round(int(free.sum()) / (where.tasks - where.task))
             chosen = largest(parameter, free, count)
             parameter.masked_fill_(free & ~chosen, 0)
-            kept[name] = found[name].masked_fill(chosen.to(found[name].device), where.task + 1)
+            kept[name] = owner[name].masked_fill(chosen.to(owner[name].device), where.task + 1)
         progress = {"packed": torch.tensor(where.task + 1), "retraining": torch.tensor(True)}
         return Consolidated(network, progress | named(OWNER, kept))
 

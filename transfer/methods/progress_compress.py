@@ -139,7 +139,8 @@ class ProgressCompress(Progressive):
         self, teacher: Outputs, base: PolicyNetwork, observations: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
         """The loss of compressing without the penalty, on the states of these indices; a scalar."""
-        active, student = rows_of(teacher, rows), base(observations[rows])
+        active = rows_of(teacher, rows)
+        student: Outputs = base(observations[rows])
         values = (student.value - active.value).square() / 2
         policies = kl(active, student, base.config.distribution, sizes=base.schemas.action.sizes)
         return (policies + self.value * values).mean()

@@ -33,7 +33,7 @@ def layers(network: PolicyNetwork) -> list[tuple[str, torch.Tensor]]:
     Raises:
         GraftError: a block with none or several, whose units are not the block's outputs.
     """
-    found = []
+    layers = []
     for index, block in enumerate(network.encoder.blocks):
         weights = list(_weighted(block))
         if len(weights) != 1:
@@ -41,17 +41,17 @@ def layers(network: PolicyNetwork) -> list[tuple[str, torch.Tensor]]:
                 f"redo needs encoders whose blocks have one Linear or Conv2d each; "
                 f"block {index} of '{network.config.encoder}' has {len(weights)}."
             )
-        found.append((f"encoder.blocks.{index}.{weights[0][0]}", weights[0][1]))
-    return found
+        layers.append((f"encoder.blocks.{index}.{weights[0][0]}", weights[0][1]))
+    return layers
 
 
 def readers(network: PolicyNetwork) -> list[list[tuple[str, torch.Tensor]]]:
     """Name and weight of the layers that read each block's outputs: the next block's, or the heads' first."""
     heads = []
     for name, head in (("policy", network.policy), ("value", network.value)):
-        found = list(_weighted(head))
+        own = list(_weighted(head))
         # Without hidden layers, every output layer of the head reads the features.
-        heads += [(f"{name}.{layer}", weight) for layer, weight in (found[:1] if len(head.hidden) else found)]
+        heads += [(f"{name}.{layer}", weight) for layer, weight in (own[:1] if len(head.hidden) else own)]
     return [[layer] for layer in layers(network)[1:]] + [heads]
 
 

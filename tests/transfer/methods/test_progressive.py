@@ -151,9 +151,8 @@ def test_view_is_the_network_that_was_kept_after_each_task(tiny_tasks, tmp_path)
     assert method.view(plain, {}, 0) is method.view(plain, {}, 2) is plain
 
 
-def test_what_it_says_of_itself():
+def test_it_has_no_gradients_and_needs_a_source():
     kind = METHODS["progressive"]
-    assert (kind.provides, kind.states) == ({"fresh_weights", "needs_task"}, 0)
     assert not kind().overrides("gradients")  # so that the earlier columns are computed once per rollout
     with pytest.raises(AssertionError, match="always given one"):
         kind().build(None, SMALL, small_config("vector"), 0)

@@ -15,7 +15,7 @@ from graft.agents.networks.encoders.branches import Branches
 from graft.agents.networks.normaliser import normalisers
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import train
-from graft.agents.training.backend import Batch, Hooks, TrainJob
+from graft.agents.training.backend import Batch, Evaluation, Hooks, TrainJob
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.transfer.method import METHODS, PART
@@ -119,7 +119,8 @@ def test_in_training_the_student_comes_to_know_the_dynamics_and_moves_to_the_tar
         state.update(method.schedule(network, state, progress))
 
     ppo = small_ppo(num_envs=16, num_steps=32, minibatch=128, epochs=4, learning_rate=2e-3)
-    train(TrainJob(network, SOURCE, ppo, 10_000, 0, lambda *_: None, hooks=Hooks(gradients, schedule)))
+    plan = Evaluation(every=100_000, episodes=1, num_envs=1)
+    train(TrainJob(network, SOURCE, ppo, 10_000, 0, lambda *_: None, plan, Hooks(gradients, schedule)))
     assert np.mean(losses[-16:]) < 0.5 * np.mean(losses[:16])
     source = Checkpoint.of(network, SOURCE)
     built = method.build(source, envs.schemas(TARGET), source.network, 1)

@@ -175,11 +175,6 @@ def test_the_state_that_was_given_is_left_alone():
     assert all(torch.equal(t, before[name]) for name, t in state.items())
 
 
-def test_it_watches_the_source_learn_and_needs_no_states():
-    assert SI().watches_source
-    assert SI.states == 0
-
-
 @pytest.mark.parametrize("xi", [0.0, -1.0, float("inf")])
 def test_xi_that_makes_no_sense(xi):
     with pytest.raises(GraftError, match="xi"):

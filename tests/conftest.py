@@ -13,7 +13,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 from support.batches import OPEN
-from support.handmade import HandmadeAdapter
+from support.tiny_tasks import TinyTaskAdapter
 
 from graft.envs.factory import ADAPTERS
 
@@ -31,10 +31,10 @@ def batches_are_closed() -> Iterator[None]:
 
 
 @pytest.fixture
-def handmade_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `envs.make` make the tasks ``handmade/...``; gone after the test."""
+def tiny_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `envs.make` make the tasks ``tiny/...``; gone after the test."""
     list(ADAPTERS)  # loads the others
-    monkeypatch.setitem(ADAPTERS._entries, "handmade", HandmadeAdapter())
+    monkeypatch.setitem(ADAPTERS._entries, "tiny", TinyTaskAdapter())
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def one_ray() -> Iterator[None]:
     """Four logical cores, no GPU; ends with the module, as others start clusters of their own."""
     import ray
 
-    from graft.agents.ray_session.auth import own_token
+    from graft.agents.ray_session.auth import private_token
 
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS, TESTS.parent))))  # of the processes that Ray starts
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-        with own_token():
+        with private_token():
             ray.init("local", num_cpus=4, num_gpus=0, include_dashboard=False, **quiet)
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which other tests would find
         yield

@@ -17,7 +17,7 @@ PRIVATE = {
     "ray._raylet:AuthenticationTokenLoader.reset_cache": "agents/ray_session/auth.py",
     "ray._raylet:Config.initialize": "agents/ray_session/auth.py",
     "ray._raylet:GcsClient": "agents/ray_session/auth.py",
-    "ray._private.services:get_ray_address_from_environment": "experiments/launchers/ray.py",
+    "ray._private.services:get_ray_address_from_environment": "agents/ray_session/session.py",
     "ray.tune.trainable:Trainable._setup_logdir": "agents/rllib/algorithm_mixin.py",
     "ray.tune.trainable:Trainable._logdir": "agents/rllib/algorithm_mixin.py",
     f"{RLLIB}.algorithms.impala.impala_learner:IMPALALearner._learner_thread": "agents/rllib/algorithms/appo.py",

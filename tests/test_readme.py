@@ -19,7 +19,8 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
-from graft.experiments.config.experiment import PACKAGED, Config, SequenceConfig, load_config, packaged_configs
+from graft.experiments.config.experiment import Config, SequenceConfig, load_config
+from graft.experiments.config.packaged import PACKAGED, packaged_configs
 from graft.experiments.plan.stage import Comparison
 from graft.experiments.report import continual, transfer
 from graft.experiments.search.definition import SearchFile, load_search

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from graft.agents.checkpoints.files import flush_folder, write_durably
 from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
@@ -25,32 +25,6 @@ from graft.errors import GraftError
 FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights"
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write and flush to the disk, not only to the operating system."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def flush_folder(folder: Path) -> None:
-    """Bring renames in ``folder`` to the disk; only POSIX can, elsewhere it does nothing."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file in one step: a reader, or a restart after a kill, sees the old content or the new."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    write_durably(temporary, data)
-    temporary.replace(path)
-    flush_folder(path.parent)
 
 
 def _previous(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Tokens of Ray's clusters: one that has a token demands it of whoever joins. For those that start or join one."""
+"""Tokens of Ray clusters: a private one for a Ray of our own, the user's one for a cluster that demands it."""
 
 from __future__ import annotations
 
@@ -21,27 +21,25 @@ MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 """Environment variables: whether Ray uses a token, and which."""
 
 
-def forget() -> None:
-    """Let this process read mode and token again, as it may not while it is connected: Ray keeps what it has read."""
+def reload_auth() -> None:
+    """Make Ray read mode and token again, which it caches; not allowed while this process is connected."""
     Config.initialize("")  # first, or a thread of Ray's that still ends would look for a token that is gone
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
-def own_token() -> Iterator[None]:
-    """A Ray that this process starts in this block has a token that only its processes know.
-
-    By itself Ray writes one into the home folder, and from then on every `ray start` of the user demands that.
-    Where RAY_AUTH_MODE is set, that counts.
+def private_token() -> Iterator[None]:
+    """Give a Ray that is started in this block a random token; Ray itself would write one into the home folder, which
+    every later `ray start` of the user then demands. A RAY_AUTH_MODE that is set counts instead.
     """
     if MODE in os.environ:
-        forget()
+        reload_auth()
         yield
         return
     before = os.environ.get(TOKEN)
     os.environ.update({MODE: "token", TOKEN: secrets.token_hex(32)})
     try:
-        forget()
+        reload_auth()
         yield
     finally:
         del os.environ[MODE], os.environ[TOKEN]
@@ -50,46 +48,44 @@ def own_token() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def admitted(address: str) -> Iterator[None]:
-    """Use this machine's token while this process is in the cluster at ``address`` (HOST:PORT), if that demands one.
-
-    Never else: this process would demand it as well, and what workers without one ask of it would fail. Where
-    RAY_AUTH_MODE is set, that counts.
+def cluster_token(address: str) -> Iterator[None]:
+    """Use this machine's token in this block, but only if the cluster at ``address`` (HOST:PORT) demands one: else
+    requests of workers without a token to this process would fail. A RAY_AUTH_MODE that is set counts instead.
 
     Raises:
         GraftError: the cluster demands a token, and there is none or another one; or no cluster answers.
     """
-    forget()
+    reload_auth()
     given = os.environ.get(MODE)
     has = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
     if given is not None and given.lower() == "token" and not has:  # Ray would end this process
-        raise _refused(f"{MODE} is 'token'", "there is none here")
-    if _admits(address):
+        raise _token_error(f"{MODE} is 'token'", "there is none here")
+    if _accepts(address):
         yield
         return
     demands = f"The Ray cluster at {address} demands a token"
     if not has:
-        raise _refused(demands, "there is none here")
+        raise _token_error(demands, "there is none here")
     if given is not None:
-        raise _refused(demands, "the one here is another" if given.lower() == "token" else f"{MODE} is '{given}'")
+        raise _token_error(demands, "the one here is another" if given.lower() == "token" else f"{MODE} is '{given}'")
     os.environ[MODE] = "token"
     try:
         Config.initialize("")
-        if not _admits(address):
-            raise _refused(demands, "the one here is another")
+        if not _accepts(address):
+            raise _token_error(demands, "the one here is another")
         yield
     finally:
         del os.environ[MODE]
 
 
-def _refused(why: str, but: str) -> GraftError:
+def _token_error(why: str, but: str) -> GraftError:
     return GraftError(
         f"{why}, and {but}; set {TOKEN} to what `ray get-auth-token` prints on the cluster's head, and {MODE} to token."
     )
 
 
-def _admits(address: str) -> bool:
-    """Whether a cluster talks with this process as it is now; found out at once, where ray.init tries for long."""
+def _accepts(address: str) -> bool:
+    """Whether a cluster accepts this process's current token; answers at once, where ray.init retries for minutes."""
     try:
         with _silent():
             GcsClient(address=address)
@@ -102,7 +98,7 @@ def _admits(address: str) -> bool:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keep what libraries write past Python's sys.stderr off the screen."""
+    """Discard what compiled code writes to the file descriptor of stderr."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -1,7 +1,7 @@
-"""Ends a Ray that was started for one run when that is over, however it ended; a script that needs nothing else.
+"""Kills the processes of a Ray that this process started, also when this process is killed; imports nothing of Graft.
 
-Ray's own processes end when the one that started them is killed, but some of its helpers stay for a minute or more.
-They are found by a mark in the environment that they inherited, on systems that show it (Linux).
+Some of Ray's helper processes outlive the one that started them by a minute or more. They are recognised by an
+environment variable that they inherit, on systems that show it (Linux).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "GRAFT_RAY_OF_RUN"
-"""Environment variable of all that has to end."""
+"""Environment variable of the processes that have to end."""
 
 QUIET_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def reaped() -> Iterator[str]:
-    """Processes with the mark that this gives end when the block is left, or when this process is gone."""
+def cleaned_up() -> Iterator[str]:
+    """Yields a mark; processes that have it are killed when the block is left, or when this process is gone."""
     mark = uuid.uuid4().hex
-    watching = subprocess.Popen(
+    watcher = subprocess.Popen(
         [sys.executable, "-I", __file__, mark],
         stdin=subprocess.PIPE,  # closed when this process ends, whatever ends it
         stdout=subprocess.DEVNULL,
@@ -36,14 +36,14 @@ def reaped() -> Iterator[str]:
     try:
         yield mark
     finally:
-        assert watching.stdin is not None
-        watching.stdin.close()
-        watching.wait()
+        assert watcher.stdin is not None
+        watcher.stdin.close()
+        watcher.wait()
 
 
 @contextlib.contextmanager
 def marked(mark: str) -> Iterator[None]:
-    """What starts in this block has the mark."""
+    """Processes that start in this block inherit the mark."""
     os.environ[MARK] = mark
     try:
         yield
@@ -51,7 +51,7 @@ def marked(mark: str) -> Iterator[None]:
         del os.environ[MARK]
 
 
-def found(mark: str) -> list[int]:
+def marked_processes(mark: str) -> list[int]:
     """Ids of processes that have the mark; none where a system does not show their environment."""
     wanted, ids = f"{MARK}={mark}".encode(), []
     for path in Path("/proc").glob("[0-9]*/environ"):
@@ -61,11 +61,11 @@ def found(mark: str) -> list[int]:
     return ids
 
 
-def reap(mark: str) -> None:
-    """Kill all that has the mark, until nothing has had it for `QUIET_SECONDS`: what is just starting shows it late."""
+def kill_marked(mark: str) -> None:
+    """Kill marked processes until none has shown up for `QUIET_SECONDS`: one that just starts shows its mark late."""
     until = time.monotonic() + QUIET_SECONDS
     while time.monotonic() < until:
-        for process in found(mark):
+        for process in marked_processes(mark):
             until = time.monotonic() + QUIET_SECONDS
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
@@ -74,4 +74,4 @@ def reap(mark: str) -> None:
 
 if __name__ == "__main__":
     sys.stdin.read()
-    reap(sys.argv[1])
+    kill_marked(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Joining Ray, and what must be there before anybody waits for it."""
+"""Starting, joining and leaving Ray: for the launcher of stages (`connected`) and for one training (`join`)."""
 
 from __future__ import annotations
 
@@ -7,31 +7,110 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
+from collections.abc import Iterator
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import get_current_placement_group, placement_group, remove_placement_group
 
-from graft.agents.ray_session.auth import own_token
-from graft.agents.ray_session.cleanup import marked, reaped
+from graft.agents.ray_session.auth import cluster_token, private_token, reload_auth
+from graft.agents.ray_session.cleanup import cleaned_up, marked
 from graft.agents.training.backend import Resources
-from graft.envs.supervision.processes import ONE_THREAD
+from graft.envs.supervision.processes import ONE_THREAD, one_thread_each
 from graft.errors import GraftError
 
-SECONDS_FOR_ROOM = 600.0
-"""To wait for others to leave a cluster, before a training gives up."""
+OBJECT_STORE = 100 * 2**20
+"""Bytes of a launcher's own Ray: its messages are small, and Ray would take a third of the memory."""
 
-SECONDS_SILENT = 10.0
-"""Of these, before it says that it waits; so long what has just ended may still hold its cores."""
+ROOM_TIMEOUT = 600.0
+"""Seconds that a training waits for room in a cluster."""
 
-OWN: dict[str, contextlib.ExitStack] = {}
-"""Address of a Ray that this process has started itself -> what ends it."""
+QUIET_WAIT = 10.0
+"""Of these, before it says that it waits: actors that have just ended may still hold their cores."""
+
+OWN_CLUSTERS: dict[str, contextlib.ExitStack] = {}
+"""Address of a Ray that `join` has started in this process -> what ends it."""
 
 
-@atexit.register
-def _end() -> None:
-    while OWN:
-        OWN.popitem()[1].close()
+@contextlib.contextmanager
+def connected(address: str, cores: int) -> Iterator[None]:
+    """Be connected to a Ray cluster in this block; the one that this process is in already counts before ``address``.
+
+    Args:
+        address: see `check_address`. cores: logical CPUs of a Ray that is started here.
+    Raises:
+        GraftError: there is no such cluster, or it can't be joined.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    check_address(address)
+    found = "local" if address == "local" else resolve_address(address)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.callback(reload_auth)
+            if found == "local":
+                with one_thread_each():
+                    stack.enter_context(
+                        _local_ray(cores, object_store_memory=OBJECT_STORE, logging_level=logging.CRITICAL)
+                    )
+            else:
+                stack.enter_context(cluster_token(found))
+                ray.init(found, log_to_driver=False, logging_level=logging.CRITICAL)
+                stack.callback(ray.shutdown)
+        except (ConnectionError, RayError, RuntimeError, ValueError, OSError, SystemExit) as error:
+            raise GraftError(f"Ray at --address {address} can't be used: {message_lines(error)[0]}") from error
+        yield
+
+
+def check_address(address: str) -> None:
+    """Raise GraftError for an ``address`` other than "auto", "local" or HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if address not in ("auto", "local") and not (host and "/" not in host and port.isdigit()):
+        raise GraftError(
+            f"--address {address} is not allowed; it is 'auto', 'local' or HOST:PORT of a cluster's head node."
+        )
+
+
+def resolve_address(address: str) -> str:
+    """HOST:PORT of a cluster that answers there; Ray itself would try for minutes, and then end the process."""
+    if address == "auto":
+        from ray._private.services import get_ray_address_from_environment  # ray.init is the only public way
+
+        try:
+            address = get_ray_address_from_environment("auto", None)
+        except ConnectionError as error:
+            raise GraftError(
+                "No Ray cluster runs on this machine; give --address HOST:PORT of one, or --address local to start one."
+            ) from error
+        check_address(address)
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise GraftError(f"No Ray cluster answers at {address}; give the --address of one that runs.") from error
+    return address
+
+
+def message_lines(error: BaseException) -> list[str]:
+    """The lines of an error's message that are not empty, else its class."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
+@contextlib.contextmanager
+def _local_ray(cores: int, **options: Any) -> Iterator[None]:
+    """A Ray on this machine that ends with the block, or with this process, however that ends."""
+    with contextlib.ExitStack() as stack:
+        mark = stack.enter_context(cleaned_up())
+        with marked(mark), private_token():
+            ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, **options)
+        stack.callback(ray.shutdown)
+        yield
 
 
 def join(resources: Resources) -> None:
@@ -47,9 +126,9 @@ def join(resources: Resources) -> None:
     gpus = max(1, resources.num_learners) * resources.num_gpus_per_learner
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # it greets every subclass with a warning
     if ray.is_initialized() and _is_own() and cores > ray.cluster_resources().get("CPU", 0.0):
-        _end()  # of an earlier training that needed less
+        _end_own()  # of an earlier training that needed less
     if not ray.is_initialized():
-        _start(cores)
+        _start_own(cores)
     has = ray.cluster_resources()
     for what, needed in {"CPU": float(cores), "GPU": float(gpus)}.items():
         if needed > has.get(what, 0.0):
@@ -62,25 +141,22 @@ def join(resources: Resources) -> None:
 
 
 def _is_own() -> bool:
-    return ray.get_runtime_context().gcs_address in OWN
+    return ray.get_runtime_context().gcs_address in OWN_CLUSTERS
 
 
-def _start(cores: int) -> None:
-    _end()  # what is left of one that somebody else has shut down
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+@atexit.register
+def _end_own() -> None:
+    while OWN_CLUSTERS:
+        OWN_CLUSTERS.popitem()[1].close()
+
+
+def _start_own(cores: int) -> None:
+    _end_own()  # what is left of one that other code has shut down
     with contextlib.ExitStack() as stack:
-        mark = stack.enter_context(reaped())
-        with marked(mark), own_token():
-            ray.init(
-                "local",
-                num_cpus=max(os.cpu_count() or 1, cores),  # logical: more processes than cores may be asked for
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": ONE_THREAD},
-            )
-        stack.callback(ray.shutdown)
-        OWN[ray.get_runtime_context().gcs_address] = stack.pop_all()
+        # Logical cores: more processes than the machine has may be asked for.
+        cores = max(os.cpu_count() or 1, cores)
+        stack.enter_context(_local_ray(cores, logging_level=logging.ERROR, runtime_env={"env_vars": ONE_THREAD}))
+        OWN_CLUSTERS[ray.get_runtime_context().gcs_address] = stack.pop_all()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's own handler prints where every thread was
 
@@ -98,13 +174,13 @@ def _wait_for_room(resources: Resources) -> None:
         return
     group = placement_group(wanted)
     try:
-        if group.wait(SECONDS_SILENT):
+        if group.wait(QUIET_WAIT):
             return
         asked = f"room for {resources.num_env_runners} env runners and {resources.num_learners} learners"
         logging.getLogger(__name__).warning("Waiting for %s in the Ray cluster, which others use.", asked)
-        if not group.wait(SECONDS_FOR_ROOM):
+        if not group.wait(ROOM_TIMEOUT):
             raise GraftError(
-                f"The Ray cluster has had no {asked} for {SECONDS_FOR_ROOM:g} s, as others use it or no node is large "
+                f"The Ray cluster has had no {asked} for {ROOM_TIMEOUT:g} s, as others use it or no node is large "
                 f"enough; ask for less, run fewer stages at once (--jobs), or add nodes."
             )
     finally:

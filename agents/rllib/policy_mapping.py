@@ -10,10 +10,10 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from graft.agents.rllib.multi_agent import SquadGame
 from graft.envs.core.schema import Schemas
-from graft.envs.core.teams import difference
+from graft.envs.core.teams import schema_difference
 from graft.errors import GraftError, unknown
 
-SINGLE = "default_policy"
+DEFAULT_POLICY = "default_policy"
 """RLlib takes a config whose only policy is called so for a single agent's."""
 
 
@@ -66,18 +66,18 @@ def policy_mapping(
         mine, theirs = game.schemas_of(first), game.schemas_of(team)
         if mine != theirs:
             raise GraftError(
-                f"Policy '{policy}' cannot play {first} and {team}: {first} {difference(mine, theirs, team)}; "
+                f"Policy '{policy}' cannot play {first} and {team}: {first} {schema_difference(mine, theirs, team)}; "
                 f"give each team a policy of its own."
             )
-    if set(players) == {SINGLE}:
-        raise GraftError(f"RLlib takes a policy called '{SINGLE}' for a single agent's; choose another name.")
+    if set(players) == {DEFAULT_POLICY}:
+        raise GraftError(f"RLlib takes a policy called '{DEFAULT_POLICY}' for a single agent's; choose another name.")
     return PolicyMapping(
         {agent: of_team[game.team_of(agent)] for agent in game.possible_agents},
         {policy: game.schemas_of(team) for policy, team in players.items()},
     )
 
 
-def set_up(
+def configure_squad(
     config: AlgorithmConfig, game: Mapping[str, Any], plays: str | Mapping[str, str], seed: int
 ) -> PolicyMapping:
     """Let ``config`` play a squad: sets its environment, its policies, who plays whom, and the seed.

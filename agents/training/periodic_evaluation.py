@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.training.backend import TrainJob, TrainResult
 from graft.agents.training.evaluate import evaluate
-from graft.envs.core.faults import Faults, together
+from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.task import TaskVectorEnv
 
 
@@ -30,11 +30,11 @@ class PeriodicEvaluation:
         self._returns: list[float] = []
         self._means: dict[str, float] = {}
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """What the next ones depend on."""
-        return Saved({"generator": self._generator.get_state()}, {"due": self._due, "faults": self._known_faults})
+        return SavedState({"generator": self._generator.get_state()}, {"due": self._due, "faults": self._known_faults})
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
         self._generator.set_state(saved.tensors["generator"])
         self._due, self._known_faults = saved.values["due"], saved.values["faults"]
@@ -53,7 +53,7 @@ class PeriodicEvaluation:
 
     def faults(self) -> Faults:
         """Of the environments that it is trained on, and of those that it is evaluated on."""
-        return together([*self._training_faults(), self._env.faults])
+        return sum_faults([*self._training_faults(), self._env.faults])
 
     def new_faults(self) -> dict[str, float]:
         """All faults so far as metrics, if there are more of them than before."""

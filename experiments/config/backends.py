@@ -7,16 +7,17 @@ and in pyproject.toml its place in the layers of `graft.agents`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from graft.agents.training.algorithm import Algorithm
-from graft.agents.training.backend import Resources, TrainJob, TrainResult
 from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.errors import GraftError, unknown
-from graft.transfer.method import TransferMethod, label
+
+if TYPE_CHECKING:  # which need torch
+    from graft.agents.training.algorithm import Algorithm
+    from graft.agents.training.backend import Resources, TrainJob, TrainResult
+    from graft.transfer.method import TransferMethod
 
 
 class BackendEntry(NamedTuple):
@@ -37,12 +38,12 @@ BACKENDS = {
     "rllib": BackendEntry("graft.agents.rllib", distributed=True, multi_policy=True),
 }
 
-PRESETS = {
-    "local": Resources(),
-    "one_gpu": Resources(num_gpus_per_learner=1),
-    "cluster": Resources(num_env_runners=8, num_learners=2, num_gpus_per_learner=1),
+PRESETS: dict[str, dict[str, Any]] = {
+    "local": {},
+    "one_gpu": {"num_gpus_per_learner": 1},
+    "cluster": {"num_env_runners": 8, "num_learners": 2, "num_gpus_per_learner": 1},
 }
-"""Resources by name."""
+"""Name -> options of `Resources`."""
 
 
 class Backend(Protocol):
@@ -67,16 +68,19 @@ def parse_resources(given: str | Mapping[str, Any]) -> Resources:
     Raises:
         GraftError: an unknown preset or key, or a value that is not allowed.
     """
+    from graft.agents.training.backend import Resources
+
     options = {"preset": given} if isinstance(given, str) else dict(given)
     name = str(options.pop("preset", "local"))
     if name not in PRESETS:
         raise unknown("preset of resources", name, PRESETS)
-    defaults = {field.name: getattr(PRESETS[name], field.name) for field in fields(Resources)}
-    return build_options("resources", Resources, {**defaults, **options})
+    return build_options("resources", Resources, {**PRESETS[name], **options})
 
 
 def check_resources(name: str, resources: Resources, method: TransferMethod | None = None) -> None:
     """Raise GraftError where a backend can't train with these resources, or with this method on them."""
+    from graft.transfer.method import label
+
     if not BACKENDS[name].distributed and (resources.num_env_runners or resources.num_learners):
         others = " or ".join(f"backend: {other}" for other, entry in BACKENDS.items() if entry.distributed)
         raise GraftError(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graft.agents.training.algorithm import Algorithm
-from graft.envs.core.naming import KEYWORD, fitting, split
+from graft.envs.core.naming import KEYWORD, shared_names, split_names
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS
+
+if TYPE_CHECKING:  # which needs torch
+    from graft.agents.training.algorithm import Algorithm
 
 TEAM = "team"
 """The keyword of a task for squads that names the team of a stage's own policy."""
@@ -45,11 +47,11 @@ class Squad:
 
 def _task_of_team(task: Task, team: str) -> Task:
     """``task`` for another of its teams, with those of its names that fit that team's schemas."""
-    plain, given = split(task)
+    plain, given = split_names(task)
     other = Task(plain.id, {**plain.kwargs, TEAM: team})
     if not given:
         return other
-    names = fitting(given, schemas(plain), schemas(other))
+    names = shared_names(given, schemas(plain), schemas(other))
     return Task(other.id, {**other.kwargs, KEYWORD: names}) if names else other
 
 
@@ -65,13 +67,13 @@ def check_squad(squad: Squad, task: Task, backend: str, algorithm: Algorithm) ->
         )
     from graft.agents.rllib.algorithm import Algorithm as Trainer
     from graft.agents.rllib.multi_agent import SquadGame
-    from graft.agents.rllib.policy_mapping import SINGLE, policy_mapping
+    from graft.agents.rllib.policy_mapping import DEFAULT_POLICY, policy_mapping
     from graft.agents.rllib.squad_runner import check_algorithm
 
     assert isinstance(algorithm, Trainer)
     check_algorithm(algorithm)
     for name in squad.policy_mapping.values():
-        if name == SINGLE or name.startswith("__"):
+        if name == DEFAULT_POLICY or name.startswith("__"):
             raise GraftError(f"policy_mapping of {task}: '{name}' is RLlib's own name; choose another one.")
     # Names are for the task's own team: the game of all teams is made without them.
     plain = Task(task.id, {name: value for name, value in task.kwargs.items() if name not in (TEAM, KEYWORD)})

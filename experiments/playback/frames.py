@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.envs.adapters.pettingzoo.batch import ZooSquad
+from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
 from graft.envs.factory import make
@@ -104,7 +104,7 @@ def play_squad(
 def _outcome(env: Any, infos: dict[str, Any]) -> str:
     """The team that won, where the environment knows."""
     winner = int(infos["winner"][0])
-    if isinstance(env.squad, ZooSquad):
+    if isinstance(env.squad, PettingZooBatch):
         return ""
     return "nobody" if winner < 0 else tuple(env.squad.teams)[winner]
 

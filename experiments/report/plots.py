@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.agents.checkpoints.checkpoint import replace_file
+from graft.agents.checkpoints.files import replace_file
 from graft.experiments.report.common import rounded
 from graft.experiments.report.continual import ContinualResult
 from graft.experiments.report.transfer import TransferResult, format_ratio, row_name

@@ -113,9 +113,9 @@ def _run(search: Search, stage: Stage, comparison: Comparison, scale: Bounds | N
 
 
 def _curve(store: Store, run: Run, last: int | None = None) -> Curve:
-    found = store.evaluations(run.stage.id)
-    count = len(found.steps) if last is None else sum(step <= last for step in found.steps)
-    return Curve(found.steps[:count], [run.scale.normalise(score) for score in found.scores[:count]])
+    curve = store.evaluations(run.stage.id, run.scale)
+    count = len(curve.steps) if last is None else sum(step <= last for step in curve.steps)
+    return Curve(curve.steps[:count], curve.scores[:count])
 
 
 def _measure(metric: Metric, curve: Curve) -> float:

@@ -7,7 +7,7 @@ import torch
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork, build_network
 from graft.agents.training.backend import Batch
-from graft.envs.core.random_actions import still
+from graft.envs.core.random_actions import no_op
 from graft.envs.core.task import Task
 from graft.envs.factory import check
 from graft.errors import GraftError
@@ -116,5 +116,5 @@ def _consolidate(session: TransferSession, task: Task, position: TaskPosition) -
 
 def _zeros(network: PolicyNetwork, _: int) -> Batch:
     schemas = network.schemas
-    actions = torch.from_numpy(still(schemas.action, (STATES,)).copy())
+    actions = torch.from_numpy(no_op(schemas.action, (STATES,)).copy())
     return Batch(torch.zeros(STATES, *schemas.observation.shape), actions)

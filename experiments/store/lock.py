@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from graft.agents.checkpoints.checkpoint import replace_file
+from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
 
 POLL_SECONDS = 0.1

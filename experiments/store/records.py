@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graft.agents.checkpoints.checkpoint import Checkpoint, replace_file
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.config.experiment import AnyConfig
@@ -85,8 +86,8 @@ class Store:
                 f"{', '.join(differences[:5])}); choose another --out, or remove that folder."
             )
 
-    def open(self, config: AnyConfig, by: str = "graft.experiments.run") -> None:
-        """Create the folder, or add an invocation of the module ``by`` to the record of an existing one."""
+    def open(self, config: AnyConfig, command: str = "run") -> None:
+        """Create the folder, or add an invocation of ``graft COMMAND`` to the record of an existing one."""
         self.check(config)
         record = self.out / "experiment.json"
         self.out.mkdir(parents=True, exist_ok=True)
@@ -94,8 +95,8 @@ class Store:
         if record.exists():
             data = json.loads(record.read_text(encoding="utf-8"))
         data["config"] = config.model_dump(mode="json", by_alias=True)
-        command = ["python", "-m", by, *sys.argv[1:]]
-        data["invocations"].append({"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        words = ["graft", command, *sys.argv[1:]]
+        data["invocations"].append({"command": words, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         write_json(record, data)
 
     @contextmanager

@@ -15,15 +15,16 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support.handmade import assert_same, box, discrete, observations, planes, scrambled, small_network, vector
+from support.tiny_tasks import assert_same, box, discrete, observations, planes, scrambled, small_network, vector
 
-from graft.agents.checkpoints.checkpoint import Checkpoint, replace_file
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.files import replace_file
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-TASK = Task("handmade/Thing-v0", {"slip": 0.1, "deep": {"list": [1, None, "ü"]}})
+TASK = Task("tiny/Thing-v0", {"slip": 0.1, "deep": {"list": [1, None, "ü"]}})
 PARTS = {
     "method": {"fisher": torch.arange(6).view(3, 2) / 7, "count": torch.tensor(7), "mask": torch.tensor([True, False])},
     "normaliser": {"mean": torch.tensor([1e-300, math.pi], dtype=torch.float64)},
@@ -235,12 +236,12 @@ def test_tensors_that_do_not_fit_their_network_are_refused_when_built(tmp_path):
         Checkpoint.load(tmp_path / "c").build()
 
 
-# Each case runs in a process of its own, which is killed for real at the n-th line of agents/checkpoint.py or at the
+# Each case runs in a process of its own, which is killed for real at the n-th line of checkpoint.py or files.py, or at the
 # n-th change of the file system, whichever comes; the processes are forks of one, so that torch is imported once.
 KILLER = """
 import os, shutil, signal, sys
 from pathlib import Path
-from graft.agents.checkpoints.checkpoint import replace_file
+from graft.agents.checkpoints.files import replace_file
 from test_checkpoint import checkpoint
 
 CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
@@ -252,7 +253,7 @@ def die_at(count):
         if left[0] < 0:
             os.kill(os.getpid(), signal.SIGKILL)
     def trace(frame, event, _):
-        if not frame.f_code.co_filename.endswith("agents/checkpoint.py"):
+        if not frame.f_code.co_filename.endswith(("checkpoints/checkpoint.py", "checkpoints/files.py")):
             return None
         if event == "line":
             tick()

@@ -10,15 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.handmade import REACH, NormEncoder, scrambled, small_network
 from support.savable_reach import SavableAdapter
+from support.tiny_tasks import REACH, NormEncoder, scrambled, small_network
 
 from graft import envs
-from graft.agents.checkpoints.snapshot import Saved, Snapshot, Snapshots
+from graft.agents.checkpoints.snapshot import SavedState, Snapshot, Snapshots
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.agents.sb3 import ALGORITHMS, train
-from graft.agents.sb3.learner_state import Learner
+from graft.agents.sb3.learner_state import SavableLearner
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.envs.adapters.mixture import mixture
@@ -88,7 +88,7 @@ class Trainer:
         self.records.append((env_steps, {tag: v for tag, v in values.items() if not tag.startswith("time/")}))
 
     def _save(self):
-        return Saved(self.state, {"records": len(self.records)})
+        return SavedState(self.state, {"records": len(self.records)})
 
     def _restore(self, saved, env_steps):
         self.state, self.resumed_at = dict(saved.tensors), env_steps
@@ -97,7 +97,7 @@ class Trainer:
 
 def assert_equal_runs(run, reference):
     """Bit-equal learners, records and results."""
-    mine, theirs = Learner(run.learner).save(), Learner(reference.learner).save()
+    mine, theirs = SavableLearner(run.learner).save(), SavableLearner(reference.learner).save()
     assert mine.tensors.keys() == theirs.tensors.keys()
     assert [n for n in mine.tensors if not torch.equal(mine.tensors[n], theirs.tensors[n])] == []
     for saved in (mine, theirs):
@@ -225,7 +225,7 @@ def test_running_statistics_go_on(tmp_path, monkeypatch, depth):
 @pytest.fixture
 def savable_reach(monkeypatch):
     list(ADAPTERS)
-    monkeypatch.setitem(ADAPTERS._entries, "handmade", SavableAdapter())
+    monkeypatch.setitem(ADAPTERS._entries, "tiny", SavableAdapter())
 
 
 def network_for(algorithm, task):
@@ -251,7 +251,7 @@ def test_sac_goes_on_with_its_critics_and_entropy_coefficient(tmp_path, monkeypa
     assert all(resumed)
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 def test_where_environments_cannot_be_saved_it_starts_over(tmp_path, monkeypatch):
     trainer = Trainer(tmp_path / "s", task=REACH)
     assert trainer.run(monkeypatch, stop_at=8) is None

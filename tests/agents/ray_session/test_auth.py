@@ -7,7 +7,7 @@ import os
 import pytest
 
 from graft.agents.ray_session import auth
-from graft.agents.ray_session.auth import MODE, TOKEN, admitted, own_token
+from graft.agents.ray_session.auth import MODE, TOKEN, cluster_token, private_token
 from graft.errors import GraftError
 
 
@@ -27,11 +27,11 @@ def here(monkeypatch):
         class Config:
             initialize = staticmethod(lambda text: None)
 
-        monkeypatch.setattr(auth, "forget", lambda: None)
+        monkeypatch.setattr(auth, "reload_auth", lambda: None)
         monkeypatch.setattr(auth, "Config", Config)
         monkeypatch.setattr(auth, "AuthenticationTokenLoader", Loader)
         admits = lambda address: not demands or (os.environ.get(MODE) == "token" and has and fits)  # noqa: E731
-        monkeypatch.setattr(auth, "_admits", admits)
+        monkeypatch.setattr(auth, "_accepts", admits)
 
     return set_up
 
@@ -39,7 +39,7 @@ def here(monkeypatch):
 @pytest.mark.parametrize("demands", [False, True])
 def test_a_token_is_used_where_it_is_demanded_and_only_there(here, demands):
     here(has=True, demands=demands)
-    with admitted("head:6379"):
+    with cluster_token("head:6379"):
         assert os.environ.get(MODE) == ("token" if demands else None)
     assert MODE not in os.environ
 
@@ -58,7 +58,7 @@ def test_a_token_that_is_missing_or_does_not_fit_is_an_error(here, monkeypatch, 
     here(has, fits)
     if mode is not None:
         monkeypatch.setenv(MODE, mode)
-    with pytest.raises(GraftError) as caught, admitted("head:6379"):
+    with pytest.raises(GraftError) as caught, cluster_token("head:6379"):
         pass
     assert words in str(caught.value)
     assert os.environ.get(MODE) == mode
@@ -70,13 +70,13 @@ def test_an_own_token_is_new_each_time_and_gone_afterwards(here, monkeypatch):
     for before in (None, "mine"):
         if before is not None:
             monkeypatch.setenv(TOKEN, before)
-        with own_token():
+        with private_token():
             assert os.environ[MODE] == "token"
             seen.append(os.environ[TOKEN])
         assert MODE not in os.environ
         assert os.environ.get(TOKEN) == before
     assert len({*seen, "mine"}) == 3
     monkeypatch.setenv(MODE, "disabled")
-    with own_token():
+    with private_token():
         assert os.environ[MODE] == "disabled"
         assert os.environ[TOKEN] == "mine"

@@ -11,7 +11,7 @@ import torch
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 from ray.util.placement_group import placement_group, remove_placement_group
 from support import trainings
-from support.handmade import (
+from support.tiny_tasks import (
     EVALUATION,
     MATCH,
     REACH,
@@ -37,7 +37,7 @@ from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
+pytestmark = pytest.mark.usefixtures("tiny_tasks", "one_ray")
 
 GATHER = Task("Graft/Gather-v0")
 
@@ -188,7 +188,7 @@ def test_statistics_of_observations_are_counted_in_the_learner():
 
 def test_a_loss_that_is_not_finite_is_unstable():
     with pytest.raises(Unstable, match="smaller learning rate"):
-        trained(task=Task("handmade/Match-v0", {"reward": math.nan}), budget=256)
+        trained(task=Task("tiny/Match-v0", {"reward": math.nan}), budget=256)
 
 
 def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
@@ -242,8 +242,8 @@ def test_what_the_cluster_lacks_is_said_at_once():
 
 
 def test_a_cluster_that_others_fill_is_waited_for_but_not_for_ever(monkeypatch, caplog):
-    monkeypatch.setattr(session, "SECONDS_SILENT", 0.5)
-    monkeypatch.setattr(session, "SECONDS_FOR_ROOM", 0.5)
+    monkeypatch.setattr(session, "QUIET_WAIT", 0.5)
+    monkeypatch.setattr(session, "ROOM_TIMEOUT", 0.5)
     network, one_runner = small_network(MATCH), {"resources": Resources(num_env_runners=1)}
     others = placement_group([{"CPU": 4.0}])
     assert others.wait(60)
@@ -254,5 +254,5 @@ def test_a_cluster_that_others_fill_is_waited_for_but_not_for_ever(monkeypatch, 
         trained(network, budget=1)  # in this process alone
     finally:
         remove_placement_group(others)
-    monkeypatch.setattr(session, "SECONDS_FOR_ROOM", 60.0)
+    monkeypatch.setattr(session, "ROOM_TIMEOUT", 60.0)
     session.join(one_runner["resources"])

@@ -28,7 +28,7 @@ def test_resources_are_a_preset_or_changes_to_one():
     assert parse_resources({"num_env_runners": 2}) == Resources(num_env_runners=2)
     changed = parse_resources({"preset": "cluster", "num_env_runners": 3})
     assert changed.num_env_runners == 3
-    assert changed.num_learners == PRESETS["cluster"].num_learners
+    assert changed.num_learners == PRESETS["cluster"]["num_learners"]
     with pytest.raises(GraftError, match=r"'clustr'.*Did you mean 'cluster'"):
         parse_resources("clustr")
     with pytest.raises(GraftError, match=r"'num_runners'.*Did you mean"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from support.handmade import MATCH, TASK, assert_same, small_network
 from support.tiny_experiment import write_config
+from support.tiny_tasks import MATCH, TASK, assert_same, small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.training.evaluate import evaluate

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.handmade import takes
 from support.tiny_experiment import write_config
+from support.tiny_tasks import takes
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import build_network

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from support.handmade import takes
-from support.stage_outcomes import assert_left_the_same, assert_same, left
+from support.stage_outcomes import assert_same, assert_same_outcomes, outcome
 from support.tiny_experiment import write_config
+from support.tiny_tasks import takes
 
 from graft.agents.checkpoints import snapshotter
 from graft.agents.checkpoints.snapshot import Snapshot
@@ -101,17 +101,17 @@ def test_under_every_method_a_stopped_stage_ends_as_if_it_had_not_been(tmp_path,
     stages, store = set_up(tmp_path, methods=[{name: options} if options else name], evaluation=evaluation)
     tried = 0
     for stage in stages:
-        if stage.method is not None and stage.method.control:
+        if stage.method is not None and "control" in stage.method.provides:
             continue
         run_stage(stage, store, ignore)
         if stage.method is not None and (stage.kind != "consolidate" or stage.method.retraining):
             tried += 1
-            expected = left(store, stage)
+            expected = outcome(store, stage)
             shutil.rmtree(store.folder(stage.id))
             stop(store, stage, 3 * ROLLOUT, "rollout/")
             assert not store.done(stage.id)
             assert go_on(store, stage)[0] == 2 * ROLLOUT, "it did not go on from the last snapshot"
-            assert_same(left(store, stage), expected)
+            assert_same(outcome(store, stage), expected)
     assert tried
 
 
@@ -121,11 +121,11 @@ def test_a_stage_on_a_mixture_goes_on_and_its_record_has_each_tasks_returns(tmp_
     stages, store = set_up(tmp_path, sources=[task], targets=[task], methods="finetune")
     stage = stages[0]
     run_stage(stage, store, ignore)
-    expected = left(store, stage)
+    expected = outcome(store, stage)
     shutil.rmtree(store.folder(stage.id))
     stop(store, stage, 3 * ROLLOUT, "train/")
     assert go_on(store, stage)[0] == 3 * ROLLOUT
-    assert_same(left(store, stage), expected)
+    assert_same(outcome(store, stage), expected)
     last = [line for line in expected.metrics if "eval/return_mean/Dodge" in line][-1]
     means = {name: last[f"eval/return_mean/{name}"] for name in ("Dodge", "Shoot")}
     assert store.record(stage.id)["return_means"] == means
@@ -142,7 +142,7 @@ def pretraining(tmp_path, eager):
     """The first stage stopped at 384 env steps, just after its update; and what it leaves when it is not stopped."""
     (stage, *_), store = set_up(tmp_path)
     run_stage(stage, store, ignore)
-    expected = left(store, stage)
+    expected = outcome(store, stage)
     shutil.rmtree(store.folder(stage.id))
     stop(store, stage, 3 * ROLLOUT, "train/")
     return stage, store, expected
@@ -243,7 +243,7 @@ def test_what_cannot_go_on_starts_over_and_says_why(pretraining, monkeypatch, sp
     assert attempt(stage, store, reports, 1) is None
     assert reports.notes == [f"Note: {stage.label} starts over: {why}."]
     assert reports.steps[0] == 0
-    assert_same(left(store, stage), expected)
+    assert_same(outcome(store, stage), expected)
     assert resume.Resumption(stage, store).refusal == ""
 
 
@@ -318,6 +318,6 @@ def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_res
         run_stage(stage, undisturbed, ignore)
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0, printed
-    assert_left_the_same(stages, killed, undisturbed)
+    assert_same_outcomes(stages, killed, undisturbed)
     again = json.loads((killed.folder(pretrain.id) / METRICS).read_text().splitlines()[1])["time/env_steps_per_s"]
     assert again == begun, "it started over"

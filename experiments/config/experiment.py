@@ -71,12 +71,8 @@ def _seeds(given: Any) -> Any:
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-def _task(name: str, kwargs: dict[str, JsonValue], names: dict[str, JsonValue]) -> Task:
-    return Task(name, {**kwargs, KEYWORD: names} if names else kwargs)
-
-
 class Recalled(Strict):
-    """A task to try a network on."""
+    """A task to evaluate a network on."""
 
     id: str = Field(description="id of the task")
     kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
@@ -85,12 +81,15 @@ class Recalled(Strict):
 PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
-class SquadSection(Strict):
-    """Of a task for squads whose teams all learn: who plays whom.
+class TaskSection(Strict):
+    """A task and, for squads whose teams all learn, the policy of each team.
 
-    ``kwargs: {team: ...}`` says which team's policy is pretrained or transferred; the others learn beside it.
+    ``kwargs: {team: ...}`` names the team whose policy is pretrained or transferred.
     """
 
+    id: str | None = Field(None, description="id of the task to pretrain on")
+    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
+    names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
     policy_mapping: dict[str, PolicyName] | None = Field(
         None, description="team -> policy, where all teams of a squad learn (backend: rllib)"
     )
@@ -104,22 +103,31 @@ class SquadSection(Strict):
 
     @property
     def squad(self) -> Squad | None:
-        """Who plays whom; None where one policy learns."""
+        """Policies of the teams; None where one policy learns."""
         return None if self.policy_mapping is None else Squad(self.policy_mapping, self.share_encoder)
 
+    @property
+    def task(self) -> Task:
+        """The task, of a section that has an id."""
+        return self._named(str(self.id), self.kwargs)
 
-class TaskConfig(SquadSection):
+    def _named(self, task_id: str, kwargs: dict[str, JsonValue]) -> Task:
+        return Task(task_id, {**kwargs, KEYWORD: self.names} if self.names else kwargs)
+
+
+class TaskConfig(TaskSection):
     """A task: its id, its keyword arguments, its names, and bounds that override the registered ones.
 
-    ``recall``, of a target: the task on which transferred networks are tried before and after training; by default
-    the source, where it looks like the target.
+    ``recall``, of a target: the task on which transferred networks are evaluated before and after training; by default
+    the source, where its schemas are the target's.
     """
 
     id: str = Field(description="id of the task, such as Graft/Gather-v0, CartPole-v1 or your_package:YourGame-v0")
-    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
-    names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
     bounds: tuple[Finite, Finite] | None = Field(
         None, description="mean returns of a random policy and of an expert, for the normalised score"
+    )
+    recall: Recalled | None = Field(
+        None, description="of a target: the task on which kept is measured; the source, where it looks like the target"
     )
 
     @model_validator(mode="after")
@@ -128,19 +136,10 @@ class TaskConfig(SquadSection):
             raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
         return self
 
-    recall: Recalled | None = Field(
-        None, description="of a target: the task on which kept is measured; the source, where it looks like the target"
-    )
-
-    @property
-    def task(self) -> Task:
-        """The task itself."""
-        return _task(self.id, self.kwargs, self.names)
-
     @property
     def recalled(self) -> Task | None:
         """The task of ``recall``, under the same names."""
-        return None if self.recall is None else _task(self.recall.id, self.recall.kwargs, self.names)
+        return None if self.recall is None else self._named(self.recall.id, self.recall.kwargs)
 
     @property
     def scale(self) -> Bounds | None:
@@ -148,16 +147,13 @@ class TaskConfig(SquadSection):
         return Bounds(*self.bounds, GIVEN) if self.bounds is not None else bounds(self.task)
 
 
-class SourceConfig(SquadSection):
+class SourceConfig(TaskSection):
     """A task to pretrain on, or the folder of a checkpoint trained before; ``name`` is for tables and plots.
 
     ``backend``: who pretrains it, where that is not who trains the experiment.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(None, description="for tables and plots")
-    id: str | None = Field(None, description="id of the task to pretrain on")
-    kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
-    names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
     checkpoint: Path | None = Field(None, description="folder of a checkpoint, instead of a task")
     backend: str | None = Field(None, description="who pretrains it, where that is not the experiment's backend")
     methods: Annotated[list[Any], _LIST] | None = Field(None, description="for this source instead of the common ones")
@@ -170,11 +166,6 @@ class SourceConfig(SquadSection):
                 "a source is either a task (id, kwargs, backend) or a checkpoint (a folder, which knows its task)"
             )
         return self
-
-    @property
-    def task(self) -> Task:
-        """The task, of one that is no checkpoint."""
-        return _task(str(self.id), self.kwargs, self.names)
 
 
 class NetworkSection(Strict):
@@ -283,8 +274,8 @@ class SequenceConfig(Common):
     """A continual experiment: the tasks of ``sequence`` are learned one after the other by every method.
 
     ``pretrain`` is the budget of the first task, ``transfer`` that of each later one. ``heads`` says whether each task
-    keeps heads of its own, ``task_known`` whether an agent is told which task it is in when it is tried on earlier
-    ones; without that it plays with what it has after the latest task.
+    has heads of its own, ``task_known`` whether an agent knows the task when it is evaluated on earlier ones; else it
+    plays as after the latest task.
     """
 
     sequence: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], Field(min_length=2)] = Field(
@@ -294,15 +285,11 @@ class SequenceConfig(Common):
     task_known: bool = Field(True, description="whether the agent is told which earlier task it is tried on")
 
     @model_validator(mode="after")
-    def _heads_without_a_task(self) -> Self:
+    def _check(self) -> Self:
         if not self.task_known and self.heads == "per_task":
             raise ValueError("task_known: false needs heads: shared, as nothing could choose between heads")
-        return self
-
-    @model_validator(mode="after")
-    def _recalls_every_task(self) -> Self:
         if any(task.recall is not None for task in self.sequence):
-            raise ValueError("recall is for targets; in a sequence, every earlier task is tried again anyway")
+            raise ValueError("recall is for targets; in a sequence, every earlier task is evaluated anyway")
         if any(task.squad is not None for task in self.sequence):
             raise ValueError("policy_mapping is for sources and targets; a sequence trains one policy")
         return self

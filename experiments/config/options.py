@@ -14,11 +14,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def _dotted(location: tuple[int | str, ...], data: Any) -> str:
-    """The path as the user would write it: pydantic also names the types it tried, which lead nowhere in the data."""
+    """The path in ``data``, without the names of types that pydantic tried."""
     path = []
     for part in location:
-        inside = isinstance(data, Mapping) and part in data
-        if inside or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
+        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and part in range(len(data))):
             path.append(str(part))
             data = data[part]
     last = location[-1]
@@ -28,7 +27,7 @@ def _dotted(location: tuple[int | str, ...], data: Any) -> str:
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The model that holds the last key of ``location``, found by following the annotations from ``model``."""
+    """The model that has the last key of ``location``, found by the annotations from ``model`` on."""
     for part in location[:-1]:
         if isinstance(part, str) and part in model.model_fields:
             model = next(_models_in(model.model_fields[part].annotation), model)

@@ -50,7 +50,7 @@ def _panels(rows: int, columns: int, width: float, height: float, title: str, **
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, fontsize=options.pop("fontsize", None))
+    figure.suptitle(title, fontsize=options.pop("fontsize", "large"))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 where every seed of every game got there, 1 where one did not."""
+    """Entry point; returns the exit code: 0 where every seed of every game reached the score, else 1."""
     parser = command_parser(
         "learnability",
         "Trains built-in games from scratch with PPO until they reach a share of the expert's score.",

@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
 
 class Reached(Exception):
-    """The score asked for, or passed on the way."""
+    """Ends a training whose score is high enough."""
 
 
 def learn(job: Job) -> dict[str, Any]:
@@ -85,15 +85,15 @@ def learn(job: Job) -> dict[str, Any]:
 
 
 def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -> dict[str, Any]:
-    """Results of all jobs by name; each is kept in the file at ``path`` as soon as it is there, and not repeated.
+    """Results of all jobs by name, written to ``path`` as they come; those that the file holds are not repeated.
 
-    Where a training fails, the others still come to their end; then its error is raised.
+    Where a training fails, the others still run to their end; then its error is raised.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise GraftError(f"{path} is not JSON ({error}); restore it, or remove it to begin anew.") from error
-    missing = [job for job in jobs if job.name not in found]
+    missing = [job for job in jobs if job.name not in results]
     if len(missing) < len(jobs):
         console.print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings are in {path} already")
     failed: Exception | None = None
@@ -105,21 +105,21 @@ def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -
             job = waiting[future]
             try:
                 result = future.result()
-            except Exception as error:  # whatever ends a training
+            except Exception as error:  # any, as the other trainings go on
                 console.print(f"{job.game} seed {job.seed} failed: {type(error).__name__}: {error}", markup=False)
                 failed = failed or error
                 continue
-            found[job.name] = result
-            replace_file(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+            results[job.name] = result
+            replace_file(path, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())
             end = result["curve"][-1]
             console.print(f"{job.game} seed {job.seed}: {end[1]:.2f} after {end[0]:,} steps, {result['seconds']:,} s")
     if failed is not None:
         raise failed
-    return {job.name: found[job.name] for job in jobs}
+    return {job.name: results[job.name] for job in jobs}
 
 
 def table(jobs: Sequence[Job], results: Mapping[str, Any]) -> Table:
-    """When each seed of each game got there."""
+    """Env steps that each seed of each game took."""
     made = Table(title=f"Env steps to {jobs[0].share:.0%} of the expert's score, from scratch", title_justify="left")
     made.add_column("game")
     seeds = sorted({job.seed for job in jobs})

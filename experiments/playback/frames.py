@@ -1,4 +1,4 @@
-"""What is seen while an agent plays: frame by frame, one agent or a squad of them."""
+"""Frames of an agent, or a squad, that plays a task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Frame = NDArray[np.uint8]
 
 
 class EpisodeEnd(NamedTuple):
-    """Of an episode: its return (of a squad, the mean over its agents), its steps, and who won where somebody can."""
+    """Return of an episode (of a squad, the mean over its agents), its steps, and the team that won, if any can."""
 
     total: float
     length: int
@@ -32,14 +32,14 @@ class EpisodeEnd(NamedTuple):
 
 
 class PlaybackStep(NamedTuple):
-    """A frame (H, W, 3) uint8, and the episode's end where it ends with that."""
+    """A frame (H, W, 3) uint8, and the end of the episode, of which it is the last frame."""
 
     frame: Frame
     ended: EpisodeEnd | None = None
 
 
 def squad_size(task: Task) -> int:
-    """How many agents of the task's team are in one environment; 0 where the task is for one agent alone."""
+    """Number of agents of the task's team in one environment; 0 for a single-agent task."""
     env = make(task, 1, 0)
     try:
         return len(env.slots) if isinstance(env, TeamRows) else 0
@@ -50,10 +50,10 @@ def squad_size(task: Task) -> int:
 def play(
     network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
 ) -> Iterator[PlaybackStep]:
-    """What is seen while ``network`` plays, without end: a frame for each reset and each step.
+    """A frame for each reset and each step of ``network``, without end.
 
     Args:
-        env: a batch of one under next-step autoreset, which shows the end of an episode before the next begins.
+        env: a batch of one under next-step autoreset.
         task: of ``env``, for error messages.
         generator: of the action samples.
         deterministic: play the most likely action (or the mean) instead of a sample.
@@ -79,8 +79,8 @@ def play_squad(
     """`play` of a squad: ``network`` plays all rows, the task's rule the opponents.
 
     Args:
-        env: `TeamRows`, all of one environment. It is reset in the step that ends a game, and gives the picture
-            of that end in its infos.
+        env: `TeamRows` of one environment, which is reset in the step that ends a game and gives its last frame in
+            the infos.
     """
     network.eval()
     obs, infos = env.reset()
@@ -102,7 +102,7 @@ def play_squad(
 
 
 def _outcome(env: Any, infos: dict[str, Any]) -> str:
-    """Who won the game, where the environment says so."""
+    """The team that won, where the environment knows."""
     winner = int(infos["winner"][0])
     if isinstance(env.squad, PettingZooBatch):
         return ""
@@ -114,12 +114,11 @@ def _frame(env: TaskVectorEnv, task: Task) -> Frame:
         return _picture(env.render(), task)
     except GraftError:
         raise
-    except Exception as error:  # whatever a third party's code, or the graphics library under it, may raise
+    except Exception as error:  # of the environment's own code or its graphics library
         raise GraftError(f"Task {task} cannot be drawn: {type(error).__name__}, {error}.") from error
 
 
 def _picture(shown: Any, task: Task) -> Frame:
-    """The first of those that were rendered."""
     if not shown or not isinstance(shown[0], np.ndarray):
         raise GraftError(f"Task {task} cannot be drawn: it renders no picture.")
     if shown[0].ndim != 3 or shown[0].shape[2] != 3:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graft.errors import GraftError
-from graft.experiments.report.transfer import format_ratio, rounded
+from graft.experiments.report.common import rounded
+from graft.experiments.report.transfer import format_ratio
 
 Key = tuple[str | None, str, str]
 """Source, target and method."""
@@ -68,7 +69,7 @@ def _auc(row: Mapping[str, Any]) -> str:
 def cells(pair: Pair) -> list[str]:
     """Transfer ratios and whether they agree, then the areas under the curves and whether those do."""
     answers = {True: "yes", False: "no", None: "-"}
-    ratios = [format_ratio(pair.first), format_ratio(pair.second), answers[pair.agree("transfer_ratio")]]
+    ratios = [*(format_ratio(row["transfer_ratio"]) for row in pair), answers[pair.agree("transfer_ratio")]]
     return [*ratios, _auc(pair.first), _auc(pair.second), answers[pair.agree("auc")]]
 
 

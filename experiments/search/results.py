@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from graft.experiments.report.transfer import rounded
+from graft.experiments.report.common import rounded
 from graft.experiments.search.definition import Search, short, shown
 from graft.experiments.search.trials import STATES, Trials
 from graft.experiments.store.records import Store

@@ -56,14 +56,19 @@ def test_rounds_are_interleaved_and_turned_around(monkeypatch):
     assert rates == {"a": [1.0, 6.0], "b": [2.0, 5.0], "c": [3.0, 4.0]}
 
 
-def test_both_sides_take_turns_and_the_overhead_is_their_ratios():
-    order = []
+def test_both_sides_take_turns_and_the_overhead_is_their_ratios(monkeypatch):
+    order, now = [], [0.0]
+    monkeypatch.setattr(adapters.time, "process_time", lambda: now[0])
 
     def side(name, seconds):
-        return lambda sweeps: order.append(name) or sweeps * seconds
+        def play(sweeps):
+            order.append(name)
+            now[0] += sweeps * seconds
+
+        return play
 
     found = adapters.measure(side("b", 0.05), side("g", 0.06), steps=30, rounds=2)
-    assert "".join(order) == "bgb" + "bggb" * 2  # after warming up
+    assert "".join(order) == "bb" + "bg" + "bggb" * 2  # after warming up
     assert found.bare == pytest.approx(600)
     assert found.ours == pytest.approx(500)
     assert found.overhead == pytest.approx(20)

@@ -111,7 +111,7 @@ def test_notes_compare_with_finetune_and_warn():
     assert "ewc: 50% of finetune's forgetting, performance +0.12." in lines
     assert not any(line.startswith(("finetune:", "scratch:")) for line in lines)
     assert "ewc: 2 seeds missing." in lines
-    assert any("Fewer than 5 seeds" in line for line in lines)
+    assert any("intervals are too narrow" in line for line in lines)
     assert any(line.startswith("Scores of Gather, Gather(invert=True), Hunt are scaled by estimates") for line in lines)
     assert "7 env steps of pretraining, 7 of transfer and 7 of consolidation, 3.0 minutes" in lines[-1]
 
@@ -132,7 +132,7 @@ def test_notes_say_what_the_agent_knows(known, words):
     lines = continual.notes(report(row, task_known=known, heads="shared"))
     assert "Heads are shared" in lines[0]
     assert words in lines[0]
-    assert not any("Fewer than 5 seeds" in line or "scaled by estimates" in line for line in lines)
+    assert not any("intervals are too narrow" in line or "scaled by estimates" in line for line in lines)
 
 
 def test_notes_of_nothing_finished_are_possible():
@@ -168,7 +168,7 @@ def test_the_heat_map_is_a_picture(tmp_path):
 
     measured = [lived(name, [R], (0.8, 0.5, 0.6)) for name in ("finetune", "ewc", "packnet", "l2", "mas")]
     assert len({label(m.method) for m in measured}) == 5
-    plots.heat_maps(measured, TASKS, tmp_path / "matrix.png", "a title")
+    plots.score_matrices(measured, TASKS, tmp_path / "matrix.png", "a title")
     picture = image.imread(tmp_path / "matrix.png")
     assert picture.shape[0] > 300
     assert picture[..., :3].std() > 0.05, "an empty page has no contrast"

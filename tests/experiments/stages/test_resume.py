@@ -191,7 +191,7 @@ class Reports:
 
 
 def other_code(stage, store, monkeypatch):
-    monkeypatch.setattr(resume, "code", lambda: "other")
+    monkeypatch.setattr(resume, "code_hash", lambda: "other")
 
 
 def other_libraries(stage, store, monkeypatch):

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from graft.envs.builtin.engine.game import GAMES
 from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError
+from graft.experiments.benchmarks.timing import bench_table
 
 Subject = Callable[[], int]
 """Takes some env steps with random actions, reading every observation, and returns how many."""
@@ -129,7 +129,7 @@ def _others(console: Console, num_envs: int) -> dict[str, Subject]:
     return subjects
 
 
-def bench_envs(console: Console, num_envs: int, rounds: int) -> None:
+def bench_envs(console: Console, rounds: int, num_envs: int) -> None:
     """Print the tables of env steps per second."""
     games = variants()
     ours = {f"{v.game} {v.view} {v.change}": _batch(v.task, num_envs) for v in games}
@@ -137,22 +137,18 @@ def bench_envs(console: Console, num_envs: int, rounds: int) -> None:
     with console.status(f"timing {len(ours) + len(others)} subjects, {rounds} rounds"):
         rates = measure(ours | others, rounds)
     middle = {name: statistics.median(values) for name, values in rates.items()}
-    table = Table(
-        title=f"Env steps per second on one core, batch of {num_envs}: median of {rounds} interleaved rounds",
-        title_justify="left",
+    table = bench_table(
+        f"Env steps per second on one core, batch of {num_envs}: median of {rounds} interleaved rounds",
+        ("game", "view", PLAIN, "least with one mechanic", "", EVERYTHING),
+        text=("game", "view", ""),
     )
-    for column in ("game", "view", PLAIN, "least with one mechanic", "", EVERYTHING):
-        table.add_column(column, justify="left" if column in ("game", "view", "") else "right")
     for game, view in dict.fromkeys((v.game, v.view) for v in games):
         of_game = {v.change: middle[f"{game} {view} {v.change}"] for v in games if (v.game, v.view) == (game, view)}
         plain, everything = of_game.pop(PLAIN), of_game.pop(EVERYTHING)
         slowest = min(of_game, key=lambda change: of_game[change])
         table.add_row(str(Task(game)), view, f"{plain:,.0f}", f"{of_game[slowest]:,.0f}", slowest, f"{everything:,.0f}")
     console.print(table)
-    baselines = Table(title="Other libraries", title_justify="left")
-    baselines.add_column("environment")
-    for column in ("median", "least", "most"):
-        baselines.add_column(column, justify="right")
+    baselines = bench_table("Other libraries", ("environment", "median", "least", "most"), text=("environment",))
     for name in others:
         baselines.add_row(name, *(f"{value:,.0f}" for value in (middle[name], min(rates[name]), max(rates[name]))))
     console.print(baselines)

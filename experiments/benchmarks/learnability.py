@@ -24,6 +24,7 @@ from graft.envs.core.task import Task
 from graft.envs.factory import bounds, schemas
 from graft.errors import GraftError
 from graft.experiments.benchmarks.reference import SEED
+from graft.experiments.benchmarks.timing import bench_table
 
 EVALUATION = Evaluation(every=50_000, episodes=256)
 
@@ -69,17 +70,8 @@ def learn(job: Job) -> dict[str, Any]:
     seed = SEED + 10_000 * (job.seed + 1)
     start = time.monotonic()
     with contextlib.suppress(Reached):
-        train(
-            TrainJob(
-                PolicyNetwork(schemas(task), NetworkConfig(), seed),
-                task,
-                ALGORITHMS["ppo"](),
-                job.steps,
-                seed,
-                record,
-                EVALUATION,
-            )
-        )
+        network = PolicyNetwork(schemas(task), NetworkConfig(), seed)
+        train(TrainJob(network, task, ALGORITHMS["ppo"](), job.steps, seed, record, EVALUATION))
     reached = curve[-1][0] if curve[-1][1] >= job.share else None
     return {"curve": curve, "reached": reached, "seconds": round(time.monotonic() - start)}
 
@@ -120,11 +112,9 @@ def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -
 
 def table(jobs: Sequence[Job], results: Mapping[str, Any]) -> Table:
     """Env steps that each seed of each game took."""
-    made = Table(title=f"Env steps to {jobs[0].share:.0%} of the expert's score, from scratch", title_justify="left")
-    made.add_column("game")
-    seeds = sorted({job.seed for job in jobs})
-    for seed in seeds:
-        made.add_column(f"seed {seed}", justify="right")
+    title = f"Env steps to {jobs[0].share:.0%} of the expert's score, from scratch"
+    seeds = [f"seed {seed}" for seed in sorted({job.seed for job in jobs})]
+    made = bench_table(title, ["game", *seeds], text=["game"])
     for game in dict.fromkeys(job.game for job in jobs):
         mine = [results[job.name] for job in jobs if job.game == game]
         cells = [f"{r['reached']:,}" if r["reached"] else f"no: {max(s for _, s in r['curve']):.2f}" for r in mine]

@@ -72,7 +72,7 @@ def overview() -> list[str]:
 def _tunable() -> list[str]:
     """Lines about Gymnasium's environments whose constants are mechanics."""
     lines = ["Gymnasium's environments with mechanics (--game tells their ranges)"]
-    for name, has in tunable.tables().items():
+    for name, has in tunable.tunable_envs().items():
         parts = [f"{stem}<{what}>" for stem, what in has.stems.items()]
         lines.append(f"  {name:<26}{', '.join([*(m.name for m in has.mechanics), *parts])}")
     forms = ", ".join(f"{{{kind}: {numbers}}}" for kind, (numbers, _) in DISTRIBUTIONS.items())
@@ -103,7 +103,7 @@ def game_lines(game: Game) -> list[str]:
 
 def detail(game: str) -> list[str]:
     """Lines about the game with this id: for one agent, for two teams, or one of Gymnasium's."""
-    arenas, robots = teams.by_id(), tunable.tables()
+    arenas, robots = teams.by_id(), tunable.tunable_envs()
     if game in robots:
         return tunable_lines(game, robots[game])
     if game not in GAMES and game not in arenas:

@@ -34,13 +34,12 @@ def providers() -> dict[str, str]:
     """Every part of every adapter -> "ready, 6 ids", or one sentence that says what to install or what is wrong."""
     found: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for name in ADAPTERS:
-        adapter = ADAPTERS[name]
-        states: dict[str, str] = getattr(adapter, "states", dict)()
+    for _, adapter in ADAPTERS.items():
+        states = adapter.states()
         found |= states
         ready = [part for part, state in states.items() if state == READY]
         try:
-            known: dict[str, int] = getattr(adapter, "counts", dict)() if ready else {}
+            known = adapter.counts() if ready else {}
         except Exception as error:  # whatever an installed package raises when it is imported
             broken = f"It is installed and cannot be imported: {type(error).__name__}, {error}."
             found |= dict.fromkeys(ready, broken)

@@ -21,7 +21,7 @@ FORMAT = 1
 MANIFEST = "snapshot.json"
 
 
-class Saved(NamedTuple):
+class SavedState(NamedTuple):
     """What one part of a training depends on: tensors by name, and JSON values by name, whose order gets lost."""
 
     tensors: Mapping[str, torch.Tensor]
@@ -33,13 +33,13 @@ class Saved(NamedTuple):
         return {key.removeprefix(start): t for key, t in self.tensors.items() if key.startswith(start)}
 
 
-class Part(Protocol):
+class Savable(Protocol):
     """Something with a state that training depends on."""
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """Its state; nothing in it may be changed before it is on the disk."""
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Go back to a state of `save`."""
 
 
@@ -54,7 +54,7 @@ class Snapshot:
 
     env_steps: int
     seconds: float
-    parts: Mapping[str, Saved]
+    parts: Mapping[str, SavedState]
 
     def write(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Replace the snapshot in ``folder``; a kill at any moment leaves the one before or this one, complete."""
@@ -98,15 +98,15 @@ class Snapshot:
             part, _, rest = name.partition("/")
             # Cloned: arithmetic may depend on how memory is aligned, and a view of the file's bytes is not.
             groups[part][rest] = tensor.clone().to(manifest["devices"].get(name, "cpu"))
-        parts = {part: Saved(groups[part], values) for part, values in manifest["values"].items()}
+        parts = {part: SavedState(groups[part], values) for part, values in manifest["values"].items()}
         return cls(manifest["env_steps"], manifest["seconds"], parts)
 
 
-def _nothing() -> Saved:
-    return Saved({}, {})
+def _nothing() -> SavedState:
+    return SavedState({}, {})
 
 
-def _ignore(saved: Saved, env_steps: int) -> None:
+def _ignore(saved: SavedState, env_steps: int) -> None:
     """For callers that have nothing to put back."""
 
 
@@ -129,8 +129,8 @@ class Snapshots:
     identity: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 30.0
     env_steps: int | None = None
-    save: Callable[[], Saved] = _nothing
-    restore: Callable[[Saved, int], None] = _ignore
+    save: Callable[[], SavedState] = _nothing
+    restore: Callable[[SavedState, int], None] = _ignore
     found: Callable[[], Snapshot | None] | None = None
 
     def latest(self) -> Snapshot | None:

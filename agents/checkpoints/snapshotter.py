@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from graft.agents.checkpoints.learner_state import arrays, tensors
-from graft.agents.checkpoints.snapshot import Part, Saved, Snapshot, Snapshots
+from graft.agents.checkpoints.snapshot import Savable, SavedState, Snapshot, Snapshots
 from graft.errors import GraftError
 
 LARGEST_SHARE = 0.05
 """Of the time that snapshots may take; where one takes long (a large replay buffer), they come less often."""
 
 
-class Savable(Protocol):
+class SavesArrays(Protocol):
     """What saves its state as arrays, such as a batch of environments that is ``savable``."""
 
     def save_state(self) -> dict[str, NDArray[Any]]:
@@ -30,37 +30,37 @@ class Savable(Protocol):
         """Go back to a state of `save_state`."""
 
 
-class Batch:
+class EnvState:
     """A batch of environments."""
 
-    def __init__(self, env: Savable) -> None:
+    def __init__(self, env: SavesArrays) -> None:
         self._env = env
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """Its arrays."""
-        return Saved(tensors(self._env.save_state()), {})
+        return SavedState(tensors(self._env.save_state()), {})
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Its arrays, in place."""
         self._env.restore_state(arrays(saved.tensors))
 
 
-class Randomness:
+class RandomState:
     """The random numbers of the process: torch's (of the training device as well), numpy's and Python's."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" else None
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """The generators' states."""
         name, keys, *rest = np.random.get_state(legacy=True)
         found = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys)}
         if self._cuda is not None:
             found["cuda"] = torch.cuda.get_rng_state(self._cuda)
         version, words, gauss = random.getstate()
-        return Saved(found, {"numpy": [name, *rest], "python": [version, list(words), gauss]})
+        return SavedState(found, {"numpy": [name, *rest], "python": [version, list(words), gauss]})
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """The generators' states."""
         torch.set_rng_state(saved.tensors["torch"])
         if self._cuda is not None:
@@ -80,7 +80,7 @@ class Snapshotter:
             (all but the built-in games): nothing is ever taken or put back, and such a training starts over.
     """
 
-    def __init__(self, snapshots: Snapshots | None, parts: Mapping[str, Part] | None) -> None:
+    def __init__(self, snapshots: Snapshots | None, parts: Mapping[str, Savable] | None) -> None:
         self._snapshots = None if parts is None else snapshots
         self._parts = parts or {}
         self._start = self._last = time.perf_counter()

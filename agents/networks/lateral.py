@@ -72,7 +72,7 @@ class Lateral(nn.Module):
         return result
 
 
-def chains(network: PolicyNetwork) -> dict[str, list[Iterable[nn.Module]]]:
+def column_blocks(network: PolicyNetwork) -> dict[str, list[Iterable[nn.Module]]]:
     """A column's blocks by part, as in `Trace`; a block is modules that run one after the other."""
 
     def layers(head: PolicyHead | ValueHead) -> list[Iterable[nn.Module]]:
@@ -95,7 +95,7 @@ def output_layers(network: PolicyNetwork) -> dict[str, tuple[str, nn.Linear, flo
     return found
 
 
-def read_by(trace: Trace, part: str, index: int) -> torch.Tensor:
+def block_input(trace: Trace, part: str, index: int) -> torch.Tensor:
     """What block ``index`` of a part reads (its output layers, where there is no such block)."""
     return trace[part][index - 1] if index else trace["encoder"][-1]
 
@@ -105,13 +105,13 @@ def run_column(
 ) -> Trace:
     """The encoder and the heads' hidden layers on raw observations (N, *obs_shape), with what ``laterals`` add."""
     trace: Trace = {}
-    for part, blocks in chains(network).items():
+    for part, blocks in column_blocks(network).items():
         hidden = trace["encoder"][-1] if trace else network.encoder.scale(obs)
         trace[part] = []
         for index, block in enumerate(blocks):
             key, added = f"{part}_{index}", None
             if laterals is not None and key in laterals:
-                added = laterals[key]([read_by(column, part, index) for column in earlier])
+                added = laterals[key]([block_input(column, part, index) for column in earlier])
             for module in block:
                 hidden = module(hidden)
                 if added is not None and isinstance(module, nn.Linear | nn.Conv2d):
@@ -129,19 +129,19 @@ def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace])
         GraftError: a block with not exactly one layer to add to, or columns that do not fit together.
     """
     found = nn.ModuleDict()
-    for part, blocks in chains(network).items():
+    for part, blocks in column_blocks(network).items():
         for index, block in enumerate(blocks):
             if part == "encoder" and index == 0:
                 continue
             name = f"block {index} of the {part}"
             layer = _weighted(block, name, network.config.encoder)
-            inputs = _widths(layer, name, read_by(own, part, index), earlier, part, index)
+            inputs = _widths(layer, name, block_input(own, part, index), earlier, part, index)
             width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
             nonlinear = next((m for m in block if type(m).__module__ == _ACTIVATIONS), nn.Identity())
             found[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), 2**0.5)
     for key, (part, layer, gain) in output_layers(network).items():
         depth = len(own[part])
-        inputs = _widths(layer, f"the output of the {part}", read_by(own, part, depth), earlier, part, depth)
+        inputs = _widths(layer, f"the output of the {part}", block_input(own, part, depth), earlier, part, depth)
         found[key] = Lateral(layer, inputs, layer.in_features, nn.Tanh(), gain)
     return found
 
@@ -169,7 +169,7 @@ def _widths(
                 f"Column {number} has too few layers for {name} of the new column to read; give the new column's "
                 f"network at most as many layers."
             )
-        hidden = read_by(column, part, index)
+        hidden = block_input(column, part, index)
         if isinstance(layer, nn.Linear):
             widths.append(hidden[0].numel())
         elif hidden.dim() == below.dim() and hidden.shape[2:] == below.shape[2:]:

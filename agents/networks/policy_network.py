@@ -79,7 +79,7 @@ class Outputs(NamedTuple):
     value: torch.Tensor
 
 
-def choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
+def split_choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
     """Those of each choice, (..., size), of an action of one choice (no ``sizes``) or several."""
     parts: tuple[torch.Tensor, ...] = torch.split(logits, list(sizes) or logits.shape[-1], -1)
     return parts
@@ -113,7 +113,7 @@ def _described(actions: ActionSchema) -> str:
     return f"{actions.kind} actions" + (" without bounds" if infinite else "")
 
 
-def stretched(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
+def unscale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
     """Box actions (N, A) from [-1, 1] to the schema's bounds."""
     low, high = torch.tensor(schema.low).to(actions), torch.tensor(schema.high).to(actions)
     return low + 0.5 * (actions + 1.0) * (high - low)
@@ -255,7 +255,7 @@ class PolicyNetwork(nn.Module):
         check_finite(outputs)
         if outputs.log_std is None:
             sizes = self.schemas.action.sizes
-            parts = choices(outputs.action, sizes)
+            parts = split_choices(outputs.action, sizes)
             if deterministic or self.config.distribution == "greedy":
                 chosen = [part.argmax(-1, keepdim=True) for part in parts]
             else:
@@ -266,7 +266,7 @@ class PolicyNetwork(nn.Module):
             noise = torch.randn(action.shape, generator=generator, device=action.device)
             action = action + noise * outputs.log_std.exp()
         if self.config.distribution == "squashed":
-            action = stretched(action.tanh(), self.schemas.action)
+            action = unscale_actions(action.tanh(), self.schemas.action)
         return action
 
     def played(self, actions: torch.Tensor) -> torch.Tensor:

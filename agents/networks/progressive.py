@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from graft.agents.networks.lateral import Trace, fresh_laterals, output_layers, read_by, run_column
+from graft.agents.networks.lateral import Trace, block_input, fresh_laterals, output_layers, run_column
 from graft.agents.networks.policy_network import (
     LOG_STD_BOUNDS,
     NETWORKS,
@@ -123,8 +123,8 @@ class ProgressiveNetwork(PolicyNetwork):
         outputs = {}
         for key, (part, layer, _) in output_layers(self).items():
             depth = len(own[part])
-            added = self.laterals[key]([read_by(trace, part, depth) for trace in earlier])
-            outputs[key] = layer(read_by(own, part, depth)) + added
+            added = self.laterals[key]([block_input(trace, part, depth) for trace in earlier])
+            outputs[key] = layer(block_input(own, part, depth)) + added
         spread = self.policy.log_std
         if "policy_spread" in outputs:
             spread = outputs["policy_spread"].clamp(*LOG_STD_BOUNDS)

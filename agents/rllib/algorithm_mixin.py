@@ -12,9 +12,9 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from graft.agents.checkpoints.snapshot import Part
+from graft.agents.checkpoints.snapshot import Savable
 from graft.agents.rllib.learner import TransferLearner
-from graft.agents.rllib.rollout_collector import Ended
+from graft.agents.rllib.rollout_collector import EndedEpisodes
 from graft.agents.rllib.runner import BatchRunner, Fragment
 from graft.envs.core.faults import Faults
 
@@ -28,10 +28,10 @@ TAGS = {
 """RLlib's names of what a learner measures -> tags of Graft's records."""
 
 KINDS = tuple(enumerate((np.float64, np.int64, np.int64)))
-"""Place and type of the parts of `Ended`."""
+"""Place and type of the parts of `EndedEpisodes`."""
 
 
-class Driven(Algorithm):
+class AlgorithmMixin(Algorithm):
     """A mixin for RLlib's algorithms, whose ``training_step`` the backend calls until the budget is spent.
 
     Attributes:
@@ -45,7 +45,7 @@ class Driven(Algorithm):
     budget: int | None = None
     fragments: tuple[Fragment, ...] = ()
     results: tuple[Any, ...] = ()
-    memory: Part | None = None
+    memory: Savable | None = None
     tags: ClassVar[Mapping[str, str]] = TAGS
 
     def seams(self) -> tuple[EnvRunnerGroup, LearnerGroup]:
@@ -69,7 +69,7 @@ class Driven(Algorithm):
         runners, _ = self.seams()
         weights = self.weights()
         held = ray.put(weights) if runners.num_remote_env_runners() else weights
-        runners.foreach_env_runner(partial(load, weights=held))
+        runners.foreach_env_runner(partial(load_weights, weights=held))
 
     def faults(self) -> list[Faults]:
         """Of each runner's environments."""
@@ -85,10 +85,10 @@ class Driven(Algorithm):
 def merged(found: Sequence[Fragment], rows: int) -> Fragment:
     """What one runner with ``rows`` environments has sampled bit by bit, without columns."""
     parts = [np.concatenate([np.zeros(0, kind), *(part[i] for part in (f.ended for f in found))]) for i, kind in KINDS]
-    return Fragment({}, sum(fragment.env_steps for fragment in found), rows, Ended(*parts))
+    return Fragment({}, sum(fragment.env_steps for fragment in found), rows, EndedEpisodes(*parts))
 
 
-def load(runner: BatchRunner, weights: Any) -> None:
+def load_weights(runner: BatchRunner, weights: Any) -> None:
     """Let a runner play with these weights, or those that they are a reference to."""
     runner.load_weights(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
 

@@ -12,19 +12,19 @@ import torch
 from ray.exceptions import RayTaskError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from graft.agents.checkpoints.snapshot import Part, Saved
-from graft.agents.checkpoints.snapshotter import Batch, Randomness, Snapshotter
+from graft.agents.checkpoints.snapshot import Savable, SavedState
+from graft.agents.checkpoints.snapshotter import EnvState, RandomState, Snapshotter
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.ray_session.session import join
 from graft.agents.rllib.algorithm import Algorithm
 from graft.agents.rllib.learner import HOOKS
-from graft.agents.rllib.module import Held, module_spec, squad_spec
-from graft.agents.rllib.remote_training import Trained
+from graft.agents.rllib.module import Reference, module_spec, squad_spec
+from graft.agents.rllib.remote_training import RemoteTraining
 from graft.agents.rllib.runner import Fragment, RunnerEnvConfig
 from graft.agents.rllib.squad_runner import SquadRunner, check, check_algorithm
 from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob, TrainResult
 from graft.agents.training.periodic_evaluation import PeriodicEvaluation
-from graft.agents.training.recent_returns import WINDOW, Recent
+from graft.agents.training.recent_returns import WINDOW, RecentReturns
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.core.task import Groups, Task, TaskVectorEnv
 from graft.envs.factory import make
@@ -34,21 +34,23 @@ from graft.errors import GraftError
 class Supervisor:
     """Between rollouts: evaluates when due, records, and moves the method's schedule on."""
 
-    def __init__(self, trained: Trained, trials: PeriodicEvaluation, job: TrainJob, groups: Groups | None) -> None:
+    def __init__(
+        self, trained: RemoteTraining, trials: PeriodicEvaluation, job: TrainJob, groups: Groups | None
+    ) -> None:
         self._trained, self._trials, self._hooks, self._record = trained, trials, job.hooks, job.record
         self._returns: deque[float] = deque(maxlen=WINDOW)
         self._lengths: deque[float] = deque(maxlen=WINDOW)
-        self._recent = Recent(groups)
+        self._recent = RecentReturns(groups)
         self._partners: dict[str, deque[float]] = {}
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """What its next records depend on."""
         tensors = {name: torch.from_numpy(array) for name, array in self._recent.save().items()}
         partners = {policy: list(returns) for policy, returns in self._partners.items()}
         values = {"returns": list(self._returns), "lengths": list(self._lengths), "partners": partners}
-        return Saved(tensors, values)
+        return SavedState(tensors, values)
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
         self._recent.restore({name: t.numpy() for name, t in saved.tensors.items()})
         self._returns.extend(saved.values["returns"])
@@ -91,7 +93,7 @@ class Supervisor:
         self._record(env_steps, {**means, **parts, **speed, **self._trained.metrics(), **self._trials.new_faults()})
 
 
-def build(
+def build_algorithm(
     algorithm: Algorithm,
     network: PolicyNetwork,
     world: RunnerEnvConfig,
@@ -127,7 +129,7 @@ def build(
     config.learners(
         num_learners=resources.num_learners,
         num_gpus_per_learner=resources.num_gpus_per_learner,
-        learner_config_dict={HOOKS: Held(replace(hooks, report=None))},
+        learner_config_dict={HOOKS: Reference(replace(hooks, report=None))},
     )
     # An environment's bug must not hide behind restarts; what may fail and how often, Graft's own rules say.
     config.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
@@ -184,27 +186,27 @@ def train(job: TrainJob) -> TrainResult:
         task, job.evaluation.num_envs, seed + algorithm.num_envs, observation=observation, workers=job.workers
     )
     try:
-        learner = build(algorithm, network, world, job.hooks, seed, job.resources, others)
+        learner = build_algorithm(algorithm, network, world, job.hooks, seed, job.resources, others)
     except BaseException:
         eval_env.close()
         raise
     try:
-        return _run(Trained(learner, network, job.hooks, others), job, eval_env)
+        return _run(RemoteTraining(learner, network, job.hooks, others), job, eval_env)
     finally:
         learner.stop()
         eval_env.close()
 
 
-def _run(trained: Trained, job: TrainJob, eval_env: TaskVectorEnv) -> TrainResult:
+def _run(trained: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv) -> TrainResult:
     learner = trained.algorithm
     trials = PeriodicEvaluation(job, eval_env, trained.faults)
     supervisor = Supervisor(trained, trials, job, eval_env.groups)
-    parts: Mapping[str, Part] | None = None
+    parts: Mapping[str, Savable] | None = None
     if eval_env.savable:
         parts = {
             "training": trained,
-            "random": Randomness(torch.device("cpu")),
-            "evaluation": Batch(eval_env),
+            "random": RandomState(torch.device("cpu")),
+            "evaluation": EnvState(eval_env),
             "trials": trials,
             "supervisor": supervisor,
         }

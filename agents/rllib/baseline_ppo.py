@@ -19,7 +19,7 @@ from graft.envs.factory import make
 NAME = "graft-plain"
 
 
-def plain(network: PolicyNetwork, task: Task, options: PPOOptions, seed: int) -> PPO:
+def baseline_ppo(network: PolicyNetwork, task: Task, options: PPOOptions, seed: int) -> PPO:
     """An algorithm whose ``train()`` takes one rollout and update, in this process, with RLlib's runner and connectors.
 
     The environments are a native batch under next-step autoreset, the convention that RLlib's runner wants; the

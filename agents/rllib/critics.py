@@ -59,7 +59,7 @@ def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(inputs, 1))
 
 
-def inside(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
+def scale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
     """Inverse of `graft.agents.networks.policy_network.stretched`: box actions (N, A) from the schema's bounds to [-1, 1]."""
     low, high = torch.tensor(schema.low).to(actions), torch.tensor(schema.high).to(actions)
     return 2.0 * (actions - low) / (high - low) - 1.0
@@ -138,7 +138,7 @@ class SACModule(NetworkModule, TargetNetworkAPI, QNetAPI):
             drawn_after, logp_after = self.policy(after).sample_and_logp()
             value_after = torch.minimum(*self.target(self.target.features(after), drawn_after))
         features = self.critics.features(obs)
-        first, second = self.critics(features, inside(batch[Columns.ACTIONS], self.network.schemas.action))
+        first, second = self.critics(features, scale_actions(batch[Columns.ACTIONS], self.network.schemas.action))
         # The actor's loss goes through the critics, to the actions, and must leave no gradient in them.
         self.critics.heads.requires_grad_(False)
         value = torch.minimum(*self.critics(features.detach(), drawn))
@@ -155,11 +155,11 @@ class SACModule(NetworkModule, TargetNetworkAPI, QNetAPI):
     @torch.no_grad()
     def compute_q_values(self, batch: Mapping[str, Any]) -> torch.Tensor:  # type: ignore[override]
         """The smaller of both estimates (N,) of observations and actions."""
-        actions = inside(batch[Columns.ACTIONS], self.network.schemas.action)
+        actions = scale_actions(batch[Columns.ACTIONS], self.network.schemas.action)
         return torch.minimum(*self.critics(self.critics.features(batch[Columns.OBS]), actions))
 
     @torch.no_grad()
     def forward_target(self, batch: Mapping[str, Any]) -> torch.Tensor:  # type: ignore[override]
         """`compute_q_values` by the target."""
-        actions = inside(batch[Columns.ACTIONS], self.network.schemas.action)
+        actions = scale_actions(batch[Columns.ACTIONS], self.network.schemas.action)
         return torch.minimum(*self.target(self.target.features(batch[Columns.OBS]), actions))

@@ -15,8 +15,8 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from graft.agents.checkpoints.learner_state import freezing, optimiser_state, restore_freezing, restore_optimiser
-from graft.agents.checkpoints.snapshot import Saved
-from graft.agents.checkpoints.snapshotter import Randomness
+from graft.agents.checkpoints.snapshot import SavedState
+from graft.agents.checkpoints.snapshotter import RandomState
 from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.networks.policy_network import PREFIX_CHUNK, PolicyNetwork, Unstable
 from graft.agents.rllib.module import NetworkModule
@@ -207,7 +207,7 @@ class TransferLearner(TorchLearner):
         if self.hooks.schedule is not None:
             self.hooks.schedule(self.network, progress)
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """What its next updates depend on: weights, what is frozen, the optimiser, and what the method remembers."""
         held, rest = optimiser_state(self.get_optimizer())
         found = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -220,9 +220,9 @@ class TransferLearner(TorchLearner):
             held, values["partners"][policy] = optimiser_state(self.get_optimizer(policy))
             found |= {f"partner {policy}/{name}": tensor for name, tensor in network.state_dict().items()}
             found |= {f"partner's optimiser {policy}/{name}": tensor for name, tensor in held.items()}
-        return Saved({name: tensor.detach().cpu() for name, tensor in found.items()}, values)
+        return SavedState({name: tensor.detach().cpu() for name, tensor in found.items()}, values)
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
         parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for name, tensor in saved.tensors.items():
@@ -232,12 +232,12 @@ class TransferLearner(TorchLearner):
         restore_optimiser(self.get_optimizer(), parts["optimiser"], saved.values["optimiser"])
         restore_freezing(self.network, saved.values["trains"], saved.values["frozen"])
         if self.hooks.state is not None:
-            self.hooks.state.restore(Saved(parts["method"], saved.values["method"]))
+            self.hooks.state.restore(SavedState(parts["method"], saved.values["method"]))
         for policy, network in self.partners.items():
             network.load_exactly(parts[f"partner {policy}"])
             held, rest = parts[f"partner's optimiser {policy}"], saved.values["partners"][policy]
             restore_optimiser(self.get_optimizer(policy), held, rest)
 
-    def randomness(self) -> Randomness:
+    def randomness(self) -> RandomState:
         """The random numbers of its process."""
-        return Randomness(torch.device(self.device))
+        return RandomState(torch.device(self.device))

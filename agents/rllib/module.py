@@ -27,7 +27,7 @@ from graft.envs.core.schema import ActionSchema
 T = TypeVar("T")
 
 
-class Held(Generic[T]):
+class Reference(Generic[T]):
     """Something inside a config of RLlib, which copies its configs deeply and often: this stays one and the same.
 
     Other processes get a copy, as they do of everything.
@@ -36,11 +36,11 @@ class Held(Generic[T]):
     def __init__(self, value: T) -> None:
         self.value = value
 
-    def __deepcopy__(self, memo: Any) -> Held[T]:
+    def __deepcopy__(self, memo: Any) -> Reference[T]:
         return self
 
 
-class HeldNetwork(Held[PolicyNetwork]):
+class NetworkReference(Reference[PolicyNetwork]):
     """A network; torch refuses to pickle what parametrises its layers (`lora`), so that goes beside it."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def distribution_class(actions: ActionSchema) -> type[Any]:
 class NetworkModule(TorchRLModule, ValueFunctionAPI):
     """Wraps a copy of a network that was built elsewhere, its weights, frozen parts and statistics as they come.
 
-    ``model_config`` has it, `Held`, under ``network``. RLlib keeps the copies of learners and runners alike.
+    ``model_config`` has it, `Reference`, under ``network``. RLlib keeps the copies of learners and runners alike.
 
     Attributes:
         network: what is trained. input_depth: how many of its first blocks observations have been through already.
@@ -131,7 +131,7 @@ def module_spec(network: PolicyNetwork, shares: bool = False) -> RLModuleSpec:
         module_class=NetworkModule,
         observation_space=network.schemas.observation.space(),
         action_space=network.schemas.action.space(),
-        model_config={"network": HeldNetwork(network), "shares": shares},
+        model_config={"network": NetworkReference(network), "shares": shares},
     )
 
 

@@ -13,7 +13,7 @@ from graft.envs.core.schema import Schemas
 from graft.envs.core.teams import schema_difference
 from graft.errors import GraftError, unknown
 
-SINGLE = "default_policy"
+DEFAULT_POLICY = "default_policy"
 """RLlib takes a config whose only policy is called so for a single agent's."""
 
 
@@ -69,15 +69,15 @@ def policy_mapping(
                 f"Policy '{policy}' cannot play {first} and {team}: {first} {schema_difference(mine, theirs, team)}; "
                 f"give each team a policy of its own."
             )
-    if set(players) == {SINGLE}:
-        raise GraftError(f"RLlib takes a policy called '{SINGLE}' for a single agent's; choose another name.")
+    if set(players) == {DEFAULT_POLICY}:
+        raise GraftError(f"RLlib takes a policy called '{DEFAULT_POLICY}' for a single agent's; choose another name.")
     return PolicyMapping(
         {agent: of_team[game.team_of(agent)] for agent in game.possible_agents},
         {policy: game.schemas_of(team) for policy, team in players.items()},
     )
 
 
-def set_up(
+def configure_squad(
     config: AlgorithmConfig, game: Mapping[str, Any], plays: str | Mapping[str, str], seed: int
 ) -> PolicyMapping:
     """Let ``config`` play a squad: sets its environment, its policies, who plays whom, and the seed.

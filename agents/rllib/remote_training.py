@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from graft.agents.checkpoints.learner_state import arrays, restore_freezing, tensors
-from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.rllib.learner import TransferLearner
 from graft.agents.rllib.runner import BatchRunner
@@ -19,7 +19,7 @@ from graft.envs.core.faults import Faults
 T = TypeVar("T")
 
 
-class Trained:
+class RemoteTraining:
     """A training by RLlib's ``algorithm``: what it knows, and what this process knows of it.
 
     ``network`` and the hooks' state are this process's; those that train may be elsewhere.
@@ -49,7 +49,7 @@ class Trained:
         found = [result.get() for result in asked if result.ok and result.get() is not None]
         return next((error for error in found if type(error) is not RuntimeError), next(iter(found), None))
 
-    def fetch(self) -> Saved:
+    def fetch(self) -> SavedState:
         """The first learner's state, which this process's network and hooks take over."""
         saved = _unpacked(self.learners(_saved)[0])
         self._take_over(saved)
@@ -60,13 +60,13 @@ class Trained:
         if self._hooks.state is not None and self.algorithm.config.num_learners:
             self.learners(partial(_hooks_restored, saved=_packed(self._hooks.state.save())))
 
-    def _take_over(self, saved: Saved) -> None:
+    def _take_over(self, saved: SavedState) -> None:
         self._network.load_exactly(saved.group("network"))
         for policy, partner in self._partners.items():
             partner.load_exactly(saved.group(f"partner {policy}"))
         restore_freezing(self._network, saved.values["trains"], saved.values["frozen"])
         if self._hooks.state is not None:
-            self._hooks.state.restore(Saved(saved.group("method"), saved.values["method"]))
+            self._hooks.state.restore(SavedState(saved.group("method"), saved.values["method"]))
 
     def schedule(self, progress: float) -> None:
         """Move the method's schedule on, in every learner."""
@@ -78,21 +78,23 @@ class Trained:
         found: list[Faults] = self.algorithm.faults()
         return found
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """For a snapshot: learner, random numbers of each learner, runners, env steps."""
         learner = self.fetch()
         parts = {"learner": learner}
         parts |= {f"random {i}": _unpacked(saved) for i, saved in enumerate(self.learners(_randomness))}
-        parts |= {f"runner {i}": Saved(tensors(found), {}) for i, found in enumerate(self.runners(_state_of_runner))}
+        parts |= {
+            f"runner {i}": SavedState(tensors(found), {}) for i, found in enumerate(self.runners(_state_of_runner))
+        }
         if self.algorithm.memory is not None:
             parts["memory"] = self.algorithm.memory.save()
         held = {f"{part}/{name}": t for part, saved in parts.items() for name, t in saved.tensors.items()}
         values = {part: dict(saved.values) for part, saved in parts.items()}
-        return Saved(held, {"parts": values, "env_steps": self.algorithm.env_steps})
+        return SavedState(held, {"parts": values, "env_steps": self.algorithm.env_steps})
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
-        parts = {name: Saved(saved.group(name), values) for name, values in saved.values["parts"].items()}
+        parts = {name: SavedState(saved.group(name), values) for name, values in saved.values["parts"].items()}
         self._take_over(parts["learner"])
         self.learners(partial(_restored, saved=_packed(parts["learner"])))
         randoms = [_packed(parts[f"random {i}"]) for i in range(sum(name.startswith("random ") for name in parts))]
@@ -111,18 +113,18 @@ class Trained:
 
 
 class _Packed(NamedTuple):
-    """A `Saved` for other processes: arrays, as some of torch's types do not get there."""
+    """A `SavedState` for other processes: arrays, as some of torch's types do not get there."""
 
     arrays: dict[str, Any]
     values: Any
 
 
-def _packed(saved: Saved) -> _Packed:
+def _packed(saved: SavedState) -> _Packed:
     return _Packed({name: tensor.detach().cpu().numpy() for name, tensor in saved.tensors.items()}, saved.values)
 
 
-def _unpacked(packed: _Packed) -> Saved:
-    return Saved(tensors({name: array.copy() for name, array in packed.arrays.items()}), packed.values)
+def _unpacked(packed: _Packed) -> SavedState:
+    return SavedState(tensors({name: array.copy() for name, array in packed.arrays.items()}), packed.values)
 
 
 # What other processes are asked to do; they get it by name.

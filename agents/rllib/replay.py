@@ -10,13 +10,13 @@ import torch
 from ray.rllib.core.columns import Columns
 
 from graft.agents.checkpoints.learner_state import tensors
-from graft.agents.checkpoints.snapshot import Saved
-from graft.agents.networks.policy_network import stretched
-from graft.agents.rllib.rollout_collector import Array, Player, Seen
+from graft.agents.checkpoints.snapshot import SavedState
+from graft.agents.networks.policy_network import unscale_actions
+from graft.agents.rllib.rollout_collector import Array, RolloutCollector, StepResult
 from graft.agents.rllib.runner import BatchRunner, Fragment
 
 
-class Replay:
+class ReplayBuffer:
     """The last transitions, in arrays of their own types; RLlib's buffers hold Python objects, one per episode.
 
     Args:
@@ -49,12 +49,14 @@ class Replay:
             shapes = {name: (self.capacity, *column.shape[1:]) for name, column in columns.items()}
             self._columns = {name: np.empty(shape, columns[name].dtype) for name, shape in shapes.items()}
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """What is in it, not copied, and its random numbers."""
         held = {name: column[: self.size] for name, column in self._columns.items()}
-        return Saved(tensors(held), {"next": self._next, "size": self.size, "random": self._rng.bit_generator.state})
+        return SavedState(
+            tensors(held), {"next": self._next, "size": self.size, "random": self._rng.bit_generator.state}
+        )
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
         columns = {name: tensor.numpy() for name, tensor in saved.tensors.items()}
         self._room_for(columns)
@@ -64,7 +66,7 @@ class Replay:
         self._rng.bit_generator.state = saved.values["random"]
 
 
-class ReplayPlayer(Player):
+class TransitionCollector(RolloutCollector):
     """A policy of box actions that records transitions.
 
     Attributes:
@@ -89,11 +91,11 @@ class ReplayPlayer(Player):
         assert steps is not None
         drawn = torch.rand((self.rows, len(schema.names)), generator=self._generator)
         steps.obs[t], steps.acted[t] = self._obs, self._alive
-        steps.actions[t] = stretched(2.0 * drawn - 1.0, schema).numpy()
+        steps.actions[t] = unscale_actions(2.0 * drawn - 1.0, schema).numpy()
         played: Array = steps.actions[t].copy()
         return played
 
-    def see(self, seen: Seen) -> None:
+    def see(self, seen: StepResult) -> None:
         """What came of its actions: where an episode ended, the observation that it ended in."""
         dones, t = seen.terminated | seen.truncated, self._t
         self._after[t], self._terminated[t] = seen.obs, seen.terminated
@@ -119,16 +121,18 @@ class ReplayPlayer(Player):
         return {name: array[steps.acted] for name, array in found.items()}
 
 
-class ReplayRunner(BatchRunner):
+class TransitionRunner(BatchRunner):
     """A runner whose samples are transitions."""
 
-    player: ReplayPlayer
+    player: TransitionCollector
 
     def make_module(self) -> None:
         """Called by RLlib after the environments were made."""
         super().make_module()
         world, rows = self._world, self.num_envs
-        self.player = ReplayPlayer(self.module, rows, world.seed * 1009 + self.index, world.reward_scale, self._device)
+        self.player = TransitionCollector(
+            self.module, rows, world.seed * 1009 + self.index, world.reward_scale, self._device
+        )
 
     def fragment(self) -> Fragment:
         """What the player has recorded."""
@@ -142,7 +146,7 @@ class ReplayRunner(BatchRunner):
         return self.sample()
 
 
-def sampled(runner: Any, at_random: bool) -> Fragment:
+def sample_transitions(runner: Any, at_random: bool) -> Fragment:
     """What a runner in another process is asked to do."""
     found: Fragment = runner.play(at_random)
     return found

@@ -17,7 +17,7 @@ from graft.agents.rllib.module import NetworkModule, distribution_inputs
 Array = NDArray[Any]
 
 
-class Ended(NamedTuple):
+class EndedEpisodes(NamedTuple):
     """Episodes that ended: undiscounted returns and lengths, and who played them, each (n,)."""
 
     returns: NDArray[np.float64]
@@ -25,7 +25,7 @@ class Ended(NamedTuple):
     rows: NDArray[np.int64]
 
 
-class Seen(NamedTuple):
+class StepResult(NamedTuple):
     """What a step showed the rows: observations (N, ...), rewards and flags (N,), and who is in play now (N,).
 
     ``last`` are observations (N, ...) of which those of rows that ended count; None where none did.
@@ -58,7 +58,7 @@ def advantages(
     return found
 
 
-class Steps(NamedTuple):
+class Rollout(NamedTuple):
     """T steps of N rows, filled one after the other; each (T, N, ...).
 
     ``last``: values of the observations in which episodes were truncated, else 0. ``acted``: whether a row was in play.
@@ -75,7 +75,7 @@ class Steps(NamedTuple):
     acted: Array
 
     @classmethod
-    def empty(cls, steps: int, obs: Array, network: PolicyNetwork) -> Steps:
+    def empty(cls, steps: int, obs: Array, network: PolicyNetwork) -> Rollout:
         """For observations like ``obs`` (N, ...) and the network's actions."""
         shape, schema = (steps, len(obs)), network.schemas.action
         inside = {"discrete": (), "multi": (len(schema.sizes),), "box": (len(schema.names),)}[schema.kind]
@@ -105,7 +105,7 @@ class Steps(NamedTuple):
         return {name: array[self.acted] for name, array in found.items()}
 
 
-class Player:
+class RolloutCollector:
     """A policy and its rows, between the environments and the learner.
 
     Attributes:
@@ -122,7 +122,7 @@ class Player:
         self._returns, self._lengths = np.zeros(rows), np.zeros(rows, np.int64)
         self._obs: Array | None = None
         self._alive: Array = np.ones(rows, np.bool_)
-        self.steps: Steps | None = None
+        self.steps: Rollout | None = None
         self._ended: list[tuple[float, int, int]] = []
         self._t = 0
 
@@ -145,7 +145,7 @@ class Player:
         """Begin to record."""
         assert self._obs is not None
         self.module.eval()
-        self.steps = Steps.empty(steps, self._obs, self.module.network)
+        self.steps = Rollout.empty(steps, self._obs, self.module.network)
         self._ended, self._t = [], 0
 
     @torch.no_grad()
@@ -164,7 +164,7 @@ class Player:
         played: Array = network.played(actions).cpu().numpy()
         return played
 
-    def see(self, seen: Seen) -> None:
+    def see(self, seen: StepResult) -> None:
         """What came of its actions."""
         steps, t = self.steps, self._t
         assert steps is not None
@@ -195,10 +195,10 @@ class Player:
         return self.values(self._obs)
 
     @property
-    def ended(self) -> Ended:
+    def ended(self) -> EndedEpisodes:
         """Episodes that ended since `begin`, in their order."""
         numbers = np.array(self._ended, np.float64).reshape(-1, 3)
-        return Ended(numbers[:, 0], numbers[:, 1].astype(np.int64), numbers[:, 2].astype(np.int64))
+        return EndedEpisodes(numbers[:, 0], numbers[:, 1].astype(np.int64), numbers[:, 2].astype(np.int64))
 
     def save(self) -> dict[str, Array]:
         """What its next actions and records depend on, beside the weights: arrays, which get to other processes."""

@@ -11,7 +11,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from graft.agents.rllib.module import NetworkModule
-from graft.agents.rllib.rollout_collector import Array, Ended, Player, Seen
+from graft.agents.rllib.rollout_collector import Array, EndedEpisodes, RolloutCollector, StepResult
 from graft.envs.core.faults import Faults
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task, TaskVectorEnv
@@ -45,7 +45,7 @@ class Fragment(NamedTuple):
     columns: dict[str, Array]
     env_steps: int
     rows: int
-    ended: Ended
+    ended: EndedEpisodes
     others: Mapping[str, Fragment] = {}
 
 
@@ -78,7 +78,7 @@ class BatchRunner(SingleAgentEnvRunner):
         """Called by RLlib after the environments were made."""
         super().make_module()  # type: ignore[no-untyped-call]  # Ray's
         world = self._world
-        self.player = Player(
+        self.player = RolloutCollector(
             self.module, self.num_envs, world.seed * 1009 + self.index, world.reward_scale, self._device
         )
 
@@ -93,7 +93,7 @@ class BatchRunner(SingleAgentEnvRunner):
         for _step in range(length):
             obs, rewards, terminated, truncated, infos = env.step(player.act())
             alive = infos.get("alive", self._all)
-            player.see(Seen(obs, rewards, terminated, truncated, alive, infos.get("final_obs")))
+            player.see(StepResult(obs, rewards, terminated, truncated, alive, infos.get("final_obs")))
         return self.fragment()
 
     def fragment(self) -> Fragment:
@@ -136,7 +136,7 @@ class BatchRunner(SingleAgentEnvRunner):
         self.player.restore(saved)
 
 
-def fragment_of(player: Player, config: Any) -> Fragment:
+def fragment_of(player: RolloutCollector, config: Any) -> Fragment:
     """What a player has recorded, with advantages by the options of an algorithm's ``config``."""
     assert player.steps is not None
     columns = player.steps.columns(player.following(), config.gamma, config["lambda_"])

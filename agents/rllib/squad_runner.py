@@ -14,7 +14,7 @@ from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
 from graft.agents.rllib.module import NetworkModule
-from graft.agents.rllib.rollout_collector import Array, Player, Seen
+from graft.agents.rllib.rollout_collector import Array, RolloutCollector, StepResult
 from graft.agents.rllib.runner import BatchRunner, Fragment, RunnerEnvConfig, fragment_of
 from graft.envs.core.faults import Faults
 from graft.envs.core.naming import rename, shared_names, split_names
@@ -25,7 +25,7 @@ from graft.envs.factory import make_teams
 from graft.errors import GraftError
 
 
-class Games(gym.vector.VectorEnv[Any, Any, Any]):
+class SquadVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """N games of a task for squads; the agents of each policy's teams are a batch of rows, game by game.
 
     Attributes:
@@ -66,7 +66,7 @@ class Games(gym.vector.VectorEnv[Any, Any, Any]):
         obs, alive, _ = self.squad.reset(self._seed)
         return {policy: (self._obs(policy, obs), self._of(policy, alive)) for policy in self.teams}
 
-    def play(self, actions: Mapping[str, Array]) -> dict[str, Seen]:
+    def play(self, actions: Mapping[str, Array]) -> dict[str, StepResult]:
         """One step of all games, with the actions of each policy's rows."""
         chosen: dict[str, Array] = {}
         for policy, given in actions.items():
@@ -78,7 +78,7 @@ class Games(gym.vector.VectorEnv[Any, Any, Any]):
         obs, rewards, terminated, truncated, alive, infos = self.squad.step(chosen)
         last = infos.get("final_obs")
         return {
-            policy: Seen(
+            policy: StepResult(
                 self._obs(policy, obs),
                 self._of(policy, rewards),
                 self._of(policy, terminated),
@@ -114,12 +114,12 @@ class Games(gym.vector.VectorEnv[Any, Any, Any]):
 
 
 class SquadRunner(BatchRunner):
-    """A runner of `Games`: its `Fragment` is of the policy that training is about, with its partners' beside it.
+    """A runner of `SquadVectorEnv`: its `Fragment` is of the policy that training is about, with its partners' beside it.
 
     Its share of ``num_envs`` are rows of that policy, in as many games as hold them.
     """
 
-    env: Games  # type: ignore[assignment]
+    env: SquadVectorEnv  # type: ignore[assignment]
 
     def make_env(self) -> None:
         """The runner's share of the games."""
@@ -128,7 +128,7 @@ class SquadRunner(BatchRunner):
         self.index = max((self.worker_index or 0) - 1, 0)
         own = size(world.task, world.plays)
         self.num_envs = envs_needed(self.config.num_envs_per_env_runner, own)
-        self.env = Games(world.task, self.num_envs, world.seed + self.index * self.num_envs, world.plays)
+        self.env = SquadVectorEnv(world.task, self.num_envs, world.seed + self.index * self.num_envs, world.plays)
         self._world = world
 
     def get_spaces(self) -> dict[str, Any]:
@@ -148,11 +148,13 @@ class SquadRunner(BatchRunner):
         made: Any = spec.build()
         self.modules: dict[str, NetworkModule] = dict(made.items())
         self.module = self.modules[DEFAULT_MODULE_ID]
-        self.players: dict[str, Player] = {}
+        self.players: dict[str, RolloutCollector] = {}
         world, count = self._world, len(self.env.teams)
         for i, policy in enumerate(sorted(self.env.teams, key=lambda name: (name != DEFAULT_MODULE_ID, name))):
             module, seed = self.modules[policy].to(self._device), (world.seed * 1009 + self.index) * count + i
-            self.players[policy] = Player(module, self.env.rows[policy], seed, world.reward_scale, self._device)
+            self.players[policy] = RolloutCollector(
+                module, self.env.rows[policy], seed, world.reward_scale, self._device
+            )
 
     def sample(self, **_: Any) -> Fragment:  # type: ignore[override]  # arrays, not episodes
         """``rollout_fragment_length`` steps of every game."""
@@ -211,7 +213,7 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
 def check(task: Task, plays: Mapping[str, str], networks: Mapping[str, PolicyNetwork]) -> None:
     """Raise GraftError where a policy's network was not made for what its teams see and do."""
-    games = Games(task, 1, 0, plays)
+    games = SquadVectorEnv(task, 1, 0, plays)
     try:
         for policy, teams in games.teams.items():
             theirs, mine = games.schemas_of(policy), networks[policy].schemas

@@ -13,16 +13,16 @@ from torch import nn
 
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.rllib.module import NetworkModule, distribution_inputs
-from graft.agents.rllib.rollout_collector import Array, Steps
+from graft.agents.rllib.rollout_collector import Array, Rollout
 from graft.agents.rllib.runner import BatchRunner, Fragment
 
-UNWEIGHTED = 1e4
+IGNORED_LOGP = 1e4
 """Log-probability, as the player is said to have had it, of steps that are not learned from. A step weighs in V-trace
 as much as the policy is likelier to have taken it than the player was: here exp(-UNWEIGHTED), which is 0. RLlib's own
 mask leaves such a step out of the loss, but not its error out of the return of the step before it."""
 
 
-def rows(steps: Steps, following: Array, gamma: float) -> dict[str, Array]:
+def trajectory_columns(steps: Rollout, following: Array, gamma: float) -> dict[str, Array]:
     """Rows that were in play, each T steps and one more, by RLlib's names: (n (T + 1), ...), row after row.
 
     The last step of a row stands for ``following`` (N, ...), what the row sees now: the learner values it, but does not
@@ -36,7 +36,7 @@ def rows(steps: Steps, following: Array, gamma: float) -> dict[str, Array]:
     found = {
         Columns.OBS: _longer(steps.obs, following),
         Columns.ACTIONS: _longer(steps.actions),
-        Columns.ACTION_LOGP: _longer(np.where(steps.acted, steps.logp, np.float32(UNWEIGHTED)), UNWEIGHTED),
+        Columns.ACTION_LOGP: _longer(np.where(steps.acted, steps.logp, np.float32(IGNORED_LOGP)), IGNORED_LOGP),
         Columns.REWARDS: _longer(rewards),
         Columns.TERMINATEDS: _longer(steps.dones),
         Columns.LOSS_MASK: _longer(steps.acted),
@@ -58,7 +58,7 @@ class TrajectoryRunner(BatchRunner):
         """What the player has recorded."""
         player = self.player
         assert player.steps is not None
-        columns = rows(player.steps, player.obs, self.config.gamma)
+        columns = trajectory_columns(player.steps, player.obs, self.config.gamma)
         return Fragment(columns, player.steps.rewards.size, player.rows, player.ended)
 
 

@@ -11,16 +11,16 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
-from graft.agents.checkpoints.snapshot import Part
-from graft.agents.checkpoints.snapshotter import Batch, Randomness, Snapshotter
+from graft.agents.checkpoints.snapshot import Savable
+from graft.agents.checkpoints.snapshotter import EnvState, RandomState, Snapshotter
 from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.sb3.algorithm import Algorithm
-from graft.agents.sb3.learner_state import Learner, network_optimizer
+from graft.agents.sb3.learner_state import SavableLearner, network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Record, TrainJob, TrainResult
 from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.periodic_evaluation import PeriodicEvaluation
-from graft.agents.training.recent_returns import Recent
+from graft.agents.training.recent_returns import RecentReturns
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.factory import make
 
@@ -60,7 +60,9 @@ class RecordWriter(KVWriter):
 class Supervisor(BaseCallback):
     """Between rollouts: evaluates when due, and moves the method's schedule on."""
 
-    def __init__(self, job: TrainJob, trials: PeriodicEvaluation, recent: Recent, snapshotter: Snapshotter) -> None:
+    def __init__(
+        self, job: TrainJob, trials: PeriodicEvaluation, recent: RecentReturns, snapshotter: Snapshotter
+    ) -> None:
         super().__init__()
         self._job, self._trials, self._recent, self._snapshotter = job, trials, recent, snapshotter
 
@@ -128,13 +130,13 @@ def train(job: TrainJob) -> TrainResult:
         learner.set_logger(Logger(None, [RecordWriter(job.record)]))
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
         trials = PeriodicEvaluation(job, eval_env, lambda: [batch.faults])
-        parts: dict[str, Part] | None = None
+        parts: dict[str, Savable] | None = None
         if batch.savable and eval_env.savable:
             parts = {
-                "learner": Learner(learner),
-                "random": Randomness(learner.device),
-                "training": Batch(env),
-                "evaluation": Batch(eval_env),
+                "learner": SavableLearner(learner),
+                "random": RandomState(learner.device),
+                "training": EnvState(env),
+                "evaluation": EnvState(eval_env),
                 "trials": trials,
             }
         snapshotter = Snapshotter(job.snapshots, parts)

@@ -8,7 +8,9 @@ from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Batch, Gradients
 
 
-def pass_through(gradients: Gradients, network: PolicyNetwork, batch: Batch, clip_at: float | None = None) -> None:
+def apply_method_gradients(
+    gradients: Gradients, network: PolicyNetwork, batch: Batch, clip_at: float | None = None
+) -> None:
     """Put what ``gradients`` makes of the network's gradients in their place.
 
     Args:

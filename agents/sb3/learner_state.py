@@ -18,10 +18,10 @@ from graft.agents.checkpoints.learner_state import (
     restore_optimiser,
     tensors,
 )
-from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.checkpoints.snapshot import SavedState
 
 
-def numbers(thing: object) -> dict[str, float]:
+def counters(thing: object) -> dict[str, float]:
     """Attributes that are plain numbers: all counters, whatever a library calls them, and some constants."""
     return {name: value for name, value in vars(thing).items() if isinstance(value, int | float)}
 
@@ -32,7 +32,7 @@ def network_optimizer(learner: BaseAlgorithm) -> torch.optim.Optimizer:
     return found
 
 
-class Learner:
+class SavableLearner:
     """A learner of the library: weights, what is frozen, optimisers, counters, and what it remembers of the rollouts.
 
     What a learner's tensors are, the library says itself, so this holds for PPO as for algorithms with target networks,
@@ -48,7 +48,7 @@ class Learner:
         find = {name: attrgetter(name)(self._learner) for name in (*stateful, *single)}
         return {name: find[name] for name in stateful}, {name: find[name] for name in single}
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """Copies of small things, references to large ones."""
         learner, policy = self._learner, self._learner.policy
         stateful, single = self._named()
@@ -66,7 +66,7 @@ class Learner:
         buffer, place = _replay_state(learner)
         found |= buffer
         values = {
-            "numbers": numbers(learner),
+            "numbers": counters(learner),
             "optimisers": optimisers,
             "replay": place,
             **freezing(policy),
@@ -75,9 +75,9 @@ class Learner:
             "actions": learner.action_space.np_random.bit_generator.state,
             "pending": _pending(learner),
         }
-        return Saved(found, values)
+        return SavedState(found, values)
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """All of it, in place."""
         learner, values = self._learner, saved.values
         stateful, single = self._named()

@@ -14,7 +14,7 @@ TRAINED_ON = ("observations", "actions", "values", "log_probs", "advantages", "r
 """Fields of the library's buffer that minibatches are made of."""
 
 
-class LiveRolloutBuffer(RolloutBuffer):
+class MaskedRolloutBuffer(RolloutBuffer):
     """The library's rollout buffer, whose minibatches hold only the steps of rows that were in play.
 
     Leaving steps out does not change the advantages of the others: a row leaves play with the end of its episode, where

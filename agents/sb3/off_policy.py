@@ -15,7 +15,7 @@ from graft.agents.training.algorithm import ReplayOptions
 from graft.errors import GraftError
 
 
-class RecallingBuffer(ReplayBuffer):
+class LastSampleReplayBuffer(ReplayBuffer):
     """The library's replay buffer, which stores observations as they come, and knows the last minibatch it gave."""
 
     last: ReplayBufferSamples | None = None
@@ -28,7 +28,7 @@ class RecallingBuffer(ReplayBuffer):
 
 def last_minibatch(buffer: ReplayBuffer | None) -> ReplayBufferSamples:
     """The minibatch that the library's `train` is working on."""
-    assert isinstance(buffer, RecallingBuffer)
+    assert isinstance(buffer, LastSampleReplayBuffer)
     assert buffer.last is not None
     return buffer.last
 
@@ -55,7 +55,7 @@ class OffPolicy(ReplayOptions, Algorithm):
             "learning_starts": self.learning_starts,
             "train_freq": self.train_freq,
             "gradient_steps": self.gradient_steps,
-            "replay_buffer_class": RecallingBuffer,
+            "replay_buffer_class": LastSampleReplayBuffer,
         }
 
 

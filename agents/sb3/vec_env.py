@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from graft.agents.training.recent_returns import Recent
+from graft.agents.training.recent_returns import RecentReturns
 from graft.envs.core.task import TaskVectorEnv
 from graft.errors import GraftError
 
@@ -39,7 +39,7 @@ class BatchVecEnv(VecEnv):
         self._lengths = np.zeros(env.num_envs, np.int64)
         self.alive = self.acted = self._all = np.ones(env.num_envs, np.bool_)
         self._start = time.time()
-        self.recent = Recent(env.groups)
+        self.recent = RecentReturns(env.groups)
         self._quiet: list[dict[str, Any]] = [{}] * env.num_envs
 
     def reset(self) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 
-from graft.agents.checkpoints.snapshot import Part, Snapshots
+from graft.agents.checkpoints.snapshot import Savable, Snapshots
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.networks.policy_network import Unstable as Unstable
 from graft.agents.training.algorithm import Algorithm
@@ -47,7 +47,7 @@ class Hooks:
     schedule: Callable[[PolicyNetwork, float], None] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     report: Callable[[PolicyNetwork], Mapping[str, float]] | None = None
-    state: Part | None = None
+    state: Savable | None = None
 
 
 Record = Callable[[int, Mapping[str, float]], None]

@@ -18,10 +18,10 @@ LONGEST_EPISODE = 30_000
 
 
 WORST = 0.1
-"""Share of the episodes that `worst` is the mean of."""
+"""Share of the episodes that `worst_tenth` is the mean of."""
 
 
-def worst(returns: NDArray[np.float64]) -> float:
+def worst_tenth(returns: NDArray[np.float64]) -> float:
     """Mean of the lowest tenth of the returns (n,), at least one: the conditional value at risk (CVaR) at 10 %."""
     count = max(1, round(WORST * len(returns)))
     return float(np.sort(returns)[:count].mean())
@@ -48,14 +48,14 @@ class Episodes(NamedTuple):
         scored = {name: scale.normalise(means[name]) for name, scale in scales.items() if scale is not None}
         return {
             "eval/return_mean": float(self.returns.mean()),
-            "eval/return_worst_tenth": worst(self.returns),
+            "eval/return_worst_tenth": worst_tenth(self.returns),
             "eval/length_mean": float(self.lengths.mean()),
             **{f"eval/return_mean/{name}": mean for name, mean in means.items()},
             **{f"eval/return_normalized/{name}": score for name, score in scored.items()},
         }
 
 
-def play(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Episodes:
+def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Episodes:
     """Play ``episodes`` episodes and return their outcomes.
 
     Each environment contributes its first ``ceil(episodes / num_envs)`` episodes, whatever their length: counting the
@@ -106,7 +106,7 @@ def evaluate(
     generator: torch.Generator,
     deterministic: bool = False,
 ) -> Episodes:
-    """`play` with a network, in eval mode.
+    """`play_episodes` with a network, in eval mode.
 
     Args:
         generator: of the action samples, on the network's device.
@@ -120,6 +120,6 @@ def evaluate(
     was_training = network.training
     network.eval()
     try:
-        return play(choose, env, episodes)
+        return play_episodes(choose, env, episodes)
     finally:
         network.train(was_training)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.training.backend import TrainJob, TrainResult
 from graft.agents.training.evaluate import evaluate
 from graft.envs.core.faults import Faults, sum_faults
@@ -30,11 +30,11 @@ class PeriodicEvaluation:
         self._returns: list[float] = []
         self._means: dict[str, float] = {}
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """What the next ones depend on."""
-        return Saved({"generator": self._generator.get_state()}, {"due": self._due, "faults": self._known_faults})
+        return SavedState({"generator": self._generator.get_state()}, {"due": self._due, "faults": self._known_faults})
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
         self._generator.set_state(saved.tensors["generator"])
         self._due, self._known_faults = saved.values["due"], saved.values["faults"]

@@ -11,7 +11,7 @@ WINDOW = 100
 """Episodes of each part; as many as the library's own mean is over, which parts with short episodes fill alone."""
 
 
-class Recent:
+class RecentReturns:
     """Keeps the latest returns of each part; nothing of a batch without parts."""
 
     def __init__(self, groups: Groups | None) -> None:

@@ -148,8 +148,8 @@ class FaultLog:
         self._steps, self._recent = 0, deque[int]()
         self.faults = Faults()
 
-    def passed(self, env_steps: int) -> None:
-        """So many more env steps were taken."""
+    def count_steps(self, env_steps: int) -> None:
+        """Count env steps that were taken."""
         self._steps += env_steps
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:

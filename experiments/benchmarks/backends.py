@@ -26,19 +26,19 @@ def build_rllib(
 ) -> tuple[Any, PPOOptions]:
     """The RLlib backend's PPO, built as for training, and its options."""
     from graft.agents.rllib.algorithms.ppo import PPOAlgorithm
-    from graft.agents.rllib.backend import build
+    from graft.agents.rllib.backend import build_algorithm
     from graft.agents.rllib.runner import RunnerEnvConfig
 
     chosen = PPOAlgorithm(**options)
     network = build_network(schemas(task), config or NetworkConfig(), 0)
     world = RunnerEnvConfig(task, network.schemas.observation, 0, 1.0, 1)
-    return build(chosen, network, world, Hooks(), 0, resources), chosen
+    return build_algorithm(chosen, network, world, Hooks(), 0, resources), chosen
 
 
 def subjects(task: Task) -> dict[str, Round]:
     """Every way to train on ``task``, with the same network, batch, minibatches and epochs: PPO's defaults."""
     from graft.agents.ray_session.session import join
-    from graft.agents.rllib.baseline_ppo import plain
+    from graft.agents.rllib.baseline_ppo import baseline_ppo
 
     join(Resources())
     options = PPOAlgorithm()
@@ -49,7 +49,7 @@ def subjects(task: Task) -> dict[str, Round]:
     learner = options.learner(network(), BatchVecEnv(make(task, options.num_envs, 0)), 0, None, "cpu")
     steps = options.num_envs * options.num_steps
     return {
-        BASELINE: plain(network(), task, options, 0).train,
+        BASELINE: baseline_ppo(network(), task, options, 0).train,
         RLLIB: build_rllib(task, Resources())[0].training_step,
         SB3: lambda: learner.learn(steps, reset_num_timesteps=False),
     }

@@ -13,7 +13,7 @@ from rich.console import Console
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.training.backend import Evaluation, TrainJob
-from graft.agents.training.evaluate import Episodes, evaluate, play
+from graft.agents.training.evaluate import Episodes, evaluate, play_episodes
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
 
@@ -26,7 +26,7 @@ def random_episodes(task: Task, episodes: int) -> Episodes:
     env = make(task, 64, SEED)
     env.action_space.seed(SEED)
     try:
-        return play(lambda _: env.action_space.sample(), env, episodes)
+        return play_episodes(lambda _: env.action_space.sample(), env, episodes)
     finally:
         env.close()
 

@@ -252,7 +252,7 @@ class Common(Strict):
         from graft.transfer.method import METHODS, parse_method
 
         named = [parse_method(entry) for entry in (self.methods if entries is None else entries)]
-        controls = [kind() for _, kind in METHODS.items() if kind.control]
+        controls = [kind() for _, kind in METHODS.items() if "control" in kind.provides]
         # Methods are compared by value; some hold mappings and can't be hashed.
         unique: list[TransferMethod] = []
         for method in [*sorted(controls, key=lambda m: not m.baseline), *named]:

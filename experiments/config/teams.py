@@ -67,13 +67,13 @@ def check_squad(squad: Squad, task: Task, backend: str, algorithm: Algorithm) ->
         )
     from graft.agents.rllib.algorithm import Algorithm as Trainer
     from graft.agents.rllib.multi_agent import SquadGame
-    from graft.agents.rllib.policy_mapping import SINGLE, policy_mapping
+    from graft.agents.rllib.policy_mapping import DEFAULT_POLICY, policy_mapping
     from graft.agents.rllib.squad_runner import check_algorithm
 
     assert isinstance(algorithm, Trainer)
     check_algorithm(algorithm)
     for name in squad.policy_mapping.values():
-        if name == SINGLE or name.startswith("__"):
+        if name == DEFAULT_POLICY or name.startswith("__"):
             raise GraftError(f"policy_mapping of {task}: '{name}' is RLlib's own name; choose another one.")
     # Names are for the task's own team: the game of all teams is made without them.
     plain = Task(task.id, {name: value for name, value in task.kwargs.items() if name not in (TEAM, KEYWORD)})

@@ -54,7 +54,7 @@ class _Row:
 
 
 class Progress:
-    """A `RunListener` that prints; a context manager around the run.
+    """Prints what a launcher reports; a context manager around the run.
 
     Args:
         total: stages of the experiment. done: how many of them were finished before.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.agents.checkpoints.files import replace_file
-from graft.agents.checkpoints.snapshot import MANIFEST, Part, Saved, Snapshot, Snapshots
+from graft.agents.checkpoints.snapshot import MANIFEST, Savable, SavedState, Snapshot, Snapshots
 from graft.experiments.plan.stage import Stage
 from graft.experiments.stages.metrics_log import MetricsLog
 from graft.experiments.store.provenance import provenance
@@ -81,19 +81,19 @@ class Resumption:
         snapshot, self._snapshot = self._snapshot, None
         return snapshot
 
-    def snapshots(self, log: MetricsLog, session: Part) -> Snapshots:
+    def snapshots(self, log: MetricsLog, session: Savable) -> Snapshots:
         """Of the stage's training, with the state of its transfer session and the length of its metrics."""
 
-        def save() -> Saved:
+        def save() -> SavedState:
             self._check_holder()
             tensors, values = session.save()
             length = log.length()
             digest = hashlib.sha256(_beginning(self._metrics_file, length)).hexdigest()
-            return Saved(tensors, {"running": values, "metrics": [length, digest]})
+            return SavedState(tensors, {"running": values, "metrics": [length, digest]})
 
-        def restore(saved: Saved, env_steps: int) -> None:
+        def restore(saved: SavedState, env_steps: int) -> None:
             log.truncate(saved.values["metrics"][0], env_steps)
-            session.restore(Saved(saved.tensors, saved.values["running"]))
+            session.restore(SavedState(saved.tensors, saved.values["running"]))
 
         return Snapshots(self._folder, self._identity, SECONDS, save=save, restore=restore, found=self._take)
 

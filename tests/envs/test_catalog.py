@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def listed_with(monkeypatch: pytest.MonkeyPatch, *adapters: Any) -> dict[str, st
 
 def test_providers_are_counted_or_come_with_their_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = "Gone is not installed; install it with `pip install gone`."
-    found = listed_with(monkeypatch, Adapter(lambda: {"Here": 1651, "Gone": 7}), object())
+    found = listed_with(monkeypatch, Adapter(lambda: {"Here": 1651, "Gone": 7}), SimpleNamespace(states=dict))
     assert found == {"Here": "ready, 1,651 ids", "Gone": gone}
     assert listed_with(monkeypatch, Adapter(lambda: {"Here": 1}))["Here"] == "ready, 1 id"
     both = listed_with(monkeypatch, *[Adapter(lambda: {"Here": 2})] * 2)

@@ -11,7 +11,7 @@ import torch
 
 from graft import envs
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.checkpoints.snapshot import Saved, Snapshots
+from graft.agents.checkpoints.snapshot import SavedState, Snapshots
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.agents.sb3 import ALGORITHMS, Algorithm, architecture_for, train
@@ -220,7 +220,7 @@ class CheckedSession(TransferSession):
             if not torch.equal(tensor, before):
                 self.moved.add(name)
 
-    def restore(self, saved: Saved, env_steps: int = 0) -> None:
+    def restore(self, saved: SavedState, env_steps: int = 0) -> None:
         """From a snapshot."""
         super().restore(saved)
         self._before = {}

@@ -13,6 +13,8 @@ from support.tiny_tasks import ReachEnv, TinyTaskAdapter
 class SavableReach(ReachEnv):
     """Reach with random numbers that can be saved."""
 
+    savable = True
+
     def save_state(self) -> dict[str, Any]:
         words = [rng.bit_generator.state for rng in self._rngs]
         text = np.frombuffer(json.dumps(words).encode().ljust(4096), np.uint8)
@@ -27,5 +29,5 @@ class SavableReach(ReachEnv):
 class SavableAdapter(TinyTaskAdapter):
     """Makes it, whatever is asked for."""
 
-    def make(self, task: Any, num_envs: int, seed: int, autoreset: Any, max_threads: int) -> SavableReach:
-        return SavableReach(num_envs, seed)
+    def make(self, task: Any, options: Any) -> SavableReach:
+        return SavableReach(options.num_envs, options.seed)

@@ -17,7 +17,7 @@ from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Evaluation
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined
-from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.errors import GraftError, unknown
 
 NUM_STATES = 4
@@ -239,7 +239,7 @@ class ReachEnv(ScriptedEnv):
         return rewards, np.zeros_like(ended), ended
 
 
-class TinyTaskAdapter:
+class TinyTaskAdapter(Adapter):
     """The tasks ``tiny/Match-v0`` (keywords ``names``, ``kind``, ``reward``) and ``tiny/Reach-v0``."""
 
     prefix = "tiny/"
@@ -250,14 +250,14 @@ class TinyTaskAdapter:
     def ids(self) -> Iterable[str]:
         return ["tiny/Match-v0", "tiny/Reach-v0"]
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         if task.id not in self.ids():
             raise unknown("task", task.id, self.ids())
         if task.id == "tiny/Reach-v0":
-            env: ScriptedEnv = ReachEnv(num_envs, seed)
+            env: ScriptedEnv = ReachEnv(options.num_envs, options.seed)
         else:
             defaults = {"names": ["a", "b", "c", "d"], "kind": "vector", "reward": None}
-            env = MatchEnv(num_envs, seed, **(defaults | dict(task.kwargs)))
+            env = MatchEnv(options.num_envs, options.seed, **(defaults | dict(task.kwargs)))
         self.made.append(env)
         return env
 

@@ -21,9 +21,9 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_ENV_STEPS_TRAINED_LIFETIME
 
-from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
-from graft.agents.rllib.algorithm_mixin import Driven, load, merged
+from graft.agents.rllib.algorithm_mixin import AlgorithmMixin, load_weights, merged
 from graft.agents.rllib.learner import TransferLearner
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.rllib.runner import BatchRunner, Fragment
@@ -87,21 +87,21 @@ class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[mi
         finally:
             self.target_module.input_depth = 0
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """What its next updates depend on."""
         saved = super().save()
         old = {f"old/{name}": tensor.detach().cpu() for name, tensor in self.target_module.old.state_dict().items()}
         renewed = self._last_update_ts_by_mid[DEFAULT_MODULE_ID]
-        return Saved({**saved.tensors, **old}, {**saved.values, "renewed": renewed})
+        return SavedState({**saved.tensors, **old}, {**saved.values, "renewed": renewed})
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
         super().restore(saved)
         self.target_module.old.load_exactly({name: t.to(self.device) for name, t in saved.group("old").items()})
         self._last_update_ts_by_mid[DEFAULT_MODULE_ID] = saved.values["renewed"]
 
 
-class TransferAPPO(Driven, APPO):
+class TransferAPPO(AlgorithmMixin, APPO):
     """RLlib's APPO, whose learner takes batches of rows from whoever has sampled them.
 
     A training step waits for as many fragments as there are runners. A runner in another process plays on with the
@@ -190,7 +190,7 @@ def _sample(runner: Any) -> Any:
 
 
 def _played(runner: BatchRunner, weights: Any) -> tuple[Fragment, Faults]:
-    load(runner, weights)
+    load_weights(runner, weights)
     return runner.sample(), runner.faults
 
 

@@ -16,7 +16,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
-from graft.agents.rllib.algorithm_mixin import Driven
+from graft.agents.rllib.algorithm_mixin import AlgorithmMixin
 from graft.agents.rllib.learner import TransferLearner
 from graft.agents.rllib.runner import BatchRunner, Fragment
 from graft.agents.training.algorithm import PPOOptions
@@ -26,7 +26,7 @@ class TransferPPOLearner(TransferLearner, PPOTorchLearner):
     """RLlib's PPO learner with a method's hooks; its loss is the library's."""
 
 
-class TransferPPO(Driven, PPO):
+class TransferPPO(AlgorithmMixin, PPO):
     """RLlib's PPO whose runners give batches with advantages, so that nothing is left to do for its connectors."""
 
     def training_step(self) -> None:

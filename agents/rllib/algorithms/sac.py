@@ -21,14 +21,14 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from graft.agents.checkpoints.learner_state import optimiser_state, restore_optimiser
-from graft.agents.checkpoints.snapshot import Saved
+from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
-from graft.agents.rllib.algorithm_mixin import Driven, merged
+from graft.agents.rllib.algorithm_mixin import AlgorithmMixin, merged
 from graft.agents.rllib.critics import SACModule
 from graft.agents.rllib.learner import TransferLearner
 from graft.agents.rllib.module import NetworkModule
-from graft.agents.rllib.replay import Replay, ReplayRunner, sampled
+from graft.agents.rllib.replay import ReplayBuffer, TransitionRunner, sample_transitions
 from graft.agents.rllib.runner import Fragment
 from graft.agents.training.algorithm import SACOptions
 from graft.agents.training.learning_rates import scale_rates
@@ -134,7 +134,7 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
         )  # nothing is left to do where the actor's encoder is read
         self.sac_module.copy_what_does_not_train()
 
-    def save(self) -> Saved:
+    def save(self) -> SavedState:
         """What its next updates depend on."""
         saved, module = super().save(), self.sac_module
         found = {f"critics/{name}": tensor for name, tensor in module.critics.state_dict().items()}
@@ -145,9 +145,9 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
             held, rests[name] = optimiser_state(self.get_optimizer(optimizer_name=name))
             found |= {f"optimiser of {name}/{key}": tensor for key, tensor in held.items()}
         kept = {name: tensor.detach().cpu() for name, tensor in found.items()}
-        return Saved({**saved.tensors, **kept}, {**saved.values, "optimisers": rests})
+        return SavedState({**saved.tensors, **kept}, {**saved.values, "optimisers": rests})
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedState) -> None:
         """Inverse of `save`."""
         super().restore(saved)
 
@@ -162,13 +162,13 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
             restore_optimiser(self.get_optimizer(optimizer_name=name), part(f"optimiser of {name}"), rest)
 
 
-class TransferSAC(Driven, SAC):
+class TransferSAC(AlgorithmMixin, SAC):
     """RLlib's SAC with a replay buffer of arrays, in the process that calls it.
 
     A training step takes a hundredth of the budget, at most `PULSE` env steps: many rollouts, each followed by updates.
     """
 
-    memory: Replay
+    memory: ReplayBuffer
     tags: ClassVar[Mapping[str, str]] = {
         "policy_loss": "train/actor_loss",
         "qf_loss": "train/critic_loss",
@@ -180,7 +180,7 @@ class TransferSAC(Driven, SAC):
     def setup(self, config: Any) -> None:
         """Called by RLlib."""
         super().setup(config)
-        self.memory = Replay(self._config.options.buffer, self._config.seed or 0)
+        self.memory = ReplayBuffer(self._config.options.buffer, self._config.seed or 0)
 
     @property
     def _config(self) -> TransferSACConfig:
@@ -202,7 +202,7 @@ class TransferSAC(Driven, SAC):
         """A rollout, and the updates that are due after it; what was sampled, without columns."""
         options, (runners, _) = self._config.options, self.seams()
         at_random = self.env_steps < options.learning_starts
-        fragments: list[Fragment] = runners.foreach_env_runner(partial(sampled, at_random=at_random))
+        fragments: list[Fragment] = runners.foreach_env_runner(partial(sample_transitions, at_random=at_random))
         taken = sum(fragment.env_steps for fragment in fragments)
         self.env_steps += taken
         for fragment in fragments:
@@ -273,7 +273,7 @@ class SACAlgorithm(SACOptions, Algorithm):
         fixed = None if self.entropy == "auto" else self.entropy
         config = TransferSACConfig()
         config.options = self
-        config.env_runners(env_runner_cls=ReplayRunner, rollout_fragment_length=self.train_freq)
+        config.env_runners(env_runner_cls=TransitionRunner, rollout_fragment_length=self.train_freq)
         config.training(
             actor_lr=self.learning_rate,
             critic_lr=self.learning_rate,

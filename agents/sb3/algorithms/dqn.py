@@ -17,7 +17,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from graft.agents.networks.policy_network import Distribution, PolicyNetwork, check_finite
 from graft.agents.sb3.algorithm import ALGORITHMS
-from graft.agents.sb3.gradients import pass_through
+from graft.agents.sb3.gradients import apply_method_gradients
 from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import Count, Positive, Share
@@ -89,7 +89,9 @@ class TransferDQN(DQN):
         assert self._gradients is not None
         assert isinstance(self.policy, NetworkDQNPolicy)
         network, sample = self.policy.q_net.network, last_minibatch(self.replay_buffer)
-        pass_through(self._gradients, network, Batch(sample.observations, sample.actions.squeeze(1)), self._clip_at)
+        apply_method_gradients(
+            self._gradients, network, Batch(sample.observations, sample.actions.squeeze(1)), self._clip_at
+        )
 
 
 @ALGORITHMS.register("dqn")

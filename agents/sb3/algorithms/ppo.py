@@ -14,8 +14,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from graft.agents.networks.policy_network import PREFIX_CHUNK, PolicyNetwork
 from graft.agents.sb3.algorithm import ALGORITHMS, Algorithm
-from graft.agents.sb3.gradients import pass_through
-from graft.agents.sb3.masked_rollout_buffer import LiveRolloutBuffer
+from graft.agents.sb3.gradients import apply_method_gradients
+from graft.agents.sb3.masked_rollout_buffer import MaskedRolloutBuffer
 from graft.agents.sb3.policy import NetworkPolicy
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import PPOOptions
@@ -52,7 +52,7 @@ class TransferPPO(PPO):
         Raises:
             Unstable: training diverged.
         """
-        if isinstance(self.rollout_buffer, LiveRolloutBuffer) and not self.rollout_buffer.any_live:
+        if isinstance(self.rollout_buffer, MaskedRolloutBuffer) and not self.rollout_buffer.any_live:
             return  # nobody was in play, so there is nothing to learn from
         depth = 0 if self._gradients else self._policy.network.frozen_depth
         if depth:
@@ -77,7 +77,7 @@ class TransferPPO(PPO):
         """The method's gradients in the place of the loss's, then the clipping that the library left out."""
         assert self._gradients is not None
         assert self._policy.last_batch is not None
-        pass_through(self._gradients, self._policy.network, self._policy.last_batch, self._clip_at)
+        apply_method_gradients(self._gradients, self._policy.network, self._policy.last_batch, self._clip_at)
 
 
 @ALGORITHMS.register("ppo")
@@ -89,7 +89,7 @@ class PPOAlgorithm(PPOOptions, Algorithm):
         self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str
     ) -> BaseAlgorithm:
         """The learner; a rollout smaller than the minibatch is one minibatch."""
-        masked = {"rollout_buffer_class": LiveRolloutBuffer, "rollout_buffer_kwargs": {"acted": lambda: env.acted}}
+        masked = {"rollout_buffer_class": MaskedRolloutBuffer, "rollout_buffer_kwargs": {"acted": lambda: env.acted}}
         with warnings.catch_warnings():
             # A last minibatch that is smaller than the others is allowed, and the config says so.
             warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)

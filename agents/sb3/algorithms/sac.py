@@ -16,9 +16,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
 from graft.agents.networks.encoder import Encoder
-from graft.agents.networks.policy_network import PolicyNetwork, check_finite, stretched
+from graft.agents.networks.policy_network import PolicyNetwork, check_finite, unscale_actions
 from graft.agents.sb3.algorithm import ALGORITHMS
-from graft.agents.sb3.gradients import pass_through
+from graft.agents.sb3.gradients import apply_method_gradients
 from graft.agents.sb3.off_policy import OffPolicy, follow_freezing, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import SACOptions
@@ -148,8 +148,8 @@ class TransferSAC(SAC):
         assert self._gradients is not None
         assert isinstance(self.actor, NetworkActor)
         network, sample = self.actor.network, last_minibatch(self.replay_buffer)
-        actions = stretched(sample.actions, network.schemas.action)
-        pass_through(self._gradients, network, Batch(sample.observations, actions))
+        actions = unscale_actions(sample.actions, network.schemas.action)
+        apply_method_gradients(self._gradients, network, Batch(sample.observations, actions))
 
 
 @ALGORITHMS.register("sac")

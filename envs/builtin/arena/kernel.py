@@ -1,6 +1,6 @@
 """The compiled loops over a batch of arenas. `begin`, `advance` and `paint` stand for the rules that they serve.
 
-These are templates: `graft.envs.builtin.engine.compile.specialise` puts the rules in the place of the three names below.
+These are templates: `specialise` puts the rules in the place of the three names below.
 """
 
 from __future__ import annotations

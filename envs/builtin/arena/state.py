@@ -1,6 +1,6 @@
 """State of a batch of arenas, and what the rules do with it: walking, looking for neighbours, finding a free cell.
 
-Random numbers come from `graft.envs.builtin.engine.state`, whose compiled functions need no more of a state than its field ``rng``:
+Random numbers come from `state`, whose compiled functions need no more of a state than its field ``rng``:
 what draws them here takes any state.
 """
 

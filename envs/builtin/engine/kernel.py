@@ -1,6 +1,6 @@
 """The compiled loops over a batch. `begin`, `advance` and `paint` stand for the rules of the game they serve.
 
-These are templates: `graft.envs.builtin.engine.compile.specialise` puts a game's rules in the place of the three names below.
+These are templates: `specialise` puts a game's rules in the place of the three names below.
 """
 
 from __future__ import annotations

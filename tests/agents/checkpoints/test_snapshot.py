@@ -14,11 +14,11 @@ from support.savable_reach import SavableAdapter
 from support.tiny_tasks import REACH, NormEncoder, scrambled, small_network
 
 from graft import envs
-from graft.agents.checkpoints.snapshot import Saved, Snapshot, Snapshots
+from graft.agents.checkpoints.snapshot import SavedState, Snapshot, Snapshots
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.agents.sb3 import ALGORITHMS, train
-from graft.agents.sb3.learner_state import Learner
+from graft.agents.sb3.learner_state import SavableLearner
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.envs.adapters.mixture import mixture
@@ -88,7 +88,7 @@ class Trainer:
         self.records.append((env_steps, {tag: v for tag, v in values.items() if not tag.startswith("time/")}))
 
     def _save(self):
-        return Saved(self.state, {"records": len(self.records)})
+        return SavedState(self.state, {"records": len(self.records)})
 
     def _restore(self, saved, env_steps):
         self.state, self.resumed_at = dict(saved.tensors), env_steps
@@ -97,7 +97,7 @@ class Trainer:
 
 def assert_equal_runs(run, reference):
     """Bit-equal learners, records and results."""
-    mine, theirs = Learner(run.learner).save(), Learner(reference.learner).save()
+    mine, theirs = SavableLearner(run.learner).save(), SavableLearner(reference.learner).save()
     assert mine.tensors.keys() == theirs.tensors.keys()
     assert [n for n in mine.tensors if not torch.equal(mine.tensors[n], theirs.tensors[n])] == []
     for saved in (mine, theirs):

@@ -21,9 +21,9 @@ from support.tiny_tasks import (
 from torch.nn.functional import huber_loss, logsigmoid
 
 from graft import envs
-from graft.agents.networks.policy_network import stretched
+from graft.agents.networks.policy_network import unscale_actions
 from graft.agents.rllib import ALGORITHMS
-from graft.agents.rllib.backend import build
+from graft.agents.rllib.backend import build_algorithm
 from graft.agents.rllib.module import module_spec
 from graft.agents.rllib.runner import RunnerEnvConfig
 from graft.agents.training.backend import Hooks, Resources
@@ -38,7 +38,7 @@ def made():
 
     def learner(network, hooks=None, **options):
         world = RunnerEnvConfig(REACH, network.schemas.observation, 0, 1.0, 1)
-        found.append(build(algorithm(**options), network, world, hooks or Hooks(), 3, Resources()))
+        found.append(build_algorithm(algorithm(**options), network, world, hooks or Hooks(), 3, Resources()))
         return found[-1].learner_group._learner
 
     yield learner
@@ -158,4 +158,4 @@ def test_both_backends_play_the_same_distribution():
     torch.testing.assert_close(actions, by_hand)
     torch.testing.assert_close(logp, logp_by_hand, rtol=1e-4, atol=1e-4)
     assert outputs.log_std.shape == (5, 2)
-    torch.testing.assert_close(stretched(actions, network.schemas.action), actions * 0.5)
+    torch.testing.assert_close(unscale_actions(actions, network.schemas.action), actions * 0.5)

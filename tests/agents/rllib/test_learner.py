@@ -11,12 +11,12 @@ from support.tiny_tasks import assert_same, small_config, weights
 
 from graft import envs
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.checkpoints.snapshot import Saved, Snapshots
+from graft.agents.checkpoints.snapshot import SavedState, Snapshots
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.algorithms.ppo import TransferPPO
-from graft.agents.rllib.module import HeldNetwork
-from graft.agents.rllib.remote_training import Trained
+from graft.agents.rllib.module import NetworkReference
+from graft.agents.rllib.remote_training import RemoteTraining
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.core.task import Task
@@ -46,7 +46,7 @@ class Running:
         self.state = self.method.schedule(network, self.state, progress)
 
     def save(self):
-        return Saved(self.state, {})
+        return SavedState(self.state, {})
 
     def restore(self, saved):
         self.state = dict(saved.tensors)
@@ -64,7 +64,7 @@ def fresh(task=SOURCE, **options):
 def learn(network, task=TARGET, hooks=None, budget=256, **resources):
     """The result, the network after each evaluation, and every learner's weights in the end."""
     seen, ends = [], []
-    original = Trained.fetch
+    original = RemoteTraining.fetch
 
     def fetch(self):
         ends[:] = self.learners(lambda learner: learner.save())
@@ -72,7 +72,7 @@ def learn(network, task=TARGET, hooks=None, budget=256, **resources):
 
     plan = Evaluation(every=10_000, episodes=8, num_envs=8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trained, "fetch", fetch)
+        patch.setattr(RemoteTraining, "fetch", fetch)
         algorithm = ALGORITHMS["ppo"](**OPTIONS)
         record = lambda n, values: seen.append((n, values))  # noqa: E731
         train(
@@ -157,7 +157,7 @@ class Kept:
         return grads
 
     def save(self):
-        return Saved(self.first, {})
+        return SavedState(self.first, {})
 
     def restore(self, saved):
         self.first = dict(saved.tensors)
@@ -273,7 +273,7 @@ def test_networks_whose_layers_are_parametrised_get_to_other_processes(consolida
     method, source = consolidated({"lora": {}})
     network, _ = method.build(source, envs.schemas(TARGET), source.network, 1)
     before = weights(network)
-    copied = pickle.loads(pickle.dumps(HeldNetwork(network))).value
+    copied = pickle.loads(pickle.dumps(NetworkReference(network))).value
     assert_same(weights(copied), before)
     named = dict(network.named_parameters())
     assert {n: p.requires_grad for n, p in copied.named_parameters()} == {n: p.requires_grad for n, p in named.items()}

@@ -16,7 +16,7 @@ from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
 from support.squad_fixtures import PURSUIT, TIDE, Life, Tide, as_module, assert_same, played
 
 from graft.agents.rllib.multi_agent import SquadGame
-from graft.agents.rllib.policy_mapping import set_up
+from graft.agents.rllib.policy_mapping import configure_squad
 from graft.envs import Task
 from graft.envs.builtin.arena import pettingzoo_env
 from graft.envs.supervision.restarts import derived_seed
@@ -48,7 +48,7 @@ class Recorded(NamedTuple):
 def recorded(task: Task, plays: Any, steps: int, fragment: int) -> dict[str, list[Recorded]]:
     """Agent -> its lives, of ``steps`` steps of RLlib's runner, joined from samples of ``fragment`` steps."""
     config = PPOConfig().env_runners(num_env_runners=0)
-    mapping = set_up(config, {"task": task.to_json()}, plays, seed=3)
+    mapping = configure_squad(config, {"task": task.to_json()}, plays, seed=3)
     specs = {
         name: RLModuleSpec(module_class=Random, observation_space=s.observation.space(), action_space=s.action.space())
         for name, s in mapping.schemas.items()

@@ -10,7 +10,7 @@ import pytest
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from graft.agents.rllib.multi_agent import SquadGame
-from graft.agents.rllib.policy_mapping import policy_mapping, set_up
+from graft.agents.rllib.policy_mapping import configure_squad, policy_mapping
 from graft.envs import GraftError, Task
 
 TASK = Task("Graft/Pursuit-v0", {"hunters": 2, "prey": 1})
@@ -79,7 +79,7 @@ def test_only_teams_that_are_shown_are_played() -> None:
 
 def test_a_config_is_set_up_with_a_seed_and_without_a_check_that_would_seed_all_alike() -> None:
     config = PPOConfig()
-    mapping = set_up(config, {"task": TASK}, {"hunters": "wolf", "prey": "deer"}, seed=5)
+    mapping = configure_squad(config, {"task": TASK}, {"hunters": "wolf", "prey": "deer"}, seed=5)
     assert config.is_multi_agent
     assert (set(config.policies), config.policy_mapping_fn) == ({"wolf", "deer"}, mapping)
     assert (config.env, config.seed, config.disable_env_checking) == (SquadGame, 5, True)

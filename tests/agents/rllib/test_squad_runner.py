@@ -15,9 +15,9 @@ from graft.agents.checkpoints.snapshot import Snapshots
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.algorithms.ppo import _batches
-from graft.agents.rllib.backend import build
+from graft.agents.rllib.backend import build_algorithm
 from graft.agents.rllib.runner import RunnerEnvConfig
-from graft.agents.rllib.squad_runner import Games
+from graft.agents.rllib.squad_runner import SquadVectorEnv
 from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob
 from graft.envs.core.task import Task
 from graft.envs.core.team_rows import TeamRows
@@ -73,7 +73,7 @@ def together(
 )
 def test_games_show_each_policy_what_rows_of_its_team_see(task, team, plays):
     """`TeamRows` of one team, whose opponent plays what the other policy plays, is another way to the same games."""
-    games = Games(task, 3, 5, plays)
+    games = SquadVectorEnv(task, 3, 5, plays)
     other = next(name for name in plays if name != team)
     rows = envs.make(task, games.rows[DEFAULT_MODULE_ID], 5)
     assert isinstance(rows, TeamRows)
@@ -112,7 +112,7 @@ def made(task, network, partners, hooks=None, plays=None, **options):
     """RLlib's algorithm for these."""
     algorithm = ALGORITHMS["ppo"](**(OPTIONS | {"epochs": 1, "minibatch": 4096} | options))
     world = RunnerEnvConfig(task, network.schemas.observation, 3, 1.0, 1, plays)
-    return build(algorithm, network, world, hooks or Hooks(), 0, Resources(), partners)
+    return build_algorithm(algorithm, network, world, hooks or Hooks(), 0, Resources(), partners)
 
 
 def updated(algorithm, batches):
@@ -184,13 +184,13 @@ def test_a_partner_alone_in_play_does_not_move_what_the_method_is_about():
 def test_names_are_for_the_teams_that_see_the_same():
     plain = envs.schemas(HUNTERS)
     alike = Task(HUNTERS.id, {**HUNTERS.kwargs, "schema": {"observation": {plain.observation.names[0]: "friend"}}})
-    games = Games(alike, 1, 0, PLACED)
+    games = SquadVectorEnv(alike, 1, 0, PLACED)
     assert games.schemas_of("quarry").observation == envs.schemas(alike).observation != plain.observation
     games.close()
     pytest.importorskip("mpe2")
     tag, names = "pettingzoo:mpe2.simple_tag_v3", [f"feature_{i}" for i in range(16)]
     chased = Task(tag, {"team": "adversary", "schema": {"observation": names}})
-    games = Games(chased, 1, 0, {"adversary": DEFAULT_MODULE_ID, "agent": "quarry"})
+    games = SquadVectorEnv(chased, 1, 0, {"adversary": DEFAULT_MODULE_ID, "agent": "quarry"})
     assert games.schemas_of(DEFAULT_MODULE_ID) == envs.schemas(chased)
     assert games.schemas_of("quarry") == envs.schemas(Task(tag, {"team": "agent"}))  # it sees 14 numbers
     games.close()

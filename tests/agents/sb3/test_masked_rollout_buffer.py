@@ -9,7 +9,7 @@ from gymnasium import spaces
 from support.tiny_tasks import MatchEnv, assert_same, small_network, small_ppo, weights
 
 from graft.agents.sb3 import ALGORITHMS
-from graft.agents.sb3.masked_rollout_buffer import LiveRolloutBuffer
+from graft.agents.sb3.masked_rollout_buffer import MaskedRolloutBuffer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.evaluate import evaluate
 from graft.agents.training.rollouts import collect
@@ -78,12 +78,12 @@ def test_live_rows_do_train():
     assert all(not torch.equal(untrained[name], changed[name]) for name in untrained)
 
 
-def filled(steps: int = 24) -> tuple[LiveRolloutBuffer, np.ndarray, np.ndarray, np.ndarray]:
+def filled(steps: int = 24) -> tuple[MaskedRolloutBuffer, np.ndarray, np.ndarray, np.ndarray]:
     """Random steps of `DyingEnv`'s rows, a million in those out of play; and rewards, values, who acted."""
     rng = np.random.default_rng(0)
     acted = np.array([[t % 8 < life for life in LIVES] for t in range(steps)])
     rewards, values = (np.where(acted, rng.normal(size=acted.shape), 1e6) for _ in range(2))
-    buffer = LiveRolloutBuffer(
+    buffer = MaskedRolloutBuffer(
         steps,
         spaces.Box(-1, 1, (2,)),
         spaces.Discrete(4),

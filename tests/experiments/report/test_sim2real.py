@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from graft.agents.training.evaluate import worst
+from graft.agents.training.evaluate import worst_tenth
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
@@ -123,5 +123,5 @@ def test_names_in_a_config_reach_the_task_and_its_record(tmp_path):
 
 
 def test_the_worst_tenth_by_hand():
-    assert worst(np.arange(20.0)) == 0.5
-    assert worst(np.array([3.0, 1.0])) == 1.0
+    assert worst_tenth(np.arange(20.0)) == 0.5
+    assert worst_tenth(np.array([3.0, 1.0])) == 1.0

@@ -25,14 +25,14 @@ from support.tiny_tasks import (
 )
 
 from graft import envs
-from graft.agents.checkpoints.snapshot import Saved, Snapshots
+from graft.agents.checkpoints.snapshot import SavedState, Snapshots
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.algorithms import appo
-from graft.agents.rllib.backend import build
-from graft.agents.rllib.rollout_collector import Steps
+from graft.agents.rllib.backend import build_algorithm
+from graft.agents.rllib.rollout_collector import Rollout
 from graft.agents.rllib.runner import RunnerEnvConfig
-from graft.agents.rllib.trajectories import UNWEIGHTED, rows
+from graft.agents.rllib.trajectories import IGNORED_LOGP, trajectory_columns
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
 from graft.envs.core.faults import TooManyFaults
 from graft.envs.core.task import Task
@@ -66,7 +66,7 @@ def trained(network=None, task=TASK, budget=300, seed=0, hooks=None, evaluation=
 
 
 def copied(saved):
-    return Saved({name: tensor.clone() for name, tensor in saved.tensors.items()}, copy.deepcopy(saved.values))
+    return SavedState({name: tensor.clone() for name, tensor in saved.tensors.items()}, copy.deepcopy(saved.values))
 
 
 def moved(after, before):
@@ -79,7 +79,7 @@ def moved(after, before):
 def some_steps(network, length=6, count=4, seed=0):
     """Steps of a player that was not the network: row 1 is truncated twice, row 2 terminates, row 3 is out of play."""
     rng = np.random.default_rng(seed)
-    steps = Steps.empty(length, np.zeros((count, 4), np.float32), network)
+    steps = Rollout.empty(length, np.zeros((count, 4), np.float32), network)
     steps.obs[:] = rng.normal(size=steps.obs.shape)
     steps.actions[:] = rng.integers(4, size=steps.actions.shape)
     steps.logp[:] = -rng.uniform(0.3, 2.5, steps.logp.shape)
@@ -96,7 +96,7 @@ def test_rows_by_hand():
     network = small_network(MATCH)
     steps, following = some_steps(network)
     steps.acted[:, 0] = False  # nobody was ever there
-    found = rows(steps, following, 0.9)
+    found = trajectory_columns(steps, following, 0.9)
     assert {len(column) for column in found.values()} == {3 * 7}
     assert found["loss_mask"].reshape(3, 7).tolist() == [
         [True] * 6 + [False],
@@ -108,7 +108,7 @@ def test_rows_by_hand():
     expected = steps.rewards[:, 1] + 0.9 * np.array([0, 0.7, 0, 0, -1.2, 0], np.float32)
     np.testing.assert_allclose(found["rewards"].reshape(3, 7)[0], [*expected, 0.0], rtol=1e-6)
     np.testing.assert_array_equal(found["rewards"].reshape(3, 7)[1, :6], steps.rewards[:, 2])
-    assert (found["action_logp"] == UNWEIGHTED).tolist() == (~found["loss_mask"]).tolist()
+    assert (found["action_logp"] == IGNORED_LOGP).tolist() == (~found["loss_mask"]).tolist()
     assert np.flatnonzero(found["terminateds"].reshape(3, 7)[0]).tolist() == [1, 4]
 
 
@@ -158,7 +158,7 @@ def test_the_gradient_by_hand():
         network.policy.out.weight.mul_(100)
     options = algorithm(num_envs=4, num_steps=6, minibatch=24, epochs=1, gamma=0.9, value=0.7, entropy=0.03)
     hooks = Hooks(lambda grads, *_: seen.append({n: g.clone() for n, g in grads.items()}) or grads)
-    made = build(options, network, RunnerEnvConfig(TASK, MATCH.observation, 0, 1.0, 1), hooks, 3, Resources())
+    made = build_algorithm(options, network, RunnerEnvConfig(TASK, MATCH.observation, 0, 1.0, 1), hooks, 3, Resources())
     try:
         learner = made.learner_group._learner
         with torch.no_grad():
@@ -166,7 +166,7 @@ def test_the_gradient_by_hand():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         twin, old = copy.deepcopy(learner.network), copy.deepcopy(learner.target_module.old)
         steps, following = some_steps(network)
-        columns = rows(steps, following, options.gamma)
+        columns = trajectory_columns(steps, following, options.gamma)
         batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, len(columns["obs"]))
         measured = learner.update(TrainingData(batch=batch), timesteps={}, num_epochs=1, minibatch_size=24)
     finally:
@@ -381,15 +381,15 @@ def test_what_a_runner_raises_is_raised_here():
 
 @pytest.mark.slow
 def test_two_learners_stay_equal_to_the_bit(monkeypatch):
-    from graft.agents.rllib.remote_training import Trained
+    from graft.agents.rllib.remote_training import RemoteTraining
 
-    ends, original = [], Trained.fetch
+    ends, original = [], RemoteTraining.fetch
 
     def fetch(self):
         ends[:] = self.learners(lambda learner: learner.save())
         return original(self)
 
-    monkeypatch.setattr(Trained, "fetch", fetch)
+    monkeypatch.setattr(RemoteTraining, "fetch", fetch)
     network = PolicyNetwork(envs.schemas(GATHER), small_config(envs.schemas(GATHER).observation.kind), 0)
     before = weights(network)
     plan, resources = Evaluation(10_000, 8, 8), Resources(num_learners=2, num_env_runners=2)

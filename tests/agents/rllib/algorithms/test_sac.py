@@ -28,7 +28,7 @@ from graft.agents.checkpoints.snapshot import Snapshots
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.algorithms import sac
-from graft.agents.rllib.remote_training import Trained
+from graft.agents.rllib.remote_training import RemoteTraining
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob
 from graft.envs.core.task import Task
@@ -249,13 +249,13 @@ def test_from_one_backend_to_the_other_and_back(tmp_path):
 @pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
 @pytest.mark.parametrize("encoder", ["separate", "shared"])
 def test_two_learners_and_two_runners_stay_equal_to_the_bit(monkeypatch, encoder):
-    ends, original = [], Trained.fetch
+    ends, original = [], RemoteTraining.fetch
 
     def fetch(self):
         ends[:] = self.learners(lambda learner: learner.save())
         return original(self)
 
-    monkeypatch.setattr(Trained, "fetch", fetch)
+    monkeypatch.setattr(RemoteTraining, "fetch", fetch)
     task, options = Task("Pendulum-v1"), algorithm(encoder=encoder)
     network = build_network(envs.schemas(task), architecture_for(options, small_config("vector")), 0)
     before = weights(network)

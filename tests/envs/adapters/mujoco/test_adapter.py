@@ -273,8 +273,8 @@ def test_draws_leave_no_trace_in_the_model() -> None:
         infos = batch.step(np.zeros((1, 3), np.float32))[4]
         if "final_obs" in infos:
             mass, damping = (
-                batch._batch.envs[0]._draws.values["mass"],
-                batch._batch.envs[0]._draws.values["damping"],
+                batch._batch.envs[0]._randomisation.values["mass"],
+                batch._batch.envs[0]._randomisation.values["damping"],
             )
             seen.add(mass)
             assert infos["dynamics"][0][0] == np.float32(mass)

@@ -34,7 +34,8 @@ def providers() -> dict[str, str]:
     """Every part of every adapter -> "ready, 6 ids", or one sentence that says what to install or what is wrong."""
     found: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for _, adapter in ADAPTERS.items():
+    for name in ADAPTERS:
+        adapter = ADAPTERS[name]
         states = adapter.states()
         found |= states
         ready = [part for part, state in states.items() if state == READY]

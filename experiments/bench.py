@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -47,7 +46,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     benchmark = import_module(f"graft.experiments.benchmarks.{options.what}")
     getattr(benchmark, f"bench_{options.what}")(console, options.rounds, *own.get(options.what, []))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +49,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw(jobs, results, options.out / "learnability.png")
     console.print(f"Figure: {options.out / 'learnability.png'}")
     return 0 if all(result["reached"] for result in results.values()) else FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -166,10 +166,8 @@ def parse_dimension(key: str, given: Any) -> Dimension:
         raise GraftError(f"{where} has the bounds {bounds!r}; give two numbers, such as {kind}: [1, 100].")
     low, high = bounds
     whole, log = KINDS[kind]
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise GraftError(f"{where} has the bounds {low:g} and {high:g}; both must be finite.")
-    if low >= high:
-        raise GraftError(f"{where} has the bounds {low:g} and {high:g} in the wrong order; the lower one comes first.")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise GraftError(f"{where} has the bounds {low:g} and {high:g}; give finite numbers, the lower one first.")
     if log and low <= 0:
         raise GraftError(f"{where} begins at {low:g}, which has no logarithm; begin above 0, or use uniform.")
     if not whole:

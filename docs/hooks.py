@@ -32,7 +32,7 @@ from graft.envs.builtin.engine.mechanics import MECHANICS, Mechanic
 from graft.envs.core.faults import FaultRules
 from graft.experiments.config import experiment
 from graft.experiments.config.backends import PRESETS, parse_resources
-from graft.experiments.search.definition import SCHEDULERS, SearchFile
+from graft.experiments.search.definition import Asha, SearchFile
 from graft.transfer import METHODS
 from graft.transfer.method import FromSource
 
@@ -245,9 +245,8 @@ def _presets() -> str:
 
 
 def searches() -> str:
-    """The keys of a search, and its schedulers."""
-    made = [entry(name, kind, 3) for name, kind in SCHEDULERS.items()]
-    return keys(SearchFile) + "\n## Schedulers\n\n" + "\n".join(made)
+    """The keys of a search, and its scheduler."""
+    return keys(SearchFile) + "\n## Schedulers\n\n" + entry("asha", Asha, 3)
 
 
 def games() -> str:

@@ -23,7 +23,7 @@ from graft.envs.factory import ADAPTERS
 from graft.errors import unknown
 
 STEPS = 24
-"""Steps of random play before a game is drawn, so that things are under way."""
+"""Steps of random play before a game is drawn, so that much is on the board."""
 
 
 def _line(name: str, text: str) -> str:
@@ -34,7 +34,8 @@ def providers() -> dict[str, str]:
     """Every part of every adapter -> "ready, 6 ids", or one sentence that says what to install or what is wrong."""
     found: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for _, adapter in ADAPTERS.items():
+    for name in ADAPTERS:
+        adapter = ADAPTERS[name]
         states = adapter.states()
         found |= states
         ready = [part for part, state in states.items() if state == READY]
@@ -86,7 +87,7 @@ def tunable_lines(name: str, has: tunable.TunableSpec) -> list[str]:
     return lines + [_line(f"{stem}<{what}>", f"the same of one {what} alone") for stem, what in has.stems.items()]
 
 
-def of_game(game: Game) -> list[str]:
+def game_lines(game: Game) -> list[str]:
     """Lines about one game."""
     bounds = "not measured" if game.bounds is None else f"{game.bounds.random:g} random, {game.bounds.expert:g} expert"
     lines = [
@@ -107,7 +108,7 @@ def detail(game: str) -> list[str]:
         return tunable_lines(game, robots[game])
     if game not in GAMES and game not in arenas:
         raise unknown("game", game, [*GAMES, *arenas, *robots])
-    return teams.arena_lines(arenas[game]) if game in arenas else of_game(GAMES[game])
+    return teams.arena_lines(arenas[game]) if game in arenas else game_lines(GAMES[game])
 
 
 def _short(name: str) -> str:

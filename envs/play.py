@@ -29,7 +29,7 @@ KEYS = {
     ".": NOOP,
     **{name: index for index, name in enumerate(ACTIONS.names)},
 }
-"""What is pressed, or written as a word, for each action."""
+"""Key, or word of a line of input -> action."""
 
 RESTART, QUIT = ("r", "restart"), ("q", "quit")
 
@@ -37,7 +37,7 @@ HELP = "arrows or WASD to move, space to act, . to wait, r for a new episode, q 
 
 
 class Session:
-    """A game that goes on episode after episode, and its score; it shows what the mechanics let an agent see.
+    """A game played episode after episode, and its score; the board shows what an agent would see.
 
     Args:
         task: a built-in game. Views that are made for networks (pixels, features) are shown as planes.
@@ -94,7 +94,7 @@ class Session:
         return f"rgb({colour[0]},{colour[1]},{colour[2]}) on rgb({ground[0]},{ground[1]},{ground[2]})"
 
     def board(self) -> Text:
-        """Two characters a cell, which makes it about square."""
+        """The board, with two characters a cell, which makes it about square."""
         names = self._env.observation_schema.names
         text = Text()
         for row in topmost(self._obs[0]):
@@ -118,7 +118,7 @@ class Session:
         return text
 
     def page(self) -> Text:
-        """All that is on the screen."""
+        """The whole screen."""
         score = self.game.bounds
         scale = "" if score is None else f" (random {score.random:g}, expert {score.expert:g})"
         return Text("\n").join(
@@ -135,7 +135,7 @@ class Session:
         )
 
     def summary(self) -> str:
-        """What was achieved."""
+        """Number of episodes and scores."""
         if not self.returns:
             return f"No episode was finished; the score was {self.score:g} after {self.steps} steps."
         count, best = len(self.returns), max(self.returns)
@@ -143,7 +143,7 @@ class Session:
 
 
 def on_screen(session: Session, pressed: Iterable[str], console: Console) -> None:
-    """Play with single key presses on a screen of its own, which leaves the terminal as it was."""
+    """Play with single key presses on an alternate screen, which leaves the terminal as it was."""
     with console.screen() as screen:
         screen.update(session.page())
         for key in pressed:
@@ -187,7 +187,7 @@ def line_by_line(session: Session, lines: Iterable[str], console: Console) -> No
 
 
 def run(task: Task, seed: int, source: TextIO) -> None:
-    """Play ``task`` with what comes from ``source``, on the standard output."""
+    """Play ``task`` with input from ``source``, on the standard output."""
     session, console = Session(task, seed), Console(highlight=False)
     if source.isatty() and console.is_terminal:
         with keys(source.fileno()) as pressed:

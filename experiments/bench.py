@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from graft.command import at_least, command, command_parser
 
@@ -42,28 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     console = Console(width=120)
-    if options.what == "envs":
-        from graft.experiments.benchmarks.envs import bench_envs
-
-        bench_envs(console, options.num_envs, options.rounds)
-    elif options.what == "adapters":
-        from graft.experiments.benchmarks.adapters import bench_adapters
-
-        bench_adapters(console, options.rounds, options.only)
-    elif options.what == "methods":
-        from graft.experiments.benchmarks.methods import bench_methods
-
-        bench_methods(console, options.rounds)
-    elif options.what == "backends":
-        from graft.experiments.benchmarks.backends import bench_backends
-
-        bench_backends(console, options.rounds)
-    else:
-        from graft.experiments.benchmarks.scaling import bench_scaling
-
-        bench_scaling(console, options.rounds, options.runners)
+    own = {"envs": [options.num_envs], "adapters": [options.only], "scaling": [options.runners]}
+    benchmark = import_module(f"graft.experiments.benchmarks.{options.what}")
+    getattr(benchmark, f"bench_{options.what}")(console, options.rounds, *own.get(options.what, []))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

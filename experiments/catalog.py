@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +38,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         catalog.draw_sheet(sheet)
         print(f"{sheet}: every game in every view")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

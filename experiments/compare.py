@@ -48,7 +48,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for measure, what in (("transfer_ratio", "Transfer ratios"), ("auc", "Areas under the curves")):
         print(summary(found, measure, what))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

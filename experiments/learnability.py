@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ EXAMPLES = """examples:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 where every seed of every game got there, 1 where one did not."""
+    """Entry point; returns the exit code: 0 where every seed of every game reached the score, else 1."""
     parser = command_parser(
         "learnability",
         "Trains built-in games from scratch with PPO until they reach a share of the expert's score.",
@@ -50,7 +49,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw(jobs, results, options.out / "learnability.png")
     console.print(f"Figure: {options.out / 'learnability.png'}")
     return 0 if all(result["reached"] for result in results.values()) else FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

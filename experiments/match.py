@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from graft.command import at_least, command, command_parser
@@ -51,7 +50,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     run(Console(highlight=False, markup=False), options)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -35,7 +35,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     run(task_of(options.task), options.seed, sys.stdin)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

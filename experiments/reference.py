@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from graft.command import at_least, command, command_parser
@@ -33,7 +32,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(f"random: {describe(random_episodes(task, options.episodes).returns)}")
     console.print(f"expert: {describe(expert_episodes(task, options.steps, options.episodes, console).returns)}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

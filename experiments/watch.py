@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +54,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     run(Console(highlight=False, markup=False), options)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

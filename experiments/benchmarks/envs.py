@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from graft.envs.builtin.engine.game import GAMES
 from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError
+from graft.experiments.benchmarks.timing import bench_table
 
 Subject = Callable[[], int]
 """Takes some env steps with random actions, reading every observation, and returns how many."""
@@ -27,9 +27,10 @@ BATCHED = ("envpool/MiniGrid-DoorKey-6x6-v0", "envpool/CoinrunEasy-v0")
 """Ids of EnvPool; the second is Procgen's, in 64 x 64 pixels like ours."""
 
 SHOWN = ("planes", "pixels")
+"""Views that are timed."""
 
 SLICE_SECONDS = 0.2
-"""How long a subject runs before the next one takes over."""
+"""How long a subject runs at a time."""
 
 PLAIN, EVERYTHING = "as it is", "all mechanics at once"
 
@@ -45,7 +46,7 @@ class Variant(NamedTuple):
 
 def variants() -> list[Variant]:
     """Every game in planes and in pixels: as it is, with each mechanic at each end of its range, with all at once."""
-    found = []
+    timed = []
     for name, game in GAMES.items():
         changes: dict[str, dict[str, Any]] = {PLAIN: {}}
         for mechanic in game.mechanics.values():
@@ -54,8 +55,8 @@ def variants() -> list[Variant]:
                     changes[f"{mechanic.name}={value}"] = {mechanic.name: value}
         changes[EVERYTHING] = {mechanic.name: mechanic.extremes[1] for mechanic in game.mechanics.values()}
         for view in SHOWN:
-            found += [Variant(name, view, what, Task(name, {"view": view, **kw})) for what, kw in changes.items()]
-    return found
+            timed += [Variant(name, view, what, Task(name, {"view": view, **kw})) for what, kw in changes.items()]
+    return timed
 
 
 def _batch(task: Task, num_envs: int) -> Subject:
@@ -109,7 +110,7 @@ def measure(subjects: dict[str, Subject], rounds: int) -> dict[str, list[float]]
 
 
 def _others(console: Console, num_envs: int) -> dict[str, Subject]:
-    """What else there is, for comparison; what is not installed is left out, with a line that says so."""
+    """Other libraries' environments; a line says which are not installed."""
     subjects: dict[str, Subject] = {}
     for task_id in BATCHED:
         try:
@@ -128,30 +129,26 @@ def _others(console: Console, num_envs: int) -> dict[str, Subject]:
     return subjects
 
 
-def bench_envs(console: Console, num_envs: int, rounds: int) -> None:
+def bench_envs(console: Console, rounds: int, num_envs: int) -> None:
     """Print the tables of env steps per second."""
     games = variants()
     ours = {f"{v.game} {v.view} {v.change}": _batch(v.task, num_envs) for v in games}
     others = _others(console, num_envs)
     with console.status(f"timing {len(ours) + len(others)} subjects, {rounds} rounds"):
         rates = measure(ours | others, rounds)
-    middle = {name: statistics.median(found) for name, found in rates.items()}
-    table = Table(
-        title=f"Env steps per second on one core, batch of {num_envs}: median of {rounds} interleaved rounds",
-        title_justify="left",
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    table = bench_table(
+        f"Env steps per second on one core, batch of {num_envs}: median of {rounds} interleaved rounds",
+        ("game", "view", PLAIN, "least with one mechanic", "", EVERYTHING),
+        text=("game", "view", ""),
     )
-    for column in ("game", "view", PLAIN, "least with one mechanic", "", EVERYTHING):
-        table.add_column(column, justify="left" if column in ("game", "view", "") else "right")
     for game, view in dict.fromkeys((v.game, v.view) for v in games):
-        found = {v.change: middle[f"{game} {view} {v.change}"] for v in games if (v.game, v.view) == (game, view)}
-        plain, everything = found.pop(PLAIN), found.pop(EVERYTHING)
-        slowest = min(found, key=lambda change: found[change])
-        table.add_row(str(Task(game)), view, f"{plain:,.0f}", f"{found[slowest]:,.0f}", slowest, f"{everything:,.0f}")
+        of_game = {v.change: middle[f"{game} {view} {v.change}"] for v in games if (v.game, v.view) == (game, view)}
+        plain, everything = of_game.pop(PLAIN), of_game.pop(EVERYTHING)
+        slowest = min(of_game, key=lambda change: of_game[change])
+        table.add_row(str(Task(game)), view, f"{plain:,.0f}", f"{of_game[slowest]:,.0f}", slowest, f"{everything:,.0f}")
     console.print(table)
-    beside = Table(title="Beside them", title_justify="left")
-    beside.add_column("environment")
-    for column in ("median", "least", "most"):
-        beside.add_column(column, justify="right")
+    baselines = bench_table("Other libraries", ("environment", "median", "least", "most"), text=("environment",))
     for name in others:
-        beside.add_row(name, *(f"{value:,.0f}" for value in (middle[name], min(rates[name]), max(rates[name]))))
-    console.print(beside)
+        baselines.add_row(name, *(f"{value:,.0f}" for value in (middle[name], min(rates[name]), max(rates[name]))))
+    console.print(baselines)

@@ -24,6 +24,7 @@ from graft.envs.core.task import Task
 from graft.envs.factory import bounds, schemas
 from graft.errors import GraftError
 from graft.experiments.benchmarks.reference import SEED
+from graft.experiments.benchmarks.timing import bench_table
 
 EVALUATION = Evaluation(every=50_000, episodes=256)
 
@@ -43,7 +44,7 @@ class Job(NamedTuple):
 
 
 class Reached(Exception):
-    """The score asked for, or passed on the way."""
+    """Ends a training whose score is high enough."""
 
 
 def learn(job: Job) -> dict[str, Any]:
@@ -69,31 +70,22 @@ def learn(job: Job) -> dict[str, Any]:
     seed = SEED + 10_000 * (job.seed + 1)
     start = time.monotonic()
     with contextlib.suppress(Reached):
-        train(
-            TrainJob(
-                PolicyNetwork(schemas(task), NetworkConfig(), seed),
-                task,
-                ALGORITHMS["ppo"](),
-                job.steps,
-                seed,
-                record,
-                EVALUATION,
-            )
-        )
+        network = PolicyNetwork(schemas(task), NetworkConfig(), seed)
+        train(TrainJob(network, task, ALGORITHMS["ppo"](), job.steps, seed, record, EVALUATION))
     reached = curve[-1][0] if curve[-1][1] >= job.share else None
     return {"curve": curve, "reached": reached, "seconds": round(time.monotonic() - start)}
 
 
 def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -> dict[str, Any]:
-    """Results of all jobs by name; each is kept in the file at ``path`` as soon as it is there, and not repeated.
+    """Results of all jobs by name, written to ``path`` as they come; those that the file holds are not repeated.
 
-    Where a training fails, the others still come to their end; then its error is raised.
+    Where a training fails, the others still run to their end; then its error is raised.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise GraftError(f"{path} is not JSON ({error}); restore it, or remove it to begin anew.") from error
-    missing = [job for job in jobs if job.name not in found]
+    missing = [job for job in jobs if job.name not in results]
     if len(missing) < len(jobs):
         console.print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings are in {path} already")
     failed: Exception | None = None
@@ -105,26 +97,24 @@ def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -
             job = waiting[future]
             try:
                 result = future.result()
-            except Exception as error:  # whatever ends a training
+            except Exception as error:  # any, as the other trainings go on
                 console.print(f"{job.game} seed {job.seed} failed: {type(error).__name__}: {error}", markup=False)
                 failed = failed or error
                 continue
-            found[job.name] = result
-            replace_file(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+            results[job.name] = result
+            replace_file(path, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())
             end = result["curve"][-1]
             console.print(f"{job.game} seed {job.seed}: {end[1]:.2f} after {end[0]:,} steps, {result['seconds']:,} s")
     if failed is not None:
         raise failed
-    return {job.name: found[job.name] for job in jobs}
+    return {job.name: results[job.name] for job in jobs}
 
 
 def table(jobs: Sequence[Job], results: Mapping[str, Any]) -> Table:
-    """When each seed of each game got there."""
-    made = Table(title=f"Env steps to {jobs[0].share:.0%} of the expert's score, from scratch", title_justify="left")
-    made.add_column("game")
-    seeds = sorted({job.seed for job in jobs})
-    for seed in seeds:
-        made.add_column(f"seed {seed}", justify="right")
+    """Env steps that each seed of each game took."""
+    title = f"Env steps to {jobs[0].share:.0%} of the expert's score, from scratch"
+    seeds = [f"seed {seed}" for seed in sorted({job.seed for job in jobs})]
+    made = bench_table(title, ["game", *seeds], text=["game"])
     for game in dict.fromkeys(job.game for job in jobs):
         mine = [results[job.name] for job in jobs if job.game == game]
         cells = [f"{r['reached']:,}" if r["reached"] else f"no: {max(s for _, s in r['curve']):.2f}" for r in mine]

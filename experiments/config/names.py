@@ -35,12 +35,13 @@ def check_names(config: AnyConfig) -> None:
     """
     if "torch" not in sys.modules:
         _check_registered(config)
-    for task in (
-        [s for s in config.sources if s.checkpoint is None] + config.targets
-        if isinstance(config, Config)
-        else config.sequence
-    ):
-        schemas(task.task)
+    if isinstance(config, Config):
+        tasks = [source.task for source in config.sources if source.checkpoint is None]
+        tasks += [target.task for target in config.targets]
+    else:
+        tasks = [task.task for task in config.sequence]
+    for task in tasks:
+        schemas(task)
 
 
 def _check_registered(config: AnyConfig) -> None:

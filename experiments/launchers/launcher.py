@@ -137,7 +137,7 @@ class GraphQueue:
 def run_graph(
     launcher: Launcher, graph: Graph, todo: Sequence[str], store: Store, listener: RunListener
 ) -> dict[str, str]:
-    """Run the stages ``todo``, whose sources are in ``store`` or among them; returns id -> error of those that failed."""
+    """Run the stages ``todo``, whose sources are in ``store`` or among them; returns id -> error of failed ones."""
     queue = GraphQueue(graph, todo, listener)
     launcher.run(queue, store, listener)
     return queue.failed

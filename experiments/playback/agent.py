@@ -14,16 +14,16 @@ from graft.errors import GraftError
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The checkpoint's folder, given that or the folder of the stage that made it."""
+    """The checkpoint's folder, given that folder or its stage's."""
     inner = folder / "checkpoint"
     return inner if not (folder / MANIFEST).exists() and inner.is_dir() else folder
 
 
 def agent_and_task(words: Sequence[str]) -> tuple[Checkpoint, Task]:
-    """The agent and the task that ``CHECKPOINT [TASK] [key=value ...]`` means; without a task, the agent's own.
+    """Checkpoint and task of ``CHECKPOINT [TASK] [key=value ...]``; without a task, the checkpoint's own.
 
     Raises:
-        GraftError: other words, or no such checkpoint.
+        GraftError: other words, or no checkpoint there.
     """
     alone, keywords = split_words(words)
     if not 1 <= len(alone) <= 2:
@@ -34,10 +34,10 @@ def agent_and_task(words: Sequence[str]) -> tuple[Checkpoint, Task]:
 
 
 def check_fit(network: Schemas, task: Task) -> list[str]:
-    """Names that the agent looks for and ``task`` never shows; they stay zero.
+    """Observations that the network knows and ``task`` does not have; they stay zero.
 
     Raises:
-        GraftError: an agent of such schemas can't play the task; the text names the difference.
+        GraftError: a network of these schemas can't play the task; the text names the differences.
     """
     shown = schemas(task)
     differences = [*_unseen(network.observation, shown.observation), *_unplayable(network.action, shown.action)]

@@ -1,4 +1,4 @@
-"""Matches: one team's agent against another's, and the share of games that it wins."""
+"""Matches of two teams' agents, and the share of games that one wins."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from graft.errors import GraftError
 from graft.experiments.playback.agent import agent_and_task, check_fit, find_checkpoint
 
 GAMES_AT_ONCE = 64
-LONGEST = 10_000
-"""Steps after which a game that nobody wins is given up."""
+MAX_STEPS = 10_000
+"""Steps without the end of any game after which a match is given up."""
 
 
 class Outcome(NamedTuple):
@@ -46,20 +46,20 @@ class Outcome(NamedTuple):
         return float(low), float(high)
 
 
-def player(
+def team_policy(
     network: PolicyNetwork, seed: int, deterministic: bool, names: Sequence[str] | None = None
 ) -> Callable[[Any, Any], Any]:
-    """How ``network`` plays a team: ``(observations (N, size, *shape), alive) -> actions (N, size, ...)``.
+    """The policy of a team: ``(observations (N, size, *shape), alive) -> actions (N, size, ...)``.
 
-    ``names`` are those that observations hold, where the network knows more; what it does not see is zero.
+    ``names`` are those of the observations, where the network knows more; the others are zero.
     """
     generator, own = torch.Generator().manual_seed(seed), network.schemas.observation
-    places = [own.names.index(name) for name in names or own.names]
+    indices = [own.names.index(name) for name in names or own.names]
     network.eval()
 
     def choose(obs: Any, alive: Any) -> Any:
         wide = np.zeros((obs.shape[0] * obs.shape[1], *own.shape), obs.dtype)
-        wide[:, places] = obs.reshape(-1, *obs.shape[2:])
+        wide[:, indices] = obs.reshape(-1, *obs.shape[2:])
         actions = network.act(torch.as_tensor(wide), generator, deterministic).numpy()
         return actions.reshape(*obs.shape[:2], *actions.shape[1:])
 
@@ -89,20 +89,20 @@ def match(
     else:
         check_fit(against.schemas, Task(task.id, {**task.kwargs, "team": rows.others[0]}))
         names = rows.squad.schemas_of(rows.others[0]).observation.names
-        rows.opponents = player(against, seed + 1, deterministic, names)
+        rows.opponents = team_policy(against, seed + 1, deterministic, names)
     quota, played = -(-games // at_once), np.zeros(at_once, np.int64)
     counts = {"won": 0, "drawn": 0, "lost": 0}
-    mine, waited = player(network, seed, deterministic, rows.observation_schema.names), 0
+    own_policy, waited = team_policy(network, seed, deterministic, rows.observation_schema.names), 0
     obs, infos = rows.reset()
     try:
         while played.min() < quota:
             shape = (at_once, len(slots))
-            actions = mine(obs.reshape(*shape, *obs.shape[1:]), infos["alive"].reshape(shape))
+            actions = own_policy(obs.reshape(*shape, *obs.shape[1:]), infos["alive"].reshape(shape))
             obs, _, _, _, infos = rows.step(actions.reshape(-1, *actions.shape[2:]))
             winners = infos["winner"]
             waited = 0 if (winners != -1).any() else waited + 1
-            if waited > LONGEST:
-                raise GraftError(f"No game of {task} ended within {LONGEST:,} steps; give it a time limit.")
+            if waited > MAX_STEPS:
+                raise GraftError(f"No game of {task} ended within {MAX_STEPS:,} steps; give it a time limit.")
             for i in np.flatnonzero((winners != -1) & (played < quota)):
                 counts["won" if winners[i] == team else "drawn" if winners[i] == -2 else "lost"] += 1
                 played[i] += 1
@@ -126,7 +126,7 @@ def _rows(task: Task, rows: int, seed: int) -> TeamRows:
 
 
 def run(console: Console, options: argparse.Namespace) -> None:
-    """Play what the arguments ask for, and print the outcome.
+    """Play as the options of ``graft match`` say, and print the outcome.
 
     Raises:
         GraftError: bad input of any kind.

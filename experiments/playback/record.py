@@ -1,4 +1,4 @@
-"""Records an agent that plays, as a GIF; of a task for squads, one environment whose whole team it plays."""
+"""Records an agent that plays as a GIF; of a task for squads, one environment in which it plays the whole team."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from graft.transfer.task_heads import HEADS, tasks_learned
 
 DRAWN = "rgb_array"
 FASTEST, USUAL = 50, 10
-"""Frames a second: the most that GIF players keep up with, and what is taken where a task says nothing."""
+"""Frames a second: the most that GIF players keep up with, and the default where a task has none."""
 
-HELD = 8
-"""How many times as long as others the last frame of an episode stays."""
+LAST_FRAME = 8
+"""How many times as long as others the last frame of an episode is shown."""
 
 
 def record(
     path: Path,
     fps: float,
-    seen: Iterator[PlaybackStep],
+    steps: Iterator[PlaybackStep],
     frames: int,
     episodes: int,
-    said: Callable[[int, PlaybackStep], None],
+    on_frame: Callable[[int, PlaybackStep], None],
 ) -> tuple[int, int]:
-    """Write a GIF of what is seen until so many episodes have ended, or so many frames are taken.
+    """Write a GIF of ``steps`` until so many episodes have ended, or so many frames are taken.
 
-    The file appears when it is complete; it repeats for ever.
+    The file appears when it is complete; it is played in a loop.
 
     Args:
         path: of the file, which is replaced.
         fps: frames a second; GIF counts in hundredths of a second, so the pace is close to it, and 50 at most.
-        said: told the number of frames so far, and the last step.
+        on_frame: called with the number of frames so far, and the last step.
     Returns:
         How many frames were taken and how many episodes ended.
     Raises:
@@ -57,13 +57,13 @@ def record(
     ended, durations, buffer = 0, [], io.BytesIO()
     writer: Any = imageio.v3.imopen(buffer, "w", extension=".gif", plugin="pillow")  # options are the plugin's
     with writer as gif:
-        for step in seen:
-            durations.append(delay * (HELD if step.ended else 1))
+        for step in steps:
+            durations.append(delay * (LAST_FRAME if step.ended else 1))
             # Frames are kept with a palette of 2 ** bits colours, and written on leaving, with all the durations.
-            stays = durations if len(durations) > 1 else durations[0]
-            gif.write(step.frame, is_batch=False, bits=8, duration=stays, loop=0)
+            duration = durations if len(durations) > 1 else durations[0]
+            gif.write(step.frame, is_batch=False, bits=8, duration=duration, loop=0)
             ended += step.ended is not None
-            said(len(durations), step)
+            on_frame(len(durations), step)
             if ended == episodes or len(durations) == frames:
                 break
     try:
@@ -74,7 +74,7 @@ def record(
 
 
 def run(console: Console, options: argparse.Namespace) -> None:
-    """Record what the arguments ask for.
+    """Record as the options of ``graft watch`` say.
 
     Raises:
         GraftError: bad input of any kind.
@@ -93,8 +93,8 @@ def run(console: Console, options: argparse.Namespace) -> None:
     try:
         fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
         generator = torch.Generator().manual_seed(options.seed)
-        seen = (play_squad if squad else play)(network, env, task, generator, options.deterministic)
-        written, ended = _record(console, fps, seen, options)
+        steps = (play_squad if squad else play)(network, env, task, generator, options.deterministic)
+        written, ended = _record(console, fps, steps, options)
     finally:
         env.close()
     if ended < options.episodes:
@@ -106,20 +106,22 @@ def run(console: Console, options: argparse.Namespace) -> None:
     console.print(f"{path}: {task}, {written} frames at {fps:g} a second, {size:,.0f} kB", soft_wrap=True)
 
 
-def _record(console: Console, fps: float, seen: Iterator[PlaybackStep], options: argparse.Namespace) -> tuple[int, int]:
+def _record(
+    console: Console, fps: float, steps: Iterator[PlaybackStep], options: argparse.Namespace
+) -> tuple[int, int]:
     """`record`, with a progress bar on a terminal and a line for each episode."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("frames", total=options.frames)
         finished = 0
 
-        def said(written: int, step: PlaybackStep) -> None:
+        def on_frame(written: int, step: PlaybackStep) -> None:
             nonlocal finished
             progress.update(bar, completed=written)
             if step.ended is not None:
                 finished += 1
                 console.print(f"episode {finished}: {step.ended}")
 
-        return record(options.gif, fps, seen, options.frames, options.episodes, said)
+        return record(options.gif, fps, steps, options.frames, options.episodes, on_frame)
 
 
 def _check_target(path: Path, force: bool) -> None:

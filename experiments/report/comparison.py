@@ -68,9 +68,9 @@ def _auc(row: Mapping[str, Any]) -> str:
 
 def cells(pair: Pair) -> list[str]:
     """Transfer ratios and whether they agree, then the areas under the curves and whether those do."""
-    words = {True: "yes", False: "no", None: "-"}
-    found = [format_ratio(pair.first), format_ratio(pair.second), words[pair.agree("transfer_ratio")]]
-    return [*found, _auc(pair.first), _auc(pair.second), words[pair.agree("auc")]]
+    answers = {True: "yes", False: "no", None: "-"}
+    ratios = [*(format_ratio(row["transfer_ratio"]) for row in pair), answers[pair.agree("transfer_ratio")]]
+    return [*ratios, _auc(pair.first), _auc(pair.second), answers[pair.agree("auc")]]
 
 
 def summary(found: Mapping[Key, Pair], measure: str, what: str) -> str:

@@ -1,4 +1,4 @@
-"""A search as its author writes it: an experiment, a space of options, and how trials are compared and stopped."""
+"""Search files: an experiment, a space of options, and how trials are compared and stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from graft.experiments.config.packaged import PACKAGED, find_config, packaged_co
 SEARCHES = PACKAGED / "searches"
 
 VARIED = ("algorithm", "methods", "network", "pretrain", "sources")
-"""Parts of a config that a search may vary: those that leave alone what trials are compared on."""
+"""Parts of a config that a search may vary; the others define what trials are compared on."""
 
 KINDS = {"uniform": (False, False), "log": (False, True), "integer": (True, False), "log_integer": (True, True)}
 """Kinds of ranges, as a config names them: whether of whole numbers, and whether uniform in their logarithm."""
@@ -51,10 +51,10 @@ class Asha:
 
 
 class SearchFile(Strict):
-    """What a search's file holds.
+    """A search's file.
 
-    ``overrides`` are changes to the experiment that all trials share; ``space`` is what they differ in, both by dotted
-    key. ``trials`` counts the experiment as it is.
+    ``overrides`` are changes to the experiment that all trials share, and ``space`` the options that they vary, both
+    by dotted key. ``trials`` counts the unchanged experiment.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
@@ -71,12 +71,12 @@ class SearchFile(Strict):
 
 @dataclass(frozen=True)
 class Search:
-    """A search that was read and checked.
+    """A checked search.
 
     Attributes:
         experiment: as it was given. path: the config's file.
         overrides: ``key=value``, shared by all trials.
-        written: the space as it was given. scheduler: None trains every trial to its end.
+        written: the space as in the file. scheduler: None trains every trial to its end.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Search:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that results depend on but the number of trials, which may grow; plain JSON values."""
+        """What results depend on, without the number of trials, which may grow; plain JSON values."""
         return {
             "experiment": self.experiment,
             "overrides": list(self.overrides),
@@ -113,28 +113,28 @@ class Search:
         Raises:
             GraftError: as of `load_config`, or it is a sequence.
         """
-        found = load_config(str(self.path), (*self.overrides, *overrides(values or {})))
-        if not isinstance(found, Config):
-            raise GraftError(f"{found.name} is a sequence of tasks; a search needs an experiment with targets.")
-        return found
+        config = load_config(str(self.path), (*self.overrides, *overrides(values or {})))
+        if not isinstance(config, Config):
+            raise GraftError(f"{config.name} is a sequence of tasks; a search needs an experiment with targets.")
+        return config
 
     def command(self, values: Mapping[str, Scalar]) -> str:
-        """What trains a trial anew, with its controls."""
+        """The command that trains a trial again, with its controls."""
         words = ["graft", "run", self.experiment, *self.overrides, *overrides(values)]
         return shlex.join(words)
 
     def rounded(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Sampled values as they are used: fractions with `DIGITS` digits, within their range."""
-        found = {}
+        used: dict[str, Scalar] = {}
         for key, value in params.items():
             if isinstance(dimension := self.space[key], FloatDistribution):
                 assert isinstance(value, float)
                 value = min(max(float(f"{value:.{DIGITS}g}"), dimension.low), dimension.high)
-            found[key] = value
-        return found
+            used[key] = value
+        return used
 
     def extremes(self) -> list[dict[str, Scalar]]:
-        """Every choice and both ends of every range, one value at a time: what is to be checked before training."""
+        """Every choice and both ends of every range, one value at a time, to be checked before training."""
         return [
             {key: value}
             for key, dimension in self.space.items()
@@ -166,10 +166,8 @@ def parse_dimension(key: str, given: Any) -> Dimension:
         raise GraftError(f"{where} has the bounds {bounds!r}; give two numbers, such as {kind}: [1, 100].")
     low, high = bounds
     whole, log = KINDS[kind]
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise GraftError(f"{where} has the bounds {low:g} and {high:g}; both must be finite.")
-    if low >= high:
-        raise GraftError(f"{where} has the bounds {low:g} and {high:g} in the wrong order; the lower one comes first.")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise GraftError(f"{where} has the bounds {low:g} and {high:g}; give finite numbers, the lower one first.")
     if log and low <= 0:
         raise GraftError(f"{where} begins at {low:g}, which has no logarithm; begin above 0, or use uniform.")
     if not whole:
@@ -259,11 +257,11 @@ def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search
             raise unknown(
                 f"start of '{key}' in the space, as a part that a search may vary,", key.split(".")[0], VARIED
             )
-    beside = path.parent / file.experiment
+    sibling = path.parent / file.experiment
     return Search(
         name=file.name,
-        experiment=str(beside) if beside.is_file() else file.experiment,
-        path=(beside if beside.is_file() else find_config(file.experiment)).resolve(),
+        experiment=str(sibling) if sibling.is_file() else file.experiment,
+        path=(sibling if sibling.is_file() else find_config(file.experiment)).resolve(),
         overrides=(*overrides(file.overrides), *words),
         space={key: parse_dimension(key, dimension) for key, dimension in file.space.items()},
         written=file.space,

@@ -1,4 +1,4 @@
-"""What a trial trains: the transfers of the tuned methods and the stages these start from, and how they are scored."""
+"""The stages of a trial: transfers of the tuned methods and their sources, and the scores of trials."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a trial may train.
+    """The stages of a trial.
 
     Attributes:
         stages: by id. runs: in the order in which they are trained: all of the first seed, then of the next.
@@ -50,19 +50,19 @@ class Plan:
 
     @property
     def budget(self) -> int:
-        """Env steps of all transfers: by these, rungs are counted."""
+        """Env steps of all transfers, in which rungs are counted."""
         return sum(run.stage.budget for run in self.runs)
 
     def chain(self, run: Run) -> list[Stage]:
-        """What has to be done before a run, in order, and the run's own stage."""
-        found = [run.stage]
-        while (source := self.stages.get(found[0].source or "")) is not None:
-            found.insert(0, source)
-        return found
+        """The stages that a run depends on, in order, and its own."""
+        stages = [run.stage]
+        while (source := self.stages.get(stages[0].source or "")) is not None:
+            stages.insert(0, source)
+        return stages
 
 
 def make_plan(search: Search, values: Mapping[str, object] | None = None) -> Plan:
-    """The plan of a trial; None is the experiment as it is.
+    """The plan of a trial; None is the unchanged experiment.
 
     Raises:
         GraftError: the values are not allowed, or nothing could be scored.
@@ -83,7 +83,7 @@ def make_plan(search: Search, values: Mapping[str, object] | None = None) -> Pla
 
 
 def _tuned(search: Search, config: Config) -> list[TransferMethod]:
-    """The methods that a key of the space is about; where none is, all that the experiment names."""
+    """The methods of the keys of the space; without such keys, all that the experiment names."""
     entries = []
     for key in search.space:
         if found := METHOD_KEY.match(key):
@@ -123,7 +123,7 @@ def _measure(metric: Metric, curve: Curve) -> float:
 
 
 def running_score(metric: Metric, store: Store, runs: Sequence[Run], last: int | None = None) -> float:
-    """Of a trial that has begun ``runs``: the mean of their metrics so far, each weighted by its env steps.
+    """Score of a trial that has begun ``runs``: the mean of their metrics so far, weighted by env steps.
 
     For ``auc`` that is the mean score over all env steps so far. ``balance`` counts as ``final`` here.
 
@@ -136,7 +136,7 @@ def running_score(metric: Metric, store: Store, runs: Sequence[Run], last: int |
 
 
 def final_interval(metric: Metric, store: Store, runs: Sequence[Run]) -> Interval:
-    """Of a trial that is done: the interquartile mean of its runs' metrics, resampled within groups."""
+    """Score of a finished trial: the interquartile mean of its runs' metrics, resampled within groups."""
     groups: dict[str, list[float]] = {}
     for run in runs:
         groups.setdefault(run.group, []).append(_whole(metric, store, run))
@@ -144,7 +144,7 @@ def final_interval(metric: Metric, store: Store, runs: Sequence[Run]) -> Interva
 
 
 def _whole(metric: Metric, store: Store, run: Run) -> float:
-    """Of a run that is done; ``balance`` is the mean of the final score and of what was kept of the source."""
+    """Metric of a finished run; ``balance`` is the mean of the final score and of what was kept of the source."""
     reached = _measure(metric, _curve(store, run))
     if metric != "balance":
         return reached

@@ -1,4 +1,4 @@
-"""One invocation of a search: what it checks, trains and concludes."""
+"""A search session: checks, trains and reports a search in its folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from graft.experiments.store.records import Store, write_json
 
 
 class Session:
-    """A search that was read and checked, and the folder it is in.
+    """A search and its folder.
 
     Raises:
-        GraftError: a value of the space is not allowed, or nothing could be scored; nothing was trained or written.
+        GraftError: a value of the space is not allowed, or nothing could be scored.
     """
 
     def __init__(self, console: Console, search: Search, out: Path) -> None:
@@ -33,18 +33,18 @@ class Session:
         self.store.check(self.base)
 
     def say(self, text: str) -> None:
-        """A line that is not broken."""
+        """Print a line without wrapping it."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def dry_run(self) -> None:
-        """Show the trials that are known before any is trained."""
+        """Show the first trials, which do not depend on results."""
         trials = Trials(self.search, None, self.plan.budget)
         count = min(trials.count, 1 + RANDOM_TRIALS)
         shown = [trial.user_attrs["values"] for _ in range(count) if (trial := trials.next())]
         for index, values in enumerate(shown):
             self.say(f"{index:3}  {in_words(values)}  {self.plan.budget:,} env steps")
         if count < trials.count:
-            self.say(f"The other {trials.count - count} are sampled by what these find.")
+            self.say(f"The other {trials.count - count} are sampled from their results.")
         self.say(f"A trial is what this trains of the tuned methods: {self.search.command(shown[-1])}")
         self.say(
             f"{trials.count} trials by {self.search.scheduler_name}, compared by {self.search.metric}. Into "
@@ -52,7 +52,7 @@ class Session:
         )
 
     def run(self, launcher: Launcher) -> int:
-        """Train what is left to train, and conclude; returns the exit code."""
+        """Run the trials that have not ended, and report; returns the exit code."""
         with self.store.lock():
             if (self.store.out / FILE).exists():  # before the folder's record is changed
                 Trials(self.search, self.store.out, self.plan.budget)
@@ -89,9 +89,9 @@ class Session:
             launcher.run(TrialQueue(trials, self.store, progress, launcher.jobs), self.store, progress)
 
     def _rows(self, trials: Trials) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """The trials' records and what they cost, which are written as well."""
+        """The trials' records and their cost, which are also written to tune.json."""
         rows = trial_rows(trials, self.plan.budget)
         spent = cost(self.store, rows)
-        found = {"name": self.search.name, "search": self.search.identity, "cost": spent, "trials": rows}
-        write_json(self.store.out / "tune.json", found)
+        results = {"name": self.search.name, "search": self.search.identity, "cost": spent, "trials": rows}
+        write_json(self.store.out / "tune.json", results)
         return rows, spent

@@ -24,7 +24,7 @@ from graft.experiments.store.records import Store
 FILE = "search.journal"
 
 RANDOM_TRIALS = 5
-"""Trials that are drawn at random before TPE has enough to go by."""
+"""Trials that are sampled at random before TPE starts."""
 
 STATES = {
     TrialState.COMPLETE: "done",
@@ -32,7 +32,7 @@ STATES = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
 }
-"""Optuna's states, as tables name them."""
+"""Optuna's states -> their names in tables."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -80,28 +80,28 @@ class Trials:
             )
         self.study.set_user_attr("search", search.identity)
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            if "values" not in trial.user_attrs:  # a kill came before it was begun
+            if "values" not in trial.user_attrs:  # killed before it was recorded
                 self.study.tell(trial.number, state=TrialState.FAIL)
         self._left = [t for t in self.all().values() if t.state in (TrialState.RUNNING, TrialState.FAIL)]
 
     def all(self) -> dict[int, FrozenTrial]:
-        """Those that were begun, by index; the latest of those with the same."""
+        """The trials that were begun, by index; of several with the same index, the latest."""
         found = self.study.get_trials(deepcopy=False)
         return {t.user_attrs["index"]: t for t in found if "values" in t.user_attrs}
 
     @property
     def count(self) -> int:
-        """How many there will be: fewer than were asked for where the space is small."""
+        """How many there will be; fewer than the search asks for where the space is small."""
         return int(min(self.search.trials, self._settings() + 1))
 
     def _settings(self) -> float:
-        """Different ones in the space."""
+        """Number of different settings in the space."""
         choices = [d for d in self.search.space.values() if isinstance(d, CategoricalDistribution)]
         all_listed = len(choices) == len(self.search.space)
         return math.prod(len(d.choices) for d in choices) if all_listed else math.inf
 
     def next(self) -> Trial | None:
-        """A trial to train: interrupted, failed before, or new; None when all were begun."""
+        """The next trial: one that was interrupted or has failed, or a new one; None when all were begun."""
         if self._left:
             old = self._left.pop(0)
             if old.state == TrialState.RUNNING:
@@ -110,12 +110,12 @@ class Trials:
             return self._ask(old.user_attrs["index"])
         if (index := len(self.all())) >= self.count:
             return None
-        if index and self._settings() <= 2 * self.search.trials:  # TPE would come by the same settings again
+        if index and self._settings() <= 2 * self.search.trials:  # TPE would repeat settings
             self._enqueue_another(index)
         return self._ask(index)
 
     def _ask(self, index: int) -> Trial:
-        """A trial that is sampled: the experiment as it is first, which has no values."""
+        """A sampled trial; the first, the unchanged experiment, has no values."""
         seed = int(np.random.SeedSequence([self.search.seed, index]).generate_state(1)[0])
         self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1 + RANDOM_TRIALS)
         space: dict[str, BaseDistribution] = {**self.search.space} if index else {}
@@ -125,7 +125,7 @@ class Trials:
         return trial
 
     def _enqueue_another(self, index: int) -> None:
-        """Ask next for a setting of a small space that no trial has had."""
+        """Enqueue a setting of a small space that no trial has had."""
         keys = list(self.search.space)
         grid = itertools.product(*(self.search.space[key].choices for key in keys))  # type: ignore[union-attr]
         had = [repr(trial.params) for trial in self.all().values()]
@@ -134,7 +134,7 @@ class Trials:
 
 
 def _opened(path: Path) -> optuna.storages.JournalStorage:
-    """The journal, without half a line that a kill left at its end."""
+    """The journal, without an unfinished last line that a kill left."""
     if path.exists() and (rest := path.read_bytes().rpartition(b"\n")[2]):
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size - len(rest))
@@ -146,12 +146,12 @@ def _opened(path: Path) -> optuna.storages.JournalStorage:
 
 @lru_cache(maxsize=1)
 def _storage_of(out: Path) -> optuna.storages.JournalStorage:
-    """Kept, so that a worker reads only what is new of the journal."""
+    """Cached, so that a worker reads only new lines of the journal."""
     return _storage(out / FILE)
 
 
 def trial_of(study: optuna.Study, number: int) -> Trial:
-    """A trial that runs, from its number; Optuna has no public way to go on with one that another process began."""
+    """A running trial by its number; Optuna has no public way to continue one of another process."""
     return Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
@@ -179,10 +179,10 @@ class Reporter:
             self.report(trial_of(study, self.number), Store(self.out))
 
     def report(self, trial: Trial, store: Store) -> None:
-        """Report the evaluations that are new, and at each, let the pruner judge; the trial's last one it does not.
+        """Report the new evaluations, and prune at each but the trial's last.
 
         Raises:
-            StoppedEarly: the trial is worse than others were at a rung that it has reached, and is told so.
+            StoppedEarly: the trial was pruned.
         """
         runs = self.plan.runs[: self.begun]
         stage, passed = runs[-1].stage, sum(run.stage.budget for run in runs[:-1])

@@ -35,7 +35,7 @@ def test_the_tables_name_games_and_the_slowest_mechanic(monkeypatch):
         envs, "measure", lambda subjects, rounds: {name: [4e6 if "slip" not in name else 3e6] for name in subjects}
     )
     console = Console(record=True, width=120, file=io.StringIO())
-    envs.bench_envs(console, 2, 1)
+    envs.bench_envs(console, 1, 2)
     text = console.export_text()
     assert re.search(r"Dodge +│ planes +│ +4,000,000 +│ +3,000,000 +│ slip=1.0 +│ +4,000,000", text)
     assert re.search(r"a loop +│ +4,000,000", text)

@@ -63,7 +63,7 @@ def test_an_agent_that_knows_more_sees_what_the_task_shows():
     assert match.match(wide, HUNTERS, wide, 8, seed=0).games == 8
     env = make(HUNTERS, 6, 0, observation=wide.schemas.observation)
     shown, plain = env.reset()[0], make(HUNTERS, 6, 0).reset()[0]
-    choose = match.player(wide, 0, True, schemas(HUNTERS).observation.names)
+    choose = match.team_policy(wide, 0, True, schemas(HUNTERS).observation.names)
     expected = wide.act(torch.as_tensor(shown), torch.Generator(), True)
     assert choose(plain[None], None).tolist() == [expected.tolist()]
 
@@ -101,7 +101,7 @@ def test_bad_input_ends_with_2(tmp_path, capsys):
 
 def test_players_keep_rows_apart():
     own = network()
-    choose = match.player(own, 0, deterministic=True)
+    choose = match.team_policy(own, 0, deterministic=True)
     obs = np.random.default_rng(0).integers(0, 2, (3, 2, *own.schemas.observation.shape), dtype=np.uint8)
     actions = choose(obs, np.ones((3, 2), np.bool_))
     assert actions.shape == (3, 2)

@@ -271,7 +271,7 @@ def test_frames_of_few_and_of_many_colours(tmp_path):
     pictures, held = frames_of(tmp_path / "a.gif")
     np.testing.assert_array_equal(pictures[:5], plain)
     assert np.abs(pictures[5].astype(int) - photo).mean() < 8
-    assert held == [40] * 5 + [40 * record.HELD]
+    assert held == [40] * 5 + [40 * record.LAST_FRAME]
     with Image.open(tmp_path / "a.gif") as image:
         assert image.info["loop"] == 0, "for ever"
 

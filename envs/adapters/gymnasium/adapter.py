@@ -21,7 +21,7 @@ from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
 from graft.envs.adapters.minigrid.missions import MissionObservation, is_grid, mission_observation, split_mission
 from graft.envs.adapters.names import Names, known_names
-from graft.envs.adapters.packages import INSTALL, gymnasium_counts, gymnasium_states, is_ours
+from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours
 from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import (
     ActionCodec,
@@ -169,7 +169,9 @@ def _find(task_id: str) -> EnvSpec:
             ) from error
     if name not in gym.registry:
         known = {i for _, adapter in ADAPTERS.items() for i in adapter.ids()}
-        raise unknown("task", task_id, known | {f"{module}:{i}" for i in gym.registry if module})
+        missing = [part for part, state in gymnasium_states().items() if state != READY]
+        hint = f" Not installed: {', '.join(missing)}; `{INSTALL}` brings them." if missing else ""
+        raise GraftError(f"{unknown('task', task_id, known | {f'{module}:{i}' for i in gym.registry if module})}{hint}")
     return gym.registry[name]
 
 

@@ -43,7 +43,7 @@ class Diary:
 
 
 class FakeWorker:
-    """Runs nothing; ``fate(stage, count)`` gives the StageResult of a stage's count-th run, or the WorkerLost to raise."""
+    """Runs nothing; ``fate(stage, count)`` gives the StageResult of a stage's count-th run, or a WorkerLost."""
 
     def __init__(self, cluster, token):
         self.cluster, self.where, self.stage, self.token, self.lost = cluster, "", None, token, False

@@ -13,7 +13,7 @@ from graft.experiments.search.definition import load_search, parse_dimension
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"log": [100, 1]}, "wrong order"),
+        ({"log": [100, 1]}, "the lower one first"),
         ({"log": [0, 1]}, "no logarithm"),
         ({"uniform": [1, float("inf")]}, "finite"),
         ({"integer": [1, 2.5]}, "whole"),

@@ -40,7 +40,7 @@ def test_a_packaged_search_shows_its_first_trials_and_writes_nothing(tmp_path, c
     assert tune.main(["tune_ewc", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "the experiment as it is" in printed
-    assert "The other 6 are sampled by what these find." in printed
+    assert "The other 6 are sampled from their results." in printed
     assert "Nothing was trained or written" in printed
     assert not (tmp_path / "out").exists()
 

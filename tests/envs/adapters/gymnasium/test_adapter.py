@@ -15,6 +15,7 @@ from support.env_rollouts import action_streams, assert_equal, episodes, transit
 
 from graft import envs
 from graft.envs import GraftError, Task
+from graft.envs.adapters import packages
 
 Box = gym.spaces.Box
 
@@ -290,3 +291,11 @@ def test_random_cartpole_scores_what_its_bounds_say() -> None:
     assert bounds is not None
     # Every step pays 1, so steps per episode estimate the mean return; its standard error here is about 0.5.
     assert steps / ends == pytest.approx(bounds.random, abs=2.5)
+
+
+def test_an_unknown_id_names_the_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GraftError, match=r"Did you mean 'CartPole-v1'\?$"):
+        make("CartPol-v1")
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "ale_py" else object())
+    with pytest.raises(GraftError, match=r"Not installed: ALE; `pip install 'graft-rl\[games\]'` brings them\.$"):
+        make("ALE/Pog-v5")

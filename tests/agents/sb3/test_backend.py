@@ -13,7 +13,7 @@ from support.handmade import EVALUATION, MATCH, REACH, TASK, small_network, smal
 from support.trainings import recorded
 
 from graft import envs
-from graft.agents.sb3 import ALGORITHMS, backend, train
+from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob, Unstable
 from graft.envs import factory
@@ -32,7 +32,7 @@ def test_workers_are_asked_for_by_both_batches(monkeypatch):
         asked.append(kwargs["workers"])
         return envs.make(*args, **kwargs)
 
-    monkeypatch.setattr(backend, "make", spy)
+    monkeypatch.setattr(periodic_evaluation, "make", spy)
     network = small_network(envs.schemas(TASK))
     train(TrainJob(network, TASK, small_ppo(), 1, 0, lambda *_: None, EVALUATION, device="cpu", workers=3))
     assert asked == [3, 3]
@@ -103,7 +103,7 @@ def test_environments_are_closed_even_after_a_failure(monkeypatch):
     for task in (TASK, broken):
         envs.schemas(task)  # opens and closes a batch the first time
     closed = []
-    monkeypatch.setattr("handmade.ScriptedEnv.close_extras", lambda self, **_: closed.append(self.num_envs))
+    monkeypatch.setattr("support.handmade.ScriptedEnv.close_extras", lambda self, **_: closed.append(self.num_envs))
     trained(budget=1)
     assert sorted(closed) == [8, 8]
     with pytest.raises(Unstable):
@@ -115,7 +115,7 @@ def test_training_and_evaluation_play_different_environments(monkeypatch):
     made = []
     original = factory.make
     monkeypatch.setattr(
-        "graft.agents.sb3.backend.make",
+        "graft.agents.training.periodic_evaluation.make",
         lambda task, n, seed, **kw: made.append(range(seed, seed + n)) or original(task, n, seed, **kw),
     )
     trained(budget=1, seed=40, num_envs=4)

@@ -355,8 +355,8 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_runners_of_their_own_play_on(monkeypatch, count):
     """Counters, records and episodes are as without; which fragments meet is left to time."""
-    asked, ask = [], appo.TransferAPPO._ask
-    monkeypatch.setattr(appo.TransferAPPO, "_ask", lambda self, which: asked.append(which) or ask(self, which))
+    asked, ask = [], appo.TransferAPPO._request
+    monkeypatch.setattr(appo.TransferAPPO, "_request", lambda self, which: asked.append(which) or ask(self, which))
     network = small_network(envs.schemas(GATHER))
     before = weights(network)
     run = trained(network, GATHER, 600, more={"resources": Resources(num_env_runners=count)})

@@ -10,13 +10,12 @@ import torch
 from ray.rllib.algorithms.sac.sac_learner import QF_PREDS, QF_TARGET_NEXT, QF_TWIN_PREDS
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchSquashedGaussian
-from ray.rllib.core.learner.utils import make_target_network
-from ray.rllib.core.rl_module.apis import QNetAPI, TargetNetworkAPI
+from ray.rllib.core.rl_module.apis import QNetAPI
 from torch import nn
 
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import check_finite
-from graft.agents.rllib.module import NetworkModule
+from graft.agents.rllib.module import TargetNetworkModule
 from graft.envs.core.schema import ActionSchema
 from graft.errors import GraftError
 
@@ -63,14 +62,13 @@ def scale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
     return 2.0 * (actions - low) / (high - low) - 1.0
 
 
-class SACModule(NetworkModule, TargetNetworkAPI, QNetAPI):
+class SACModule(TargetNetworkModule, QNetAPI):
     """A network as the actor; in learners with critics and target critics.
 
-    ``model_config`` has ``critics`` beside the network: the arguments of `make_critics`, by name.
+    ``learner_config_dict`` has the arguments of `make_critics`.
     """
 
     critics: Critics
-    target: Critics
 
     def make_critics(self, shared: bool, hidden: tuple[int, ...], seed: int) -> None:
         """Make critics from a seed, on the network's encoder (``shared``) or a copy of it; only in learners."""
@@ -80,18 +78,9 @@ class SACModule(NetworkModule, TargetNetworkAPI, QNetAPI):
             made = Critics(encoder, shared, len(self.network.schemas.action.names), hidden)
         self.critics = made.to(next(self.network.parameters()).device)
 
-    def make_target_networks(self) -> None:
-        target: Any = make_target_network(self.critics)
-        self.target = target.eval()
-
-    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [(self.critics, self.target)]
-
-    def train(self, mode: bool = True) -> SACModule:
-        super().train(mode)
-        if "target" in self._modules:
-            self.target.eval()
-        return self
+    @property
+    def online(self) -> nn.Module:
+        return self.critics
 
     def follow_freezing(self) -> None:
         """Freeze and unfreeze the critics' encoder as the actor's is now."""

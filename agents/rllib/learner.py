@@ -23,7 +23,7 @@ from graft.agents.training.backend import Batch, Hooks
 from graft.agents.training.learning_rates import scale_rates
 
 HOOKS = "hooks"
-"""Key of ``learner_config_dict`` under which the method's hooks are, `Held`."""
+"""Key of ``learner_config_dict`` under which the method's hooks are, a `Reference`."""
 
 ADAM_EPSILON = 1e-5
 """As Stable-Baselines3 gives it to PPO (Huang et al. 2022, detail 3 of 37)."""
@@ -75,7 +75,7 @@ class TransferLearner(TorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """Adam, with the method's learning rates; a partner's own parameters at the algorithm's."""
         assert config is not None
-        # Frozen parameters are included: they have no gradient, so they are skipped until a schedule thaws them.
+        # Frozen parameters are included: they have no gradient, so they are skipped until a schedule unfreezes them.
         parameters = list(self.network.parameters())
         if module_id != DEFAULT_MODULE_ID:
             shared = set(parameters)

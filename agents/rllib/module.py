@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -15,10 +15,12 @@ from ray.rllib.core.distribution.torch.torch_distribution import (
     TorchDiagGaussian,
     TorchMultiCategorical,
 )
-from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.learner.utils import make_target_network
+from ray.rllib.core.rl_module.apis import TargetNetworkAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import nn
 from torch.nn.utils import parametrize
 
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork, check_finite
@@ -117,6 +119,29 @@ class NetworkModule(TorchRLModule, ValueFunctionAPI):
         with torch.no_grad():
             values: torch.Tensor = self.network(batch[Columns.OBS]).value
         return values
+
+
+class TargetNetworkModule(NetworkModule, TargetNetworkAPI):
+    """A module whose learners keep a target, a delayed copy of ``online``, in eval mode."""
+
+    target: Any
+
+    @property
+    def online(self) -> nn.Module:
+        """What the target is a copy of."""
+        return self.network
+
+    def make_target_networks(self) -> None:
+        self.target = make_target_network(self.online).eval()
+
+    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(self.online, self.target)]
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if "target" in self._modules:
+            self.target.eval()
+        return self
 
 
 def module_spec(network: PolicyNetwork, shares: bool = False) -> RLModuleSpec:

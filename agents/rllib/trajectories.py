@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.utils import make_target_network
-from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS, TargetNetworkAPI
-from torch import nn
+from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 
-from graft.agents.networks.policy_network import PolicyNetwork
-from graft.agents.rllib.module import NetworkModule, distribution_inputs
+from graft.agents.rllib.module import TargetNetworkModule, distribution_inputs
 from graft.agents.rllib.rollout_collector import Array, Rollout, RolloutCollector
 from graft.agents.rllib.runner import BatchRunner
 
@@ -55,26 +52,11 @@ class TrajectoryRunner(BatchRunner):
         return trajectory_columns(collector.rollout, collector.obs, self.config.gamma)
 
 
-class TargetModule(NetworkModule, TargetNetworkAPI):
+class TargetModule(TargetNetworkModule):
     """A network and, in learners, an older copy of it."""
-
-    old: PolicyNetwork
-
-    def make_target_networks(self) -> None:
-        old: Any = make_target_network(self.network)
-        self.old = old.eval()
-
-    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [(self.network, self.old)]
-
-    def train(self, mode: bool = True) -> TargetModule:
-        super().train(mode)
-        if "old" in self._modules:
-            self.old.eval()
-        return self
 
     @torch.no_grad()
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The copy's distribution of actions."""
-        outputs = self.old.suffix(batch[Columns.OBS], self.input_depth)
+        outputs = self.target.suffix(batch[Columns.OBS], self.input_depth)
         return {TARGET_NETWORK_ACTION_DIST_INPUTS: distribution_inputs(outputs)}

@@ -85,13 +85,13 @@ class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[mi
 
     def save(self) -> SavedState:
         saved = super().save()
-        old = {f"old/{name}": tensor.detach().cpu() for name, tensor in self.target_module.old.state_dict().items()}
+        old = {f"old/{name}": tensor.detach().cpu() for name, tensor in self.target_module.target.state_dict().items()}
         renewed = self._last_update_ts_by_mid[DEFAULT_MODULE_ID]
         return SavedState({**saved.tensors, **old}, {**saved.values, "renewed": renewed})
 
     def restore(self, saved: SavedState) -> None:
         super().restore(saved)
-        self.target_module.old.load_exactly(self.on_device(saved, "old"))
+        self.target_module.target.load_exactly(self.on_device(saved, "old"))
         self._last_update_ts_by_mid[DEFAULT_MODULE_ID] = saved.values["renewed"]
 
 

@@ -15,6 +15,7 @@ from support.trainings import recorded
 from graft import envs
 from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training import periodic_evaluation
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob, Unstable
 from graft.envs import factory
 from graft.envs.core.task import Task

@@ -162,9 +162,9 @@ def test_the_gradient_by_hand():
     try:
         learner = made.learner_group._learner
         with torch.no_grad():
-            for parameter in learner.target_module.old.parameters():
+            for parameter in learner.target_module.target.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        twin, old = copy.deepcopy(learner.network), copy.deepcopy(learner.target_module.old)
+        twin, old = copy.deepcopy(learner.network), copy.deepcopy(learner.target_module.target)
         steps, following = some_steps(network)
         columns = trajectory_columns(steps, following, options.gamma)
         batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, len(columns["obs"]))

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -167,5 +167,4 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise GraftError(f"Checkpoint file {folder / MANIFEST} was truncated or altered; restore it or train again.")
     if manifest["format"] != FORMAT:
         raise GraftError(f"Checkpoint {folder} has format {manifest['format']}; this version reads {FORMAT}.")
-    checked: dict[str, Any] = manifest
-    return checked
+    return cast(dict[str, Any], manifest)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from graft.agents.networks.encoder import Encoder
 
 
-def tensors(found: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in found.items()}
+def tensors(named: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in named.items()}
 
 
 def arrays(saved: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:

@@ -51,11 +51,11 @@ class RandomState:
 
     def save(self) -> SavedState:
         name, keys, *rest = np.random.get_state(legacy=True)
-        found = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys)}
+        states = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys)}
         if self._cuda is not None:
-            found["cuda"] = torch.cuda.get_rng_state(self._cuda)
+            states["cuda"] = torch.cuda.get_rng_state(self._cuda)
         version, words, gauss = random.getstate()
-        return SavedState(found, {"numpy": [name, *rest], "python": [version, list(words), gauss]})
+        return SavedState(states, {"numpy": [name, *rest], "python": [version, list(words), gauss]})
 
     def restore(self, saved: SavedState) -> None:
         torch.set_rng_state(saved.tensors["torch"])
@@ -92,19 +92,19 @@ class Snapshotter:
         Raises:
             GraftError: it does not fit this training; it is removed.
         """
-        found = self._snapshots.latest() if self._snapshots else None
-        if found is None:
+        snapshot = self._snapshots.latest() if self._snapshots else None
+        if snapshot is None:
             return
         assert self._snapshots is not None
         try:
             for name, part in self._parts.items():
-                part.restore(found.parts[name])
-            self._snapshots.restore(found.parts["caller"], found.env_steps)
+                part.restore(snapshot.parts[name])
+            self._snapshots.restore(snapshot.parts["caller"], snapshot.env_steps)
         except (KeyError, ValueError, RuntimeError, GraftError) as error:
             shutil.rmtree(self._snapshots.folder, ignore_errors=True)
             raise GraftError(f"The snapshot in {self._snapshots.folder} does not fit; start again.") from error
-        self._start -= found.seconds
-        self._last_steps = found.env_steps
+        self._start -= snapshot.seconds
+        self._last_steps = snapshot.env_steps
 
     def maybe_save(self, env_steps: int) -> None:
         """Take a snapshot where one is due; called between rollouts, after ``env_steps``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -65,8 +66,7 @@ class Lateral(nn.Module):
         if isinstance(self.project, nn.Linear):
             hidden = [h.flatten(1) for h in hidden]
         scaled = torch.cat([h * self.scales[j] for j, h in enumerate(hidden)], 1)
-        result: torch.Tensor = self.out(self.activation(self.project(scaled)))
-        return result
+        return cast(torch.Tensor, self.out(self.activation(self.project(scaled))))
 
 
 def column_blocks(network: PolicyNetwork) -> dict[str, list[Iterable[nn.Module]]]:
@@ -86,10 +86,10 @@ def column_blocks(network: PolicyNetwork) -> dict[str, list[Iterable[nn.Module]]
 
 def output_layers(network: PolicyNetwork) -> dict[str, tuple[str, nn.Linear, float]]:
     """Name -> head, output layer, and gain of its orthogonal initialisation."""
-    found = {"policy_out": ("policy", network.policy.out, 0.01), "value_out": ("value", network.value.out, 1.0)}
+    layers = {"policy_out": ("policy", network.policy.out, 0.01), "value_out": ("value", network.value.out, 1.0)}
     if network.policy.spread is not None:
-        found["policy_spread"] = ("policy", network.policy.spread, 0.01)
-    return found
+        layers["policy_spread"] = ("policy", network.policy.spread, 0.01)
+    return layers
 
 
 def block_input(trace: Trace, part: str, index: int) -> torch.Tensor:
@@ -125,7 +125,7 @@ def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace])
     Raises:
         GraftError: a block without exactly one layer to add to, or columns that do not fit together.
     """
-    found = nn.ModuleDict()
+    laterals = nn.ModuleDict()
     for part, blocks in column_blocks(network).items():
         for index, block in enumerate(blocks):
             if part == "encoder" and index == 0:
@@ -135,12 +135,12 @@ def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace])
             inputs = _widths(layer, name, block_input(own, part, index), earlier, part, index)
             width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
             nonlinear = next((m for m in block if type(m).__module__ == _ACTIVATIONS), nn.Identity())
-            found[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), 2**0.5)
+            laterals[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), 2**0.5)
     for key, (part, layer, gain) in output_layers(network).items():
         depth = len(own[part])
         inputs = _widths(layer, f"the output of the {part}", block_input(own, part, depth), earlier, part, depth)
-        found[key] = Lateral(layer, inputs, layer.in_features, nn.Tanh(), gain)
-    return found
+        laterals[key] = Lateral(layer, inputs, layer.in_features, nn.Tanh(), gain)
+    return laterals
 
 
 def _weighted(block: Iterable[nn.Module], name: str, encoder: str | None) -> nn.Linear | nn.Conv2d:

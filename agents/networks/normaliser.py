@@ -98,5 +98,5 @@ def commit_statistics(module: nn.Module, gather: Gather | None = None) -> None:
 
 def statistics(module: nn.Module) -> set[str]:
     """Names of the tensors that are observation statistics."""
-    found = {path: part for path, part in module.named_modules() if isinstance(part, Normaliser)}
-    return {f"{path}.{name}" for path, part in found.items() for name in part.state_dict()}
+    normalisers_by_path = {path: part for path, part in module.named_modules() if isinstance(part, Normaliser)}
+    return {f"{path}.{name}" for path, part in normalisers_by_path.items() for name in part.state_dict()}

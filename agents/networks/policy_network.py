@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from numpy.typing import NDArray
@@ -80,8 +80,7 @@ class Outputs(NamedTuple):
 
 def split_choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
     """Logits of each choice, (..., size); one choice where ``sizes`` is empty."""
-    parts: tuple[torch.Tensor, ...] = torch.split(logits, list(sizes) or logits.shape[-1], -1)
-    return parts
+    return cast(tuple[torch.Tensor, ...], torch.split(logits, list(sizes) or logits.shape[-1], -1))
 
 
 class Unstable(RuntimeError):
@@ -148,8 +147,7 @@ class PolicyHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits, means or Q values, (N, A)."""
-        result: torch.Tensor = self.out(self.hidden(features))
-        return result
+        return cast(torch.Tensor, self.out(self.hidden(features)))
 
     def distribution(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``action`` and ``log_std`` of `Outputs`."""
@@ -169,8 +167,7 @@ class ValueHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Values, (N,)."""
-        result: torch.Tensor = self.out(self.hidden(features)).squeeze(-1)
-        return result
+        return cast(torch.Tensor, self.out(self.hidden(features)).squeeze(-1))
 
 
 class PolicyNetwork(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import ray
@@ -55,8 +55,7 @@ class AlgorithmMixin(Algorithm):
     def weights(self) -> dict[str, dict[str, Any]]:
         """Weights of the first learner's networks, by policy."""
         results = self.actor_groups()[1].foreach_learner(lambda learner: learner.weights())  # type: ignore[attr-defined]
-        found: dict[str, dict[str, Any]] = next(iter(results)).get()
-        return found
+        return cast(dict[str, dict[str, Any]], next(iter(results)).get())
 
     def send_weights(self) -> None:
         """From the first learner to all runners.

@@ -66,11 +66,11 @@ class RolloutMetrics:
 
     def means(self) -> dict[str, float]:
         """By tag; none of what has not ended an episode."""
-        found = {"rollout/return_mean": self._returns, "rollout/length_mean": self._lengths}
+        latest = {"rollout/return_mean": self._returns, "rollout/length_mean": self._lengths}
         parts = {f"rollout/return_mean/{name}": value for name, value in self._recent.means().items()}
         partners = {f"rollout/return_mean/{policy}": returns for policy, returns in self._partners.items()}
         return {
-            **{tag: float(np.mean(values)) for tag, values in found.items() if values},
+            **{tag: float(np.mean(values)) for tag, values in latest.items() if values},
             **parts,
             **{tag: float(np.mean(values)) for tag, values in partners.items() if values},
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -49,9 +49,9 @@ class TransferLearner(TorchLearner):
     """What ended an update of this learner; the other learners only have torch's error of a lost connection."""
 
     def _module_of(self, policy: str) -> NetworkModule:
-        found = self.module[policy].unwrapped()
-        assert isinstance(found, NetworkModule)
-        return found
+        module = self.module[policy].unwrapped()
+        assert isinstance(module, NetworkModule)
+        return module
 
     @property
     def network(self) -> PolicyNetwork:
@@ -69,8 +69,7 @@ class TransferLearner(TorchLearner):
 
     @property
     def hooks(self) -> Hooks:
-        found: Hooks = self.config.learner_config_dict[HOOKS].value
-        return found
+        return cast(Hooks, self.config.learner_config_dict[HOOKS].value)
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """Adam, with the method's learning rates; a partner's own parameters at the algorithm's."""
@@ -145,8 +144,8 @@ class TransferLearner(TorchLearner):
         """
         if not all(bool(torch.isfinite(loss)) for loss in loss_per_module.values()):
             raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
-        found = super().compute_gradients(loss_per_module, **kwargs)
-        return self._averaged({parameter: grad for parameter, grad in found.items() if grad is not None})
+        gradients = super().compute_gradients(loss_per_module, **kwargs)
+        return self._averaged({parameter: grad for parameter, grad in gradients.items() if grad is not None})
 
     def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
         """The method's change, then RLlib's clipping."""
@@ -182,9 +181,9 @@ class TransferLearner(TorchLearner):
     def _gathered(self, pending: torch.Tensor) -> list[torch.Tensor]:
         if self.config.num_learners < 2:
             return [pending]
-        found = [torch.empty_like(pending) for _ in range(self.config.num_learners)]
-        torch.distributed.all_gather(found, pending)
-        return found
+        gathered = [torch.empty_like(pending) for _ in range(self.config.num_learners)]
+        torch.distributed.all_gather(gathered, pending)
+        return gathered
 
     def schedule(self, progress: float) -> None:
         if self.hooks.schedule is not None:
@@ -192,17 +191,17 @@ class TransferLearner(TorchLearner):
 
     def save(self) -> SavedState:
         held, rest = optimiser_state(self.get_optimizer())
-        found = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
-        found |= {f"optimiser/{name}": tensor for name, tensor in held.items()}
+        state = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        state |= {f"optimiser/{name}": tensor for name, tensor in held.items()}
         values: dict[str, Any] = {"optimiser": rest, **freezing(self.network), "partners": {}}
         if self.hooks.state is not None:
             tensors, values["method"] = self.hooks.state.save()
-            found |= {f"method/{name}": tensor for name, tensor in tensors.items()}
+            state |= {f"method/{name}": tensor for name, tensor in tensors.items()}
         for policy, network in self.partners.items():
             held, values["partners"][policy] = optimiser_state(self.get_optimizer(policy))
-            found |= {f"partner {policy}/{name}": tensor for name, tensor in network.state_dict().items()}
-            found |= {f"partner's optimiser {policy}/{name}": tensor for name, tensor in held.items()}
-        return SavedState({name: tensor.detach().cpu() for name, tensor in found.items()}, values)
+            state |= {f"partner {policy}/{name}": tensor for name, tensor in network.state_dict().items()}
+            state |= {f"partner's optimiser {policy}/{name}": tensor for name, tensor in held.items()}
+        return SavedState({name: tensor.detach().cpu() for name, tensor in state.items()}, values)
 
     def restore(self, saved: SavedState) -> None:
         self.network.load_exactly(self.on_device(saved, "network"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -48,11 +48,11 @@ class NetworkReference(Reference[PolicyNetwork]):
         weights, layers = network.state_dict(), []
         for path, layer in list(network.named_modules()):
             if parametrize.is_parametrized(layer):
-                found = dict(layer.parametrizations.items())
+                parametrized = dict(layer.parametrizations.items())
                 # Not remove_parametrizations: it changes the layer's class, which the original network shares.
                 layer.__class__ = type(layer).__bases__[0]
                 del layer.parametrizations
-                for name, parts in found.items():
+                for name, parts in parametrized.items():
                     layer.register_parameter(name, parts.original)
                     layers.append((path, name, list(parts)))
         return {"network": network, "layers": layers, "weights": weights, "trains": trains}
@@ -82,8 +82,7 @@ def distribution_class(actions: ActionSchema) -> type[Any]:
     if not actions.sizes:
         return TorchCategorical
     made: Any = TorchMultiCategorical
-    found: type[Any] = made.get_partial_dist_cls(input_lens=list(actions.sizes))
-    return found
+    return cast(type[Any], made.get_partial_dist_cls(input_lens=list(actions.sizes)))
 
 
 class NetworkModule(TorchRLModule, ValueFunctionAPI):

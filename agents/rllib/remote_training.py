@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ray.rllib.core import DEFAULT_MODULE_ID
 
@@ -42,14 +42,13 @@ class RemoteTraining:
 
     def runners(self, call: Callable[[BatchRunner], T]) -> list[T]:
         """What ``call`` returns for each runner, in the order of their environments."""
-        found: list[T] = self.algorithm.env_runner_group.foreach_env_runner(call)
-        return found
+        return cast(list[T], self.algorithm.env_runner_group.foreach_env_runner(call))
 
     def failure(self) -> Exception | None:
         """What one of several learners failed with, where the others only miss it."""
         asked = self.algorithm.learner_group.foreach_learner(lambda learner: learner.failure, healthy_only=False)
-        found = [result.get() for result in asked if result.ok and result.get() is not None]
-        return next((error for error in found if type(error) is not RuntimeError), next(iter(found), None))
+        errors = [result.get() for result in asked if result.ok and result.get() is not None]
+        return next((error for error in errors if type(error) is not RuntimeError), next(iter(errors), None))
 
     def fetch(self) -> SavedState:
         """The first learner's state, which this process's networks and hooks take over."""
@@ -77,8 +76,7 @@ class RemoteTraining:
         self.algorithm.send_weights()
 
     def faults(self) -> list[Faults]:
-        found: list[Faults] = self.algorithm.faults()
-        return found
+        return cast(list[Faults], self.algorithm.faults())
 
     def save(self) -> SavedState:
         parts = {"learner": self.fetch()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -84,8 +85,7 @@ class TransitionCollector(RolloutCollector):
         drawn = torch.rand((self.rows, len(schema.names)), generator=self._generator)
         rollout.obs[t], rollout.acted[t] = self._obs, self._alive
         rollout.actions[t] = unscale_actions(2.0 * drawn - 1.0, schema).numpy()
-        played: Array = rollout.actions[t].copy()
-        return played
+        return cast(Array, rollout.actions[t].copy())
 
     def record(self, result: StepResult) -> None:
         """The result of the latest actions; where an episode ended, its final observation is the next one."""
@@ -101,14 +101,14 @@ class TransitionCollector(RolloutCollector):
 
         Only a terminated episode has no return to come; a truncated one is bootstrapped.
         """
-        found = {
+        columns = {
             Columns.OBS: self.rollout.obs,
             Columns.ACTIONS: self.rollout.actions,
             Columns.REWARDS: self.rollout.rewards,
             Columns.NEXT_OBS: self._next_obs,
             Columns.TERMINATEDS: self._terminated,
         }
-        return {name: array[self.rollout.acted] for name, array in found.items()}
+        return {name: array[self.rollout.acted] for name, array in columns.items()}
 
 
 class TransitionRunner(BatchRunner):

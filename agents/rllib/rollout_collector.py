@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -50,12 +50,12 @@ def advantages(
             terminated.
     """
     errors = rewards + gamma * after - values
-    found = np.empty_like(errors, dtype=np.float32)
+    estimates = np.empty_like(errors, dtype=np.float32)
     running = np.zeros(errors.shape[1], np.float32)
     for t in range(len(errors) - 1, -1, -1):
         running = errors[t] + gamma * gae_lambda * ~dones[t] * running
-        found[t] = running
-    return found
+        estimates[t] = running
+    return estimates
 
 
 class Rollout(NamedTuple):
@@ -92,7 +92,7 @@ class Rollout(NamedTuple):
         after = np.concatenate([self.values[1:], last_values[None]])
         after = np.where(self.dones, self.last, after)
         gained = advantages(self.rewards, self.values, after, self.dones, gamma, gae_lambda)
-        found = {
+        arrays = {
             Columns.OBS: self.obs,
             Columns.ACTIONS: self.actions,
             Columns.ACTION_LOGP: self.logp,
@@ -101,8 +101,8 @@ class Rollout(NamedTuple):
             Postprocessing.VALUE_TARGETS: gained + self.values,
         }
         if self.acted.all():
-            return {name: array.reshape(-1, *array.shape[2:]) for name, array in found.items()}
-        return {name: array[self.acted] for name, array in found.items()}
+            return {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
+        return {name: array[self.acted] for name, array in arrays.items()}
 
 
 class RolloutCollector:
@@ -155,8 +155,7 @@ class RolloutCollector:
         logp = torch.as_tensor(distribution.logp(actions))
         rollout.actions[t], rollout.logp[t] = actions.cpu(), logp.cpu()
         rollout.values[t] = outputs.value.cpu()
-        played: Array = network.played(actions).cpu().numpy()
-        return played
+        return cast(Array, network.played(actions).cpu().numpy())
 
     def record(self, result: StepResult) -> None:
         """The result of the latest actions."""
@@ -180,8 +179,7 @@ class RolloutCollector:
     def values(self, obs: Any) -> Array:
         """Estimated returns (N,) of observations."""
         outputs: Outputs = self.module.network(torch.as_tensor(obs, device=self._device))
-        found: Array = outputs.value.cpu().numpy()
-        return found
+        return cast(Array, outputs.value.cpu().numpy())
 
     @property
     def ended(self) -> EndedEpisodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -67,8 +67,7 @@ class BatchRunner(SingleAgentEnvRunner):
 
     @property
     def env_config(self) -> RunnerEnvConfig:
-        found: RunnerEnvConfig = self.config.env_config["runner_env"]
-        return found
+        return cast(RunnerEnvConfig, self.config.env_config["runner_env"])
 
     def make_env(self) -> None:
         config, share = self.env_config, self.config.num_envs_per_env_runner
@@ -108,11 +107,11 @@ class BatchRunner(SingleAgentEnvRunner):
             results = self.step_env({policy: collector.act() for policy, collector in collectors.items()})
             for policy, collector in collectors.items():
                 collector.record(results[policy])
-        found = {
+        fragments = {
             policy: Fragment(self.columns(its), its.rollout.rewards.size, its.rows, its.ended)
             for policy, its in collectors.items()
         }
-        return found.pop(DEFAULT_MODULE_ID)._replace(others=found)
+        return fragments.pop(DEFAULT_MODULE_ID)._replace(others=fragments)
 
     def columns(self, collector: RolloutCollector) -> dict[str, Array]:
         """What a learner gets of a rollout."""
@@ -123,8 +122,7 @@ class BatchRunner(SingleAgentEnvRunner):
 
     @property
     def faults(self) -> Faults:
-        found: Faults = self.env.faults
-        return found
+        return cast(Faults, self.env.faults)
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call ``func`` with this runner; RLlib's own method ends the process at an error, which loses it."""
@@ -141,11 +139,11 @@ class BatchRunner(SingleAgentEnvRunner):
 
     def save_state(self) -> dict[str, Array]:
         """What its next samples depend on, beside the weights; its environments' state can be saved."""
-        found = {f"batch.{name}": array.copy() for name, array in self.env.save_state().items()}
+        state = {f"batch.{name}": array.copy() for name, array in self.env.save_state().items()}
         for policy, collector in self.collectors.items():
             prefix = self.state_prefix(policy)
-            found |= {f"{prefix}{name}": array for name, array in collector.save_state().items()}
-        return found
+            state |= {f"{prefix}{name}": array for name, array in collector.save_state().items()}
+        return state
 
     def restore_state(self, saved: Mapping[str, Array]) -> None:
         self.env.restore_state(_under("batch.", saved))

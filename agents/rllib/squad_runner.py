@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -86,13 +86,12 @@ class SquadVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         }
 
     def _of(self, policy: str, values: Array) -> Array:
-        found: Array = values[:, self._slots[policy]].reshape(-1)
-        return found
+        return cast(Array, values[:, self._slots[policy]].reshape(-1))
 
     def _obs(self, policy: str, by_team: Mapping[str, Array]) -> Array:
         parts = [by_team[team] for team in self.teams[policy]]
-        found = np.concatenate(parts, 1)
-        return found.reshape(-1, *found.shape[2:])
+        joined = np.concatenate(parts, 1)
+        return joined.reshape(-1, *joined.shape[2:])
 
     def save_state(self) -> dict[str, Array]:
         return self.squad.save_state()
@@ -125,8 +124,8 @@ class SquadRunner(BatchRunner):
             INPUT_ENV_SINGLE_SPACES: (self.env.single_observation_space, self.env.single_action_space),
         }
         for policy in self.env.teams:
-            found = self.env.schemas_of(policy)
-            spaces[policy] = (found.observation.space(), found.action.space())
+            schemas = self.env.schemas_of(policy)
+            spaces[policy] = (schemas.observation.space(), schemas.action.space())
         return spaces
 
     def make_module(self) -> None:

@@ -28,7 +28,7 @@ def trajectory_columns(steps: Rollout, following: Array, gamma: float) -> dict[s
     """
     played = steps.acted.any(0)
     rewards = steps.rewards + np.where(steps.dones, np.float32(gamma) * steps.last, np.float32(0.0))
-    found = {
+    columns = {
         Columns.OBS: _longer(steps.obs, following),
         Columns.ACTIONS: _longer(steps.actions),
         Columns.ACTION_LOGP: _longer(np.where(steps.acted, steps.logp, np.float32(IGNORED_LOGP)), IGNORED_LOGP),
@@ -36,7 +36,7 @@ def trajectory_columns(steps: Rollout, following: Array, gamma: float) -> dict[s
         Columns.TERMINATEDS: _longer(steps.dones),
         Columns.LOSS_MASK: _longer(steps.acted),
     }
-    return {name: array[:, played].swapaxes(0, 1).reshape(-1, *array.shape[2:]) for name, array in found.items()}
+    return {name: array[:, played].swapaxes(0, 1).reshape(-1, *array.shape[2:]) for name, array in columns.items()}
 
 
 def _longer(array: Array, last: Any = 0) -> Array:

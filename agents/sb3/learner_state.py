@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,8 +28,7 @@ def counters(thing: object) -> dict[str, float]:
 
 def network_optimizer(learner: BaseAlgorithm) -> torch.optim.Optimizer:
     """The optimiser of the network: the actor's where there is an actor, else the policy's."""
-    found: torch.optim.Optimizer = getattr(learner.policy, "actor", learner.policy).optimizer
-    return found
+    return cast(torch.optim.Optimizer, getattr(learner.policy, "actor", learner.policy).optimizer)
 
 
 class SavableLearner:
@@ -49,19 +48,19 @@ class SavableLearner:
     def save(self) -> SavedState:
         learner, policy = self._learner, self._learner.policy
         stateful, single = self._named()
-        found = {f"single/{name}": tensor for name, tensor in single.items()}
+        state = {f"single/{name}": tensor for name, tensor in single.items()}
         optimisers: dict[str, Any] = {}
         for name, thing in stateful.items():
             if isinstance(thing, torch.optim.Optimizer):
                 held, optimisers[name] = optimiser_state(thing)
             else:
                 held = thing.state_dict()
-            found.update({f"{name}/{key}": tensor for key, tensor in held.items()})
+            state.update({f"{name}/{key}": tensor for key, tensor in held.items()})
         assert isinstance(learner._last_obs, np.ndarray)
         assert learner._last_episode_starts is not None
-        found |= tensors({"last/obs": learner._last_obs, "last/starts": learner._last_episode_starts})
+        state |= tensors({"last/obs": learner._last_obs, "last/starts": learner._last_episode_starts})
         buffer, place = _replay_state(learner)
-        found |= buffer
+        state |= buffer
         values = {
             "numbers": counters(learner),
             "optimisers": optimisers,
@@ -72,7 +71,7 @@ class SavableLearner:
             "actions": learner.action_space.np_random.bit_generator.state,
             "pending": _pending(learner),
         }
-        return SavedState(found, values)
+        return SavedState(state, values)
 
     def restore(self, saved: SavedState) -> None:
         learner, values = self._learner, saved.values
@@ -104,8 +103,8 @@ class SavableLearner:
 def _pending(learner: BaseAlgorithm) -> list[Any]:
     """Metrics that the logger has not written yet, in their order."""
     log = learner.logger
-    found = {name: value for name, value in log.name_to_value.items() if isinstance(value, int | float | np.number)}
-    return [[n, float(v), log.name_to_count.get(n, 0), list(log.name_to_excluded[n])] for n, v in found.items()]
+    values = {name: value for name, value in log.name_to_value.items() if isinstance(value, int | float | np.number)}
+    return [[n, float(v), log.name_to_count.get(n, 0), list(log.name_to_excluded[n])] for n, v in values.items()]
 
 
 def _replay_state(learner: BaseAlgorithm) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

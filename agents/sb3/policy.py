@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
@@ -72,5 +72,4 @@ class NetworkPolicy(ActorCriticPolicy):
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Values (N, 1) of raw observations."""
-        values: torch.Tensor = self.network(obs).value.unsqueeze(-1)
-        return values
+        return cast(torch.Tensor, self.network(obs).value.unsqueeze(-1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -38,8 +38,7 @@ class Branches(nn.Module):
 
     def branch(self, part: str, obs: torch.Tensor) -> torch.Tensor:
         """Features of one part's encoder, (N, its features)."""
-        features: torch.Tensor = self.parts[_key(part)](self._pieces(obs)[part])
-        return features
+        return cast(torch.Tensor, self.parts[_key(part)](self._pieces(obs)[part]))
 
     def weight(self, part: str) -> nn.Parameter:
         """The linear layer's weights of a part, (F, its features)."""

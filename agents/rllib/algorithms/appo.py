@@ -54,9 +54,9 @@ class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[mi
 
     @property
     def target_module(self) -> TargetModule:
-        found = self.module[DEFAULT_MODULE_ID].unwrapped()
-        assert isinstance(found, TargetModule)
-        return found
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        assert isinstance(module, TargetModule)
+        return module
 
     def _create_iterator_if_necessary(
         self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **_: Any
@@ -116,13 +116,13 @@ class TransferAPPO(AlgorithmMixin, APPO):
         config, (runners, learners) = self.config, self.actor_groups()
         assert isinstance(config, TransferAPPOConfig)
         if runners.num_remote_env_runners():
-            found = self._fetch_fragments()
+            fragments = self._fetch_fragments()
         else:
-            found = [[fragment] for fragment in self.sample_all()]
+            fragments = [[fragment] for fragment in self.sample_all()]
         share = config.num_envs_per_env_runner
-        self.fragments = tuple(merged(of_one, share) for of_one in found)
+        self.fragments = tuple(merged(of_one, share) for of_one in fragments)
         self.env_steps += sum(fragment.env_steps for fragment in self.fragments)
-        whole, length = [fragment for of_one in found for fragment in of_one], config.get_rollout_fragment_length()
+        whole, length = [fragment for of_one in fragments for fragment in of_one], config.get_rollout_fragment_length()
         batch = _together(whole, length, max(1, config.num_learners))
         self.results = ()
         if batch is None:
@@ -139,16 +139,16 @@ class TransferAPPO(AlgorithmMixin, APPO):
         """The fragments of each remote runner since the last call."""
         runners, _ = self.actor_groups()
         count = runners.num_remote_env_runners()
-        found: list[list[Fragment]] = [[] for _ in range(count)]
+        fragments: list[list[Fragment]] = [[] for _ in range(count)]
         if not runners.num_in_flight_async_reqs(SAMPLE_TAG):
             self._request(list(range(1, count + 1)))
-        while sum(map(len, found)) < count:
+        while sum(map(len, fragments)) < count:
             ready: list[tuple[int, Any]] = runners.fetch_ready_async_reqs(tags=SAMPLE_TAG, timeout_seconds=POLL_SECONDS)
             for number, (fragment, faults) in ready:
-                found[number - 1].append(fragment)
+                fragments[number - 1].append(fragment)
                 self._known = {**self._known, number: faults}
                 self._request([number])
-        return found
+        return fragments
 
     def _request(self, numbers: list[int]) -> None:
         """Ask runners for a fragment, played with the newest weights."""

@@ -53,8 +53,8 @@ def _batches(fragments: tuple[Fragment, ...], learners: int) -> dict[str, Sample
     by_policy = {DEFAULT_MODULE_ID: fragments}
     for policy in fragments[0].others:
         by_policy[policy] = tuple(fragment.others[policy] for fragment in fragments)
-    found = {policy: _together(its, learners) for policy, its in by_policy.items()}
-    return {policy: batch for policy, batch in found.items() if batch is not None}
+    batches = {policy: _together(its, learners) for policy, its in by_policy.items()}
+    return {policy: batch for policy, batch in batches.items() if batch is not None}
 
 
 def _together(fragments: tuple[Fragment, ...], learners: int) -> SampleBatch | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -54,15 +54,15 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
 
     @property
     def sac_module(self) -> SACModule:
-        found = self.module[DEFAULT_MODULE_ID].unwrapped()
-        assert isinstance(found, SACModule)
-        return found
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        assert isinstance(module, SACModule)
+        return module
 
     @property
     def log_alpha(self) -> torch.Tensor:
-        found = self.curr_log_alpha[DEFAULT_MODULE_ID]
-        assert isinstance(found, torch.Tensor)
-        return found
+        value = self.curr_log_alpha[DEFAULT_MODULE_ID]
+        assert isinstance(value, torch.Tensor)
+        return value
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """Adam for the actor (with the method's learning rates), the critics and the entropy's coefficient."""
@@ -85,8 +85,7 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
         self, module_id: str = DEFAULT_MODULE_ID, optimizer_name: str = DEFAULT_OPTIMIZER
     ) -> torch.optim.Optimizer:
         name = ACTOR if optimizer_name == DEFAULT_OPTIMIZER else optimizer_name
-        found: torch.optim.Optimizer = super().get_optimizer(module_id, name)
-        return found
+        return cast(torch.optim.Optimizer, super().get_optimizer(module_id, name))
 
     def _create_iterator_if_necessary(
         self, *, training_data: TrainingData, minibatch_size: int | None = None, **_: Any
@@ -122,14 +121,14 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
 
     def save(self) -> SavedState:
         saved, module = super().save(), self.sac_module
-        found = {f"critics/{name}": tensor for name, tensor in module.critics.state_dict().items()}
-        found |= {f"target/{name}": tensor for name, tensor in module.target.state_dict().items()}
-        found["entropy/log"] = self.log_alpha
+        tensors = {f"critics/{name}": tensor for name, tensor in module.critics.state_dict().items()}
+        tensors |= {f"target/{name}": tensor for name, tensor in module.target.state_dict().items()}
+        tensors["entropy/log"] = self.log_alpha
         rests = {}
         for name in (CRITIC, ALPHA):
             held, rests[name] = optimiser_state(self.get_optimizer(optimizer_name=name))
-            found |= {f"optimiser of {name}/{key}": tensor for key, tensor in held.items()}
-        kept = {name: tensor.detach().cpu() for name, tensor in found.items()}
+            tensors |= {f"optimiser of {name}/{key}": tensor for key, tensor in held.items()}
+        kept = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         return SavedState({**saved.tensors, **kept}, {**saved.values, "optimisers": rests})
 
     def restore(self, saved: SavedState) -> None:
@@ -172,10 +171,10 @@ class TransferSAC(AlgorithmMixin, SAC):
         period = log_period(budget)
         end = min(budget, (self.env_steps // period + 1) * period)
         self.results = ()
-        found = [self._round()]
+        rounds = [self._round()]
         while self.env_steps < end:
-            found.append(self._round())
-        self.fragments = tuple(merged(of_one, of_one[0].rows) for of_one in zip(*found, strict=True))
+            rounds.append(self._round())
+        self.fragments = tuple(merged(of_one, of_one[0].rows) for of_one in zip(*rounds, strict=True))
 
     def _round(self) -> list[Fragment]:
         """A rollout, and the updates that are due after it; what was sampled, without columns."""
@@ -234,11 +233,7 @@ class SACAlgorithm(SACOptions, Algorithm):
     module: ClassVar[type[NetworkModule]] = SACModule
 
     def config(self, num_learners: int) -> AlgorithmConfig:
-        """RLlib's config.
-
-        Raises:
-            GraftError: a minibatch that the learners can't share evenly.
-        """
+        """RLlib's config; raises GraftError for a minibatch that the learners can't share evenly."""
         learners = max(1, num_learners)
         if self.batch % learners:
             raise GraftError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -32,19 +32,13 @@ class NetworkQ(BasePolicy):
         self.network = network
 
     def forward(self, obs: PyTorchObs) -> torch.Tensor:
-        """Q values (N, A) of raw observations.
-
-        Raises:
-            Unstable: training diverged.
-        """
+        """Q values (N, A) of raw observations; raises Unstable where training diverged."""
         outputs = self.network(obs)
         check_finite(outputs)
-        values: torch.Tensor = outputs.action
-        return values
+        return cast(torch.Tensor, outputs.action)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
-        best: torch.Tensor = self(observation).argmax(1)
-        return best
+        return cast(torch.Tensor, self(observation).argmax(1))
 
 
 class NetworkDQNPolicy(DQNPolicy):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -41,11 +41,7 @@ class TransferPPO(MethodGradients, PPO):
         return self.policy
 
     def train(self) -> None:
-        """One update of the policy from the rollout buffer.
-
-        Raises:
-            Unstable: training diverged.
-        """
+        """One update of the policy from the rollout buffer; raises Unstable where training diverged."""
         if isinstance(self.rollout_buffer, MaskedRolloutBuffer) and not self.rollout_buffer.any_live:
             return  # no row was in play
         depth = 0 if self._gradients else self._policy.network.frozen_depth
@@ -59,8 +55,7 @@ class TransferPPO(MethodGradients, PPO):
         """Output of the first ``depth`` blocks for every observation in the buffer, (steps, envs, ...)."""
         raw = self.rollout_buffer.observations
         hidden = self._policy.network.whole_prefix(torch.as_tensor(raw.reshape(-1, *raw.shape[2:])), depth)
-        result: np.ndarray[Any, Any] = hidden.reshape(*raw.shape[:2], *hidden.shape[1:]).numpy()
-        return result
+        return cast(np.ndarray[Any, Any], hidden.reshape(*raw.shape[:2], *hidden.shape[1:]).numpy())
 
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         assert self._policy.last_batch is not None

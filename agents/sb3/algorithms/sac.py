@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from stable_baselines3 import SAC
@@ -56,16 +56,14 @@ class EncoderFeatures(BaseFeaturesExtractor):
         self.encoder = encoder
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.encoder(observations)
-        return features
+        return cast(torch.Tensor, self.encoder(observations))
 
 
 class RawCritic(ContinuousCritic):
     """The library's pair of critics on raw observations, which the encoder scales."""
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> torch.Tensor:
-        features: torch.Tensor = features_extractor(obs)
-        return features
+        return cast(torch.Tensor, features_extractor(obs))
 
 
 class NetworkSACPolicy(SACPolicy):
@@ -121,11 +119,7 @@ class TransferSAC(MethodGradients, SAC):
     """`stable_baselines3.SAC` with its own losses and updates; ``gradients`` sees the actor's."""
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Updates of actor and critics from the replay buffer.
-
-        Raises:
-            Unstable: training diverged.
-        """
+        """Updates of actor and critics from the replay buffer; raises Unstable where training diverged."""
         assert isinstance(self.policy, NetworkSACPolicy)
         self.policy.follow_freezing()
         super().train(gradient_steps, batch_size)

@@ -80,7 +80,7 @@ class Outputs(NamedTuple):
 
 def split_choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
     """Logits of each choice, (..., size); one choice where ``sizes`` is empty."""
-    return cast(tuple[torch.Tensor, ...], torch.split(logits, list(sizes) or logits.shape[-1], -1))
+    return torch.split(logits, list(sizes) or logits.shape[-1], -1)
 
 
 class Unstable(RuntimeError):

@@ -54,8 +54,8 @@ class AlgorithmMixin(Algorithm):
 
     def weights(self) -> dict[str, dict[str, Any]]:
         """Weights of the first learner's networks, by policy."""
-        results = self.actor_groups()[1].foreach_learner(lambda learner: learner.weights())  # type: ignore[attr-defined]
-        return cast(dict[str, dict[str, Any]], next(iter(results)).get())
+        learners: Any = self.actor_groups()[1]
+        return cast(dict[str, dict[str, Any]], next(iter(learners.foreach_learner(lambda one: one.weights()))).get())
 
     def send_weights(self) -> None:
         """From the first learner to all runners.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ class RolloutCollector:
         logp = torch.as_tensor(distribution.logp(actions))
         rollout.actions[t], rollout.logp[t] = actions.cpu(), logp.cpu()
         rollout.values[t] = outputs.value.cpu()
-        return cast(Array, network.played(actions).cpu().numpy())
+        return network.played(actions).cpu().numpy()
 
     def record(self, result: StepResult) -> None:
         """The result of the latest actions."""
@@ -179,7 +179,7 @@ class RolloutCollector:
     def values(self, obs: Any) -> Array:
         """Estimated returns (N,) of observations."""
         outputs: Outputs = self.module.network(torch.as_tensor(obs, device=self._device))
-        return cast(Array, outputs.value.cpu().numpy())
+        return outputs.value.cpu().numpy()
 
     @property
     def ended(self) -> EndedEpisodes:

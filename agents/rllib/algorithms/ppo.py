@@ -103,7 +103,7 @@ class PPOAlgorithm(PPOOptions, Algorithm):
 
     def config(self, num_learners: int) -> AlgorithmConfig:
         return (
-            PPOConfig(algo_class=TransferPPO)  # type: ignore[no-untyped-call]
+            PPOConfig(algo_class=TransferPPO)
             .env_runners(env_runner_cls=BatchRunner, rollout_fragment_length=self.num_steps)
             .training(**settings(self, max(1, num_learners)))
             .learners(learner_class=TransferPPOLearner, add_default_connectors_to_learner_pipeline=False)

@@ -26,12 +26,12 @@ from graft.__main__ import COMMANDS
 from graft.agents import rllib, sb3
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.training.backend import Evaluation, Resources
-from graft.envs.adapters.gymnasium.tunable import CHANNEL, tables
+from graft.envs.adapters.gymnasium.tunable import CHANNEL, tunable_envs
 from graft.envs.builtin.engine.game import GAMES
 from graft.envs.builtin.engine.mechanics import MECHANICS, Mechanic
 from graft.envs.core.faults import FaultRules
 from graft.experiments.config import experiment
-from graft.experiments.config.backends import PRESETS
+from graft.experiments.config.backends import PRESETS, parse_resources
 from graft.experiments.search.definition import SCHEDULERS, SearchFile
 from graft.transfer import METHODS
 from graft.transfer.method import FromSource
@@ -240,7 +240,7 @@ def configs() -> str:
 
 def _presets() -> str:
     names = [field.name for field in fields(Resources)]
-    rows = [(f"`{name}`", *(str(getattr(made, n)) for n in names)) for name, made in PRESETS.items()]
+    rows = [(f"`{name}`", *(str(getattr(parse_resources(name), n)) for n in names)) for name in PRESETS]
     return "Presets:\n\n" + table(("preset", *(f"`{name}`" for name in names)), rows)
 
 
@@ -269,7 +269,7 @@ def _mechanic(m: Mechanic) -> tuple[str, ...]:
 def tunable() -> str:
     """Gymnasium's environments whose constants are keyword arguments."""
     head, made = ("keyword", "range", "default", "meaning"), []
-    for name, has in tables().items():
+    for name, has in tunable_envs().items():
         made.append(f"### {name}\n\n{table(head, [_mechanic(m) for m in has.mechanics])}")
         made += [f"`{stem}<{what}>`: the same of one {what} alone.\n" for stem, what in has.stems.items()]
     channel = [_mechanic(m) for m in CHANNEL]

@@ -1,11 +1,8 @@
-"""What can be played: ``python -m envs.catalog`` lists providers, games, mechanics and views, and draws them all."""
+"""What can be played: lines about providers, games, mechanics and views, and a picture of every game in every view."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft import envs
-from graft.command import command
 from graft.envs.adapters.gymnasium import tunable
 from graft.envs.adapters.gymnasium.randomisation import DISTRIBUTIONS
 from graft.envs.adapters.packages import READY
@@ -24,14 +20,7 @@ from graft.envs.builtin.engine.mechanics import MECHANICS
 from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.errors import GraftError, unknown
-
-EXAMPLES = """examples:
-  python -m envs.catalog                          what is installed, games, mechanics with their ranges, and views
-  python -m envs.catalog --game Graft/Maze-v0     one game: what it shows, its mechanics and their defaults
-  python -m envs.catalog --game Hopper-v5         the same of an environment of Gymnasium whose dynamics can be changed
-  python -m envs.catalog --sheet worlds.png       every game in every view, as a picture
-"""
+from graft.errors import unknown
 
 STEPS = 24
 """Steps of random play before a game is drawn, so that things are under way."""
@@ -45,13 +34,12 @@ def providers() -> dict[str, str]:
     """Every part of every adapter -> "ready, 6 ids", or one sentence that says what to install or what is wrong."""
     found: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for name in ADAPTERS:
-        adapter = ADAPTERS[name]
-        states: dict[str, str] = getattr(adapter, "states", dict)()
+    for _, adapter in ADAPTERS.items():
+        states = adapter.states()
         found |= states
         ready = [part for part, state in states.items() if state == READY]
         try:
-            known: dict[str, int] = getattr(adapter, "counts", dict)() if ready else {}
+            known = adapter.counts() if ready else {}
         except Exception as error:  # whatever an installed package raises when it is imported
             broken = f"It is installed and cannot be imported: {type(error).__name__}, {error}."
             found |= dict.fromkeys(ready, broken)
@@ -83,7 +71,7 @@ def overview() -> list[str]:
 def _tunable() -> list[str]:
     """Lines about Gymnasium's environments whose constants are mechanics."""
     lines = ["Gymnasium's environments with mechanics (--game tells their ranges)"]
-    for name, has in tunable.tables().items():
+    for name, has in tunable.tunable_envs().items():
         parts = [f"{stem}<{what}>" for stem, what in has.stems.items()]
         lines.append(f"  {name:<26}{', '.join([*(m.name for m in has.mechanics), *parts])}")
     forms = ", ".join(f"{{{kind}: {numbers}}}" for kind, (numbers, _) in DISTRIBUTIONS.items())
@@ -91,7 +79,7 @@ def _tunable() -> list[str]:
     return [*lines, "  Values are numbers, or drawn at every reset (within episodes with every: steps):", f"  {forms}"]
 
 
-def of_knobs(name: str, has: tunable.Knobs) -> list[str]:
+def tunable_lines(name: str, has: tunable.TunableSpec) -> list[str]:
     """Lines about one of Gymnasium's environments."""
     lines = [f"{name}: of Gymnasium", "", "Mechanics (default; range; meaning)"]
     lines += [_line(m.name, f"{m.default:g}; {m.range}; {m.meaning}") for m in (*has.mechanics, *tunable.CHANNEL)]
@@ -114,12 +102,12 @@ def of_game(game: Game) -> list[str]:
 
 def detail(game: str) -> list[str]:
     """Lines about the game with this id: for one agent, for two teams, or one of Gymnasium's."""
-    arenas, robots = teams.by_id(), tunable.tables()
+    arenas, robots = teams.by_id(), tunable.tunable_envs()
     if game in robots:
-        return of_knobs(game, robots[game])
+        return tunable_lines(game, robots[game])
     if game not in GAMES and game not in arenas:
         raise unknown("game", game, [*GAMES, *arenas, *robots])
-    return teams.of_arena(arenas[game]) if game in arenas else of_game(GAMES[game])
+    return teams.arena_lines(arenas[game]) if game in arenas else of_game(GAMES[game])
 
 
 def _short(name: str) -> str:
@@ -148,7 +136,7 @@ def _picture(view: str, obs: NDArray[Any], names: tuple[str, ...]) -> NDArray[np
     return picture
 
 
-def sheet(path: Path) -> None:
+def draw_sheet(path: Path) -> None:
     """Draw every game in every view, and in the other palettes, as a PNG."""
     import matplotlib
 
@@ -176,31 +164,3 @@ def sheet(path: Path) -> None:
         row[0].set_ylabel(_short(name), fontsize=9)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m envs.catalog",
-        description="Lists what is installed, the built-in games, their mechanics with ranges, and the views.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--game", metavar="ID", help="one game in detail")
-    parser.add_argument("--sheet", metavar="PNG", type=Path, help="draw every game in every view")
-    options = parser.parse_args(arguments)
-    if options.sheet:
-        if not options.sheet.parent.is_dir():
-            raise GraftError(f"There is no folder {options.sheet.parent} to write {options.sheet.name} into.")
-        if options.sheet.suffix.lower() != ".png":
-            raise GraftError(f"--sheet {options.sheet} is not allowed; give a name that ends in .png.")
-        sheet(options.sheet)
-        print(f"{options.sheet}: every game in every view")
-    else:
-        print("\n".join(detail(options.game) if options.game else overview()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,23 +6,22 @@ from functools import lru_cache
 
 from gymnasium.vector import AutoresetMode
 
-from graft.envs.core.naming import named, split
+from graft.envs.core.naming import rename, split_names
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema, Schemas
-from graft.envs.core.task import Adapter, Bounds, Task, TaskVectorEnv
-from graft.envs.core.teams import SquadEnv
-from graft.envs.core.union import Widened
+from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
+from graft.envs.core.teams import TeamEnv
+from graft.envs.core.union import UnionObservation
 from graft.errors import GraftError
 
 ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters")
 
 
 def adapter_for(task_id: str) -> Adapter:
-    """The adapter whose prefix matches most of ``task_id``; one may have several ``prefixes``."""
+    """The adapter whose prefix matches most of ``task_id``."""
 
     def matching(adapter: Adapter) -> int:
-        prefixes: tuple[str, ...] = getattr(adapter, "prefixes", (adapter.prefix,))
-        return max((len(prefix) for prefix in prefixes if task_id.startswith(prefix)), default=-1)
+        return max((len(prefix) for prefix in adapter.prefixes if task_id.startswith(prefix)), default=-1)
 
     return max((adapter for _, adapter in ADAPTERS.items()), key=matching)
 
@@ -45,14 +44,14 @@ def make(
         seed: base seed, >= 0.
         autoreset: same-step (Stable-Baselines3) or next-step (RLlib).
         max_threads: cap on native threads that the environment's library may start.
-        observation: lay observations out as this schema, which may hold more names than the task (`graft.envs.core.union`).
+        observation: lay observations out as this schema, which may hold more names than the task (`union`).
         render_mode: what the batch's ``render`` gives, such as ``rgb_array``.
         workers: processes to spread environments over, as many as there are at most. What comes out is the same. It
             pays where a step of the whole batch takes more than 2 ms in one process, and a core is free for each.
             Built-in games, EnvPool and PettingZoo need none and stay in this process.
     Raises:
         GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, names that don't fit
-            (`graft.envs.core.naming`), observations that do not fit into ``observation``, or a task that cannot be rendered so.
+            (`naming`), observations that do not fit into ``observation``, or a task that cannot be rendered so.
     """
     if num_envs < 1:
         raise GraftError(f"num_envs is {num_envs}; a batch holds at least 1 environment.")
@@ -60,40 +59,38 @@ def make(
         raise GraftError(f"seed is {seed}; seeds are whole numbers from 0.")
     if workers < 1:
         raise GraftError(f"workers is {workers}; at least 1 process is needed, which is this one.")
-    task, names = split(task)
+    task, names = split_names(task)
     adapter = adapter_for(task.id)
     if render_mode is not None:
-        if not getattr(adapter, "renders", False):
+        if not adapter.renders:
             raise GraftError(
                 f"Task {task} cannot be drawn; single built-in games, squads and Gymnasium's environments can, "
                 f"such as minigrid:MiniGrid-DoorKey-6x6-v0."
             )
         task = Task(task.id, {**task.kwargs, "render_mode": render_mode})
-    spread = {"workers": workers} if getattr(adapter, "parallel", False) else {}
-    env = adapter.make(task, num_envs, seed, autoreset, max_threads, **spread)
+    env = adapter.make(task, BatchOptions(num_envs, seed, autoreset, max_threads, workers))
     try:
         if names:
-            env.observation_schema, env.action_schema = named(env.schemas, names, task.id)
-        return env if observation in (None, env.observation_schema) else Widened(env, observation)
+            env.observation_schema, env.action_schema = rename(env.schemas, names, task.id)
+        return env if observation in (None, env.observation_schema) else UnionObservation(env, observation)
     except GraftError:
         env.close()
         raise
 
 
-def squad(task: Task, seed: int, num_envs: int = 1) -> SquadEnv:
+def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
     """Games of a task for squads, with the agents of all its teams; `make` shows those of one as rows.
 
-    Who learns (``team``, ``opponents``) is for the caller to heed, and so are names (``schema``).
+    The keywords ``team``, ``opponents`` and ``schema`` are ignored.
 
     Raises:
         GraftError: as `make`, and a task that is not for squads.
     """
     adapter = adapter_for(task.id)
-    if not hasattr(adapter, "squad"):
-        offered = ", ".join(sorted(a.prefix for _, a in ADAPTERS.items() if hasattr(a, "squad")))
+    if not adapter.has_teams:
+        offered = ", ".join(sorted(a.prefix for _, a in ADAPTERS.items() if a.has_teams))
         raise GraftError(f"Task {task} is not for squads; ids of those begin with: {offered}.")
-    whole: SquadEnv = adapter.squad(split(task)[0], seed, num_envs)
-    return whole
+    return adapter.make_teams(split_names(task)[0], BatchOptions(num_envs, seed))
 
 
 @lru_cache(maxsize=256)
@@ -132,5 +129,5 @@ def check(task: Task) -> int:
 
 
 def bounds(task: Task) -> Bounds | None:
-    """Registered random and expert scores of ``task``, or None where nobody recorded any."""
-    return adapter_for(task.id).bounds(split(task)[0])
+    """Registered random and expert scores of ``task``, or None."""
+    return adapter_for(task.id).bounds(split_names(task)[0])

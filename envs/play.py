@@ -1,10 +1,8 @@
-"""A person plays a built-in game in the terminal: ``python -m envs.play Graft/Maze-v0``."""
+"""A person plays a built-in game in the terminal."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 import numpy as np
@@ -13,14 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from graft import envs
-from graft.command import command
 from graft.envs.builtin.arena.game import ARENAS
 from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
 from graft.envs.builtin.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
 from graft.envs.builtin.engine.render import EMPTY, topmost
-from graft.envs.core.naming import split
+from graft.envs.core.naming import split_names
 from graft.envs.core.task import Task
-from graft.envs.core.task_string import task_of
 from graft.envs.keys import keys
 from graft.errors import GraftError, unknown
 
@@ -39,16 +35,6 @@ RESTART, QUIT = ("r", "restart"), ("q", "quit")
 
 HELP = "arrows or WASD to move, space to act, . to wait, r for a new episode, q to quit"
 
-EXAMPLES = """examples:
-  python -m envs.play Graft/Maze-v0                       play; python -m envs.catalog lists the games
-  python -m envs.play Graft/Platform-v0 gravity=0.5       with another mechanic
-  python -m envs.play Graft/Hunt-v0 fog=3 palette=night   see no further than an agent does
-  echo "right right act" | python -m envs.play Graft/Shoot-v0 --seed 3
-
-Where the input is no terminal, it is read line by line: names of actions (noop, up, down, left, right, act), or keys
-in a row (wasd. and space), also restart and quit.
-"""
-
 
 class Session:
     """A game that goes on episode after episode, and its score; it shows what the mechanics let an agent see.
@@ -64,11 +50,11 @@ class Session:
         if task.id in [arena.id for _, arena in ARENAS.items()]:
             raise GraftError(
                 f"{task.id} is a game for squads, which are watched and not played: "
-                f"`python -m experiments.watch CHECKPOINT {task.id} --gif FILE`."
+                f"`graft watch CHECKPOINT {task.id} --gif FILE`."
             )
         if task.id not in GAMES:
             raise unknown("game", task.id, GAMES)
-        task, _ = split(task)  # people see the game's own names
+        task, _ = split_names(task)  # people see the game's own names
         self.game = GAMES[task.id]
         self._palette = PALETTES[self.game.resolve(task.kwargs).palette]
         made_for_networks = self.game.observation_schema(task.kwargs.get("view", "planes")).kind != "planes"
@@ -209,24 +195,3 @@ def run(task: Task, seed: int, source: TextIO) -> None:
     else:
         line_by_line(session, source, console)
     console.print(session.summary(), soft_wrap=True)
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m envs.play",
-        description=f"Play a built-in game in the terminal: {HELP}.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("task", nargs="+", metavar="TASK | key=value", help="a game's id; its mechanics by name")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first episode (0)")
-    options = parser.parse_intermixed_args(arguments)
-    run(task_of(options.task), options.seed, sys.stdin)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,208 +1,50 @@
-"""Speed, side by side: `python -m experiments.bench envs`, `adapters`, `methods`, `backends` or `scaling`."""
+"""The command ``graft bench``: speed of games, adapters, methods and backends, side by side."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import gymnasium as gym
-import numpy as np
-from rich.console import Console
-from rich.table import Table
+from graft.command import at_least, command, command_parser
 
-from graft.command import command
-from graft.envs.builtin.engine.game import GAMES
-from graft.envs.core.task import Task
-from graft.envs.factory import make
-from graft.errors import GraftError
+DESCRIPTION = """Times, side by side on one core (scaling: on all of them):
+  envs      Graft's games in planes and in pixels, with every mechanic, beside EnvPool's MiniGrid and
+            Procgen and a Python loop over Gymnasium
+  adapters  each adapter of other people's environments beside the bare library
+  methods   the updates of every transfer method beside plain fine-tuning's
+  backends  PPO on each backend beside RLlib as it comes
+  scaling   what more env runners, learners and a GPU give the RLlib backend: a game with 1 and 2 workers,
+            and an environment that sleeps with up to --runners, of which each takes about 400 MB"""
 
-Subject = Callable[[], int]
-"""Takes some env steps with random actions, reading every observation, and returns how many."""
-
-LOOPED = ("CartPole-v1", "MiniGrid-DoorKey-6x6-v0")
-"""Ids stepped one at a time in a Python loop over `gymnasium.make`, as the baseline everybody has."""
-
-BATCHED = ("envpool/MiniGrid-DoorKey-6x6-v0", "envpool/CoinrunEasy-v0")
-"""Ids of EnvPool; the second is Procgen's, in 64 x 64 pixels like ours."""
-
-SHOWN = ("planes", "pixels")
-
-SLICE_SECONDS = 0.2
-"""How long a subject runs before the next one takes over."""
-
-PLAIN, EVERYTHING = "as it is", "all mechanics at once"
-
-
-class Variant(NamedTuple):
-    """A game in one view with some of its mechanics: what they are called, and the task."""
-
-    game: str
-    view: str
-    change: str
-    task: Task
-
-
-def variants() -> list[Variant]:
-    """Every game in planes and in pixels: as it is, with each mechanic at each end of its range, with all at once."""
-    found = []
-    for name, game in GAMES.items():
-        changes: dict[str, dict[str, Any]] = {PLAIN: {}}
-        for mechanic in game.mechanics.values():
-            for value in mechanic.extremes:
-                if value != mechanic.default:
-                    changes[f"{mechanic.name}={value}"] = {mechanic.name: value}
-        changes[EVERYTHING] = {mechanic.name: mechanic.extremes[1] for mechanic in game.mechanics.values()}
-        for view in SHOWN:
-            found += [Variant(name, view, what, Task(name, {"view": view, **kw})) for what, kw in changes.items()]
-    return found
-
-
-def _batch(task: Task, num_envs: int) -> Subject:
-    env = make(task, num_envs, seed=0)
-    env.reset()
-    actions = np.random.default_rng(0).integers(len(env.action_schema.names), size=(64, num_envs))
-
-    def slice_() -> int:
-        for row in actions:
-            env.step(row)
-        return int(actions.size)
-
-    return slice_
-
-
-def _loop(task_id: str) -> Subject:
-    env = gym.make(task_id)
-    env.reset(seed=0)
-    env.action_space.seed(0)
-    actions = [env.action_space.sample() for _ in range(256)]
-
-    def slice_() -> int:
-        for action in actions:
-            _, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset()
-        return len(actions)
-
-    return slice_
-
-
-def _rate(subject: Subject) -> float:
-    """Env steps per second over one time slice."""
-    steps, start, elapsed = 0, time.perf_counter(), 0.0
-    while elapsed < SLICE_SECONDS:
-        steps += subject()
-        elapsed = time.perf_counter() - start
-    return steps / elapsed
-
-
-def measure(subjects: dict[str, Subject], rounds: int) -> dict[str, list[float]]:
-    """Rates of every subject, interleaved: odd rounds run backwards, so that a drift of the machine cancels out."""
-    rates: dict[str, list[float]] = {name: [] for name in subjects}
-    for subject in subjects.values():
-        subject()  # compiles and warms up
-    for index in range(rounds):
-        names = list(subjects)
-        for name in names if index % 2 == 0 else reversed(names):
-            rates[name].append(_rate(subjects[name]))
-    return rates
-
-
-def _others(console: Console, num_envs: int) -> dict[str, Subject]:
-    """What else there is, for comparison; what is not installed is left out, with a line that says so."""
-    subjects: dict[str, Subject] = {}
-    for task_id in BATCHED:
-        try:
-            subjects[f"EnvPool {task_id.removeprefix('envpool/')}, batch of {num_envs}"] = _batch(
-                Task(task_id), num_envs
-            )
-        except GraftError as error:
-            console.print(f"left out: {error}", soft_wrap=True)
-    for task_id in LOOPED:
-        try:
-            if task_id.startswith("MiniGrid"):
-                import minigrid  # noqa: F401 - registers its ids
-            subjects[f"Gymnasium {task_id}, Python loop"] = _loop(task_id)
-        except ImportError:
-            console.print(f"left out: {task_id} (pip install 'graft-rl[games]')", soft_wrap=True)
-    return subjects
-
-
-def bench_envs(console: Console, num_envs: int, rounds: int) -> None:
-    """Print the tables of env steps per second."""
-    games = variants()
-    ours = {f"{v.game} {v.view} {v.change}": _batch(v.task, num_envs) for v in games}
-    others = _others(console, num_envs)
-    with console.status(f"timing {len(ours) + len(others)} subjects, {rounds} rounds"):
-        rates = measure(ours | others, rounds)
-    middle = {name: statistics.median(found) for name, found in rates.items()}
-    table = Table(
-        title=f"Env steps per second on one core, batch of {num_envs}: median of {rounds} interleaved rounds",
-        title_justify="left",
-    )
-    for column in ("game", "view", PLAIN, "least with one mechanic", "", EVERYTHING):
-        table.add_column(column, justify="left" if column in ("game", "view", "") else "right")
-    for game, view in dict.fromkeys((v.game, v.view) for v in games):
-        found = {v.change: middle[f"{game} {view} {v.change}"] for v in games if (v.game, v.view) == (game, view)}
-        plain, everything = found.pop(PLAIN), found.pop(EVERYTHING)
-        slowest = min(found, key=lambda change: found[change])
-        table.add_row(str(Task(game)), view, f"{plain:,.0f}", f"{found[slowest]:,.0f}", slowest, f"{everything:,.0f}")
-    console.print(table)
-    beside = Table(title="Beside them", title_justify="left")
-    beside.add_column("environment")
-    for column in ("median", "least", "most"):
-        beside.add_column(column, justify="right")
-    for name in others:
-        beside.add_row(name, *(f"{value:,.0f}" for value in (middle[name], min(rates[name]), max(rates[name]))))
-    console.print(beside)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.bench",
-        description="Times, side by side on one core (scaling: on all of them):\n"
-        "  envs      Graft's games in planes and in pixels, with every mechanic, beside EnvPool's MiniGrid and\n"
-        "            Procgen and a Python loop over Gymnasium\n"
-        "  adapters  each adapter of other people's environments beside the bare library\n"
-        "  methods   the updates of every transfer method beside plain fine-tuning's\n"
-        "  backends  PPO on each backend beside RLlib as it comes\n"
-        "  scaling   what more env runners, learners and a GPU give the RLlib backend: a game with 1 and 2 workers,\n"
-        "            and an environment that sleeps with up to --runners, of which each takes about 400 MB",
-        epilog="examples:\n  python -m experiments.bench envs --num-envs 1024 --rounds 5\n"
-        "  python -m experiments.bench adapters --only CartPole --rounds 9\n"
-        "  python -m experiments.bench methods --rounds 9\n"
-        "  python -m experiments.bench backends --rounds 5\n"
-        "  python -m experiments.bench scaling --rounds 3 --runners 16",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("what", choices=["envs", "adapters", "methods", "backends", "scaling"], help="what to time")
-    parser.add_argument("--num-envs", type=int, default=1024, metavar="N", help="of envs: batch size (default: 1024)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="of adapters: tasks whose names hold this")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default: 5)")
-    parser.add_argument("--runners", type=int, default=16, metavar="N", help="of scaling: most runners (default: 16)")
-    return parser
+EXAMPLES = """examples:
+  graft bench envs --num-envs 1024 --rounds 5
+  graft bench adapters --only CartPole --rounds 9
+  graft bench methods --rounds 9
+  graft bench backends --rounds 5
+  graft bench scaling --rounds 3 --runners 16
+"""
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = _parser()
+    parser = command_parser("bench", DESCRIPTION, EXAMPLES)
+    parser.add_argument("what", choices=["envs", "adapters", "methods", "backends", "scaling"], help="what to time")
+    parser.add_argument("--num-envs", type=int, default=1024, metavar="N", help="of envs: batch size (default: 1024)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="of adapters: tasks whose names hold this")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default: 5)")
+    parser.add_argument("--runners", type=int, default=16, metavar="N", help="of scaling: most runners (default: 16)")
     options = parser.parse_args(arguments)
-    if min(options.num_envs, options.rounds, options.runners) < 1:
-        parser.error("--num-envs, --rounds and --runners must be at least 1")
+    at_least(1, num_envs=options.num_envs, rounds=options.rounds, runners=options.runners)
     if options.what != "scaling" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    _bench(options, Console(width=120))
-    return 0
+    from rich.console import Console
 
-
-def _bench(options: argparse.Namespace, console: Console) -> None:
-    """What was asked for; only that is imported, as some need a library that others don't."""
+    console = Console(width=120)
     if options.what == "envs":
+        from graft.experiments.benchmarks.envs import bench_envs
+
         bench_envs(console, options.num_envs, options.rounds)
     elif options.what == "adapters":
         from graft.experiments.benchmarks.adapters import bench_adapters
@@ -220,6 +62,7 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         from graft.experiments.benchmarks.scaling import bench_scaling
 
         bench_scaling(console, options.rounds, options.runners)
+    return 0
 
 
 if __name__ == "__main__":

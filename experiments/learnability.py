@@ -1,183 +1,28 @@
-"""Are the games learnable? ``python -m experiments.learnability`` trains each from scratch until it plays well."""
+"""The command ``graft learnability``: trains each built-in game from scratch until it is played well."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import signal
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from graft.agents.checkpoints.files import replace_file
-from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.agents.sb3 import ALGORITHMS, train
-from graft.agents.training.backend import Evaluation, TrainJob
-from graft.command import command
-from graft.envs.builtin.engine.game import GAMES
-from graft.envs.core.task import Task
-from graft.envs.factory import bounds, schemas
+from graft.command import FAILED, at_least, command, command_parser
 from graft.errors import GraftError
-from graft.experiments.reference import SEED
-
-EVALUATION = Evaluation(every=50_000, episodes=256)
 
 EXAMPLES = """examples:
-  python -m experiments.learnability                                 every game, three seeds, one after the other
-  python -m experiments.learnability Graft/Maze-v0 --seeds 5 --jobs 2
-  python -m experiments.learnability --out docs --jobs 2             learnability.json and learnability.png in docs
+  graft learnability                                 every game, three seeds, one after the other
+  graft learnability Graft/Maze-v0 --seeds 5 --jobs 2
+  graft learnability --out docs --jobs 2             learnability.json and learnability.png in docs
 """
-
-
-class Job(NamedTuple):
-    """One training: of a game, with a seed, for at most so many env steps, until its score is ``share``."""
-
-    game: str
-    seed: int
-    steps: int
-    share: float
-
-    @property
-    def name(self) -> str:
-        """Key of its result."""
-        return f"{self.game} seed {self.seed}, {self.steps} steps, {self.share:g} of the expert"
-
-
-class Reached(Exception):
-    """The score asked for, or passed on the way."""
-
-
-def learn(job: Job) -> dict[str, Any]:
-    """Train with PPO's and the network's defaults.
-
-    Returns:
-        ``curve``: (env steps, score) of each evaluation, where 0 is the random policy and 1 the expert; ``reached``:
-        env steps at the first score of ``share`` or more, None where there was none.
-    """
-    torch.set_num_threads(1)
-    task = Task(job.game)
-    scale = bounds(task)
-    if scale is None:
-        raise GraftError(f"{job.game} has no reference scores; see python -m experiments.reference.")
-    curve: list[tuple[int, float]] = []
-
-    def record(env_steps: int, values: Mapping[str, float]) -> None:
-        if "eval/return_mean" in values:
-            curve.append((env_steps, round(scale.normalise(values["eval/return_mean"]), 4)))
-            if curve[-1][1] >= job.share:
-                raise Reached
-
-    seed = SEED + 10_000 * (job.seed + 1)
-    start = time.monotonic()
-    with contextlib.suppress(Reached):
-        train(
-            TrainJob(
-                PolicyNetwork(schemas(task), NetworkConfig(), seed),
-                task,
-                ALGORITHMS["ppo"](),
-                job.steps,
-                seed,
-                record,
-                EVALUATION,
-            )
-        )
-    reached = curve[-1][0] if curve[-1][1] >= job.share else None
-    return {"curve": curve, "reached": reached, "seconds": round(time.monotonic() - start)}
-
-
-def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -> dict[str, Any]:
-    """Results of all jobs by name; each is kept in the file at ``path`` as soon as it is there, and not repeated.
-
-    Where a training fails, the others still come to their end; then its error is raised.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise GraftError(f"{path} is not JSON ({error}); restore it, or remove it to begin anew.") from error
-    missing = [job for job in jobs if job.name not in found]
-    if len(missing) < len(jobs):
-        console.print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings are in {path} already")
-    failed: Exception | None = None
-    # Ctrl-C ends a worker at once; as an exception it would only end the worker's job, and the next one would begin.
-    ended_by_ctrl_c = (signal.SIGINT, signal.SIG_DFL)
-    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ended_by_ctrl_c) as pool:
-        waiting = {pool.submit(learn, job): job for job in missing}
-        for future in as_completed(waiting):
-            job = waiting[future]
-            try:
-                result = future.result()
-            except Exception as error:  # whatever ends a training
-                console.print(f"{job.game} seed {job.seed} failed: {type(error).__name__}: {error}", markup=False)
-                failed = failed or error
-                continue
-            found[job.name] = result
-            replace_file(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
-            end = result["curve"][-1]
-            console.print(f"{job.game} seed {job.seed}: {end[1]:.2f} after {end[0]:,} steps, {result['seconds']:,} s")
-    if failed is not None:
-        raise failed
-    return {job.name: found[job.name] for job in jobs}
-
-
-def table(jobs: Sequence[Job], results: Mapping[str, Any]) -> Table:
-    """When each seed of each game got there."""
-    made = Table(title=f"Env steps to {jobs[0].share:.0%} of the expert's score, from scratch", title_justify="left")
-    made.add_column("game")
-    seeds = sorted({job.seed for job in jobs})
-    for seed in seeds:
-        made.add_column(f"seed {seed}", justify="right")
-    for game in dict.fromkeys(job.game for job in jobs):
-        mine = [results[job.name] for job in jobs if job.game == game]
-        cells = [f"{r['reached']:,}" if r["reached"] else f"no: {max(s for _, s in r['curve']):.2f}" for r in mine]
-        made.add_row(str(Task(game)), *cells)
-    return made
-
-
-def draw(jobs: Sequence[Job], results: Mapping[str, Any], path: Path) -> None:
-    """A panel for each game, with the curve of every seed, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    games = list(dict.fromkeys(job.game for job in jobs))
-    columns = min(4, len(games))
-    rows = -(-len(games) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(3.2 * columns, 2.5 * rows), squeeze=False, sharey=True)
-    for axis, game in zip(axes.flat, games, strict=False):
-        for job in (job for job in jobs if job.game == game):
-            steps, scores = zip(*results[job.name]["curve"], strict=True)
-            axis.plot([s / 1e6 for s in steps], scores, label=f"seed {job.seed}")
-        axis.axhline(jobs[0].share, color="0.5", linestyle="--", linewidth=1)
-        axis.set_title(str(Task(game)), fontsize=10)
-        axis.set_xlabel("million env steps", fontsize=8)
-    for axis in list(axes.flat)[len(games) :]:
-        axis.remove()
-    for row in axes:
-        row[0].set_ylabel("score (1 = expert)", fontsize=8)
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 where every seed of every game got there, 1 where one did not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.learnability",
-        description="Trains built-in games from scratch with PPO until they reach a share of the expert's score.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "learnability",
+        "Trains built-in games from scratch with PPO until they reach a share of the expert's score.",
+        EXAMPLES,
     )
     parser.add_argument("games", nargs="*", metavar="GAME", help="ids (default: all that have reference scores)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each game (3)")
@@ -188,8 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path("runs"), metavar="DIR", help="for learnability.json and .png (runs)"
     )
     options = parser.parse_args(arguments)
-    if min(options.seeds, options.steps, options.jobs) < 1 or options.share <= 0:
-        parser.error("--seeds, --steps, --jobs and --share must be above 0")
+    at_least(1, seeds=options.seeds, steps=options.steps, jobs=options.jobs)
+    if options.share <= 0:
+        raise GraftError(f"--share {options.share:g} is not allowed; give a number above 0.")
+    from rich.console import Console
+
+    from graft.envs.builtin.engine.game import GAMES
+    from graft.experiments.benchmarks.learnability import Job, draw, learn_all, table
+
     console = Console(highlight=False)
     games = [GAMES[name].id for name in options.games] or [name for name, game in GAMES.items() if game.bounds]
     jobs = [Job(game, seed, options.steps, options.share) for seed in range(options.seeds) for game in games]
@@ -198,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(table(jobs, results))
     draw(jobs, results, options.out / "learnability.png")
     console.print(f"Figure: {options.out / 'learnability.png'}")
-    return 0 if all(result["reached"] for result in results.values()) else 1
+    return 0 if all(result["reached"] for result in results.values()) else FAILED
 
 
 if __name__ == "__main__":

@@ -1,164 +1,26 @@
-"""Matches: ``python -m experiments.match CHECKPOINT TASK`` counts how often a squad wins against another."""
+"""The command ``graft match``: how often an agent's team wins against another."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
-import torch
-from rich.console import Console
-
-from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.networks.policy_network import PolicyNetwork
-from graft.command import command
-from graft.envs.adapters.pettingzoo.batch import ZooSquad
-from graft.envs.core.task import Task
-from graft.envs.core.team_rows import TeamRows
-from graft.envs.core.teams import RULES
-from graft.envs.factory import make
-from graft.errors import GraftError
-from graft.experiments.watch import agent_and_task, check_fit, find_checkpoint
-
-GAMES_AT_ONCE = 64
-LONGEST = 10_000
-"""Steps after which a game that nobody wins is given up."""
+from graft.command import at_least, command, command_parser
 
 EXAMPLES = """examples:
-  python -m experiments.match runs/squads/stages/27ab12 Graft/Pursuit-v0 team=prey
-  python -m experiments.match runs/squads/stages/27ab12 Graft/Pursuit-v0 team=prey --against runs/squads/stages/99fe01
-  python -m experiments.match runs/squads/stages/27ab12 hunters=2 prey='[3, 5]' --games 1000
+  graft match runs/squads/stages/27ab12 Graft/Pursuit-v0 team=prey
+  graft match runs/squads/stages/27ab12 Graft/Pursuit-v0 team=prey --against runs/squads/stages/99fe01
+  graft match runs/squads/stages/27ab12 hunters=2 prey='[3, 5]' --games 1000
 """
-
-
-class Outcome(NamedTuple):
-    """Games of one team against another."""
-
-    won: int
-    drawn: int
-    lost: int
-
-    @property
-    def games(self) -> int:
-        """All of them."""
-        return self.won + self.drawn + self.lost
-
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the share of games won (Wilson 1927)."""
-        from scipy.stats import binomtest  # takes a second to import
-
-        low, high = binomtest(self.won, self.games).proportion_ci(0.95, method="wilson")
-        return float(low), float(high)
-
-
-def player(
-    network: PolicyNetwork, seed: int, deterministic: bool, names: Sequence[str] | None = None
-) -> Callable[[Any, Any], Any]:
-    """How ``network`` plays a team: ``(observations (N, size, *shape), alive) -> actions (N, size, ...)``.
-
-    ``names`` are those that observations hold, where the network knows more; what it does not see is zero.
-    """
-    generator, own = torch.Generator().manual_seed(seed), network.schemas.observation
-    places = [own.names.index(name) for name in names or own.names]
-    network.eval()
-
-    def choose(obs: Any, alive: Any) -> Any:
-        wide = np.zeros((obs.shape[0] * obs.shape[1], *own.shape), obs.dtype)
-        wide[:, places] = obs.reshape(-1, *obs.shape[2:])
-        actions = network.act(torch.as_tensor(wide), generator, deterministic).numpy()
-        return actions.reshape(*obs.shape[:2], *actions.shape[1:])
-
-    return choose
-
-
-def match(
-    network: PolicyNetwork, task: Task, against: PolicyNetwork | str, games: int, seed: int, deterministic: bool = False
-) -> Outcome:
-    """Let ``network`` play the task's team against another.
-
-    Args:
-        task: of agents in teams, one of which is its ``team``.
-        against: a network for the other team, or a rule (`graft.envs.core.teams.RULES`).
-        games: how many, shared out evenly over a batch of games, each of which counts from its first.
-        deterministic: play the most likely actions instead of samples.
-    Raises:
-        GraftError: a task without two teams, or a network that does not fit its team.
-    """
-    slots = _rows(task, 1, seed).slots
-    at_once = min(GAMES_AT_ONCE, games)
-    rows = _rows(task, at_once * len(slots), seed)
-    check_fit(network.schemas, task)
-    team = tuple(rows.squad.teams).index(rows.team)
-    if isinstance(against, str):
-        rows.opponents = against
-    else:
-        check_fit(against.schemas, Task(task.id, {**task.kwargs, "team": rows.others[0]}))
-        names = rows.squad.schemas_of(rows.others[0]).observation.names
-        rows.opponents = player(against, seed + 1, deterministic, names)
-    quota, played = -(-games // at_once), np.zeros(at_once, np.int64)
-    counts = {"won": 0, "drawn": 0, "lost": 0}
-    mine, waited = player(network, seed, deterministic, rows.observation_schema.names), 0
-    obs, infos = rows.reset()
-    try:
-        while played.min() < quota:
-            shape = (at_once, len(slots))
-            actions = mine(obs.reshape(*shape, *obs.shape[1:]), infos["alive"].reshape(shape))
-            obs, _, _, _, infos = rows.step(actions.reshape(-1, *actions.shape[2:]))
-            winners = infos["winner"]
-            waited = 0 if (winners != -1).any() else waited + 1
-            if waited > LONGEST:
-                raise GraftError(f"No game of {task} ended within {LONGEST:,} steps; give it a time limit.")
-            for i in np.flatnonzero((winners != -1) & (played < quota)):
-                counts["won" if winners[i] == team else "drawn" if winners[i] == -2 else "lost"] += 1
-                played[i] += 1
-    finally:
-        rows.close()
-    return Outcome(**counts)
-
-
-def _rows(task: Task, rows: int, seed: int) -> TeamRows:
-    env = make(task, rows, seed)
-    if not isinstance(env, TeamRows):
-        env.close()
-        raise GraftError(f"{task} has no teams; a match needs a task such as Graft/Pursuit-v0.")
-    if isinstance(env.squad, ZooSquad):
-        env.close()
-        raise GraftError(f"{task} names no winner; a match needs a task such as Graft/Pursuit-v0.")
-    if len(env.others) != 1:
-        env.close()
-        raise GraftError(f"{task}: give the team that the checkpoint plays: team={' or team='.join(env.squad.teams)}.")
-    return env
-
-
-def run(console: Console, options: argparse.Namespace) -> None:
-    """Play what the arguments ask for, and print the outcome.
-
-    Raises:
-        GraftError: bad input of any kind.
-    """
-    checkpoint, task = agent_and_task(options.words)
-    rule = options.against in RULES
-    against = options.against if rule else Checkpoint.load(find_checkpoint(Path(options.against))).build()
-    outcome = match(checkpoint.build(), task, against, options.games, options.seed, options.deterministic)
-    low, high = outcome.interval()
-    console.print(
-        f"{task} against {options.against}: won {outcome.won / outcome.games:.1%} [{low:.1%}, {high:.1%}] of "
-        f"{outcome.games} games, drew {outcome.drawn}, lost {outcome.lost}",
-        soft_wrap=True,
-    )
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    made = argparse.ArgumentParser(
-        prog="python -m experiments.match",
-        description="Let an agent from a checkpoint play a team against another, and count the games that it wins.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = command_parser(
+        "match",
+        "Let an agent from a checkpoint play a team against another, and count the games that it wins.",
+        EXAMPLES,
     )
     made.add_argument(
         "words",
@@ -168,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "them",
     )
     made.add_argument(
-        "--against", default="random", metavar="WHO", help=f"{' or '.join(RULES)}, or another checkpoint (random)"
+        "--against", default="random", metavar="WHO", help="random or still, or another checkpoint (random)"
     )
     made.add_argument("--games", type=int, default=500, metavar="N", help="how many, at least (500)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of the games and of sampled actions (0)")
@@ -180,8 +42,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = parser().parse_intermixed_args(arguments)
-    if options.games < 1:
-        parser().error("--games must be at least 1")
+    at_least(1, games=options.games)
+    import torch
+    from rich.console import Console
+
+    from graft.experiments.playback.match import run
+
     torch.set_num_threads(1)
     run(Console(highlight=False, markup=False), options)
     return 0

@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments.run [CONFIG] [key=value ...] [--out DIR] [--jobs N] [--dry-run]`."""
+"""The command ``graft run``: an experiment from its config, trained, compared and reported."""
 
 from __future__ import annotations
 
@@ -8,41 +8,30 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
-
-from graft.command import FAILED, INTERRUPTED, command
+from graft.command import FAILED, INTERRUPTED, command, command_parser
 from graft.errors import GraftError
-from graft.experiments.config.describe import describe
-from graft.experiments.config.experiment import (
-    DEFAULT,
-    AnyConfig,
-    Common,
-    Config,
-    SequenceConfig,
-    load_config,
-    packaged_configs,
-)
-from graft.experiments.launchers.launcher import Launcher
-from graft.experiments.launchers.local import LocalLauncher
-from graft.experiments.plan.graph import Graph, expand
-from graft.experiments.plan.sequence import expand_sequence
-from graft.experiments.report.conclusions import Carried, check_pairs, check_sequence, conclude_pairs, conclude_sequence
-from graft.experiments.report.progress import Progress
-from graft.experiments.store.records import Store
+from graft.experiments.config.packaged import DEFAULT, packaged_configs
 
-LAUNCHERS = ("local", "ray")
+if TYPE_CHECKING:  # which take seconds to load
+    from rich.console import Console
+
+    from graft.experiments.config.experiment import AnyConfig
+    from graft.experiments.launchers.launcher import Launcher
+    from graft.experiments.plan.stage import Graph
+    from graft.experiments.report.conclusions import TransplantTables
+    from graft.experiments.store.records import Store
 
 EXAMPLES = """examples:
-  python -m experiments.run                              the quickstart, a few minutes on two cores
-  python -m experiments.run mechanics --dry-run          stages and transplant reports, without training
-  python -m experiments.run mechanics seeds=3 --jobs 4   three seeds, four worker processes
-  python -m experiments.run my.yaml --jobs 1 --workers 4 one stage at a time, its slow environments in four processes
-  python -m experiments.run mechanics --launcher ray --address head:6379 --gpus 0.25 --out /shared/mechanics
-                                                         on a Ray cluster, four stages to a GPU
-  python -m experiments.run --describe packnet           what a method does, and its options
-  python -m experiments.run my.yaml transfer.steps=1e5 targets.0.kwargs.slip=0.5 --out runs/slippery
+  graft run                              the quickstart, a few minutes on two cores
+  graft run mechanics --dry-run          stages and transplant reports, without training
+  graft run mechanics seeds=3 --jobs 4   three seeds, four worker processes
+  graft run my.yaml --jobs 1 --workers 4 one stage at a time, its slow environments in four processes
+  graft run mechanics --launcher ray --address head:6379 --gpus 0.25 --out /shared/mechanics
+                                         on a Ray cluster, four stages to a GPU
+  graft run --describe packnet           what a method does, and its options
+  graft run my.yaml transfer.steps=1e5 targets.0.kwargs.slip=0.5 --out runs/slippery
 
 The same command again goes on where it was stopped; stages that its folder holds are never run again.
 """
@@ -50,12 +39,8 @@ The same command again goes on where it was stopped; stages that its folder hold
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    made = argparse.ArgumentParser(
-        prog="python -m experiments.run",
-        description="Pretrain agents on source tasks, transfer them to target tasks by every method, and compare.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = command_parser(
+        "run", "Pretrain agents on source tasks, transfer them to target tasks by every method, and compare.", EXAMPLES
     )
     made.add_argument(
         "config",
@@ -81,17 +66,17 @@ def parser() -> argparse.ArgumentParser:
         "pays where cores are left, for Gymnasium environments whose steps are slow: a few milliseconds for the whole "
         "batch. Built-in games, EnvPool and PettingZoo run as before",
     )
-    add_launchers(made)
+    add_launcher_options(made)
     made.add_argument("--describe", metavar="NAME", help="a method or an algorithm (ppo, rllib/ppo) and its options")
     made.add_argument("--dry-run", action="store_true", help="show what would run and be carried over; write nothing")
     return made
 
 
-def add_launchers(made: argparse.ArgumentParser) -> None:
+def add_launcher_options(made: argparse.ArgumentParser) -> None:
     """The options that say where stages run."""
     made.add_argument(
         "--launcher",
-        choices=LAUNCHERS,
+        choices=("local", "ray"),
         default="local",
         help="local (default): processes of this machine. ray: a Ray cluster, whose nodes need Graft installed in the "
         "same version, and --out on a path that all of them share; a stage whose worker or node dies goes on from its "
@@ -134,6 +119,8 @@ def launcher_of(arguments: argparse.Namespace) -> Launcher:
     if arguments.launcher == "local":
         if given:
             raise GraftError(f"--{next(iter(given))} is for --launcher ray; leave it out, or choose that launcher.")
+        from graft.experiments.launchers.local import LocalLauncher
+
         return LocalLauncher(arguments.jobs, arguments.workers)
     try:
         from graft.experiments.launchers.ray import RayLauncher
@@ -144,19 +131,22 @@ def launcher_of(arguments: argparse.Namespace) -> Launcher:
 
 def _read(words: Sequence[str]) -> tuple[AnyConfig, bool]:
     """The config, and whether overrides changed it."""
+    from graft.experiments.config.experiment import load_config
+    from graft.experiments.config.names import check_names
+
     configs = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
     if len(configs) > 1:
         raise GraftError(f"One config at a time; got {', '.join(configs)}.")
-    return load_config(configs[0] if configs else DEFAULT, overrides), bool(overrides)
+    config = load_config(configs[0] if configs else DEFAULT, overrides)
+    check_names(config)
+    return config, bool(overrides)
 
 
-def _default_out(config: AnyConfig, overridden: bool) -> Path:
-    """``runs/NAME``; with overrides, a hash of the config sets it apart from the plain experiment."""
-    digest = hashlib.sha256(
-        json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True).encode()
-    ).hexdigest()
-    return Path("runs") / (f"{config.name}-{digest[:6]}" if overridden else config.name)
+def default_out(name: str, identity: Any, changed: bool) -> Path:
+    """``runs/NAME``; where the plain experiment was changed, a hash of its ``identity`` sets it apart."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Path("runs") / (f"{name}-{digest[:6]}" if changed else name)
 
 
 class Kind(NamedTuple):
@@ -168,25 +158,20 @@ class Kind(NamedTuple):
     """
 
     expand: Callable[[Any], Graph]
-    check: Callable[[Graph], list[Carried]]
+    check: Callable[[Graph], list[TransplantTables]]
     conclude: Callable[[Console, Any, Graph, Store, Mapping[str, str]], None]
 
 
-KINDS: dict[type[Common], Kind] = {
-    Config: Kind(expand, check_pairs, conclude_pairs),
-    SequenceConfig: Kind(expand_sequence, check_sequence, conclude_sequence),
-}
+def kind_of(config: AnyConfig) -> Kind:
+    """Of an experiment."""
+    from graft.experiments.config.experiment import Config
+    from graft.experiments.plan.pairs import expand
+    from graft.experiments.plan.sequence import expand_sequence
+    from graft.experiments.report.conclusions import check_pairs, check_sequence, conclude_pairs, conclude_sequence
 
-
-def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
-    for carried in kind.check(graph):
-        console.print(carried.whole)
-    steps = sum(stage.budget for stage in graph.stages.values())
-    for stage in graph.stages.values():
-        console.print(f"{stage.id}  {stage.label}  {stage.budget:,} env steps", highlight=False, soft_wrap=True)
-    console.print(
-        f"{len(graph.stages)} stages, {steps:,} env steps, into {out}. Nothing was trained or written.", soft_wrap=True
-    )
+    if isinstance(config, Config):
+        return Kind(expand, check_pairs, conclude_pairs)
+    return Kind(expand_sequence, check_sequence, conclude_sequence)
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -196,20 +181,25 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         GraftError: bad input of any kind.
     """
     if arguments.describe:
+        from graft.experiments.config.describe import describe
+
         console.print(describe(arguments.describe), markup=False, highlight=False, soft_wrap=True)
         return 0
     config, overridden = _read(arguments.config)
     launcher = launcher_of(arguments)
-    store = Store(arguments.out or _default_out(config, overridden))
-    kind = KINDS[type(config)]
+    from graft.experiments.store.records import Store
+
+    identity = config.model_dump(mode="json", by_alias=True)
+    store = Store(arguments.out or default_out(config.name, identity, overridden))
+    kind = kind_of(config)
     graph = kind.expand(config)
     store.check(config)
     if arguments.dry_run:
         _dry_run(console, kind, graph, store.out)
         return 0
-    found = kind.check(graph)
-    with store.locked():
-        failed = _run_stages(console, config, graph, found, launcher, store)
+    carried = kind.check(graph)
+    with store.lock():
+        failed = _run_stages(console, config, graph, carried, launcher, store)
         if failed is None:
             return INTERRUPTED
         kind.conclude(console, config, graph, store, failed)
@@ -219,57 +209,62 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return FAILED if failed else 0
 
 
+def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
+    for carried in kind.check(graph):
+        console.print(carried.complete)
+    steps = sum(stage.budget for stage in graph.stages.values())
+    for stage in graph.stages.values():
+        console.print(f"{stage.id}  {stage.label}  {stage.budget:,} env steps", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(graph.stages)} stages, {steps:,} env steps, into {out}. Nothing was trained or written.", soft_wrap=True
+    )
+
+
 def _run_stages(
-    console: Console,
-    config: AnyConfig,
-    graph: Graph,
-    found: list[Carried],
-    launcher: Launcher,
-    store: Store,
+    console: Console, config: AnyConfig, graph: Graph, carried: list[TransplantTables], launcher: Launcher, store: Store
 ) -> dict[str, str] | None:
     """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
-    todo = [stage_id for stage_id in graph.stages if not store.done(stage_id)]
-    store.open(config)
+    from graft.experiments.launchers.launcher import run_graph
+    from graft.experiments.report.progress import Progress
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    if len(todo) < len(graph.stages) and (changed := store.changed_since()):
+    todo = [stage_id for stage_id in graph.stages if not store.done(stage_id)]
+    done = len(graph.stages) - len(todo)
+    store.open(config)
+    if done and (changed := store.software_changes()):
         say(f"Note: finished stages were made with other software ({', '.join(changed)}); see experiment.json.")
-    failed: dict[str, str] = {}
-    if todo:
-        for carried in found:
-            if carried.losses is not None:
-                console.print(carried.losses)
-        done, budget = len(graph.stages) - len(todo), sum(graph.stages[i].budget for i in todo)
+    if not todo:
+        say(f"{config.name}: all {done} stages are done already, in {store.out}")
+        return {}
+    for transfer in carried:
+        if transfer.losses is not None:
+            console.print(transfer.losses)
+    budget = sum(graph.stages[i].budget for i in todo)
+    workers = "as many workers as fit" if launcher.jobs is None else f"{launcher.jobs} at once"
+    say(
+        f"{config.name}: {len(todo)} of {len(graph.stages)} stages to run, {budget:,} env steps, {workers}, into "
+        f"{store.out}"
+    )
+    try:
+        with Progress(console, len(graph.stages), done, budget) as progress:
+            return run_graph(launcher, graph, todo, store, progress)
+    except KeyboardInterrupt:
         say(
-            f"{config.name}: {len(todo)} of {len(graph.stages)} stages to run, {budget:,} env steps, "
-            f"{_workers(launcher)}, into {store.out}"
+            "Interrupted. Finished stages are kept, of running ones all but the last half minute; "
+            "the same command goes on from there."
         )
-        try:
-            with Progress(console, len(graph.stages), done, budget) as progress:
-                failed = launcher.run(graph, todo, store, progress)
-        except KeyboardInterrupt:
-            say(
-                "Interrupted. Finished stages are kept, of running ones all but the last half minute; "
-                "the same command goes on from there."
-            )
-            return None
-    else:
-        say(f"{config.name}: all {len(graph.stages)} stages are done already, in {store.out}")
-    return failed
-
-
-def _workers(launcher: Launcher) -> str:
-    if launcher.jobs is None:
-        return "as many workers as fit"
-    return f"{launcher.jobs} {'worker' if launcher.jobs == 1 else 'workers'}"
+        return None
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 where stages failed, 2 for bad input, 130 after Ctrl-C."""
-    return run(Console(), parser().parse_intermixed_args(arguments))
+    options = parser().parse_intermixed_args(arguments)
+    from rich.console import Console
+
+    return run(Console(), options)
 
 
 if __name__ == "__main__":

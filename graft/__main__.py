@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,13 +15,13 @@ COMMANDS = {
     "run": ("graft.experiments.run", "pretrain, transfer by every method, and compare: an experiment from its config"),
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
     "compare": ("graft.experiments.compare", "two runs side by side"),
-    "watch": ("graft.experiments.watch", "record how an agent plays, as text, PNG or GIF"),
+    "watch": ("graft.experiments.watch", "record how an agent plays, as a GIF"),
     "match": ("graft.experiments.match", "two teams of agents against each other"),
     "reference": ("graft.experiments.reference", "scores of random and of good play in a task"),
     "learnability": ("graft.experiments.learnability", "train every built-in game from scratch"),
     "bench": ("graft.experiments.bench", "speed of games, adapters, methods and backends"),
-    "catalog": ("graft.envs.catalog", "what can be played: providers, games, mechanics, views"),
-    "play": ("graft.envs.play", "play a built-in game in the terminal"),
+    "catalog": ("graft.experiments.catalog", "what can be played: providers, games, mechanics, views"),
+    "play": ("graft.experiments.play", "play a built-in game in the terminal"),
 }
 """Name -> the module that has its ``main``, which is imported when it is asked for, and what it does."""
 
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
     # As under ``python -m``: environments of a user's own are modules in the working directory.
-    sys.path.insert(0, "")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    sys.argv = [f"graft {words[0]}", *words[1:]]  # which experiments record
     code: int = import_module(COMMANDS[words[0]][0]).main(words[1:])
     return code
 

@@ -1,7 +1,8 @@
-"""What all commands share: exit codes, errors as sentences, and output for any terminal or pipe."""
+"""What all commands share: their parser, exit codes, errors as sentences, and output for any terminal or pipe."""
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import contextlib
 import functools
@@ -31,6 +32,24 @@ PLAIN = {
 """What stands for a character that a terminal's encoding lacks. Accents are dropped; the rest is a question mark."""
 
 Arguments = ParamSpec("Arguments")
+
+
+def command_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of ``graft NAME``, whose help ends with examples."""
+    return argparse.ArgumentParser(
+        prog=f"graft {name}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def at_least(minimum: int, **options: int | None) -> None:
+    """Raise GraftError for an option of the command line that is given and below ``minimum``."""
+    for name, count in options.items():
+        if count is not None and count < minimum:
+            raise GraftError(f"--{name.replace('_', '-')} {count} is not allowed; at least {minimum} is needed.")
 
 
 def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:

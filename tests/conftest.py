@@ -13,7 +13,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 from support.batches import OPEN
-from support.handmade import HandmadeAdapter
+from support.tiny_tasks import TinyTaskAdapter
 
 from graft.envs.factory import ADAPTERS
 
@@ -31,10 +31,10 @@ def batches_are_closed() -> Iterator[None]:
 
 
 @pytest.fixture
-def handmade_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `envs.make` make the tasks ``handmade/...``; gone after the test."""
+def tiny_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `envs.make` make the tasks ``tiny/...``; gone after the test."""
     list(ADAPTERS)  # loads the others
-    monkeypatch.setitem(ADAPTERS._entries, "handmade", HandmadeAdapter())
+    monkeypatch.setitem(ADAPTERS._entries, "tiny", TinyTaskAdapter())
 
 
 @pytest.fixture(scope="module")

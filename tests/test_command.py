@@ -13,9 +13,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from graft.__main__ import COMMANDS, main
 from graft.command import command
 from graft.errors import GraftError
 from graft.experiments import compare
+
+ROOT = Path(__file__).parents[1]
 
 
 def ended_by(error):
@@ -27,6 +30,76 @@ def ended_by(error):
         return 3
 
     return main()
+
+
+def in_a_process(program, *arguments):
+    """What a program prints on the standard output."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(words, env=environ, capture_output=True, text=True, check=True).stdout
+
+
+def test_help_of_every_command_loads_no_library():
+    program = """if True:
+        import sys
+        from graft.__main__ import main
+        for name in sys.argv[1:]:
+            try:
+                main([name, "--help"])
+            except SystemExit as ended:
+                assert ended.code == 0
+        print("loaded:", *({"gymnasium", "numba", "numpy", "pydantic", "ray", "rich", "torch"} & sys.modules.keys()))
+    """
+    lines = in_a_process(program, *COMMANDS).splitlines()
+    for name in COMMANDS:
+        assert any(line.startswith(f"usage: graft {name} ") for line in lines)
+        assert any(line.startswith(f"  graft {name} ") for line in lines), "an example"
+    assert lines[-1] == "loaded:"
+
+
+MISSPELT = [
+    "seedz=2",
+    "seeds=many",
+    "methods=[frozn]",
+    "sources=[{id: Graft/Gather-v0, methods: [{frozn: {depth: 1}}]}]",
+    "network.encoder=grid_cn",
+    "algorithm=ppp",
+    "backend=sb4",
+    "sources=Graft/Gathr-v0",
+    "targets.0.kwargs.slp=0.2",
+    "no_such_config",
+]
+
+
+def test_a_bad_config_is_refused_without_torch():
+    program = """if True:
+        import sys
+        from graft.__main__ import main
+        for word in sys.argv[1:]:
+            print(main(["run", word]))
+        print(main(["tune", "tune_ewc", "seedz=2"]))
+        print(main(["tune", "tune_ewc", "methods.0={frozn: {}}"]))
+        print("loaded:", *({"ray", "stable_baselines3", "torch"} & sys.modules.keys()))
+    """
+    assert in_a_process(program, *MISSPELT).splitlines() == ["2"] * (len(MISSPELT) + 2) + ["loaded:"]
+
+
+def test_the_command_lists_its_commands(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    for name, (_, meaning) in COMMANDS.items():
+        assert f"  {name:{max(map(len, COMMANDS))}}  {meaning}\n" in printed
+    assert main(["tun"]) == 2
+    assert "Unknown command 'tun'" in capsys.readouterr().err
+
+
+def test_modules_in_the_working_directory_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["elsewhere", *sys.path])
+    monkeypatch.setattr(sys, "argv", ["graft"])
+    with pytest.raises(SystemExit):
+        main(["catalog", "--help"])
+    assert sys.path[0] == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +169,7 @@ def test_files_are_utf_8_whatever_the_locale(tmp_path):
         "import sys; from graft.experiments.config.experiment import load_config; print(load_config(sys.argv[1]).name)"
     )
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    environ = {**os.environ, **locale, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environ = {**os.environ, **locale, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(
         [sys.executable, "-c", program, str(config)], env=environ, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""What an import loads, and that every package can be imported first. Layers are contracts of import-linter (`make lint`)."""
+"""What an import loads, and that every package can be the first; layers are checked by `make lint`."""
 
 from __future__ import annotations
 

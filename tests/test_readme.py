@@ -19,8 +19,9 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
-from graft.experiments.config.experiment import PACKAGED, Config, SequenceConfig, load_config, packaged_configs
-from graft.experiments.plan.graph import Comparison
+from graft.experiments.config.experiment import Config, SequenceConfig, load_config
+from graft.experiments.config.packaged import PACKAGED, packaged_configs
+from graft.experiments.plan.stage import Comparison
 from graft.experiments.report import continual, transfer
 from graft.experiments.search.definition import SearchFile, load_search
 from graft.transfer import METHODS
@@ -177,10 +178,10 @@ def fields_of(page: str, heading: str) -> set[str]:
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
-def measured() -> transfer.Measured:
+def measured() -> transfer.TransferResult:
     curve = Curve([0, 1, 2], [0.0, 0.5, 1.0])
     comparison = Comparison(None, Task("Graft/Dodge-v0"), METHODS["scratch"](), (0,), ("a",), ("b",))
-    return transfer.Measured(comparison, (curve,), (curve,), 0)
+    return transfer.TransferResult(comparison, (curve,), (curve,), 0)
 
 
 def test_fields_of_results_are_those_in_the_docs():
@@ -189,5 +190,7 @@ def test_fields_of_results_are_those_in_the_docs():
 
 def test_fields_of_a_sequences_results_are_those_in_the_docs():
     curves = ((Curve([0, 1], [0.0, 1.0]),) * 2,)
-    lived = continual.Lived(METHODS["finetune"](), np.eye(2)[None], curves, ({"parameters": 1, "bytes_beside": 0},), 0)
+    lived = continual.ContinualResult(
+        METHODS["finetune"](), np.eye(2)[None], curves, ({"parameters": 1, "bytes_beside": 0},), 0
+    )
     assert fields_of("docs/output.md", "Fields of a sequence's row") == set(continual.row(lived, lived))

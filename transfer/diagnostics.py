@@ -1,7 +1,6 @@
-"""How far a representation has moved, how much of it is in use, and what a method adds to the gradients.
+"""Diagnostics as pure functions: CKA, effective rank, dormant units, distance of weights, conflict of gradients.
 
-Pure functions. Features and activations are (N, ...), one row per state; sums are taken in float64 on the CPU.
-A number that is not finite goes in and comes out as such, except where a docstring asks for finite ones.
+Features and activations are (N, ...), one row per state; sums are taken in float64 on the CPU.
 """
 
 from __future__ import annotations
@@ -17,52 +16,30 @@ Tensors = Mapping[str, torch.Tensor]
 """Tensors by name: the weights of a layer, or gradients, where an absent name stands for zeros."""
 
 CONSTANT = 1e-12
-"""Features whose spread is at most this share of their norm are constant: what is left is rounding."""
-
-
-def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Linear centred kernel alignment of two representations of the same states.
-
-    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with K = X X^T and L = Y Y^T of features centred per column; the factors
-    1 / (N - 1)^2 cancel (the biased estimator). Unchanged by rotating or scaling all features of one side.
-
-    Args:
-        x: features (N, D1).
-        y: features (N, D2) of the same N states.
-    Returns:
-        In [0, 1], 1 where one is the other up to rotation, shift and scale; 0 where one of them is constant.
-    Raises:
-        GraftError: not two matrices with as many rows, 2 or more.
-    Source: Kornblith et al. 2019, eq. 3 with eq. 5's feature-space form where both D < N.
-    """
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 2:
-        raise GraftError(f"CKA of {tuple(x.shape)} and {tuple(y.shape)}; give (N, D1) and (N, D2) with equal N >= 2.")
-    if max(x.shape[1], y.shape[1]) >= len(x):
-        return gram_alignment(centred_gram(x), centred_gram(y))
-    x, y = _centred(x), _centred(y)
-    return _ratio((y.T @ x).square().sum(), (x.T @ x).norm() * (y.T @ y).norm())
+"""Features whose spread is at most this share of their norm count as constant."""
 
 
 def centred_gram(x: torch.Tensor) -> torch.Tensor:
     """Inner products (N, N) of the rows of features (N, ...), flattened and centred over the N states; float64."""
-    x = _centred(x.flatten(1))
-    return x @ x.T
+    x = x.flatten(1).detach().to("cpu", torch.float64)
+    centred = x - x.mean(dim=0)
+    if centred.norm() <= CONSTANT * x.norm():
+        centred = torch.zeros_like(x)
+    return centred @ centred.T
 
 
 def gram_alignment(x: torch.Tensor, y: torch.Tensor) -> float:
-    """`linear_cka` from the `centred_gram`s (N, N) of both sides, the cheaper way for features wider than N."""
-    return _ratio((x * y).sum(), x.norm() * y.norm())
+    """Linear centred kernel alignment (CKA) of two representations of the same states, by their `centred_gram`s (N, N).
 
+    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)); the factors 1 / (N - 1)^2 cancel (the biased estimator). Unchanged by
+    rotating or scaling all features of one side.
 
-def _centred(x: torch.Tensor) -> torch.Tensor:
-    x = x.detach().to("cpu", torch.float64)
-    centred = x - x.mean(dim=0)
-    return torch.zeros_like(x) if centred.norm() <= CONSTANT * x.norm() else centred
-
-
-def _ratio(above: torch.Tensor, below: torch.Tensor) -> float:
-    """``above / below``, at most 1 whatever the rounding, and 0 where both are 0."""
-    return float((above / below).clamp(max=1)) if below != 0 else 0.0
+    Returns:
+        In [0, 1], 1 where one is the other up to rotation, shift and scale; 0 where one of them is constant.
+    Source: Kornblith et al. 2019, eq. 3.
+    """
+    norms = x.norm() * y.norm()
+    return float(((x * y).sum() / norms).clamp(max=1)) if norms != 0 else 0.0
 
 
 def effective_rank(features: torch.Tensor) -> float:
@@ -114,12 +91,9 @@ def relative_distance(now: Tensors, before: Tensors) -> float:
 
 
 def conflict(task: Tensors, added: Tensors) -> float:
-    """Cosine between two gradients over all parameters jointly.
+    """Cosine between the gradient of the task's loss and what a method adds to it, over all parameters jointly.
 
-    Args:
-        task: gradient of the task's loss. added: what a method adds to it.
-    Returns:
-        In [-1, 1]: below 0 where the method works against the task; 0 where one of them vanishes.
+    In [-1, 1]: below 0 where the method works against the task; 0 where one of them is zero.
     """
     lengths = _norm(task) * _norm(added)
     if lengths == 0:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork, split_choices
 from graft.errors import GraftError
+from graft.transfer.divergence import evaluating
+from graft.transfer.state import Tensors
 
 CHUNK = 32
 """States per forward pass: so few that the per-sample gradients of a convolution stay in the cache."""
@@ -19,16 +22,19 @@ CHUNK = 32
 VARIANCE_FLOOR = 1e-6
 """Added to a Gaussian policy's variance, as in Continual World."""
 
-Rows = Callable[[Outputs], torch.Tensor]
+Rows = Callable[[Outputs], Tensor]
 """``(outputs of N states) -> (N, K)``: K scalars of each state whose gradients are looked at."""
 
-Power = Callable[[torch.Tensor], torch.Tensor]
+Power = Callable[[Tensor], Tensor]
 """What is averaged of a per-sample gradient, entry by entry, in place; must satisfy f(a * b) = f(a) * f(b)."""
 
+Layers = dict[str, nn.Linear | nn.Conv2d]
 
-def diagonal_fisher(
-    network: PolicyNetwork, observations: torch.Tensor, names: Sequence[str]
-) -> dict[str, torch.Tensor]:
+PLAIN = (1, "zeros", tuple)
+"""Groups, padding mode and type of padding of a convolution whose weights multiply its unfolded inputs."""
+
+
+def diagonal_fisher(network: PolicyNetwork, observations: Tensor, names: Sequence[str]) -> Tensors:
     """Diagonal Fisher information of the policy on given states.
 
     Mean over states of E_a~pi[(d log pi(a|s) / d theta)^2], per sample. The expectation is exact: over all actions of
@@ -47,7 +53,7 @@ def diagonal_fisher(
     """
     greedy, sizes = network.config.distribution == "greedy", network.schemas.action.sizes
 
-    def rows(outputs: Outputs) -> torch.Tensor:
+    def rows(outputs: Outputs) -> Tensor:
         if outputs.log_std is not None:
             sigma = outputs.log_std.exp().expand_as(outputs.action)
             scale = (sigma.square() + VARIANCE_FLOOR).rsqrt().detach()
@@ -59,21 +65,18 @@ def diagonal_fisher(
         ]
         return torch.cat(parts, -1)
 
-    return _mean_over_samples(network, observations, names, rows, torch.Tensor.square_)
+    return _mean_over_samples(network, observations, names, rows, Tensor.square_)
 
 
-def _factor(pi: torch.Tensor) -> torch.Tensor:
-    """Of probabilities (N, A), a factor (N, A - 1, A) of the covariance of a one-hot draw: F^T F = diag(pi) - pi pi^T.
-
-    That is the Fisher information of the logits. It has rank A - 1, so one backward pass less than actions will do.
-    """
+def _factor(pi: Tensor) -> Tensor:
+    """Of probabilities (N, A), a factor (N, A - 1, A) of the logits' Fisher information: F^T F = diag(pi) - pi pi^T."""
     covariance = torch.diag_embed(pi) - pi.unsqueeze(2) * pi.unsqueeze(1)
     values, vectors = torch.linalg.eigh(covariance.double())  # ascending; the first is 0
-    factor: torch.Tensor = (vectors * values.clamp(min=0).sqrt().unsqueeze(1))[:, :, 1:].mT.to(pi)
+    factor: Tensor = (vectors * values.clamp(min=0).sqrt().unsqueeze(1))[:, :, 1:].mT.to(pi)
     return factor
 
 
-def sensitivities(network: PolicyNetwork, observations: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+def sensitivities(network: PolicyNetwork, observations: Tensor, names: Sequence[str]) -> Tensors:
     """Mean over states of |d ||outputs||^2 / d theta|, with the action distribution's parameters as outputs.
 
     Outputs are the logits (or values), or the means and standard deviations of a Gaussian policy. Arguments, shapes and
@@ -82,23 +85,22 @@ def sensitivities(network: PolicyNetwork, observations: torch.Tensor, names: Seq
     Source: Aljundi et al. 2018, eq. 4.
     """
 
-    def rows(outputs: Outputs) -> torch.Tensor:
+    def rows(outputs: Outputs) -> Tensor:
         squared = outputs.action.square().sum(-1, keepdim=True)
         if outputs.log_std is not None:
             squared = squared + (2 * outputs.log_std).exp().expand_as(outputs.action).sum(-1, keepdim=True)
         return squared
 
-    return _mean_over_samples(network, observations, names, rows, torch.Tensor.abs_)
+    return _mean_over_samples(network, observations, names, rows, Tensor.abs_)
 
 
 def _mean_over_samples(
-    network: PolicyNetwork, observations: torch.Tensor, names: Sequence[str], rows: Rows, power: Power
-) -> dict[str, torch.Tensor]:
+    network: PolicyNetwork, observations: Tensor, names: Sequence[str], rows: Rows, power: Power
+) -> Tensors:
     """Mean over states of the sum over rows of ``power(d row / d theta)``, from per-sample gradients.
 
-    Those of linear layers and convolutions are never stored for more than one layer: one backward pass, batched over
-    the rows, gives the gradient at every layer's output, and from these and the layer's inputs come the powers.
-    Parameters of anything else (normalisations, standard deviations) take torch's own per-sample gradients.
+    For linear layers and convolutions from the layer's inputs and the gradients at its output, which one backward pass
+    batched over the rows gives; for other parameters from `torch.func`.
     """
     if not len(observations):
         raise GraftError("No states were given; importances need the states of at least one rollout.")
@@ -108,48 +110,37 @@ def _mean_over_samples(
     layers = _layers(network, names)
     simple = {f"{prefix}.{part}" for prefix in layers for part in ("weight", "bias")}
     others = [name for name in names if name not in simple]
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         for chunk in torch.split(observations, CHUNK):
             if layers:
                 _add_layers(network, layers, chunk.to(device), rows, power, total)
             if others:
                 _add_others(network, others, chunk.to(device), rows, power, total)
-    finally:
-        network.train(was_training)
     return {name: value / len(observations) for name, value in total.items()}
 
 
-def _layers(network: PolicyNetwork, names: Sequence[str]) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Layers, by prefix, with a parameter in ``names`` and a per-sample gradient that `_add_layers` knows."""
-    found = {}
+def _layers(network: PolicyNetwork, names: Sequence[str]) -> Layers:
+    """Linear layers and plain convolutions, by prefix, with a parameter in ``names``."""
+    layers: Layers = {}
     for prefix, module in network.named_modules():
-        wanted = f"{prefix}.weight" in names or f"{prefix}.bias" in names
-        if wanted and (type(module) is nn.Linear or _is_plain_convolution(module)):
-            found[prefix] = module
-    return found
-
-
-def _is_plain_convolution(module: nn.Module) -> bool:
-    """Whether its weights are multiplied with its unfolded inputs; a subclass may do anything with them."""
-    if type(module) is not nn.Conv2d:
-        return False
-    return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        if f"{prefix}.weight" not in names and f"{prefix}.bias" not in names:
+            continue
+        if type(module) is nn.Linear or (  # a subclass may do anything with its weights
+            type(module) is nn.Conv2d and (module.groups, module.padding_mode, type(module.padding)) == PLAIN
+        ):
+            layers[prefix] = module
+    return layers
 
 
 @contextmanager
-def _tapped(layers: dict[str, nn.Linear | nn.Conv2d]) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+def _recorded(layers: Layers) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Input and output of each layer during the forward passes inside, by prefix."""
-    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def tap(prefix: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            seen[prefix] = (inputs[0].detach(), output)
+    def record(prefix: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[prefix] = (inputs[0].detach(), output)
 
-        return hook
-
-    handles = [module.register_forward_hook(tap(prefix)) for prefix, module in layers.items()]
+    handles = [module.register_forward_hook(partial(record, prefix)) for prefix, module in layers.items()]
     try:
         yield seen
     finally:
@@ -157,19 +148,12 @@ def _tapped(layers: dict[str, nn.Linear | nn.Conv2d]) -> Iterator[dict[str, tupl
             handle.remove()
 
 
-def _add_layers(
-    network: PolicyNetwork,
-    layers: dict[str, nn.Linear | nn.Conv2d],
-    obs: torch.Tensor,
-    rows: Rows,
-    power: Power,
-    total: dict[str, torch.Tensor],
-) -> None:
+def _add_layers(network: PolicyNetwork, layers: Layers, obs: Tensor, rows: Rows, power: Power, total: Tensors) -> None:
     frozen = [p for layer in layers.values() for p in layer.parameters() if not p.requires_grad]
     for parameter in frozen:  # else autograd would leave the layer out
         parameter.requires_grad_(True)
     try:
-        with torch.enable_grad(), _tapped(layers) as seen:
+        with torch.enable_grad(), _recorded(layers) as seen:
             values = rows(network(obs)).sum(0)
         every_row = torch.eye(len(values), device=values.device)
         outputs = [output for _, output in seen.values()]
@@ -179,18 +163,14 @@ def _add_layers(
             parameter.requires_grad_(False)
     for (prefix, (inputs, _)), delta in zip(seen.items(), deltas, strict=True):
         if delta is not None:
-            add = _add_linear if isinstance(layers[prefix], nn.Linear) else _add_convolution
-            add(layers[prefix], prefix, inputs, delta, power, total)
+            layer = layers[prefix]
+            if isinstance(layer, nn.Conv2d):
+                _add_convolution(layer, prefix, inputs, delta, power, total)
+            else:
+                _add_linear(prefix, inputs, delta, power, total)
 
 
-def _add_linear(
-    layer: nn.Module,
-    prefix: str,
-    inputs: torch.Tensor,
-    delta: torch.Tensor,
-    power: Power,
-    total: dict[str, torch.Tensor],
-) -> None:
+def _add_linear(prefix: str, inputs: Tensor, delta: Tensor, power: Power, total: Tensors) -> None:
     """Add a linear layer's powers, from its inputs (N, in) and the gradients at its output (K, N, out)."""
     weight, bias = f"{prefix}.weight", f"{prefix}.bias"
     # A sample's gradient is the outer product of delta and inputs, and so is its power.
@@ -202,15 +182,9 @@ def _add_linear(
 
 
 def _add_convolution(
-    layer: nn.Module,
-    prefix: str,
-    inputs: torch.Tensor,
-    delta: torch.Tensor,
-    power: Power,
-    total: dict[str, torch.Tensor],
+    layer: nn.Conv2d, prefix: str, inputs: Tensor, delta: Tensor, power: Power, total: Tensors
 ) -> None:
     """Add a convolution's powers, from its inputs (N, C, H, W) and the gradients at its output (K, N, out, H', W')."""
-    assert isinstance(layer, nn.Conv2d)
     weight, bias = f"{prefix}.weight", f"{prefix}.bias"
     delta = delta.flatten(3)
     if weight in total:
@@ -222,18 +196,13 @@ def _add_convolution(
 
 
 def _add_others(
-    network: PolicyNetwork,
-    names: Sequence[str],
-    obs: torch.Tensor,
-    rows: Rows,
-    power: Power,
-    total: dict[str, torch.Tensor],
+    network: PolicyNetwork, names: Sequence[str], obs: Tensor, rows: Rows, power: Power, total: Tensors
 ) -> None:
     tensors = {name: t.detach() for name, t in [*network.named_parameters(), *network.named_buffers()]}
     chosen = {name: tensors.pop(name) for name in names}
 
-    def row(chosen: dict[str, torch.Tensor], one: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = rows(functional_call(network, {**tensors, **chosen}, (one.unsqueeze(0),)))[0]
+    def row(chosen: Tensors, one: Tensor, k: Tensor) -> Tensor:
+        found: Tensor = rows(functional_call(network, {**tensors, **chosen}, (one.unsqueeze(0),)))[0]
         return (found * k).sum()
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What A-GEM and replay share: states of the tasks that have ended, and what the policy said there."""
+"""Base class of A-GEM and replay: a memory of states of earlier tasks, and of the policy's outputs there."""
 
 from __future__ import annotations
 
@@ -13,32 +13,27 @@ from torch.func import functional_call
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork
+from graft.agents.training.algorithm import Count
 from graft.agents.training.backend import Batch
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.errors import GraftError
-from graft.transfer.divergence import evaluating, kl
+from graft.transfer.divergence import evaluating, kl, policy_outputs, rows_of
 from graft.transfer.method import Consolidated, FromSource, State, TaskPosition
 from graft.transfer.state import group, named
 from graft.transfer.transplant import match_names
 
 STATES = 10_000
-"""States that are kept of a task unless fewer are asked for."""
+"""The most states that are kept of a task."""
 
 DRAWS = "draws"
-"""Name in the state of the number of minibatches drawn so far, which seeds the next one."""
-
-CHUNK = 1024
-"""States per forward pass when the policy's outputs are stored."""
+"""Name in the state: how many minibatches were drawn, which seeds the next one."""
 
 SEED = 0x5EED << 32
 
 
 class Drawn(NamedTuple):
-    """Stored states of one task.
-
-    ``observations`` (n, *obs_shape), raw; ``outputs``: of the stored policy there; ``known`` (A,): the actions of the
-    stored policy; ``heads``: name in the network -> tensor, empty where all tasks share their heads; ``sizes`` of its
-    choices, as in `ActionSchema`.
+    """A minibatch of one task: raw observations (n, *obs_shape) and the stored policy's outputs, which actions it knew
+    (A,), its heads by name (empty where all tasks share them), and the sizes of its choices, as in `ActionSchema`.
     """
 
     observations: torch.Tensor
@@ -49,7 +44,7 @@ class Drawn(NamedTuple):
 
 
 class _Heads(nn.Module):
-    """Both heads of a network as a module of features, so that `functional_call` can put others in their place."""
+    """The heads of a network as a module of features, for `functional_call`."""
 
     def __init__(self, network: PolicyNetwork) -> None:
         super().__init__()
@@ -74,17 +69,20 @@ class Memory(FromSource):
     """
 
     memory: Annotated[int, Field(ge=1, le=STATES)] = STATES
-    batch: Annotated[int, Field(ge=1)] = 256
+    batch: Count = 256
 
     states: ClassVar[int] = STATES
     provides: ClassVar[frozenset[str]] = frozenset({"needs_source_weights", "remembers_tasks"})
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """Stores states of the task that ends, with the outputs of the policy in eval mode, on the CPU."""
+        """Store states of the task with the outputs of the policy in eval mode, on the CPU."""
         generator = torch.Generator().manual_seed(SEED + where.task)
         chosen = torch.randperm(len(rollouts.observations), generator=generator)[: self.memory]
         observations = rollouts.observations[chosen.to(rollouts.observations.device)]
-        stored = {"observations": observations.cpu().clone(), **_answers(network, observations)}
+        outputs = policy_outputs(network, observations)
+        stored = {"observations": observations.cpu().clone(), "action": outputs.action.cpu()}
+        if outputs.log_std is not None:
+            stored["log_std"] = outputs.log_std.cpu()
         stored["known"] = torch.ones(stored["action"].shape[1], dtype=torch.bool)
         if network.schemas.action.sizes:
             stored["sizes"] = torch.tensor(network.schemas.action.sizes)
@@ -96,14 +94,10 @@ class Memory(FromSource):
         return Consolidated(network, kept)
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """The source's memory, as the target's network can see it.
-
-        Stored observations get the target's names: channels that share a name (after ``rename``), zeros elsewhere.
-        Where the heads are shared, stored outputs get the target's action names in the same way.
+        """The source's memory in the layout of the target's observations and, where heads are shared, of its actions.
 
         Raises:
-            GraftError: the source was not consolidated; it was trained by an algorithm that plays its heads in another
-                way; observations of another kind or size of board; no name shared.
+            GraftError: the source was not consolidated, or has heads of another distribution; or as of `aligned`.
         """
         state = dict(super().init(network, source))
         if source is None:
@@ -118,7 +112,7 @@ class Memory(FromSource):
             )
         for task in tasks(state):
             name = f"memory.{task}.observations"
-            state[name] = presented(state[name], source.schemas.observation, network.schemas.observation, self.rename)
+            state[name] = aligned(state[name], source.schemas.observation, network.schemas.observation, self.rename)
             if self.shares_heads:
                 stored = _with_actions(group(state, f"memory.{task}"), source.schemas, network.schemas, self.rename)
                 state |= named(f"memory.{task}", stored)
@@ -127,7 +121,7 @@ class Memory(FromSource):
     def divergence(self, network: PolicyNetwork, state: State) -> tuple[torch.Tensor, State]:
         """Mean KL(stored policy || policy), a scalar in nats, on the next minibatch; and the state after the draw.
 
-        The policy is the encoder as it is, in eval mode, under the stored head of each state's task, which is constant;
+        The policy is the network's encoder in eval mode under the stored head of each state's task, which is constant,
         or under the network's own where all tasks share it.
         """
         device = next(network.parameters()).device
@@ -137,14 +131,16 @@ class Memory(FromSource):
         with evaluating(network):
             features = network.encoder(observations).split([len(d.observations) for d in drawn])
             total = torch.zeros((), device=device)
-            for d, of_task in zip(drawn, features, strict=True):
+            for d, hidden in zip(drawn, features, strict=True):
                 known = d.known.to(device) if self.shares_heads else None
-                policy = _through(network, d.heads, of_task)
-                total = total + kl(_moved(d.outputs, device), policy, network.config.distribution, known, d.sizes).sum()
+                policy = _head_outputs(network, d.heads, hidden)
+                total = (
+                    total + kl(_to_device(d.outputs, device), policy, network.config.distribution, known, d.sizes).sum()
+                )
         return total / self.batch, {**state, DRAWS: state[DRAWS] + 1}
 
     def _draw(self, state: State) -> list[Drawn]:
-        """The next minibatch by task, on the CPU; what does not share out evenly goes round the tasks in turn."""
+        """The next minibatch by task, on the CPU; tasks take turns in having one state more than others."""
         stored, draws = tasks(state), int(state[DRAWS])
         generator = torch.Generator().manual_seed(SEED + draws)
         each, over = divmod(self.batch, len(stored))
@@ -155,10 +151,8 @@ class Memory(FromSource):
                 continue
             memory = group(state, f"memory.{task}")
             rows = torch.randint(len(memory["observations"]), (count,), generator=generator)
-            log_std = memory.get("log_std")
-            if log_std is not None and log_std.dim() == 2:
-                log_std = log_std[rows]
-            outputs = Outputs(memory["action"][rows], log_std, torch.zeros(count))
+            of_all = Outputs(memory["action"], memory.get("log_std"), torch.zeros(len(memory["action"])))
+            outputs = rows_of(of_all, rows)
             heads = {} if self.shares_heads else group(state, f"heads.{task}")
             sizes = tuple(memory["sizes"].tolist()) if "sizes" in memory else ()
             drawn.append(Drawn(memory["observations"][rows], outputs, memory["known"], heads, sizes))
@@ -170,13 +164,10 @@ def tasks(state: State) -> list[int]:
     return sorted(int(name.split(".")[1]) for name in state if name.startswith("memory.") and name.endswith(".known"))
 
 
-def presented(
+def aligned(
     observations: torch.Tensor, source: ObservationSchema, target: ObservationSchema, rename: Mapping[str, str]
 ) -> torch.Tensor:
-    """Observations (N, *source.shape) as the target would show them, (N, *target.shape) of the same dtype.
-
-    A channel or feature goes to the target's of the same name (``rename``: target name -> name in the source); those
-    that the source lacks are zero.
+    """Observations (N, *source.shape) in the target's layout (N, *target.shape), by name; zero where a name is new.
 
     Raises:
         GraftError: another kind of observation or size of board, or no name in common.
@@ -187,7 +178,7 @@ def presented(
             f"Stored observations cannot be shown to the target: they are {source.kind} of shape {source.shape}, the "
             f"target's {target.kind} of shape {target.shape}; kind and size of the board must be the same."
         )
-    match = match_names(source.names, target.names, rename, lambda _: [])
+    match = match_names(source.names, target.names, rename)
     if match.identical:
         return observations
     if not any(match.sources):
@@ -205,7 +196,7 @@ def presented(
 
 
 def _by_name(tensor: torch.Tensor, sources: list[list[int]]) -> torch.Tensor:
-    """Dimension 1 rearranged: index j is that of ``sources[j]``, or zero where there is none."""
+    """Dimension 1 rearranged: index j from ``sources[j]``, or zero."""
     moved = tensor.new_zeros(len(tensor), len(sources), *tensor.shape[2:])
     for j, origin in enumerate(sources):
         if origin:
@@ -216,8 +207,8 @@ def _by_name(tensor: torch.Tensor, sources: list[list[int]]) -> torch.Tensor:
 def _with_actions(
     stored: Mapping[str, torch.Tensor], source: Schemas, target: Schemas, rename: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
-    """What is stored of a task, with outputs under the target's action names; ``known`` says which it has."""
-    match = match_names(source.action.names, target.action.names, rename, lambda _: [])
+    """A task's memory with outputs under the target's action names; ``known`` says which the source had."""
+    match = match_names(source.action.names, target.action.names, rename)
     moved = {"action": _by_name(stored["action"], match.sources)}
     moved["known"] = _by_name(stored["known"].unsqueeze(0), match.sources)[0]
     if target.action.sizes:
@@ -228,24 +219,11 @@ def _with_actions(
     return moved
 
 
-def _answers(network: PolicyNetwork, observations: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The policy's ``action`` and, of a box, ``log_std`` at raw observations, on the CPU."""
-    device = next(network.parameters()).device
-    with torch.no_grad(), evaluating(network):
-        outputs = [network(part.to(device)) for part in torch.split(observations, CHUNK)]
-    answers = {"action": torch.cat([o.action for o in outputs]).cpu()}
-    log_std = outputs[0].log_std
-    if log_std is not None:
-        per_state = log_std.dim() == 2
-        answers["log_std"] = (torch.cat([o.log_std for o in outputs]) if per_state else log_std.detach().clone()).cpu()
-    return answers
-
-
-def _through(network: PolicyNetwork, heads: Mapping[str, torch.Tensor], features: torch.Tensor) -> Outputs:
-    """What the network says of features (N, F) with ``heads``, which may be of other actions, for its own."""
+def _head_outputs(network: PolicyNetwork, heads: Mapping[str, torch.Tensor], features: torch.Tensor) -> Outputs:
+    """Outputs at features (N, F) with ``heads``, which may be of other actions, in place of the network's own."""
     if not heads:
         return network.heads(features)
-    own = {name for name, _ in network.named_parameters()} | {name for name, _ in network.named_buffers()}
+    own = network.state_dict()
     replaced = {f"network.{name}": t for name, t in heads.items() if name in own}
     outputs: Outputs = functional_call(_Heads(network), replaced, (features,))
     if outputs.log_std is None and "policy.log_std" in heads:  # a Box before, and now a discrete action
@@ -253,11 +231,11 @@ def _through(network: PolicyNetwork, heads: Mapping[str, torch.Tensor], features
     return outputs
 
 
-def _moved(outputs: Outputs, device: torch.device) -> Outputs:
+def _to_device(outputs: Outputs, device: torch.device) -> Outputs:
     return Outputs(*(None if o is None else o.to(device) for o in outputs))  # type: ignore[arg-type]
 
 
 def _on_device(state: State, device: torch.device) -> State:
-    """The state with its heads on ``device``: they are used whole at each minibatch; the states stay on the CPU."""
+    """The state with its heads on ``device``; observations and outputs stay on the CPU."""
     heads = {n: t.to(device) for n, t in state.items() if n.startswith("heads.") and t.device != device}
     return {**state, **heads} if heads else state

@@ -1,4 +1,4 @@
-"""The method seam: a frozen dataclass that says how knowledge is carried over."""
+"""Base class of transfer methods, the hooks that they may override, and their registry."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ class Built(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a method makes of a minibatch's gradients.
-
-    ``grads``: to train with. ``state``: what it remembers now. ``penalty``: the value, a scalar, of the loss whose
-    gradient it added; None where there is no such loss or it was not computed.
+    """Gradients to train with, the method's new state, and the value, a scalar, of the penalty whose gradient was added
+    (None where there is none or it was not computed).
     """
 
     grads: Grads
@@ -43,14 +41,14 @@ class Step(NamedTuple):
 
 
 class TaskPosition(NamedTuple):
-    """Where a sequence stands when a task ends: index of that task, 0 = the first, and how many there will be."""
+    """Index of a task in its sequence, 0 = the first, and how many tasks there will be."""
 
     task: int
     tasks: int
 
 
 class Consolidated(NamedTuple):
-    """What is left of a task that has ended: the network that goes on, and what the method remembers."""
+    """After the end of a task: the network to go on with, and the method's state."""
 
     network: PolicyNetwork
     state: State
@@ -60,31 +58,26 @@ class Consolidated(NamedTuple):
 class TransferMethod:
     """How knowledge is carried over; the fields of a subclass are its options in a config.
 
-    Every function but `build` defaults to plain training. A method's life: `build` and `init`; `schedule`, `rates` and
-    `gradients` during training; `finish`; then, where the task is followed by another, `consolidate`, perhaps
-    ``retrain``, and the next `build`. The state survives in checkpoints, under the part `PART`.
+    Every function but `build` defaults to plain training. `TransferSession` calls `build` and `init`; `rates`,
+    `schedule` and `gradients` during training; `finish`; and, where another task follows, `consolidate` before the
+    next `build`. Checkpoints hold the state as the part `PART`.
     """
 
     uses_source: ClassVar[bool] = True
     """False for controls that never see the source: they are trained once, whatever the source."""
 
-    control: ClassVar[bool] = False
-    """True for a method that every experiment runs without being asked."""
-
-    baseline: ClassVar[bool] = False
-    """True for the one control that every other method is compared with."""
-
     states: ClassVar[int] = 0
-    """States of an ended task that `consolidate` wants to see; 0 where it needs none."""
+    """States of an ended task that `consolidate` is given."""
 
     provides: ClassVar[frozenset[str]] = frozenset()
-    """What others must know of it, in words; any word will do, and these mean something:
+    """Properties that other code asks for. Any word is allowed; these have a meaning:
 
+    - ``control``: every experiment runs it without being asked. ``baseline``: all others are compared with it.
     - ``watches_source``: its hooks run while the source, or the first task of a sequence, is learned.
     - ``fresh_weights``: the network does not start as the source's weights under the source's names.
-    - ``needs_source_weights``: what it remembers is about these weights.
-    - ``remembers_tasks``: it protects what earlier tasks depend on, by what it remembers of them.
-    - ``zeroes_gradients``: it keeps weights from moving, so that its gradients must be the last word.
+    - ``needs_source_weights``: its state is about these weights.
+    - ``remembers_tasks``: it protects what earlier tasks depend on by its state.
+    - ``zeroes_gradients``: it keeps weights from moving, so that its gradients must be the last ones.
     - ``rewrites_weights``: it changes weights by other means than gradients.
     - ``needs_task``: `view` differs between tasks even where they share their heads: the task must be known.
     - ``trains_again``: it has `retraining`.
@@ -92,26 +85,25 @@ class TransferMethod:
     """
 
     conflicts: ClassVar[Mapping[str, str]] = {}
-    """Word -> why the method cannot stand beside another one that provides it: what follows "the first ..."."""
+    """Property of another method -> why the two cannot be chained: what follows "the first ..."."""
 
     def __post_init__(self) -> None:
-        """Check the options against their annotations, however the method was made."""
+        """Check the options against their annotations."""
         hints = get_type_hints(type(self), include_extras=True)
         for option in fields(self):
             try:
                 TypeAdapter(hints[option.name], config=_ARBITRARY).validate_python(getattr(self, option.name))
             except ValidationError as error:
                 value, message = getattr(self, option.name), error.errors()[0]["msg"]
-                raise GraftError(
-                    f"{type(self).__name__}: {option.name}={value!r} is not allowed: {message[0].lower()}{message[1:]}."
-                ) from error
+                why = f"{message[0].lower()}{message[1:]}"
+                raise GraftError(f"{type(self).__name__}: {option.name}={value!r} is not allowed: {why}.") from error
 
     def overrides(self, hook: str) -> bool:
-        """Whether the method does something of its own in ``hook``; those that do not cost nothing."""
+        """Whether the method has a ``hook`` of its own; others are not called."""
         return getattr(type(self), hook) is not getattr(TransferMethod, hook)
 
     def words(self) -> frozenset[str]:
-        """What the method provides with these options."""
+        """Its properties under its options."""
         return self.provides | ({"trains_again"} if self.retraining else set())
 
     @property
@@ -119,8 +111,13 @@ class TransferMethod:
         """Whether its hooks run while the source, or the first task of a sequence, is learned."""
         return "watches_source" in self.words()
 
+    @property
+    def baseline(self) -> bool:
+        """Whether all other methods are compared with it."""
+        return "baseline" in self.words()
+
     def check(self, source: Schemas) -> None:
-        """For a method that watches its source learn: raises GraftError where such a task can teach it nothing."""
+        """Raises GraftError where a method that watches its source cannot learn from such a task."""
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """Surgery and freezing.
@@ -136,7 +133,7 @@ class TransferMethod:
         raise NotImplementedError
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """What it must remember before training starts: by default what `consolidate` left in the source.
+        """The state before training: by default that of `consolidate`, from the source.
 
         Args:
             network: as `build` made it from ``source``; for a method that watches the source learn, a fresh one.
@@ -161,12 +158,12 @@ class TransferMethod:
         return network
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """What it keeps of a task that ends.
+        """Called at the end of a task.
 
         Args:
             network: as trained; it may be changed in place.
             rollouts: at least ``states`` states of the task under the trained policy, and the actions taken.
-            place: which task of how many.
+            where: which task of how many.
         """
         return Consolidated(network, state)
 
@@ -211,7 +208,7 @@ class FromSource(TransferMethod):
     Attributes:
         heads: ``fresh`` heads; the source's, carried by action name (``by_name``); or ``shared``: carried by name, and
             one pair of heads serves every task, so that what protects the encoder protects the policy head as well.
-        new_channels: what an observation that the source never had starts from (`graft.transfer.transplant.transplant`).
+        new_channels: what an observation that the source never had starts from, see `transplant`.
         rename: target name -> name it had in the source, for observations and actions.
         strict: whether any loss in the transplant is an error.
         statistics: whether running statistics of observations (``normalise``) ``go_on`` or ``freeze``; by default
@@ -255,7 +252,7 @@ METHODS: Registry[type[TransferMethod]] = Registry("method", "graft.transfer.met
 
 
 def method_name(method: TransferMethod) -> str:
-    """The name a method is registered under; one of a class derived from a registered one goes by that one's."""
+    """The name a method, or a class that it is derived from, is registered under."""
     names = {kind: name for name, kind in METHODS.items()}
     return next(names[kind] for kind in type(method).__mro__ if kind in names)
 

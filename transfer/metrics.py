@@ -1,8 +1,8 @@
-"""What was carried over: metrics of learning curves and of score matrices.
+"""Transfer metrics: of learning curves, and of score matrices of task sequences.
 
-Scores are normalised per task: 0 = random policy, 1 = expert. p is the curve of a method, b that of scratch,
-both on the target and over the same env steps. R[k, j] is the score on task j after training on task k, tasks
-in the order in which they were learned.
+Scores are normalised per task: 0 = random policy, 1 = expert. p is the curve of a method, b that of scratch, both on
+the target and over the same env steps. ``scores`` is R (N, N): R[k, j] is the score on task j after training on task
+k, tasks in the order in which they were learned; it must be square, and finite where it is used.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from graft.transfer.statistics import (
 Verdict: TypeAlias = Literal["positive", "negative", "unclear"]
 
 SMALLEST_DENOMINATOR = 0.01
-"""In score units; a ratio over less than this is undefined."""
+"""In score units; a ratio with a smaller denominator is undefined."""
 
 ROUNDING = 1e-9
-"""In score units; an interval this close to 0 touches it, so that rounding errors never decide a verdict."""
+"""In score units; an interval this close to 0 includes it."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,9 @@ def _check_same_grid(p: Curve, b: Curve) -> None:
 
 
 def area(curve: Curve) -> float:
-    """Time mean of a curve, in score units: (1 / T) * integral of score d step by the trapezoid rule.
+    """Time mean of a curve, in score units: (1 / T) * integral of score d step by the trapezoid rule, T the last step.
 
-    T is the last env step. A curve with one evaluation has that score as its mean.
-
-    Source: Wolczyk et al. 2021 (Continual World): AUC divided by the budget. Taylor & Stone 2009 leave
-    the area undivided; ratios of areas over the same steps are the same.
+    Source: Wolczyk et al. 2021 (Continual World): AUC divided by the budget. Taylor & Stone 2009 leave it undivided.
     """
     if len(curve.steps) == 1:
         return curve.scores[0]
@@ -96,18 +93,13 @@ def area(curve: Curve) -> float:
 
 
 def jumpstart(p: Curve, b: Curve) -> float:
-    """p(0) - b(0): the head start before any training on the target.
-
-    Source: Taylor & Stone 2009. Raises GraftError where the curves differ in steps.
-    """
+    """p(0) - b(0), before any training on the target (Taylor & Stone 2009); the curves have the same steps."""
     _check_same_grid(p, b)
     return p.scores[0] - b.scores[0]
 
 
 def final_score(curve: Curve) -> float:
     """Mean score of the evaluations in the last 10 % of the curve: those with step >= 0.9 * last step.
-
-    The mean weighs evaluations, not steps. It never exceeds the best of them, so every curve reaches its own.
 
     Source: Taylor & Stone 2009 for asymptotic performance; the share of 10 % is a convention of this project.
     """
@@ -118,19 +110,15 @@ def final_score(curve: Curve) -> float:
 
 
 def _iqm_of_each(scores: FloatArray) -> FloatArray:
-    """Interquartile mean of every resample: (K, n) -> (K,)."""
+    """(K, n) -> (K,)."""
     return interquartile_mean(scores, axis=1)
 
 
 def transfer_ratio(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
     """(AUC_p - AUC_b) / AUC_b, with AUC the interquartile mean of the areas of a group's seeds.
 
-    The 95 % interval resamples both groups independently. A resample may draw a denominator below 0.01
-    although the data's own is above: it is clipped there to 0.01. Leaving such resamples out would narrow the
-    interval just where the ratio is least certain; keeping them as they are would let the ratio explode or
-    change its sign. The clipped ratio is finite and keeps the sign of AUC_p - AUC_b, so the ratio and the
-    difference agree on the share of resamples above 0; a bound that rests on clipped resamples understates
-    the extent.
+    The 95 % interval resamples both groups independently. A resampled denominator below 0.01 is clipped to 0.01:
+    the ratio stays finite and keeps the sign of AUC_p - AUC_b, and a bound from clipped resamples understates it.
 
     Args:
         p_areas: `area` of each seed of the method (or task name -> areas).
@@ -138,7 +126,7 @@ def transfer_ratio(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: in
     Returns:
         Ratio with its interval; None (undefined, not infinite) where AUC_b < 0.01.
     Raises:
-        GraftError: a group is empty or holds a value that is not finite, or the groups are of different tasks.
+        GraftError: as of `stratified_bootstrap`.
     Source: Taylor & Stone 2009; the interval as in Agarwal et al. 2021.
     """
 
@@ -152,17 +140,10 @@ def transfer_ratio(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: in
 
 
 def transfer_ratio_bound(p_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> float | None:
-    """What can be said where `transfer_ratio` is undefined: a ratio that the true one is above.
+    """A lower bound where `transfer_ratio` is undefined because scratch's AUC is below 0.01.
 
-    There scratch's AUC is below 0.01, so the method gains at least what it gains over a scratch at exactly 0.01:
-    (AUC_p - 0.01) / 0.01, with the lower end of the 95 % interval of AUC_p.
+    (AUC_p - 0.01) / 0.01, with the lower end of the 95 % interval of AUC_p; None where that is not above 0.
 
-    Args:
-        p_areas: `area` of each seed of the method (or task name -> areas).
-    Returns:
-        The bound; None where it is not above 0, and nothing can be said.
-    Raises:
-        GraftError: no areas, or a value that is not finite.
     Source: a convention of this project, for ratios that are censored by a small denominator.
     """
     low = stratified_bootstrap(_iqm_of_each, p_areas, seed=seed, resamples=resamples).low
@@ -171,13 +152,10 @@ def transfer_ratio_bound(p_areas: Runs, *, seed: int = 0, resamples: int = RESAM
 
 
 def steps_to_threshold(curve: Curve, threshold: float, hold: int = 3) -> int | None:
-    """First env step from which the score stays >= threshold for ``hold`` consecutive evaluations.
-
-    The evaluation at that step is the first of them. Reaching the threshold with fewer than ``hold``
-    evaluations left does not count.
+    """First env step from which the score stays >= threshold for ``hold`` consecutive evaluations, itself included.
 
     Returns:
-        Env steps, 0 for a curve that starts there; None (right-censored at the last step) when never.
+        Env steps; None (right-censored at the last step) when never.
     Raises:
         GraftError: hold is below 1.
     Source: Taylor & Stone 2009 (time to threshold); holding it is a convention of this project.
@@ -195,9 +173,6 @@ def steps_to_threshold(curve: Curve, threshold: float, hold: int = 3) -> int | N
 def aggregate_steps_to_threshold(steps: Sequence[int | None]) -> float | None:
     """Median over seeds of the steps to a threshold, where None is a seed that never got there.
 
-    A censored seed needs more steps than any that was seen, so it ranks last; the median is then exact,
-    unlike a mean. With an even number of seeds it is the mean of the middle two.
-
     Returns:
         Env steps; None where at least half of the seeds never got there.
     Raises:
@@ -206,22 +181,18 @@ def aggregate_steps_to_threshold(steps: Sequence[int | None]) -> float | None:
     """
     if not steps:
         raise GraftError("The median over no seeds is undefined; give at least one.")
-    reached = [step for step in steps if step is not None]
-    if 2 * (len(steps) - len(reached)) >= len(steps):
-        return None
-    return float(statistics.median([*reached, *[math.inf] * (len(steps) - len(reached))]))
+    median = statistics.median(math.inf if step is None else step for step in steps)
+    return None if math.isinf(median) else float(median)
 
 
 def data_efficiency(p: Curve, b: Curve, hold: int = 1) -> float | None:
     """Steps scratch needs to reach its own final score / steps the method needs for the same score.
 
-    ``hold`` is 1 here: scratch then always reaches its own final score, at the latest in the last tenth of
-    the curve, while a curve that still rises at its end could not hold it for 3 evaluations.
+    With ``hold`` 1, scratch always reaches its own final score.
 
     Returns:
-        Above 1 where the method is faster. None where a curve never gets there (for the method, the ratio is
-        below steps of scratch / last step). ``math.inf`` where only the method is there at step 0; 1 where
-        both are.
+        Above 1 where the method is faster. None where a curve never gets there; ``math.inf`` where only the method is
+        there at step 0; 1 where both are.
     Raises:
         GraftError: the curves differ in steps, or hold is below 1.
     Source: the ratio of times to threshold of Taylor & Stone 2009, at the threshold that scratch sets.
@@ -254,17 +225,11 @@ def forward_transfer(p_area: float, b_area: float) -> float | None:
 def verdict(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> Verdict:
     """Whether a transfer helped: the 95 % interval of IQM(p) - IQM(b) against 0.
 
-    Both groups are resampled independently. "positive" where the interval lies above 0, "negative" where it
-    lies below, "unclear" otherwise, and always where a group (or one of its tasks) has fewer than 2 seeds.
-
-    With few seeds the verdict is eager: for equal normal groups it is not "unclear" in about 1 of 3
+    "positive" where the interval lies above 0, "negative" where it lies below, "unclear" otherwise, and always where
+    a group (or one of its tasks) has fewer than 2 seeds. For equal normal groups it is not "unclear" in about 1 of 3
     comparisons of 2 seeds each, 1 of 5 with 3, 1 of 14 with 5 and 1 of 20 from 8 on.
 
-    Args:
-        p_areas: `area` of each seed of the method (or task name -> areas).
-        b_areas: the same of scratch.
-    Raises:
-        GraftError: a value is not finite, or the groups are of different tasks.
+    Args: as of `transfer_ratio`.
     Source: Agarwal et al. 2021 for the interval.
     """
     if min(_fewest(p_areas), _fewest(b_areas)) < 2:
@@ -293,18 +258,9 @@ def _final_and_own(scores: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     return final, own
 
 
-def _need_two(count: int, metric: str) -> None:
-    if count < 2:
-        raise GraftError(f"The {metric} is undefined for {count} task; give at least 2.")
-
-
 def average_performance(scores: npt.ArrayLike) -> float:
     """Mean over the N tasks j of R[N, j]: the score on all tasks once the last is learned.
 
-    Args:
-        scores: R, (N, N), row = after which task, column = score on which task.
-    Raises:
-        GraftError: not square, or a value in the last row or on the diagonal is not finite.
     Source: Wolczyk et al. 2021 (Continual World).
     """
     final, _ = _final_and_own(scores)
@@ -315,29 +271,22 @@ def forgetting(scores: npt.ArrayLike, include_last: bool = True) -> float:
     """Mean over tasks j of R[j, j] - R[N, j]: what was lost between a task's end and the end of all.
 
     Args:
-        scores: R, (N, N), row = after which task, column = score on which task.
-        include_last: average over all N tasks, the last of which adds 0, as Continual World does; otherwise
-            over the N - 1 before it, which is N / (N - 1) times as much, and is `backward_transfer` negated.
-    Raises:
-        GraftError: not square, a value in use is not finite, or one task without ``include_last``.
+        include_last: average over all N tasks, the last of which adds 0, as Continual World does; otherwise over the
+            N - 1 before it, which is `backward_transfer` negated.
     Source: Wolczyk et al. 2021 (Continual World).
     """
     final, own = _final_and_own(scores)
-    if include_last:
-        return float((own - final).mean())
-    _need_two(len(own), "forgetting without the last task")
-    return float((own - final)[:-1].mean())
+    return float((own - final).mean()) if include_last else 0.0 - backward_transfer(scores)
 
 
 def backward_transfer(scores: npt.ArrayLike) -> float:
     """Mean over the tasks j < N of R[N, j] - R[j, j]; negative where later tasks made earlier ones worse.
 
-    Args:
-        scores: R, (N, N), row = after which task, column = score on which task.
     Raises:
-        GraftError: not square, fewer than 2 tasks, or a value in use is not finite.
+        GraftError: fewer than 2 tasks.
     Source: Lopez-Paz & Ranzato 2017, eq. 3.
     """
     final, own = _final_and_own(scores)
-    _need_two(len(own), "backward transfer")
+    if len(own) < 2:
+        raise GraftError(f"Backward transfer is undefined for {len(own)} task; give at least 2.")
     return float((final - own)[:-1].mean())

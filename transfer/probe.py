@@ -1,9 +1,8 @@
-"""Measures a network while it trains, on states that stay the same, and what a method adds to its gradients."""
+"""Diagnostics during training: how a network changes on fixed states, and what a method adds to its gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,10 +22,11 @@ from graft.transfer.diagnostics import (
     relative_distance,
     share,
 )
+from graft.transfer.divergence import evaluating
 
 
 class Probe:
-    """What has become of a network since it was built, on a fixed set of states.
+    """How a network has changed since it was built, on a fixed set of states.
 
     Args:
         network: as built, before any training.
@@ -34,7 +34,6 @@ class Probe:
         reference: network whose encoder the features are compared with; None: ``network`` as it is now. For a
             network that starts beside its source instead of from it.
         states: the most that are measured on; time grows with their square.
-        tau: threshold of a dormant unit (`graft.transfer.diagnostics.dormant_share`).
     Raises:
         GraftError: the observations are fewer than 2, or not what the network or the reference takes.
     """
@@ -45,7 +44,6 @@ class Probe:
         observations: torch.Tensor | NDArray[Any],
         reference: PolicyNetwork | None = None,
         states: int = 256,
-        tau: float = 0.1,
     ) -> None:
         given, reference = torch.as_tensor(observations), network if reference is None else reference
         for taker in (network, reference):
@@ -55,7 +53,7 @@ class Probe:
                     f"give 2 or more of shape {taker.schemas.observation.shape}."
                 )
         chosen = torch.linspace(0, len(given) - 1, min(states, len(given))).round().long()
-        self._observations, self._tau = given[chosen].cpu(), tau
+        self._observations = given[chosen].cpu()
         self._grams = [centred_gram(hidden) for hidden in block_outputs(reference, self._observations)]
         self._weights = {name: effective_weights(part) for name, part in _layers(network).items()}
 
@@ -85,7 +83,7 @@ class Probe:
             values[f"transfer/cka/block{i}"] = gram_alignment(now, before)
         values["transfer/cka"] = gram_alignment(grams[-1], self._grams[-1])
         values["transfer/effective_rank"] = effective_rank(outputs[-1].flatten(1))
-        dormant = [dormant_share(hidden, self._tau) for hidden in outputs]
+        dormant = [dormant_share(hidden) for hidden in outputs]
         values |= {f"transfer/dormant/block{i}": found for i, found in enumerate(dormant)}
         units = [hidden.shape[1] for hidden in outputs]
         values["transfer/dormant"] = sum(d * n for d, n in zip(dormant, units, strict=True)) / sum(units)
@@ -95,12 +93,7 @@ class Probe:
 class GradientMeter:
     """What a method adds to the task's gradients, averaged over some of the updates.
 
-    Ask `start` before the method's hook and, where it gave gradients, call `measure` after it::
-
-        before = meter.start(grads)
-        step = method.gradients(grads, network, state, batch)
-        if before is not None:
-            meter.measure(before, step.grads, step.penalty)
+    Call `start` before the method's hook and, where it returned gradients, `measure` after it.
 
     Args:
         every: one update of so many is measured, the first one included.
@@ -111,20 +104,14 @@ class GradientMeter:
         self._found: dict[str, list[float]] = {}
 
     def start(self, grads: Grads) -> Grads | None:
-        """A copy of the task's gradients, in case the hook changes them in place; None: don't measure this update."""
+        """A copy of the task's gradients, as the hook may change them in place; None where this update is skipped."""
         self._updates += 1
         if (self._updates - 1) % self._every:
             return None
         return {name: gradient.detach().clone() for name, gradient in grads.items()}
 
     def measure(self, before: Grads, after: Grads, penalty: torch.Tensor | None = None) -> None:
-        """Take one update into the average.
-
-        Args:
-            before: the task's gradients. after: those that the method made of them; both before clipping, and zero
-                where a parameter is absent.
-            penalty: the method's `Step.penalty`.
-        """
+        """Add one update: the task's gradients and the method's, both before clipping; absent parameters are zero."""
         added = {name: gradient - before[name] if name in before else gradient for name, gradient in after.items()}
         added |= {name: -gradient for name, gradient in before.items() if name not in after}
         found = {"penalty_share": share(before, added), "conflict": conflict(before, added)}
@@ -134,11 +121,11 @@ class GradientMeter:
             self._found.setdefault(name, []).append(value)
 
     def save(self) -> dict[str, Any]:
-        """What its next reports depend on, as JSON values."""
+        """Its state as JSON values."""
         return {"updates": self._updates, "found": [[name, values] for name, values in self._found.items()]}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go back to a state of `save`."""
+        """Inverse of `save`."""
         self._updates, self._found = saved["updates"], {name: list(values) for name, values in saved["found"]}
 
     def report(self) -> dict[str, float]:
@@ -156,39 +143,37 @@ class GradientMeter:
 def block_outputs(network: PolicyNetwork, observations: torch.Tensor) -> list[torch.Tensor]:
     """Output of each block of ``network.encoder``, (N, ...), for raw observations, in eval mode and without gradients.
 
-    They are caught while the whole network runs, so that what other columns add to a block is in them.
+    They are recorded while the whole network runs, so that they include what other columns add to a block.
 
     Raises:
         GraftError: a block that the network does not run.
     """
-    caught: dict[nn.Module, torch.Tensor] = {}
+    seen: dict[nn.Module, torch.Tensor] = {}
 
-    def catch(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        caught[module] = output
+    def record(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        seen[module] = output
 
     blocks = list(network.encoder.blocks)
     # Where something is added inside a block, its parts are run one by one: the last of them gives the output.
     lasts = [list(_parts(block))[-1][1] for block in blocks]
-    handles = [module.register_forward_hook(catch) for module in {*blocks, *lasts}]
+    handles = [module.register_forward_hook(record) for module in {*blocks, *lasts}]
     try:
-        with _evaluating(network):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(network):
             network(observations.to(network.policy.out.weight.device))
     finally:
         for handle in handles:
             handle.remove()
     outputs = []
     for i, (block, last) in enumerate(zip(blocks, lasts, strict=True)):
-        if block not in caught and last not in caught:
+        if block not in seen and last not in seen:
             raise GraftError(f"Block {i} of the encoder was not run by the network, so it cannot be measured.")
-        outputs.append(caught[block] if block in caught else caught[last])
+        outputs.append(seen[block] if block in seen else seen[last])
     return outputs
 
 
 def effective_weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of the parameters as the forward pass sees them, float64 on the CPU.
-
-    A parametrised tensor is given under its own name and with its parametrisation applied (W0 + (alpha / r) B A as
-    ``weight``), so that names and shapes are those of the module without it.
+    """Copies of the parameters, float64 on the CPU; parametrised ones under their own names, as the forward pass sees
+    them (W0 + (alpha / r) B A as ``weight``).
     """
     found = {}
     for path, part in _parts(module):
@@ -209,16 +194,3 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _layers(network: PolicyNetwork) -> dict[str, nn.Module]:
     return {f"block{i}": block for i, block in enumerate(network.encoder.blocks)} | {"policy": network.policy}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """No gradients, eval mode, and afterwards each module's own mode and the random state as before."""
-    modes = {module: module.training for module in network.modules()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            network.eval()
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -1,22 +1,20 @@
-"""What the quadratic penalties share: parameters are held near anchors, each by its importance."""
+"""Base class of the quadratic penalties: parameters are held near anchors by their importance."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch, Grads
 from graft.errors import GraftError
 from graft.transfer.method import Consolidated, FromSource, State, Step, TaskPosition
 from graft.transfer.state import Tensors, group, named
 from graft.transfer.transplant import carried
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def normalised(omega: Tensors) -> tuple[Tensors, torch.Tensor]:
@@ -51,8 +49,7 @@ class Regulariser(FromSource):
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """The source's state, moved to the parameters of ``network`` by name.
 
-        New slices have no importance, but for those that ``new_channels=attributes`` made of others: they are held
-        near the mean of these, by the mean of their importances.
+        New slices have no importance; those that ``new_channels=attributes`` made of others have the mean of theirs.
 
         Raises:
             GraftError: the source was not consolidated, or nothing that trains is held.
@@ -62,21 +59,15 @@ class Regulariser(FromSource):
             return state
         if not state:
             raise GraftError(f"{type(self).__name__} needs a source that it has consolidated.")
-        moved = {name: t for name, t in state.items() if not _about_parameters(name)}
-        for prefix in sorted({".".join(name.split(".", 2)[:2]) for name in state if _about_parameters(name)}):
-            tensors = carried(
-                source,
-                group(state, prefix),
-                network.schemas,
-                new_channels=self.new_channels,
-                rename=self.rename,
-            )
-            moved |= named(prefix, tensors)
+        moved = {name: t for name, t in state.items() if name.count(".") < 2}  # not of a parameter
+        for prefix in sorted({".".join(name.split(".", 2)[:2]) for name in state if name not in moved}):
+            old, target = group(state, prefix), network.schemas
+            moved |= named(prefix, carried(source, old, target, new_channels=self.new_channels, rename=self.rename))
         self.check_held(network, moved)
         return moved
 
     def check_held(self, network: PolicyNetwork, state: State) -> None:
-        """Raises GraftError where no parameter that trains is held by an anchor of ``state``."""
+        """Raises GraftError where no anchor of ``state`` holds a parameter that trains."""
         trainable = {name for name, p in network.named_parameters() if p.requires_grad}
         if not any(trainable & group(state, f"anchor.{k}").keys() for k in anchors(state)):
             raise GraftError(f"{type(self).__name__} has nothing to hold: none of the parameters it knows of trains.")
@@ -122,8 +113,3 @@ class Regulariser(FromSource):
 def anchors(state: State) -> list[int]:
     """The numbers of the anchors in ``state``."""
     return sorted(int(name.removeprefix("raw.")) for name in state if name.startswith("raw."))
-
-
-def _about_parameters(name: str) -> bool:
-    """Whether an entry of the state is about a parameter of the network, and not a scalar."""
-    return name.count(".") > 1

@@ -1,4 +1,4 @@
-"""A transfer method at work on one network: built, trained through hooks, finished, consolidated, viewed."""
+"""Lifecycle of a transfer method on one network: build, hooks during training, finish, consolidate, view."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from graft.transfer.probe import GradientMeter, Probe
 from graft.transfer.transplant_report import TransplantReport
 
 Play = Callable[[PolicyNetwork, int], Batch]
-"""``(network, states) -> batch``: plays the network's task for at least so many states."""
+"""``(network, states) -> batch`` of at least so many states of the network's task."""
 
 
 class TransferSession(Savable):
-    """A method, the network it works on, and what it remembers. Its life is `begin`, `hooks`, `finish`, `consolidate`.
+    """A method, its network and its state: `begin`, train with `hooks`, `finish`, `consolidate`.
 
     Attributes:
-        report: what was carried into the network; None where nothing was to be.
+        report: of the transplant; None where there was none.
         probe: measures the network at every evaluation, where one is set.
     """
 
@@ -45,12 +45,11 @@ class TransferSession(Savable):
         architecture: NetworkConfig,
         seed: int,
     ) -> TransferSession:
-        """Before the first env step: the network that ``method`` builds, and its initial state.
+        """The network that ``method`` builds, and its initial state.
 
         Args:
             method: None for plain training.
-            source: None for a method that uses none, or where the source itself is trained: that is a fresh network,
-                which only a method that watches its source has a say in.
+            source: None for a method that uses none, or where the source itself is trained, from a fresh network.
             target, architecture, seed: as of `TransferMethod.build`.
         Raises:
             GraftError: source, target and method do not fit.
@@ -73,7 +72,7 @@ class TransferSession(Savable):
         return {**vars(self), "network": None, "probe": None}
 
     def hooks(self) -> Hooks:
-        """What training calls; gradients and schedule only where the method has its own, as others cost nothing."""
+        """For `TrainJob`; gradients and schedule only where the method has its own."""
         return Hooks(
             gradients=self.gradients if self.method.overrides("gradients") else None,
             schedule=self.schedule if self.method.overrides("schedule") else None,
@@ -83,7 +82,7 @@ class TransferSession(Savable):
         )
 
     def gradients(self, grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:
-        """The method's, measured now and then."""
+        """The method's gradients; some updates are measured."""
         before = self._meter.start(grads)
         changed, self.state, penalty = self.method.gradients(grads, network, self.state, batch)
         if before is not None:
@@ -104,7 +103,7 @@ class TransferSession(Savable):
         return SavedState(self.state, {"meter": self._meter.save()})
 
     def restore(self, saved: SavedState) -> None:
-        """Go back to a state of `save`."""
+        """Inverse of `save`."""
         self.state = dict(saved.tensors)
         self._meter.restore(saved.values["meter"])
 
@@ -113,13 +112,14 @@ class TransferSession(Savable):
         return TransferSession(self.method, self.method.finish(self.network, self.state), self.state, self.report)
 
     def consolidate(self, play: Play, position: TaskPosition) -> int:
-        """When a task ends: what the method keeps of it; returns the env steps that this took."""
+        """At the end of a task; returns the env steps that were played for it."""
         if not self.method.overrides("consolidate"):
             return 0
-        space = torch.zeros(0, *self.network.schemas.observation.shape)
-        rollouts = Batch(space, torch.zeros(0, dtype=torch.long))
         if self.method.states:
             rollouts = play(self.network, self.method.states)
+        else:
+            shape = self.network.schemas.observation.shape
+            rollouts = Batch(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long))
         self.network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
         return len(rollouts.actions)
 

@@ -1,4 +1,4 @@
-"""Heads per task: those of a network, those that a checkpoint holds of every task, and a network with others."""
+"""Heads per task: copies of a network's heads, and networks that use them."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def tasks_learned(archive: Heads) -> int:
 
 
 def inherited(source: Checkpoint, method: TransferMethod | None) -> Checkpoint:
-    """``source`` as ``method`` takes it over: what another method left beside the network is not for it to read.
+    """``source`` without the state and heads that another method than ``method`` has written.
 
-    To such a method, all that the network has learned is one first task.
+    The network then counts as trained on one task, the first.
     """
     before = (source.record.get("stage") or {}).get("method")
     if method is None or before is None or before["name"] == method_name(method):

@@ -1,4 +1,4 @@
-"""Weights move by name: the stem by observation names, the policy's rows by action names, the trunk as it is."""
+"""Transplant of weights by name: the stem by observation names, the policy's rows by action names, the rest copied."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
 Heads = Literal["fresh", "by_name"]
 NewChannels = Literal["zero", "random", "attributes"]
 
-ROWS_ARE_ACTIONS = (
-    "policy.out.weight",
-    "policy.out.bias",
-    "policy.log_std",
-    "policy.spread.weight",
-    "policy.spread.bias",
-)
+ROWS_ARE_ACTIONS = {f"policy.{n}" for n in ("out.weight", "out.bias", "log_std", "spread.weight", "spread.bias")}
 """Parameters of a network whose first dimension counts the action names."""
 
 LISTED = 8
@@ -32,12 +26,10 @@ LISTED = 8
 
 
 class Match(NamedTuple):
-    """How the target's names draw on the source's.
+    """Which of the source's names each of the target's takes its weights from.
 
-    ``sources``: per target name, the source indices whose mean it takes; empty where it takes none.
-    ``new``: target names that the source lacks -> how each was initialised.
-    ``dropped``: source names that nothing draws on.
-    ``identical``: same names in the same order.
+    ``sources``: per target name, the source indices whose mean it takes. ``new``: target names that the source lacks ->
+    how each was initialised. ``dropped``: source names without use. ``identical``: same names in the same order.
     """
 
     sources: list[list[int]]
@@ -50,11 +42,11 @@ def match_names(
     source: tuple[str, ...],
     target: tuple[str, ...],
     rename: Mapping[str, str],
-    otherwise: Callable[[int], list[int]],
+    otherwise: Callable[[int], list[int]] = lambda _: [],
 ) -> Match:
-    """Match ``target`` names to ``source`` names; ``rename`` maps a target name to the source name it had.
+    """Match ``target`` names to ``source`` names; ``rename`` is target name -> source name.
 
-    ``otherwise(j)`` gives the source indices that target j, a name without a counterpart, is made from.
+    ``otherwise(j)`` gives the source indices for target j, a name without a counterpart; by default none.
     """
     index = {name: i for i, name in enumerate(source)}
     sources: list[list[int]] = []
@@ -74,19 +66,16 @@ def match_names(
     return Match(sources, new, [name for name in source if name not in used], identical)
 
 
-def most_alike(source: Stem, attributes: tuple[str, ...]) -> list[int]:
-    """Names of the source that share the most of ``attributes``; of equals, those with the fewest others.
-
-    Empty where none shares any.
-    """
+def most_similar(source: Stem, attributes: tuple[str, ...]) -> list[int]:
+    """Names of the source that share the most of ``attributes``, if any; of equals, those with the fewest others."""
     wanted = set(attributes)
 
-    def likeness(i: int) -> tuple[int, float]:
+    def similarity(i: int) -> tuple[int, float]:
         has = set(source.attributes[i])
         return len(has & wanted), len(has & wanted) / max(1, len(has | wanted))
 
-    best = max(map(likeness, range(len(source.names))), default=(0, 0.0))
-    return [i for i in range(len(source.names)) if likeness(i) == best] if best[0] else []
+    best = max(map(similarity, range(len(source.names))), default=(0, 0.0))
+    return [i for i in range(len(source.names)) if similarity(i) == best] if best[0] else []
 
 
 def _by_name(tensor: torch.Tensor, dim: int, group: int) -> torch.Tensor:
@@ -95,7 +84,7 @@ def _by_name(tensor: torch.Tensor, dim: int, group: int) -> torch.Tensor:
 
 
 @dataclass
-class _Surgeon:
+class _Assembly:
     """Collects the target's tensors and the report's rows."""
 
     source: Mapping[str, torch.Tensor]
@@ -142,7 +131,7 @@ class _Surgeon:
         self.lost.update(dict.fromkeys([*match.new, *match.dropped]))
 
 
-def _names(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
 
@@ -150,9 +139,9 @@ def _names(names: list[str]) -> str:
 def _detail(match: Match, new_is: str) -> str:
     parts = []
     if match.new:
-        parts.append("new: " + _names([f"{name} ({how or new_is})" for name, how in match.new.items()]))
+        parts.append("new: " + _listed([f"{name} ({how or new_is})" for name, how in match.new.items()]))
     if match.dropped:
-        parts.append("dropped: " + _names(match.dropped))
+        parts.append("dropped: " + _listed(match.dropped))
     if not parts and not match.identical:
         parts.append("reordered by name")
     return "; ".join(parts)
@@ -171,9 +160,8 @@ def _check_rename(rename: Mapping[str, str], source: Schemas, target: Schemas) -
 
 
 class Fit(NamedTuple):
-    """How a stem draws on the source's; ``boards`` are the source's and the target's, where these have other cells.
-
-    ``dim`` is the stem's. ``random``: whether names that the source lacks start from the fresh network's own numbers.
+    """How a stem is filled from the source's; ``boards``: shapes in source and target, where they have other cells;
+    ``random``: whether names that the source lacks keep the fresh network's weights.
     """
 
     match: Match
@@ -185,7 +173,7 @@ class Fit(NamedTuple):
 def _match_observations(
     source: Checkpoint, network: PolicyNetwork, rename: Mapping[str, str], new_channels: NewChannels
 ) -> dict[str, Fit]:
-    """Name of a stem's parameter in ``network`` -> how it draws on the source's."""
+    """Name of a stem's parameter in ``network`` -> its `Fit`."""
     before = {stem.name: stem for stem in source.stems or _rebuilt(source)}
     fits = {}
     for stem in network.encoder.stems:
@@ -205,63 +193,58 @@ def _rebuilt(source: Checkpoint) -> tuple[Stem, ...]:
         return build_encoder(str(source.network.encoder), source.schemas.observation, source.network.options).stems
 
 
-def _refuse_strangers(source: Schemas, target: Schemas, rename: Mapping[str, str], new_channels: NewChannels) -> None:
-    """Raises GraftError where no name is shared."""
+def _check_shared_names(source: Schemas, target: Schemas, rename: Mapping[str, str], new_channels: NewChannels) -> None:
+    """Raises GraftError where source and target share no name."""
     had, new = (Stem.of("", 1, schemas.observation) for schemas in (source, target))
     if not any(_match_stem(had, new, rename, new_channels).sources):
         raise GraftError(
-            f"The target shares nothing with the source: its observations are {_names(list(new.names))}, "
-            f"the source's {_names(list(had.names))}; give 'rename' (target name: source name) if some mean the same."
+            f"The target shares nothing with the source: its observations are {_listed(list(new.names))}, "
+            f"the source's {_listed(list(had.names))}; give 'rename' (target name: source name) if some mean the same."
         )
 
 
 def _match_stem(old: Stem, new: Stem, rename: Mapping[str, str], new_channels: NewChannels) -> Match:
     def otherwise(j: int) -> list[int]:
-        return most_alike(old, new.attributes[j]) if new_channels == "attributes" else []
+        return most_similar(old, new.attributes[j]) if new_channels == "attributes" else []
 
     return match_names(old.names, new.names, rename, otherwise)
 
 
 def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) -> Match:
-    match = match_names(source.action.names, target.action.names, rename, lambda _: [])
+    match = match_names(source.action.names, target.action.names, rename)
     if source.action.kind != target.action.kind or not any(match.sources):
         raise GraftError(
             f"Heads cannot be carried by name: the target's actions are {target.action.kind} "
-            f"({_names(list(target.action.names))}), the source's {source.action.kind} "
-            f"({_names(list(source.action.names))}); use heads: fresh, or give 'rename' (target name: source name)."
+            f"({_listed(list(target.action.names))}), the source's {source.action.kind} "
+            f"({_listed(list(source.action.names))}); use heads: fresh, or give 'rename' (target name: source name)."
         )
     return match
 
 
-def _move(
-    surgeon: _Surgeon,
-    source: Checkpoint,
-    observations: Mapping[str, Fit],
-    actions: Match | None,
-) -> None:
-    """Fill every tensor of the target, and note what the source had besides."""
-    for name in surgeon.target:
+def _fill(assembly: _Assembly, source: Checkpoint, observations: Mapping[str, Fit], actions: Match | None) -> None:
+    """Fill every tensor of the target, and report the source's remaining ones as dropped."""
+    for name in assembly.target:
         if name in observations:
             match, boards, dim, random = observations[name]
             if boards is None:
-                surgeon.remap(name, dim, match, "random" if random else "zero")
+                assembly.remap(name, dim, match, "random" if random else "zero")
             else:
                 old, new = boards
                 why = f"its input is the whole board, and {old} became {new}" if old != new else "its input is another"
-                surgeon.fresh(name, why, wanted=True)
+                assembly.fresh(name, why, wanted=True)
         elif name.startswith("encoder."):
-            surgeon.copy(name)
+            assembly.copy(name)
         elif actions is None:
-            surgeon.fresh(name, "fresh head", wanted=False)
+            assembly.fresh(name, "fresh head", wanted=False)
         elif name in ROWS_ARE_ACTIONS:
-            surgeon.remap(name, 0, actions, "random")
+            assembly.remap(name, 0, actions, "random")
         else:
-            surgeon.copy(name)
-    for name in [n for n in source.tensors if n not in surgeon.target]:
+            assembly.copy(name)
+    for name in [n for n in source.tensors if n not in assembly.target]:
         wanted = name.startswith("encoder.") or actions is not None
-        surgeon.rows.append(TensorRow(name, "dropped", 0.0, "the target has no such tensor", wanted))
+        assembly.rows.append(TensorRow(name, "dropped", 0.0, "the target has no such tensor", wanted))
         if wanted:
-            surgeon.lost[name] = None
+            assembly.lost[name] = None
 
 
 def transplant(
@@ -275,17 +258,16 @@ def transplant(
     seed: int,
     distribution: Distribution | None = None,
 ) -> tuple[PolicyNetwork, TransplantReport]:
-    """A network for ``target`` that carries over what ``source`` has by the same names.
+    """A network for ``target`` with the weights that ``source`` has under the same names.
 
     The encoder's stem takes its input slices by observation name and the rest of the encoder is copied. Heads are
-    made afresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied.
+    fresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied.
 
     Args:
         heads: ``fresh`` or ``by_name``.
-        new_channels: what an observation name that the source never had starts from: ``zero``, ``random`` (the fresh
-            network's own weights), or ``attributes`` (`most_alike`; zero where nothing is alike). Of a new part of the
-            observation, what reads its features starts from that, and the rest from the fresh network's own weights.
-            A new action's row is always the fresh network's.
+        new_channels: what an observation name that the source lacks starts from: ``zero``, ``random`` (a fresh
+            network's weights), or ``attributes`` (`most_similar`; zero where nothing is). Of a new part of the
+            observation, only what reads its features starts from that. A new action's row is always fresh.
         rename: target name -> name it had in the source.
         strict: raise where anything that was to be carried over is lost.
         seed: of all fresh weights.
@@ -293,17 +275,16 @@ def transplant(
     Returns:
         The network, nothing of it frozen, and the report.
     Raises:
-        GraftError: a source of several columns, nothing in common, an encoder that cannot read the target's
-            observations, an unknown name in ``rename``, heads to be carried from another algorithm's distribution, or
-            a loss under ``strict``.
+        GraftError: a source of several columns, no name in common, observations that the encoder cannot read, an
+            unknown name in ``rename``, heads of another distribution, or a loss under ``strict``.
     """
     if source.network.kind != NetworkConfig().kind:
         raise GraftError(
-            f"The source is a {source.network.kind} network, of several parts that work together; its tensors cannot "
-            f"be moved one by one. Use the method that made it, which adds to it as it is, or a source of one network."
+            f"The source is a {source.network.kind} network of several columns, whose tensors cannot be moved one by "
+            f"one; use the method that made it, or a source of one network."
         )
     _check_rename(rename, source.schemas, target)
-    _refuse_strangers(source.schemas, target, rename, new_channels)
+    _check_shared_names(source.schemas, target, rename, new_channels)
     actions = _match_actions(source.schemas, target, rename) if heads == "by_name" else None
     if actions is not None and source.network.distribution != distribution:
         raise GraftError(
@@ -312,12 +293,12 @@ def transplant(
             f"use heads: fresh."
         )
     network = PolicyNetwork(target, replace(source.network, distribution=distribution), seed)
-    surgeon = _Surgeon(source.tensors, network.state_dict())
-    _move(surgeon, source, _match_observations(source, network, rename, new_channels), actions)
-    report = TransplantReport(tuple(surgeon.rows), tuple(surgeon.lost))
+    assembly = _Assembly(source.tensors, network.state_dict())
+    _fill(assembly, source, _match_observations(source, network, rename, new_channels), actions)
+    report = TransplantReport(tuple(assembly.rows), tuple(assembly.lost))
     if strict and report.partial:
-        raise GraftError(f"strict=true, and the transplant would lose or invent {_names(list(report.lost))}.")
-    network.load_exactly(surgeon.tensors)
+        raise GraftError(f"strict=true, and the transplant would lose or invent {_listed(list(report.lost))}.")
+    network.load_exactly(assembly.tensors)
     return network, report
 
 
@@ -329,33 +310,31 @@ def carried(
     new_channels: NewChannels,
     rename: Mapping[str, str],
 ) -> dict[str, torch.Tensor]:
-    """Numbers about the source's parameters (importances, anchors), moved to the target's as `transplant` moves those.
+    """Tensors about the source's parameters (importances, anchors), moved to the target's as `transplant` moves those.
 
     Args:
         tensors: parameter name -> tensor of that parameter's shape in ``source``; encoder and policy only.
-        new_channels, rename: as given to `transplant`.
     Returns:
-        The same for the target's parameters; zero where the source has no counterpart. A parameter that could not be
-        carried over whole (another shape) is left out.
+        The same for the target's parameters of equal shape; zero where the source has no counterpart.
     Raises:
-        GraftError: nothing in common.
+        GraftError: no name in common.
     """
     config = replace(source.network, kind="plain", parts={})
     if not can_play(config.distribution, target.action):
         config = replace(config, distribution=None)  # the encoder's numbers can still be moved
     network = PolicyNetwork(target, config, 0)
     wanted = {name: torch.zeros_like(p) for name, p in network.state_dict().items() if name in tensors}
-    surgeon = _Surgeon(tensors, wanted)
+    assembly = _Assembly(tensors, wanted)
     stems = {f"encoder.{stem.name}" for stem in network.encoder.stems} & wanted.keys()
     if stems:
-        _refuse_strangers(source.schemas, target, rename, new_channels)
+        _check_shared_names(source.schemas, target, rename, new_channels)
     fits = _match_observations(source, network, rename, new_channels) if stems else {}
     for name in wanted:
         if name in stems:
             if fits[name].boards is None:
-                surgeon.remap(name, fits[name].dim, fits[name].match, "zero")
+                assembly.remap(name, fits[name].dim, fits[name].match, "zero")
         elif name in ROWS_ARE_ACTIONS:
-            surgeon.remap(name, 0, _match_actions(source.schemas, target, rename), "zero")
+            assembly.remap(name, 0, _match_actions(source.schemas, target, rename), "zero")
         elif tensors[name].shape == wanted[name].shape:
-            surgeon.copy(name)
-    return surgeon.tensors
+            assembly.copy(name)
+    return assembly.tensors

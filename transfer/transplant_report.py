@@ -1,4 +1,4 @@
-"""What a transplant carried over, tensor by tensor."""
+"""Transplant report: what was carried over, tensor by tensor."""
 
 from __future__ import annotations
 

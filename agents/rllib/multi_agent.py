@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from graft.envs.adapters.builtin.teams import word
+from graft.envs.adapters.builtin.teams import string_option
 from graft.envs.core.faults import Faults
-from graft.envs.core.naming import named, split
-from graft.envs.core.random_actions import Dice, still
+from graft.envs.core.naming import rename, split_names
+from graft.envs.core.random_actions import RandomActions, no_op
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
-from graft.envs.core.teams import ALL, RULES, Array, slots_of
-from graft.envs.factory import squad
+from graft.envs.core.teams import ALL, RULES, Array, team_slots
+from graft.envs.factory import make_teams
 from graft.envs.supervision.restarts import derived_seed
 from graft.errors import GraftError, unknown
 
@@ -71,15 +71,15 @@ class SquadGame(MultiAgentEnv):
         self._first_seed: int | None
         self.task, self._first_seed, self._worker = _settings(config)
         drawn = {} if config.get("render_mode") is None else {"render_mode": config["render_mode"]}
-        self._squad = squad(Task(self.task.id, {**self.task.kwargs, **drawn}), 0)
+        self._squad = make_teams(Task(self.task.id, {**self.task.kwargs, **drawn}), 0)
         try:
-            self._set_teams(word(self.task, "team", ALL), word(self.task, "opponents", RULES[0]))
+            self._set_teams(string_option(self.task, "team", ALL), string_option(self.task, "opponents", RULES[0]))
         except GraftError:
             self._squad.close()
             raise
         self.render_mode = getattr(self._squad, "render_mode", None)
         self.metadata = dict(getattr(self._squad, "metadata", {}))  # a copy: RLlib writes into it
-        self._dice = Dice(1)
+        self._dice = RandomActions(1)
         self._seen: dict[str, Array] = {}
         self._alive = np.zeros((1, len(self._squad.agents)), np.bool_)
         self._episode_agents: set[str] = set()
@@ -87,7 +87,7 @@ class SquadGame(MultiAgentEnv):
         self._frame: Any = None
 
     def _set_teams(self, team: str, opponents: str) -> None:
-        slots = slots_of(self._squad, team)
+        slots = team_slots(self._squad, team)
         if opponents not in RULES:
             raise unknown("rule for opponents", opponents, RULES)
         names, all_teams = self._squad.agents, self._squad.teams
@@ -96,8 +96,8 @@ class SquadGame(MultiAgentEnv):
         self._slots = {names[a]: a for a in slots}
         self._places = {names[a]: (name, k) for name, its in all_teams.items() for k, a in enumerate(its) if a in slots}
         self.teams = {name: tuple(names[a] for a in its) for name, its in all_teams.items() if name not in self._others}
-        given = split(self.task)[1]
-        self._schemas = {name: named(self._squad.schemas_of(name), given, self.task.id) for name in self.teams}
+        given = split_names(self.task)[1]
+        self._schemas = {name: rename(self._squad.schemas_of(name), given, self.task.id) for name in self.teams}
         self.possible_agents, self.agents = list(self._slots), []
         schemas = {agent: self.schemas_of(self.team_of(agent)) for agent in self.possible_agents}
         self.observation_spaces = {agent: own.observation.space() for agent, own in schemas.items()}
@@ -209,7 +209,7 @@ class SquadGame(MultiAgentEnv):
         for team, its in self._squad.teams.items():
             schema = self._squad.schemas_of(team).action
             drawn = team in self._others and self._opponents == "random"
-            chosen[team] = self._dice.actions(schema, len(its)) if drawn else still(schema, (1, len(its)))
+            chosen[team] = self._dice.actions(schema, len(its)) if drawn else no_op(schema, (1, len(its)))
         for agent, action in given.items():
             team, k = self._places[agent]
             chosen[team][0, k] = action
@@ -219,7 +219,7 @@ class SquadGame(MultiAgentEnv):
         """Image or text of the game, at its end the last one; None without a ``render_mode``."""
         if self.render_mode is None or self._frame is not None:
             return self._frame
-        return self._squad.render()[0]  # type: ignore[attr-defined]  # see `SquadEnv`
+        return self._squad.render()[0]  # type: ignore[attr-defined]  # see `TeamEnv`
 
     def close(self) -> None:
         self._squad.close()

@@ -10,7 +10,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from graft.agents.rllib.multi_agent import SquadGame
 from graft.envs.core.schema import Schemas
-from graft.envs.core.teams import difference
+from graft.envs.core.teams import schema_difference
 from graft.errors import GraftError, unknown
 
 DEFAULT_POLICY = "default_policy"
@@ -63,7 +63,7 @@ def policy_mapping(
         mine, theirs = game.schemas_of(first), game.schemas_of(team)
         if mine != theirs:
             raise GraftError(
-                f"Policy '{policy}' cannot play {first} and {team}: {first} {difference(mine, theirs, team)}; "
+                f"Policy '{policy}' cannot play {first} and {team}: {first} {schema_difference(mine, theirs, team)}; "
                 f"give each team a policy of its own."
             )
     if set(first_team) == {DEFAULT_POLICY}:

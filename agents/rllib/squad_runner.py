@@ -16,11 +16,11 @@ from graft.agents.rllib.module import NetworkModule
 from graft.agents.rllib.rollout_collector import Array, RolloutCollector, StepResult
 from graft.agents.rllib.runner import BatchRunner
 from graft.envs.core.faults import Faults
-from graft.envs.core.naming import fitting, named, split
+from graft.envs.core.naming import rename, shared_names, split_names
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
-from graft.envs.core.teams import SquadEnv, difference, environments
-from graft.envs.factory import squad
+from graft.envs.core.teams import TeamEnv, envs_needed, schema_difference
+from graft.envs.factory import make_teams
 from graft.errors import GraftError
 
 
@@ -36,7 +36,7 @@ class SquadVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """
 
     def __init__(self, task: Task, games: int, seed: int, plays: Mapping[str, str]) -> None:
-        self.squad: SquadEnv = squad(task, seed, games)
+        self.squad: TeamEnv = make_teams(task, seed, games)
         self.num_envs, self._seed, self._task = games, seed, task
         self.teams: dict[str, list[str]] = {}
         for team in self.squad.teams:
@@ -51,9 +51,9 @@ class SquadVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def schemas_of(self, policy: str) -> Schemas:
         """Schemas of a policy's rows, with the names that the task sets."""
-        plain, given = split(self._task)
+        plain, given = split_names(self._task)
         mine, theirs = (self.squad.schemas_of(self.teams[name][0]) for name in (DEFAULT_MODULE_ID, policy))
-        return named(theirs, fitting(given, mine, theirs), plain.id)
+        return rename(theirs, shared_names(given, mine, theirs), plain.id)
 
     @property
     def faults(self) -> Faults:
@@ -115,7 +115,7 @@ class SquadRunner(BatchRunner):
         config = self.env_config
         assert config.plays is not None
         self.index = max((self.worker_index or 0) - 1, 0)
-        self.num_envs = environments(self.config.num_envs_per_env_runner, team_size(config.task, config.plays))
+        self.num_envs = envs_needed(self.config.num_envs_per_env_runner, team_size(config.task, config.plays))
         self.env = SquadVectorEnv(config.task, self.num_envs, config.seed + self.index * self.num_envs, config.plays)
 
     def get_spaces(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class SquadRunner(BatchRunner):
 
 def team_size(task: Task, plays: Mapping[str, str]) -> int:
     """Agents of the trained policy in each game."""
-    game = squad(task, 0)
+    game = make_teams(task, 0)
     try:
         return sum(len(its) for team, its in game.teams.items() if plays[team] == DEFAULT_MODULE_ID)
     finally:
@@ -173,7 +173,7 @@ def check(task: Task, plays: Mapping[str, str], networks: Mapping[str, PolicyNet
             theirs, mine = games.schemas_of(policy), networks[policy].schemas
             if mine != theirs:
                 raise GraftError(
-                    f"The network that plays {teams[0]} of {task} {difference(mine, theirs, teams[0])}; "
+                    f"The network that plays {teams[0]} of {task} {schema_difference(mine, theirs, teams[0])}; "
                     f"make it from that team's schemas."
                 )
     finally:

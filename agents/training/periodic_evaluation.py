@@ -9,7 +9,7 @@ import torch
 from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.training.backend import TrainJob, TrainResult
 from graft.agents.training.evaluate import evaluate
-from graft.envs.core.faults import Faults, together
+from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.task import TaskVectorEnv
 from graft.envs.factory import make
 
@@ -63,7 +63,7 @@ class PeriodicEvaluation:
 
     def faults(self) -> Faults:
         """Faults of the environments of training and evaluation."""
-        return together([*self._training_faults(), self._env.faults])
+        return sum_faults([*self._training_faults(), self._env.faults])
 
     def new_faults(self) -> dict[str, float]:
         """All faults so far as metrics, if there are new ones."""

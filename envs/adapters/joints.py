@@ -20,7 +20,7 @@ _PER_BODY = {
 """What is shown of each body but the world; MuJoCo puts rotation before translation."""
 
 
-def names_of_model(env: Any) -> Names:
+def model_names(env: Any) -> Names:
     """Names of the observations and actions of ``env``, an unwrapped environment; None for what has no names."""
     model = getattr(env, "model", None)
     if model is None or not hasattr(model, "actuator_trntype"):

@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from graft.envs.core.faults import Faults, together
+from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.schema import ActionSchema, ObservationSchema
-from graft.envs.core.task import AVERAGED, Bounds, Groups, Task, TaskVectorEnv
+from graft.envs.core.task import AVERAGED, Adapter, BatchOptions, Bounds, Groups, Task, TaskVectorEnv
 from graft.envs.core.union import union
 from graft.envs.factory import ADAPTERS, bounds, make, schemas
 from graft.errors import GraftError, unknown
@@ -39,36 +37,22 @@ class MixtureVectorEnv(TaskVectorEnv):
         GraftError: observations without a union, actions that differ, or more tasks than environments.
     """
 
-    def __init__(
-        self,
-        tasks: list[Task],
-        num_envs: int,
-        seed: int,
-        autoreset: AutoresetMode,
-        show: bool = False,
-        max_threads: int = 1,
-    ) -> None:
+    def __init__(self, tasks: list[Task], options: BatchOptions, show: bool = False) -> None:
         self._parts: list[TaskVectorEnv] = []  # first of all: gymnasium closes what is thrown away, even half made
-        self.action_schema = _same_actions(tasks)
-        together = _together(tasks)
+        actions, together, num_envs = _same_actions(tasks), _together(tasks), options.num_envs
         self.num_envs = num_envs
         self._tasks = np.arange(num_envs) % len(tasks)
         self._names = tuple(map(str, tasks))
         self.groups = Groups(self._names, self._tasks, tuple(map(bounds, tasks)))
         if num_envs > 1:
             self._hold_all()
-        self._shown = _with_tasks(together, tasks) if show else together
-        self.observation_schema = self._shown
-        self.metadata = {"autoreset_mode": autoreset, "render_modes": []}
+        self.metadata = {"autoreset_mode": options.autoreset, "render_modes": []}
         for k, task in enumerate(tasks[:num_envs]):
-            count = int((self._tasks == k).sum())
             # Seeds of the parts overlap, which does no harm: they belong to different tasks.
-            self._parts.append(make(task, count, seed + k, autoreset, max_threads, observation=together))
+            count, seed = int((self._tasks == k).sum()), options.seed + k
+            self._parts.append(make(task, count, seed, options.autoreset, options.max_threads, observation=together))
         self._width = together.shape[0]
-        self.single_observation_space = self._shown.space()
-        self.single_action_space = self.action_schema.space()
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._set_schemas(num_envs, _with_tasks(together, tasks) if show else together, actions)
 
     def _hold_all(self) -> None:
         """Refuse to play where a task would be left out."""
@@ -87,10 +71,10 @@ class MixtureVectorEnv(TaskVectorEnv):
         return whole
 
     def _show(self, pieces: Sequence[Any]) -> Any:
-        obs = self._gather(pieces)
-        if self._shown.shape == obs.shape[1:]:
+        obs, shape = self._gather(pieces), self.observation_schema.shape
+        if shape == obs.shape[1:]:
             return obs
-        wide = np.zeros((self.num_envs, *self._shown.shape), obs.dtype)
+        wide = np.zeros((self.num_envs, *shape), obs.dtype)
         wide[:, : self._width] = obs
         wide[np.arange(self.num_envs), self._width + self._tasks] = 1
         return wide
@@ -107,7 +91,7 @@ class MixtureVectorEnv(TaskVectorEnv):
         return self._show([obs for obs, _ in found]), self._infos([infos for _, infos in found])
 
     def _infos(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Which task each environment plays, and who is in play where a part has rows that wait (`graft.envs.core.teams`)."""
+        """Which task each environment plays, and which rows are in play where a part has dead rows."""
         found: dict[str, Any] = {"task": self._tasks.copy()}
         if any("alive" in own for own in infos):
             everyone = [np.ones(part.num_envs, np.bool_) for part in self._parts]
@@ -168,7 +152,7 @@ class MixtureVectorEnv(TaskVectorEnv):
     @property
     def faults(self) -> Faults:
         """Of all parts."""
-        return together(part.faults for part in self._parts)
+        return sum_faults(part.faults for part in self._parts)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every part."""
@@ -221,7 +205,7 @@ def _with_tasks(schema: ObservationSchema, tasks: list[Task]) -> ObservationSche
     )
 
 
-class MixtureAdapter:
+class MixtureAdapter(Adapter):
     """``Graft/Mixture-v0`` with ``tasks: [id or {id, kwargs}, ...]`` and ``show_task``."""
 
     prefix = ID
@@ -230,7 +214,7 @@ class MixtureAdapter:
         """Its one id."""
         return [ID]
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         """The batch of all its tasks."""
         if task.id != ID:
             raise unknown("task", task.id, [ID])
@@ -240,19 +224,15 @@ class MixtureAdapter:
         show = task.kwargs.get("show_task", False)
         if not isinstance(show, bool):
             raise GraftError(f"{ID}: show_task={show!r} is not allowed; it is true or false.")
-        return MixtureVectorEnv(parts(task), num_envs, seed, autoreset, show, max_threads)
+        return MixtureVectorEnv(parts(task), options, show)
 
     def bounds(self, task: Task) -> Bounds | None:
         """The mean of its tasks' bounds, where all have some."""
         found = [bounds(part) for part in parts(task)]
-        if any(b is None for b in found):
-            return None
         known = [b for b in found if b is not None]
-        return Bounds(
-            float(np.mean([b.random for b in known])),
-            float(np.mean([b.expert for b in known])),
-            AVERAGED,
-        )
+        if len(known) < len(found):
+            return None
+        return Bounds(*(float(np.mean([b[end] for b in known])) for end in (0, 1)), AVERAGED)
 
 
 def parts(task: Task) -> list[Task]:

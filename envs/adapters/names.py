@@ -58,7 +58,7 @@ _OTHER_FORM = {_LANDER: _LANDER_CONTINUOUS, _CAR: _CAR_DISCRETE}
 """What a task is with the keyword ``continuous``."""
 
 
-def names_of(env_id: str, actions: gym.Space[Any] | None = None) -> Names:
+def known_names(env_id: str, actions: gym.Space[Any] | None = None) -> Names:
     """The names of ``env_id`` (without a module or adapter prefix); empty where it is not in the table.
 
     Args:

@@ -1,4 +1,4 @@
-"""What of other people's environments is there on this machine, told without importing any of it."""
+"""Which third-party packages of environments are installed, without importing them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INSTALL = "pip install 'graft-rl[games]'"
 
 
 class Part(NamedTuple):
-    """Some of Gymnasium's environments: the package they need, if any, and how their modules' names begin."""
+    """A part of Gymnasium's registry: the package it needs, if any, and how the names of its modules begin."""
 
     package: str
     modules: str
@@ -27,14 +27,14 @@ PARTS = {
     "MiniGrid": Part("minigrid", "minigrid."),
     "ALE": Part("ale_py", "ale_py."),
 }
-"""Of Gymnasium itself, and of the packages that register theirs with it when they are imported."""
+"""Parts of Gymnasium itself, and packages that register their environments with it when they are imported."""
 
 
 def state(package: str, name: str = "", install: str = INSTALL) -> str:
     """`READY`, or a sentence with the line that installs ``package``; "" is always there.
 
     Args:
-        package: as Python imports it. name: what people call it, if that differs.
+        package: as Python imports it. name: its usual name, if that differs.
     """
     if not package or find_spec(package) is not None:
         return READY
@@ -52,7 +52,7 @@ def gymnasium_states() -> dict[str, str]:
 
 
 def gymnasium_counts() -> dict[str, int]:
-    """Part of `PARTS` -> how many ids it registers; imports those that are there and do so when they are imported."""
+    """Part of `PARTS` -> how many ids it registers; imports the packages that are installed."""
     for part in PARTS.values():
         if part.modules.startswith(f"{part.package}.") and find_spec(part.package) is not None:
             importlib.import_module(part.package)

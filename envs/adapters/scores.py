@@ -28,7 +28,7 @@ BOUNDS = {
 """Under any keywords."""
 
 
-def scores_of(name: str, kwargs: Mapping[str, Any]) -> Bounds | None:
+def known_bounds(name: str, kwargs: Mapping[str, Any]) -> Bounds | None:
     """Registered scores of the id ``name``, without its provider's prefix; None where nobody recorded any."""
     if is_grid(name):
         return minigrid_bounds(name)

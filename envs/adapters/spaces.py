@@ -1,8 +1,4 @@
-"""Third-party spaces as schemas, and the conversion between a library's arrays and the ones Graft shows.
-
-Adapters share this: what a library calls its observation and action spaces becomes a pair of codecs, and a codec
-is a schema beside a function on whole batches.
-"""
+"""Codecs: a library's observation and action spaces as schemas, and the conversion of its arrays."""
 
 from __future__ import annotations
 
@@ -14,11 +10,10 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from graft.envs.core.schema import ActionSchema, ObservationKind, ObservationSchema, joined
-from graft.envs.core.task import TaskVectorEnv
+from graft.envs.core.task import BatchOptions, TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
 Array = NDArray[Any]
@@ -50,7 +45,7 @@ def index_names(task: str, stem: str, count: int) -> tuple[str, ...]:
 
 
 def first_line(error: Exception) -> str:
-    """What a library says is wrong, without the pages that some of them add."""
+    """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
@@ -68,15 +63,8 @@ def _named(names: tuple[str, ...] | None, task: str, stem: str, count: int) -> t
 
 def _vector(task: str, low: Array, high: Array, names: tuple[str, ...] | None) -> ObservationSchema:
     count = int(np.size(low))
-    return ObservationSchema(
-        kind="vector",
-        names=_named(names, task, "obs", count),
-        attributes=((),) * count,
-        shape=(count,),
-        dtype="float32",
-        low=_bounds(low),
-        high=_bounds(high),
-    )
+    found = _named(names, task, "obs", count)
+    return ObservationSchema("vector", found, ((),) * count, (count,), "float32", _bounds(low), _bounds(high))
 
 
 def _flatten(raw: Array) -> Array:
@@ -250,35 +238,19 @@ def _choices(
 
 
 class AdaptedVectorEnv(TaskVectorEnv):
-    """What batches of all adapters have in common: schemas, spaces and the autoreset convention.
+    """A batch of a library's environments: codecs, seeds and the autoreset convention.
 
     Args:
-        num_envs: batch size.
-        seed: of the first reset without a seed; environment i uses ``seed + i``.
-        autoreset: same-step or next-step; disabled autoreset is not offered.
+        options: its size, first seed and autoreset.
         observation, action: the codecs of one environment.
     """
 
-    def __init__(
-        self,
-        num_envs: int,
-        seed: int,
-        autoreset: AutoresetMode,
-        observation: ObservationCodec,
-        action: ActionCodec,
-    ) -> None:
-        if autoreset is AutoresetMode.DISABLED:
-            raise GraftError("autoreset 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
-        self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": autoreset, "render_modes": []}
-        self.observation_schema, self._encode = observation
-        self.action_schema, self._decode = action
-        self.single_observation_space = self.observation_schema.space()
-        self.single_action_space = self.action_schema.space()
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._same_step = autoreset is AutoresetMode.SAME_STEP
-        self._first_seed: int | None = seed
+    def __init__(self, options: BatchOptions, observation: ObservationCodec, action: ActionCodec) -> None:
+        self._same_step = check_autoreset(options.autoreset) is AutoresetMode.SAME_STEP
+        self.metadata = {"autoreset_mode": options.autoreset, "render_modes": []}
+        self._encode, self._decode = observation.encode, action.decode
+        self._set_schemas(options.num_envs, observation.schema, action.schema)
+        self._first_seed: int | None = options.seed
 
     def _seeds(self, seed: int | list[int | None] | None) -> list[int | None]:
         """One seed per environment; None goes on with the running random numbers."""

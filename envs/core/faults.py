@@ -41,7 +41,7 @@ class FaultRules:
     outside: bool | None = None
 
 
-def rules_of(
+def split_rules(
     task_id: str, kwargs: Mapping[str, Any], takes: Iterable[str] = (), offered: Iterable[str] | None = None
 ) -> tuple[FaultRules, dict[str, Any]]:
     """The rules among a task's keywords, and the other keywords.
@@ -109,7 +109,7 @@ class Faults(Mapping[str, int]):
         self.last, self.error = text, error
 
 
-def together(parts: Iterable[Faults]) -> Faults:
+def sum_faults(parts: Iterable[Faults]) -> Faults:
     """Those of several batches."""
     whole = Faults()
     for part in parts:
@@ -148,8 +148,8 @@ class FaultLog:
         self._steps, self._recent = 0, deque[int]()
         self.faults = Faults()
 
-    def passed(self, env_steps: int) -> None:
-        """So many more env steps were taken."""
+    def count_steps(self, env_steps: int) -> None:
+        """Count env steps that were taken."""
         self._steps += env_steps
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
@@ -180,7 +180,7 @@ class FaultLog:
         return error
 
 
-def outside_counts(rules: FaultRules, task_id: str) -> bool:
+def checks_bounds(rules: FaultRules, task_id: str) -> bool:
     """Whether observations of the task that are outside their space are faults."""
     if rules.outside is not None:
         return rules.outside

@@ -14,11 +14,11 @@ KEYWORD = "schema"
 ENTRIES = ("observation", "action", "attributes")
 
 
-def split(task: Task) -> tuple[Task, Mapping[str, Any]]:
+def split_names(task: Task) -> tuple[Task, Mapping[str, Any]]:
     """The task without its names, and these; none where it has no such keyword.
 
     Raises:
-        GraftError: names in another form than `named` takes.
+        GraftError: names in another form than `rename` takes.
     """
     given = task.kwargs.get(KEYWORD, {})
     if not isinstance(given, Mapping):
@@ -29,7 +29,7 @@ def split(task: Task) -> tuple[Task, Mapping[str, Any]]:
     return Task(task.id, {k: v for k, v in task.kwargs.items() if k != KEYWORD}), given
 
 
-def named(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
+def rename(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
     """The schemas under the names of ``given``.
 
     Args:
@@ -59,11 +59,11 @@ def named(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
     return Schemas(_under(observation, observation.names, tuple(words.values())), action)
 
 
-def fitting(given: Mapping[str, Any], mine: Schemas, theirs: Schemas) -> dict[str, Any]:
+def shared_names(given: Mapping[str, Any], mine: Schemas, theirs: Schemas) -> dict[str, Any]:
     """Of names that were given for one team of a squad, those that hold for another: of what both see, or do, alike.
 
     Args:
-        given: as of `named`. mine, theirs: both teams' schemas as they are without it.
+        given: as of `rename`. mine, theirs: both teams' schemas as they are without it.
     """
     same = {"action": mine.action == theirs.action}
     return {entry: names for entry, names in given.items() if same.get(entry, mine.observation == theirs.observation)}

@@ -19,7 +19,7 @@ WIDEST = 1e3
 """How far random numbers reach in a box that has no bounds."""
 
 
-class Dice:
+class RandomActions:
     """Random numbers for N environments, each with a stream of its own, whatever batch it is in.
 
     Attributes:
@@ -36,9 +36,9 @@ class Dice:
             self.state[:, 0] = _mixed(seeds * _STEP ^ _APART)
         self.state[:, 1] = 0
 
-    def last(self) -> Dice:
+    def last(self) -> RandomActions:
         """Those of the last environment alone: what they draw, the others don't."""
-        only = Dice(0)
+        only = RandomActions(0)
         only.state = self.state[-1:]
         return only
 
@@ -65,7 +65,7 @@ class Dice:
         return found
 
 
-def still(actions: ActionSchema, shape: tuple[int, ...]) -> NDArray[Any]:
+def no_op(actions: ActionSchema, shape: tuple[int, ...]) -> NDArray[Any]:
     """The action that does least, for each place of ``shape``: action 0, or what is nearest to 0 within a box."""
     if actions.kind == "discrete":
         return np.zeros(shape, np.int64)

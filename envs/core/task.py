@@ -1,20 +1,24 @@
-"""Task, the vector environment every task becomes, and the seam that adapters fill."""
+"""Task, the vector environment of a task, and the base class of adapters, which make them."""
 
 from __future__ import annotations
 
 import json
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from graft.envs.core.faults import Faults
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.envs.core.teams import TeamEnv
+from graft.errors import GraftError
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,11 @@ class Task:
 
 
 LONGEST = 60
-"""Characters of a keyword's value that are shown; longer ones have a checksum instead."""
+"""Characters of a mapping that `Task.__str__` shows; longer ones have a checksum instead."""
 
 
 def _short(value: Any) -> str:
-    """Of a keyword argument; tasks within it come with their own short names."""
+    """A keyword argument's value as text; tasks within it have their own short names."""
     if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):
         return "+".join(value)
     if isinstance(value, list | tuple):
@@ -59,7 +63,7 @@ def _short(value: Any) -> str:
 
 
 AVERAGED = "mean of the bounds of its tasks"
-"""How bounds were found that are those of several tasks in one."""
+"""`Bounds.how` of a mixture."""
 
 
 class Bounds(NamedTuple):
@@ -112,13 +116,13 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def faults(self) -> Faults:
-        """How often its environments failed and were restarted; never, where nobody but us wrote them."""
+        """How often its environments failed and were restarted: third-party ones alone can."""
         return Faults()
 
     @property
     def savable(self) -> bool:
-        """Whether `save_state` and `restore_state` work: the built-in games' do, those of other people's can't."""
-        return type(self).save_state is not TaskVectorEnv.save_state
+        """Whether `save_state` and `restore_state` work, as those of the built-in games do."""
+        return False
 
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that the future of the batch depends on."""
@@ -128,29 +132,71 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """Go back to a state of `save_state`, of a batch of the same tasks and size."""
         raise NotImplementedError
 
+    def _set_schemas(self, num_envs: int, observation: ObservationSchema, action: ActionSchema) -> None:
+        """Set the size, the schemas, and the spaces that follow from them."""
+        self.num_envs, self.observation_schema, self.action_schema = num_envs, observation, action
+        self.single_observation_space, self.single_action_space = observation.space(), action.space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
 
-class Adapter(Protocol):
-    """Makes the tasks whose ids start with ``prefix``; the longest matching prefix wins.
 
-    One whose batches can be rendered says so with an attribute ``renders = True``; it then takes ``render_mode`` as a
-    keyword of the task. One whose environments can be spread over processes has an attribute ``parallel = True``, and
-    its `make` takes ``workers``, how many.
+def check_autoreset(mode: AutoresetMode | str) -> AutoresetMode:
+    """``mode`` itself; raises GraftError for disabled autoreset."""
+    mode = AutoresetMode(mode)
+    if mode is AutoresetMode.DISABLED:
+        raise GraftError("autoreset_mode 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
+    return mode
 
-    One may have ``states() -> dict[str, str]``, which says of each part of it whether it can be made on this machine:
-    "ready", or a sentence with the line that installs it. It imports nothing. ``counts() -> dict[str, int]``, how many
-    ids each part has, may import those that are ready.
+
+class BatchOptions(NamedTuple):
+    """How a batch is made: arguments of `envs.make`."""
+
+    num_envs: int
+    seed: int
+    autoreset: AutoresetMode = AutoresetMode.SAME_STEP
+    max_threads: int = 1
+    workers: int = 1
+
+
+class Adapter(ABC):
+    """Makes the tasks whose ids start with ``prefix``, or one of ``prefixes``; the longest matching prefix wins.
+
+    Attributes:
+        renders: whether batches can be rendered: then ``render_mode`` is a keyword of the task.
+        has_teams: whether its tasks are games of several teams, which `make_teams` makes.
     """
 
     prefix: str
+    renders = has_teams = False
 
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """How its ids begin."""
+        return (self.prefix,)
+
+    @abstractmethod
     def ids(self) -> Iterable[str]:
         """Full ids that can be made on this machine, for the nearest-name hint."""
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
-        """The batch; raises GraftError for an unknown id or keyword, or a package that is not installed.
+    @abstractmethod
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
+        """The batch; raises GraftError for an unknown id or keyword, or a package that is not installed."""
 
-        ``max_threads`` caps the native threads an environment library may start for itself.
-        """
+    def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
+        """Games with the agents of all teams; raises GraftError as `make`."""
+        raise NotImplementedError
 
     def bounds(self, task: Task) -> Bounds | None:
-        """Registered scores of the task, or None where nobody recorded any."""
+        """Registered scores of the task, or None."""
+        return None
+
+    def states(self) -> dict[str, str]:
+        """Of each part, whether it can be made on this machine: "ready", or a sentence with the line that installs it.
+
+        It imports nothing.
+        """
+        return {}
+
+    def counts(self) -> dict[str, int]:
+        """How many ids each part has; may import those that are ready."""
+        return {}

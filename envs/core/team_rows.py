@@ -7,13 +7,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 
 from graft.envs.core.faults import Faults
-from graft.envs.core.random_actions import Dice, still
+from graft.envs.core.random_actions import RandomActions, no_op
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import TaskVectorEnv
-from graft.envs.core.teams import ALL, RULES, Array, Bools, Policy, SquadEnv, difference, environments, slots_of
+from graft.envs.core.teams import ALL, RULES, Array, Bools, Policy, TeamEnv, envs_needed, schema_difference, team_slots
 from graft.errors import GraftError, unknown
 
 
@@ -24,7 +23,7 @@ class TeamRows(TaskVectorEnv):
     agent in play. A row that is not has an observation of zeros, no reward and no end, and its action is ignored.
     A row ends (``terminated``, with its ``final_obs``) in the step in which its agent dies, and waits, out of play,
     for the next episode of its environment; when that ends, all rows in play end. Each row that comes into play
-    begins an episode of its own. ``infos["winner"]`` of each step is that of `SquadEnv.step`, (environments,), and
+    begins an episode of its own. ``infos["winner"]`` of each step is that of `TeamEnv.step`, (environments,), and
     ``infos["over"]`` (rows,) says whose environment's game it ended, whether or not the row was in play.
     `render` and ``infos["final_frame"]`` go by environments, too.
 
@@ -45,27 +44,23 @@ class TeamRows(TaskVectorEnv):
     dead_rows = True
 
     def __init__(
-        self, squad: SquadEnv, team: str = ALL, rows: int = 1, opponents: str | Policy = "random", seed: int = 0
+        self, squad: TeamEnv, team: str = ALL, rows: int = 1, opponents: str | Policy = "random", seed: int = 0
     ) -> None:
         self.squad = squad  # first of all: gymnasium closes what is thrown away, even half made
         self.team = team
-        self.slots = slots_of(squad, team)
+        self.slots = team_slots(squad, team)
         self.others = tuple(name for name in squad.teams if team not in (ALL, name))
         self.opponents = opponents
-        self.num_envs, count = rows, len(self.slots)
-        if squad.num_envs != environments(rows, count):
+        count = len(self.slots)
+        if squad.num_envs != envs_needed(rows, count):
             raise GraftError(
-                f"{rows} rows of {count} agents need {environments(rows, count)} environments, not {squad.num_envs}."
+                f"{rows} rows of {count} agents need {envs_needed(rows, count)} environments, not {squad.num_envs}."
             )
-        self.observation_schema, self.action_schema = _same_schemas(squad, team)
-        drawn = {name: value for name, value in getattr(squad, "metadata", {}).items() if name.startswith("render_")}
-        self.metadata = {"render_modes": [], **drawn, "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.render_mode = getattr(squad, "render_mode", None)
-        self.single_observation_space = self.observation_schema.space()
-        self.single_action_space = self.action_schema.space()
-        self.observation_space = batch_space(self.single_observation_space, rows)
-        self.action_space = batch_space(self.single_action_space, rows)
-        self._dice = Dice(squad.num_envs)
+        self._set_schemas(rows, *_same_schemas(squad, team))
+        rendering = {name: value for name, value in squad.metadata.items() if name.startswith("render_")}
+        self.metadata = {"render_modes": [], **rendering, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.render_mode = squad.render_mode
+        self._random = RandomActions(squad.num_envs)
         self._first_seed: int | None = seed
         self._seen: dict[str, Array] = {}
         self._alive = np.zeros((squad.num_envs, len(squad.agents)), np.bool_)
@@ -87,8 +82,8 @@ class TeamRows(TaskVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of the environments, where somebody else wrote them."""
-        return getattr(self.squad, "faults", Faults())
+        """Of all environments."""
+        return self.squad.faults
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Fresh episodes of all environments; environment i is seeded with ``seed + i``."""
@@ -101,7 +96,7 @@ class TeamRows(TaskVectorEnv):
                 raise GraftError(f"Seeds {seed} are not allowed; give one number, since environments hold many rows.")
             if seed < 0:
                 raise GraftError(f"Seed {seed} is not allowed; seeds are whole numbers from 0.")
-            self._dice.seed(int(seed))
+            self._random.seed(int(seed))
         self._seen, self._alive, _ = self.squad.reset(None if seed is None else int(seed))
         return self._obs(self._seen), {"alive": self._rows(self._alive)}
 
@@ -128,8 +123,7 @@ class TeamRows(TaskVectorEnv):
         if self.render_mode is None:
             gym.logger.warn("render gives nothing without a render_mode, such as render_mode='rgb_array'.")
             return None
-        shown: tuple[Any, ...] = self.squad.render()  # type: ignore[attr-defined]
-        return shown
+        return self.squad.render()
 
     def _rows(self, values: Array) -> Array:
         """(N, A) -> (rows,)."""
@@ -153,7 +147,7 @@ class TeamRows(TaskVectorEnv):
         environments, count = self.squad.num_envs, len(self.slots)
         surplus = environments * count - self.num_envs
         if surplus:
-            extra = self._dice.last().actions(self.action_schema, surplus)[0]
+            extra = self._random.last().actions(self.action_schema, surplus)[0]
             chosen = np.concatenate([chosen, extra.astype(chosen.dtype)])
         mine = chosen.reshape(environments, count, *chosen.shape[1:])
         if self.team == ALL:
@@ -165,8 +159,8 @@ class TeamRows(TaskVectorEnv):
         if callable(self._opponents):
             return self._opponents(self._seen[team], self._alive[:, list(its)])
         if self._opponents == "random":
-            return self._dice.actions(acts, len(its))
-        return still(acts, (self.squad.num_envs, len(its)))
+            return self._random.actions(acts, len(its))
+        return no_op(acts, (self.squad.num_envs, len(its)))
 
     @property
     def savable(self) -> bool:
@@ -176,13 +170,13 @@ class TeamRows(TaskVectorEnv):
     def save_state(self) -> dict[str, Array]:
         """Copies of all that the future depends on, but for what a `Policy` remembers."""
         inner = {f"squad.{name}": array for name, array in self.squad.save_state().items()}
-        return inner | {"dice": self._dice.state.copy()}
+        return inner | {"dice": self._random.state.copy()}
 
     def restore_state(self, saved: dict[str, Array]) -> None:
         """Go back to a state of ``save_state``, of a batch of the same game and sizes."""
         inner = {name.removeprefix("squad."): array for name, array in saved.items() if name.startswith("squad.")}
         self.squad.restore_state(inner)
-        self._dice.state[...] = saved["dice"]
+        self._random.state[...] = saved["dice"]
         self._seen, self._alive = self.squad.observe()
         self._first_seed = None
 
@@ -191,7 +185,7 @@ class TeamRows(TaskVectorEnv):
         self.squad.close()
 
 
-def _same_schemas(squad: SquadEnv, team: str) -> Schemas:
+def _same_schemas(squad: TeamEnv, team: str) -> Schemas:
     """The schemas of ``team``; of ``"all"``, where they are the same for every team."""
     if team != ALL:
         return squad.schemas_of(team)
@@ -201,7 +195,7 @@ def _same_schemas(squad: SquadEnv, team: str) -> Schemas:
         theirs = squad.schemas_of(other)
         if mine != theirs:
             raise GraftError(
-                f"team='{ALL}' needs teams that see and do the same, but {first} {difference(mine, theirs, other)}; "
+                f"team='{ALL}' needs teams that see and do the same, but {first} {schema_difference(mine, theirs, other)}; "
                 f"choose one of them: {', '.join(squad.teams)}."
             )
     return mine

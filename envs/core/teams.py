@@ -1,13 +1,14 @@
-"""Many agents in one environment: the protocol that multi-agent environments implement."""
+"""Environments of several agents in teams: the base class `TeamEnv`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.envs.core.faults import Faults
 from graft.envs.core.schema import Schemas
 from graft.errors import unknown
 
@@ -17,30 +18,37 @@ Policy = Callable[[Array, Bools], Any]
 """(observations (N, size, *shape), who is in play (N, size)) -> actions (N, size) or (N, size, n), for one team."""
 
 RULES = ("random", "still")
-"""How agents act that nobody steers: uniformly at random, or not at all (action 0, or the middle of a box)."""
+"""Built-in opponents: uniformly random actions, or `no_op`."""
 
 ALL = "all"
 
 
-class SquadEnv(Protocol):
+class TeamEnv:
     """N environments with A slots for agents each, in teams. Sizes of teams may change: not every slot is in play.
 
-    One that can be drawn has Gymnasium's ``metadata``, ``render_mode`` and ``render()``, a picture of each environment.
     Where ``render_mode`` is set and games end, ``infos["final_frame"]`` holds pictures of their ends, else None (a
     tuple, N).
 
     Attributes:
         num_envs: N. agents: names of the slots. teams: name -> its slots, ascending; each slot has one team.
-        savable: whether `save_state` and `restore_state` work.
+        savable: whether `save_state` and `restore_state` work. metadata, render_mode: as Gymnasium's.
     """
 
     num_envs: int
     agents: tuple[str, ...]
     teams: dict[str, tuple[int, ...]]
     savable: bool = False
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+    @property
+    def faults(self) -> Faults:
+        """How often its environments failed and were restarted: third-party ones alone can."""
+        return Faults()
 
     def schemas_of(self, team: str) -> Schemas:
         """What every agent of ``team`` sees and does."""
+        raise NotImplementedError
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
         """Fresh episodes: observations, who is in play (N, A), and infos.
@@ -48,6 +56,7 @@ class SquadEnv(Protocol):
         Environment i is seeded with ``seed + i``; without a seed random numbers go on. Observations come by team,
         (N, size, *shape), and are zero for slots that are not in play.
         """
+        raise NotImplementedError
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Array], Array, Bools, Bools, Bools, dict[str, Any]]:
         """One step with actions by team, (N, size) or (N, size, n); those of slots that are not in play are ignored.
@@ -60,9 +69,15 @@ class SquadEnv(Protocol):
             on, else the index of the team that won it, or -2 where none did. Where agents ended,
             ``infos["final_obs"]`` holds their last observations by team, and ``infos["_final_obs"]`` (N, A) says whose.
         """
+        raise NotImplementedError
 
     def observe(self) -> tuple[dict[str, Array], Bools]:
-        """What everybody in play sees now, and who that is (N, A); nothing changes."""
+        """Observations of the agents in play, by team, and which those are (N, A); nothing changes."""
+        raise NotImplementedError
+
+    def render(self) -> tuple[Any, ...] | None:
+        """A picture of each environment; None without a render mode."""
+        raise NotImplementedError
 
     def save_state(self) -> dict[str, Array]:
         """Copies of everything that the future depends on."""
@@ -73,15 +88,15 @@ class SquadEnv(Protocol):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Close all environments."""
 
 
-def environments(rows: int, count: int) -> int:
+def envs_needed(rows: int, count: int) -> int:
     """How many environments hold ``rows`` rows of ``count`` agents each; the last may hold more."""
     return -(-rows // count)
 
 
-def slots_of(squad: SquadEnv, team: str) -> list[int]:
+def team_slots(squad: TeamEnv, team: str) -> list[int]:
     """The slots of ``team``; raises GraftError for a team that there is not."""
     if team == ALL:
         return list(range(len(squad.agents)))
@@ -90,7 +105,7 @@ def slots_of(squad: SquadEnv, team: str) -> list[int]:
     return list(squad.teams[team])
 
 
-def difference(mine: Schemas, theirs: Schemas, other: str) -> str:
+def schema_difference(mine: Schemas, theirs: Schemas, other: str) -> str:
     """What differs, as the rest of a sentence about the first: "sees (16,) and agent (14,)"."""
     if mine.observation != theirs.observation:
         a, b = mine.observation, theirs.observation

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from graft.envs.core.faults import Faults
@@ -67,7 +66,7 @@ def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
     return replace(schema, low=tuple(low), high=tuple(high))
 
 
-class Widened(TaskVectorEnv):
+class UnionObservation(TaskVectorEnv):
     """A batch whose observations are laid out as ``schema``, by name; names that it does not show are zero.
 
     Raises:
@@ -86,11 +85,8 @@ class Widened(TaskVectorEnv):
         wanted = [places[schema.names.index(name)] for name in own.names]
         self._places = np.concatenate([np.arange(place.start, place.stop) for place in wanted])
         self.metadata, self.render_mode = env.metadata, env.render_mode
-        self.num_envs, self.groups, self.dead_rows = env.num_envs, env.groups, env.dead_rows
-        self.observation_schema, self.action_schema = schema, env.action_schema
-        self.single_observation_space = schema.space()
-        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
-        self.single_action_space, self.action_space = env.single_action_space, env.action_space
+        self.groups, self.dead_rows = env.groups, env.dead_rows
+        self._set_schemas(env.num_envs, schema, env.action_schema)
 
     def _widen(self, obs: Any) -> Any:
         wide = np.zeros((len(obs), *self.observation_schema.shape), self.observation_schema.dtype)

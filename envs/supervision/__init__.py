@@ -1,1 +1,1 @@
-"""Other people's environments, restarted and counted when they fail."""
+"""Third-party environments: restarted and counted when they fail, ended when they hang."""

@@ -1,12 +1,13 @@
-"""Environments of other people, whatever their kind: a call that fails is told apart, and each can be made again."""
+"""Third-party environments of any kind: failures as values, and environments that can be made again."""
 
 from __future__ import annotations
 
 import contextlib
+import pickle
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,39 +17,36 @@ RESET_FACTOR = 5
 """How many times longer than a step a reset may take, or making the environment."""
 
 
-class Wrong(Exception):
-    """What an environment gave that can't be used: the ``kind`` of fault, and which in words."""
+class EnvFailure(Exception):
+    """How a call of an environment failed. It can be sent to another process.
 
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind, self.text = kind, text
-
-
-class Failure(NamedTuple):
-    """How a call failed: the kind of fault (`graft.envs.core.faults.KINDS`), in words with where, and the exception."""
-
-    kind: str
-    text: str
-    error: BaseException | None = None
-
-
-class Restarts:
-    """Environments in this process, each of which can be made again.
-
-    Args:
-        make: makes one of them.
+    Attributes:
+        kind: one of `KINDS`. text: what happened, and where. error: what was raised, if anything.
     """
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.envs: list[Any] = []
+    def __init__(self, kind: str, text: str, error: BaseException | None = None) -> None:
+        super().__init__(text)
+        self.kind, self.text, self.error = kind, text, error
+
+    def __reduce__(self) -> Any:
+        return EnvFailure, (self.kind, self.text, None if self.error is None else _portable(self.error))
+
+
+class RestartableEnvs:
+    """Environments in this process, each of which can be made again.
+
+    Attributes:
+        envs: None for those that were not made yet.
+
+    Args:
+        make: makes one of them. count: how many.
+    """
+
+    def __init__(self, make: Callable[[], Any], count: int) -> None:
         self._make = make
+        self.envs: list[Any] = [None] * count
 
-    def grow(self, count: int) -> None:
-        """Make more, until there are ``count``."""
-        while len(self.envs) < count:
-            self.envs.append(self._make())
-
-    def again(self, i: int) -> None:
+    def restart(self, i: int) -> None:
         """Close environment i as far as it lets itself be closed, and make it again."""
         old, self.envs[i] = self.envs[i], None
         _close(old)
@@ -60,9 +58,9 @@ class Restarts:
             _close(env)
 
 
-def attempts(call: Callable[[T], object], items: Iterable[T]) -> dict[T, Failure]:
+def attempts(call: Callable[[T], object], items: Iterable[T]) -> dict[T, EnvFailure]:
     """Call ``call`` with each of ``items``, one after the other; returns the failures by item."""
-    failures: dict[T, Failure] = {}
+    failures: dict[T, EnvFailure] = {}
     for item in items:
         try:
             call(item)
@@ -71,19 +69,30 @@ def attempts(call: Callable[[T], object], items: Iterable[T]) -> dict[T, Failure
     return failures
 
 
-def failure_of(error: BaseException) -> Failure:
+def failure_of(error: BaseException) -> EnvFailure:
     """``error`` as a failure."""
-    if isinstance(error, Wrong):
-        return Failure(error.kind, error.text)
+    if isinstance(error, EnvFailure):
+        return error
     lines, frames = str(error).strip().splitlines(), traceback.extract_tb(error.__traceback__)
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    message = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    return Failure("raised", said + place, error)
+    return EnvFailure("raised", message + place, error)
 
 
 def derived_seed(first: int, number: int) -> int:
     """The seed that follows from an environment's first one, for its restart or episode ``number``, in [0, 2**31)."""
     return int(np.random.SeedSequence([first, number]).generate_state(1, np.uint32)[0] >> 1)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """``error`` for another process, with its traceback as a note; a RuntimeError where it cannot be pickled."""
+    note = "".join(traceback.format_exception(error))
+    try:
+        sent: BaseException = pickle.loads(pickle.dumps(error))
+    except Exception:
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(f"in a worker process:\n{note}")
+    return sent
 
 
 def _close(env: Any) -> None:

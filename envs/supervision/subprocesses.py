@@ -1,17 +1,12 @@
-"""Environments in processes of their own, by `gymnasium.vector.AsyncVectorEnv`; one that hangs is ended.
-
-For environments whose steps are slow, and for those that may hang (``step_timeout`` of `graft.envs.core.faults`).
-"""
+"""Environments in processes of their own, by `gymnasium.vector.AsyncVectorEnv`; one that hangs is ended."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -20,48 +15,78 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
-from gymnasium.vector.utils import clear_mpi_env_vars
+from gymnasium.vector.utils import batch_space, clear_mpi_env_vars
 from numpy.typing import NDArray
 
 from graft.envs.supervision.processes import end_with_parent, one_thread_each
-from graft.envs.supervision.restarts import RESET_FACTOR, Failure, Wrong, attempts
+from graft.envs.supervision.restarts import RESET_FACTOR, EnvFailure, attempts, failure_of
 from graft.errors import GraftError
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
-Played = tuple[NDArray[np.float64], Bools, Bools, dict[int, Failure]]
+Steps = tuple[NDArray[np.float64], Bools, Bools, dict[int, EnvFailure]]
 """Rewards, terminated and truncated, (N,), and the failures by environment."""
 
-Reset = tuple[int, bool, dict[str, Any]]
-"""An environment, whether it is to be made again, and the keywords of its reset."""
+Reset = tuple[bool, dict[str, Any]]
+"""Whether the environment is made again first, and the keywords of its reset."""
 
 SECONDS_TO_CLOSE = 30.0
 """Environments that take longer to close are ended with their process."""
 
 SECONDS_ALONE = 5.0
-"""As long a process may go on to close its environments when the one that started it is gone."""
+"""How long a process may close its environments after the one that started it is gone."""
+
+NOTHING: gym.Space[Any] = gym.spaces.MultiBinary(1)
+"""The observations of an object that has none."""
 
 STARTS_AT_ONCE = 8
 """Processes that are started at the same time; each loads its libraries."""
 
 
-class Subprocess:
-    """A process that runs one environment: an `AsyncVectorEnv` of one, which can be ended whatever it does.
+class _Host(gym.Env[Any, Any]):
+    """Runs an object in a process: to `AsyncVectorEnv` an environment whose actions are calls of its methods.
 
     Args:
-        make: makes the environment, in the process and once here, where nobody steps it.
-        task: id, for messages.
-        shared_memory: whether observations come back in shared memory instead of a pipe.
+        starter: id of the process that starts this one and handles Ctrl-C.
+        make: makes the object at the first call; gets the array that holds the observation.
+        space: of the observation, which comes back in shared memory.
+    """
+
+    action_space = NOTHING
+
+    def __init__(self, starter: int, make: Callable[[Array], Any], space: gym.Space[Any]) -> None:
+        if os.getpid() != starter:  # AsyncVectorEnv makes one in the starter, too, for its spaces
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            end_with_parent(SECONDS_ALONE)
+        self.observation_space, self.metadata = space, {}
+        self._obs = np.zeros(space.shape or (), space.dtype)
+        self._make, self._object = make, None
+
+    def step(self, action: Any) -> Any:
+        name, args = action
+        try:
+            if self._object is None:
+                self._object = self._make(self._obs)
+            answer = getattr(self._object, name)(*args), None
+        except (Exception, SystemExit) as error:
+            answer = None, failure_of(error)
+        return self._obs, 0.0, False, False, {"answer": answer}
+
+
+class Subprocess:
+    """An object in a process, which can be ended whatever it does.
+
+    Args:
+        make: makes the object in the process, from the array of its observation. task: id, for messages.
+        space: of the observation.
     Raises:
         GraftError: the process cannot be started.
     """
 
-    def __init__(self, make: Callable[[], gym.Env[Any, Any]], task: str, shared_memory: bool = True) -> None:
-        entered = partial(_entered, os.getpid(), make)
+    def __init__(self, make: Callable[[Array], Any], task: str, space: gym.Space[Any] = NOTHING) -> None:
+        host = partial(_Host, os.getpid(), make, space)
         try:
-            self._env = AsyncVectorEnv(
-                [entered], shared_memory, copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED
-            )
+            self._env = AsyncVectorEnv([host], copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
         except (EOFError, ConnectionError) as error:
             raise GraftError(
                 f"A process for task '{task}' ended before it was ready; a script that is not imported but run must "
@@ -71,51 +96,56 @@ class Subprocess:
             raise GraftError(f"Task '{task}' cannot be made in another process ({error}); use workers=1.") from error
         self.runs = True
 
-    def send(self, what: str, *args: Any, **kwargs: Any) -> None:
-        """Ask for a ``step``, a ``reset`` or a ``call``.
+    @property
+    def obs(self) -> Array:
+        """The observation after the last call."""
+        shared: Array = self._env.observations[0]
+        return shared
+
+    def send(self, name: str, *args: Any) -> None:
+        """Call the method ``name`` of the object; `receive` gives the answer.
 
         Raises:
-            Wrong: the process has ended.
+            EnvFailure: the process has ended.
         """
         if not self.runs:
-            raise Wrong("raised", "its process has ended")
+            raise EnvFailure("raised", "its process has ended")
         try:
-            getattr(self._env, f"{what}_async")(*args, **kwargs)
+            self._env.step_async([(name, args)])  # type: ignore[arg-type]
         except OSError as error:
             raise self._died() from error
         except BaseException:  # what it would answer next is not known
             self.end()
             raise
 
-    def receive(self, what: str, deadline: float | None, limit: float | None) -> Any:
-        """The answer; at ``deadline``, which is ``limit`` seconds after it was asked, the process is ended.
+    def receive(self, deadline: float | None, limit: float | None) -> Any:
+        """The answer; at ``deadline``, which is ``limit`` seconds after the call, the process is ended.
 
         Raises:
-            Wrong: there is none.
+            EnvFailure: there is none, or the call failed.
         """
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            return getattr(self._env, f"{what}_wait")(remaining)
+            value, failure = self._env.step_wait(remaining)[4]["answer"][0]
         except multiprocessing.TimeoutError:
             self.end()
-            raise Wrong("hung", f"no answer within {limit:g} s") from None
+            raise EnvFailure("hung", f"no answer within {limit:g} s") from None
         except (EOFError, OSError) as error:
             raise self._died() from error
-        except BaseException:  # such as Ctrl-C: an answer would come that nobody waits for
+        except BaseException:  # such as Ctrl-C: an answer would come that nothing waits for
             self.end()
             raise
-
-    def ask(self, limit: float | None, name: str, *args: Any) -> Any:
-        """Call ``ask(name, *args)`` of the environment, which is to return `answer`.
-
-        Raises:
-            Wrong: there is no answer. Whatever the call raises there.
-        """
-        self.send("call", "ask", name, *args)
-        value, error = self.receive("call", None if limit is None else time.monotonic() + limit, limit)[0]
-        if error is not None:
-            raise error
+        if failure is not None:
+            raise failure
         return value
+
+    def ask(self, limit: float, name: str, *args: Any) -> Any:
+        """`send` and `receive`; raises what the method raised, or EnvFailure."""
+        self.send(name, *args)
+        try:
+            return self.receive(time.monotonic() + limit, limit)
+        except EnvFailure as failure:
+            raise failure.error or failure from None
 
     def end(self) -> None:
         """Kill it."""
@@ -128,55 +158,25 @@ class Subprocess:
                 pipe.close()
         self._env.closed = True  # its own closing waits for an answer
 
-    def _died(self) -> Wrong:
+    def _died(self) -> EnvFailure:
         process = self._env.processes[0]
         process.join(SECONDS_ALONE)
         code = process.exitcode or 0
         self.end()
         known = code < 0 and -code in set(signal.Signals)
-        return Wrong("raised", f"its process ended {f'by {signal.Signals(-code).name}' if known else f'with {code}'}")
+        reason = f"by {signal.Signals(-code).name}" if known else f"with {code}"
+        return EnvFailure("raised", f"its process ended {reason}")
 
 
-def _entered(starter: int, make: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
-    """The environment; a process other than ``starter`` leaves Ctrl-C to that one and ends with it."""
-    if os.getpid() != starter:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        end_with_parent(SECONDS_ALONE)
-    return make()
-
-
-def answer(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
-    """What ``call`` returns or raises, for another process."""
-    try:
-        return call(*args), None
-    except (Exception, SystemExit) as error:
-        return None, portable(error)
-
-
-def portable(error: BaseException) -> BaseException:
-    """``error`` for another process, with its traceback as a note; a RuntimeError where it cannot be sent."""
-    note = "".join(traceback.format_exception(error))
-    try:
-        sent: BaseException = pickle.loads(pickle.dumps(error))
-    except Exception:
-        sent = RuntimeError(f"{type(error).__name__}: {error}")
-    sent.add_note(f"in a worker process:\n{note}")
-    return sent
-
-
-def sendable(failures: Mapping[int, Failure]) -> list[tuple[int, Failure]]:
-    """``failures`` for another process."""
-    return [(i, f if f.error is None else f._replace(error=portable(f.error))) for i, f in failures.items()]
-
-
-class Subprocesses:
-    """The environments of a batch in processes, each with some that follow one another (`graft.envs.supervision.supervised_batch.Group`).
+class ProcessGroup:
+    """The environments of a batch in processes: the methods of `EnvGroup`, of one in each process.
 
     Processes start in the first reset, and again in the first after they ended. All environments of one that hangs or
     dies have failed.
 
     Args:
-        group: makes the `graft.envs.supervision.supervised_batch.EnvGroup` of a process for so many environments.
+        make: makes the `EnvGroup` of a process, from the number and the observations of its environments.
+        space: of one observation.
         num_envs: how many, N. processes: how many, up to N.
         task: id, for messages.
         timeout: seconds that a step may take, or None.
@@ -186,7 +186,8 @@ class Subprocesses:
 
     def __init__(
         self,
-        group: Callable[[int], gym.Env[Any, Any]],
+        make: Callable[[int, Array], Any],
+        space: gym.Space[Any],
         num_envs: int,
         processes: int,
         task: str,
@@ -198,105 +199,96 @@ class Subprocesses:
                 f"Task '{task}' needs processes for its environments, which a daemonic process may not start; use "
                 f"workers=1 and no step_timeout."
             )
-        ends = [num_envs * k // processes for k in range(processes + 1)]
-        self._rows = [slice(first, end) for first, end in pairwise(ends)]
-        self._of_row = np.repeat(np.arange(processes), np.diff(ends))
-        self._group, self._num_envs, self._task, self._timeout = group, num_envs, task, timeout
-        self._known: dict[str, list[Any]] = {}
+        self._ends = [num_envs * k // processes for k in range(processes + 1)]
+        self._rows = [slice(first, end) for first, end in pairwise(self._ends)]
+        self._make, self._space, self._num_envs, self._task, self._timeout = make, space, num_envs, task, timeout
 
-    def play(self, which: Sequence[int], actions: Any, shown: Array) -> Played:
-        """See `graft.envs.supervision.supervised_batch.Group`."""
+    def step(self, which: Sequence[int], actions: Any, shown: Array) -> Steps:
+        """See `EnvGroup`."""
         count = self._num_envs
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        playing = np.zeros(count, np.bool_)
-        playing[list(which)] = True
-        asked = {k: ((actions[rows][None], playing[rows][None]),) for k, rows in enumerate(self._rows)}
-        answers, lost = self._ask("step", {k: asked[k] for k in np.unique(self._of_row[playing]).tolist()})
-        failures = {i: lost[k] for i in which if (k := int(self._of_row[i])) in lost}
-        for k, (obs, earned, died, cut, infos) in answers.items():
-            rows, own = self._rows[k], playing[self._rows[k]]
-            shown[rows][own] = obs[0][own]
-            rewards[rows], terminated[rows], truncated[rows] = earned[0], died[0], cut[0]
-            failures |= self._failures(k, infos)
+        answers, failures = self._play("step", which, actions, shown, self._timeout)
+        for k, (earned, died, cut, failed) in answers.items():
+            rows = self._rows[k]
+            rewards[rows], terminated[rows], truncated[rows] = earned, died, cut
+            failures |= {rows.start + i: failure for i, failure in failed.items()}
         return rewards, terminated, truncated, failures
 
-    def begin(self, resets: Sequence[Reset], shown: Array) -> dict[int, Failure]:
-        """See `graft.envs.supervision.supervised_batch.Group`."""
-        asked: dict[int, list[Reset]] = {}
-        for i, again, keywords in resets:
-            k = int(self._of_row[i])
-            asked.setdefault(k, []).append((i - self._rows[k].start, again, keywords))
-        self._start(asked)
+    def reset(self, which: Sequence[int], resets: Sequence[Reset], shown: Array) -> dict[int, EnvFailure]:
+        """See `EnvGroup`."""
+        self._start({int(np.searchsorted(self._ends, i, "right")) - 1 for i in which})
         limit = None if self._timeout is None else RESET_FACTOR * self._timeout
-        answers, lost = self._ask("reset", {k: (None, {"resets": own}) for k, own in asked.items()}, limit)
-        failures = {i: lost[k] for i, *_ in resets if (k := int(self._of_row[i])) in lost}
-        for k, (obs, infos) in answers.items():
-            own = [i for i, *_ in asked[k]]
-            shown[self._rows[k]][own] = obs[0][own]
-            failures |= self._failures(k, infos)
+        answers, failures = self._play("reset", which, resets, shown, limit)
+        for k, failed in answers.items():
+            failures |= {self._rows[k].start + i: failure for i, failure in failed.items()}
         return failures
 
     def attribute(self, name: str) -> list[Any]:
-        """See `graft.envs.supervision.supervised_batch.Group`; of processes that do not run, what they said before, or None."""
-        known = self._known.setdefault(name, [None] * self._num_envs)
-        for k, values in self._ask("call", dict.fromkeys(self._running, ("ask", "attribute", name)))[0].items():
-            known[self._rows[k]] = values[0][0] or known[self._rows[k]]
-        return list(known)
+        """See `EnvGroup`; None of the environments of processes that do not run."""
+        values: list[Any] = [None] * self._num_envs
+        for k, found in self._ask("attribute", dict.fromkeys(self._running, (name,)), self._timeout)[0].items():
+            values[self._rows[k]] = found
+        return values
 
     def render(self) -> list[Any]:
-        """See `graft.envs.supervision.supervised_batch.Group`.
+        """See `EnvGroup`.
 
         Raises:
             GraftError: a process does not run, as before the first reset. What an environment raises.
         """
-        answers, lost = self._ask("call", dict.fromkeys(range(len(self._rows)), ("ask", "render")))
-        for failure in lost.values():
-            raise GraftError(f"Task '{self._task}' cannot be drawn: {failure.text}.")
-        frames: list[Any] = []
-        for k in sorted(answers):
-            own, error = answers[k][0]
-            if error is not None:
-                raise error
-            frames += own
-        return frames
+        answers, failures = self._ask("render", dict.fromkeys(range(len(self._rows)), ()), self._timeout)
+        for failure in failures.values():
+            raise failure.error or GraftError(f"Task '{self._task}' cannot be drawn: {failure.text}.")
+        return [frame for k in range(len(self._rows)) for frame in answers[k]]
 
     def close(self) -> None:
-        """See `graft.envs.supervision.supervised_batch.Group`; ends the processes."""
-        self._ask("call", dict.fromkeys(self._running, ("ask", "close")), limit=SECONDS_TO_CLOSE)
+        """See `EnvGroup`; ends the processes."""
+        self._ask("close", dict.fromkeys(self._running, ()), SECONDS_TO_CLOSE)
         for process in self._running.values():
             process.end()
 
+    def _play(
+        self, name: str, which: Sequence[int], values: Any, shown: Array, limit: float | None
+    ) -> tuple[dict[int, Any], dict[int, EnvFailure]]:
+        """Call ``name`` with the environments ``which``, ascending, and a value for each; writes what they showed.
+
+        Returns:
+            Answers by process, and the failures by environment of processes that gave none.
+        """
+        cuts = np.searchsorted(which, self._ends).tolist()
+        parts = {k: slice(first, end) for k, (first, end) in enumerate(pairwise(cuts)) if first < end}
+        rows = {k: [i - self._rows[k].start for i in which[part]] for k, part in parts.items()}
+        answers, lost = self._ask(name, {k: (rows[k], values[part]) for k, part in parts.items()}, limit)
+        for k in answers:
+            shown[self._rows[k]][rows[k]] = self._running[k].obs[rows[k]]
+        return answers, {i: failure for k, failure in lost.items() for i in which[parts[k]]}
+
     def _ask(
-        self, what: str, asked: Mapping[int, tuple[Any, ...]], limit: float | None = None
-    ) -> tuple[dict[int, Any], dict[int, Failure]]:
-        """Ask processes, all before the first is waited for; what they answer, and those that do not."""
+        self, name: str, asked: Mapping[int, tuple[Any, ...]], limit: float | None
+    ) -> tuple[dict[int, Any], dict[int, EnvFailure]]:
+        """Call ``name`` in processes, all before the first is waited for: their answers, and the failures of others."""
         answers: dict[int, Any] = {}
-        limit = limit or self._timeout
 
         def send(k: int) -> None:
             if k not in self._running:
-                raise Wrong("raised", "it was not reset yet")
-            self._running[k].send(what, *asked[k])
+                raise EnvFailure("raised", "it was not reset yet")
+            self._running[k].send(name, *asked[k])
 
         def receive(k: int) -> None:
-            answers[k] = self._running[k].receive(what, deadline, limit)
+            answers[k] = self._running[k].receive(deadline, limit)
 
         lost = attempts(send, asked)
         deadline = None if limit is None else time.monotonic() + limit
         return answers, lost | attempts(receive, [k for k in asked if k not in lost])
 
-    def _start(self, which: Iterable[int]) -> None:
-        """Start the processes that do not run."""
+    def _start(self, which: set[int]) -> None:
+        """Start the processes ``which`` that do not run."""
 
         def start(k: int) -> None:
             size = self._rows[k].stop - self._rows[k].start
-            self._running[k] = Subprocess(partial(self._group, size), self._task)
+            self._running[k] = Subprocess(partial(self._make, size), self._task, batch_space(self._space, size))
 
         missing = [k for k in which if k not in self._running or not self._running[k].runs]
         if missing:  # threads, as each waits until its process has loaded its libraries
             with one_thread_each(), clear_mpi_env_vars(), ThreadPoolExecutor(STARTS_AT_ONCE) as pool:
                 list(pool.map(start, missing))
-
-    def _failures(self, k: int, infos: dict[str, Any]) -> dict[int, Failure]:
-        """Of the environments of process ``k``, by their number in the batch."""
-        return {self._rows[k].start + i: failure for i, failure in infos["failures"][0]}

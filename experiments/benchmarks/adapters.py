@@ -1,4 +1,4 @@
-"""What Graft's adapters cost: each beside the bare library, in one process, with the same environments and actions."""
+"""Cost of Graft's adapters against the bare libraries, with the same environments and actions."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rich.console import Console
-from rich.table import Table
 
 from graft import envs
 from graft.envs.adapters.mujoco.adapter import quiet
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.errors import GraftError
+from graft.experiments.benchmarks.timing import bench_table, interleaved
 
 POOL = "envpool/"
 TARGET = 10.0
 """Percent that an adapter may cost at batches of 32 and more."""
 
 SLICE_SECONDS = 0.1
-"""Of processor time that a side steps before the other one takes over."""
+"""Of processor time that a library is stepped before the adapter's turn."""
 
 ROWS = 16
-"""Batches of actions, which are played over and over."""
-
-Step = Callable[[Any], Any]
-Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+"""Batches of actions in a sweep, which is repeated."""
 
 
 class Subject(NamedTuple):
@@ -43,11 +41,11 @@ class Subject(NamedTuple):
 
     task: Task
     batches: tuple[int, ...] = (32, 256)
-    wrap: Wrap | None = None
+    wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None
 
 
-class Redrawn(gym.Wrapper[Any, Any, Any, Any]):
-    """A MuJoCo robot whose masses are scaled anew at every reset: what anyone would write by hand."""
+class RandomMasses(gym.Wrapper[Any, Any, Any, Any]):
+    """A MuJoCo robot whose masses are scaled anew at every reset, written as a plain wrapper."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -70,7 +68,7 @@ SUBJECTS = (
     Subject(Task("LunarLander-v3")),
     Subject(Task("HalfCheetah-v5")),
     Subject(Task("Hopper-v5"), (32,)),
-    Subject(Task("Hopper-v5", {"mass": {"uniform": [0.5, 2.0]}}), (32,), Redrawn),
+    Subject(Task("Hopper-v5", {"mass": {"uniform": [0.5, 2.0]}}), (32,), RandomMasses),
     Subject(Task("minigrid:MiniGrid-DoorKey-6x6-v0")),
     Subject(Task("ale_py:ALE/Pong-v5"), (32,)),
     Subject(Task(POOL + "MiniGrid-DoorKey-6x6-v0")),
@@ -116,46 +114,40 @@ def _bare_envpool(subject: Subject, num_envs: int) -> tuple[Any, Any]:
 
 
 def _actions(space: Any, env: TaskVectorEnv) -> tuple[list[Any], list[Any]]:
-    """The same random actions as the library takes them, and as Graft does."""
+    """The same random actions in the library's form and in Graft's."""
     env.action_space.seed(0)
     ours = [env.action_space.sample() for _ in range(ROWS)]
     return [row.astype(space.dtype).reshape(-1, *space.shape) for row in ours], ours
 
 
-def _seconds(step: Step, actions: list[Any], sweeps: int) -> float:
-    """Processor time of playing all actions ``sweeps`` times."""
-    start = time.process_time()
+def _sweep(step: Callable[[Any], Any], actions: list[Any], sweeps: int) -> None:
     for _ in range(sweeps):
         for row in actions:
             step(row)
-    return time.process_time() - start
 
 
-def measure(bare: Callable[[int], float], ours: Callable[[int], float], steps: int, rounds: int) -> Result:
-    """Time both sides in rounds of bare, ours, ours, bare, so that a drift of the machine cancels out.
+def measure(bare: Callable[[int], None], ours: Callable[[int], None], steps: int, rounds: int) -> Result:
+    """Medians of interleaved rounds; the overhead is that of the rounds' ratios.
 
     Args:
-        bare, ours: number of sweeps -> seconds.
+        bare, ours: play a number of sweeps.
         steps: env steps of a sweep.
-    Returns:
-        Medians; the overhead is that of the rounds' ratios.
     """
-    bare(1), ours(1)  # compiles and warms up
-    sweeps = max(1, round(SLICE_SECONDS / max(bare(1), 1e-6)))
-    found = []
-    for _ in range(rounds):
-        first, mine, again, last = bare(sweeps), ours(sweeps), ours(sweeps), bare(sweeps)
-        found.append((first + last, mine + again))
-    done = 2 * sweeps * steps
+    bare(1)
+    start = time.process_time()
+    bare(1)
+    sweeps = max(1, round(SLICE_SECONDS / max(time.process_time() - start, 1e-6)))
+    seconds = interleaved({"bare": lambda: bare(sweeps), "ours": lambda: ours(sweeps)}, rounds, time.process_time)
+    pairs = list(zip(seconds["bare"], seconds["ours"], strict=True))
     return Result(
-        statistics.median(done / library for library, _ in found),
-        statistics.median(done / graft for _, graft in found),
-        100 * (statistics.median(graft / library for library, graft in found) - 1),
+        sweeps * steps / statistics.median(seconds["bare"]),
+        sweeps * steps / statistics.median(seconds["ours"]),
+        100 * (statistics.median(graft / library for library, graft in pairs) - 1),
     )
 
 
 def compare(subject: Subject, num_envs: int, rounds: int) -> Result:
-    """One adapter beside its library in one size of batch; raises GraftError where a package is missing."""
+    """One adapter and its library in one size of batch; raises GraftError where a package is missing."""
     pool = subject.task.id.startswith(POOL)
     # The library's own convention: under another one a reset would be a step on one side alone.
     mode = AutoresetMode.NEXT_STEP if pool else AutoresetMode.SAME_STEP
@@ -165,24 +157,15 @@ def compare(subject: Subject, num_envs: int, rounds: int) -> Result:
         batch, space = bare(subject, num_envs)
         with closing(batch):
             theirs, mine = _actions(space, env)
-            return measure(
-                lambda sweeps: _seconds(batch.step, theirs, sweeps),
-                lambda sweeps: _seconds(env.step, mine, sweeps),
-                ROWS * num_envs,
-                rounds,
-            )
+            sides = partial(_sweep, batch.step, theirs), partial(_sweep, env.step, mine)
+            return measure(*sides, ROWS * num_envs, rounds)
 
 
 def bench_adapters(console: Console, rounds: int, only: str = "") -> None:
     """Print the table; ``only``: of the tasks whose names hold this."""
-    table = Table(
-        title=f"Env steps per second of processor time on one core: medians of {rounds} interleaved rounds",
-        title_justify="left",
-        caption=f"* more than {TARGET:g} %",
-        caption_justify="left",
-    )
-    for column in ("task", "batch", "bare library", "Graft", "overhead", ""):
-        table.add_column(column, justify="left" if column in ("task", "") else "right")
+    title = f"Env steps per second of processor time on one core: medians of {rounds} interleaved rounds"
+    columns = ("task", "batch", "bare library", "Graft", "overhead", "")
+    table = bench_table(title, columns, ("task", ""), f"* more than {TARGET:g} %")
     chosen = [subject for subject in SUBJECTS if only.casefold() in str(subject.task).casefold()]
     if not chosen:
         raise GraftError(f"--only '{only}' names none of: {', '.join(str(subject.task) for subject in SUBJECTS)}.")
@@ -190,16 +173,10 @@ def bench_adapters(console: Console, rounds: int, only: str = "") -> None:
         for num_envs in subject.batches:
             try:
                 with console.status(f"timing {subject.task}, batch of {num_envs}, {rounds} rounds"):
-                    found = compare(subject, num_envs, rounds)
+                    bare, ours, overhead = compare(subject, num_envs, rounds)
             except GraftError as error:
                 console.print(f"left out: {error}", soft_wrap=True)
                 break
-            table.add_row(
-                str(subject.task),
-                str(num_envs),
-                f"{found.bare:,.0f}",
-                f"{found.ours:,.0f}",
-                f"{found.overhead:+.1f} %",
-                "*" if found.overhead > TARGET else "",
-            )
+            cells = (f"{bare:,.0f}", f"{ours:,.0f}", f"{overhead:+.1f} %", "*" if overhead > TARGET else "")
+            table.add_row(str(subject.task), str(num_envs), *cells)
     console.print(table)

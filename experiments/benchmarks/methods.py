@@ -1,4 +1,4 @@
-"""What methods cost: parameters, memory, and wall time of an update beside fine-tuning's, interleaved on one core."""
+"""Cost of transfer methods: parameters, memory, and time of an update relative to fine-tuning's, on one core."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
@@ -21,6 +20,7 @@ from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.rollouts import collect
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
+from graft.experiments.benchmarks.timing import bench_table
 from graft.transfer.fisher import diagonal_fisher
 from graft.transfer.method import METHODS, TaskPosition, TransferMethod, label, parse_method
 from graft.transfer.methods.finetune import Finetune
@@ -29,16 +29,13 @@ from graft.transfer.session import TransferSession
 SOURCE, TARGET = Task("Graft/Gather-v0"), Task("Graft/Gather-v0", {"slip": 0.3})
 
 CHAINED = {"chain": ["ewc", "replay"]}
-"""Timed beside the methods themselves."""
+"""Timed in addition to the single methods."""
 
 FISHER_STATES = 512
 
 
 class Subject(NamedTuple):
-    """A method ready to be timed.
-
-    ``update``: one update from a fresh rollout; returns its seconds, without the rollout's.
-    """
+    """A method ready to be timed; ``update`` plays a rollout and returns the seconds of the update that follows."""
 
     method: TransferMethod
     parameters: int
@@ -48,7 +45,7 @@ class Subject(NamedTuple):
 
 
 def _source() -> Checkpoint:
-    """A network that has played a little, so that its outputs are not those of a fresh one."""
+    """A network that was trained briefly."""
     network = PolicyNetwork(schemas(SOURCE), NetworkConfig(), 0)
     env = BatchVecEnv(make(SOURCE, 64, 0))
     ALGORITHMS["ppo"]().learner(network, env, 0, None, "cpu").learn(4096)
@@ -65,7 +62,7 @@ def _play(network: PolicyNetwork, states: int) -> Batch:
 
 
 def _consolidated(method: TransferMethod, source: Checkpoint) -> Checkpoint:
-    """``source`` with what the method remembers of it."""
+    """``source`` with the method's memory of it."""
     session = TransferSession.of(method, source)
     if method.watches_source:
         session.state = method.init(session.network, None)
@@ -74,7 +71,7 @@ def _consolidated(method: TransferMethod, source: Checkpoint) -> Checkpoint:
 
 
 def subject(method: TransferMethod, source: Checkpoint) -> Subject:
-    """``method`` with its network, its state and a learner, just before its first update on the target."""
+    """``method`` with its network, its state and a learner, before its first update on the target."""
     own = _consolidated(method, source) if method.uses_source else None
     session = TransferSession.begin(method, own, schemas(TARGET), NetworkConfig(), 1)
     network, hooks = session.network, session.hooks()
@@ -104,21 +101,21 @@ def subject(method: TransferMethod, source: Checkpoint) -> Subject:
 def ratios(subjects: list[Subject], rounds: int) -> list[list[float]]:
     """Per subject, the time of its update divided by fine-tuning's right before or after it, once a round."""
     reference = next(s for s in subjects if s.method == Finetune())
-    found: list[list[float]] = [[] for _ in subjects]
+    measured: list[list[float]] = [[] for _ in subjects]
     for each in subjects:
         each.update()
     for index in range(rounds):
-        for found_here, each in zip(found, subjects, strict=True):
+        for own, each in zip(measured, subjects, strict=True):
             if index % 2:
                 mine, base = each.update(), reference.update()
             else:
                 base, mine = reference.update(), each.update()
-            found_here.append(mine / base)
-    return found
+            own.append(mine / base)
+    return measured
 
 
 def fisher_speedup(source: Checkpoint, rounds: int) -> float:
-    """How many times faster `diagonal_fisher` is than a loop over states and actions; median of ``rounds``."""
+    """How many times as fast as a loop over states and actions `diagonal_fisher` is; median of ``rounds``."""
     network, env = source.build(), make(SOURCE, 64, 2)
     states = collect(network, env, FISHER_STATES, torch.Generator().manual_seed(0)).observations
     env.close()
@@ -146,22 +143,13 @@ def bench_methods(console: Console, rounds: int) -> None:
     source = _source()
     methods: list[TransferMethod] = [kind() for _, kind in METHODS.items() if kind.uses_source]
     subjects = [subject(method, source) for method in [*methods, parse_method(CHAINED)]]
-    table = Table(
-        title=f"Cost on grid_cnn, {TARGET}: update time relative to finetune, median of {rounds} interleaved rounds",
-        title_justify="left",
-    )
-    for column in ("method", "parameters", "trained", "memory kB", "update", "least", "most"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    title = f"Cost on grid_cnn, {TARGET}: update time relative to finetune, median of {rounds} interleaved rounds"
+    columns = ("method", "parameters", "trained", "memory kB", "update", "least", "most")
+    table = bench_table(title, columns, ("method",))
     for each, found in zip(subjects, ratios(subjects, rounds), strict=True):
-        table.add_row(
-            label(each.method),
-            f"{each.parameters:,}",
-            f"{each.trainable:,}",
-            f"{each.state_bytes / 1000:,.0f}",
-            f"{statistics.median(found):.2f}",
-            f"{min(found):.2f}",
-            f"{max(found):.2f}",
-        )
+        sizes = (f"{each.parameters:,}", f"{each.trainable:,}", f"{each.state_bytes / 1000:,.0f}")
+        times = (f"{value:.2f}" for value in (statistics.median(found), min(found), max(found)))
+        table.add_row(label(each.method), *sizes, *times)
     console.print(table)
     console.print(
         f"The Fisher information of {FISHER_STATES} states is {fisher_speedup(source, 3):.1f} times as fast as a loop "

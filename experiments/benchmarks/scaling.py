@@ -1,4 +1,4 @@
-"""What more of everything gives the RLlib backend: env runners, learners, a GPU. Wall-clock time, on all cores."""
+"""Scaling of the RLlib backend with env runners, learners and a GPU: wall-clock time on all cores."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from graft.agents.networks.encoder import ENCODERS, default_encoder
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.agents.training.algorithm import PPOOptions
-from graft.agents.training.backend import Hooks, Resources
+from graft.agents.training.backend import Resources
 from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
-from graft.experiments.benchmarks.backends import Round, measure
+from graft.experiments.benchmarks.backends import build_rllib
+from graft.experiments.benchmarks.timing import Round, bench_table, interleaved
 
 GAME = "Graft/Gather-v0"
 
@@ -33,16 +33,13 @@ LATENCY = 0.02
 """Seconds that a step of `Sleeping` takes."""
 
 PAIR = (1, 2)
-"""Workers that a game is played with; what they make of cores, a machine of two can show."""
+"""Numbers of workers that play the game, as many as two cores."""
 
 CPU, GPU = "CPU", "GPU"
 
 
 class Sleeping(gym.Env[NDArray[np.float32], np.int64]):
-    """Every step takes ``seconds`` without any work: a stand-in for a game in another process or on another machine.
-
-    Nothing can be learned in it. Its task is ``graft.experiments.benchmarks.scaling:Sleeping-v0``.
-    """
+    """Every step sleeps for ``seconds``: a stand-in for a game in another process or on another machine."""
 
     def __init__(self, seconds: float = LATENCY) -> None:
         self.observation_space, self.action_space = Box(-1.0, 1.0, (8,), np.float32), Discrete(4)
@@ -53,14 +50,14 @@ class Sleeping(gym.Env[NDArray[np.float32], np.int64]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """An episode without an end."""
         super().reset(seed=seed)
-        return self._seen(), {}
+        return self._obs(), {}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Sleeps."""
         time.sleep(self._seconds)
-        return self._seen(), 0.0, False, False, {}
+        return self._obs(), 0.0, False, False, {}
 
-    def _seen(self) -> NDArray[np.float32]:
+    def _obs(self) -> NDArray[np.float32]:
         return self.np_random.uniform(-1.0, 1.0, 8).astype(np.float32)
 
 
@@ -70,8 +67,7 @@ SLEEPING = Task(f"{__name__}:Sleeping-v0")
 
 
 class Scaled(NamedTuple):
-    """What a number of workers makes: env steps per second, median of the rounds, and how much of that each of them
-    contributes as a share of what one makes alone, median of the rounds' ratios."""
+    """Env steps per second of a number of workers, and the rate of each relative to that of one alone: medians."""
 
     rate: float
     efficiency: float
@@ -97,15 +93,8 @@ def scaled(seconds: Mapping[int, list[float]], steps: int) -> dict[int, Scaled]:
 def _training(
     task: Task, resources: Resources, config: NetworkConfig | None = None, **options: Any
 ) -> Iterator[tuple[Any, PPOOptions]]:
-    """The backend's algorithm as `graft.agents.rllib.train` builds it, and its options; its processes end with the block."""
-    from graft.agents.rllib.algorithms.ppo import PPOAlgorithm
-    from graft.agents.rllib.backend import build_algorithm
-    from graft.agents.rllib.runner import RunnerEnvConfig
-
-    chosen = PPOAlgorithm(**options)
-    network = build_network(schemas(task), config or NetworkConfig(), 0)
-    world = RunnerEnvConfig(task, network.schemas.observation, 0, 1.0, 1)
-    algorithm = build_algorithm(chosen, network, world, Hooks(), 0, resources)
+    """As of `build_rllib`; its processes end with the block."""
+    algorithm, chosen = build_rllib(task, resources, config, **options)
     try:
         yield algorithm, chosen
     finally:
@@ -118,22 +107,19 @@ def sample(runner: Any) -> Any:
 
 
 def sampling(algorithm: Any, runners: int) -> None:
-    """The first ``runners`` play a rollout each, and their samples come to this process; 0 where this process plays."""
+    """A rollout of each of the first ``runners``, sent to this process; 0 where this process plays."""
     _use(algorithm, runners)
     algorithm.env_runner_group.foreach_env_runner(sample)
 
 
 def training(algorithm: Any, runners: int) -> None:
-    """As `sampling`, then an update on these samples and new weights for these runners."""
+    """As `sampling`, then an update on these samples and new weights for the runners."""
     _use(algorithm, runners)
     algorithm.training_step()
 
 
 def _use(algorithm: Any, runners: int) -> None:
-    """Have the first ``runners`` processes alone be asked for anything; the others wait, and cost nothing but memory.
-
-    RLlib asks those that it takes for healthy. To start some for each number would take minutes.
-    """
+    """Make RLlib use the first ``runners`` processes only, by marking the others unhealthy; restarts take minutes."""
     manager = algorithm.env_runner_group._worker_manager
     for index in manager.actor_ids():
         manager.set_actor_state(index, healthy=index <= runners)
@@ -141,7 +127,7 @@ def _use(algorithm: Any, runners: int) -> None:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """For what learns in this process, as in every process that Ray starts for us."""
+    """One torch thread in this process, as in every process that Ray starts for us."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -154,14 +140,14 @@ def of_runners(task: Task, numbers: tuple[int, ...], rounds: int, share: int) ->
     """Sampling, and whole training steps with a learner in this process.
 
     Args:
-        task: what is played. numbers: of env runners, from 1 up. share: environments of each of them.
+        numbers: of env runners, from 1 up. share: environments of each of them.
     """
     most = numbers[-1]
     with _training(task, Resources(num_env_runners=most), num_envs=most * share) as (algorithm, options):
         measured = []
         for what in (sampling, training):
             found: dict[int, Round] = {n: partial(what, algorithm, n) for n in numbers}
-            measured.append(scaled(measure(found, rounds, time.perf_counter), share * options.num_steps))
+            measured.append(scaled(interleaved(found, rounds, time.perf_counter), share * options.num_steps))
     return tuple(measured)
 
 
@@ -174,20 +160,16 @@ def of_learners(task: Task, numbers: tuple[int, ...], rounds: int, share: int) -
             resources = Resources(num_env_runners=n, num_learners=n)
             algorithm, options = stack.enter_context(_training(task, resources, num_envs=n * share))
             found[n], steps = algorithm.training_step, share * options.num_steps
-        return scaled(measure(found, rounds, time.perf_counter), steps)
+        return scaled(interleaved(found, rounds, time.perf_counter), steps)
 
 
-def _table(title: str, columns: Mapping[str, Mapping[int, Scaled]]) -> Table:
+def _print_table(console: Console, title: str, columns: Mapping[str, Mapping[int, Scaled]]) -> None:
     """A row for each number of workers."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("workers", justify="right")
-    for column in columns:
-        table.add_column(column, justify="right")
-        table.add_column("efficiency", justify="right")
+    table = bench_table(title, ("workers", *(heading for column in columns for heading in (column, "efficiency"))))
     for n in next(iter(columns.values())):
         cells = [(f"{found[n].rate:,.0f}", f"{found[n].efficiency:.2f}") for found in columns.values()]
         table.add_row(str(n), *(cell for pair in cells for cell in pair))
-    return table
+    console.print(table)
 
 
 def cost(task: Task, encoder: str) -> int:
@@ -200,7 +182,7 @@ def cost(task: Task, encoder: str) -> int:
 
 
 def encoders() -> dict[str, Task]:
-    """The encoder that the game's planes have by default, and the one that has most to compute in any view of it."""
+    """Encoder -> task: the default one of the game, and the one with most operations in any of its views."""
     views = [Task(GAME, {"view": view}) for view in VIEWS]
     fitting = [(name, v) for v in views for name, e in ENCODERS.items() if schemas(v).observation.kind in e.kinds]
     largest, view = max(fitting, key=lambda pair: cost(pair[1], pair[0]))
@@ -208,8 +190,7 @@ def encoders() -> dict[str, Task]:
 
 
 class Compared(NamedTuple):
-    """Training with the learner on the CPU and on a GPU: env steps per second, and the share of time that sampling
-    takes, which is on the CPU in both."""
+    """Training with the learner on the CPU and on a GPU: env steps per second, and the share of time of sampling."""
 
     rates: tuple[float, float]
     shares: tuple[float, float]
@@ -226,7 +207,8 @@ def of_gpu(task: Task, encoder: str, rounds: int) -> Compared:
             steps = options.num_envs * options.num_steps
             found[where, "all"] = algorithm.training_step  # ends with new weights for runners, so the GPU is done then
             found[where, "play"] = partial(sampling, algorithm, 0)
-        seconds = {key: statistics.median(taken) for key, taken in measure(found, rounds, time.perf_counter).items()}
+        measured = interleaved(found, rounds, time.perf_counter)
+    seconds = {key: statistics.median(taken) for key, taken in measured.items()}
     cpu, gpu = seconds[CPU, "all"], seconds[GPU, "all"]
     return Compared((steps / cpu, steps / gpu), (seconds[CPU, "play"] / cpu, seconds[GPU, "play"] / gpu))
 
@@ -243,9 +225,8 @@ def bench_gpu(console: Console, rounds: int) -> None:
         f"Env steps trained on per second, learner on {torch.get_num_threads()} CPU threads and on one GPU\n"
         f"({torch.cuda.get_device_name()}; environments in the same process, {rounds} interleaved rounds)"
     )
-    table = Table(title=title, title_justify="left")
-    for column in ("encoder", "task", CPU, "of it sampling", GPU, "of it sampling", "times as fast"):
-        table.add_column(column, justify="left" if column in ("encoder", "task") else "right")
+    columns = ("encoder", "task", CPU, "of it sampling", GPU, "of it sampling", "times as fast")
+    table = bench_table(title, columns, ("encoder", "task"))
     for encoder, task in encoders().items():
         with console.status(f"timing {encoder}, {rounds} rounds"):
             (cpu, gpu), shares = of_gpu(task, encoder, rounds)
@@ -267,10 +248,10 @@ def bench_scaling(console: Console, rounds: int, most: int) -> None:
         title = f"{Task(GAME)}: env steps per second, wall-clock, n workers = n env runners\n"
         title += f"({usual.num_envs} environments each, {usual.num_steps} steps, {rounds} interleaved rounds)"
         columns = {"sampled/s": sampled, "trained/s, 1 learner": trained, "trained/s, n learners": together}
-        console.print(_table(title, columns))
+        _print_table(console, title, columns)
         with console.status(f"timing {SLEEPING} with up to {most} env runners, {rounds} rounds"):
             sampled, trained = of_runners(SLEEPING, counts(most), rounds, 1)
     title = f"An environment that sleeps {LATENCY * 1000:.0f} ms a step: env steps per second\n"
     title += f"(n env runners of one each, {usual.num_steps} steps, {rounds} interleaved rounds)"
-    console.print(_table(title, {"sampled/s": sampled, "trained/s, 1 learner": trained}))
+    _print_table(console, title, {"sampled/s": sampled, "trained/s, 1 learner": trained})
     bench_gpu(console, rounds)

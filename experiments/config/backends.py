@@ -1,29 +1,49 @@
-"""Who trains: the backends by name, imported when an experiment asks for one, and what each may use."""
+"""Training backends by name, their resources, and what each can do.
+
+A new backend is a package of `graft.agents` with what `Backend` says, and two edits outside it: an entry in `BACKENDS`,
+and in pyproject.toml its place in the layers of `graft.agents`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from graft.agents.training.algorithm import Algorithm
-from graft.agents.training.backend import Resources, TrainJob, TrainResult
 from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.errors import GraftError, unknown
-from graft.transfer.method import TransferMethod, label
+
+if TYPE_CHECKING:  # which need torch
+    from graft.agents.training.algorithm import Algorithm
+    from graft.agents.training.backend import Resources, TrainJob, TrainResult
+    from graft.transfer.method import TransferMethod
+
+
+class BackendEntry(NamedTuple):
+    """Package of a backend, imported when it is first used, as Ray takes seconds.
+
+    ``distributed``: whether env runners and learners can be processes of their own. ``multi_policy``: whether it can
+    train several policies at once.
+    """
+
+    package: str
+    distributed: bool = False
+    multi_policy: bool = False
+
 
 DEFAULT = "sb3"
-BACKENDS = {DEFAULT: "graft.agents.sb3", "rllib": "graft.agents.rllib"}
-"""Name -> package, which is not imported before it is needed: Ray takes seconds."""
-
-PRESETS = {
-    "local": Resources(),
-    "one_gpu": Resources(num_gpus_per_learner=1),
-    "cluster": Resources(num_env_runners=8, num_learners=2, num_gpus_per_learner=1),
+BACKENDS = {
+    DEFAULT: BackendEntry("graft.agents.sb3"),
+    "rllib": BackendEntry("graft.agents.rllib", distributed=True, multi_policy=True),
 }
-"""Resources by name."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "local": {},
+    "one_gpu": {"num_gpus_per_learner": 1},
+    "cluster": {"num_env_runners": 8, "num_learners": 2, "num_gpus_per_learner": 1},
+}
+"""Name -> options of `Resources`."""
 
 
 class Backend(Protocol):
@@ -39,8 +59,7 @@ def backend(name: str) -> Backend:
     """The package; raises GraftError for an unknown name."""
     if name not in BACKENDS:
         raise unknown("backend", name, BACKENDS)
-    package: Any = import_module(BACKENDS[name])
-    return package  # type: ignore[no-any-return]
+    return cast(Backend, import_module(BACKENDS[name].package))
 
 
 def parse_resources(given: str | Mapping[str, Any]) -> Resources:
@@ -49,20 +68,24 @@ def parse_resources(given: str | Mapping[str, Any]) -> Resources:
     Raises:
         GraftError: an unknown preset or key, or a value that is not allowed.
     """
+    from graft.agents.training.backend import Resources
+
     options = {"preset": given} if isinstance(given, str) else dict(given)
     name = str(options.pop("preset", "local"))
     if name not in PRESETS:
         raise unknown("preset of resources", name, PRESETS)
-    before = {field.name: getattr(PRESETS[name], field.name) for field in fields(Resources)}
-    return build_options("resources", Resources, {**before, **options})
+    return build_options("resources", Resources, {**PRESETS[name], **options})
 
 
-def refuse(name: str, resources: Resources, method: TransferMethod | None = None) -> None:
+def check_resources(name: str, resources: Resources, method: TransferMethod | None = None) -> None:
     """Raise GraftError where a backend can't train with these resources, or with this method on them."""
-    if name == "sb3" and (resources.num_env_runners or resources.num_learners):
+    from graft.transfer.method import label
+
+    if not BACKENDS[name].distributed and (resources.num_env_runners or resources.num_learners):
+        others = " or ".join(f"backend: {other}" for other, entry in BACKENDS.items() if entry.distributed)
         raise GraftError(
-            "Stable-Baselines3 trains in one process: num_env_runners and num_learners must be 0; "
-            "use resources: local or one_gpu, or backend: rllib."
+            f"{name} trains in one process: num_env_runners and num_learners must be 0; "
+            f"use resources: local or one_gpu, or {others}."
         )
     if method is not None and "rewrites_weights" in method.words() and resources.num_learners > 1:
         raise GraftError(

@@ -1,7 +1,4 @@
-"""What a method or an algorithm is, and what its options mean: ``python -m experiments.run --describe NAME``.
-
-An algorithm's name may have its backend before it: ``rllib/ppo``. Without it, Stable-Baselines3's comes first.
-"""
+"""Documentation of methods and algorithms and their options: ``graft run --describe NAME``."""
 
 from __future__ import annotations
 
@@ -17,35 +14,34 @@ from graft.transfer.method import METHODS
 def describe(name: str) -> str:
     """The documentation of a method or an algorithm, then its options with types and defaults.
 
+    Args:
+        name: an algorithm's may begin with its backend, ``rllib/ppo``; else the default backend's comes first.
     Raises:
         GraftError: nothing is called ``name``.
     """
-    kind = _kinds(DEFAULT).get(name) or _of_backends(name)
+    kind = _find(name)
     hints = get_type_hints(kind)
     lines = [name, "", *str(inspect.getdoc(kind)).splitlines(), "", "Options and defaults:"]
     lines += [f"    {option.name}: {_type(hints[option.name])} = {_default(option)}" for option in fields(kind)]
-    inherited = [base for base in kind.__mro__[1:] if "Attributes:" in str(base.__doc__)]
-    for base in inherited:
-        text = inspect.cleandoc(str(base.__doc__))
-        meanings = text[text.index("Attributes:") :].splitlines()[1:]
-        lines += ["", f"As in {base.__name__}:", *(line for line in meanings if line.startswith("    "))]
+    for base in kind.__mro__[1:]:
+        _, heading, attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
+        if heading:
+            described = [line for line in attributes.splitlines() if line.startswith("    ")]
+            lines += ["", f"As in {base.__name__}:", *described]
     return "\n".join(lines)
 
 
-def _of_backends(name: str) -> Any:
-    """What Stable-Baselines3 and the methods don't know, or ``BACKEND/NAME``; imports the other backends."""
-    kinds = _kinds(DEFAULT)
+def _find(name: str) -> Any:
+    """The class of a method or an algorithm; imports other backends than the default only where they are needed."""
+    kinds: dict[str, Any] = {**dict(METHODS.items()), **dict(backend(DEFAULT).ALGORITHMS.items())}
+    if name in kinds:
+        return kinds[name]
     for other in BACKENDS:
         kinds |= {f"{other}/{key}": kind for key, kind in backend(other).ALGORITHMS.items()}
-    found = kinds.get(name) or next((kind for key, kind in kinds.items() if key.endswith(f"/{name}")), None)
-    if found is None:
-        raise unknown("method or algorithm", name, kinds)
-    return found
-
-
-def _kinds(name: str) -> dict[str, Any]:
-    """Methods, and the algorithms of a backend, by name."""
-    return dict(METHODS.items()) | dict(backend(name).ALGORITHMS.items())
+    for key, kind in kinds.items():
+        if name == key or key.endswith(f"/{name}"):
+            return kind
+    raise unknown("method or algorithm", name, kinds)
 
 
 def _type(hint: Any) -> str:

@@ -5,27 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from graft.agents.networks.policy_network import NetworkConfig
-from graft.agents.training.algorithm import Algorithm
-from graft.agents.training.backend import Evaluation, Resources
 from graft.envs.core.naming import KEYWORD
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
 from graft.envs.factory import bounds
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError
 from graft.experiments.config.backends import DEFAULT as DEFAULT_BACKEND
 from graft.experiments.config.backends import backend, parse_resources
 from graft.experiments.config.options import parse_model
+from graft.experiments.config.packaged import find_config
 from graft.experiments.config.teams import Squad
-from graft.transfer.method import METHODS, TransferMethod, label, parse_method
 
-PACKAGED = Path(__file__).parents[1] / "configs"
-DEFAULT = "quickstart"
+if TYPE_CHECKING:  # torch takes seconds to load, and a config with a misspelt key does not need it
+    from graft.agents.networks.policy_network import NetworkConfig
+    from graft.agents.training.algorithm import Algorithm
+    from graft.agents.training.backend import Evaluation, Resources
+    from graft.transfer.method import TransferMethod
+
 MOST_SEEDS = 1000
 GIVEN = "given in the config"
 """How bounds were obtained that an experiment's author set."""
@@ -226,6 +227,8 @@ class Common(Strict):
     @property
     def network_config(self) -> NetworkConfig:
         """Architecture as the agents know it."""
+        from graft.agents.networks.policy_network import NetworkConfig
+
         return NetworkConfig(self.network.encoder, self.network.options, self.network.head)
 
     def algorithm_and_name(self, by: str | None = None) -> tuple[str, Algorithm]:
@@ -240,12 +243,16 @@ class Common(Strict):
 
     def evaluation_plan(self) -> Evaluation:
         """When and how to evaluate."""
+        from graft.agents.training.backend import Evaluation
+
         return build_options("evaluation", Evaluation, self.evaluation)
 
     def method_list(self, entries: Sequence[Any] | None = None) -> list[TransferMethod]:
         """The baseline, the other controls, then the methods named (in ``entries``, where given), each once."""
+        from graft.transfer.method import METHODS, parse_method
+
         named = [parse_method(entry) for entry in (self.methods if entries is None else entries)]
-        controls = [kind() for _, kind in METHODS.items() if kind.control]
+        controls = [kind() for _, kind in METHODS.items() if "control" in kind.provides]
         # Methods are compared by value; some hold mappings and can't be hashed.
         unique: list[TransferMethod] = []
         for method in [*sorted(controls, key=lambda m: not m.baseline), *named]:
@@ -306,6 +313,8 @@ class SequenceConfig(Common):
         Raises:
             GraftError: a method that needs to know the task, or has heads per task, where there is no such thing.
         """
+        from graft.transfer.method import label
+
         methods = super().method_list(entries)
         if self.heads == "per_task":
             for method in methods:
@@ -320,22 +329,6 @@ class SequenceConfig(Common):
 
 
 AnyConfig = Config | SequenceConfig
-
-
-def packaged_configs() -> list[str]:
-    """Names of the experiments that come with Graft."""
-    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
-
-
-def find_config(given: str) -> Path:
-    """A path, or the name of a packaged experiment with or without ``.yaml``."""
-    path = Path(given)
-    if path.is_file():
-        return path
-    packaged = PACKAGED / f"{Path(given).stem}.yaml"
-    if path.name in (packaged.stem, packaged.name) and path.parent in (Path(), PACKAGED) and packaged.is_file():
-        return packaged
-    raise unknown("config (neither a file nor an experiment that comes with Graft)", given, packaged_configs())
 
 
 def _longhand(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Who runs the stages of a graph: processes of this machine, or of a Ray cluster. What they share is in `launcher`."""
+"""Launchers: processes of this machine, or workers of a Ray cluster, that run stages."""

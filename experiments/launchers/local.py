@@ -1,56 +1,37 @@
-"""Runs a stage graph in worker processes of this machine, one torch thread each."""
+"""Runs stages in worker processes of this machine, one torch thread each."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import sys
 import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from graft.command import at_least
 from graft.envs.supervision.processes import end_with_parent, ignoring_ctrl_c, one_thread_each
-from graft.experiments.launchers.launcher import (
-    Agenda,
-    StageQueue,
-    Watcher,
-    at_least,
-    attempt,
-    forget_main,
-    usable_cores,
-)
-from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.launchers.launcher import RunListener, StageQueue, attempt, usable_cores
+from graft.experiments.plan.stage import Stage
 from graft.experiments.store.records import Store
 
 POLL_SECONDS = 0.5
-SECONDS_BETWEEN_REPORTS = 0.3
+REPORT_SECONDS = 0.3
 """A worker reports its progress no more often than this."""
 
 
 def _work(connection: Connection, out: Path, env_workers: int) -> None:
-    """A worker's life: receive a stage, run it, say how it went; the launcher ends it."""
+    """A worker's main function: runs the stages that it receives, until the launcher ends it."""
     end_with_parent()  # or it could write where the next run works already
+    multiprocessing.current_process().daemon = False  # no daemon may start processes, such as those of environments
     import torch
 
     torch.set_num_threads(1)
-    _allow_children()
     store = Store(out)
     while True:
         stage = connection.recv()
         connection.send(("done", attempt(stage, store, _Reporter(connection), env_workers)))
-
-
-def _allow_children() -> None:
-    """Let this worker start processes that play environments, which no daemon may; they end when it does.
-
-    They would load its main module as well: torch and all, where that is the command line.
-    """
-    multiprocessing.current_process().daemon = False
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is not None and spec.name.startswith("experiments."):
-        forget_main()
 
 
 class _Reporter:
@@ -58,13 +39,13 @@ class _Reporter:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._last = 0.0
+        self._last_report = 0.0
         self._latest: dict[str, float] = {}
 
     def __call__(self, env_steps: int, values: Mapping[str, float]) -> None:
         self._latest.update(values)
-        if "eval/return_mean" in values or time.monotonic() - self._last > SECONDS_BETWEEN_REPORTS:
-            self._last = time.monotonic()
+        if "eval/return_mean" in values or time.monotonic() - self._last_report > REPORT_SECONDS:
+            self._last_report = time.monotonic()
             self._connection.send(("progress", env_steps, self._latest))
 
     def noted(self, text: str) -> None:
@@ -83,9 +64,9 @@ class _Worker:
         theirs.close()
         self.stage: Stage | None = None
 
-    def give(self, stage: Stage) -> None:
+    def start(self, stage: Stage) -> None:
         self.stage = stage
-        with contextlib.suppress(BrokenPipeError):  # it died just now, which the end of its pipe will say
+        with contextlib.suppress(BrokenPipeError):  # it died just now, which `_poll` notices
             self.pipe.send(stage)
 
     def end(self) -> None:
@@ -96,11 +77,11 @@ class _Worker:
 
 
 class LocalLauncher:
-    """Runs stages in the order of the graph, each as soon as its source is done, ``jobs`` at a time.
+    """Runs stages in the order of the queue, ``jobs`` at a time; a worker that dies fails its stage.
 
     Args:
         jobs: worker processes; None is one for each usable core, fewer where each has ``env_workers`` of its own.
-        env_workers: processes that slow environments of a stage are spread over (`envs.make`).
+        env_workers: processes that slow environments of a stage are spread over (`graft.envs.make`).
     """
 
     def __init__(self, jobs: int | None = None, env_workers: int = 1) -> None:
@@ -108,61 +89,55 @@ class LocalLauncher:
         self.jobs: int | None = jobs or max(1, usable_cores() // env_workers)
         self.env_workers = env_workers
 
-    def run(self, graph: Graph, todo: list[str], store: Store, watcher: Watcher) -> dict[str, str]:
-        """See `graft.experiments.launchers.launcher.Launcher`; a worker that dies fails its stage."""
-        agenda = Agenda(graph, todo, watcher)
-        self.serve(agenda, store, watcher)
-        return agenda.failed
-
-    def serve(self, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
-        """See `graft.experiments.launchers.launcher.Launcher`."""
+    def run(self, queue: StageQueue, store: Store, listener: RunListener) -> None:
+        """See `Launcher`."""
         workers: list[_Worker] = []
         try:
             with one_thread_each():
-                while agenda or any(w.stage for w in workers):
-                    self._give_out(agenda, workers, store, watcher)
+                while queue or any(w.stage for w in workers):
+                    self._start_stages(queue, workers, store, listener)
                     busy = [w for w in workers if w.stage]
                     wait([*(w.pipe for w in busy), *(w.process.sentinel for w in busy)], POLL_SECONDS)
                     for worker in busy:
-                        self._listen(worker, agenda, store, watcher)
-                    # A dead worker that still has a stage is heard once more: the end of its pipe says that it died.
+                        _poll(worker, queue, store, listener)
+                    # A dead worker that still has a stage is polled once more: the end of its pipe says that it died.
                     workers = [w for w in workers if w.stage or w.process.is_alive()]
-                    watcher.tick()
+                    listener.tick()
         finally:
             for worker in workers:
                 worker.end()
 
-    def _give_out(self, agenda: StageQueue, workers: list[_Worker], store: Store, watcher: Watcher) -> None:
-        """Give stages that are ready to idle workers."""
+    def _start_stages(self, queue: StageQueue, workers: list[_Worker], store: Store, listener: RunListener) -> None:
+        """Start stages that are ready on idle workers."""
         assert self.jobs is not None
-        while sum(w.stage is not None for w in workers) < self.jobs and (stage := agenda.take()) is not None:
+        while sum(w.stage is not None for w in workers) < self.jobs and (stage := queue.take()) is not None:
             worker = next((w for w in workers if w.stage is None), None)
             if worker is None:
                 worker = _Worker(store.out, self.env_workers)
                 workers.append(worker)
-            worker.give(stage)
-            watcher.started(stage)
+            worker.start(stage)
+            listener.started(stage)
 
-    @staticmethod
-    def _listen(worker: _Worker, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
-        """Pass on what a worker says; a worker that died fails its stage."""
-        assert worker.stage is not None
-        stage, error, ended = worker.stage, None, False
-        try:
-            while not ended and worker.pipe.poll():
-                kind, *rest = worker.pipe.recv()
-                if kind == "progress":
-                    watcher.progressed(stage, *rest)
-                elif kind == "note":
-                    watcher.noted(*rest)
-                else:
-                    ended, error = True, rest[0]
-        except (EOFError, ConnectionResetError):
-            worker.process.join(timeout=10)
-            ended = True
-            if not store.done(stage.id):
-                error = f"its worker died (exit code {worker.process.exitcode}); was the memory used up?"
-                store.fail(stage, error)
-        if ended:
-            worker.stage = None
-            agenda.ended(stage, error)
+
+def _poll(worker: _Worker, queue: StageQueue, store: Store, listener: RunListener) -> None:
+    """Pass on a worker's messages; a worker that died fails its stage."""
+    assert worker.stage is not None
+    stage, error, ended = worker.stage, None, False
+    try:
+        while not ended and worker.pipe.poll():
+            kind, *rest = worker.pipe.recv()
+            if kind == "progress":
+                listener.progressed(stage, *rest)
+            elif kind == "note":
+                listener.noted(*rest)
+            else:
+                ended, error = True, rest[0]
+    except (EOFError, ConnectionResetError):
+        worker.process.join(timeout=10)
+        ended = True
+        if not store.done(stage.id):
+            error = f"its worker died (exit code {worker.process.exitcode}); was the memory used up?"
+            store.fail(stage, error)
+    if ended:
+        worker.stage = None
+        queue.finish(stage, error)

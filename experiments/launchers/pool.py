@@ -1,4 +1,4 @@
-"""Runs a stage graph with workers that come and go: a stage whose worker is lost goes on in another."""
+"""Runs stages with workers that come and go: a stage whose worker is lost continues in another."""
 
 from __future__ import annotations
 
@@ -10,79 +10,75 @@ from typing import Protocol
 
 from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
-from graft.experiments.launchers.launcher import Agenda, StageQueue, Watcher
-from graft.experiments.launchers.worker import Done, Hello, Progress, software
-from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.launchers.launcher import RunListener, StageQueue
+from graft.experiments.launchers.worker import StageProgress, StageResult, WorkerInfo, software
+from graft.experiments.plan.stage import Stage
 from graft.experiments.store.records import Store
 
 POLL_SECONDS = 0.5
-SECONDS_WITHOUT_ROOM = 30.0
-"""After so long without a place for a worker people are told, and every ten times as long again."""
+NO_ROOM_SECONDS = 30.0
+"""After so long without room for a worker a message says so, and every ten times as long again."""
 
-SECONDS_TO_SETTLE = 60.0
+RECORD_SECONDS = 60.0
 """What other machines wrote shows here within this time."""
 
-FALSE_STARTS = 10
-"""So many workers in a row that die before they can start end the run."""
+MAX_FAILED_STARTS = 10
+"""The run ends where more workers in a row die before they are ready."""
 
 SHARED = ".shared"
 """File in the experiment's folder by which a worker sees that its machine has the same folder."""
 
 
-class Lost(Exception):
-    """A worker has died, or can't be reached; ``why`` is for people."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
+class WorkerLost(Exception):
+    """A worker has died, or can't be reached; its text is for people."""
 
 
 class Worker(Protocol):
-    """A `graft.experiments.launchers.worker.StageWorker` somewhere, as its launcher sees it.
+    """A `StageWorker` somewhere, as its launcher sees it.
 
     Attributes:
-        where: it is, for people; empty before it has said hello.
+        where: its node, for people; empty before it is ready.
     """
 
     where: str
 
-    def greet(self) -> Hello | None:
-        """What it says when it can start; None before. Raises Lost, or GraftError where none could ever start."""
+    def poll_ready(self) -> WorkerInfo | None:
+        """None before it is ready. Raises WorkerLost, or GraftError where none could ever start."""
 
-    def give(self, stage: Stage) -> None:
+    def start(self, stage: Stage) -> None:
         """Let it run a stage."""
 
-    def hear(self) -> Progress | Done | None:
-        """What is new of its stage since the last time. Raises Lost."""
+    def poll(self) -> StageProgress | StageResult | None:
+        """News of its stage since the last call. Raises WorkerLost."""
 
 
 class Cluster(Protocol):
     """Where workers come from."""
 
-    def room(self) -> int:
-        """How many of them fit, whatever else runs there."""
+    def capacity(self) -> int:
+        """Workers that fit into it, whatever else runs there."""
 
     def describe(self) -> str:
         """For people."""
 
-    def ask(self, token: str) -> Worker:
-        """For a worker, which comes when there is a place for it. ``token``: see `StageWorker.hello`."""
+    def request(self, token: str) -> Worker:
+        """A worker, which is ready when there is room for it. ``token``: see `StageWorker.prepare`."""
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        """Until one of them may have news."""
+        """Wait until one of them may have news."""
 
-    def dismiss(self, workers: Sequence[Worker]) -> None:
-        """End them, and wait until they have."""
+    def end(self, workers: Sequence[Worker]) -> None:
+        """End them, and wait until they have ended."""
 
 
 class Pool:
-    """One run of a graph.
+    """Workers of a cluster for one run.
 
     Args:
-        need: what a stage takes, in words. retries: how often a stage is begun again.
-        jobs: stages at once, at most. So many workers are asked for even where fewer fit, as long as there are stages
+        need: what a stage takes, in words. retries: how often a stage is started again whose worker was lost.
+        jobs: stages at once, at most. So many workers are requested even where fewer fit, as long as there are stages
             for them: a cluster that can grow does so for those that wait. None for as many as fit.
-        patience: seconds to wait for the first node that fits.
+        node_timeout: seconds to wait for the first node that fits.
     """
 
     def __init__(
@@ -92,48 +88,41 @@ class Pool:
         jobs: int | None,
         retries: int,
         store: Store,
-        watcher: Watcher,
-        patience: float = 0.0,
+        listener: RunListener,
+        node_timeout: float = 0.0,
     ) -> None:
         self._cluster, self._need, self._jobs, self._retries = cluster, need, jobs, retries
-        self._store, self._watcher, self._patience = store, watcher, patience
+        self._store, self._listener, self._node_timeout = store, listener, node_timeout
         self._token, self._software = uuid.uuid4().hex, software()
-        self._coming: list[Worker] = []
+        self._starting: list[Worker] = []
         self._idle: list[Worker] = []
         self._busy: list[tuple[Worker, Stage]] = []
-        self._deaths: Counter[str] = Counter()
-        self._false_starts = 0
-        self._told: set[tuple[str, str]] = set()
+        self._losses: Counter[str] = Counter()
+        self._failed_starts = 0
+        self._noted: set[tuple[str, str]] = set()
         self._waiting_since: float | None = None
-        self._next_word = SECONDS_WITHOUT_ROOM
+        self._next_note = NO_ROOM_SECONDS
 
-    def run(self, graph: Graph, todo: list[str]) -> dict[str, str]:
-        """See `graft.experiments.launchers.launcher.Launcher`."""
-        agenda = Agenda(graph, todo, self._watcher)
-        self.serve(agenda)
-        self._settle([stage_id for stage_id in todo if stage_id not in agenda.failed])
-        return agenda.failed
-
-    def serve(self, agenda: StageQueue) -> None:
-        """See `graft.experiments.launchers.launcher.Launcher`."""
-        begun, empty = time.monotonic(), not self._cluster.room()
-        if empty and not self._patience:
+    def run(self, queue: StageQueue) -> None:
+        """See `Launcher`."""
+        begun, empty = time.monotonic(), not self._cluster.capacity()
+        if empty and not self._node_timeout:
             raise self._no_node("--wait SECONDS waits for one")
-        self._watcher.noted(f"{self._cluster.describe()}; {self._need} for a stage")
+        self._listener.noted(f"{self._cluster.describe()}; {self._need} for a stage")
         shared = self._store.out / SHARED
         try:
             replace_file(shared, self._token.encode())
-            while agenda or self._busy:
-                empty = empty and not self._cluster.room()
-                if empty and time.monotonic() - begun > self._patience:
-                    raise self._no_node(f"none came in the {self._patience:.0f} s of --wait")
-                self._give_out(agenda)
+            while queue or self._busy:
+                empty = empty and not self._cluster.capacity()
+                if empty and time.monotonic() - begun > self._node_timeout:
+                    raise self._no_node(f"none came in the {self._node_timeout:.0f} s of --wait")
+                self._start_stages(queue)
                 self._cluster.wait(self._workers(), POLL_SECONDS)
-                self._listen(agenda)
-                self._say_where_no_room_is()
-                self._watcher.tick()
+                self._poll(queue)
+                self._note_waiting()
+                self._listener.tick()
         finally:
-            self._cluster.dismiss(self._workers())
+            self._cluster.end(self._workers())
             shared.unlink(missing_ok=True)
 
     def _no_node(self, then: str) -> GraftError:
@@ -143,117 +132,118 @@ class Pool:
         )
 
     def _workers(self) -> list[Worker]:
-        return [*self._coming, *self._idle, *(worker for worker, _ in self._busy)]
+        return [*self._starting, *self._idle, *(worker for worker, _ in self._busy)]
 
-    def _give_out(self, agenda: StageQueue) -> None:
-        """Give stages whose source is done to idle workers; ask for more workers, or let those go that are left."""
-        while self._idle and (stage := agenda.take()):
-            worker, again = self._idle.pop(0), self._deaths[stage.id]
-            if not again:
-                self._watcher.started(stage)
-            self._watcher.placed(stage, f"{worker.where}, try {again + 1}" if again else worker.where)
-            worker.give(stage)
+    def _start_stages(self, queue: StageQueue) -> None:
+        """Start stages that are ready on idle workers; request more workers, or end those that are left over."""
+        while self._idle and (stage := queue.take()):
+            worker, losses = self._idle.pop(0), self._losses[stage.id]
+            if not losses:
+                self._listener.started(stage)
+            self._listener.placed(stage, f"{worker.where}, try {losses + 1}" if losses else worker.where)
+            worker.start(stage)
             self._busy.append((worker, stage))
-        most = max(1, self._cluster.room() if self._jobs is None else self._jobs)
-        wanted = min(len(agenda.ready()), most - len(self._idle) - len(self._busy))
-        self._coming += [self._cluster.ask(self._token) for _ in range(wanted - len(self._coming))]
-        if not agenda and (left := [*self._coming, *self._idle]):
-            self._coming, self._idle = [], []
-            self._cluster.dismiss(left)
+        most = max(1, self._cluster.capacity() if self._jobs is None else self._jobs)
+        wanted = min(len(queue.ready()), most - len(self._idle) - len(self._busy))
+        self._starting += [self._cluster.request(self._token) for _ in range(wanted - len(self._starting))]
+        if not queue and (left := [*self._starting, *self._idle]):
+            self._starting, self._idle = [], []
+            self._cluster.end(left)
 
-    def _listen(self, agenda: StageQueue) -> None:
-        """Pass on what workers say."""
-        for worker in list(self._coming):
-            self._greet(worker)
+    def _poll(self, queue: StageQueue) -> None:
+        """Pass on the workers' news."""
+        for worker in list(self._starting):
+            self._poll_ready(worker)
         for worker in list(self._idle):
             try:
-                worker.hear()
-            except Lost:
+                worker.poll()
+            except WorkerLost:
                 self._idle.remove(worker)
         for worker, stage in list(self._busy):
             try:
-                news = worker.hear()
-            except Lost as lost:
+                news = worker.poll()
+            except WorkerLost as lost:
                 self._busy.remove((worker, stage))
-                self._requeue_after_loss(worker, stage, lost, agenda)
+                self._requeue_after_loss(worker, stage, lost, queue)
                 continue
-            progress = news.progress if isinstance(news, Done) else news
+            progress = news.progress if isinstance(news, StageResult) else news
             if progress is not None and progress.reports:
-                self._say_once(stage.id, progress.note)
-                self._watcher.progressed(stage, progress.env_steps, progress.values)
-            if isinstance(news, Done):
+                self._note_once(stage.id, progress.note)
+                self._listener.progressed(stage, progress.env_steps, progress.values)
+            if isinstance(news, StageResult):
                 self._busy.remove((worker, stage))
                 self._idle.append(worker)
-                agenda.ended(stage, news.error)
+                if news.error is None:
+                    self._wait_for_record(stage)
+                queue.finish(stage, news.error)
 
-    def _greet(self, worker: Worker) -> None:
+    def _poll_ready(self, worker: Worker) -> None:
         try:
-            hello = worker.greet()
-        except Lost as lost:
-            self._coming.remove(worker)
-            self._false_starts += 1
-            if self._false_starts > FALSE_STARTS:
-                raise GraftError(f"Workers die before they can start: {lost.why}.") from lost
+            info = worker.poll_ready()
+        except WorkerLost as lost:
+            self._starting.remove(worker)
+            self._failed_starts += 1
+            if self._failed_starts > MAX_FAILED_STARTS:
+                raise GraftError(f"Workers die before they can start: {lost}.") from lost
             return
-        if hello is None:
+        if info is None:
             return
-        self._false_starts = 0
-        self._coming.remove(worker)
+        self._failed_starts = 0
+        self._starting.remove(worker)
         self._idle.append(worker)
-        if not hello.sees:
+        if not info.sees_folder:
             raise GraftError(
                 f"{worker.where} does not see {self._store.out.resolve()} as this machine does; give an --out on a "
                 f"path that all nodes share."
             )
-        others = sorted(name for name in self._software if hello.software.get(name) != self._software[name])
+        others = sorted(name for name in self._software if info.software.get(name) != self._software[name])
         if others:
-            self._say_once(
+            self._note_once(
                 worker.where,
                 f"Note: {worker.where} has other software than this machine ({', '.join(others)}): results may differ, "
                 f"and a stage that began elsewhere starts over there.",
             )
 
-    def _say_once(self, of: str, text: str) -> None:
-        if text and (of, text) not in self._told:
-            self._told.add((of, text))
-            self._watcher.noted(text)
+    def _note_once(self, of: str, text: str) -> None:
+        if text and (of, text) not in self._noted:
+            self._noted.add((of, text))
+            self._listener.noted(text)
 
-    def _requeue_after_loss(self, worker: Worker, stage: Stage, lost: Lost, agenda: StageQueue) -> None:
-        """Its stage goes on elsewhere, or has failed; a worker that is only cut off is kept out by `Store.alone`."""
-        self._deaths[stage.id] += 1
-        deaths = self._deaths[stage.id]
-        given_up = deaths > self._retries
-        then = "given up" if given_up else f"goes on from its last snapshot, try {deaths + 1}"
-        self._watcher.noted(f"lost     {stage.label} on {worker.where}: {lost.why}; {then}")
+    def _requeue_after_loss(self, worker: Worker, stage: Stage, lost: WorkerLost, queue: StageQueue) -> None:
+        """The stage continues elsewhere, or has failed; `Store.lock_stage` keeps out a worker that is only cut off."""
+        self._losses[stage.id] += 1
+        losses = self._losses[stage.id]
+        given_up = losses > self._retries
+        then = "given up" if given_up else f"goes on from its last snapshot, try {losses + 1}"
+        self._listener.noted(f"lost     {stage.label} on {worker.where}: {lost}; {then}")
         if self._store.done(stage.id):  # that was its last act
-            agenda.ended(stage, None)
+            queue.finish(stage, None)
         elif given_up:
-            error = f"its worker died {deaths} times, at last: {lost.why}; --retries allows more"
+            error = f"its worker died {losses} times, at last: {lost}; --retries allows more"
             self._store.fail(stage, error)
-            agenda.ended(stage, error)
+            queue.finish(stage, error)
         else:
-            agenda.put_back(stage)
+            queue.requeue(stage)
 
-    def _say_where_no_room_is(self) -> None:
-        """A worker that could help does not come; not worth a word while another one works."""
-        if not self._coming or self._idle or self._busy:
-            self._waiting_since, self._next_word = None, SECONDS_WITHOUT_ROOM
+    def _note_waiting(self) -> None:
+        """Say now and then that no worker comes, while none works."""
+        if not self._starting or self._idle or self._busy:
+            self._waiting_since, self._next_note = None, NO_ROOM_SECONDS
             return
         self._waiting_since = self._waiting_since or time.monotonic()
         waited = time.monotonic() - self._waiting_since
-        if waited >= self._next_word:
-            self._next_word = waited + 10 * SECONDS_WITHOUT_ROOM
-            reason = "those that have it are busy" if self._cluster.room() else "none that is there has it"
-            self._watcher.noted(f"waiting  {waited:.0f} s for a node with {self._need}: {reason}; Ctrl-C stops")
+        if waited >= self._next_note:
+            self._next_note = waited + 10 * NO_ROOM_SECONDS
+            reason = "those that have it are busy" if self._cluster.capacity() else "none that is there has it"
+            self._listener.noted(f"waiting  {waited:.0f} s for a node with {self._need}: {reason}; Ctrl-C stops")
 
-    def _settle(self, done: list[str]) -> None:
-        """Wait until this machine sees the records of stages that were done elsewhere."""
-        deadline = time.monotonic() + SECONDS_TO_SETTLE
-        for stage_id in done:
-            while not self._store.done(stage_id):
-                if time.monotonic() > deadline:
-                    raise GraftError(
-                        f"Stage {stage_id} is done, but its record does not show in {self._store.out.resolve()}; give "
-                        f"an --out on a path that all nodes share."
-                    )
-                time.sleep(POLL_SECONDS)
+    def _wait_for_record(self, stage: Stage) -> None:
+        """Wait until this machine sees the record of a stage that was done elsewhere."""
+        deadline = time.monotonic() + RECORD_SECONDS
+        while not self._store.done(stage.id):
+            if time.monotonic() > deadline:
+                raise GraftError(
+                    f"Stage {stage.id} is done, but its record does not show in {self._store.out.resolve()}; give "
+                    f"an --out on a path that all nodes share."
+                )
+            time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Runs a stage graph on a Ray cluster, which places the workers."""
+"""Runs stages on a Ray cluster, which places the workers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from graft.agents.ray_session.session import check_address, connected, message_lines
+from graft.command import at_least
 from graft.errors import GraftError
-from graft.experiments.launchers.launcher import StageQueue, Watcher, at_least, usable_cores
-from graft.experiments.launchers.pool import POLL_SECONDS, SHARED, Lost, Pool, Worker
-from graft.experiments.launchers.worker import Done, Hello, Progress, StageWorker
-from graft.experiments.plan.graph import Graph, Stage
+from graft.experiments.launchers.launcher import RunListener, StageQueue, usable_cores
+from graft.experiments.launchers.pool import POLL_SECONDS, SHARED, Pool, Worker, WorkerLost
+from graft.experiments.launchers.worker import StageProgress, StageResult, StageWorker, WorkerInfo
+from graft.experiments.plan.stage import Stage
 from graft.experiments.store.records import Store
 
-SECONDS_TO_END = 10.0
+END_SECONDS = 10.0
 """A worker that does not end itself in this time is killed."""
 
 
 class RayLauncher:
-    """Runs stages in the order of the graph, each as soon as its source is done, wherever the cluster has room.
+    """Runs stages in the order of the queue, wherever the cluster has room.
 
-    A worker or node that dies costs a stage what it did since its last snapshot: it goes on from there in another
+    A worker or node that dies costs a stage what it did since its last snapshot: it continues from there in another
     worker, ``retries`` times at most. What a stage itself raises fails it at once.
 
     Where the calling process is connected to Ray already, that cluster is used, whatever ``address`` says.
@@ -39,11 +40,11 @@ class RayLauncher:
         jobs: stages at once, at most; None for as many as fit into the cluster, nodes that join later included.
             An autoscaler brings nodes for ``jobs`` stages where those that are there do not suffice; for None it does
             not.
-        env_workers: processes that slow environments of a stage are spread over (`envs.make`).
+        env_workers: processes that slow environments of a stage are spread over (`graft.envs.make`).
         address: "auto" joins the cluster that runs on this machine or that RAY_ADDRESS names, "local" starts one here
             for the time of the run, HOST:PORT joins that one.
         cpus: cores that a stage takes; None for as many as ``env_workers``. gpus: GPUs or the fraction of one.
-        retries: how often a stage is begun again whose worker died.
+        retries: how often a stage is started again whose worker died.
         wait: seconds to wait, at the start, for a node that has what a stage takes.
     """
 
@@ -72,24 +73,16 @@ class RayLauncher:
         """Of one stage, in words."""
         return _amount(self.cpus, "CPU") + (f" and {_amount(self.gpus, 'GPU')}" if self.gpus else "")
 
-    def run(self, graph: Graph, todo: list[str], store: Store, watcher: Watcher) -> dict[str, str]:
-        """See `graft.experiments.launchers.launcher.Launcher`.
+    def run(self, queue: StageQueue, store: Store, listener: RunListener) -> None:
+        """See `Launcher`.
 
         Raises:
             GraftError: there is no such cluster, none of its nodes has what a stage needs, or one does not have
                 Graft or the experiment's folder.
         """
         with connected(self.address, usable_cores()):
-            return self._pool(store, watcher).run(graph, todo)
-
-    def serve(self, agenda: StageQueue, store: Store, watcher: Watcher) -> None:
-        """See `graft.experiments.launchers.launcher.Launcher`; raises as `run`."""
-        with connected(self.address, usable_cores()):
-            self._pool(store, watcher).serve(agenda)
-
-    def _pool(self, store: Store, watcher: Watcher) -> Pool:
-        cluster = _RayCluster(self, store.out.resolve())
-        return Pool(cluster, self.need, self.jobs, self.retries, store, watcher, self.wait)
+            cluster = _RayCluster(self, store.out.resolve())
+            Pool(cluster, self.need, self.jobs, self.retries, store, listener, self.wait).run(queue)
 
 
 def _amount(number: float, what: str) -> str:
@@ -102,7 +95,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 class _Actor(StageWorker):
-    """The worker as Ray runs it."""
+    """The worker as a Ray actor."""
 
     def node(self) -> str:
         """Id of the node it is on."""
@@ -110,12 +103,12 @@ class _Actor(StageWorker):
 
 
 class _RayCluster:
-    """See `graft.experiments.launchers.pool.Cluster`."""
+    """See `Cluster`."""
 
     def __init__(self, launcher: RayLauncher, out: Path) -> None:
         self._launcher, self._out = launcher, out
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Stages that fit into it."""
         return sum(self._fits(node["Resources"]) for node in _nodes())
 
@@ -128,7 +121,7 @@ class _RayCluster:
 
     def describe(self) -> str:
         """Its nodes, and how many stages fit into them."""
-        nodes, room = _nodes(), self.room()
+        nodes, room = _nodes(), self.capacity()
         most = [
             f"{_amount(n['Resources'].get('CPU', 0), 'CPU')}, {_amount(n['Resources'].get('GPU', 0), 'GPU')}"
             for n in nodes
@@ -136,34 +129,34 @@ class _RayCluster:
         kinds = ", ".join(f"{most.count(kind)} of {kind}" for kind in dict.fromkeys(most))
         return f"{_amount(len(nodes), 'Ray node')} ({kinds}) with room for {_amount(room, 'stage')} at once"
 
-    def ask(self, token: str) -> _RayWorker:
-        """For one more worker."""
+    def request(self, token: str) -> _RayWorker:
+        """See `Cluster`."""
         return _RayWorker(self._launcher, self._out, token)
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        """Until one of them has said hello or is done with its stage."""
+        """Wait until one of them is ready or done with its stage."""
         pending = [w.pending for w in workers if isinstance(w, _RayWorker) and w.pending is not None]
         if pending:
             ray.wait(pending, timeout=seconds)
         else:
             time.sleep(seconds)
 
-    def dismiss(self, workers: Sequence[Worker]) -> None:
-        """End them. Those at work end themselves: when Ray kills one, it says so before that has ended."""
+    def end(self, workers: Sequence[Worker]) -> None:
+        """End them. Those at work exit themselves, as Ray reports a kill before the process has ended."""
         mine = [worker for worker in workers if isinstance(worker, _RayWorker)]
         with contextlib.suppress(RayError):
-            ends = [worker.end() for worker in mine if worker.where]
+            ends = [worker.exit() for worker in mine if worker.where]
             if ends:
-                ray.wait(ends, num_returns=len(ends), timeout=SECONDS_TO_END)
+                ray.wait(ends, num_returns=len(ends), timeout=END_SECONDS)
         for worker in mine:
             worker.kill()
 
 
 class _RayWorker:
-    """See `graft.experiments.launchers.pool.Worker`.
+    """See `Worker`.
 
     Attributes:
-        pending: what it was told to do last, hello or a stage; None when that is done.
+        pending: reference to the result of `StageWorker.prepare` or of a stage; None when that was received.
     """
 
     def __init__(self, launcher: RayLauncher, out: Path, token: str) -> None:
@@ -173,30 +166,30 @@ class _RayWorker:
             num_gpus=launcher.gpus,
             max_restarts=0,
             max_task_retries=0,
-            concurrency_groups={"watch": 1},
+            concurrency_groups={"control": 1},
         )
         self._actor = made(_Actor).remote(str(out), launcher.env_workers, launcher.gpus > 0)
         self.where = ""
         self._stages = self._reports = 0
-        self.pending: Any = self._actor.hello.remote(token, SHARED)
-        self._place: Any = self._beside("node")
-        self._looked: Any = None
-        self._asked = 0.0
+        self.pending: Any = self._actor.prepare.remote(token, SHARED)
+        self._node: Any = self._call("node")
+        self._progress: Any = None
+        self._last_request = 0.0
 
-    def _beside(self, method: str) -> Any:
-        """Call a method while it works."""
-        return getattr(self._actor, method).options(concurrency_group="watch").remote()
+    def _call(self, method: str) -> Any:
+        """Call a method in the worker's second thread, also while it runs a stage."""
+        return getattr(self._actor, method).options(concurrency_group="control").remote()
 
-    def _look(self) -> None:
-        self._asked, self._looked = time.monotonic(), self._beside("look")
+    def _request_progress(self) -> None:
+        self._last_request, self._progress = time.monotonic(), self._call("progress")
 
-    def greet(self) -> Hello | None:
+    def poll_ready(self) -> WorkerInfo | None:
         """See `Worker`."""
         if not _ready(self.pending):
             return None
         try:
-            hello: Hello = ray.get(self.pending)
-            node = ray.get(self._place)
+            info: WorkerInfo = ray.get(self.pending)
+            node = ray.get(self._node)
         except RayError as error:
             self.kill()
             if isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False):
@@ -204,52 +197,52 @@ class _RayWorker:
                 raise GraftError(
                     f"A worker can't start; is Graft installed on all nodes, in the same version? {reason}"
                 ) from error
-            raise Lost(_why(error)) from error
+            raise WorkerLost(_reason(error)) from error
         self.pending = None
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in _nodes()}
         address = addresses.get(node, "that is gone")
         shared = list(addresses.values()).count(address) > 1
         self.where = f"node {address} {node[:6]}" if shared else f"node {address}"
-        self._look()
-        return hello
+        self._request_progress()
+        return info
 
-    def give(self, stage: Stage) -> None:
+    def start(self, stage: Stage) -> None:
         """See `Worker`."""
         self._stages, self._reports = self._stages + 1, 0
-        self.pending = self._actor.work.remote(stage)
+        self.pending = self._actor.run.remote(stage)
 
-    def hear(self) -> Progress | Done | None:
+    def poll(self) -> StageProgress | StageResult | None:
         """See `Worker`."""
         try:
             if _ready(self.pending):
-                done: Done = ray.get(self.pending)
+                result: StageResult = ray.get(self.pending)
                 self.pending = None
-                return done
-            return self._progress()
-        except RayTaskError as error:  # no death: the stage could not even be begun
+                return result
+            return self._new_progress()
+        except RayTaskError as error:  # it lives: the stage could not even be started
             self.pending = None
-            return Done(f"{type(error.cause).__name__}: {error.cause}", Progress())
+            return StageResult(f"{type(error.cause).__name__}: {error.cause}", StageProgress())
         except RayError as error:
             self.kill()
-            raise Lost(_why(error)) from error
+            raise WorkerLost(_reason(error)) from error
 
-    def _progress(self) -> Progress | None:
-        if not _ready(self._looked):
+    def _new_progress(self) -> StageProgress | None:
+        if not _ready(self._progress):
             return None
-        found: Progress = ray.get(self._looked)
-        if time.monotonic() - self._asked >= POLL_SECONDS:
-            self._look()
-        if found.stage != self._stages or found.reports == self._reports:
+        progress: StageProgress = ray.get(self._progress)
+        if time.monotonic() - self._last_request >= POLL_SECONDS:
+            self._request_progress()
+        if progress.stage != self._stages or progress.reports == self._reports:
             return None
-        self._reports = found.reports
-        return found
+        self._reports = progress.reports
+        return progress
 
-    def end(self) -> Any:
-        """Let it end itself; returns what is pending until it has."""
-        return self._beside("end")
+    def exit(self) -> Any:
+        """Let it exit; returns a reference that is ready when it has."""
+        return self._call("exit")
 
     def kill(self) -> None:
-        """Let Ray end it, wherever it has come to."""
+        """Let Ray end it."""
         with contextlib.suppress(RayError):
             ray.kill(self._actor)
 
@@ -258,9 +251,9 @@ def _ready(ref: Any) -> bool:
     return ref is not None and bool(ray.wait([ref], timeout=0)[0])
 
 
-def _why(error: RayError) -> str:
-    """What Ray knows of a worker's death, without its advice."""
+def _reason(error: RayError) -> str:
+    """Why a worker died, as far as Ray knows, without its advice."""
     lines = message_lines(error)
-    told = next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
-    told = told.removeprefix("The actor is dead because ").split(" Some common causes")[0]
-    return told.split(" Worker exit detail:")[0].rstrip(". ")[:200]
+    reason = next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
+    reason = reason.removeprefix("The actor is dead because ").split(" Some common causes")[0]
+    return reason.split(" Worker exit detail:")[0].rstrip(". ")[:200]

@@ -1,28 +1,30 @@
-"""A worker that may be on another machine: it runs stages, and says how far it is."""
+"""A worker that may be on another machine: it runs stages, and reports their progress."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graft.envs.supervision.processes import ONE_THREAD
 
-if TYPE_CHECKING:  # numeric libraries load when a worker has said how many threads they get
-    from graft.experiments.plan.graph import Stage
+if TYPE_CHECKING:  # numeric libraries load when their number of threads is set
+    from graft.experiments.plan.stage import Stage
 
-SECONDS_TO_SEE = 10.0
-"""A folder that is shared shows within this time what another machine wrote."""
+SHARED_SECONDS = 10.0
+"""A shared folder shows what another machine wrote within this time."""
 
 
-class Progress(NamedTuple):
-    """How far a worker's stage is.
+class StageProgress(NamedTuple):
+    """Progress of a worker's stage.
 
     Attributes:
-        stage: its number, from 1. reports: how often it said something; 0 where never.
-        note: what people should know of it.
+        stage: its number, from 1. reports: how many reports it has made.
+        note: a message for people.
     """
 
     stage: int = 0
@@ -32,42 +34,42 @@ class Progress(NamedTuple):
     note: str = ""
 
 
+class StageResult(NamedTuple):
+    """A stage has ended. ``error``: for people, or None. ``progress``: its last."""
+
+    error: str | None
+    progress: StageProgress
+
+
+class WorkerInfo(NamedTuple):
+    """A worker that is ready. ``sees_folder``: whether it sees the launcher's folder. ``software``: name -> version."""
+
+    sees_folder: bool
+    software: Mapping[str, Any]
+
+
 class _Reporter:
-    """Keeps what a stage says last, for whoever asks; see `graft.experiments.launchers.launcher.ProgressOfStage`."""
+    """Keeps a stage's latest progress; see `StageReporter`."""
 
     def __init__(self, stage: int) -> None:
-        self.latest = Progress(stage)
+        self.latest = StageProgress(stage)
 
     def __call__(self, env_steps: int, values: Mapping[str, float]) -> None:
         last = self.latest
-        self.latest = Progress(last.stage, last.reports + 1, env_steps, {**last.values, **values}, last.note)
+        self.latest = StageProgress(last.stage, last.reports + 1, env_steps, {**last.values, **values}, last.note)
 
     def noted(self, text: str) -> None:
         self.latest = self.latest._replace(reports=self.latest.reports + 1, note=text)
 
 
-class Done(NamedTuple):
-    """A stage has ended, and how far it had come. ``error``: for people."""
-
-    error: str | None
-    progress: Progress
-
-
-class Hello(NamedTuple):
-    """A worker that can start. ``sees``: whether it sees the launcher's folder; ``software``: name -> version."""
-
-    sees: bool
-    software: Mapping[str, Any]
-
-
 class StageWorker:
-    """Runs one stage after another; its methods are called from two threads, `work` and `hello` from the same.
+    """Runs one stage after another; `progress` and `exit` are called from another thread than the rest.
 
-    A launcher that can't reach it (a network that is cut, a node that is thought dead) lets another go on with its
-    stage. `graft.experiments.store.records.Store.alone` keeps the two apart.
+    A launcher that can't reach it (a network that is cut, a node that is thought dead) lets another worker continue its
+    stage; `Store.lock_stage` keeps the two apart.
 
     Args:
-        out: folder of the experiment. env_workers: see `envs.make`. gpu: whether it may use a GPU.
+        out: folder of the experiment. env_workers: see `graft.envs.make`. gpu: whether it may use a GPU.
     """
 
     def __init__(self, out: str, env_workers: int, gpu: bool) -> None:
@@ -77,44 +79,43 @@ class StageWorker:
         self._out, self._env_workers = Path(out), env_workers
         self._reporter = _Reporter(0)
 
-    def hello(self, token: str, file: str) -> Hello:
-        """Get ready; ``file`` of the folder holds ``token`` where this machine sees what the launcher's does."""
-        deadline = time.monotonic() + SECONDS_TO_SEE
+    def prepare(self, token: str, file: str) -> WorkerInfo:
+        """Load what stages need; ``file`` in the folder holds ``token`` where this machine sees the launcher's."""
+        deadline = time.monotonic() + SHARED_SECONDS
         while not (sees := _holds(self._out / file, token)) and time.monotonic() < deadline:
             time.sleep(0.5)
         import torch
 
         import graft.experiments.stages.run_stage  # noqa: F401  (as stages should not wait for it)
-        from graft.experiments.launchers.launcher import forget_main
 
         torch.set_num_threads(1)
-        forget_main()  # of processes for environments, which `step_timeout` starts, too
-        return Hello(sees, software())
+        sys.modules["__main__"] = ModuleType("__main__")  # Ray's, which processes of environments would load as well
+        return WorkerInfo(sees, software())
 
-    def look(self) -> Progress:
-        """How far the stage is."""
+    def progress(self) -> StageProgress:
+        """Of the latest stage."""
         return self._reporter.latest
 
-    def work(self, stage: Stage) -> Done:
+    def run(self, stage: Stage) -> StageResult:
         """Run a stage."""
         from graft.experiments.launchers.launcher import attempt
         from graft.experiments.store.records import Store
 
         self._reporter = _Reporter(self._reporter.latest.stage + 1)
         error = attempt(stage, Store(self._out), self._reporter, self._env_workers)
-        return Done(error, self._reporter.latest)
+        return StageResult(error, self._reporter.latest)
 
-    def end(self) -> None:
-        """End the process now, in the middle of whatever it does."""
+    def exit(self) -> None:
+        """End the process at once, also in the middle of a stage."""
         os._exit(0)
 
 
 def software() -> dict[str, Any]:
-    """What a stage's results depend on: versions of packages, and this software's own code."""
-    from graft.experiments.stages.resume import code
-    from graft.experiments.store.records import surroundings
+    """Software that a stage's results depend on: versions of packages, and the hash of Graft's code."""
+    from graft.experiments.stages.resume import code_hash
+    from graft.experiments.store.provenance import provenance
 
-    return {**surroundings()["versions"], "code": code()}
+    return {**provenance()["versions"], "code": code_hash()}
 
 
 def _holds(path: Path, token: str) -> bool:

@@ -1,1 +1,1 @@
-"""From a config to a graph of stages."""
+"""Expanding a config into a graph of stages."""

@@ -1,4 +1,4 @@
-"""What an experiment's sources are: a task to pretrain on, or a checkpoint with its task, network and memory."""
+"""Sources of an experiment: a task to pretrain on, or a checkpoint with its task, network and memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from graft.transfer.task_heads import archive_of, inherited, tasks_learned
 
 @dataclass(frozen=True)
 class Source:
-    """A source of an experiment, with what its checkpoint says, which is read once.
+    """A source of an experiment; its checkpoint is loaded once.
 
     Attributes:
-        config: as the user gave it.
-        name: as tables and reports call it; no two sources of an experiment have the same.
+        name: unique name for tables and reports.
         task: what it was, or will be, trained on.
-        network: architecture of the experiment's networks that are made from nothing.
-        checkpoint: None where it is yet to be pretrained.
+        network: architecture of the experiment's fresh networks.
+        checkpoint: None where it is to be pretrained.
     """
 
     config: SourceConfig
@@ -47,25 +46,22 @@ class Source:
         return cls(source, source.name or f"checkpoint {source.checkpoint}", loaded.task, network, loaded)
 
     def last_task(self, method: TransferMethod) -> int:
-        """Index of its own task among those that ``method`` knows of."""
+        """Index of its own task among those in the checkpoint's memory of ``method``."""
         if self.checkpoint is None:
             return 0
         return tasks_learned(archive_of(inherited(self.checkpoint, method))) - 1
 
 
 def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:
-    """The checkpoint's; a config that asks for another one is an error, as the controls would not compare.
-
-    Of a network of several columns, one column's: the controls and a new column are built alike.
-    """
+    """The checkpoint's (of several columns, one column's), as the controls must have the same; not the config's."""
     asked, plain = config.network_config, NetworkConfig()
-    found = replace(loaded.network, kind=plain.kind, parts=plain.parts, distribution=plain.distribution)
+    own = replace(loaded.network, kind=plain.kind, parts=plain.parts, distribution=plain.distribution)
     encoder = asked.encoder or default_encoder(loaded.schemas.observation)
-    if replace(asked, encoder=encoder).to_json() == found.to_json():
+    if replace(asked, encoder=encoder).to_json() == own.to_json():
         return asked
     if "network" in config.model_fields_set:
         raise GraftError(
             f"The experiment's network is {asked.to_json()}, but the one in {source.checkpoint} is "
-            f"{found.to_json()}; leave 'network' out to use the checkpoint's everywhere."
+            f"{own.to_json()}; leave 'network' out to use the checkpoint's everywhere."
         )
-    return found
+    return own

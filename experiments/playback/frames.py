@@ -1,4 +1,4 @@
-"""What is seen while an agent plays: frame by frame, one agent or a squad of them."""
+"""Frames of an agent, or a squad, that plays a task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.envs.adapters.pettingzoo.batch import ZooSquad
+from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
 from graft.envs.factory import make
@@ -19,8 +19,8 @@ from graft.errors import GraftError
 Frame = NDArray[np.uint8]
 
 
-class End(NamedTuple):
-    """Of an episode: its return (of a squad, the mean over its agents), its steps, and who won where somebody can."""
+class EpisodeEnd(NamedTuple):
+    """Return of an episode (of a squad, the mean over its agents), its steps, and the team that won, if any can."""
 
     total: float
     length: int
@@ -31,15 +31,15 @@ class End(NamedTuple):
         return f"return {self.total:.2f} in {self.length} steps{won}"
 
 
-class Step(NamedTuple):
-    """A frame (H, W, 3) uint8, and the episode's end where it ends with that."""
+class PlaybackStep(NamedTuple):
+    """A frame (H, W, 3) uint8, and the end of the episode, of which it is the last frame."""
 
     frame: Frame
-    ended: End | None = None
+    ended: EpisodeEnd | None = None
 
 
 def squad_size(task: Task) -> int:
-    """How many agents of the task's team are in one environment; 0 where the task is for one agent alone."""
+    """Number of agents of the task's team in one environment; 0 for a single-agent task."""
     env = make(task, 1, 0)
     try:
         return len(env.slots) if isinstance(env, TeamRows) else 0
@@ -47,45 +47,45 @@ def squad_size(task: Task) -> int:
         env.close()
 
 
-def steps(
+def play(
     network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
-) -> Iterator[Step]:
-    """What is seen while ``network`` plays, without end: a frame for each reset and each step.
+) -> Iterator[PlaybackStep]:
+    """A frame for each reset and each step of ``network``, without end.
 
     Args:
-        env: a batch of one under next-step autoreset, which shows the end of an episode before the next begins.
+        env: a batch of one under next-step autoreset.
         task: of ``env``, for error messages.
         generator: of the action samples.
         deterministic: play the most likely action (or the mean) instead of a sample.
     """
     network.eval()
     obs = env.reset()[0]
-    yield Step(_frame(env, task))
+    yield PlaybackStep(_frame(env, task))
     total, length, waiting = 0.0, 0, False
     while True:
         obs, rewards, terminated, truncated, _ = env.step(network.act(obs, generator, deterministic).numpy())
         if waiting:  # this step was the reset
             total, length, waiting = 0.0, 0, False
-            yield Step(_frame(env, task))
+            yield PlaybackStep(_frame(env, task))
             continue
         total, length = total + float(rewards[0]), length + 1
         waiting = bool(terminated[0] or truncated[0])
-        yield Step(_frame(env, task), End(total, length) if waiting else None)
+        yield PlaybackStep(_frame(env, task), EpisodeEnd(total, length) if waiting else None)
 
 
-def squad_steps(
+def play_squad(
     network: PolicyNetwork, env: TaskVectorEnv, task: Task, generator: torch.Generator, deterministic: bool
-) -> Iterator[Step]:
-    """`steps` of a squad: ``network`` plays all rows, the task's rule the opponents.
+) -> Iterator[PlaybackStep]:
+    """`play` of a squad: ``network`` plays all rows, the task's rule the opponents.
 
     Args:
-        env: `TeamRows`, all of one environment. It is reset in the step that ends a game, and gives the picture
-            of that end in its infos.
+        env: `TeamRows` of one environment, which is reset in the step that ends a game and gives its last frame in
+            the infos.
     """
     network.eval()
     obs, infos = env.reset()
     frame = _frame(env, task)
-    yield Step(frame)
+    yield PlaybackStep(frame)
     total, length, played = 0.0, 0, infos["alive"]
     while True:
         obs, rewards, _, _, infos = env.step(network.act(obs, generator, deterministic).numpy())
@@ -94,17 +94,17 @@ def squad_steps(
             mean = total / max(1, int(played.sum()))
             if infos["final_frame"][0] is not None:  # an environment that failed is not drawn
                 frame = _picture(infos["final_frame"], task)
-            yield Step(frame, End(mean, length, _outcome(env, infos)))
+            yield PlaybackStep(frame, EpisodeEnd(mean, length, _outcome(env, infos)))
             total, length, played = 0.0, 0, infos["alive"]
         frame = _frame(env, task)
-        yield Step(frame)
+        yield PlaybackStep(frame)
         played = played | infos["alive"]
 
 
 def _outcome(env: Any, infos: dict[str, Any]) -> str:
-    """Who won the game, where the environment says so."""
+    """The team that won, where the environment knows."""
     winner = int(infos["winner"][0])
-    if isinstance(env.squad, ZooSquad):
+    if isinstance(env.squad, PettingZooBatch):
         return ""
     return "nobody" if winner < 0 else tuple(env.squad.teams)[winner]
 
@@ -114,12 +114,11 @@ def _frame(env: TaskVectorEnv, task: Task) -> Frame:
         return _picture(env.render(), task)
     except GraftError:
         raise
-    except Exception as error:  # whatever a third party's code, or the graphics library under it, may raise
+    except Exception as error:  # of the environment's own code or its graphics library
         raise GraftError(f"Task {task} cannot be drawn: {type(error).__name__}, {error}.") from error
 
 
 def _picture(shown: Any, task: Task) -> Frame:
-    """The first of those that were rendered."""
     if not shown or not isinstance(shown[0], np.ndarray):
         raise GraftError(f"Task {task} cannot be drawn: it renders no picture.")
     if shown[0].ndim != 3 or shown[0].shape[2] != 3:

@@ -1,10 +1,9 @@
-"""What is going on: a live table on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
@@ -13,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from graft.experiments.plan.graph import Stage
+from graft.experiments.plan.stage import Stage
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -26,7 +25,7 @@ def duration(seconds: float) -> str:
 
 
 class _Row:
-    """A running stage; ``first`` is what it reported first: above 0 where it goes on from a snapshot."""
+    """A running stage; ``first``: env steps of its first report, above 0 where it continues from a snapshot."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -42,8 +41,8 @@ class _Row:
 
     @property
     def shown_return(self) -> str:
-        found = self.values.get("eval/return_mean", self.values.get("rollout/return_mean"))
-        return "-" if found is None else f"{found:.2f}"
+        latest = self.values.get("eval/return_mean", self.values.get("rollout/return_mean"))
+        return "-" if latest is None else f"{latest:.2f}"
 
     @property
     def faults(self) -> float:
@@ -51,12 +50,11 @@ class _Row:
 
     @property
     def eta(self) -> str:
-        left = self.stage.budget - self.env_steps
-        return duration(left / self.rate) if self.rate else "-"
+        return duration((self.stage.budget - self.env_steps) / self.rate) if self.rate else "-"
 
 
 class Progress:
-    """A `graft.experiments.launchers.launcher.Watcher` that prints; a context manager around the run.
+    """Prints what a launcher reports; a context manager around the run.
 
     Args:
         total: stages of the experiment. done: how many of them were finished before.
@@ -77,9 +75,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
 
@@ -90,7 +86,7 @@ class Progress:
             self._say(f"start    {stage.label} ({stage.budget:,} env steps)")
 
     def placed(self, stage: Stage, where: str) -> None:
-        """Show it beside the stage."""
+        """Show where the stage's worker is."""
         self._rows[stage.id].where = where
         if not self._console.is_terminal:
             self._say(f"place    {stage.label}: {where}")
@@ -105,7 +101,7 @@ class Progress:
         row.values.update(values)
 
     def finished(self, stage: Stage, error: str | None) -> None:
-        """Say so, above the live table or as a line."""
+        """Print the result, above the live table or as a line."""
         row = self._rows.pop(stage.id, None)
         if error is not None:
             self._failed += 1
@@ -120,11 +116,11 @@ class Progress:
         self._say(f"done     {stage.label} in {took}, return {row.shown_return}{faults} [{self._done}/{self._total}]")
 
     def noted(self, text: str) -> None:
-        """Say it, above the live table or as a line."""
+        """Print it, above the live table or as a line."""
         self._say(text)
 
     def tick(self) -> None:
-        """Where there is no live table: a line on each running stage now and then."""
+        """Without a live table: print a line on each running stage every few seconds."""
         if self._console.is_terminal or time.monotonic() - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = time.monotonic()
@@ -137,12 +133,9 @@ class Progress:
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _taken(self) -> int:
-        return self._steps_of_finished + sum(row.env_steps for row in self._rows.values())
-
     def _eta(self) -> str:
-        taken, elapsed = self._taken(), time.monotonic() - self._start
-        here = taken - self._steps_before
+        taken = self._steps_of_finished + sum(row.env_steps for row in self._rows.values())
+        here, elapsed = taken - self._steps_before, time.monotonic() - self._start
         return duration(elapsed * (self._budget - taken) / here) if here > 0 else "-"
 
     def _render(self) -> Group:

@@ -1,1 +1,1 @@
-"""The parts of `python -m experiments.tune`: a search's definition, its trials in Optuna's journal, and its results."""
+"""The parts of `graft tune`: a search's definition, its trials in Optuna's journal, and its results."""

@@ -15,16 +15,9 @@ from pydantic import BeforeValidator, Field, JsonValue
 
 from graft.envs.core.options import build_options
 from graft.errors import GraftError, unknown
-from graft.experiments.config.experiment import (
-    PACKAGED,
-    Config,
-    Strict,
-    find_config,
-    load_config,
-    packaged_configs,
-    read_yaml,
-)
+from graft.experiments.config.experiment import Config, Strict, load_config, read_yaml
 from graft.experiments.config.options import parse_model
+from graft.experiments.config.packaged import PACKAGED, find_config, packaged_configs
 
 SEARCHES = PACKAGED / "searches"
 
@@ -127,7 +120,7 @@ class Search:
 
     def command(self, values: Mapping[str, Scalar]) -> str:
         """What trains a trial anew, with its controls."""
-        words = ["python", "-m", "experiments.run", self.experiment, *self.overrides, *overrides(values)]
+        words = ["graft", "run", self.experiment, *self.overrides, *overrides(values)]
         return shlex.join(words)
 
     def rounded(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -10,7 +10,8 @@ from graft.envs.core.task import Bounds
 from graft.envs.factory import bounds
 from graft.errors import GraftError
 from graft.experiments.config.experiment import Config
-from graft.experiments.plan.graph import Comparison, Stage, expand
+from graft.experiments.plan.pairs import expand
+from graft.experiments.plan.stage import Comparison, Stage
 from graft.experiments.search.definition import Metric, Search
 from graft.experiments.store.records import Store
 from graft.transfer.method import TransferMethod, label, method_name, parse_method
@@ -112,9 +113,9 @@ def _run(search: Search, stage: Stage, comparison: Comparison, scale: Bounds | N
 
 
 def _curve(store: Store, run: Run, last: int | None = None) -> Curve:
-    found = store.evaluations(run.stage.id)
-    count = len(found.steps) if last is None else sum(step <= last for step in found.steps)
-    return Curve(found.steps[:count], [run.scale.normalise(score) for score in found.scores[:count]])
+    curve = store.evaluations(run.stage.id, run.scale)
+    count = len(curve.steps) if last is None else sum(step <= last for step in curve.steps)
+    return Curve(curve.steps[:count], curve.scores[:count])
 
 
 def _measure(metric: Metric, curve: Curve) -> float:

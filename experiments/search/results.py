@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from graft.experiments.report.transfer import unsigned
+from graft.experiments.report.common import rounded
 from graft.experiments.search.definition import Search, short, shown
 from graft.experiments.search.trials import STATES, Trials
 from graft.experiments.store.records import Store
@@ -79,10 +79,10 @@ def table(search: Search, rows: Sequence[Mapping[str, Any]], seeds: int) -> Tabl
 def _score(row: Mapping[str, Any]) -> str:
     if row["score"] is None:
         return "-"
-    text = f"{unsigned(row['score'], 3):.3f}"
+    text = f"{rounded(row['score'], 3):.3f}"
     if row["interval"] is None:
         return text
-    low, high = (unsigned(bound) for bound in row["interval"])
+    low, high = (rounded(bound) for bound in row["interval"])
     return f"{text} [{low:.2f}, {high:.2f}]"
 
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from graft.command import FAILED, INTERRUPTED
 from graft.experiments.launchers.launcher import Launcher
-from graft.experiments.search.agenda import TrialAgenda, TrialProgress
 from graft.experiments.search.definition import Search, in_words
 from graft.experiments.search.plan import make_plan
+from graft.experiments.search.queue import TrialProgress, TrialQueue
 from graft.experiments.search.results import cost, notes, table, trial_rows
 from graft.experiments.search.trials import FILE, RANDOM_TRIALS, STATES, Trials
 from graft.experiments.store.records import Store, write_json
@@ -53,10 +53,10 @@ class Session:
 
     def run(self, launcher: Launcher) -> int:
         """Train what is left to train, and conclude; returns the exit code."""
-        with self.store.locked():
+        with self.store.lock():
             if (self.store.out / FILE).exists():  # before the folder's record is changed
                 Trials(self.search, self.store.out, self.plan.budget)
-            self.store.open(self.base, "graft.experiments.tune")
+            self.store.open(self.base, "tune")
             trials = Trials(self.search, self.store.out, self.plan.budget)
             if trials.count < self.search.trials:
                 self.say(f"Note: the space has {trials.count} different trials, not {self.search.trials}.")
@@ -86,7 +86,7 @@ class Session:
             f"{launcher.jobs} at once, into {self.store.out}"
         )
         with TrialProgress(self.console, trials.count, ended, left * self.plan.budget, "trials") as progress:
-            launcher.serve(TrialAgenda(trials, self.store, progress, launcher.jobs), self.store, progress)
+            launcher.run(TrialQueue(trials, self.store, progress, launcher.jobs), self.store, progress)
 
     def _rows(self, trials: Trials) -> tuple[list[dict[str, Any]], dict[str, int]]:
         """The trials' records and what they cost, which are written as well."""

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from graft.errors import GraftError
-from graft.experiments.plan.graph import StoppedEarly
+from graft.experiments.plan.stage import StoppedEarly
 from graft.experiments.search.definition import Search
 from graft.experiments.search.plan import Plan, running_score
 from graft.experiments.store.records import Store

@@ -1,4 +1,4 @@
-"""What is kept of a stage whose environments fail too often: the network as it is at that moment."""
+"""A checkpoint of the network as it is when its environments fail too often."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from pathlib import Path
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.training.backend import TrainResult
 from graft.envs.core.faults import TooManyFaults
-from graft.experiments.store.records import AT_FAULT
 
 
 @contextmanager
-def rescued(folder: Path, save: Callable[[TrainResult, Path], Checkpoint]) -> Iterator[None]:
-    """Where environments fail too often, write a checkpoint into the stage's ``folder`` and say so in the error.
+def checkpoint_on_faults(folder: Path, save: Callable[[TrainResult, Path], Checkpoint]) -> Iterator[None]:
+    """Where environments fail too often, write a checkpoint into ``folder`` and name it in the error.
 
     Args:
-        save: makes and writes it, from what is known of the training: how far it came, and its faults.
+        save: writes it, given the env steps and faults so far.
     Raises:
         TooManyFaults: the same, with the checkpoint's path in its message.
     """
     try:
         yield
     except TooManyFaults as error:
-        made = save(TrainResult(error.env_steps, 0.0, [], faults=dict(error.faults)), folder / AT_FAULT)
-        steps = made.record["env_steps"]
-        error.args = (f"{error} The network as it was after {steps:,} env steps is in {folder / AT_FAULT}.",)
+        steps = save(TrainResult(error.env_steps, 0.0, [], faults=dict(error.faults)), folder).record["env_steps"]
+        error.args = (f"{error} The network as it was after {steps:,} env steps is in {folder}.",)
         raise

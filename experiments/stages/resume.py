@@ -1,4 +1,4 @@
-"""A stage that was stopped goes on from its snapshot, and its metrics go on from where they were at that moment."""
+"""Resuming a stopped stage from its snapshot, with the metrics up to that snapshot."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from typing import Any
 
 from graft.agents.checkpoints.files import replace_file
 from graft.agents.checkpoints.snapshot import MANIFEST, Savable, SavedState, Snapshot, Snapshots
-from graft.experiments.plan.graph import Stage
-from graft.experiments.stages.metrics_log import Ledger
-from graft.experiments.store.records import METRICS, SNAPSHOT, Store, surroundings
+from graft.experiments.plan.stage import Stage
+from graft.experiments.stages.metrics_log import MetricsLog
+from graft.experiments.store.provenance import provenance
+from graft.experiments.store.records import METRICS, SNAPSHOT, Store
 
 SECONDS = 30.0
-"""Between two snapshots of a stage; a shorter stage takes none, and starts over."""
+"""Between two snapshots of a stage; a shorter stage has none, and starts over."""
 
 LIBRARIES = ("graft", "python", "torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid")
-"""What a snapshot is bound to; None stands for one that is not installed."""
+"""Libraries that a snapshot depends on; one that is not installed counts as None."""
 
 PACKAGES = ("envs", "agents", "transfer", "experiments")
 
 
 @lru_cache(maxsize=1)
-def code() -> str:
-    """sha256 of this software's own source files: what one version began, another does not go on with."""
+def code_hash() -> str:
+    """sha256 of Graft's source files: a snapshot is resumed by the code that took it only."""
     root, digest = Path(__file__).parents[2], hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
@@ -34,28 +35,26 @@ def code() -> str:
 
 
 def _identity(stage: Stage) -> dict[str, Any]:
-    """What a snapshot belongs to: all that numbers depend on, but the processor.
+    """All that results depend on, but the processor.
 
-    The C library counts, since it has some of the mathematical functions; the kernel's release does not, or nodes of
-    one cluster would start each other's stages over. Another model of processor may round otherwise, as vectors are
-    longer there. A stage goes on there all the same: that costs equality to the last bit, where starting over could
-    go on for ever on spot machines of several models.
+    The C library counts, as it has some of the mathematical functions; the kernel's release does not, as nodes of a
+    cluster differ in it. Another model of processor may round otherwise, but a stage continues there all the same:
+    on spot machines of several models, starting over might never end.
     """
-    versions = surroundings()["versions"]
+    versions = provenance()["versions"]
     return {
         "stage": stage.id,
         "versions": {library: versions.get(library) for library in LIBRARIES},
         "platform": [platform.system(), platform.machine(), platform.python_implementation(), *platform.libc_ver()],
-        "code": code(),
+        "code": code_hash(),
     }
 
 
 class Resumption:
-    """What a stopped run of a stage left: read once, checked, and given to its training.
+    """The snapshot and metrics of a stopped stage: read once, checked, and given to its training.
 
-    ``why`` is for people: why the stage can't go on from its snapshot; empty where it can, or has none. It can where
-    the snapshot is intact and of the same stage, software and system, and the metrics are those of that moment and
-    what came after.
+    ``refusal``: why the stage can't continue from its snapshot, in words; empty where it can, or has none. The snapshot
+    must be intact and of the same stage, software and system, and the metrics must begin with those of the snapshot.
     """
 
     def __init__(self, stage: Stage, store: Store) -> None:
@@ -63,73 +62,75 @@ class Resumption:
         self._check_holder = partial(store.check_holder, stage.id)
         self._folder, self._metrics_file, self._identity = folder / SNAPSHOT, folder / METRICS, _identity(stage)
         self._snapshot = Snapshot.read(self._folder, self._identity)
-        self.metrics, self.why = b"", ""
+        self.metrics, self.refusal = b"", ""
         if self._snapshot is None:
-            self.why = _refusal(self._folder / MANIFEST, self._identity)
+            self.refusal = _refusal(self._folder / MANIFEST, self._identity)
             return
         length, digest = self._snapshot.parts["caller"].values["metrics"]
         self.metrics = _beginning(self._metrics_file, length)
         if hashlib.sha256(self.metrics).hexdigest() != digest:
-            self._snapshot, self.why = None, f"{METRICS} was altered"
+            self._snapshot, self.refusal = None, f"{METRICS} was altered"
 
     @property
     def possible(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is a snapshot to continue from."""
         return self._snapshot is not None
 
     def _take(self) -> Snapshot | None:
-        """The snapshot, once, so that nobody holds its tensors while training goes on."""
-        found, self._snapshot = self._snapshot, None
-        return found
+        """The snapshot, once, so that its tensors are freed during training."""
+        snapshot, self._snapshot = self._snapshot, None
+        return snapshot
 
-    def snapshots(self, ledger: Ledger, running: Savable) -> Snapshots:
-        """Of the stage's training, with the state of what is ``running`` beside it, and how long the metrics are."""
+    def snapshots(self, log: MetricsLog, session: Savable) -> Snapshots:
+        """Of the stage's training, with the state of its transfer session and the length of its metrics."""
 
         def save() -> SavedState:
             self._check_holder()
-            tensors, values = running.save()
-            length = ledger.length()
+            tensors, values = session.save()
+            length = log.length()
             digest = hashlib.sha256(_beginning(self._metrics_file, length)).hexdigest()
             return SavedState(tensors, {"running": values, "metrics": [length, digest]})
 
         def restore(saved: SavedState, env_steps: int) -> None:
-            ledger.rewind(saved.values["metrics"][0], env_steps)
-            running.restore(SavedState(saved.tensors, saved.values["running"]))
+            log.truncate(saved.values["metrics"][0], env_steps)
+            session.restore(SavedState(saved.tensors, saved.values["running"]))
 
         return Snapshots(self._folder, self._identity, SECONDS, save=save, restore=restore, found=self._take)
 
 
-def begin(stage: Stage, store: Store) -> Resumption:
-    """Prepare the folder of a stage that runs now: as a stopped run left it where that can go on, else clean.
+def prepare(stage: Stage, store: Store) -> Resumption:
+    """Prepare the folder of a stage that runs now: empty, but for the snapshot and metrics that it continues from.
 
-    The metrics go into a new file: a run that was thought dead holds on to the old one.
+    Metrics are copied to a new file, as a worker thought dead may still have the old one open.
     """
-    left = Resumption(stage, store)
-    if left.possible:
-        replace_file(store.folder(stage.id) / METRICS, left.metrics)
-    store.start(stage, keep=(SNAPSHOT, METRICS, "tb") if left.possible else ())
-    return left
+    resumption = Resumption(stage, store)
+    if resumption.possible:
+        replace_file(store.folder(stage.id) / METRICS, resumption.metrics)
+    store.start(stage, keep=(SNAPSHOT, METRICS, "tb") if resumption.possible else ())
+    return resumption
 
 
 def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
-    """Why the snapshot with this manifest does not fit, in words; empty where there is none."""
+    """Why the snapshot with this manifest can't be used, in words; empty where there is none."""
     if not manifest.exists():
         return ""
     try:
         other = dict(json.loads(manifest.read_bytes())["identity"])
-        others = [key for key, value in json.loads(json.dumps(identity)).items() if other.get(key) != value]
-        if "versions" in others:
+        differences = [key for key, value in json.loads(json.dumps(identity)).items() if other.get(key) != value]
+        if "versions" in differences:
             theirs, mine = other["versions"], identity["versions"]
-            others += [f"{n} {theirs.get(n)}, not {mine.get(n)}" for n in mine if theirs.get(n) != mine[n]]
-            others.remove("versions")
+            differences += [f"{n} {theirs.get(n)}, not {mine.get(n)}" for n in mine if theirs.get(n) != mine[n]]
+            differences.remove("versions")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        others = []
+        differences = []
+    if not differences:
+        return "its snapshot is damaged"
     words = {"platform": "another operating system or C library", "code": "another version of Graft's code"}
-    return f"its snapshot is of {', '.join(words.get(o, o) for o in others)}" if others else "its snapshot is damaged"
+    return f"its snapshot is of {', '.join(words.get(key, key) for key in differences)}"
 
 
 def _beginning(path: Path, length: int) -> bytes:
-    """The first bytes of a file; none of one that is not there."""
+    """The first bytes of a file; empty where there is none."""
     try:
         with path.open("rb") as file:
             return file.read(length)

@@ -18,12 +18,8 @@ from graft.errors import GraftError
 POLL_SECONDS = 0.1
 
 
-class Held(Exception):
-    """Another process holds the lock; ``by`` says which."""
-
-    def __init__(self, by: str) -> None:
-        super().__init__(by)
-        self.by = by
+class LockHeld(Exception):
+    """Another process holds the lock; the message says which."""
 
 
 class TakenOver(GraftError):
@@ -31,14 +27,11 @@ class TakenOver(GraftError):
 
 
 class Fence:
-    """A file with the name of the process that writes something; the last to enter it is the only one that may.
+    """A file with the name of the process that may write; only the last one to enter it may.
 
-    A lock ends with its process, so that nothing has to expire, and one machine's processes are kept apart by it alone.
-    But on some shared disks a lock is seen by its own machine only, or not supported; there a worker that was given up
-    because its network was cut may still run when another goes on with its stage. It finds the other's name here when
-    it wants to record something, and ends. A lease that is renewed over the network would keep it out as well, but
-    needs a clock, a waiting time after each loss, and to end a process in the middle of what it does; and Ray ends the
-    workers of a node that lost its head node anyway.
+    A lock ends with its process, and suffices on one machine. But some shared disks have no locks, or locks of one
+    machine only; there a worker that was given up because its network was cut may still run when another continues its
+    stage. It finds the other's name here before it records anything, and ends. A lease would need a clock and a wait.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,44 +43,43 @@ class Fence:
         self._name = f"process {os.getpid()} on {platform.node()} ({uuid.uuid4().hex[:8]})"
         replace_file(self._path, self._name.encode())
 
-    def holder(self) -> str:
-        """Who entered last, for people."""
+    def _last(self) -> str:
         try:
-            return self._path.read_text(encoding="utf-8").rpartition(" (")[0]
+            return self._path.read_text(encoding="utf-8")
         except OSError:
-            return "another process"
+            return ""
+
+    def holder(self) -> str:
+        """Readable name of the process that entered last."""
+        return self._last().rpartition(" (")[0] or "another process"
 
     def check(self) -> None:
         """Raise TakenOver where another process has entered since this one did."""
-        try:
-            name = self._path.read_text(encoding="utf-8")
-        except OSError:
-            name = ""
-        if name != self._name:
+        if self._last() != self._name:
             raise TakenOver(f"It was taken over by {self.holder()}.")
 
 
 @contextmanager
-def locked(path: Path, fence: Path, seconds: float = 0.0) -> Iterator[Fence]:
+def hold_lock(path: Path, holder: Path, seconds: float = 0.0) -> Iterator[Fence]:
     """Hold the lock file ``path`` meanwhile; it is free again when this process ends, however that ends.
 
     Args:
-        path: of the lock. fence: of the file that names its holder; both in folders that are there.
+        holder: file that names the process that holds it.
         seconds: to wait for another process; may be infinite.
     Yields:
         The fence, entered.
     Raises:
-        Held: another process has the lock.
+        LockHeld: another process has the lock.
     """
-    lock, inside = FileLock(path, poll_interval=POLL_SECONDS), Fence(fence)
+    lock, fence = FileLock(path, poll_interval=POLL_SECONDS), Fence(holder)
     try:
         lock.acquire(timeout=-1 if math.isinf(seconds) else seconds)
     except Timeout as error:
-        raise Held(inside.holder()) from error
+        raise LockHeld(fence.holder()) from error
     except OSError:  # the file system has no locks: the fence has to do
         pass
     try:
-        inside.enter()
-        yield inside
+        fence.enter()
+        yield fence
     finally:
         lock.release()

@@ -1,73 +1,40 @@
-"""The files of an experiment: what was asked for, and each stage's record, metrics and checkpoint."""
+"""The folder of an experiment: its config, and each stage's record, metrics and checkpoint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
-from importlib import metadata
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graft import __version__
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.files import replace_file
+from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.config.experiment import AnyConfig
-from graft.experiments.plan.graph import Stage
-from graft.experiments.store.lock import Fence, Held, locked
+from graft.experiments.plan.stage import Stage
+from graft.experiments.store.lock import Fence, LockHeld, hold_lock
+from graft.experiments.store.provenance import provenance
 from graft.transfer.metrics import Curve
 
 LOCK = ".lock"
 LOCKS = ".locks"
-"""Folder of a lock for each stage, and of the files that name the holders; beside the stages, because what is in a
-stage's folder is removed when it starts."""
+"""Folder of the stages' locks and the files that name the holders; a stage's own folder is emptied when it starts."""
 
 METRICS = "metrics.jsonl"
 SNAPSHOT = "snapshot"
-AT_FAULT = "checkpoint-at-fault"
-"""Folder of a stage's network as it was when its environments had failed too often; kept until the stage is done."""
-
-LIBRARIES = (
-    *("torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid"),
-    *("ray", "optuna", "scipy", "mujoco", "ale-py", "pettingzoo", "mpe2", "box2d"),
-)
-"""Whose versions are recorded, where they are installed."""
+FAULT_CHECKPOINT = "checkpoint-at-fault"
+"""Checkpoint of a stage whose environments failed too often, in its folder; kept until the stage is done."""
 
 
 def write_json(path: Path, data: Any) -> None:
     """Replace ``path`` in one step by indented JSON."""
     replace_file(path, json.dumps(data, indent=1, sort_keys=True).encode())
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
-def surroundings() -> dict[str, Any]:
-    """Versions, platform, git commit and whether the working tree differs from it."""
-    versions: dict[str, str] = {}
-    for library in LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[library] = metadata.version(library)
-    status = _git("status", "--porcelain")
-    return {
-        "versions": {"graft": __version__, "python": platform.python_version(), **versions},
-        "platform": platform.platform(),
-        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)},
-    }
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -78,20 +45,15 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [prefix.rstrip(".")]
 
 
-RECORDED = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
-"""What the record of a finished stage holds beside the stage itself."""
-
+RECORD_KEYS = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
+"""Keys of a finished stage's record beside those of every record."""
 
 MUTABLE_KEYS = {"methods", "seeds", "sources", "targets"}
 """Parts of a config that may change while its folder stays the same."""
 
 
 class Store:
-    """The folder ``out`` of one experiment.
-
-    Args:
-        out: created by `open` where it does not exist.
-    """
+    """The folder ``out`` of one experiment; `open` creates it."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -101,16 +63,16 @@ class Store:
     def check(self, config: AnyConfig) -> None:
         """Raise GraftError where ``out`` holds something else than this experiment; writes nothing.
 
-        Methods, seeds, sources and targets may be others than before: stages that both share are kept.
+        Methods, seeds, sources and targets may have changed: stages that both configs share are kept.
         """
         record = self.out / "experiment.json"
         try:
             known = record.exists()
-            inside = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
+            names = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
         except OSError as error:
             raise GraftError(f"{self.out} cannot be used ({error.strerror}); choose another --out.") from error
         if not known:
-            if inside - {LOCK, LOCKS}:
+            if names - {LOCK, LOCKS}:
                 raise GraftError(f"{self.out} is not an experiment's folder and not empty; choose another --out.")
             return
         try:
@@ -124,21 +86,21 @@ class Store:
                 f"{', '.join(differences[:5])}); choose another --out, or remove that folder."
             )
 
-    def open(self, config: AnyConfig, by: str = "graft.experiments.run") -> None:
-        """Create the folder, or note one more invocation, of the module ``by``, in the record of an existing one."""
+    def open(self, config: AnyConfig, command: str = "run") -> None:
+        """Create the folder, or add an invocation of ``graft COMMAND`` to the record of an existing one."""
         self.check(config)
         record = self.out / "experiment.json"
         self.out.mkdir(parents=True, exist_ok=True)
-        data: dict[str, Any] = {**surroundings(), "invocations": []}
+        data: dict[str, Any] = {**provenance(), "invocations": []}
         if record.exists():
             data = json.loads(record.read_text(encoding="utf-8"))
         data["config"] = config.model_dump(mode="json", by_alias=True)
-        command = ["python", "-m", by, *sys.argv[1:]]
-        data["invocations"].append({"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        words = ["graft", command, *sys.argv[1:]]
+        data["invocations"].append({"command": words, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         write_json(record, data)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Make the folder, and keep other runs out of it meanwhile.
 
         Raises:
@@ -149,19 +111,16 @@ class Store:
         except OSError as error:
             raise GraftError(f"{self.out} cannot be made ({error.strerror}); choose another --out.") from error
         try:
-            with locked(self.out / LOCK, self.out / LOCKS / "run.holder"):
+            with hold_lock(self.out / LOCK, self.out / LOCKS / "run.holder"):
                 yield
-        except Held as held:
+        except LockHeld as by:
             raise GraftError(
-                f"{self.out} is in use by another run, {held.by}; wait for it, or choose another --out."
-            ) from held
+                f"{self.out} is in use by another run, {by}; wait for it, or choose another --out."
+            ) from by
 
     @contextmanager
-    def alone(self, stage_id: str, seconds: float) -> Iterator[None]:
-        """Keep other processes out of a stage's folder meanwhile; ends with this process, however that ends.
-
-        A worker that was thought dead may still write there. Where it can't be kept out, since the file system has no
-        locks between machines, it can record nothing any more; see `graft.experiments.store.lock.Fence`.
+    def lock_stage(self, stage_id: str, seconds: float) -> Iterator[None]:
+        """Keep other processes, such as workers thought dead, out of a stage's folder meanwhile; see `Fence`.
 
         Raises:
             GraftError: another process was in it for ``seconds``.
@@ -169,24 +128,25 @@ class Store:
         (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
         path = self.out / LOCKS / stage_id
         try:
-            with locked(path, path.with_name(f"{stage_id}.holder"), seconds) as self._fences[stage_id]:
+            with hold_lock(path, path.with_name(f"{stage_id}.holder"), seconds) as self._fences[stage_id]:
                 yield
-        except Held as held:
+        except LockHeld as held:
+            by = str(held)
             raise GraftError(
-                f"{held.by[0].upper()}{held.by[1:]} still writes into {self.folder(stage_id)}; end it, and start again."
+                f"{by[0].upper()}{by[1:]} still writes into {self.folder(stage_id)}; end it, and start again."
             ) from held
         finally:
             self._fences.pop(stage_id, None)
 
     def check_holder(self, stage_id: str) -> None:
-        """Raise TakenOver where another process took over the stage that this one runs alone."""
+        """Raise TakenOver where another process took over the stage whose lock this one has."""
         if stage_id in self._fences:
             self._fences[stage_id].check()
 
-    def changed_since(self) -> list[str]:
-        """What differs between this machine's software and what the record says its first stages were made with."""
+    def software_changes(self) -> list[str]:
+        """Dotted keys of versions and git state that changed since the experiment was created."""
         record = json.loads((self.out / "experiment.json").read_text(encoding="utf-8"))
-        now, known = surroundings(), record.get("versions", {})  # of fewer libraries in folders of an older Graft
+        now, known = provenance(), record.get("versions", {})  # an older Graft recorded fewer libraries
         versions = {library: version for library, version in now["versions"].items() if library in known}
         return _differences({"versions": known, "git": record.get("git")}, {"versions": versions, "git": now["git"]})
 
@@ -202,7 +162,7 @@ class Store:
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             intact = record["status"] in ("running", "failed", "stopped") or (
-                record["status"] == "done" and record.keys() >= RECORDED and record["id"] == stage_id
+                record["status"] == "done" and record.keys() >= RECORD_KEYS and record["id"] == stage_id
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             intact = False
@@ -221,7 +181,7 @@ class Store:
             return False
         if stage_id in self._checked:
             return True
-        metrics = self.folder(stage_id) / "metrics.jsonl"
+        metrics = self.folder(stage_id) / METRICS
         if not metrics.exists() or hashlib.sha256(metrics.read_bytes()).hexdigest() != record["metrics_sha256"]:
             raise GraftError(
                 f"{metrics} of a finished stage is missing or was altered; remove {metrics.parent} to train it again."
@@ -232,38 +192,38 @@ class Store:
         return True
 
     def checkpoint(self, stage_id: str) -> Checkpoint:
-        """What the stage trained; its hashes are checked."""
+        """The stage's checkpoint; its hashes are checked."""
         return Checkpoint.load(self.folder(stage_id) / "checkpoint")
 
     def start(self, stage: Stage, keep: Container[str] = ()) -> Path:
-        """A folder for a stage that runs now; of what an interrupted run of it left, only ``keep`` stays."""
+        """The folder of a stage that runs now, emptied but for the names in ``keep`` and a checkpoint of faults."""
         folder = self.folder(stage.id)
         self._checked.discard(stage.id)
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if path.name not in keep and path.name != AT_FAULT:
+            if path.name not in keep and path.name != FAULT_CHECKPOINT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._write_record(stage, "running")
         return folder
 
     def finish(self, stage: Stage, **cost: Any) -> None:
-        """Record that a stage is done, after everything else of it is on the disk.
+        """Record that a stage is done, after all its other files are on the disk.
 
         Raises:
             TakenOver: another process took the stage over.
         """
-        metrics = (self.folder(stage.id) / "metrics.jsonl").read_bytes()
+        metrics = (self.folder(stage.id) / METRICS).read_bytes()
         self._write_record(stage, "done", metrics_sha256=hashlib.sha256(metrics).hexdigest(), **cost)
-        for outlived in (SNAPSHOT, AT_FAULT):
-            shutil.rmtree(self.folder(stage.id) / outlived, ignore_errors=True)
+        for name in (SNAPSHOT, FAULT_CHECKPOINT):
+            shutil.rmtree(self.folder(stage.id) / name, ignore_errors=True)
 
-    def fail(self, stage: Stage, error: str, **found: Any) -> None:
-        """Record why a stage ended early, even before it could start, and what else was found out about it."""
+    def fail(self, stage: Stage, error: str, **details: Any) -> None:
+        """Record why a stage failed, even before it could start."""
         self.folder(stage.id).mkdir(parents=True, exist_ok=True)
-        self._write_record(stage, "failed", error=error, **found)
+        self._write_record(stage, "failed", error=error, **details)
 
     def stop(self, stage: Stage) -> None:
-        """Record that a stage was ended early on purpose; it can go on from its snapshot."""
+        """Record that a stage was ended early on purpose; it can continue from its snapshot."""
         self._write_record(stage, "stopped")
 
     def _write_record(self, stage: Stage, status: str, **rest: Any) -> None:
@@ -271,9 +231,9 @@ class Store:
         record = {"id": stage.id, "label": stage.label, "kind": stage.kind, "status": status, "spec": stage.to_json()}
         write_json(self.folder(stage.id) / "stage.json", record | rest)
 
-    def evaluations(self, stage_id: str, tag: str = "eval/return_mean") -> Curve:
-        """A metric of the stage's evaluations, by default mean returns; not normalised."""
-        lines = (self.folder(stage_id) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        points = [json.loads(line) for line in lines]
-        points = [p for p in points if tag in p]
-        return Curve([p["env_steps"] for p in points], [p[tag] for p in points])
+    def evaluations(self, stage_id: str, scale: Bounds | None = None, tag: str = "eval/return_mean") -> Curve:
+        """A metric of the stage's evaluations, by default mean returns; normalised where ``scale`` is given."""
+        lines = (self.folder(stage_id) / METRICS).read_text(encoding="utf-8").splitlines()
+        points = [point for point in map(json.loads, lines) if tag in point]
+        scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
+        return Curve([point["env_steps"] for point in points], scores)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.handmade import REACH, assert_same, takes, weights
 from support.tiny_experiment import one_method
+from support.tiny_tasks import REACH, assert_same, takes, weights
 from support.trainings import recorded, trained
 
 from graft import envs
@@ -18,12 +18,12 @@ from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 from graft.transfer.method import METHODS
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 RAY = pytest.mark.xdist_group("ray")
 """Of tests that start it only in part; those with the fixture `one_ray` in their arguments are in it already."""

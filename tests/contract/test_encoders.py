@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import OBSERVATIONS, assert_same, discrete, observations, scrambled
+from support.tiny_tasks import OBSERVATIONS, assert_same, discrete, observations, scrambled
 
 from graft.agents.networks.encoder import ENCODERS, Encoder
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork

@@ -6,24 +6,24 @@ from dataclasses import is_dataclass, replace
 
 import pytest
 import torch
-from support.handmade import assert_same, observations, scrambled, weights
-from support.method_world import (
+from support.method_fixtures import (
     MATCH,
     PPO,
     ROLLOUT,
-    WORLDS,
-    Running,
-    World,
+    SETTINGS,
+    CheckedSession,
+    Setting,
     batch_of,
     build,
     cases,
     first,
-    install,
     quick,
+    register_norm_encoder,
     shrunk,
     source_of,
     variants,
 )
+from support.tiny_tasks import assert_same, observations, scrambled, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.snapshot import Snapshots
@@ -47,28 +47,28 @@ from graft.transfer.method import (
 OWN = cases()
 ALL = list({label(method): method for method in [*map(quick, variants()), *OWN]}.values())
 BOARD = NetworkConfig("grid_cnn", {"channels": [4], "kernels": [3], "strides": [2], "pools": [1], "features": 8}, (8,))
-GAME = World((Task("Graft/Dodge-v0"), Task("Graft/Dodge-v0", {"slip": 0.2})), PPO, BOARD)
+GAME = Setting((Task("Graft/Dodge-v0"), Task("Graft/Dodge-v0", {"slip": 0.2})), PPO, BOARD)
 
 
 @pytest.fixture(params=["ppo", "mlp"])
-def world(request: pytest.FixtureRequest) -> str:
+def setting(request: pytest.FixtureRequest) -> str:
     """With running statistics, and without."""
     return request.param
 
 
 @pytest.fixture(autouse=True)
-def _world(monkeypatch: pytest.MonkeyPatch, handmade_tasks: None) -> None:
-    install(monkeypatch)
+def _setting(monkeypatch: pytest.MonkeyPatch, tiny_tasks: None) -> None:
+    register_norm_encoder(monkeypatch)
 
 
 def of_all(methods: list[TransferMethod]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("method", methods, ids=label)
 
 
-def begin(method: TransferMethod, world: str) -> tuple[Built, State]:
+def begin(method: TransferMethod, setting: str) -> tuple[Built, State]:
     """What it makes of the end of the first task for the second, and what it remembers then."""
-    source = source_of(method, world)
-    built = build(method, WORLDS[world], source)
+    source = source_of(method, setting)
+    built = build(method, SETTINGS[setting], source)
     return built, method.init(built.network, source)
 
 
@@ -100,11 +100,11 @@ def test_labels_and_records_tell_methods_apart():
 
 
 @of_all(ALL)
-def test_the_same_seed_builds_the_same_and_nothing_else_changes(method, world):
-    before, state = held(source_of(method, world)), torch.get_rng_state()
-    (one, remembered), (again, remembered_again) = (begin(method, world) for _ in range(2))
+def test_the_same_seed_builds_the_same_and_nothing_else_changes(method, setting):
+    before, state = held(source_of(method, setting)), torch.get_rng_state()
+    (one, remembered), (again, remembered_again) = (begin(method, setting) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
-    assert_same(held(source_of(method, world)), before)
+    assert_same(held(source_of(method, setting)), before)
     assert_same(weights(one.network), weights(again.network))
     assert_same(dict(remembered), dict(remembered_again))
     assert one.report == again.report
@@ -112,8 +112,8 @@ def test_the_same_seed_builds_the_same_and_nothing_else_changes(method, world):
 
 
 @of_all([method for method in OWN if method.overrides("consolidate")])
-def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, world):
-    network = shrunk(build_network(WORLDS[world].schemas(0), WORLDS[world].architecture, 0))
+def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, setting):
+    network = shrunk(build_network(SETTINGS[setting].schemas(0), SETTINGS[setting].architecture, 0))
     before = torch.get_rng_state()
     state = method.init(network, None) if method.watches_source else {}
     method.consolidate(network, state, batch_of(network.schemas, method.states), TaskPosition(0, 2))
@@ -121,22 +121,22 @@ def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, world):
 
 
 @of_all(ALL)
-def test_the_network_is_the_targets(method, world):
-    network = begin(method, world)[0].network
-    assert network.schemas == WORLDS[world].schemas(1)
+def test_the_network_is_the_targets(method, setting):
+    network = begin(method, setting)[0].network
+    assert network.schemas == SETTINGS[setting].schemas(1)
     outputs = network(observations(network.schemas.observation, 3))
     assert outputs.action.shape == (3, 4)
     assert outputs.action.isfinite().all()
 
 
 @of_all(ALL)
-def test_the_report_tells_the_truth(method, world):
-    (network, report), state = begin(method, world)
+def test_the_report_tells_the_truth(method, setting):
+    (network, report), state = begin(method, setting)
     promised = method.uses_source and "fresh_weights" not in method.words()
     if report is None:
         assert not promised
         return
-    source, after = source_of(method, world), weights(method.finish(network, state))
+    source, after = source_of(method, setting), weights(method.finish(network, state))
     assert source is not None
     assert sorted(row.tensor for row in report.rows if row.status != "dropped") == sorted(after)
     for row in report.rows:
@@ -145,20 +145,20 @@ def test_the_report_tells_the_truth(method, world):
         if row.status == "copied" and not row.detail:
             assert torch.equal(after[row.tensor], source.tensors[row.tensor.removeprefix("earlier.")])
     assert {"new", "c"} <= set(report.lost)
-    same = build(method, WORLDS[world], source, index=0).report
+    same = build(method, SETTINGS[setting], source, index=0).report
     assert not (promised and same.partial), "something is lost although the task is the same"
 
 
 @of_all(OWN)
-def test_the_source_is_used_where_the_method_says_so(method, world):
-    source = source_of(method, world)
+def test_the_source_is_used_where_the_method_says_so(method, setting):
+    source = source_of(method, setting)
     if source is None:
-        given = Checkpoint.of(build_network(WORLDS[world].schemas(0), WORLDS[world].architecture, 0), MATCH)
-        networks = [build(method, WORLDS[world], s).network for s in (None, given)]
+        given = Checkpoint.of(build_network(SETTINGS[setting].schemas(0), SETTINGS[setting].architecture, 0), MATCH)
+        networks = [build(method, SETTINGS[setting], s).network for s in (None, given)]
         assert_same(*map(weights, networks))
         return
     other = replace(Checkpoint.of(scrambled(source.build(), seed=9), MATCH), parts=source.parts)
-    built = [build(method, WORLDS[world], s).network for s in (source, other)]
+    built = [build(method, SETTINGS[setting], s).network for s in (source, other)]
     one, another = (
         {**weights(network), **method.init(network, s)} for network, s in zip(built, (source, other), strict=True)
     )
@@ -179,7 +179,7 @@ def test_stopped_and_resumed_on_a_built_in_game(method, tmp_path):
 
     def run(stop_at=None, snapshots=None, spoil=False):
         network = build(method, GAME, source).network
-        running = Running(method, network, method.init(network, source))
+        session = CheckedSession(method, network, method.init(network, source))
         if spoil:
             scrambled(network)
 
@@ -187,9 +187,9 @@ def test_stopped_and_resumed_on_a_built_in_game(method, tmp_path):
             if stop_at is not None and env_steps >= stop_at:
                 raise Stop
 
-        plan = Snapshots(snapshots, seconds=1e9, env_steps=1, save=running.save, restore=running.restore)
-        running.train(GAME, 1, GAME.budget, record, plan if snapshots else None)
-        return running
+        plan = Snapshots(snapshots, seconds=1e9, env_steps=1, save=session.save, restore=session.restore)
+        session.train(GAME, 1, GAME.budget, record, plan if snapshots else None)
+        return session
 
     with pytest.raises(Stop):
         run(2 * ROLLOUT, tmp_path / "s")

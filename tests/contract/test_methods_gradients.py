@@ -7,8 +7,20 @@ from dataclasses import fields
 
 import pytest
 import torch
-from support.handmade import assert_same, weights
-from support.method_world import MATCH, WORLDS, World, batch_of, build, cases, first, install, masked, ones, source_of
+from support.method_fixtures import (
+    MATCH,
+    SETTINGS,
+    Setting,
+    batch_of,
+    build,
+    cases,
+    first,
+    masked,
+    ones,
+    register_norm_encoder,
+    source_of,
+)
+from support.tiny_tasks import assert_same, weights
 
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork
@@ -16,7 +28,7 @@ from graft.agents.training.backend import Batch, Grads
 from graft.envs.core.task import Task
 from graft.transfer.method import FromSource, State, Step, TransferMethod, label
 
-TURNED = Task("handmade/Match-v0", {"names": ["d", "a", "c", "b"]})
+TURNED = Task("tiny/Match-v0", {"names": ["d", "a", "c", "b"]})
 STEP = 1e-4
 """Of the finite differences: of second order and in double precision, so that their error is about 1e-8."""
 
@@ -27,13 +39,13 @@ def method(request: pytest.FixtureRequest) -> TransferMethod:
 
 
 @pytest.fixture(params=["ppo", "mlp", "dqn", "sac"])
-def world(request: pytest.FixtureRequest) -> str:
+def setting(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(autouse=True)
-def _world(monkeypatch: pytest.MonkeyPatch, handmade_tasks: None) -> None:
-    install(monkeypatch)
+def _setting(monkeypatch: pytest.MonkeyPatch, tiny_tasks: None) -> None:
+    register_norm_encoder(monkeypatch)
 
 
 def moved_away(network: PolicyNetwork, seed: int = 0) -> PolicyNetwork:
@@ -50,8 +62,8 @@ def differ(a: Outputs, b: Outputs) -> bool:
     return any(x is not None and not torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_every_parameter_that_trains_changes_the_output_and_is_saved(method, world):
-    network = moved_away(build(method, WORLDS[world], source_of(method, world)).network).eval()
+def test_every_parameter_that_trains_changes_the_output_and_is_saved(method, setting):
+    network = moved_away(build(method, SETTINGS[setting], source_of(method, setting)).network).eval()
     assert {name for name, _ in network.named_parameters()} <= set(network.state_dict())
     obs = batch_of(network.schemas, 6).observations
     before = network(obs)
@@ -101,10 +113,10 @@ def penalty_at(
     return float(penalty)
 
 
-def test_what_it_adds_is_the_gradient_of_the_penalty_it_reports(method, world):
+def test_what_it_adds_is_the_gradient_of_the_penalty_it_reports(method, setting):
     """Along itself and random directions, where nothing is masked; gradients that came in are added to."""
-    source = source_of(method, world)
-    network = build(method, WORLDS[world], source).network
+    source = source_of(method, setting)
+    network = build(method, SETTINGS[setting], source).network
     state = method.init(network, source)
     state = doubled(network, method.schedule(network, state, 0.0))
     moved_away(network, 1)
@@ -130,7 +142,7 @@ def test_what_it_adds_is_the_gradient_of_the_penalty_it_reports(method, world):
 def test_gradients_have_no_memory_of_their_own(method):
     """The same call gives the same twice: all that a method remembers is in the state, which it leaves as it was."""
     source = source_of(method, "ppo")
-    network = build(method, WORLDS["ppo"], source).network
+    network = build(method, SETTINGS["ppo"], source).network
     state = dict(method.init(network, source))
     before = {name: t.clone() for name, t in state.items()}
     steps: list[Step] = []
@@ -144,10 +156,10 @@ def test_gradients_have_no_memory_of_their_own(method):
         assert steps[0].penalty is None
 
 
-def unaltered(method: TransferMethod, world: World, task: Task) -> tuple[list[Encoder], PolicyNetwork | None]:
+def unaltered(method: TransferMethod, setting: Setting, task: Task) -> tuple[list[Encoder], PolicyNetwork | None]:
     """The encoders of what is built for ``task`` that the report calls copied, whole and as they were; the source."""
-    source = first(method, world) if method.uses_source else None
-    network, report = build(method, World((MATCH, task), world.algorithm, world.config), source)
+    source = first(method, setting) if method.uses_source else None
+    network, report = build(method, Setting((MATCH, task), setting.algorithm, setting.config), source)
     rows = [] if report is None else report.rows
     found = []
     for prefix, module in network.eval().named_modules():
@@ -168,9 +180,9 @@ def _carried(detail: str) -> bool:
 @pytest.mark.parametrize("name", ["ppo", "mlp"])
 def test_the_encoder_computes_what_the_sources_does(method, name):
     """Bit for bit on the source's task, and to rounding where its features come in another order."""
-    obs = batch_of(WORLDS[name].schemas(0), 6).observations
+    obs = batch_of(SETTINGS[name].schemas(0), 6).observations
     for task, seen, tolerance in ((MATCH, obs, 0.0), (TURNED, obs[:, [3, 0, 2, 1]], 1e-6)):
-        encoders, source = unaltered(method, WORLDS[name], task)
+        encoders, source = unaltered(method, SETTINGS[name], task)
         for encoder in encoders:
             assert source is not None
             torch.testing.assert_close(encoder(seen), source.encoder(obs), rtol=0, atol=tolerance)
@@ -179,7 +191,7 @@ def test_the_encoder_computes_what_the_sources_does(method, name):
 def test_a_control_starts_from_nothing(method):
     if method.uses_source:
         with pytest.raises(AssertionError, match="always given one"):
-            build(method, WORLDS["ppo"], None)
+            build(method, SETTINGS["ppo"], None)
         return
-    fresh = PolicyNetwork(WORLDS["ppo"].schemas(1), WORLDS["ppo"].architecture, 1)
-    assert_same(weights(build(method, WORLDS["ppo"], None).network), weights(fresh))
+    fresh = PolicyNetwork(SETTINGS["ppo"].schemas(1), SETTINGS["ppo"].architecture, 1)
+    assert_same(weights(build(method, SETTINGS["ppo"], None).network), weights(fresh))

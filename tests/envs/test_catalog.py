@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from matplotlib import image
 
 from graft.envs.adapters import packages
 from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter
-from graft.envs.adapters.gymnasium.tunable import CHANNEL, tables
+from graft.envs.adapters.gymnasium.tunable import CHANNEL, tunable_envs
 from graft.envs.builtin.engine.entities import PALETTES
 from graft.envs.builtin.engine.game import GAMES, OPTIONS
 from graft.envs.builtin.engine.mechanics import MECHANICS
 from graft.envs.builtin.engine.view import VIEWS
-from graft.envs.catalog import main, providers
+from graft.envs.catalog import providers
 from graft.envs.factory import ADAPTERS
+from graft.experiments.catalog import main
 
 NEEDS = {
     "Built-in games": "",
@@ -72,7 +74,7 @@ def listed_with(monkeypatch: pytest.MonkeyPatch, *adapters: Any) -> dict[str, st
 
 def test_providers_are_counted_or_come_with_their_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = "Gone is not installed; install it with `pip install gone`."
-    found = listed_with(monkeypatch, Adapter(lambda: {"Here": 1651, "Gone": 7}), object())
+    found = listed_with(monkeypatch, Adapter(lambda: {"Here": 1651, "Gone": 7}), SimpleNamespace(states=dict))
     assert found == {"Here": "ready, 1,651 ids", "Gone": gone}
     assert listed_with(monkeypatch, Adapter(lambda: {"Here": 1}))["Here"] == "ready, 1 id"
     both = listed_with(monkeypatch, *[Adapter(lambda: {"Here": 2})] * 2)
@@ -136,15 +138,17 @@ def test_a_game_in_detail(game: str, capsys: pytest.CaptureFixture[str]) -> None
     assert not absent & listed.keys()
 
 
-@pytest.mark.parametrize("name", list(tables()))
+@pytest.mark.parametrize("name", list(tunable_envs()))
 def test_one_of_gymnasiums_environments_in_detail(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     overview = lines(capsys.readouterr().out)
     assert main(["--game", name]) == 0
     listed = lines(capsys.readouterr().out)
-    for mechanic in (*tables()[name].mechanics, *CHANNEL):
+    for mechanic in (*tunable_envs()[name].mechanics, *CHANNEL):
         assert listed[mechanic.name] == f"{mechanic.default:g}; {mechanic.range}; {mechanic.meaning}"
-    assert overview[name].split(", ")[: len(tables()[name].mechanics)] == [m.name for m in tables()[name].mechanics]
+    assert overview[name].split(", ")[: len(tunable_envs()[name].mechanics)] == [
+        m.name for m in tunable_envs()[name].mechanics
+    ]
 
 
 def test_a_mistyped_game_ends_with_2_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:

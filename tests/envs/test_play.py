@@ -17,7 +17,8 @@ from graft.envs import GraftError, Task
 from graft.envs.builtin.engine.game import ACTIONS, GAMES
 from graft.envs.core.task_string import task_of
 from graft.envs.keys import keys, presses
-from graft.envs.play import Session, line_by_line, main, on_screen
+from graft.envs.play import Session, line_by_line, on_screen
+from graft.experiments.play import main
 
 
 def lines(text: str, session: Session) -> str:
@@ -99,7 +100,7 @@ def test_quit_ends_at_once_and_an_unfinished_score_is_told() -> None:
         (["Graft/Maze-v0"], "jump\n", "'j' in 'jump' is no action; allowed: noop, up, down, left, right, act"),
         (["Graft/Maze-v0", "--seed", "-1"], "", "seeds are whole numbers from 0"),
         (["CartPole-v1"], "", "Unknown game 'CartPole-v1'"),
-        (["Graft/Pursuit-v0"], "", "`python -m experiments.watch CHECKPOINT Graft/Pursuit-v0 --gif FILE`"),
+        (["Graft/Pursuit-v0"], "", "`graft watch CHECKPOINT Graft/Pursuit-v0 --gif FILE`"),
     ],
 )
 def test_bad_input_ends_with_2_and_a_sentence(
@@ -120,7 +121,7 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    assert "python -m envs.play Graft/Platform-v0 gravity=0.5" in capsys.readouterr().out
+    assert "graft play Graft/Platform-v0 gravity=0.5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from graft.agents.training.backend import TrainJob
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.experiments import learnability, run
-from graft.experiments.match import match
+from graft.experiments.playback.match import match
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 RUNS = Path(__file__).parents[2] / "runs"

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from graft.experiments.compare import Pair, main, pairs
+from graft.experiments.compare import main
+from graft.experiments.report.comparison import Pair, pairs
 
 
 def interval(low, high):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.handmade import small_network
+from support.tiny_tasks import small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.adapters.mixture import mixture
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
 from graft.errors import GraftError
-from graft.experiments import match
-from graft.experiments.match import Outcome
+from graft.experiments.match import main
+from graft.experiments.playback import match
+from graft.experiments.playback.match import Outcome
 
 HUNTERS = Task("Graft/Pursuit-v0", {"team": "hunters"})
 PREY = Task("Graft/Pursuit-v0", {"team": "prey"})
@@ -83,19 +84,19 @@ def test_tasks_without_two_sides_are_refused():
 
 def test_the_command_prints_the_share(tmp_path, capsys):
     Checkpoint.of(network(), HUNTERS, parts={}).save(tmp_path / "stage" / "checkpoint")
-    assert match.main([str(tmp_path / "stage"), "prey=2", "--games", "64"]) == 0
+    assert main([str(tmp_path / "stage"), "prey=2", "--games", "64"]) == 0
     expected = match.match(network(), Task(HUNTERS.id, {"team": "hunters", "prey": 2}), "random", 64, 0)
     text = capsys.readouterr().out
     assert f"won {expected.won / 64:.1%} [" in text
     assert "of 64 games" in text
-    assert match.main([str(tmp_path / "stage"), "--against", str(tmp_path / "stage"), "--games", "64"]) == 0
+    assert main([str(tmp_path / "stage"), "--against", str(tmp_path / "stage"), "--games", "64"]) == 0
 
 
 def test_bad_input_ends_with_2(tmp_path, capsys):
-    assert match.main([str(tmp_path / "nothing")]) == 2
+    assert main([str(tmp_path / "nothing")]) == 2
     assert "error:" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        match.main([str(tmp_path), "--games", "0"])
+    assert main([str(tmp_path), "--games", "0"]) == 2
+    assert "--games 0 is not allowed" in capsys.readouterr().err
 
 
 def test_players_keep_rows_apart():

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def command(*arguments, **options):
-    """`python -m experiments.run` in a process of its own."""
+    """`graft run` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.run", *map(str, arguments)],
+        [sys.executable, "-m", "graft", "run", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -85,6 +85,19 @@ def test_results_hold_rows_and_stages(experiment):
     assert len(results["stages"]) == 10
     assert {stage["status"] for stage in results["stages"]} == {"done"}
     assert all(stage["env_steps"] == 256 and stage["seconds"] > 0 for stage in results["stages"])
+
+
+def test_the_command_is_recorded(experiment):
+    out, config, _ = experiment
+    record = json.loads((out / "experiment.json").read_text())
+    assert record["invocations"][0]["command"] == ["graft", "run", str(config), "--out", str(out), "--jobs", "1"]
+
+
+def test_the_module_of_the_checkout_is_the_command_as_well():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: graft run ")
 
 
 def test_progress_and_tables_are_printed(experiment):
@@ -254,4 +267,4 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as ended:
         run.main(["--help"])
     assert ended.value.code == 0
-    assert "python -m experiments.run mechanics --dry-run" in capsys.readouterr().out
+    assert "graft run mechanics --dry-run" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from graft.agents.sb3 import ALGORITHMS, architecture_for, train
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.envs.core.task import Task
-from support.handmade import REACH, TASK, small_config, weights
+from support.tiny_tasks import REACH, TASK, small_config, weights
 
 QUIET = Evaluation(every=10_000, episodes=8, num_envs=8)
 STEPS = 60

@@ -13,7 +13,7 @@ from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.algorithms import sac
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
-from support.handmade import REACH, small_config
+from support.tiny_tasks import REACH, small_config
 
 QUIET = Evaluation(every=10_000, episodes=8, num_envs=8)
 OPTIONS = {

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from support.handmade import HandmadeAdapter, ReachEnv
+from support.tiny_tasks import ReachEnv, TinyTaskAdapter
 
 
 class SavableReach(ReachEnv):
     """Reach with random numbers that can be saved."""
+
+    savable = True
 
     def save_state(self) -> dict[str, Any]:
         words = [rng.bit_generator.state for rng in self._rngs]
@@ -24,8 +26,8 @@ class SavableReach(ReachEnv):
             rng.bit_generator.state = state
 
 
-class SavableAdapter(HandmadeAdapter):
+class SavableAdapter(TinyTaskAdapter):
     """Makes it, whatever is asked for."""
 
-    def make(self, task: Any, num_envs: int, seed: int, autoreset: Any, max_threads: int) -> SavableReach:
-        return SavableReach(num_envs, seed)
+    def make(self, task: Any, options: Any) -> SavableReach:
+        return SavableReach(options.num_envs, options.seed)

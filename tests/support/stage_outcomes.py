@@ -13,7 +13,7 @@ from graft.experiments.store.records import METRICS, SNAPSHOT
 CLOCKED = ("seconds", "checkpoint", "metrics_sha256")
 
 
-class Left(NamedTuple):
+class Outcome(NamedTuple):
     """Lines of metrics, tensors by part and name, and the record."""
 
     metrics: list[dict[str, Any]]
@@ -21,14 +21,14 @@ class Left(NamedTuple):
     record: dict[str, Any]
 
 
-def left(store, stage):
+def outcome(store, stage):
     """By a stage that is done."""
     assert store.done(stage.id)
     assert not (store.folder(stage.id) / SNAPSHOT).exists()
     text = re.sub(r', "time/[a-z_]+": [^,}]+', "", (store.folder(stage.id) / METRICS).read_text())
     made = store.checkpoint(stage.id)
     parts = {"": made.tensors, **made.parts}
-    return Left(
+    return Outcome(
         [json.loads(line) for line in text.splitlines()],
         {(part, name): tensor for part, tensors in parts.items() for name, tensor in tensors.items()},
         {key: value for key, value in store.record(stage.id).items() if key not in CLOCKED},
@@ -43,7 +43,7 @@ def assert_same(mine, theirs):
     assert mine.record == theirs.record
 
 
-def assert_left_the_same(stages, mine, theirs):
+def assert_same_outcomes(stages, mine, theirs):
     """Metrics, tensors and records of the stages are equal in both stores, bit for bit."""
     for stage in stages:
-        assert_same(left(mine, stage), left(theirs, stage))
+        assert_same(outcome(mine, stage), outcome(theirs, stage))

@@ -11,7 +11,7 @@ from graft import envs
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.envs.core.task import Task
-from support.handmade import EVALUATION, TASK, TINY, small_network
+from support.tiny_tasks import EVALUATION, TASK, TINY, small_network
 
 Records = list[tuple[int, dict[str, float]]]
 

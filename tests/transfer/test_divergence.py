@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from support.handmade import MATCH, NormEncoder, assert_same, small_network, weights
+from support.tiny_tasks import MATCH, NormEncoder, assert_same, small_network, weights
 from torch.distributions import Categorical, Independent, Normal, TanhTransform, TransformedDistribution, kl_divergence
 
 from graft.agents.networks.encoder import ENCODERS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import MATCH, NormEncoder, box, discrete, multi, observations, planes, small_network, vector
+from support.tiny_tasks import MATCH, NormEncoder, box, discrete, multi, observations, planes, small_network, vector
 from torch.func import functional_call, jacrev, vmap
 
 from graft.agents.networks.encoder import ENCODERS

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     MATCH,
     NormEncoder,
     assert_same,
@@ -29,10 +29,10 @@ from graft.agents.training.backend import Batch
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.errors import GraftError
-from graft.transfer.memory import Memory, presented, tasks
+from graft.transfer.memory import Memory, aligned, tasks
 from graft.transfer.method import PART, TaskPosition
 
-TASK = Task("handmade/Match-v0")
+TASK = Task("tiny/Match-v0")
 
 
 def ended(method: Memory, network: PolicyNetwork, state=None, task: int = 0, count: int = 30):
@@ -207,13 +207,13 @@ def test_a_source_of_another_algorithm():
 
 
 @pytest.mark.parametrize("kind", [vector, planes, pixels])
-def test_presented_by_name(kind):
+def test_aligned_by_name(kind):
     old, new = kind(["a", "b", "c"]), kind(["c", "new", "was_a"])
     given = observations(old, 4) + 1
-    found = presented(given, old, new, {"was_a": "a"})
+    found = aligned(given, old, new, {"was_a": "a"})
     assert found.dtype == given.dtype
     assert torch.equal(found, torch.stack([given[:, 2], torch.zeros_like(given[:, 0]), given[:, 0]], 1))
-    assert presented(given, old, old, {}) is given
+    assert aligned(given, old, old, {}) is given
 
 
 @pytest.mark.parametrize(
@@ -224,9 +224,9 @@ def test_presented_by_name(kind):
         (planes("xy"), r"none of their names \(a, b\) is one of the target's \(x, y\); give 'rename'"),
     ],
 )
-def test_what_cannot_be_presented(target, words):
+def test_what_cannot_be_aligned(target, words):
     with pytest.raises(GraftError, match=words):
-        presented(observations(planes("ab"), 2), planes("ab"), target, {})
+        aligned(observations(planes("ab"), 2), planes("ab"), target, {})
 
 
 def test_a_target_with_other_names_sees_the_memory():

@@ -329,9 +329,9 @@ def test_backward_transfer_is_positive_where_later_tasks_helped():
 def test_matrix_metrics_of_one_task():
     assert metrics.average_performance([[0.5]]) == 0.5
     assert metrics.forgetting([[0.5]]) == 0.0
-    with pytest.raises(GraftError, match="forgetting without the last task is undefined for 1 task"):
+    with pytest.raises(GraftError, match="Backward transfer is undefined for 1 task"):
         metrics.forgetting([[0.5]], include_last=False)
-    with pytest.raises(GraftError, match="backward transfer is undefined for 1 task"):
+    with pytest.raises(GraftError, match="Backward transfer is undefined for 1 task"):
         metrics.backward_transfer([[0.5]])
 
 

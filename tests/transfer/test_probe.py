@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     NormEncoder,
     assert_same,
     discrete,
@@ -25,7 +25,7 @@ from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork, Unstable
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
-from graft.transfer.diagnostics import dormant_share, effective_rank, linear_cka
+from graft.transfer.diagnostics import dormant_share, effective_rank
 from graft.transfer.probe import GradientMeter, Probe, block_outputs, effective_weights
 
 ACTIONS = discrete("left", "right")
@@ -34,6 +34,12 @@ SCHEMAS = {
     "planes": Schemas(planes(["self", "goal"]), ACTIONS),
     "pixels": Schemas(pixels(["r", "g"]), ACTIONS),
 }
+
+
+def linear_cka(x, y):
+    """Kornblith et al. 2019, eq. 5, in feature space."""
+    x, y = (side.double() - side.double().mean(0) for side in (x, y))
+    return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
 def built(kind="planes", seed=0, config=None):

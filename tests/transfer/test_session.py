@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.handmade import MATCH, TASK, assert_same, observations, small_config, small_network, vector, weights
+from support.tiny_tasks import MATCH, TASK, assert_same, observations, small_config, small_network, vector, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.columns import columns
-from support.handmade import (
+from support.progressive_columns import columns
+from support.tiny_tasks import (
     MATCH,
     NormEncoder,
     assert_same,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     assert_same,
     box,
     discrete,
@@ -13,7 +13,7 @@ from support.handmade import (
     scrambled,
     vector,
 )
-from support.transplanting import FLAT_PLANES, checkpoint, fresh, moved, rows, stem_of
+from support.transplant_fixtures import FLAT_PLANES, checkpoint, fresh, moved, rows, stem_of
 
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.errors import GraftError

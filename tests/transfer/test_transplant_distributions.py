@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.handmade import box, discrete, small_config, vector
-from support.transplanting import checkpoint, moved, rows
+from support.tiny_tasks import box, discrete, small_config, vector
+from support.transplant_fixtures import checkpoint, moved, rows
 
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.envs.core.schema import Schemas

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import TASK, observations, planes, small_config, small_network, vector
-from support.transplanting import LEFT_RIGHT, checkpoint, moved, rows
+from support.tiny_tasks import TASK, observations, planes, small_config, small_network, vector
+from support.transplant_fixtures import LEFT_RIGHT, checkpoint, moved, rows
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import build_encoder
 from graft.agents.networks.normaliser import normalisers
 from graft.envs.core.schema import ObservationSchema, Schemas, joined
 from graft.errors import GraftError
-from graft.transfer.memory import presented
+from graft.transfer.memory import aligned
 
 OLD = joined({"view": planes(["wall", "coin"]), "state": vector(["speed", "fuel"])})
 
@@ -28,7 +28,7 @@ def test_reordered_parts_and_names_give_the_same_features():
     source = checkpoint(OLD)
     network, report = moved(source, new)
     obs = observations(OLD, 6)
-    shown = presented(obs, OLD, new, {})
+    shown = aligned(obs, OLD, new, {})
     assert not torch.equal(shown, obs)
     torch.testing.assert_close(network(shown).action, source.build()(obs).action)
     assert rows(report)["encoder.blocks.0.parts.view.blocks.0.0.weight"] == ("remapped", 1.0, "reordered by name")
@@ -40,7 +40,7 @@ def test_a_new_part_changes_nothing_until_it_is_learned(new_channels):
     source = checkpoint(OLD)
     network, report = moved(source, new, new_channels=new_channels)
     obs = observations(new, 6)
-    torch.testing.assert_close(network(obs).action, source.build()(presented(obs, new, OLD, {})).action)
+    torch.testing.assert_close(network(obs).action, source.build()(aligned(obs, new, OLD, {})).action)
     assert rows(report)["encoder.blocks.0.joins.sound.weight"] == ("padded", 0.0, "new: sound (zero)")
     assert {"sound", "sound/loud"} <= set(report.lost)
 

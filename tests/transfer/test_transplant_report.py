@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     NormEncoder,
     assert_same,
     box,
@@ -15,7 +15,7 @@ from support.handmade import (
     small_network,
     vector,
 )
-from support.transplanting import FLAT_PLANES, LEFT_RIGHT, checkpoint, fresh, moved, rows, stem_of
+from support.transplant_fixtures import FLAT_PLANES, LEFT_RIGHT, checkpoint, fresh, moved, rows, stem_of
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import ENCODERS

@@ -1,4 +1,4 @@
-"""A-GEM: a gradient that would undo the tasks before is projected until it does not."""
+"""A-GEM: gradients are projected so that they do not increase the loss on earlier tasks' states."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from graft.transfer.method import METHODS, State, Step
 class AGEM(Memory):
     """Averaged gradient episodic memory: where g . g_ref < 0, g becomes g - (g . g_ref / |g_ref|^2) g_ref.
 
-    g_ref is the gradient of the loss on the memory. In the paper that is the supervised loss on stored labels; here it
-    is the mean KL(stored policy || policy) on the drawn states (`Memory.divergence`). Unlike the supervised loss, it is
-    at its minimum when a task has just ended: its gradient vanishes there, so nothing is projected before the policy
-    has begun to drift (but for rounding, which may take a single arbitrary direction from g).
+    g_ref is the gradient of the mean KL(stored policy || policy) on states of the memory (`Memory.divergence`); in the
+    paper, of the supervised loss on stored labels. The KL is at its minimum when a task ends, so nothing but rounding
+    is projected before the policy drifts.
 
     Source: Chaudhry et al. 2019, eq. 11; in reinforcement learning, Wolczyk et al. 2021 (Continual World).
     """
@@ -35,10 +34,9 @@ class AGEM(Memory):
 
 
 def projected(grads: Grads, reference: Grads) -> Grads:
-    """``grads`` without their part against ``reference``, where the two point away from each other.
+    """``grads`` without their part against ``reference``, where their dot product over all parameters is negative.
 
-    Dot product and norm go over all parameters that have a gradient jointly; one that ``reference`` lacks counts there
-    as zero, and one that only ``reference`` has is left out, since it does not train.
+    A parameter that ``reference`` lacks counts there as zero; one that only ``reference`` has does not train.
     """
     both = [(grads[name].double(), reference[name].double()) for name in grads if name in reference]
     if not both:

@@ -1,4 +1,4 @@
-"""Several methods at once: what one builds, another protects."""
+"""Several methods composed into one."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def _parsed(entries: Any) -> Any:
 @METHODS.register("chain")
 @dataclass(frozen=True, kw_only=True)
 class Chain(TransferMethod):
-    """Methods composed in the order given, as in optax's chain: each sees the gradients that the one before it made.
+    """Methods composed in the order given, as in optax's chain: each gets the gradients that the one before it made.
 
-    At most one of them may build the network in its own way; a transplant option (``heads``, ``rename`` ...) of one
-    holds for all. Wherever they were listed, a method that watches the task's own loss goes first, and one that keeps
-    weights from moving last. Without members it is plain fine-tuning.
+    At most one may build the network in its own way; a transplant option (``heads``, ``rename`` ...) of one holds for
+    all. Methods that watch the source's loss come first, and those that zero gradients last. Without members it is
+    plain fine-tuning.
 
     Attributes:
         methods: the members, in a config ``chain: [{frozen: {depth: 1}}, {replay: {strength: 2}}]``.
@@ -68,15 +68,15 @@ class Chain(TransferMethod):
             for why in (why for word, why in first.conflicts.items() if word in second.words()):
                 raise GraftError(f"{label(first)} and {label(second)} contradict each other: the first {why}.")
         object.__setattr__(self, "states", max((m.states for m in self.methods), default=0))
-        assert self.members is not None  # finds options that contradict each other
+        assert self.members is not None  # raises where options contradict each other
 
     def words(self) -> frozenset[str]:
-        """What any member provides."""
+        """Those of all members."""
         return frozenset().union(*(m.words() for m in self.methods))
 
     @cached_property
     def members(self) -> tuple[TransferMethod, ...]:
-        """The methods with the transplant options that any of them was given, in the order in which they act."""
+        """The methods in the order in which they act, all with the transplant options that any of them was given."""
         shared: dict[str, Any] = {}
         for member in self.methods:
             for name, value in changed_options(member).items():
@@ -87,24 +87,24 @@ class Chain(TransferMethod):
             if builder is not None and name not in _options(builder):
                 raise GraftError(f"{label(self)}: {label(builder)} builds the network, and takes no '{name}'.")
         members = [replace(m, **{n: v for n, v in shared.items() if n in _options(m)}) for m in self.methods]
-        return tuple(sorted(members or [Finetune()], key=_turn))
+        return tuple(sorted(members or [Finetune()], key=_order))
 
     def overrides(self, hook: str) -> bool:
         """Whether a member does."""
         return any(member.overrides(hook) for member in self.members)
 
     def check(self, source: Schemas) -> None:
-        """What any member refuses."""
+        """As of every member."""
         for member in self.members:
             member.check(source)
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """By the member that builds in its own way, else by the first."""
+        """By the member with a `build` of its own, else by the first."""
         builder = next((m for m in self.members if _builds(m)), self.members[0])
         return builder.build(source, target, architecture, seed)
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """Each member's state, under its number; where the source is being learned, of those that watch it."""
+        """Each member's state, under its number; while the source is learned, of members that watch it."""
         state: dict[str, torch.Tensor] = {} if source is not None else {WATCHING: torch.tensor(True)}
         for i, member in self._acting(state):
             own = source
@@ -114,16 +114,16 @@ class Chain(TransferMethod):
         return state
 
     def _acting(self, state: State) -> list[tuple[int, TransferMethod]]:
-        """The members, numbered, that have a say: of a source that is being learned only those that watch it."""
+        """The members, numbered; while the source is learned, only those that watch it."""
         return [(i, m) for i, m in enumerate(self.members) if WATCHING not in state or m.watches_source]
 
     def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:
         """The members' factors multiplied."""
-        found: dict[str, float] = {}
+        rates: dict[str, float] = {}
         for i, member in self._acting(state):
             for name, rate in member.rates(network, _part(state, i)).items():
-                found[name] = found.get(name, 1.0) * rate
-        return found
+                rates[name] = rates.get(name, 1.0) * rate
+        return rates
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
         """Through all members; the penalties are added up."""
@@ -148,7 +148,7 @@ class Chain(TransferMethod):
         return network
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """Through all members; each sees the network as the one before it left it, and as many states as it asks."""
+        """Through all members, each with as many states as it asks for."""
         after: dict[str, torch.Tensor] = {}
         for i, member in enumerate(self.members):
             network, own = member.consolidate(network, _part(state, i), _evenly(rollouts, member.states), where)
@@ -180,18 +180,18 @@ def _options(method: TransferMethod) -> set[str]:
     return {option.name for option in fields(method)}
 
 
-def _turn(method: TransferMethod) -> tuple[bool, bool]:
-    """Where it acts: what watches the task's own loss comes first, what zeroes gradients last."""
+def _order(method: TransferMethod) -> tuple[bool, bool]:
+    """Sort key: methods that watch the task's own loss come first, those that zero gradients last."""
     return not method.watches_source, "zeroes_gradients" in method.words()
 
 
 def _builds(method: TransferMethod) -> bool:
-    """Whether it makes the network in its own way, and not by the plain transplant."""
+    """Whether it has a `build` of its own, other than the plain transplant."""
     return type(method).build is not FromSource.build
 
 
 def _evenly(rollouts: Batch, count: int) -> Batch:
-    """``count`` states or a few more, evenly from all of them; all, where there are not twice as many."""
+    """``count`` states or a few more, evenly spaced; all, where there are not twice as many."""
     every = max(1, len(rollouts.actions) // max(1, count))
     return rollouts._replace(observations=rollouts.observations[::every], actions=rollouts.actions[::every])
 
@@ -203,10 +203,10 @@ WATCHING = "watching"
 
 
 def _part(state: State, i: int) -> State:
-    """What member i remembers."""
+    """The state of member i."""
     return group(state, i, "/")
 
 
 def _with_part(state: State, i: int, part: State) -> dict[str, torch.Tensor]:
-    """The state in which member i remembers ``part``."""
+    """``state`` with ``part`` as the state of member i."""
     return without(state, i, "/") | named(i, part, "/")

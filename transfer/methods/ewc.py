@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: every earlier task holds the weights that its policy depends on."""
+"""Elastic weight consolidation (EWC): weights are held by the policy's Fisher information on each earlier task."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.transfer.fisher import diagonal_fisher
 from graft.transfer.method import METHODS
-from graft.transfer.regulariser import NotNegative, Regulariser
+from graft.transfer.regulariser import Regulariser
 from graft.transfer.state import Tensors
 
 
@@ -19,8 +20,7 @@ from graft.transfer.state import Tensors
 class EWC(Regulariser):
     """Importance: the policy's diagonal Fisher information on states of the task. One anchor per task.
 
-    The paper's penalty sums over tasks with the same factor 1/2; its importances are not normalised, so its strengths
-    (400 to 1e5) do not carry over.
+    The paper's importances are not normalised, so its strengths (400 to 1e5) do not carry over.
 
     Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", eq. 3.
     """

@@ -1,4 +1,4 @@
-"""Fine-tuning: the source's weights are where training starts."""
+"""Fine-tuning: training starts from the source's weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graft.agents.training.backend import Batch
 from graft.transfer.method import METHODS, Consolidated, FromSource, State, TaskPosition
 
 ROUNDING = 1e-9
-"""So that a share of the budget that is reached exactly is not missed by the last bit."""
+"""Added to a share of the budget, so that one reached exactly counts."""
 
 
 @METHODS.register("finetune")
@@ -26,11 +26,10 @@ class Finetune(FromSource):
     Attributes:
         head_warmup: share of the budget in which only the heads train.
         gradual_unfreeze: whether the encoder's blocks start frozen and unfreeze from the head down: of B blocks, one
-            after each 1 / (B + 1) of the budget (of what is left of it after ``head_warmup``).
-        layer_decay: the learning rate of a block is multiplied by this once for every block from the head down to it,
-            so the last block has d and the first d^B.
-    Source: gradual unfreezing and discriminative learning rates as in Howard & Ruder 2018, section 3.3 and 3.2 (their
-    decay is 1 / 2.6 per layer).
+            after each 1 / (B + 1) of the budget after ``head_warmup``.
+        layer_decay: factor d of the learning rate per block below the heads: d for the last of B blocks, d^B for the
+            first.
+    Source: gradual unfreezing and discriminative learning rates as in Howard & Ruder 2018, section 3.3 and 3.2.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"reference"})
@@ -40,17 +39,17 @@ class Finetune(FromSource):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def words(self) -> frozenset[str]:
-        """Where blocks thaw, they must be the source's."""
-        return super().words() | ({"needs_source_weights"} if self.thaws else set())
+        """Blocks that unfreeze later must be the source's."""
+        return super().words() | ({"needs_source_weights"} if self.unfreezes else set())
 
     @property
-    def thaws(self) -> bool:
+    def unfreezes(self) -> bool:
         """Whether blocks are frozen at first."""
         return self.head_warmup > 0 or self.gradual_unfreeze
 
     def overrides(self, hook: str) -> bool:
-        """Only blocks that thaw need a schedule, and an end of it."""
-        return super().overrides(hook) and (self.thaws or hook not in ("schedule", "consolidate"))
+        """A schedule, and its end, only where blocks unfreeze."""
+        return super().overrides(hook) and (self.unfreezes or hook not in ("schedule", "consolidate"))
 
     def frozen_blocks(self, blocks: int, progress: float) -> int:
         """How many of the encoder's blocks are frozen when ``progress`` of the budget, in [0, 1), is spent."""
@@ -62,12 +61,12 @@ class Finetune(FromSource):
         return blocks - min(blocks, int(spent * (blocks + 1) + ROUNDING))
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """Where blocks are to thaw, how many were frozen for good by another method of a chain: ``frozen``, int64."""
+        """``frozen`` (int64), where blocks unfreeze: how many another method of a chain has frozen for good."""
         state = super().init(network, source)
-        return {**state, "frozen": torch.tensor(network.encoder.frozen_blocks)} if self.thaws else state
+        return {**state, "frozen": torch.tensor(network.encoder.frozen_blocks)} if self.unfreezes else state
 
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
-        """Freeze and unfreeze; retraining after `consolidate` is no part of the schedule."""
+        """Freeze and unfreeze; not in retraining after `consolidate`."""
         if "frozen" not in state:
             return state
         encoder = network.encoder
@@ -77,7 +76,7 @@ class Finetune(FromSource):
         return state
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """The schedule has ended."""
+        """End of the schedule."""
         return Consolidated(network, {name: t for name, t in state.items() if name != "frozen"})
 
     def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:

@@ -1,15 +1,14 @@
-"""Frozen encoder: the source's features as they are; what is above them trains."""
+"""Frozen encoder: feature extraction with the source's weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig
+from graft.agents.training.algorithm import Count
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.method import METHODS, Built, FromSource
@@ -27,15 +26,15 @@ class Frozen(FromSource):
 
     conflicts: ClassVar[Mapping[str, str]] = {"trains_again": "freezes what the other trains once more"}
 
-    depth: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    depth: Literal["all"] | Count = "all"
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The transplanted network with its first blocks frozen.
 
         Raises:
-            GraftError: as in `FromSource.build`; or a block to be frozen has a tensor that the source could not fill
-                at all. New slices of the stem are frozen as ``new_channels`` made them, random ones too; parts of the
-                observation that the source does not have stay unread.
+            GraftError: as of `FromSource.build`; or a block to be frozen has a tensor of which nothing came from the
+                source. New slices of the stem are frozen as ``new_channels`` made them; new parts of the observation
+                stay unread.
         """
         built = super().build(source, target, architecture, seed)
         encoder = built.network.encoder

@@ -1,4 +1,4 @@
-"""Kickstarting: a fresh student also imitates the source, less and less."""
+"""Kickstarting: a fresh student imitates the source with a weight that falls to 0."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, Outputs, PolicyNetwork, build_network
+from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch, Grads
 from graft.envs.core.schema import Schemas
 from graft.transfer.divergence import added, evaluating, gradient, kl
@@ -29,24 +30,20 @@ FACTOR = "factor"
 class Kickstart(TransferMethod):
     """Adds the gradient of strength * factor * mean KL(teacher || student) on the states of the current minibatch.
 
-    The factor falls linearly from 1 to 0 over the first ``share`` of the budget; after that the teacher is not asked
-    any more. The teacher is the source, transplanted to the target with its heads by name. Of a discrete action, its
-    probabilities are renormalised over the names that it shares with the target, and the others have none; of a Box,
-    only shared dimensions count. Both policies are taken in eval mode.
-
-    The student is a fresh network of the source's encoder and heads, for the algorithm that trains it. Nothing is
-    carried into it, so there is no transplant report: the teacher's would say that weights were copied. The state holds
-    ``teacher.<tensor>``, ``shared`` (A,) and ``factor``.
+    The factor falls linearly from 1 to 0 over the first ``share`` of the budget. The teacher is the source,
+    transplanted to the target with its heads by name; only actions that both know count (`kl`). Both policies are in
+    eval mode. The student is a fresh network of the source's architecture; nothing is carried into it, so there is no
+    transplant report. The state holds ``teacher.<tensor>``, ``shared`` (A,) and ``factor``.
 
     Attributes:
         strength: of the loss at the start, per nat; 0 is training from scratch.
         share: of the budget over which it is annealed, in (0, 1].
         new_channels, rename, strict: of the teacher's transplant, as in `FromSource`.
-    Source: Schmitt et al. 2018. There the loss is the cross-entropy from teacher to student, which has the same
-        gradient, and population-based training finds its weight over time; here the weight falls on a line.
+    Source: Schmitt et al. 2018, with the cross-entropy, whose gradient is the same, and a weight that population-based
+        training finds.
     """
 
-    strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    strength: NotNegative = 1.0
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     new_channels: NewChannels = "attributes"
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -56,18 +53,13 @@ class Kickstart(TransferMethod):
     conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """A fresh network of the source's architecture.
-
-        Raises:
-            GraftError: the source cannot teach the target: no observation or no action shared, or what `transplant`
-                refuses.
-        """
+        """A fresh network of the source's architecture; raises as `transplant` with heads by name."""
         assert source is not None, "a method that uses a source is always given one"
         teacher = self._teacher(source, target, architecture.distribution)
         return Built(build_network(target, teacher.config, seed), None)
 
     def _teacher(self, source: Checkpoint, target: Schemas, distribution: Distribution | None) -> PolicyNetwork:
-        """The source as it plays the target; the seed is that of rows of actions that it does not know."""
+        """The source on the target; the seed is for rows of new actions."""
         network, _ = transplant(
             source,
             target,
@@ -84,7 +76,7 @@ class Kickstart(TransferMethod):
         """The teacher's tensors, the actions it knows, and a factor of 1."""
         assert source is not None, "a method that uses a source is always given one"
         teacher = self._teacher(source, network.schemas, network.config.distribution)
-        match = match_names(source.schemas.action.names, network.schemas.action.names, self.rename, lambda _: [])
+        match = match_names(source.schemas.action.names, network.schemas.action.names, self.rename)
         return {
             **named(TEACHER, {name: t.clone() for name, t in teacher.state_dict().items()}),
             SHARED: torch.tensor([bool(origin) for origin in match.sources]),

@@ -1,4 +1,4 @@
-"""L2-SP: all weights are held equally near where training began."""
+"""L2-SP: all weights are held with equal importance near the start of training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch
 from graft.transfer.method import METHODS, Consolidated, State, TaskPosition
-from graft.transfer.regulariser import NotNegative, Regulariser
+from graft.transfer.regulariser import Regulariser
 
 
 @METHODS.register("l2")

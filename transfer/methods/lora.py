@@ -1,20 +1,19 @@
-"""LoRA: the source's weights stay, and a correction of low rank learns beside each of them."""
+"""LoRA: the source's weights are frozen, and a low-rank correction of each layer trains."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import nn
 from torch.nn.utils import parametrize
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.agents.training.algorithm import Count, Positive
 from graft.envs.core.schema import Schemas
 from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource, State
 
@@ -45,20 +44,14 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.B @ self.A).view_as(weight)
 
 
-def adapted(encoder: Encoder) -> list[nn.Module]:
-    """The layers that get a correction, from the input up."""
-    return [module for module in encoder.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-
-
 @METHODS.register("lora")
 @dataclass(frozen=True, kw_only=True)
 class LoRA(FromSource):
     """``W = W0 + (alpha / r) B A`` for every Linear and Conv2d of the encoder; only A, B and the heads train.
 
-    B starts at zero, so that the encoder starts as the source's; A starts uniform in +-1/sqrt(in), as in the paper's
-    code (Kaiming with a = sqrt(5)), not normal as in its text. Biases and normalisation stay the
-    source's, and so do running statistics unless ``statistics`` are to ``go_on``. While it trains, the parameters bear
-    the names of `torch.nn.utils.parametrize`; `finish` merges.
+    B starts at zero; A uniform in +-1/sqrt(in), as in the paper's code (Kaiming with a = sqrt(5)), not normal as in
+    its text. Biases and normalisation stay the source's, and so do running statistics unless ``statistics`` are to
+    ``go_on``. In training, parameters have the names of `torch.nn.utils.parametrize`; `finish` merges them.
 
     Attributes:
         rank: r of every layer, at most the smaller side of its matrix; a layer whose r is smaller is scaled by that.
@@ -70,8 +63,8 @@ class LoRA(FromSource):
     provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights"})
     conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The transplanted network with a frozen encoder and its corrections, whose blocks do not count as frozen."""
@@ -79,20 +72,15 @@ class LoRA(FromSource):
         encoder = built.network.encoder.requires_grad_(False)
         encoder.hold_statistics(self.statistics != "go_on")
         generator = torch.Generator().manual_seed(seed + STREAM)
-        for layer in adapted(encoder):
-            assert isinstance(layer.weight, torch.Tensor)
-            parametrize.register_parametrization(
-                layer, "weight", LowRank(layer.weight, self.rank, self.alpha, generator)
-            )
+        for layer in [module for module in encoder.modules() if isinstance(module, nn.Linear | nn.Conv2d)]:
+            correction = LowRank(layer.weight, self.rank, self.alpha, generator)
+            parametrize.register_parametrization(layer, "weight", correction)
         return built
 
     @torch.no_grad()
     def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
-        """A plain network with the merged weights W, all of which train; ``network`` stays as it is.
-
-        `parametrize.remove_parametrizations` would break copies of ``network``, which share its layers' classes, and
-        change the order of the parameters.
-        """
+        """A plain network with the merged weights W, all of which train; ``network`` stays as it is."""
+        # `remove_parametrizations` would break copies of the network, which share its layers' classes.
         plain = build_network(network.schemas, network.config, seed=0)
         merged = {}
         for name in plain.state_dict():

@@ -1,4 +1,4 @@
-"""Memory aware synapses: weights are held by how much the outputs depend on them."""
+"""Memory aware synapses (MAS): weights are held by the sensitivity of the outputs to them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.transfer.fisher import sensitivities
 from graft.transfer.method import METHODS
-from graft.transfer.regulariser import NotNegative, Regulariser
+from graft.transfer.regulariser import Regulariser
 from graft.transfer.state import Tensors
 
 
@@ -19,8 +20,7 @@ from graft.transfer.state import Tensors
 class MAS(Regulariser):
     """Importance: mean over states of |d ||outputs||^2 / d theta|. One anchor per task.
 
-    The paper accumulates importances over tasks around the latest anchor; one anchor per task, each with its own
-    importances, holds every task where it ended.
+    The paper accumulates importances over tasks around the latest anchor instead.
 
     Source: Aljundi et al. 2018, "Memory aware synapses", eq. 4 and section 3.
     """

@@ -1,17 +1,16 @@
-"""Online EWC: one anchor, the latest, with importances that fade."""
+"""Online EWC: one anchor, at the end of the latest task, with importances that decay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative, Share
 from graft.agents.training.backend import Batch
 from graft.transfer.fisher import diagonal_fisher
 from graft.transfer.method import METHODS, Consolidated, State, TaskPosition
-from graft.transfer.regulariser import NotNegative, Regulariser, normalised
+from graft.transfer.regulariser import Regulariser, normalised
 from graft.transfer.state import group, named
 
 
@@ -27,7 +26,7 @@ class OnlineEWC(Regulariser):
     """
 
     strength: NotNegative = 10.0
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95
+    gamma: Share = 0.95
 
     states: ClassVar[int] = 2048
 

@@ -1,4 +1,4 @@
-"""PackNet: each task keeps its largest weights for good, and leaves the others to the tasks that follow."""
+"""PackNet: each task keeps its largest weights for good; later tasks train the others."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ from graft.transfer.state import group, named
 from graft.transfer.transplant import carried
 
 OWNER = "owner"
-"""Prefix of a parameter's name in the state: whose each weight is, 0 = free, k + 1 = kept by the task of index k."""
-
-
-def owners(state: State) -> dict[str, torch.Tensor]:
-    """Parameter name -> owners, int16 of the parameter's shape, out of the state."""
-    return group(state, OWNER)
+"""Prefix in the state of owners by parameter: 0 for free weights, k + 1 for those kept by the task of index k."""
 
 
 def weights(network: PolicyNetwork) -> dict[str, torch.nn.Parameter]:
@@ -49,11 +44,10 @@ class PackNet(FromSource):
 
     Those of largest magnitude are kept; the rest become zero and free, and the kept ones train on for ``retrain`` env
     steps, without the others. The next task uses all and trains the free ones, from zero. Biases, normalisation and
-    its running statistics train in the first task until it is packed and stay from then on, as in Continual World.
-    Heads always train: only with heads per task are an earlier task's outputs what they were, bit for bit.
+    its running statistics train in the first task only, as in Continual World. Heads always train: an earlier task's
+    outputs stay the same, bit for bit, where every task has its own.
 
-    The gradients of what must stay are zero, and Adam without weight decay leaves that alone as long as it starts
-    without moments, which it does in every stage.
+    What must stay has gradients of zero, which Adam without weight decay and without old moments leaves as it is.
 
     Attributes:
         retrain: env steps after a task is packed.
@@ -77,28 +71,27 @@ class PackNet(FromSource):
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """The source's owners, for the target's weights; where the source has none, everything is free.
 
-        ``packed``: how many tasks have kept weights, int64; ``retraining``: whether the last of them is retraining,
-        bool; ``owner.*``: see `owners`. Input slices of names that the source never had are free, whatever they start
-        from; so is a tensor that could not be carried over whole.
+        ``packed`` (int64): how many tasks have kept weights; ``retraining`` (bool): whether the last of them retrains;
+        ``owner.*``: see `OWNER`. Input slices of new names are free, and so is a tensor not carried over whole.
         """
         found = {name: torch.zeros(p.shape, dtype=torch.int16) for name, p in weights(network).items()}
         packed = torch.tensor(0)
         if source is not None and "packed" in source.parts.get(PART, {}):
             state = source.parts[PART]
             packed = state["packed"].clone()
-            found |= self._moved(owners(state), network, source)
+            found |= self._moved(group(state, OWNER), network, source)
         return {"packed": packed, "retraining": torch.tensor(False), **named(OWNER, found)}
 
     def _moved(
         self, old: dict[str, torch.Tensor], network: PolicyNetwork, source: Checkpoint
     ) -> dict[str, torch.Tensor]:
-        """Owners for the target's names; look-alikes lend their weights only, so that no owners are averaged."""
+        """Owners for the target's names; slices made of similar names are free, so that no owners are averaged."""
         target = network.schemas
         numbers = {name: owner.float() for name, owner in old.items()}
         try:
             moved = carried(source, numbers, target, new_channels="zero", rename=self.rename)
         except GraftError:
-            # No observation is the same by name: all of the stem was made of look-alikes, and is free.
+            # No observation has the same name, so all of the stem is free.
             for stem in network.encoder.stems:
                 numbers.pop(f"encoder.{stem.name}", None)
             moved = carried(source, numbers, target, new_channels="zero", rename=self.rename)
@@ -112,7 +105,7 @@ class PackNet(FromSource):
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
         """Exactly zero for what must stay; the first task trains everything."""
-        packed, masks = int(state["packed"]), owners(state)
+        packed, masks = int(state["packed"]), group(state, OWNER)
         if packed == 0:
             return Step(grads, state)
         trains = packed if bool(state["retraining"]) else 0
@@ -128,7 +121,7 @@ class PackNet(FromSource):
     @torch.no_grad()
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
         """Share out the free weights of each layer, and set those that stay free to zero, in place."""
-        found = owners(state) or owners(self.init(network, None))
+        found = group(state, OWNER) or group(self.init(network, None), OWNER)
         kept: dict[str, torch.Tensor] = {}
         for name, parameter in weights(network).items():
             free = found[name].to(parameter.device) == 0
@@ -141,11 +134,8 @@ class PackNet(FromSource):
 
     @torch.no_grad()
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
-        """A copy in which the encoder has only the weights of tasks 0 to ``task``.
-
-        The free weights belong to a task that is not packed yet, and are zero for the others.
-        """
-        seen, masks = copy.deepcopy(network), owners(state)
+        """A copy with the encoder's weights of tasks 0 to ``task``, and the free ones if that is not packed yet."""
+        seen, masks = copy.deepcopy(network), group(state, OWNER)
         packed = int(state["packed"]) if masks else 0
         for name, parameter in weights(seen).items():
             if name in masks:

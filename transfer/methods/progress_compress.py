@@ -1,4 +1,4 @@
-"""Progress & compress: learn in a fresh column beside a knowledge base, then distil the column into the base."""
+"""Progress & compress: a fresh column learns the task, and is distilled into a knowledge base."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from pydantic import Field
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork
 from graft.agents.networks.progressive import ProgressiveNetwork
+from graft.agents.training.algorithm import NotNegative, Positive, Share
 from graft.agents.training.backend import Batch
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
-from graft.transfer.divergence import evaluating, kl
+from graft.transfer.divergence import evaluating, kl, policy_outputs, rows_of
 from graft.transfer.fisher import diagonal_fisher
 from graft.transfer.method import METHODS, Built, Consolidated, State, TaskPosition
 from graft.transfer.methods.progressive import Progressive
-from graft.transfer.regulariser import NotNegative, normalised
+from graft.transfer.regulariser import normalised
 from graft.transfer.state import Tensors, group, named, without
 from graft.transfer.transplant import carried
 
 MINIBATCH = 256
-CHUNK = 1024
-"""States per forward pass of the teacher."""
-
 STREAM = 0xC0135
 """Seeds the new heads and the order of the minibatches, with the task's index added."""
 
@@ -35,7 +33,7 @@ OMEGA = "omega"
 @METHODS.register("progress_compress")
 @dataclass(frozen=True, kw_only=True)
 class ProgressCompress(Progressive):
-    """An active column with laterals to the knowledge base; at a task's end the base learns what the column does.
+    """An active column with laterals to the knowledge base; at a task's end it is distilled into the base.
 
     Progress: the base is frozen, a fresh column trains (`ProgressiveNetwork`). Compress: Adam minimises, over the
     parameters of the base's encoder and of fresh heads for the task,
@@ -46,21 +44,20 @@ class ProgressCompress(Progressive):
     with the anchor at the base as it was. Then omega <- gamma * omega + omega_new, where omega_new is the base's
     diagonal Fisher information on the task, of mean 1. Only the encoder is held: every task has heads of its own.
 
-    The state: ``omega.<parameter of the base>``, ``raw``, the mean that the latest Fisher information had, and
-    ``compressed``, the number of tasks in the base.
+    The state: ``omega.<parameter of the base>``, ``raw``, the latest Fisher information's mean, and ``compressed``, the
+    number of tasks in the base.
 
     Attributes:
         strength: of the penalty. gamma: what is left of older importances when a task is added.
         compress_steps: minibatches of 256 states. learning_rate: of their Adam. value: weight of the values.
-    Source: Schwarz et al. 2018, "Progress & Compress". The paper's factor gamma on the penalty is part of ``strength``
-    here, and the Fisher information of each task is normalised before it is added, as there. The base's value head is
-    distilled as well, since the next column's laterals read it.
+    Source: Schwarz et al. 2018, "Progress & Compress". The paper's factor gamma on the penalty is part of ``strength``;
+        the base's value head is distilled as well, since the next column's laterals read it.
     """
 
     strength: NotNegative = 10.0
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95
+    gamma: Share = 0.95
     compress_steps: Annotated[int, Field(ge=0)] = 500
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    learning_rate: Positive = 1e-3
     value: NotNegative = 0.5
 
     states: ClassVar[int] = 2048
@@ -70,7 +67,7 @@ class ProgressCompress(Progressive):
         """A fresh column beside the source, which is the knowledge base.
 
         Raises:
-            GraftError: as in `Progressive.build`; or the source is not plain: it was not compressed.
+            GraftError: as of `Progressive.build`; or the source has several columns.
         """
         built = super().build(source, target, architecture, seed)
         assert isinstance(built.network, ProgressiveNetwork)
@@ -120,7 +117,7 @@ class ProgressCompress(Progressive):
         anchor = {name: p.detach().clone() for name, p in base.named_parameters() if name in omega}
         generator = torch.Generator().manual_seed(STREAM + where.task)
         optimiser = torch.optim.Adam(base.parameters(), lr=self.learning_rate)
-        teacher, order = _outputs(network, observations), torch.zeros(0, dtype=torch.long)
+        teacher, order = policy_outputs(network, observations), torch.zeros(0, dtype=torch.long)
         with evaluating(base):  # normalisation statistics are those of the earlier tasks
             for _ in range(self.compress_steps):
                 if len(order) == 0:
@@ -141,29 +138,8 @@ class ProgressCompress(Progressive):
     def _distance(
         self, teacher: Outputs, base: PolicyNetwork, observations: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        """What compressing minimises beside the penalty, on the states of these indices; a scalar."""
-        active = _rows(teacher, rows)
-        found: Outputs = base(observations[rows])
-        values = (found.value - active.value).square() / 2
-        return (
-            kl(active, found, base.config.distribution, sizes=base.schemas.action.sizes) + self.value * values
-        ).mean()
-
-
-@torch.no_grad()
-def _outputs(network: PolicyNetwork, observations: torch.Tensor) -> Outputs:
-    """Of N states, in chunks and in eval mode."""
-    with evaluating(network):
-        parts = [network(chunk) for chunk in torch.split(observations, CHUNK)]
-    spread = parts[0].log_std
-    if spread is not None and spread.dim() > 1:
-        spread = torch.cat([part.log_std for part in parts])
-    return Outputs(torch.cat([p.action for p in parts]), spread, torch.cat([p.value for p in parts]))
-
-
-def _rows(outputs: Outputs, rows: torch.Tensor) -> Outputs:
-    """Those of some of the states."""
-    spread = outputs.log_std
-    if spread is not None and spread.dim() > 1:
-        spread = spread[rows]
-    return Outputs(outputs.action[rows], spread, outputs.value[rows])
+        """The loss of compressing without the penalty, on the states of these indices; a scalar."""
+        active, student = rows_of(teacher, rows), base(observations[rows])
+        values = (student.value - active.value).square() / 2
+        policies = kl(active, student, base.config.distribution, sizes=base.schemas.action.sizes)
+        return (policies + self.value * values).mean()

@@ -1,4 +1,4 @@
-"""Progressive networks: the source stays as it is, and a new column beside it reads what it knows."""
+"""Progressive networks: a fresh column with lateral connections from the frozen source."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class Progressive(TransferMethod):
     """A fresh column, which trains, beside the source's columns, which are frozen with their own heads.
 
     Attributes:
-        new_channels: what an observation that the source never had starts from in the source's column
-            (`graft.transfer.transplant.transplant`).
+        new_channels: what a new observation starts from in the source's column, see `transplant`.
         rename: target name -> name it had in the source, for observations.
         strict: whether any loss in the transplant of the source's column is an error.
     Source: Rusu et al. 2016, "Progressive Neural Networks", eq. 2 (`ProgressiveNetwork`).

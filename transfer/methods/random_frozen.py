@@ -1,4 +1,4 @@
-"""Random frozen encoder: only the heads learn; the control that tells features from head capacity."""
+"""Random frozen encoder: a control in which only the heads learn."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class RandomFrozen(TransferMethod):
     """
 
     uses_source: ClassVar[bool] = False
-    control: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = frozenset({"control"})
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """A fresh network with its encoder frozen."""
         network = PolicyNetwork(target, architecture, seed)
         network.encoder.freeze()
-        network.encoder.hold_statistics(False)  # they are no knowledge of another task: observations stay in scale
+        network.encoder.hold_statistics(False)
         return Built(network, None)

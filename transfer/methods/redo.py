@@ -1,19 +1,19 @@
-"""ReDo: units that have gone silent are made afresh while training goes on."""
+"""ReDo: dormant units are reinitialised during training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.normaliser import statistics
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.agents.training.algorithm import Count, NotNegative
 from graft.agents.training.backend import Batch, Grads
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
@@ -46,7 +46,7 @@ def layers(network: PolicyNetwork) -> list[tuple[str, torch.Tensor]]:
 
 
 def readers(network: PolicyNetwork) -> list[list[tuple[str, torch.Tensor]]]:
-    """Of each block, name and weight of the layers that read its outputs: the next block's, or the heads' first."""
+    """Name and weight of the layers that read each block's outputs: the next block's, or the heads' first."""
     heads = []
     for name, head in (("policy", network.policy), ("value", network.value)):
         found = list(_weighted(head))
@@ -59,8 +59,7 @@ def readers(network: PolicyNetwork) -> list[list[tuple[str, torch.Tensor]]]:
 def dormant(encoder: Encoder, units: list[int], observations: torch.Tensor, tau: float) -> list[torch.Tensor]:
     """Which units of each block are dormant: ``mean |h_i| <= tau * mean over the block's units of mean |h_j|``.
 
-    Means are over observations (N, *obs_shape) and, of a channel, over its cells; h is what leaves the block. In a
-    block that gives only zeros, every unit is dormant.
+    Means are over observations (N, *obs_shape) and a channel's cells; h is the block's output.
 
     Args:
         units: number of units of each block.
@@ -68,28 +67,26 @@ def dormant(encoder: Encoder, units: list[int], observations: torch.Tensor, tau:
         Per block, booleans (units,).
     """
     training = encoder.training
-    encoder.eval()  # running statistics are not to see the batch twice
-    hidden, found = encoder.scale(observations), []
+    encoder.eval()  # running statistics must not count the batch twice
+    hidden, asleep = encoder.scale(observations), []
     for block, count in zip(encoder.blocks, units, strict=True):
         hidden = block(hidden)
         activity = hidden.abs().reshape(len(hidden), count, -1).mean((0, 2))
-        found.append(activity <= tau * activity.mean())
+        asleep.append(activity <= tau * activity.mean())
     encoder.train(training)
-    return found
+    return asleep
 
 
 @METHODS.register("redo")
 @dataclass(frozen=True, kw_only=True)
 class ReDo(FromSource):
-    """Fine-tuning that now and then gives dormant units of the encoder fresh incoming and zero outgoing weights.
+    """Fine-tuning that regularly gives dormant units of the encoder fresh incoming and zero outgoing weights.
 
     A unit is an output of a block's one weighted layer: a feature, or a channel with its group of columns in a linear
-    layer above. Its incoming weights, bias and normalisation become those of a freshly initialised network; its
-    columns in the next layer, above the last block in both heads' first layers, become zero. Where both apply, between
-    two dormant units, the fresh weight stands: it reaches no output yet, and zeros would cut new units off for good.
-    Blocks that are frozen, and those whose outputs a frozen layer reads, are left alone.
-    The gradients of these entries are zero in that update; their moments in Adam are not reset, which no method can
-    reach, so that they drift a little afterwards.
+    layer above. Its incoming weights, bias and normalisation become those of a fresh network; its columns in the next
+    layer, above the last block in both heads' first layers, become zero. Between two dormant units the fresh weight
+    stands, as zeros would cut the new unit off. Frozen blocks, and those whose outputs a frozen layer reads, are
+    skipped. The gradients of these entries are zero in that update; Adam's moments are not reset.
 
     Attributes:
         every: updates between two examinations, counted anew on every task.
@@ -104,8 +101,8 @@ class ReDo(FromSource):
         "watches_source": "makes jumps that the other would credit",
     }
 
-    every: Annotated[int, Field(ge=1)] = 1000
-    tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    every: Count = 1000
+    tau: NotNegative = 0.1
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The transplanted network; everything trains.
@@ -123,7 +120,7 @@ class ReDo(FromSource):
         return {"updates": torch.tensor(0), "seed": torch.tensor(seed % 2**31)}
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """Counts the update, and where it is time changes weights of ``network``, and their gradients to zero."""
+        """Count the update; after every ``every`` of them reinitialise dormant units, in place."""
         updates = state["updates"] + 1
         state = {**state, "updates": updates}
         if int(updates) % self.every:
@@ -140,7 +137,7 @@ class ReDo(FromSource):
 
 @torch.no_grad()
 def _recycled(network: PolicyNetwork, asleep: list[torch.Tensor], grads: Grads, seed: int) -> Grads:
-    """Give dormant units fresh incoming and zero outgoing weights, in place; gradients with zeros for both."""
+    """Reinitialise dormant units in place; returns the gradients with zeros for the changed weights."""
     grads = {name: g.clone() for name, g in grads.items()}
     for units, outgoing in zip(asleep, readers(network), strict=True):
         for name, weight in outgoing:

@@ -1,13 +1,11 @@
-"""Replay: the policy imitates what it did on stored states of the tasks before."""
+"""Replay: behaviour cloning on stored states of earlier tasks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import Field
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch, Grads
 from graft.transfer.divergence import added, gradient
 from graft.transfer.memory import Memory, tasks
@@ -27,7 +25,7 @@ class Replay(Memory):
     Source: ClonEx-SAC, Wolczyk et al. 2022, without its choice of exploration.
     """
 
-    strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    strength: NotNegative = 1.0
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
         """Adds the penalty's gradient to that of every parameter it depends on."""

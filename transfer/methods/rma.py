@@ -1,4 +1,4 @@
-"""RMA: a teacher that sees the dynamics, and a student that finds them out from what happened lately."""
+"""RMA: a teacher that observes the dynamics, and a student that estimates them from recent history."""
 
 from __future__ import annotations
 
@@ -27,17 +27,14 @@ STUDENT, BEGUN = "student", "begun"
 class RMA(FromSource):
     """The source is learned in two phases on a task with ``show: [state, dynamics, history]``.
 
-    First a teacher learns; the branch of its encoder that reads the dynamics makes the latent z of them. Then nothing
-    moves but the branch that reads the history, which learns to give the same latent on the states that the policy
-    meets with its own estimate: the gradient of mean ||phi(history) - z||^2 takes the place of the algorithm's. What is
-    transferred does not look at the dynamics any more, so that the target needs only ``show: [state, history]``; there,
-    everything trains on.
+    First a teacher learns; the branch of its encoder that reads the dynamics gives the latent z. Then only the branch
+    that reads the history trains, by the gradient of mean ||phi(history) - z||^2 instead of the algorithm's, on states
+    that the policy meets with the estimate. The target needs only ``show: [state, history]``; there, everything trains.
 
     Attributes:
         teaching: share of the source's budget of the first phase.
         heads: carried by name unless others are asked for.
-    Source: Kumar et al. 2021, section III, eq. 1-3. Their policy reads z beside the state; here one layer reads both,
-        so that its weights for z serve for the estimate. Their latent has 8 numbers; here it is what leaves the branch.
+    Source: Kumar et al. 2021, section III, eq. 1-3, where the latent has 8 numbers; here it is the branch's output.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"watches_source"})
@@ -56,8 +53,7 @@ class RMA(FromSource):
             )
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """While a source that it can use is learned: ``student``, whether the second phase has begun, and ``begun``,
-        whether training has; else nothing.
+        """While the source is learned: ``student``, whether the second phase has begun, and ``begun``, whether any has.
 
         Raises:
             GraftError: the branches of dynamics and history differ in width.

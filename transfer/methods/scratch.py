@@ -1,4 +1,4 @@
-"""Scratch: a fresh network; the control that every transfer is measured against."""
+"""Scratch: training from a fresh network, the baseline of all comparisons."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ class Scratch(TransferMethod):
     """Everything fresh, everything trains."""
 
     uses_source: ClassVar[bool] = False
-    control: ClassVar[bool] = True
-    baseline: ClassVar[bool] = True
+    provides: ClassVar[frozenset[str]] = frozenset({"control", "baseline"})
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """A fresh network."""

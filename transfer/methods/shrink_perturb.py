@@ -1,17 +1,17 @@
-"""Shrink and perturb: the source's weights, drawn part of the way to fresh ones, so that they can learn again."""
+"""Shrink and perturb: the source's weights, interpolated with fresh ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.normaliser import statistics
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.algorithm import Share
 from graft.envs.core.schema import Schemas
 from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
 
@@ -21,26 +21,21 @@ from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
 class ShrinkPerturb(FromSource):
     """``theta <- s * theta + (1 - s) * fresh`` for all that was carried over, once, before training starts.
 
-    ``fresh`` are the weights that `scratch` starts from with the same architecture and seed. Floating-point buffers
-    (running statistics of layers) are treated as parameters; counters and statistics of observations stay the source's.
+    ``fresh`` are the weights that `scratch` starts from with the same architecture and seed. Floating-point buffers of
+    layers are treated as parameters; counters and statistics of observations stay the source's.
 
     Attributes:
-        shrink: s in [0, 1]; 1 is `finetune` and 0 has the weights of `scratch`, bit for bit. The default is this
-            project's choice, a mild one: a transfer wants to keep most of the source.
-    Source: Ash & Adams 2020, section 4. Theirs is ``lambda * theta + noise``, where the noise has a scale of its own;
-        here it is a fresh initialisation times 1 - s.
+        shrink: s in [0, 1]; 1 is `finetune` and 0 has the weights of `scratch`, bit for bit.
+    Source: Ash & Adams 2020, section 4, where the noise has a scale of its own.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"fresh_weights"})
     conflicts: ClassVar[Mapping[str, str]] = FRESH_WEIGHTS
 
-    shrink: Annotated[float, Field(ge=0, le=1)] = 0.8
+    shrink: Share = 0.8
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """The transplanted network, shrunk and perturbed; everything trains.
-
-        New input slices of a layer that was carried over are shrunk and perturbed with it.
-        """
+        """The transplanted network, shrunk and perturbed (new slices of carried layers, too); everything trains."""
         network, report = super().build(source, target, architecture, seed)
         assert report is not None
         carried = {row.tensor for row in report.rows if row.status not in ("initialised", "dropped")}

@@ -1,19 +1,19 @@
-"""Synaptic intelligence: weights are held by what they did for the loss while it fell."""
+"""Synaptic intelligence (SI): weights are held by their contribution to the fall of the loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import NotNegative, Positive
 from graft.agents.training.backend import Batch, Grads
 from graft.errors import GraftError
 from graft.transfer.method import METHODS, Consolidated, State, Step, TaskPosition
-from graft.transfer.regulariser import NotNegative, Regulariser
+from graft.transfer.regulariser import Regulariser
 from graft.transfer.state import Tensors, group, named
 
 
@@ -23,9 +23,9 @@ class SI(Regulariser):
     """Importance: the path integral of the loss over the task, per parameter, summed over tasks around the latest end.
 
     While a task is learned, w_i adds up -g_i * dtheta_i over all updates, with the gradient g of the *task's* loss
-    before clipping and without the penalty. At its end omega_i += max(0, w_i) / (Delta_i^2 + xi), Delta being how far
-    the parameter went. The sum over tasks has mean 1 in the penalty, whose factor here is strength / 2 (the paper's
-    is c). The source is watched while it is learned, so a source that was trained before cannot be used.
+    before clipping and without the penalty. At its end omega_i += max(0, w_i) / (Delta_i^2 + xi), Delta being the
+    distance that the parameter moved. The sum over tasks has mean 1 in the penalty, whose factor here is strength / 2
+    (the paper's is c). The source must be trained with this method.
 
     Attributes:
         xi: keeps the denominator from vanishing.
@@ -33,7 +33,7 @@ class SI(Regulariser):
     """
 
     strength: NotNegative = 1.0
-    xi: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    xi: Positive = 0.1
 
     states: ClassVar[int] = 0
     provides: ClassVar[frozenset[str]] = Regulariser.provides | {"watches_source"}
@@ -45,12 +45,12 @@ class SI(Regulariser):
         return {**super().init(network, source), **named("path.0", path), **named("start.0", here)}
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """The penalty's gradient added; the step that the gradients before it led to is added to the path."""
+        """Add the penalty's gradient, and the step since the last gradients to the path."""
         held = [name for name in group(state, "path.0") if name in grads]
         parameters = {name: p.detach() for name, p in network.named_parameters()}
         path = self._path(network, state)
         step = super().gradients(grads, network, state, batch)
-        # A gradient that goes on as it is will be clipped in place; one that was added to is nobody else's.
+        # A gradient that was not added to will be clipped in place.
         last = {name: grads[name].clone() if step.grads[name] is grads[name] else grads[name] for name in held}
         followed = {
             **named("path.0", path),

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode
 
 from graft.envs.adapters.packages import READY
 from graft.envs.builtin.engine.batch import GameVectorEnv
 from graft.envs.builtin.engine.game import GAMES, Game
-from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import unknown
 
 PART = "Built-in games"
 
 
-class BuiltinAdapter:
+class BuiltinAdapter(Adapter):
     """Built-in games, by their Gymnasium ids."""
 
     prefix = "Graft/"
@@ -28,19 +27,19 @@ class BuiltinAdapter:
         return GAMES
 
     def states(self) -> dict[str, str]:
-        """They are always there."""
+        """Always ready."""
         return {PART: READY}
 
     def counts(self) -> dict[str, int]:
         """How many games."""
         return {PART: len(list(GAMES))}
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         """The native batch; it runs in the calling thread."""
-        options = dict(task.kwargs)
-        render_mode = options.pop("render_mode", None)
-        _game(task).resolve(options)
-        return GameVectorEnv(task.id, num_envs, seed, autoreset, render_mode, **options)
+        mechanics = dict(task.kwargs)
+        render_mode = mechanics.pop("render_mode", None)
+        _game(task).resolve(mechanics)
+        return GameVectorEnv(task.id, options.num_envs, options.seed, options.autoreset, render_mode, **mechanics)
 
     def bounds(self, task: Task) -> Bounds | None:
         """The game's own bounds under any mechanics: a changed game is scored on the scale of the original."""
@@ -48,7 +47,7 @@ class BuiltinAdapter:
 
 
 def _game(task: Task) -> Game:
-    """The game of ``task``; who mistypes its id asked for a task, so the error says "task"."""
+    """The game of ``task``; raises GraftError with the nearest task."""
     if task.id not in GAMES:
         others = [
             i for _, other in ADAPTERS.items() if other.prefix.startswith(BuiltinAdapter.prefix) for i in other.ids()

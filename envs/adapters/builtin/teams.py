@@ -1,4 +1,4 @@
-"""The built-in games for two teams: ids such as ``Graft/Pursuit-v0``, the agents of a team as rows of a batch."""
+"""The built-in games for two teams, ids such as ``Graft/Pursuit-v0``: the agents of a team are rows of a batch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from gymnasium.vector import AutoresetMode
 from graft.envs.adapters.packages import READY
 from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.arena.game import ARENAS, Arena
-from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.core.task import Adapter, BatchOptions, Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
-from graft.envs.core.teams import ALL, SquadEnv, environments
+from graft.envs.core.teams import ALL, TeamEnv, envs_needed
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
@@ -22,52 +22,49 @@ OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the o
 PART = "Built-in games for teams"
 
 
-class ArenaAdapter:
+class ArenaAdapter(Adapter):
     """One game: ``team`` (its first by default), ``opponents`` and the game's options."""
+
+    renders = has_teams = True
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self.prefix = arena.id
-        self.renders = True
 
     def ids(self) -> Iterable[str]:
         """Its one id."""
         return [self.prefix]
 
     def states(self) -> dict[str, str]:
-        """It is always there."""
+        """Always ready."""
         return {PART: READY}
 
     def counts(self) -> dict[str, int]:
         """One game; there is an adapter for each."""
         return {PART: 1}
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
-        """A batch of ``num_envs`` rows; it runs in the calling thread."""
-        if task.id != self.prefix:
-            raise unknown("task", task.id, [self.prefix])
-        same_step_only(task, autoreset)
-        options, render_mode = self._options(task)
-        settings = self._arena.resolve(options)
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
+        """A batch whose rows are agents; it runs in the calling thread."""
+        settings = self._arena.resolve(self._settings(task)[0])
+        check_same_step(task, options.autoreset)
         first, second = (team.name for team in self._arena.teams)
         counts = {first: settings.high_first, second: settings.high_second}
         counts[ALL] = sum(counts.values())
-        team, opponents = word(task, "team", first), word(task, "opponents", "random")
+        team, opponents = string_option(task, "team", first), string_option(task, "opponents", "random")
         if team not in counts:
             raise unknown(f"team of {task.id}", team, counts)
-        count = environments(num_envs, counts[team])
-        batch = ArenaBatch(self._arena.name, count, seed, autoreset, render_mode, **options)
-        return TeamRows(batch, team, num_envs, opponents, seed)
+        games = self.make_teams(task, options._replace(num_envs=envs_needed(options.num_envs, counts[team])))
+        return TeamRows(games, team, options.num_envs, opponents, options.seed)
 
-    def squad(self, task: Task, seed: int, num_envs: int) -> SquadEnv:
+    def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
         """Games with all their agents."""
+        settings, render_mode = self._settings(task)
+        return ArenaBatch(self._arena.name, options.num_envs, options.seed, options.autoreset, render_mode, **settings)
+
+    def _settings(self, task: Task) -> tuple[dict[str, Any], str | None]:
+        """The game's own keywords, and the render mode."""
         if task.id != self.prefix:
             raise unknown("task", task.id, [self.prefix])
-        options, render_mode = self._options(task)
-        return ArenaBatch(self._arena.name, num_envs, seed, render_mode=render_mode, **options)
-
-    def _options(self, task: Task) -> tuple[dict[str, Any], str | None]:
-        """The game's own keywords, and the render mode."""
         options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
         render_mode = options.pop("render_mode", None)
         allowed = [*OPTIONS, *self._arena.options]
@@ -76,13 +73,9 @@ class ArenaAdapter:
                 raise unknown(f"keyword of {task.id}", name, allowed)
         return options, render_mode
 
-    def bounds(self, task: Task) -> Bounds | None:
-        """None: what a return is worth depends on the opponents."""
-        return None
 
-
-def same_step_only(task: Task, autoreset: AutoresetMode) -> None:
-    """Raises GraftError for the other convention, under which a row that waits for its environment can't be told."""
+def check_same_step(task: Task, autoreset: AutoresetMode) -> None:
+    """Raises GraftError for next-step autoreset, where rows that wait for their game cannot be distinguished."""
     if autoreset is not AutoresetMode.SAME_STEP:
         raise GraftError(
             f"Task '{task.id}' is offered under same-step autoreset alone, not '{autoreset.value}': "
@@ -90,8 +83,8 @@ def same_step_only(task: Task, autoreset: AutoresetMode) -> None:
         )
 
 
-def word(task: Task, name: str, default: str) -> str:
-    """A keyword argument that is a word."""
+def string_option(task: Task, name: str, default: str) -> str:
+    """A keyword argument that is a string."""
     value: Any = task.kwargs.get(name, default)
     if not isinstance(value, str):
         raise GraftError(f"{task.id}: {name}={value!r} is not allowed; it is a word such as '{default}'.")

@@ -3,8 +3,8 @@
 EnvPool's own autoreset is next-step. It takes seeds only when a pool is built, so a reset with a seed builds a new
 pool (about a millisecond for 64 MiniGrid environments).
 
-A simulation whose reward or observation is not finite is truncated and reset, as those of `graft.envs.supervision.supervised_batch` are. One that
-raises or hangs does so for the whole pool, in C++: an exception ends the run, and no time limit can be kept.
+An environment whose reward or observation is not finite is truncated and reset. One that raises or hangs does so for
+the whole pool, in C++: an exception ends the run, and no time limit can be kept.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
-from gymnasium.vector import AutoresetMode
-
 from graft.envs.adapters.envpool.batch import MAX_SEED, EnvPoolVectorEnv
 from graft.envs.adapters.envpool.tasks import FORM, LIMIT, check, codecs_of
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
-from graft.envs.adapters.minigrid.missions import is_grid, mission_of
+from graft.envs.adapters.minigrid.missions import is_grid, split_mission
 from graft.envs.adapters.procgen.adapter import is_procgen, is_procgen_name
 from graft.envs.adapters.procgen.qt import found_qt, load_qt
-from graft.envs.adapters.scores import scores_of
+from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import first_line
-from graft.envs.core.faults import FaultLog, rules_of
-from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.core.faults import FaultLog, split_rules
+from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
@@ -41,11 +39,8 @@ _POOL_KEYWORDS = {
 """Keywords of the pool, not of the game: Graft sets them, or they would change which game it is."""
 
 
-class EnvPoolAdapter:
-    """MiniGrid and BabyAI, and every other EnvPool task whose observation is of boxes of reals, images and numbers.
-
-    `graft.envs.adapters.envpool.tasks` says what is shown of them, and under which names.
-    """
+class EnvPoolAdapter(Adapter):
+    """MiniGrid and BabyAI, and every other EnvPool task whose observation is of boxes of reals, images and numbers."""
 
     prefix = PREFIX
 
@@ -56,32 +51,32 @@ class EnvPoolAdapter:
         except GraftError:
             return []
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
-        """The pool, with at most ``max_threads`` threads of its own."""
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
+        """The pool, with at most ``options.max_threads`` threads of its own."""
         library = _library()
         name = task.id.removeprefix(PREFIX)
         if name not in library.list_all_envs():
             raise unknown("task", task.id, self.ids())
-        rules, rest = rules_of(task.id, task.kwargs, offered=("limit", "window"))
-        task, mission = mission_of(Task(task.id, rest))
+        rules, rest = split_rules(task.id, task.kwargs, offered=("limit", "window"))
+        task, mission = split_mission(Task(task.id, rest))
         spec = _spec(library, name, task)
         config = spec.config._asdict()
         played, limit = _with_limit(name, config, task)
 
         def build(seeds: list[int]) -> Any:
-            threads = max(1, min(max_threads, num_envs))
-            sizes = {"num_envs": num_envs, "num_threads": threads}
+            threads = max(1, min(options.max_threads, options.num_envs))
+            sizes = {"num_envs": options.num_envs, "num_threads": threads}
             pool = library.make(name, env_type="gymnasium", env_seed=seeds, **sizes, **played)
             _spaces(pool)  # a pool builds its spaces when first asked, and keeps them
             return pool
 
         codecs = codecs_of(task, name, config, *_spaces(spec), mission)
         log = FaultLog(task.id, rules)
-        return EnvPoolVectorEnv(build, num_envs, seed, autoreset, codecs, is_grid(name), log, limit)
+        return EnvPoolVectorEnv(build, options, codecs, is_grid(name), log, limit)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """See `graft.envs.adapters.scores`."""
-        return scores_of(task.id.removeprefix(PREFIX), task.kwargs)
+        """See `known_bounds`."""
+        return known_bounds(task.id.removeprefix(PREFIX), task.kwargs)
 
     def states(self) -> dict[str, str]:
         """Part -> "ready", or a sentence with the line that installs it."""

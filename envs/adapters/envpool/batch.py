@@ -1,17 +1,17 @@
-"""A batch of EnvPool's environments: its autoreset, time limits and faults in Graft's terms."""
+"""A batch of EnvPool's environments: autoreset, time limits and faults."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from graft.envs.adapters.spaces import ActionCodec, AdaptedVectorEnv, Array, ObservationCodec, first_line
-from graft.envs.core.faults import FaultLog, FaultRules, Faults
+from graft.envs.core.faults import FaultLog, Faults
+from graft.envs.core.task import BatchOptions
 from graft.errors import GraftError
 
 MAX_SEED = 2**31 - 1
@@ -21,20 +21,12 @@ Bools = NDArray[np.bool_]
 ALL = slice(None)
 
 
-class Seen(NamedTuple):
-    """What was shown of the environments ``which``: as the pool did, or already encoded."""
-
-    which: Any
-    shown: Any
-    encoded: bool = False
-
-
 class EnvPoolVectorEnv(AdaptedVectorEnv):
     """One EnvPool in synchronous mode.
 
     Args:
         build: seeds (num_envs,) -> a new pool with these seeds.
-        num_envs, seed, autoreset: as for `envs.make`.
+        options: of the batch.
         codecs: of observations and actions.
         success_ends: whether every reward ends the episode, as in MiniGrid: see `step`.
         log: counts faults.
@@ -45,22 +37,19 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
     def __init__(
         self,
         build: Callable[[list[int]], Any],
-        num_envs: int,
-        seed: int,
-        autoreset: AutoresetMode,
+        options: BatchOptions,
         codecs: tuple[ObservationCodec, ActionCodec],
-        success_ends: bool = False,
-        log: FaultLog | None = None,
-        limit: int | None = None,
+        success_ends: bool,
+        log: FaultLog,
+        limit: int | None,
     ) -> None:
-        super().__init__(num_envs, seed, autoreset, *codecs)
-        self._build = build
-        self._success_ends = success_ends
-        self._log = log or FaultLog("envpool", FaultRules())
-        self._limit = limit
-        self._overdue = np.zeros(num_envs, np.bool_)  # what must be reset, where the pool itself sees no need
+        super().__init__(options, *codecs)
+        self._build, self._success_ends, self._log, self._limit = build, success_ends, log, limit
+        self._overdue = np.zeros(self.num_envs, np.bool_)  # must be reset, though the pool does not know
         self._pool: Any = None
-        self._seen: list[Seen] = []  # since the last step began; whole batches of pictures take long to copy
+        # Since the last step began: environments, what the pool or this batch showed of them, and whether it is encoded
+        # already. Whole batches of pictures take long to copy.
+        self._seen: list[tuple[Any, Any, bool]] = []
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -87,25 +76,25 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         if not seeds and len(chosen):
             self._show(chosen, self._pool.reset(chosen)[0])
         obs = self._shown(self._seen)
-        self._seen = [Seen(ALL, obs.copy(), encoded=True)]
+        self._seen = [(ALL, obs.copy(), True)]
         return obs, {}
 
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep.
 
         EnvPool reports an episode that ends in the last step of its time limit as truncated only. Limits are therefore
-        kept here, and the pool's is a step longer. MiniGrid's cannot be, as its rewards depend on it; but there every
-        reward ends the episode, so nobody bootstraps from the state behind the goal.
+        kept here, and the pool's is a step longer. MiniGrid's cannot be, as its rewards depend on it; there, every
+        reward ends the episode.
         """
         before, self._seen = self._seen, []
         obs, rewards, terminated, truncated = self._play(self._decode(np.asarray(actions)))
         if not (_finite(rewards) and (obs.dtype != np.float32 or _finite(obs))):
             bad = ~(np.isfinite(rewards) & np.isfinite(obs).reshape(self.num_envs, -1).all(axis=1))
             obs[bad] = self._shown(before)[bad]
-            self._seen.append(Seen(bad, obs[bad], encoded=True))
+            self._seen.append((bad, obs[bad], True))
             rewards = np.where(bad, 0.0, rewards)
             terminated, truncated = terminated & ~bad, truncated | bad
-            self._note(bad)
+            self._count_faults(bad)
         infos: dict[str, Any] = {}
         if self._same_step and (np.count_nonzero(terminated) or np.count_nonzero(truncated)):
             ended = np.flatnonzero(terminated | truncated).astype(np.int32)
@@ -113,7 +102,7 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
             final[ended] = obs[ended]
             infos = {"final_obs": final, "_final_obs": terminated | truncated}
             obs[ended] = self._show(ended, self._pool.reset(ended)[0])
-        self._log.passed(self.num_envs)
+        self._log.count_steps(self.num_envs)
         return obs, rewards.astype(np.float64), terminated, truncated, infos
 
     @property
@@ -155,21 +144,21 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         return self._show(which, raw), rewards, terminated, truncated
 
     def _show(self, which: Any, raw: Any) -> Array:
-        """What is shown of what the pool says of the environments ``which``."""
-        self._seen.append(Seen(which, raw))
+        """The observations ``raw`` of the environments ``which``, encoded."""
+        self._seen.append((which, raw, False))
         return self._encode(raw)
 
     def _blank(self) -> Array:
         return np.zeros((self.num_envs, *self.observation_schema.shape), self.observation_schema.dtype)
 
-    def _shown(self, seen: list[Seen]) -> Array:
+    def _shown(self, seen: list[tuple[Any, Any, bool]]) -> Array:
         """The observations (N, *shape) that ``seen`` adds up to."""
         obs = self._blank()
         for which, shown, encoded in seen:
             obs[which] = shown if encoded else self._encode(shown)
         return obs
 
-    def _note(self, failed: Bools) -> None:
+    def _count_faults(self, failed: Bools) -> None:
         for i in np.flatnonzero(failed).tolist():
             self._log.add("not_finite", f"environment {i} in its step: the reward or an observation is not finite")
         self._log.check()
@@ -177,11 +166,11 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
             self._overdue |= failed
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let the pool go; its threads end with it."""
+        """Drop the pool; its threads end with it."""
         self._pool = None
 
 
 def _finite(values: Array) -> bool:
-    """Whether all are. A sum of squares takes the least time to find that out, and may be too large in itself."""
+    """Whether all are. A sum of squares is the fastest test, but may overflow."""
     flat = values.ravel()
     return isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())

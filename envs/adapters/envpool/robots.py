@@ -1,6 +1,6 @@
 """Names of EnvPool's robots: MuJoCo's, which show what Gymnasium's do, and MetaWorld's arm.
 
-EnvPool keeps its models to itself, so the joints stand here; `graft.envs.adapters.joints` says how their names are made.
+EnvPool keeps its models to itself, so the joints stand here; `joints` says how their names are made.
 """
 
 from __future__ import annotations

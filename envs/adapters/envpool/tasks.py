@@ -12,7 +12,7 @@ from graft.envs.adapters.atari.adapter import atari_actions, atari_codec, check_
 from graft.envs.adapters.envpool.robots import robot_names
 from graft.envs.adapters.minigrid.adapter import encode, minigrid_codecs
 from graft.envs.adapters.minigrid.missions import is_grid, shows_mission, word_rows
-from graft.envs.adapters.names import Names, names_of
+from graft.envs.adapters.names import Names, known_names
 from graft.envs.adapters.procgen.adapter import ACTIONS, check_procgen, is_procgen, procgen_codec
 from graft.envs.adapters.spaces import ActionCodec, ObservationCodec, action_codec, observation_codec
 from graft.envs.core.task import Task
@@ -81,7 +81,7 @@ def _grid_codecs(task_id: str, space: gym.spaces.Dict, action: gym.Space[Any], m
 
 
 def _names(task: Task, name: str, space: gym.Space[Any], action: gym.Space[Any]) -> Names:
-    known = names_of(name, action)
+    known = known_names(name, action)
     return known if known != Names() else robot_names(name, task.kwargs, int(np.prod(space.shape or ())))
 
 

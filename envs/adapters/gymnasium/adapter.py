@@ -1,4 +1,4 @@
-"""Any Gymnasium id, ``module:Id-v0`` of a user's own package included, as a batch."""
+"""Any Gymnasium id, including ``module:Id-v0`` of a user's own package, as a batch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from graft.envs.adapters.gymnasium.flatten import Packed, packed
-from graft.envs.adapters.joints import names_of_model
+from graft.envs.adapters.gymnasium.flatten import FlattenObservation, flatten_parts
+from graft.envs.adapters.joints import model_names
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
-from graft.envs.adapters.minigrid.missions import MissionView, is_grid, mission_of, mission_view
-from graft.envs.adapters.names import Names, names_of
+from graft.envs.adapters.minigrid.missions import MissionObservation, is_grid, mission_observation, split_mission
+from graft.envs.adapters.names import Names, known_names
 from graft.envs.adapters.packages import INSTALL, gymnasium_counts, gymnasium_states, is_ours
-from graft.envs.adapters.scores import scores_of
+from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import (
     ActionCodec,
     AdaptedVectorEnv,
@@ -33,33 +32,32 @@ from graft.envs.adapters.spaces import (
     first_line,
     observation_codec,
 )
-from graft.envs.core.faults import KEYWORD, Faults, rules_of
-from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.core.faults import KEYWORD, Faults, split_rules
+from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.supervised_batch import Bools, Guarded, SingleEnv
+from graft.envs.supervision.supervised_batch import Bools, SingleEnv, SupervisedBatch
 from graft.errors import GraftError, unknown
 
-Around = Callable[[SingleEnv], SingleEnv]
+Wrap = Callable[[SingleEnv], SingleEnv]
 
 
 class GymnasiumVectorEnv(AdaptedVectorEnv):
-    """Plain Gymnasium environments stepped one after the other; one that fails is made again (`graft.envs.supervision.supervised_batch`).
+    """Gymnasium environments of a `SupervisedBatch`.
 
     Args:
-        guarded: the environments, not yet reset; closed with the batch.
+        batch: the environments, not yet started; closed with this.
         task: id, for error messages.
-        seed: of the first reset without a seed; environment i uses ``seed + i``.
-        autoreset: same-step or next-step.
+        options: of the batch.
     Raises:
-        GraftError: spaces that Graft cannot show; see `graft.envs.adapters.spaces`.
+        GraftError: spaces without a codec.
     """
 
-    def __init__(self, guarded: Guarded, task: str, seed: int, autoreset: AutoresetMode) -> None:
-        self._guarded = guarded  # first of all: `close` runs even when the lines below fail
-        first = guarded.first
+    def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
+        self._batch = batch  # first of all: `close` runs even when the lines below fail
+        first = batch.first
         space, observation, action = _codecs(first, task)
-        super().__init__(guarded.num_envs, seed, autoreset, observation, action)
-        guarded.show(space, "image" if space is not first.observation_space else None)
+        super().__init__(options, observation, action)
+        batch.start(space, "image" if space is not first.observation_space else None)
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
         self.render_mode = first.render_mode
@@ -68,7 +66,7 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     @property
     def faults(self) -> Faults:
         """Of all its environments."""
-        return self._guarded.faults
+        return self._batch.faults
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -76,100 +74,85 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
         seeds, chosen = self._seeds(seed), self._chosen(options)
         passed_on = {key: value for key, value in (options or {}).items() if key != "reset_mask"} or None
-        self._guarded.reset(np.flatnonzero(chosen).tolist(), seeds, passed_on)
+        self._batch.reset(np.flatnonzero(chosen).tolist(), seeds, passed_on)
         self._waiting &= ~chosen
-        return self._encode(self._guarded.raw), {}
+        return self._encode(self._batch.raw), {}
 
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep."""
         playing = self._all if self._same_step else np.flatnonzero(~self._waiting).tolist()
-        rewards, terminated, truncated = self._guarded.step(playing, self._decode(np.asarray(actions)))
+        rewards, terminated, truncated = self._batch.step(playing, self._decode(np.asarray(actions)))
         ended = terminated | truncated
         if not self._same_step:
-            self._guarded.reset(np.flatnonzero(self._waiting).tolist())
+            self._batch.reset(np.flatnonzero(self._waiting).tolist())
             self._waiting = ended
-            return self._encode(self._guarded.raw), rewards, terminated, truncated, {}
+            return self._encode(self._batch.raw), rewards, terminated, truncated, {}
         infos: dict[str, Any] = {}
         if ended.any():
-            infos = {"final_obs": self._encode(self._guarded.raw), "_final_obs": ended}
-            self._guarded.reset(np.flatnonzero(ended).tolist())
-        return self._encode(self._guarded.raw), rewards, terminated, truncated, infos
+            infos = {"final_obs": self._encode(self._batch.raw), "_final_obs": ended}
+            self._batch.reset(np.flatnonzero(ended).tolist())
+        return self._encode(self._batch.raw), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...]:
         """What each environment renders."""
-        return self._guarded.render()
+        return self._batch.render()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment, as far as they let themselves be closed."""
-        self._guarded.close()
+        self._batch.close()
 
 
-class GymnasiumAdapter:
+class GymnasiumAdapter(Adapter):
     """Every id that no other adapter claims."""
 
     prefix = ""
     renders = True
-    parallel = True
-    while_making: Callable[[], AbstractContextManager[Any]] = nullcontext
+    construction_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Gives the context in which an environment is made."""
 
     def ids(self) -> Iterable[str]:
         """Ids registered with Gymnasium so far; a user's module registers its own when it is imported."""
         return sorted(gym.registry)
 
-    def make(
-        self,
-        task: Task,
-        num_envs: int,
-        seed: int,
-        autoreset: AutoresetMode,
-        max_threads: int,
-        workers: int = 1,
-    ) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread, or in so many ``workers``."""
-        return GymnasiumVectorEnv(self.guarded(task, num_envs, seed, workers), task.id, seed, autoreset)
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
+        """The batch; it runs in the calling thread, or in ``options.workers`` processes."""
+        return GymnasiumVectorEnv(self.supervised(task, options), task.id, options)
 
-    def guarded(
-        self,
-        task: Task,
-        num_envs: int,
-        seed: int,
-        workers: int,
-        around: Around | None = None,
-        names: Iterable[str] = (),
-    ) -> Guarded:
+    def supervised(
+        self, task: Task, options: BatchOptions, wrap: Wrap | None = None, names: Iterable[str] = ()
+    ) -> SupervisedBatch:
         """The environments of a batch.
 
         Args:
-            around: wraps each of them. names: keywords that it has, for the error message of an unknown one.
+            wrap: wraps each of them. names: keywords of ``wrap``, for the error message of an unknown one.
         Raises:
             GraftError: an unknown id or keyword, or a package that is not installed.
         """
         spec = _find(task.id)
         allowed, takes_others = _keywords(spec, task)
-        task, mission = mission_of(task)
+        task, mission = split_mission(task)
         names = (*names, MISSION) if is_grid(task.id) else names
-        rules, rest = rules_of(task.id, task.kwargs, allowed)
+        rules, rest = split_rules(task.id, task.kwargs, allowed)
         task = Task(task.id, rest)
-        stranger = next((name for name in task.kwargs if name not in allowed), None)
-        complaint = unknown(f"keyword of {task.id}", stranger, {*allowed, KEYWORD, *names}) if stranger else None
-        if stranger == "render_mode":
-            complaint = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
-        if complaint and not takes_others:
-            raise complaint
-        make = partial(_make_one, self.while_making, spec, task, complaint, around, mission)
-        return Guarded(make, num_envs, task.id, seed, rules, workers)
+        unlisted = next((name for name in task.kwargs if name not in allowed), None)
+        refusal = unknown(f"keyword of {task.id}", unlisted, {*allowed, KEYWORD, *names}) if unlisted else None
+        if unlisted == "render_mode":
+            refusal = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
+        if refusal and not takes_others:
+            raise refusal
+        make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission)
+        return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """See `graft.envs.adapters.scores`."""
-        return scores_of(task.id.rpartition(":")[2], task.kwargs)
+        """See `known_bounds`."""
+        return known_bounds(task.id.rpartition(":")[2], task.kwargs)
 
     def states(self) -> dict[str, str]:
-        """See `graft.envs.core.task.Adapter`."""
+        """See `Adapter`."""
         return gymnasium_states()
 
     def counts(self) -> dict[str, int]:
-        """See `graft.envs.core.task.Adapter`."""
+        """See `Adapter`."""
         return gymnasium_counts()
 
 
@@ -215,18 +198,18 @@ def _make_one(
     context: Callable[[], AbstractContextManager[Any]],
     spec: EnvSpec,
     task: Task,
-    complaint: GraftError | None,
-    around: Around | None,
+    refusal: GraftError | None,
+    wrap: Wrap | None,
     mission: bool | None,
 ) -> SingleEnv:
-    """One environment; ``complaint`` is the error for a keyword that its constructor passed on, should that fail."""
+    """One environment; ``refusal`` is the error for a keyword that its constructor does not spell out."""
     with context():
-        env = _bare(spec, task, complaint)
-        env = mission_view(env, task.id, mission) if is_grid(task.id) else packed(env, task.id)
-        return around(env) if around else env
+        env = _make_plain(spec, task, refusal)
+        env = mission_observation(env, task.id, mission) if is_grid(task.id) else flatten_parts(env, task.id)
+        return wrap(env) if wrap else env
 
 
-def _bare(spec: EnvSpec, task: Task, complaint: GraftError | None) -> SingleEnv:
+def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> SingleEnv:
     with warnings.catch_warnings():
         # An old version is the user's choice: a source policy was trained on exactly that one.
         warnings.filterwarnings("ignore", message=".*is out of date")
@@ -237,14 +220,14 @@ def _bare(spec: EnvSpec, task: Task, complaint: GraftError | None) -> SingleEnv:
         except Exception as error:  # constructors refuse keywords in many ways
             if not task.kwargs:  # then it is the environment's own fault, and its author needs the traceback
                 raise
-            if complaint and isinstance(error, TypeError):
-                raise complaint from error
+            if refusal and isinstance(error, TypeError):
+                raise refusal from error
             given = ", ".join(f"{key}={value!r}" for key, value in task.kwargs.items())
             raise GraftError(f"Task '{task.id}' does not accept {given}: {first_line(error)}.") from error
 
 
 def _missing(task_id: str, error: Exception) -> GraftError:
-    """The error for a package that the environment needs; a library's own line is kept where it names none."""
+    """The error for a missing package."""
     package = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
     root = package.partition(".")[0] if package else ""
     line = f"`{INSTALL if is_ours(root) else f'pip install {root}'}`" if root else f"{error}"
@@ -252,28 +235,28 @@ def _missing(task_id: str, error: Exception) -> GraftError:
 
 
 def _codecs(env: SingleEnv, task_id: str) -> tuple[gym.Space[Any], ObservationCodec, ActionCodec]:
-    """The space of what is shown, and the codecs; of MiniGrid's dictionary its view is shown, as from EnvPool."""
-    space, names = env.observation_space, names_in(env, task_id)
-    if isinstance(env, MissionView):
+    """The space of observations, and the codecs; of MiniGrid's dictionary the image is shown."""
+    space, names = env.observation_space, env_names(env, task_id)
+    if isinstance(env, MissionObservation):
         return space, *minigrid_codecs(task_id, env.image, env.action_space, mission=True)
     if isinstance(space, gym.spaces.Dict) and is_grid(task_id):
         return space["image"], *minigrid_codecs(task_id, space["image"], env.action_space)
-    shown = env.codec if isinstance(env, Packed) else observation_codec(task_id, space, names.observation)
+    shown = env.codec if isinstance(env, FlattenObservation) else observation_codec(task_id, space, names.observation)
     return space, shown, action_codec(task_id, env.action_space, names.action)
 
 
-def names_in(env: SingleEnv, task_id: str) -> Names:
-    """Names that its author gave it, or its documentation; else ALE's action meanings, or MuJoCo's joints."""
+def env_names(env: SingleEnv, task_id: str) -> Names:
+    """Its attributes ``observation_names`` and ``action_names``, or the table's; else ALE's actions or MuJoCo's joints."""
     own = [getattr(env.unwrapped, name, None) for name in ("observation_names", "action_names")]
     given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
-    known = names_of(task_id.rpartition(":")[2], env.action_space)
+    known = known_names(task_id.rpartition(":")[2], env.action_space)
     known = Names(given[0] or known.observation, given[1] or known.action)
     if known.action is not None:
         return known
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     if callable(meanings):
         return Names(known.observation, tuple(str(meaning).lower() for meaning in meanings()))
-    robot = names_of_model(env.unwrapped)
+    robot = model_names(env.unwrapped)
     return Names(known.observation or robot.observation, robot.action)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from graft.envs.adapters.gymnasium.tunable import Knobs, KnobsAdapter, Values
+from graft.envs.adapters.gymnasium.tunable import TunableAdapter, TunableSpec, Values
 from graft.envs.builtin.engine.mechanics import Mechanic
 from graft.envs.factory import ADAPTERS
 
@@ -18,19 +18,19 @@ Constants = dict[Mechanic, str]
 
 
 def _attributes(constants: Constants, derive: Callable[[Any], None] | None, env: Any) -> Callable[[Values], None]:
-    """What sets the attributes of ``env``, and then those that are derived from them."""
+    """A function that sets the attributes of ``env``, and then those that are derived from them."""
 
-    def put(p: Values) -> None:
+    def apply(p: Values) -> None:
         for mechanic, attribute in constants.items():
             setattr(env, attribute, p[mechanic.name])
         if derive:
             derive(env)
 
-    return put
+    return apply
 
 
-def _knobs(constants: Constants, derive: Callable[[Any], None] | None = None, idle: int = 0) -> Knobs:
-    return Knobs(tuple(constants), partial(_attributes, constants, derive), idle=idle)
+def _spec(constants: Constants, derive: Callable[[Any], None] | None = None, idle: int = 0) -> TunableSpec:
+    return TunableSpec(tuple(constants), partial(_attributes, constants, derive), idle=idle)
 
 
 def _cartpole(env: Any) -> None:
@@ -44,12 +44,12 @@ def _acrobot(env: Any) -> None:
 
 
 def _lander(env: Any) -> None:
-    """Its world is made at a reset; within an episode the one there is changes."""
+    """Its world is made at a reset; within an episode the existing one changes."""
     if env.world is not None:
         env.world.gravity = (0, env.gravity)
 
 
-CARTPOLE = _knobs(
+CARTPOLE = _spec(
     {
         Mechanic("length", "half the length of the pole, m", 0.5, 0.05, 5.0): "length",
         Mechanic("masspole", "mass of the pole, kg", 0.1, 0.01, 10.0): "masspole",
@@ -59,7 +59,7 @@ CARTPOLE = _knobs(
     },
     _cartpole,
 )
-ACROBOT = _knobs(
+ACROBOT = _spec(
     {
         Mechanic("length_1", "length of the upper link, m", 1.0, 0.1, 5.0): "LINK_LENGTH_1",
         Mechanic("length_2", "length of the lower link, m", 1.0, 0.1, 5.0): "LINK_LENGTH_2",
@@ -70,24 +70,24 @@ ACROBOT = _knobs(
     _acrobot,
     idle=1,
 )
-PENDULUM = _knobs(
+PENDULUM = _spec(
     {
         Mechanic("g", "gravity, m/s^2", 10.0, 0.0, 50.0): "g",
         Mechanic("mass", "mass, kg", 1.0, 0.1, 10.0): "m",
         Mechanic("length", "length, m", 1.0, 0.1, 5.0): "l",
     }
 )
-MOUNTAIN_CAR = _knobs(
+MOUNTAIN_CAR = _spec(
     {
         Mechanic("gravity", "how much of the slope a step adds to the speed", 0.0025, 0.0, 0.02): "gravity",
         Mechanic("force", "how much the engine adds to the speed in a step", 0.001, 0.0, 0.01): "force",
     },
     idle=1,
 )
-MOUNTAIN_CAR_CONTINUOUS = _knobs(
+MOUNTAIN_CAR_CONTINUOUS = _spec(
     {Mechanic("power", "how much the engine at full force adds to the speed in a step", 0.0015, 0.0, 0.01): "power"}
 )
-LANDER = _knobs(
+LANDER = _spec(
     {
         Mechanic("gravity", "gravity; downwards is negative", -10.0, -11.99, -0.01): "gravity",
         Mechanic("wind_power", "greatest force of the wind, with enable_wind", 15.0, 0.0, 20.0): "wind_power",
@@ -96,7 +96,7 @@ LANDER = _knobs(
     _lander,
 )
 
-TABLE: Mapping[str, Knobs] = {
+TABLE: Mapping[str, TunableSpec] = {
     "CartPole-v1": CARTPOLE,
     "Acrobot-v1": ACROBOT,
     "Pendulum-v1": PENDULUM,
@@ -106,4 +106,4 @@ TABLE: Mapping[str, Knobs] = {
     "LunarLanderContinuous-v3": LANDER,
 }
 
-ADAPTERS.add("classic", KnobsAdapter(TABLE))
+ADAPTERS.add("classic", TunableAdapter(TABLE))

@@ -1,4 +1,4 @@
-"""One environment whose dictionary or tuple observations are shown as one array, so that a batch is one array too."""
+"""A wrapper that flattens dictionary and tuple observations into one array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft.envs.adapters.spaces import ObservationCodec, parts_codec
 from graft.envs.supervision.supervised_batch import SingleEnv
 
 
-class Packed(gym.ObservationWrapper[Any, Any, Any]):
+class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):
     """Flattens the parts of an observation one after the other.
 
     Attributes:
@@ -44,8 +44,10 @@ def _batch_of_one(value: Any) -> Any:
     return np.asarray(value)[None]
 
 
-def packed(env: SingleEnv, task: str) -> SingleEnv:
+def flatten_parts(env: SingleEnv, task: str) -> SingleEnv:
     """``env``, wrapped where its observations have parts."""
+    if not isinstance(env.observation_space, gym.spaces.Dict | gym.spaces.Tuple):
+        return env
     names = getattr(env.unwrapped, "observation_names", None)
     given = {str(part): tuple(map(str, own)) for part, own in names.items()} if isinstance(names, dict) else {}
-    return Packed(env, task, given) if isinstance(env.observation_space, gym.spaces.Dict | gym.spaces.Tuple) else env
+    return FlattenObservation(env, task, given)

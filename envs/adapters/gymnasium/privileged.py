@@ -1,7 +1,7 @@
-"""What an environment whose mechanics are keywords shows beside its state: its dynamics, and what happened lately.
+"""Privileged observations of tunable environments: their dynamics, and a history of the last steps.
 
-``show: [state, dynamics, history]`` makes observations of parts. A teacher sees the dynamics; a student, who has to
-find them out, sees the last steps (Kumar et al. 2021, "RMA: Rapid Motor Adaptation for Legged Robots").
+``show: [state, dynamics, history]`` makes observations of parts. A teacher sees the dynamics, a student the history
+(Kumar et al. 2021, "RMA: Rapid Motor Adaptation for Legged Robots").
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PARTS = (STATE, DYNAMICS, HISTORY)
 SHOW = "show"
 KEYWORDS = (SHOW, HISTORY)
 STEPS = 10
-"""Of history, unless another number is asked for."""
+"""Of the history, by default."""
 
 
-class Sight:
-    """Which parts are shown, and how many steps the history has.
+class PrivilegedParts:
+    """Which parts are shown (``names``), and how many ``steps`` the history has.
 
     Raises:
-        GraftError: an unknown part or keyword, or a length without a history.
+        GraftError: an unknown part, or a length without a history.
     """
 
     def __init__(self, task: str, given: Mapping[str, Any]) -> None:
@@ -39,55 +39,54 @@ class Sight:
         for part in shown:
             if part not in PARTS:
                 raise unknown(f"part of {SHOW} of {task}", str(part), PARTS)
-        self.parts = tuple(part for part in PARTS if part in shown)
+        self.names = tuple(part for part in PARTS if part in shown)
         self.steps = given.get(HISTORY, STEPS)
         whole = isinstance(self.steps, int) and not isinstance(self.steps, bool)
-        if not whole or self.steps < 1 or (HISTORY in given and HISTORY not in self.parts):
+        if not whole or self.steps < 1 or (HISTORY in given and HISTORY not in self.names):
             raise GraftError(
                 f"{HISTORY}={self.steps!r} of {task} is not allowed; it is a whole number of steps from 1, and stands "
                 f"beside {SHOW}: [{STATE}, {HISTORY}]."
             )
 
 
-def split(task: str, kwargs: Mapping[str, Any]) -> tuple[Sight, dict[str, Any]]:
-    """What is asked to be shown, and the other keywords."""
-    return Sight(task, kwargs), {key: value for key, value in kwargs.items() if key not in KEYWORDS}
+def split_parts(task: str, kwargs: Mapping[str, Any]) -> tuple[PrivilegedParts, dict[str, Any]]:
+    """The parts to show, and the other keywords."""
+    return PrivilegedParts(task, kwargs), {key: value for key, value in kwargs.items() if key not in KEYWORDS}
 
 
-class Informed(gym.Wrapper[Any, Any, Any, Any]):
-    """A `Tuned` environment whose observations are dictionaries of the parts that are shown.
+class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """Observations that are dictionaries of parts.
 
-    ``state`` is what it shows anyway, ``dynamics`` the values of all its mechanics for the step to come, ``history``
+    ``state`` is the environment's own, ``dynamics`` the values of all its mechanics for the step to come, ``history``
     the observations and the actions chosen in the last steps, the latest first, and zeros before the episode began.
 
     Args:
-        env: has ``mechanics`` and ``values``.
+        env: a `TunableWrapper`.
     """
 
-    def __init__(self, env: Any, sight: Sight) -> None:
+    def __init__(self, env: Any, parts: PrivilegedParts) -> None:
         super().__init__(env)
-        self._tuned = env
-        self._sight = sight
+        self._tunable, self._parts = env, parts
         state: Any = env.observation_space
-        mechanics: tuple[Mechanic, ...] = self._tuned.mechanics
+        mechanics: tuple[Mechanic, ...] = env.mechanics
         low, high = (np.array([getattr(m, end) for m in mechanics], np.float32) for end in ("low", "high"))
         self._width = state.shape[0] + _width(env.action_space)
-        reach = np.full(sight.steps * self._width, np.inf, np.float32)
+        reach = np.full(parts.steps * self._width, np.inf, np.float32)
         spaces = {STATE: state, DYNAMICS: gym.spaces.Box(low, high), HISTORY: gym.spaces.Box(-reach, reach)}
-        self.observation_space = gym.spaces.Dict({part: spaces[part] for part in sight.parts})
+        self.observation_space = gym.spaces.Dict({part: spaces[part] for part in parts.names})
 
-    def names(self, state: Sequence[str] | None, actions: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    def feature_names(self, state: Sequence[str] | None, actions: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
         """Names of the features of each part, from those of the state and of the actions, where these have some."""
         state = state or [f"state_{i}" for i in range(self._width - _width(self.env.action_space))]
         actions = actions or [f"action_{i}" for i in range(_width(self.env.action_space))]
-        lately = [f"{name}@-{back}" for back in range(1, self._sight.steps + 1) for name in (*state, *actions)]
-        mechanics = tuple(m.name for m in self._tuned.mechanics)
+        lately = [f"{name}@-{back}" for back in range(1, self._parts.steps + 1) for name in (*state, *actions)]
+        mechanics = tuple(m.name for m in self._tunable.mechanics)
         return {STATE: tuple(state), DYNAMICS: mechanics, HISTORY: tuple(lately)}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """An episode begins, with nothing behind it."""
+        """An episode begins with an empty history."""
         obs, info = self.env.reset(seed=seed, options=options)
-        self._history = np.zeros((self._sight.steps, self._width), np.float32)
+        self._history = np.zeros((self._parts.steps, self._width), np.float32)
         self._last = obs
         return self._shown(obs), info
 
@@ -100,8 +99,8 @@ class Informed(gym.Wrapper[Any, Any, Any, Any]):
         return self._shown(obs), reward, terminated, truncated, info
 
     def _shown(self, obs: Any) -> dict[str, NDArray[Any]]:
-        found = {STATE: obs, DYNAMICS: self._tuned.values, HISTORY: self._history.ravel()}
-        return {part: found[part] for part in self._sight.parts}
+        found = {STATE: obs, DYNAMICS: self._tunable.values, HISTORY: self._history.ravel()}
+        return {part: found[part] for part in self._parts.names}
 
 
 def _width(space: gym.Space[Any]) -> int:

@@ -1,4 +1,4 @@
-"""Values of mechanics that are numbers, or drawn: at every reset, or every few steps.
+"""Domain randomisation: values of mechanics that are drawn at every reset, or every few steps.
 
 ``mass: 1.5``, ``mass: {uniform: [0.5, 2]}``, ``mass: {log_uniform: [0.5, 2], every: 100}`` or
 ``mass: {gaussian: [1, 0.2]}``.
@@ -31,8 +31,8 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Draw:
-    """A value that is drawn.
+class RandomValue:
+    """The distribution of a value.
 
     Attributes:
         mechanic: what it is of; values lie in its range, and are whole where its default is.
@@ -62,7 +62,7 @@ class Draw:
                 return value
 
 
-def parse(where: str, mechanic: Mechanic, value: Any) -> Value | Draw:
+def parse(where: str, mechanic: Mechanic, value: Any) -> Value | RandomValue:
     """``value`` of ``mechanic``: a number in its range, or how it is drawn.
 
     Args:
@@ -87,7 +87,7 @@ def parse(where: str, mechanic: Mechanic, value: Any) -> Value | Draw:
     if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise GraftError(f"{named}; {EVERY} is a whole number of steps from 1.")
     _fits(named, mechanic, kinds[0], first, second)
-    return Draw(mechanic, kinds[0], first, second, every)
+    return RandomValue(mechanic, kinds[0], first, second, every)
 
 
 def _pair(named: str, kind: str, numbers: Any) -> tuple[float, float]:
@@ -116,40 +116,32 @@ def _fits(named: str, mechanic: Mechanic, kind: str, first: float, second: float
         raise GraftError(f"{named}; {mechanic.name} is a whole number, and so are its limits.")
 
 
-class Draws:
-    """The values of one environment's mechanics now, with random numbers of their own.
+class Randomisation:
+    """The values of one environment's mechanics.
 
-    Each mechanic has a stream of its own, from the environment's seed and the mechanic's name: what one draws, the
-    others don't, and the simulator's random numbers go on as if nobody drew.
+    Each mechanic has a random stream of its own, from the environment's seed and the mechanic's name: draws influence
+    neither each other nor the simulator's random numbers.
 
     Attributes:
         values: name -> its value now.
+        drawn: name -> distribution. recurring: whether any value is drawn within episodes.
 
     Args:
-        settings: name -> a number, or how it is drawn; those that are drawn have no value until `reset`.
+        settings: name -> a number, or its distribution; before the first `reset` its value is the default.
     """
 
-    def __init__(self, settings: Mapping[str, Value | Draw]) -> None:
-        self._drawn = {name: s for name, s in settings.items() if isinstance(s, Draw)}
-        self._recurring = {name: s.every for name, s in self._drawn.items() if s.every is not None}
+    def __init__(self, settings: Mapping[str, Value | RandomValue]) -> None:
+        self.drawn = {name: s for name, s in settings.items() if isinstance(s, RandomValue)}
+        self._intervals = {name: s.every for name, s in self.drawn.items() if s.every is not None}
+        self.recurring = bool(self._intervals)
         self.values: dict[str, Any] = {
-            name: s.mechanic.default if isinstance(s, Draw) else s for name, s in settings.items()
+            name: s.mechanic.default if isinstance(s, RandomValue) else s for name, s in settings.items()
         }
         self._steps = 0
         self.seed(None)
 
-    @property
-    def drawn(self) -> bool:
-        """Whether any value is."""
-        return bool(self._drawn)
-
-    @property
-    def recurring(self) -> bool:
-        """Whether any value is drawn within episodes."""
-        return bool(self._recurring)
-
     def seed(self, seed: int | None) -> None:
-        """Start all streams anew; None takes a seed that nobody knows."""
+        """Start all streams anew; None takes a seed from the system."""
         self._seed = int(np.random.SeedSequence().entropy) if seed is None else int(seed)  # type: ignore[arg-type]
         self._streams: dict[str, Rng] = {}
 
@@ -160,15 +152,15 @@ class Draws:
         return self._streams[name]
 
     def reset(self) -> None:
-        """An episode begins: draw everything that is drawn."""
+        """An episode begins: draw all values."""
         self._steps = 0
-        for name, draw in self._drawn.items():
-            self.values[name] = draw.sample(self.stream(name))
+        for name, distribution in self.drawn.items():
+            self.values[name] = distribution.sample(self.stream(name))
 
     def advance(self) -> bool:
-        """A step has passed: draw what is due; returns whether anything was."""
+        """After a step: draw what is due; returns whether anything was."""
         self._steps += 1
-        due = [name for name, every in self._recurring.items() if self._steps % every == 0]
+        due = [name for name, every in self._intervals.items() if self._steps % every == 0]
         for name in due:
-            self.values[name] = self._drawn[name].sample(self.stream(name))
+            self.values[name] = self.drawn[name].sample(self.stream(name))
         return bool(due)

@@ -1,7 +1,6 @@
-"""Gymnasium environments whose mechanics are keyword arguments, as those of built-in games are: fixed, or drawn.
+"""Gymnasium environments whose physical constants are keyword arguments: fixed, or randomised.
 
-A provider declares what can be changed of an id (`Knobs`); the same three mechanics lie between agent and environment
-everywhere: ``noise``, ``delay`` and ``stuck``.
+A provider declares the constants of an id (`TunableSpec`); ``noise``, ``delay`` and ``stuck`` are the same for all.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter, GymnasiumVectorEnv, names_in
-from graft.envs.adapters.gymnasium.flatten import Packed
-from graft.envs.adapters.gymnasium.privileged import KEYWORDS, Informed, split
-from graft.envs.adapters.gymnasium.randomisation import Draws, parse
+from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter, GymnasiumVectorEnv, env_names
+from graft.envs.adapters.gymnasium.flatten import FlattenObservation
+from graft.envs.adapters.gymnasium.privileged import KEYWORDS, PrivilegedObservation, split_parts
+from graft.envs.adapters.gymnasium.randomisation import Randomisation, parse
 from graft.envs.builtin.engine.mechanics import Mechanic
-from graft.envs.core.random_actions import still
+from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import ActionSchema
-from graft.envs.core.task import Task, TaskVectorEnv
+from graft.envs.core.task import BatchOptions, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.supervised_batch import Bools, Guarded, SingleEnv
+from graft.envs.supervision.supervised_batch import Bools, SingleEnv, SupervisedBatch
 from graft.errors import unknown
 
 Values = Mapping[str, Any]
@@ -35,20 +33,20 @@ CHANNEL = (
     Mechanic("delay", "steps between choosing an action and its effect", 0, 0, 10),
     Mechanic("stuck", "chance that the last action happens again instead of the chosen one", 0.0, 0.0, 1.0),
 )
-"""What every one of these environments has, because it lies between the agent and the environment."""
+"""Mechanics of all of these environments: what lies between agent and environment."""
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """What can be changed about the environments of an id.
+class TunableSpec:
+    """The mechanics of an id's environments.
 
     Attributes:
         mechanics: of the environment as a whole.
-        connect: given an unwrapped environment, what puts values (name -> value) into it. It is called before each
-            reset and whenever values change, and starts from the original each time.
-        parts: given an unwrapped environment, mechanics of its parts, such as its bodies.
+        connect: from an unwrapped environment, a function that sets values (name -> value) in it. That is called
+            before each reset and whenever values change, and starts from the original each time.
+        parts: from an unwrapped environment, mechanics of its parts, such as its bodies.
         stems: how keywords of parts begin -> what they are, for messages and lists.
-        idle: the action that does least, of discrete ones, counted from 0.
+        idle: the discrete action that does nothing, counted from 0.
     """
 
     mechanics: tuple[Mechanic, ...]
@@ -69,12 +67,13 @@ class Knobs:
         return own, {k: v for k, v in kwargs.items() if k not in own}
 
 
-class Tuned(gym.Wrapper[Any, Any, Any, Any]):
+class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """One environment under its mechanics.
 
     Attributes:
-        mechanics: all that it has, in the order of ``values``.
-        values: those in force, (K,) float32; replaced by another array when one changes.
+        mechanics: all of them, in the order of ``values``.
+        values: in force, (K,) float32; replaced by another array when one changes.
+        drawn: whether values are drawn at resets, and whether also within episodes.
 
     Args:
         given: keyword arguments that are mechanics.
@@ -83,74 +82,72 @@ class Tuned(gym.Wrapper[Any, Any, Any, Any]):
         GraftError: an unknown part, or a value that is not allowed.
     """
 
-    def __init__(self, env: SingleEnv, knobs: Knobs, given: Values, task: str) -> None:
+    def __init__(self, env: SingleEnv, spec: TunableSpec, given: Values, task: str) -> None:
         super().__init__(env)
-        self.mechanics = (*knobs.mechanics, *knobs.parts(env.unwrapped), *CHANNEL)
+        self.mechanics = (*spec.mechanics, *spec.parts(env.unwrapped), *CHANNEL)
         names = [m.name for m in self.mechanics]
-        stranger = next((name for name in given if name not in names), None)
-        if stranger is not None:
-            raise unknown(f"mechanic of {task}", stranger, names, limit=len(names))
-        self._draws = Draws({m.name: parse(task, m, given.get(m.name, m.default)) for m in self.mechanics})
-        self._recurring = self._draws.recurring
-        self._put = knobs.connect(env.unwrapped)
-        self._idle = _idle(env.action_space, knobs.idle)
+        for name in given:
+            if name not in names:
+                raise unknown(f"mechanic of {task}", name, names, limit=len(names))
+        self._randomisation = Randomisation(
+            {m.name: parse(task, m, given.get(m.name, m.default)) for m in self.mechanics}
+        )
+        self.drawn = bool(self._randomisation.drawn), self._randomisation.recurring
+        self._recurring = self._randomisation.recurring
+        self._set = spec.connect(env.unwrapped)
+        self._idle = _idle(env.action_space, spec.idle)
         space: Any = env.observation_space
-        self._sight = space if np.isfinite([space.low, space.high]).any() else None
+        self._bounds = space if np.isfinite([space.low, space.high]).any() else None
         longest = next(int(m.high) for m in CHANNEL if m.name == "delay")
         self._chosen: deque[Any] = deque(maxlen=longest + 1)
         self._apply()
-        if not (self._draws.drawn or self._between or self._noise):
+        if not (self._randomisation.drawn or self._between or self._noise):
             self.step = env.step  # type: ignore[method-assign]  # nothing to add: not even a call
-
-    @property
-    def drawn(self) -> tuple[bool, bool]:
-        """Whether values are drawn at resets, and whether also within episodes."""
-        return self._draws.drawn, self._recurring
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Draw, then begin an episode; a seed also starts the random numbers of the mechanics."""
         if seed is not None:
-            self._draws.seed(seed)
-        if self._draws.drawn:
-            self._draws.reset()
+            self._randomisation.seed(seed)
+        if self._randomisation.drawn:
+            self._randomisation.reset()
             self._apply()
         self._chosen.extend([self._idle] * (self._chosen.maxlen or 0))
         self._last = self._idle
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._seen(obs) if self._noise else obs, info
+        return self._noisy(obs) if self._noise else obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """One step; values that are due are drawn after it, so that ``values`` are always those of the step to come."""
         if self._between:
-            action = self._happening(action)
+            action = self._effective(action)
         obs, reward, terminated, truncated, info = self.env.step(action)
         if self._noise:
-            obs = self._seen(obs)
-        if self._recurring and not (terminated or truncated) and self._draws.advance():
+            obs = self._noisy(obs)
+        if self._recurring and not (terminated or truncated) and self._randomisation.advance():
             self._apply()
         return obs, reward, terminated, truncated, info
 
     def _apply(self) -> None:
-        """Put the values into the environment."""
-        values = self._draws.values
-        self._put(values)
+        """Set the values in the environment."""
+        values = self._randomisation.values
+        self._set(values)
         self._noise, self._delay, self._stuck = values["noise"], values["delay"], values["stuck"]
         # Where values change within an episode, actions are kept from its first step on.
         self._between = bool(self._delay or self._stuck or self._recurring)
         self.values = np.array([values[m.name] for m in self.mechanics], np.float32)
 
-    def _happening(self, action: Any) -> Any:
+    def _effective(self, action: Any) -> Any:
         """The action that takes effect when ``action`` is chosen."""
         self._chosen.append(action)
         due = self._chosen[-1 - self._delay]
-        if self._stuck and self._draws.stream("stuck happens").random() < self._stuck:
+        if self._stuck and self._randomisation.stream("stuck happens").random() < self._stuck:
             due = self._last
         self._last = due
         return due
 
-    def _seen(self, obs: Any) -> Any:
+    def _noisy(self, obs: Any) -> Any:
         """``obs`` (n,) with noise, within its space."""
-        rng, space = self._draws.stream("noise happens"), self._sight
+        rng, space = self._randomisation.stream("noise happens"), self._bounds
         noisy = obs + self._noise * rng.standard_normal(obs.shape, dtype=obs.dtype)
         return noisy if space is None else np.minimum(np.maximum(noisy, space.low), space.high)
 
@@ -161,26 +158,24 @@ def _idle(space: gym.Space[Any], first: int) -> Any:
     assert isinstance(space, gym.spaces.Box)
     names = tuple(map(str, range(space.shape[0])))
     box = ActionSchema("box", names, tuple(space.low.tolist()), tuple(space.high.tolist()))
-    return still(box, ()).astype(space.dtype)
+    return no_op(box, ()).astype(space.dtype)
 
 
-class TunedVectorEnv(GymnasiumVectorEnv):
-    """A batch of `Tuned` environments.
+class TunableVectorEnv(GymnasiumVectorEnv):
+    """A batch of `TunableWrapper` environments.
 
     ``infos["dynamics"]`` (N, K) float32 of every reset and step holds the values of `mechanics` that are in force for
-    the step to come, for a teacher that sees them. ``infos["final_dynamics"]`` stands beside ``final_obs``, with those
-    of the episodes that ended.
+    the step to come. Beside ``final_obs``, ``infos["final_dynamics"]`` holds those of the episodes that ended.
     """
 
-    def __init__(self, guarded: Guarded, task: str, seed: int, autoreset: AutoresetMode) -> None:
-        super().__init__(guarded, task, seed, autoreset)
-        first = guarded.first
-        self.mechanics: tuple[Mechanic, ...] = first.get_wrapper_attr("mechanics")
-        self._at_resets, self._within = first.get_wrapper_attr("drawn")
+    def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
+        super().__init__(batch, task, options)
+        self.mechanics: tuple[Mechanic, ...] = batch.first.get_wrapper_attr("mechanics")
+        self._at_resets, self._within = batch.first.get_wrapper_attr("drawn")
         self._gather()
 
     def _gather(self) -> None:
-        self._dynamics: NDArray[np.float32] = np.stack(self._guarded.attribute("values"))
+        self._dynamics: NDArray[np.float32] = np.stack(self._batch.attribute("values"))
         self._dynamics.flags.writeable = False  # handed out until the next change
 
     def reset(
@@ -203,59 +198,54 @@ class TunedVectorEnv(GymnasiumVectorEnv):
         return obs, rewards, terminated, truncated, infos
 
 
-class KnobsAdapter(GymnasiumAdapter):
+class TunableAdapter(GymnasiumAdapter):
     """Gymnasium's ids in ``table``, whose mechanics are keywords beside those of their constructors.
 
     Args:
         table: id -> what can be changed about it.
     """
 
-    def __init__(self, table: Mapping[str, Knobs]) -> None:
+    def __init__(self, table: Mapping[str, TunableSpec]) -> None:
         self.table = dict(table)
-        self.prefixes = tuple(table)
-        self.prefix = self.prefixes[0]
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Ids of the table."""
+        return tuple(self.table)
 
     def ids(self) -> Iterable[str]:
-        """Of the table."""
+        """Ids of the table."""
         return self.prefixes
 
     def states(self) -> dict[str, str]:
-        """None of its own: the plain environments' are those of Gymnasium's adapter."""
+        """None: they are those of Gymnasium's adapter."""
         return {}
 
     def counts(self) -> dict[str, int]:
-        """None of its own."""
+        """None, see `states`."""
         return {}
 
-    def make(
-        self,
-        task: Task,
-        num_envs: int,
-        seed: int,
-        autoreset: AutoresetMode,
-        max_threads: int,
-        workers: int = 1,
-    ) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread, or in so many ``workers``."""
-        knobs = self.table.get(task.id)
-        if knobs is None:  # an id that begins like one of the table
-            return super().make(task, num_envs, seed, autoreset, max_threads, workers)
-        sight, kwargs = split(task.id, task.kwargs)
-        given, rest = knobs.split(kwargs)
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
+        """The batch; it runs in the calling thread, or in ``options.workers`` processes."""
+        spec = self.table.get(task.id)
+        if spec is None:  # an id that begins like one of the table
+            return super().make(task, options)
+        parts, kwargs = split_parts(task.id, task.kwargs)
+        given, rest = spec.split(kwargs)
 
-        def around(env: SingleEnv) -> SingleEnv:
-            tuned = Tuned(env, knobs, given, task.id)
-            if not sight.parts:
-                return tuned
-            informed = Informed(tuned, sight)
-            return Packed(informed, task.id, informed.names(*names_in(env, task.id)))
+        def wrap(env: SingleEnv) -> SingleEnv:
+            tunable = TunableWrapper(env, spec, given, task.id)
+            if not parts.names:
+                return tunable
+            privileged = PrivilegedObservation(tunable, parts)
+            return FlattenObservation(privileged, task.id, privileged.feature_names(*env_names(env, task.id)))
 
-        names = (*KEYWORDS, *knobs.names, *(f"{stem}<{what}>" for stem, what in knobs.stems.items()))
-        guarded = self.guarded(Task(task.id, rest), num_envs, seed, workers, around, names)
-        return TunedVectorEnv(guarded, task.id, seed, autoreset)
+        names = (*KEYWORDS, *spec.names, *(f"{stem}<{what}>" for stem, what in spec.stems.items()))
+        batch = self.supervised(Task(task.id, rest), options, wrap, names)
+        return TunableVectorEnv(batch, task.id, options)
 
 
-def tables() -> dict[str, Knobs]:
-    """Every id whose constants are mechanics, with what can be changed about it."""
-    adapters = [adapter for _, adapter in ADAPTERS.items() if isinstance(adapter, KnobsAdapter)]
-    return {name: knobs for adapter in adapters for name, knobs in adapter.table.items()}
+def tunable_envs() -> dict[str, TunableSpec]:
+    """Every id whose constants are mechanics."""
+    adapters = [adapter for _, adapter in ADAPTERS.items() if isinstance(adapter, TunableAdapter)]
+    return {name: spec for adapter in adapters for name, spec in adapter.table.items()}

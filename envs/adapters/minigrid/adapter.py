@@ -101,7 +101,7 @@ def minigrid_codecs(
 
     Args:
         image: of its view, a Box (W, H, 3) of object, colour and state codes.
-        mission: whether its words are shown: then a batch is (N, W * H * 3 + words), as of `missions.MissionView`.
+        mission: whether its words are shown: then a batch is (N, W * H * 3 + words), as of `missions.MissionObservation`.
     """
     assert image.shape is not None
     shape = image.shape

@@ -68,7 +68,7 @@ def shows_mission(task_id: str, space: gym.Space[Any] | None = None) -> bool:
     return any(len(words) > 1 for words in choices)
 
 
-def mission_of(task: Task) -> tuple[Task, bool | None]:
+def split_mission(task: Task) -> tuple[Task, bool | None]:
     """The task without the keyword ``mission``, and its value; None where it has none, or is of another family.
 
     Raises:
@@ -115,7 +115,7 @@ def with_words(schema: ObservationSchema) -> ObservationSchema:
     )
 
 
-class MissionView(gym.ObservationWrapper[Any, Any, Any]):
+class MissionObservation(gym.ObservationWrapper[Any, Any, Any]):
     """One environment of MiniGrid's package whose view and words are shown as one array: its bytes, then the words'."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -131,10 +131,10 @@ class MissionView(gym.ObservationWrapper[Any, Any, Any]):
         return np.concatenate([np.asarray(observation["image"], np.uint8).ravel(), row])
 
 
-def mission_view(env: gym.Env[Any, Any], task_id: str, mission: bool | None) -> gym.Env[Any, Any]:
+def mission_observation(env: gym.Env[Any, Any], task_id: str, mission: bool | None) -> gym.Env[Any, Any]:
     """``env`` of MiniGrid's package, wrapped where its mission is to be shown."""
     space: Any = env.observation_space
     if not isinstance(space, gym.spaces.Dict) or not {"image", KEYWORD} <= set(space):  # a wrapper of its own
         return env
     wanted = shows_mission(task_id, space[KEYWORD]) if mission is None else mission
-    return MissionView(env) if wanted else env
+    return MissionObservation(env) if wanted else env

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.envs.adapters.gymnasium.tunable import Knobs, KnobsAdapter, Values
+from graft.envs.adapters.gymnasium.tunable import TunableAdapter, TunableSpec, Values
 from graft.envs.adapters.joints import actuator_names, body_names
 from graft.envs.adapters.packages import state
 from graft.envs.builtin.engine.mechanics import Mechanic
@@ -36,14 +36,13 @@ _FIXED, _AFFINE = 0, 1
 """MuJoCo's types of actuators whose force is proportional to their parameters."""
 
 
-class Model:
-    """Scales what a compiled model says, each time from the original, and keeps it physically valid.
+class ModelScaler:
+    """Scales parameters of a compiled model, each time from the original, and keeps it physically valid.
 
-    A body's mass and inertia are scaled together: an inertia of its own may be one that no body has. What MuJoCo
-    derives from them (`mj_setConst`) is derived anew, in a state of its own: the simulation's goes on where it was.
+    A body's mass and inertia are scaled together, as an inertia of its own may be impossible. What MuJoCo derives from
+    them (`mj_setConst`) is derived anew, in a scratch state: the simulation's stays as it is.
 
-    Extremes can make a simulation unstable. MuJoCo then puts the robot back to its first state in the middle of an
-    episode, and goes on; here its numbers stay what they are, and count as a fault (`graft.envs.supervision.supervised_batch`).
+    An unstable simulation is a fault: MuJoCo's own reset in the middle of an episode is switched off.
     """
 
     PARTS = (
@@ -70,7 +69,7 @@ class Model:
         self._proportional = bool(np.isin(env.model.actuator_gaintype, (_FIXED, _AFFINE)).all())
 
     def __call__(self, p: Values) -> None:
-        """Put the scales ``p`` into the model."""
+        """Apply the scales ``p``."""
         masses = np.full(self._model.nbody, float(p["mass"]))
         gains = np.full(self._model.nu, float(p["gain"]))
         if self._bodies:
@@ -110,12 +109,12 @@ def parts(env: Any) -> tuple[Mechanic, ...]:
     return (*bodies, *motors)
 
 
-KNOBS = Knobs(MECHANICS, Model, parts, {BODY: "body", MOTOR: "joint"})
+SPEC = TunableSpec(MECHANICS, ModelScaler, parts, {BODY: "body", MOTOR: "joint"})
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep MuJoCo from writing into a log file what only the authors of a model can change."""
+    """Keep MuJoCo from writing warnings about models into a log file."""
     try:
         mujoco = importlib.import_module("mujoco")
         before = mujoco.get_mju_user_warning()
@@ -129,13 +128,13 @@ def quiet() -> Iterator[None]:
         mujoco.set_mju_user_warning(before)
 
 
-class RobotsAdapter(KnobsAdapter):
+class RobotsAdapter(TunableAdapter):
     """The robots of `ROBOTS`."""
 
-    while_making = staticmethod(quiet)
+    construction_context = staticmethod(quiet)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """None: nobody recorded any for the fifth versions."""
+        """None: there are none for the fifth versions."""
         return None
 
     def states(self) -> dict[str, str]:
@@ -147,4 +146,4 @@ class RobotsAdapter(KnobsAdapter):
         return {PART: len(self.table)}
 
 
-ADAPTERS.add("mujoco", RobotsAdapter(dict.fromkeys(ROBOTS, KNOBS)))
+ADAPTERS.add("mujoco", RobotsAdapter(dict.fromkeys(ROBOTS, SPEC)))

@@ -15,29 +15,27 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from gymnasium.vector import AutoresetMode
-
-from graft.envs.adapters.builtin.teams import OPTIONS, same_step_only, word
+from graft.envs.adapters.builtin.teams import OPTIONS, check_same_step, string_option
 from graft.envs.adapters.packages import state
-from graft.envs.adapters.pettingzoo.batch import ZooSquad
+from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
 from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
 from graft.envs.adapters.spaces import first_line
-from graft.envs.core.faults import KEYWORD, rules_of
-from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.core.faults import KEYWORD, split_rules
+from graft.envs.core.task import Adapter, BatchOptions, Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
-from graft.envs.core.teams import ALL, SquadEnv
+from graft.envs.core.teams import ALL, TeamEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
 PREFIX = "pettingzoo:"
 
 
-class PettingZooAdapter:
+class PettingZooAdapter(Adapter):
     """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, the environment's options, and
-    ``faults``, the rules for those that fail (`graft.envs.core.faults`)."""
+    ``faults``, the rules for those that fail (`faults`)."""
 
     prefix = PREFIX
-    renders = True
+    renders = has_teams = True
 
     def ids(self) -> Iterable[str]:
         """The environments of MPE, where it is installed."""
@@ -51,35 +49,31 @@ class PettingZooAdapter:
         """How many environments MPE has."""
         return {"PettingZoo MPE": len(_in_package("mpe2"))}
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
-        """A batch of ``num_envs`` rows; it runs in the calling thread."""
-        same_step_only(task, autoreset)
-        team, opponents = word(task, "team", ALL), word(task, "opponents", "random")
-        squad = _squad(task, num_envs, team)
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
+        """A batch whose rows are agents; it runs in the calling thread."""
+        check_same_step(task, options.autoreset)
+        team, opponents = string_option(task, "team", ALL), string_option(task, "opponents", "random")
+        batch = _make_batch(task, options.num_envs, team)
         try:
-            return TeamRows(squad, team, num_envs, opponents, seed)
+            return TeamRows(batch, team, options.num_envs, opponents, options.seed)
         except GraftError:
-            squad.close()
+            batch.close()
             raise
 
-    def squad(self, task: Task, seed: int, num_envs: int) -> SquadEnv:
+    def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
         """Environments with all their agents; they are seeded when they are reset."""
-        return _squad(task, num_envs, None)
-
-    def bounds(self, task: Task) -> Bounds | None:
-        """None: what a return is worth depends on the opponents."""
-        return None
+        return _make_batch(task, options.num_envs, None)
 
 
-def _squad(task: Task, rows: int, team: str | None) -> ZooSquad:
+def _make_batch(task: Task, rows: int, team: str | None) -> PettingZooBatch:
     """As many environments as hold ``rows`` agents of ``team``, or as many as ``rows`` where that is None."""
     module = _module(task.id)
-    rules, rest = rules_of(task.id, task.kwargs, _keywords(module)[0])
+    rules, rest = split_rules(task.id, task.kwargs, _keywords(module)[0])
     options = {name: value for name, value in rest.items() if name not in OPTIONS}
     make: Callable[[], Any] = partial(_make_one, module, task.id, options)
     if rules.step_timeout is not None:
         make = partial(ProcessParallelEnv, make, task.id, rules.step_timeout)
-    return ZooSquad(make, task.id, rules, rows, team)
+    return PettingZooBatch(make, task.id, rules, rows, team)
 
 
 def _in_package(package: str) -> list[str]:

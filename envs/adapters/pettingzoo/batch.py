@@ -1,4 +1,4 @@
-"""PettingZoo's parallel environments as a batch of many agents: who ends and enters when, and in which order."""
+"""PettingZoo's parallel environments as a batch of agents in teams."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graft.envs.adapters.pettingzoo.roster import Bools, Cast, Stranger
+from graft.envs.adapters.pettingzoo.roster import Bools, Roster, UnknownAgent
 from graft.envs.adapters.spaces import Array, first_line
-from graft.envs.core.faults import FaultLog, FaultRules, Faults, outside_counts
+from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.core.schema import Schemas
-from graft.envs.core.teams import environments, slots_of
-from graft.envs.supervision.restarts import Restarts, Wrong, attempts, derived_seed
+from graft.envs.core.teams import TeamEnv, envs_needed, team_slots
+from graft.envs.supervision.restarts import EnvFailure, RestartableEnvs, attempts, derived_seed
 from graft.errors import GraftError
 
 NO_WINNER = -2
 
 
-class _Seen(NamedTuple):
+class _Shown(NamedTuple):
     """What a reset or a step of one environment showed, by slot: to those that act next, and to those that ended."""
 
     next: dict[int, Array]
     last: dict[int, Array]
 
 
-class ZooSquad:
-    """Parallel environments stepped one after the other; see `graft.envs.core.teams.SquadEnv` for what it gives.
+class PettingZooBatch(TeamEnv):
+    """Parallel environments stepped one after the other.
 
     Agents may end and enter in any step and in any order. One that leaves ``agents`` without a flag has terminated. An
-    environment is over when nobody is left to act; it is then reset with a seed that follows from its first seed and
+    environment is over when no agent is left to act; it is then reset with a seed that follows from its first seed and
     the number of its episode, because some environments forget their random numbers at a reset without one.
 
-    One that raises or hangs, or shows or pays what it must not, is counted and made again, as Gymnasium's are
-    (`graft.envs.core.faults`): its agents in play are truncated with reward 0 and what they saw last, and its next episode begins.
-    Every attempt at an episode counts in its number, so that none is tried twice with the same seed.
+    One that fails is counted and made again (`FaultRules`): its agents in play are truncated with reward 0 and their
+    last observations, and its next episode begins. Every attempt at an episode counts in its number, so that none is
+    tried twice with the same seed.
 
     Args:
         make: makes one of the environments; they are closed with the batch.
@@ -43,34 +43,34 @@ class ZooSquad:
         rules: of faults; a step of one environment is one env step, however many agents act.
         rows, team: how many environments there are: as many as hold ``rows`` agents of ``team``, else ``rows``.
     Raises:
-        GraftError: no list of possible agents, an unknown team, one whose agents see or do different things, or spaces
-            that Graft cannot show (`graft.envs.adapters.spaces`).
+        GraftError: no list of possible agents, an unknown team, one whose agents have different spaces, or spaces
+            without a codec.
     """
-
-    savable = False
 
     def __init__(
         self, make: Callable[[], Any], task: str, rules: FaultRules, rows: int = 1, team: str | None = None
     ) -> None:
-        self._task, self._restarts, self._log = task, Restarts(make), FaultLog(task, rules)
-        self._envs: list[Any] = self._restarts.envs
-        self._broken: set[int] = set()  # are to be made again
+        self._task, self._restartable, self._log = task, RestartableEnvs(make, 1), FaultLog(task, rules)
+        self._envs = self._restartable.envs
+        self._broken: set[int] = set()  # to be made again
         try:
-            self._restarts.grow(1)
-            self._cast = Cast(self._envs[0], task, outside_counts(rules, task))
-            self.agents, self.teams = self._cast.agents, self._cast.teams
-            self.metadata: dict[str, Any] = getattr(self._envs[0], "metadata", {})
-            self.render_mode: str | None = getattr(self._envs[0], "render_mode", None)
-            self.num_envs = rows if team is None else environments(rows, len(slots_of(self, team)))
-            self._restarts.grow(self.num_envs)
-        except Wrong as wrong:
+            self._restartable.restart(0)
+            self._roster = Roster(self._envs[0], task, checks_bounds(rules, task))
+            self.agents, self.teams = self._roster.agents, self._roster.teams
+            self.metadata = getattr(self._envs[0], "metadata", {})
+            self.render_mode = getattr(self._envs[0], "render_mode", None)
+            self.num_envs = rows if team is None else envs_needed(rows, len(team_slots(self, team)))
+            for i in range(1, self.num_envs):
+                self._envs.append(None)
+                self._restartable.restart(i)
+        except EnvFailure as failure:
             self.close()
-            raise GraftError(f"Task '{task}' cannot be made: {wrong.text}.") from wrong
+            raise GraftError(f"Task '{task}' cannot be made: {failure.text}.") from failure
         except GraftError:
             self.close()
             raise
         self._alive = np.zeros((self.num_envs, len(self.agents)), np.bool_)
-        self._raw, self._last = self._cast.buffers(self.num_envs), self._cast.buffers(self.num_envs)
+        self._raw, self._last = self._roster.buffers(self.num_envs), self._roster.buffers(self.num_envs)
         self._seeds = np.zeros(self.num_envs, np.int64)
         self._episodes = np.zeros(self.num_envs, np.int64)
 
@@ -81,13 +81,13 @@ class ZooSquad:
 
     def schemas_of(self, team: str) -> Schemas:
         """What every agent of ``team`` sees and does."""
-        return self._cast.schemas_of(team)
+        return self._roster.schemas_of(team)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
         """Fresh episodes; environment i starts with the seed ``seed + i``.
 
         Raises:
-            TooManyFaults: more than the rules bear.
+            TooManyFaults: more than the rules allow.
         """
         if seed is not None:
             self._seeds[:] = seed + np.arange(self.num_envs)
@@ -96,8 +96,8 @@ class ZooSquad:
         return *self.observe(), {}
 
     def observe(self) -> tuple[dict[str, Array], Bools]:
-        """What everybody in play sees now, and who that is; nothing changes."""
-        return self._cast.shown(self._raw, self._alive), self._alive.copy()
+        """Observations of the agents in play, by team, and which those are (N, A); nothing changes."""
+        return self._roster.shown(self._raw, self._alive), self._alive.copy()
 
     def _begin(self, which: Sequence[int]) -> None:
         """Fresh episodes of the environments ``which``, tried until there are some."""
@@ -109,58 +109,58 @@ class ZooSquad:
             if which:
                 self._log.check()
 
-    def _reset_one(self, i: int) -> _Seen:
+    def _reset_one(self, i: int) -> _Shown:
         """A fresh episode of environment i."""
         seed, episode = int(self._seeds[i]), int(self._episodes[i])
         self._episodes[i] += 1
         if i in self._broken:
-            self._restarts.again(i)
+            self._restartable.restart(i)
             self._broken.discard(i)
         env = self._envs[i]
         obs = env.reset(seed=derived_seed(seed, episode) if episode else seed)[0]
-        return _Seen({self._cast.slot(agent): self._cast.look(agent, obs) for agent in env.agents}, {})
+        return _Shown({self._roster.slot(agent): self._roster.observation(agent, obs) for agent in env.agents}, {})
 
     def _call(
-        self, doing: str, one: Callable[[int], _Seen], which: Sequence[int]
-    ) -> tuple[dict[int, _Seen], list[int]]:
-        """Call ``one`` with each of the environments ``which``: what they showed, and those that failed, counted."""
-        seen: dict[int, _Seen] = {}
+        self, doing: str, one: Callable[[int], _Shown], which: Sequence[int]
+    ) -> tuple[dict[int, _Shown], list[int]]:
+        """Call ``one`` with each of the environments ``which``: what they showed, and which failed; counts these."""
+        seen: dict[int, _Shown] = {}
 
         def call(i: int) -> None:
             seen[i] = one(i)
 
         failures = attempts(call, which)
         for i, failure in failures.items():
-            if isinstance(failure.error, Stranger):
+            if isinstance(failure.error, UnknownAgent):
                 raise failure.error
             self._broken.add(i)
             self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)
         return seen, list(failures)
 
-    def _keep(self, i: int, seen: _Seen) -> None:
-        """Take what environment i showed, and who is in play in it."""
+    def _keep(self, i: int, seen: _Shown) -> None:
+        """Store what environment i showed, and which agents are in play."""
         self._alive[i] = False
         self._alive[i, list(seen.next)] = True
         for found, kept in ((seen.last, self._last), (seen.next, self._raw)):
             for a, shown in found.items():
-                team, k = self._cast.places[a]
+                team, k = self._roster.places[a]
                 kept[team][i, k] = shown
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Array], Array, Bools, Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep.
 
         Raises:
-            TooManyFaults: more than the rules bear.
+            TooManyFaults: more than the rules allow.
         """
         shape = (self.num_envs, len(self.agents))
         rewards = np.zeros(shape)
         terminated, truncated = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        decoded = {team: self._cast.decode(team, actions[team], self._alive) for team in self.teams}
+        decoded = {team: self._roster.decode(team, actions[team], self._alive) for team in self.teams}
 
-        def step_one(i: int) -> _Seen:
+        def step_one(i: int) -> _Shown:
             return self._play(i, decoded, rewards[i], terminated[i], truncated[i])
 
-        self._log.passed(self.num_envs)
+        self._log.count_steps(self.num_envs)
         seen, failed = self._call("step", step_one, range(self.num_envs))
         for i, shown in seen.items():
             self._keep(i, shown)
@@ -174,60 +174,52 @@ class ZooSquad:
         over = np.logical_not(self._alive.any(axis=1))
         infos: dict[str, Any] = {"winner": np.where(over, NO_WINNER, -1).astype(np.int8)}
         if self.render_mode is not None and over.any():  # those that failed can't be drawn
-            infos["final_frame"] = tuple(self._drawn(i) if o and i in seen else None for i, o in enumerate(over))
+            infos["final_frame"] = tuple(self._picture(i) if o and i in seen else None for i, o in enumerate(over))
         self._begin(np.flatnonzero(over).tolist())
         ended = terminated | truncated
         if ended.any():
-            infos |= {"final_obs": self._cast.shown(self._last, ended), "_final_obs": ended}
+            infos |= {"final_obs": self._roster.shown(self._last, ended), "_final_obs": ended}
         obs, alive = self.observe()
         return obs, rewards, terminated, truncated, alive, infos
 
-    def _play(self, i: int, actions: dict[str, Array], rewards: Array, terminated: Bools, truncated: Bools) -> _Seen:
-        """A step of environment i; writes its rows of rewards and flags, of those who acted."""
+    def _play(self, i: int, actions: dict[str, Array], rewards: Array, terminated: Bools, truncated: Bools) -> _Shown:
+        """A step of environment i; writes the rewards and flags of agents that acted."""
         env, acted = self._envs[i], self._alive[i]
         given = {}
         for agent in env.agents:  # some environments go on listing agents that have ended
-            team, k = self._cast.places[self._cast.slot(agent)]
+            team, k = self._roster.places[self._roster.slot(agent)]
             given[agent] = actions[team][i, k]
         obs, earned, died, cut, _ = env.step(given)
-        listed, seen = set(env.agents), _Seen({}, {})
-        for agent, a in self._cast.slots.items():
+        listed, seen = set(env.agents), _Shown({}, {})
+        for agent, a in self._roster.slots.items():
             ended = bool(died.get(agent, False)), bool(cut.get(agent, False))
             if agent in listed and not any(ended):
-                seen.next[a] = self._cast.look(agent, obs)
+                seen.next[a] = self._roster.observation(agent, obs)
             if not acted[a]:
                 continue
             reward = earned.get(agent, 0.0)
             if not isfinite(reward):
-                raise Wrong("not_finite", f"the reward of agent '{agent}' is {reward}")
+                raise EnvFailure("not_finite", f"the reward of agent '{agent}' is {reward}")
             rewards[a] = reward
             terminated[a], truncated[a] = ended[0], ended[1] and not ended[0]
             if a not in seen.next:
                 terminated[a] |= not truncated[a]
-                team, k = self._cast.places[a]
-                seen.last[a] = self._cast.look(agent, obs) if agent in obs else self._raw[team][i, k]
+                team, k = self._roster.places[a]
+                seen.last[a] = self._roster.observation(agent, obs) if agent in obs else self._raw[team][i, k]
         for agent in listed:
-            self._cast.slot(agent)
+            self._roster.slot(agent)
         return seen
 
     def render(self) -> tuple[Any, ...]:
         """What each environment renders."""
-        return tuple(self._drawn(i) for i in range(self.num_envs))
+        return tuple(self._picture(i) for i in range(self.num_envs))
 
-    def _drawn(self, i: int) -> Any:
+    def _picture(self, i: int) -> Any:
         try:
             return self._envs[i].render()
-        except Exception as error:  # whatever a third party's code, or the graphics library under it, may raise
+        except Exception as error:  # of third-party code, or of a graphics library
             raise GraftError(f"'{self._task}' cannot be drawn: {type(error).__name__}, {first_line(error)}.") from error
-
-    def save_state(self) -> dict[str, Array]:
-        """Not offered: nobody knows what such environments depend on."""
-        raise NotImplementedError
-
-    def restore_state(self, saved: dict[str, Array]) -> None:
-        """Not offered."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Close every environment, as far as they let themselves be closed."""
-        self._restarts.close()
+        self._restartable.close()

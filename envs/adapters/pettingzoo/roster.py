@@ -1,4 +1,4 @@
-"""Who plays in a parallel environment of PettingZoo: its agents in slots and teams, and what they see and do."""
+"""The agents of a parallel environment of PettingZoo: slots, teams, observations and actions."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec, observation_codec
-from graft.envs.core.random_actions import still
+from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import Schemas
-from graft.envs.supervision.restarts import Wrong
-from graft.envs.supervision.supervised_batch import ObservationCheck
+from graft.envs.supervision.observation_check import ObservationCheck
+from graft.envs.supervision.restarts import EnvFailure
 from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
 
 MOVES = ("noop", "left", "right", "down", "up")
-"""The five actions of MPE, in its order and in the words of the built-in games."""
+"""The five actions of MPE, named as those of the built-in games."""
 
 
-class Stranger(GraftError):
+class UnknownAgent(GraftError):
     """An environment contradicts its own lists of agents; made again, it would do so again."""
 
 
-class Cast:
+class Roster:
     """The agents of an environment.
 
     Attributes:
@@ -33,12 +33,11 @@ class Cast:
         places: of each slot, its team and its place in it.
 
     Args:
-        env: one environment, not yet reset; only asked for its agents and their spaces.
+        env: one environment, not yet reset.
         task: id, for error messages.
         strict: whether observations outside their space are faults.
     Raises:
-        GraftError: no list of possible agents, a team whose agents see or do different things, or spaces that Graft
-            cannot show (`graft.envs.adapters.spaces`).
+        GraftError: no list of possible agents, a team whose agents have different spaces, or spaces without a codec.
     """
 
     def __init__(self, env: Any, task: str, strict: bool) -> None:
@@ -56,7 +55,7 @@ class Cast:
         self._checks = {team: ObservationCheck(self._spaces[its[0]][0], strict) for team, its in self.teams.items()}
 
     def _make_codecs(self) -> dict[str, tuple[ObservationCodec, ActionCodec]]:
-        """Of each team. Where teams see or do different things their names say whose they are."""
+        """Of each team. Where spaces of teams differ, the names of features or actions contain the team."""
         for team, its in self.teams.items():
             for a in its[1:]:
                 for mine, theirs in zip(self._spaces[its[0]], self._spaces[a], strict=True):
@@ -84,7 +83,7 @@ class Cast:
         }
 
     def schemas_of(self, team: str) -> Schemas:
-        """What every agent of ``team`` sees and does."""
+        """Schemas of every agent of ``team``."""
         observation, action = self._codecs[team]
         return Schemas(observation.schema, action.schema)
 
@@ -99,34 +98,34 @@ class Cast:
         return shown
 
     def decode(self, team: str, actions: Any, alive: Bools) -> Array:
-        """Actions (N, size) or (N, size, n) as the environments take them, (N, size, *raw); the absent stay still."""
+        """Actions (N, size) or (N, size, n) as the environments take them, (N, size, *raw); `no_op` if not in play."""
         codec = self._codecs[team][1]
         alive = alive[:, list(self.teams[team])]
         given = np.array(actions)
-        given[~alive] = still(codec.schema, alive.shape)[~alive]
+        given[~alive] = no_op(codec.schema, alive.shape)[~alive]
         decoded = codec.decode(given.reshape(-1, *given.shape[2:]))
         return decoded.reshape(*alive.shape, *decoded.shape[1:])
 
     def slot(self, agent: Any) -> int:
-        """Of an agent that is to act; raises Stranger for one that nobody announced."""
+        """Of an agent that is to act; raises UnknownAgent for one that is not among the possible ones."""
         if agent not in self.slots:
-            raise Stranger(f"Task '{self._task}' has agent '{agent}', who is not among its possible_agents.")
+            raise UnknownAgent(f"Task '{self._task}' has agent '{agent}', who is not among its possible_agents.")
         return self.slots[agent]
 
-    def look(self, agent: Any, obs: Any) -> Array:
-        """A copy of what an agent sees.
+    def observation(self, agent: Any, obs: Any) -> Array:
+        """A copy of an agent's observation.
 
         Raises:
-            Wrong: it is a fault. Stranger: there is nothing.
+            EnvFailure: it is a fault. UnknownAgent: there is none.
         """
         if agent not in obs:
-            raise Stranger(f"Task '{self._task}' shows nothing to agent '{agent}', who is to act.")
+            raise UnknownAgent(f"Task '{self._task}' shows nothing to agent '{agent}', who is to act.")
         check = self._checks[self.places[self.slots[agent]][0]]
         try:
             shown = np.array(check.fitting(obs[agent]))
-        except Wrong as wrong:
-            raise Wrong(wrong.kind, f"agent '{agent}': {wrong.text}") from None
+        except EnvFailure as failure:
+            raise EnvFailure(failure.kind, f"agent '{agent}': {failure.text}") from None
         found = check.failure(shown) if check.checks else None
         if found:
-            raise Wrong(found.kind, f"agent '{agent}': {found.text}")
+            raise EnvFailure(found.kind, f"agent '{agent}': {found.text}")
         return shown

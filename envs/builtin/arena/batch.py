@@ -1,4 +1,4 @@
-"""A batch of arenas: the native multi-agent environment (`graft.envs.core.teams.SquadEnv`), without per-environment Python."""
+"""A batch of arenas: the native multi-agent environment (`TeamEnv`), without per-environment Python."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from graft.envs.builtin.arena.state import State, new_state
 from graft.envs.builtin.arena.view import BOARD, SCHEMA
 from graft.envs.builtin.engine.game import ACTIONS
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
-from graft.envs.builtin.engine.state import COIN, SIZE, WALL, copies, put_back, seed_state
+from graft.envs.builtin.engine.state import COIN, SIZE, WALL, copies, restore_arrays, seed_state
 from graft.envs.core.schema import Schemas
+from graft.envs.core.task import check_autoreset
+from graft.envs.core.teams import TeamEnv
 from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
 Shown = dict[str, NDArray[np.uint8]]
 
 
-class ArenaBatch:
-    """``num_envs`` copies of a game for two teams in one compiled loop; see `graft.envs.core.teams.SquadEnv` for what it gives.
+class ArenaBatch(TeamEnv):
+    """``num_envs`` copies of a game for two teams in one compiled loop.
 
     Args:
         game: its short name, ``"pursuit"``.
@@ -44,9 +46,7 @@ class ArenaBatch:
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
-        mode = AutoresetMode(autoreset_mode)
-        if mode is AutoresetMode.DISABLED:
-            raise GraftError("autoreset_mode 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
+        mode = check_autoreset(autoreset_mode)
         self.game = ARENAS[game]
         self.settings = self.game.resolve(options)
         self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
@@ -90,7 +90,7 @@ class ArenaBatch:
     def step(self, actions: dict[str, Any]) -> tuple[Shown, NDArray[np.float64], Bools, Bools, Bools, dict[str, Any]]:
         """One step of all environments; the arrays returned are the caller's to keep.
 
-        A game that is decided by its last step is over for all, and that is no truncation: see `graft.envs.core.teams.SquadEnv`.
+        A game that is decided by its last step is over for all, and that is no truncation: see `TeamEnv`.
         """
         shape = (self.num_envs, len(self.agents))
         chosen, obs = np.empty(shape, np.int64), np.empty((*shape, *SCHEMA.shape), np.uint8)
@@ -138,7 +138,7 @@ class ArenaBatch:
         return self._by_team(obs), self._state.alive & ~self._waiting[:, None]
 
     def board(self) -> NDArray[np.uint8]:
-        """The boards as they are, (N, 4, SIZE, SIZE): planes of zeros and ones named as in `graft.envs.builtin.arena.view.BOARD`."""
+        """The boards as they are, (N, 4, SIZE, SIZE): planes of zeros and ones named as in `BOARD`."""
         planes = np.zeros((self.num_envs, len(BOARD), SIZE, SIZE), np.uint8)
         env, slot = np.nonzero(self._state.alive)
         side = slot >= self.settings.high_first
@@ -169,7 +169,7 @@ class ArenaBatch:
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`, of a batch of the same game and sizes."""
-        put_back(self._arrays(), saved)
+        restore_arrays(self._arrays(), saved)
         self._first_seed = None
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

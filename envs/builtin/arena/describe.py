@@ -1,4 +1,4 @@
-"""The games for two teams in words, for ``python -m envs.catalog``."""
+"""The games for two teams in words, for ``graft catalog``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def overview() -> list[str]:
     return [*lines, _line("opponents", "who plays the other team: random or still")]
 
 
-def of_arena(arena: Arena) -> list[str]:
+def arena_lines(arena: Arena) -> list[str]:
     """Lines about one game."""
     return [
         f"{arena.id}: {arena.goal}",

@@ -57,7 +57,7 @@ class Arena:
     """One game for two teams.
 
     Attributes:
-        name: short name, as `graft.envs.builtin.arena.pettingzoo_env.parallel_env` takes it. id: of its task.
+        name: short name, as `parallel_env` takes it. id: of its task.
         goal: one sentence on what the teams are after.
         teams: the two teams.
         begin: ``(s, i, p)`` lays out a fresh episode in the cleared environment i, whose agents in play are alive.
@@ -109,12 +109,12 @@ class Arena:
 
     @cached_property
     def reset_batch(self) -> Callable[..., None]:
-        """The compiled reset of a batch (`graft.envs.builtin.arena.kernel.reset_batch`)."""
+        """The compiled reset of a batch (`reset_batch`)."""
         return specialise(kernel.reset_batch, {"begin": self.begin, "paint": paint})
 
     @cached_property
     def step_batch(self) -> Callable[..., int]:
-        """The compiled step of a batch (`graft.envs.builtin.arena.kernel.step_batch`)."""
+        """The compiled step of a batch (`step_batch`)."""
         return specialise(kernel.step_batch, {"begin": self.begin, "advance": self.advance, "paint": paint})
 
 

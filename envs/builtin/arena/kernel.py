@@ -1,6 +1,6 @@
 """The compiled loops over a batch of arenas. `begin`, `advance` and `paint` stand for the rules that they serve.
 
-These are templates: `graft.envs.builtin.engine.compile.specialise` puts the rules in the place of the three names below.
+These are templates: `specialise` puts the rules in the place of the three names below.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.envs.builtin.arena.state import State, clear, muster
+from graft.envs.builtin.arena.state import State, clear, draw_team_sizes
 
 begin: Any
 advance: Any
@@ -21,7 +21,7 @@ def reset_batch(s: State, p: Any, chosen: Any, obs: Any) -> None:
     for i in range(s.clock.shape[0]):
         if chosen[i]:
             clear(s, i)
-            muster(s, i, p)
+            draw_team_sizes(s, i, p)
             begin(s, i, p)
         for a in range(s.alive.shape[1]):
             obs[i, a] = 0
@@ -77,7 +77,7 @@ def step_batch(
                 waiting[i] = not same_step
         if fresh:
             clear(s, i)
-            muster(s, i, p)
+            draw_team_sizes(s, i, p)
             begin(s, i, p)
         for a in range(slots):
             obs[i, a] = 0

@@ -1,6 +1,6 @@
 """State of a batch of arenas, and what the rules do with it: walking, looking for neighbours, finding a free cell.
 
-Random numbers come from `graft.envs.builtin.engine.state`, whose compiled functions need no more of a state than its field ``rng``:
+Random numbers come from `state`, whose compiled functions need no more of a state than its field ``rng``:
 what draws them here takes any state.
 """
 
@@ -59,7 +59,7 @@ def clear(s: State, i: int) -> None:
 
 
 @jit
-def muster(s: Any, i: int, p: Any) -> None:
+def draw_team_sizes(s: Any, i: int, p: Any) -> None:
     """Draw the sizes of both teams; that many of a team's first slots are in play."""
     s.size[i, 0] = p.low_first + below(s, i, p.high_first - p.low_first + 1)
     s.size[i, 1] = p.low_second + below(s, i, p.high_second - p.low_second + 1)

@@ -13,7 +13,7 @@ RADIUS = 4
 """Cells that are shown on each side of an agent."""
 
 THINGS = ("player", "ally", "opponent", "wall", "coin", "outside", "hunter")
-"""Planes, named as in `graft.envs.builtin.engine.entities`; the last is 1 throughout for an agent whose team hunts the other."""
+"""Planes, named as in `entities`; the last is 1 throughout for an agent whose team hunts the other."""
 
 PLAYER, ALLY, OPPONENT, WALLS, COINS, OUTSIDE, HUNTER = range(len(THINGS))
 

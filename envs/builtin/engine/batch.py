@@ -7,15 +7,14 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from graft.envs.builtin.engine.game import ACTIONS, GAMES
-from graft.envs.builtin.engine.kernel import disturb
+from graft.envs.builtin.engine.kernel import distort
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
-from graft.envs.builtin.engine.state import State, copies, new_state, put_back, seed_state
+from graft.envs.builtin.engine.state import State, copies, new_state, restore_arrays, seed_state
 from graft.envs.builtin.engine.view import VIEWS
-from graft.envs.core.task import TaskVectorEnv
+from graft.envs.core.task import TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
@@ -42,9 +41,7 @@ class GameVectorEnv(TaskVectorEnv):
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
-        mode = AutoresetMode(autoreset_mode)
-        if mode is AutoresetMode.DISABLED:
-            raise GraftError("autoreset_mode 'Disabled' is not offered; allowed: 'SameStep', 'NextStep'.")
+        mode = check_autoreset(autoreset_mode)
         self._game = GAMES[game]
         self._settings, view, self._palette = self._game.resolve(options)
         show = VIEWS[view].show
@@ -53,13 +50,7 @@ class GameVectorEnv(TaskVectorEnv):
         self._same_step = mode is AutoresetMode.SAME_STEP
         self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
         self.render_mode = check_mode(game, render_mode)
-        self.num_envs = num_envs
-        self.observation_schema = self._game.observation_schema(view)
-        self.action_schema = ACTIONS
-        self.single_observation_space = self.observation_schema.space()
-        self.single_action_space = ACTIONS.space()
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._set_schemas(num_envs, self._game.observation_schema(view), ACTIONS)
         self._first_seed = seed
         self._seeded = False
         self._state = new_state(num_envs, self._game.movers, self._game.memo)
@@ -88,7 +79,7 @@ class GameVectorEnv(TaskVectorEnv):
     def _shown(self, planes: NDArray[np.uint8], of: NDArray[np.int64], last: int = 0) -> NDArray[Any]:
         """What the agent sees of the painted planes of environments ``of``, which may be changed or given away."""
         if self._disturbed:
-            disturb(self._state, self._settings, planes, of, last)
+            distort(self._state, self._settings, planes, of, last)
         if self._show is None:
             return planes
         seen = np.empty((len(of), *self.observation_schema.shape), self.observation_schema.dtype)
@@ -163,13 +154,15 @@ class GameVectorEnv(TaskVectorEnv):
         self._game.reset_batch(self._state, self._settings, np.zeros(self.num_envs, np.bool_), planes)
         return frames(self.render_mode, planes, self._game.things, self._palette)
 
+    savable = True
+
     def save_state(self) -> dict[str, NDArray[Any]]:
         """Copies of everything that the future of the batch depends on."""
         return copies(self._arrays())
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         """Go back to a state of `save_state`, of a batch of the same game and size."""
-        put_back(self._arrays(), saved)
+        restore_arrays(self._arrays(), saved)
         self._seeded = True
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

@@ -41,8 +41,8 @@ class Game:
     Attributes:
         id: its Gymnasium id.
         goal: one sentence on what a player must learn.
-        things: names of its observation planes (`graft.envs.builtin.engine.entities`), in order; the first is the player's.
-        own: the mechanics that it has beside those that every game has (`graft.envs.builtin.engine.mechanics`), and their defaults.
+        things: names of its observation planes (`entities`), in order; the first is the player's.
+        own: the mechanics that it has beside those that every game has (`mechanics`), and their defaults.
         begin: ``(s, i, p)`` lays out a fresh episode of environment i, which is cleared already.
         advance: ``(s, i, action, p) -> (reward, dead)`` plays one step.
         paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
@@ -95,12 +95,12 @@ class Game:
 
     @cached_property
     def reset_batch(self) -> Callable[..., None]:
-        """The compiled reset of a batch (`graft.envs.builtin.engine.kernel.reset_batch`)."""
+        """The compiled reset of a batch (`reset_batch`)."""
         return specialise(kernel.reset_batch, {"begin": self.begin, "paint": self.paint})
 
     @cached_property
     def step_batch(self) -> Callable[..., int]:
-        """The compiled step of a batch (`graft.envs.builtin.engine.kernel.step_batch`)."""
+        """The compiled step of a batch (`step_batch`)."""
         rules = {"begin": self.begin, "advance": self.advance, "paint": self.paint}
         return specialise(kernel.step_batch, rules)
 

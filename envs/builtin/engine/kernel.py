@@ -1,6 +1,6 @@
 """The compiled loops over a batch. `begin`, `advance` and `paint` stand for the rules of the game they serve.
 
-These are templates: `graft.envs.builtin.engine.compile.specialise` puts a game's rules in the place of the three names below.
+These are templates: `specialise` puts a game's rules in the place of the three names below.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graft.envs.builtin.engine.compile import jit, standalone
-from graft.envs.builtin.engine.state import SIZE, State, aside, clear, enter_level, numbered, uniform
+from graft.envs.builtin.engine.state import SIZE, State, clear, enter_level, side_bits, side_stream, uniform
 
 _UPPER = np.uint64(0x8000800080008000)
 
@@ -129,24 +129,24 @@ def delayed_reward(s: State, i: int, reward: float, delay: int, over: bool) -> f
 
 
 @standalone
-def disturb(s: State, p: Any, planes: Any, of: Any, last: int) -> None:
+def distort(s: State, p: Any, planes: Any, of: Any, last: int) -> None:
     """What stands between the board and the player's eyes: mirror, fog and noise, on painted planes (n, C, H, W).
 
     Args:
         of: whose they are, (n,).
-        last: whether these are last observations of episodes (`aside`).
+        last: whether these are last observations of episodes (`side_stream`).
     """
     for k in range(of.size):
         if p.mirror:
-            swap_sides(planes[k])
+            mirror(planes[k])
         if p.fog:
-            hide_far(planes[k], p.fog)
+            apply_fog(planes[k], p.fog)
         if p.noise > 0:
-            flip_some(s, of[k], p.noise, last, planes[k])
+            flip_cells(s, of[k], p.noise, last, planes[k])
 
 
 @jit
-def swap_sides(planes: Any) -> None:
+def mirror(planes: Any) -> None:
     """Left for right, in every plane (C, H, W)."""
     for c in range(planes.shape[0]):
         for r in range(SIZE):
@@ -157,7 +157,7 @@ def swap_sides(planes: Any) -> None:
 
 
 @jit
-def whereabouts(plane: Any) -> tuple[int, int]:
+def player_cell(plane: Any) -> tuple[int, int]:
     """Row and column of the player in its plane (H, W); after an autoreset the state's player is another one."""
     for r in range(SIZE):
         for k in range(SIZE):
@@ -167,9 +167,9 @@ def whereabouts(plane: Any) -> tuple[int, int]:
 
 
 @jit
-def hide_far(planes: Any, radius: int) -> None:
+def apply_fog(planes: Any, radius: int) -> None:
     """Empty the cells that are more than ``radius`` rows or columns from the player, in every plane (C, H, W)."""
-    row, column = whereabouts(planes[0])
+    row, column = player_cell(planes[0])
     left, right = max(column - radius, 0), min(column + radius + 1, SIZE)
     for c in range(planes.shape[0]):
         for r in range(SIZE):
@@ -181,17 +181,17 @@ def hide_far(planes: Any, radius: int) -> None:
 
 
 @jit
-def flip_some(s: State, i: int, share: float, last: int, planes: Any) -> None:
+def flip_cells(s: State, i: int, share: float, last: int, planes: Any) -> None:
     """Flip each cell of the planes (C, H, W) but the player's with probability ``share``, to one part in 32,768.
 
     A random number serves four cells, one with each of its quarters: a quarter's upper bit is set, ``share`` is taken
     away, and where that clears the bit the cell is flipped. The four are then written as one word. Nothing is drawn
     from the stream, so noise changes nothing about a level.
     """
-    key = aside(s, i, last)  # once: to the compiler, what is written below could be the state
+    key = side_stream(s, i, last)  # once: to the compiler, what is written below could be the state
     words = planes.reshape(-1).view(np.uint32)
     shares = np.uint64(round(share * 0x8000)) * np.uint64(0x0001000100010001)
     for n in range(SIZE * SIZE // 4, words.size):
-        flips = (~((numbered(key, n) | _UPPER) - shares) & _UPPER) >> np.uint64(15)
+        flips = (~((side_bits(key, n) | _UPPER) - shares) & _UPPER) >> np.uint64(15)
         flips = (flips | (flips >> np.uint64(8))) & np.uint64(0x0000010100000101)
         words[n] ^= np.uint32((flips | (flips >> np.uint64(16))) & np.uint64(0xFFFFFFFF))

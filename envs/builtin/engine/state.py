@@ -72,7 +72,7 @@ def copies(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name: array.copy() for name, array in arrays.items()}
 
 
-def put_back(arrays: Mapping[str, NDArray[Any]], saved: Mapping[str, NDArray[Any]]) -> None:
+def restore_arrays(arrays: Mapping[str, NDArray[Any]], saved: Mapping[str, NDArray[Any]]) -> None:
     """Fill a batch's arrays with those of `copies`; raises GraftError for those of a batch of another size."""
     for name, array in arrays.items():
         if saved[name].shape != array.shape:
@@ -117,8 +117,8 @@ def uniform(s: State, i: int) -> float:
 
 
 @jit
-def aside(s: State, i: int, last: int) -> Any:
-    """Key of a side stream that belongs to the moment when environment i was painted; see `numbered`.
+def side_stream(s: State, i: int, last: int) -> Any:
+    """Key of a side stream that belongs to the moment when environment i was painted; see `side_bits`.
 
     Args:
         last: 0 for its observation, 1 for the last one of the episode that ended.
@@ -127,14 +127,14 @@ def aside(s: State, i: int, last: int) -> Any:
 
 
 @jit
-def numbered(key: Any, n: int) -> Any:
+def side_bits(key: Any, n: int) -> Any:
     """The n-th 64 bits of a side stream."""
     return mixed(key + np.uint64(n) * _STEP)
 
 
 @jit
 def enter_level(s: State, i: int, p: Any) -> tuple[Any, Any]:
-    """Where levels are numbered, choose one and let the stream be the level's; what to restore afterwards.
+    """Where levels are side_bits, choose one and let the stream be the level's; what to restore afterwards.
 
     The key comes back as it was, and the counter that is to be added to the level's.
     """

@@ -1,4 +1,4 @@
-"""Ways to show the same board: the seam that the files of `graft.envs.builtin.views` fill.
+"""Ways to show the same board: the seam that the files of `views` fill.
 
 The rules paint planes (N, C, SIZE, SIZE) of zeros and ones, the player's first; every other view is made of these.
 """

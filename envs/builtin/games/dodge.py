@@ -60,7 +60,7 @@ GAMES.add(
             -0.115,
             17.6,
             "random: mean of 100,032 episodes (± 0.004); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.32); python -m experiments.reference Graft/Dodge-v0",
+            "episodes (± 0.32); graft reference Graft/Dodge-v0",
         ),
     ),
 )

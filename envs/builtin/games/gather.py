@@ -59,7 +59,7 @@ GAMES.add(
             0.187,
             11.1,
             "random: mean of 100,032 episodes (± 0.010); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.6); python -m experiments.reference Graft/Gather-v0",
+            "episodes (± 0.6); graft reference Graft/Gather-v0",
         ),
     ),
 )

@@ -152,7 +152,7 @@ GAMES.add(
             -0.445,
             2.78,
             "random: mean of 100,032 episodes (± 0.005); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.22); python -m experiments.reference Graft/Hunt-v0",
+            "episodes (± 0.22); graft reference Graft/Hunt-v0",
         ),
         movers=ENEMIES,
     ),

@@ -141,7 +141,7 @@ GAMES.add(
             0.205,
             5.66,
             "random: mean of 1,024 episodes (± 0.024); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.3); python -m experiments.reference Graft/Maze-v0",
+            "episodes (± 0.3); graft reference Graft/Maze-v0",
         ),
         memo=1,
     ),

@@ -141,7 +141,7 @@ GAMES.add(
             0.054,
             4.77,
             "random: mean of 1,024 episodes (± 0.08); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.4); python -m experiments.reference Graft/Platform-v0",
+            "episodes (± 0.4); graft reference Graft/Platform-v0",
         ),
         memo=1,
     ),

@@ -135,7 +135,7 @@ GAMES.add(
             -0.755,
             8.73,
             "random: mean of 1,024 episodes (± 0.014); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.5); python -m experiments.reference Graft/Race-v0",
+            "episodes (± 0.5); graft reference Graft/Race-v0",
         ),
         memo=3,
     ),

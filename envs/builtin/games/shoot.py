@@ -115,7 +115,7 @@ GAMES.add(
             -3.44,
             25.8,
             "random: mean of 1,024 episodes (± 0.19); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.4); python -m experiments.reference Graft/Shoot-v0",
+            "episodes (± 0.4); graft reference Graft/Shoot-v0",
         ),
         memo=1,
     ),

@@ -82,7 +82,7 @@ GAMES.add(
             -0.809,
             20.7,
             "random: mean of 1,024 episodes (± 0.027); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.4); python -m experiments.reference Graft/Snake-v0",
+            "episodes (± 0.4); graft reference Graft/Snake-v0",
         ),
         memo=CELLS + 2,
     ),

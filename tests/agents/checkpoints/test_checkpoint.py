@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support.handmade import assert_same, box, discrete, observations, planes, scrambled, small_network, vector
+from support.tiny_tasks import assert_same, box, discrete, observations, planes, scrambled, small_network, vector
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.files import replace_file
@@ -24,7 +24,7 @@ from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-TASK = Task("handmade/Thing-v0", {"slip": 0.1, "deep": {"list": [1, None, "ü"]}})
+TASK = Task("tiny/Thing-v0", {"slip": 0.1, "deep": {"list": [1, None, "ü"]}})
 PARTS = {
     "method": {"fisher": torch.arange(6).view(3, 2) / 7, "count": torch.tensor(7), "mask": torch.tensor([True, False])},
     "normaliser": {"mean": torch.tensor([1e-300, math.pi], dtype=torch.float64)},

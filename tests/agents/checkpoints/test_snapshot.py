@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.handmade import REACH, NormEncoder, scrambled, small_network
 from support.savable_reach import SavableAdapter
+from support.tiny_tasks import REACH, NormEncoder, scrambled, small_network
 
 from graft import envs
 from graft.agents.checkpoints.snapshot import SavedState, Snapshot, Snapshots
@@ -225,7 +225,7 @@ def test_running_statistics_go_on(tmp_path, monkeypatch, depth):
 @pytest.fixture
 def savable_reach(monkeypatch):
     list(ADAPTERS)
-    monkeypatch.setitem(ADAPTERS._entries, "handmade", SavableAdapter())
+    monkeypatch.setitem(ADAPTERS._entries, "tiny", SavableAdapter())
 
 
 def network_for(algorithm, task):
@@ -251,7 +251,7 @@ def test_sac_goes_on_with_its_critics_and_entropy_coefficient(tmp_path, monkeypa
     assert all(resumed)
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 def test_where_environments_cannot_be_saved_it_starts_over(tmp_path, monkeypatch):
     trainer = Trainer(tmp_path / "s", task=REACH)
     assert trainer.run(monkeypatch, stop_at=8) is None

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from support.handmade import assert_same, box, discrete, observations, small_config, small_network, vector
+from support.tiny_tasks import assert_same, box, discrete, observations, small_config, small_network, vector
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, Unstable, build_network
@@ -98,7 +98,7 @@ def test_distributions_that_do_not_fit_the_actions(actions, distribution):
 @pytest.mark.parametrize(("schemas", "distribution"), [(BOX, "squashed"), (DISCRETE, "greedy")])
 def test_the_distribution_goes_through_the_checkpoint(tmp_path, schemas, distribution):
     network = built(schemas, distribution)
-    Checkpoint.of(network, Task("handmade/Source-v0")).save(tmp_path / "c")
+    Checkpoint.of(network, Task("tiny/Source-v0")).save(tmp_path / "c")
     loaded = Checkpoint.load(tmp_path / "c").build()
     assert loaded.config == network.config
     assert loaded.config.distribution == distribution

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import NormEncoder, observations, pixels, planes, vector
+from support.tiny_tasks import NormEncoder, observations, pixels, planes, vector
 
 from graft.agents.networks.encoder import ENCODERS, build_encoder, default_encoder
 from graft.errors import GraftError

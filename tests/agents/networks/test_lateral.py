@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.columns import ACTIONS, SMALL, columns
-from support.handmade import OBSERVATIONS, box, observations, planes, small_config
+from support.progressive_columns import ACTIONS, SMALL, columns
+from support.tiny_tasks import OBSERVATIONS, box, observations, planes, small_config
 from torch import nn
 from torch.nn import functional as F
 

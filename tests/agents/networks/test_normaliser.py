@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.handmade import MATCH, TASK, discrete, observations, small_network, small_ppo, vector
+from support.tiny_tasks import MATCH, TASK, discrete, observations, small_network, small_ppo, vector
 
 from graft import envs
 from graft.agents.checkpoints.checkpoint import Checkpoint

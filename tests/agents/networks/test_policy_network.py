@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     OBSERVATIONS,
     assert_same,
     box,

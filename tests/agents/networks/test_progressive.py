@@ -7,8 +7,8 @@ import json
 
 import pytest
 import torch
-from support.columns import ACTIONS, SMALL, columns
-from support.handmade import (
+from support.progressive_columns import ACTIONS, SMALL, columns
+from support.tiny_tasks import (
     EVALUATION,
     MATCH,
     OBSERVATIONS,
@@ -167,7 +167,7 @@ def test_nothing_escapes_the_state():
                 assert not isinstance(item, nn.Module) or id(item) in registered
 
 
-def test_earlier_columns_do_not_change_when_the_newest_trains(handmade_tasks):
+def test_earlier_columns_do_not_change_when_the_newest_trains(tiny_tasks):
     config = small_config("vector")
     network = ProgressiveNetwork.beside(columns(2, MATCH, config), MATCH, config, 7)
     obs, before = observations(MATCH.observation, 9), weights(network)

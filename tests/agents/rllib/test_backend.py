@@ -11,7 +11,7 @@ import torch
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 from ray.util.placement_group import placement_group, remove_placement_group
 from support import trainings
-from support.handmade import (
+from support.tiny_tasks import (
     EVALUATION,
     MATCH,
     REACH,
@@ -37,7 +37,7 @@ from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
+pytestmark = pytest.mark.usefixtures("tiny_tasks", "one_ray")
 
 GATHER = Task("Graft/Gather-v0")
 
@@ -188,7 +188,7 @@ def test_statistics_of_observations_are_counted_in_the_learner():
 
 def test_a_loss_that_is_not_finite_is_unstable():
     with pytest.raises(Unstable, match="smaller learning rate"):
-        trained(task=Task("handmade/Match-v0", {"reward": math.nan}), budget=256)
+        trained(task=Task("tiny/Match-v0", {"reward": math.nan}), budget=256)
 
 
 def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):

@@ -11,13 +11,13 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from support.handmade import (
+from support.rllib_sac import algorithm, fresh
+from support.tiny_tasks import (
     REACH,
     assert_same,
     observations,
     scrambled,
 )
-from support.rllib_sac import algorithm, fresh
 from torch.nn.functional import huber_loss, logsigmoid
 
 from graft import envs
@@ -28,7 +28,7 @@ from graft.agents.rllib.module import module_spec
 from graft.agents.rllib.runner import RunnerEnvConfig
 from graft.agents.training.backend import Hooks, Resources
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
+pytestmark = pytest.mark.usefixtures("tiny_tasks", "one_ray")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from support.handmade import assert_same, small_config, weights
+from support.tiny_tasks import assert_same, small_config, weights
 
 from graft import envs
 from graft.agents.checkpoints.checkpoint import Checkpoint
@@ -263,7 +263,7 @@ def test_what_a_schedule_changes_reaches_the_runners_before_they_play(monkeypatc
 
 
 def test_what_a_runner_raises_is_raised_here():
-    task = Task("faulty_world:FailsSoon-v0", {"faults": {"limit": 1}})
+    task = Task("support.failing_env:FailsSoon-v0", {"faults": {"limit": 1}})
     with pytest.raises(TooManyFaults, match="a bug") as caught:
         learn(fresh(task), task, num_env_runners=1)
     assert caught.value.faults["raised"] > 1

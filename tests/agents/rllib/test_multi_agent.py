@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
-from support.squad_world import (
+from support.squad_fixtures import (
     AGENTS,
     PURSUIT,
     TIDE,
@@ -88,7 +88,7 @@ def test_our_arenas_play_as_their_pettingzoo_form_does(name: str, task_id: str, 
 
 
 def test_agents_come_and_go_as_they_do_in_a_plain_loop() -> None:
-    """Random comings and goings; game n of a seed has the seed that `ZooSquad` derives from it."""
+    """Random comings and goings; game n of a seed has the seed that `PettingZooBatch` derives from it."""
     env, plain = game(TIDE), Tide()
     ends: list[str] = []
     env.reset(seed=40)

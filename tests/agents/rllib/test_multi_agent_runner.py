@@ -13,7 +13,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
-from support.squad_world import PURSUIT, TIDE, Life, Tide, as_module, assert_same, played
+from support.squad_fixtures import PURSUIT, TIDE, Life, Tide, as_module, assert_same, played
 
 from graft.agents.rllib.multi_agent import SquadGame
 from graft.agents.rllib.policy_mapping import configure_squad

@@ -10,7 +10,7 @@ from graft.agents.rllib.module import module_spec
 from graft.agents.rllib.replay import ReplayBuffer, TransitionCollector
 from graft.agents.rllib.rollout_collector import StepResult
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 
 def test_the_buffer_keeps_the_latest():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.policy.sample_batch import MultiAgentBatch
-from support.handmade import EVALUATION, assert_same, small_config, weights
-from support.squad_world import TIDE, as_module
+from support.squad_fixtures import TIDE, as_module
+from support.tiny_tasks import EVALUATION, assert_same, small_config, weights
 
 from graft import envs
 from graft.agents.checkpoints.snapshot import Snapshots
@@ -21,7 +21,7 @@ from graft.agents.rllib.squad_runner import SquadVectorEnv
 from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob
 from graft.envs.core.task import Task
 from graft.envs.core.team_rows import TeamRows
-from graft.envs.factory import squad
+from graft.envs.factory import make_teams
 from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("one_ray")
@@ -253,7 +253,7 @@ def test_one_policy_may_play_all_teams():
     result = train(
         TrainJob(network, reds, ALGORITHMS["ppo"](**OPTIONS), 100, 3, lambda *_: None, EVALUATION, partners=partners)
     )
-    agents = sum(len(its) for its in squad(reds, 0).teams.values())
+    agents = sum(len(its) for its in make_teams(reds, 0).teams.values())
     assert result.env_steps == -(-OPTIONS["num_envs"] // agents) * agents * OPTIONS["num_steps"]
     assert any((tensor != before[name]).any() for name, tensor in weights(network).items())
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support import trainings
-from support.handmade import EVALUATION, MATCH, REACH, TASK, small_network, small_ppo, weights
+from support.tiny_tasks import EVALUATION, MATCH, REACH, TASK, small_network, small_ppo, weights
 from support.trainings import recorded
 
 from graft import envs
@@ -21,7 +21,7 @@ from graft.envs import factory
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 trained = partial(trainings.trained, "sb3")
 
@@ -89,7 +89,7 @@ def test_box_actions_stay_within_the_bounds(task, monkeypatch):
 @pytest.mark.parametrize("minibatch", [32, 128])
 @pytest.mark.parametrize("budget", [128, 256])
 def test_a_loss_that_is_not_finite_is_unstable(epochs, minibatch, budget):
-    broken = Task("handmade/Match-v0", {"reward": math.nan})
+    broken = Task("tiny/Match-v0", {"reward": math.nan})
     with pytest.raises(Unstable, match="smaller learning rate"):
         trained(task=broken, budget=budget, epochs=epochs, minibatch=minibatch)
 
@@ -100,11 +100,11 @@ def test_a_wild_learning_rate_is_unstable():
 
 
 def test_environments_are_closed_even_after_a_failure(monkeypatch):
-    broken = Task("handmade/Match-v0", {"reward": math.nan})
+    broken = Task("tiny/Match-v0", {"reward": math.nan})
     for task in (TASK, broken):
         envs.schemas(task)  # opens and closes a batch the first time
     closed = []
-    monkeypatch.setattr("support.handmade.ScriptedEnv.close_extras", lambda self, **_: closed.append(self.num_envs))
+    monkeypatch.setattr("support.tiny_tasks.ScriptedEnv.close_extras", lambda self, **_: closed.append(self.num_envs))
     trained(budget=1)
     assert sorted(closed) == [8, 8]
     with pytest.raises(Unstable):
@@ -124,8 +124,8 @@ def test_training_and_evaluation_play_different_environments(monkeypatch):
 
 
 def test_unknown_tasks_and_algorithms_get_the_nearest():
-    with pytest.raises(GraftError, match="Did you mean 'handmade/Match-v0'"):
-        trained(small_network(MATCH), Task("handmade/Mach-v0"))
+    with pytest.raises(GraftError, match="Did you mean 'tiny/Match-v0'"):
+        trained(small_network(MATCH), Task("tiny/Mach-v0"))
     with pytest.raises(GraftError, match=r"Unknown algorithm 'pp'.*Did you mean 'ppo'"):
         ALGORITHMS["pp"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from support.handmade import MatchEnv, assert_same, small_network, small_ppo, weights
+from support.tiny_tasks import MatchEnv, assert_same, small_network, small_ppo, weights
 
 from graft.agents.sb3 import ALGORITHMS
 from graft.agents.sb3.masked_rollout_buffer import MaskedRolloutBuffer

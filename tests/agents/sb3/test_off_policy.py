@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import assert_same, weights
 from support.off_policy import UPDATES, moved, small_dqn, small_sac
+from support.tiny_tasks import assert_same, weights
 
 from graft.agents.training.backend import Evaluation
 from graft.errors import GraftError
 
 pytestmark = [
-    pytest.mark.usefixtures("handmade_tasks"),
+    pytest.mark.usefixtures("tiny_tasks"),
     pytest.mark.parametrize("small", [small_dqn, small_sac], ids=lambda small: small.name),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from support.handmade import ClockEnv
+from support.tiny_tasks import ClockEnv
 
 from graft import envs
 from graft.agents.sb3.vec_env import BatchVecEnv

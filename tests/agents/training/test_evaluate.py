@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.handmade import ClockEnv, small_network
+from support.tiny_tasks import ClockEnv, small_network
 from torch import nn
 
 from graft.agents.networks.policy_network import PolicyNetwork

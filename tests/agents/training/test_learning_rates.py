@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.handmade import MATCH, REACH, TASK, assert_same, small_config, small_network, small_ppo, weights
+from support.tiny_tasks import MATCH, REACH, TASK, assert_same, small_config, small_network, small_ppo, weights
 
 from graft import envs
 from graft.agents.networks.policy_network import PolicyNetwork
@@ -17,7 +17,7 @@ from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.agents.training.learning_rates import scale_rates
 from graft.errors import GraftError
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 RATES = {"encoder.blocks.0.1.weight": 0.25, "encoder.blocks.0.1.bias": 0.25, "encoder.blocks.1.1.weight": 0.5}
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from support.handmade import EVALUATION, ClockEnv, small_config, small_network
+from support.tiny_tasks import EVALUATION, ClockEnv, small_config, small_network
 
 from graft import envs
 from graft.agents.networks.policy_network import PolicyNetwork

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     MATCH,
     REACH,
     TASK,
@@ -24,7 +24,7 @@ from graft.agents.training.rollouts import collect
 from graft.envs.core.schema import Schemas
 from graft.envs.factory import make
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from support.handmade import box, vector
+from support.tiny_tasks import box, vector
 
 from graft import envs
 from graft.envs import Schemas, Task
 from graft.envs.adapters.mixture import ID, mixture
 from graft.envs.core.task import AVERAGED
-from graft.envs.core.union import Widened
+from graft.envs.core.union import UnionObservation
 from graft.envs.factory import check
 from graft.errors import GraftError
 
@@ -82,11 +82,11 @@ def test_what_cannot_be_mixed(kwargs, words):
         envs.make(Task(ID, kwargs), 4, 0)
 
 
-def handmade(*names, **kwargs):
-    return {"id": "handmade/Match-v0", "kwargs": {"names": list(names), **kwargs}}
+def match(*names, **kwargs):
+    return {"id": "tiny/Match-v0", "kwargs": {"names": list(names), **kwargs}}
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 @pytest.mark.parametrize(
     ("tasks", "words"),
     [
@@ -95,9 +95,9 @@ def handmade(*names, **kwargs):
             [GAMES[0], {"id": GAMES[1], "kwargs": {"view": "pixels"}}],
             r"\(4, 10, 10\), and pixels of uint8 .* \(3, 64, 64\)",
         ),
-        ([handmade(*"abcd"), handmade(*"abcd", kind="planes")], r"vector of float32 .* planes of uint8"),
+        ([match(*"abcd"), match(*"abcd", kind="planes")], r"vector of float32 .* planes of uint8"),
         (
-            [handmade(*"abcd"), "handmade/Reach-v0"],
+            [match(*"abcd"), "tiny/Reach-v0"],
             r"discrete actions \(north, .* box actions \(move_x, move_y\); their",
         ),
     ],
@@ -130,7 +130,7 @@ def test_groups_say_which_rows_are_whose():
     assert env.groups.of_row.tolist() == [0, 1, 0, 1, 0]
     assert env.groups.scales == (envs.bounds(Task(GAMES[0])), envs.bounds(Task(GAMES[2])))
     wide = envs.make(mixture(GAMES[:1] + GAMES[2:]), 4, 0, observation=envs.schemas(mixture(GAMES)).observation)
-    assert isinstance(wide, Widened)
+    assert isinstance(wide, UnionObservation)
     assert wide.groups.names == ("Gather", "Dodge")
     assert envs.make(Task(GAMES[0]), 2, 0).groups is None
 
@@ -178,8 +178,8 @@ def test_the_state_is_saved_and_restored(wide):
             np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 def test_where_one_part_cannot_be_saved_the_mixture_cannot():
-    tasks = [handmade(*"abcd"), handmade(*"abce")]
+    tasks = [match(*"abcd"), match(*"abce")]
     env = envs.make(Task(ID, {"tasks": tasks}), 2, 0)
     assert not env.savable

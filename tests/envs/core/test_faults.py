@@ -16,7 +16,7 @@ from support.env_rollouts import action_streams, assert_equal, transitions
 from graft import envs
 from graft.envs import GraftError, Task
 from graft.envs.core.faults import FaultLog, FaultRules, TooManyFaults
-from graft.envs.supervision.supervised_batch import limits
+from graft.envs.supervision.observation_check import limits
 
 Box = gym.spaces.Box
 SHAPE = (3,)
@@ -181,10 +181,10 @@ def test_too_many_faults_end_the_run_and_say_why() -> None:
 def test_only_faults_within_the_window_count() -> None:
     log = FaultLog("a game", FaultRules(limit=1, window=10))
     for _ in range(50):  # one in ten steps
-        log.passed(10)
+        log.count_steps(10)
         log.add("raised", "")
         log.check()
-    log.passed(9)
+    log.count_steps(9)
     log.add("raised", "")
     with pytest.raises(TooManyFaults):
         log.check()
@@ -250,7 +250,7 @@ def test_an_environment_with_a_keyword_faults_keeps_it() -> None:
     gym.register("Owner-v0", entry_point=Owner)
     try:
         env: Any = envs.make(Task("Owner-v0", {"faults": 3}), 1, 0)
-        assert env._guarded.envs[0].unwrapped.own == 3
+        assert env._batch.envs[0].unwrapped.own == 3
     finally:
         del gym.registry["Owner-v0"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from support.arena_world import by_team
+from support.arena_states import by_team
 
 from graft import envs
 from graft.envs import GraftError, Task
@@ -17,7 +17,7 @@ from graft.envs.builtin.arena import pettingzoo_env
 from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.arena.game import ARENAS
 from graft.envs.builtin.engine.render import FPS, SIDE
-from graft.envs.core.random_actions import Dice, still
+from graft.envs.core.random_actions import RandomActions, no_op
 from graft.envs.core.schema import ActionSchema
 from graft.envs.core.team_rows import TeamRows
 from graft.envs.factory import check
@@ -245,7 +245,7 @@ def test_every_game_and_team_sees_the_same_so_that_encoders_transfer() -> None:
 
 
 def test_dice_are_even_and_stay_within_a_box() -> None:
-    dice = Dice(2000)
+    dice = RandomActions(2000)
     dice.seed(3)
     drawn = dice.actions(ActionSchema("discrete", ("a", "b", "c")), 3)
     assert drawn.shape == (2000, 3)
@@ -256,7 +256,7 @@ def test_dice_are_even_and_stay_within_a_box() -> None:
     assert (reals >= [-1.0, 0.5]).all()
     assert (reals <= [1.0, 2.0]).all()
     assert np.abs(reals.mean(axis=(0, 1)) - [0.0, 1.25]).max() < 0.05
-    assert still(box, (2, 1)).tolist() == [[[0.0, 0.5]], [[0.0, 0.5]]]
+    assert no_op(box, (2, 1)).tolist() == [[[0.0, 0.5]], [[0.0, 0.5]]]
 
 
 def test_a_picture_and_a_text_of_each_environment_as_the_pettingzoo_form_draws_it() -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from support.env_rollouts import action_streams, assert_equal, episodes, transitions
-from support.handmade import TASK, ClockEnv, MatchEnv, ScriptedEnv, discrete, pixels, planes, vector
+from support.tiny_tasks import TASK, ClockEnv, MatchEnv, ScriptedEnv, discrete, pixels, planes, vector
 
 from graft import envs
 from graft.envs.core.schema import joined
 from graft.envs.core.task import Task
-from graft.envs.core.union import Widened, union
+from graft.envs.core.union import UnionObservation, union
 from graft.envs.factory import make
 from graft.errors import GraftError
 
@@ -31,7 +31,7 @@ def test_bytes_beside_a_part_of_reals_are_shown_as_reals():
     own = joined({"view": planes(["a"], 2, 2)})
     env = ScriptedEnv(own, discrete("x"), 2)
     env._observe = lambda: np.ones((2, 4), np.uint8)
-    wide = Widened(env, union([own, joined({"view": planes(["a"], 2, 2), "state": vector(["b"])})]))
+    wide = UnionObservation(env, union([own, joined({"view": planes(["a"], 2, 2), "state": vector(["b"])})]))
     obs, _ = wide.reset()
     assert obs.dtype == wide.single_observation_space.dtype == np.float32
     assert obs[0].tolist() == [1, 1, 1, 1, 0]
@@ -72,7 +72,7 @@ def test_observations_without_a_union(other):
 def test_observations_are_laid_out_by_name():
     """The clock shows (env, time); what it does not show is zero."""
     schema = union([vector(["other", "time"]), vector(["env", "time"])])
-    env = Widened(ClockEnv([2, 3]), schema)
+    env = UnionObservation(ClockEnv([2, 3]), schema)
     assert schema.names == ("other", "time", "env")
     assert env.single_observation_space.shape == (3,)
     assert env.observation_space.shape == (2, 3)
@@ -86,7 +86,7 @@ def test_observations_are_laid_out_by_name():
 
 def test_final_observations_are_widened_too():
     """The first environment ends after two steps, seen at time 2, and its next episode begins at 0."""
-    env = Widened(ClockEnv([2, 3]), vector(["time", "other", "env"]))
+    env = UnionObservation(ClockEnv([2, 3]), vector(["time", "other", "env"]))
     env.reset()
     env.step(np.zeros(2))
     obs, _, terminated, truncated, infos = env.step(np.zeros(2))
@@ -98,7 +98,7 @@ def test_final_observations_are_widened_too():
 
 def test_planes_are_widened_whole():
     own = ["a", "b", "c", "d"]
-    env = Widened(MatchEnv(3, 0, own, "planes", None), planes(["d", "new", "b", "a", "c"]))
+    env = UnionObservation(MatchEnv(3, 0, own, "planes", None), planes(["d", "new", "b", "a", "c"]))
     twin = MatchEnv(3, 0, own, "planes", None)
     wide, narrow = env.reset()[0], twin.reset()[0]
     assert wide.dtype == narrow.dtype == np.uint8
@@ -109,17 +109,17 @@ def test_planes_are_widened_whole():
 
 def test_a_schema_that_lacks_a_name():
     with pytest.raises(GraftError, match="env, time do not fit into time, other"):
-        Widened(ClockEnv([1]), vector(["time", "other"]))
+        UnionObservation(ClockEnv([1]), vector(["time", "other"]))
 
 
 def test_a_schema_of_another_form():
     with pytest.raises(GraftError, match=r"have no union"):
-        Widened(ClockEnv([1]), planes(["env", "time"]))
+        UnionObservation(ClockEnv([1]), planes(["env", "time"]))
 
 
 def test_everything_else_is_the_batchs_own():
     inner = ClockEnv([1, 2])
-    env = Widened(inner, vector(["env", "time", "more"]))
+    env = UnionObservation(inner, vector(["env", "time", "more"]))
     assert env.num_envs == 2
     assert env.played is inner.played
     assert env.action_schema == inner.action_schema
@@ -135,7 +135,7 @@ def test_the_error_names_the_difference():
 
 def test_it_is_closed_once_and_what_cannot_be_saved_does_not_seem_so():
     inner = ClockEnv([1, 2])
-    env, closed = Widened(inner, vector(["env", "time", "more"])), []
+    env, closed = UnionObservation(inner, vector(["env", "time", "more"])), []
     inner.close = lambda **kwargs: closed.append(kwargs)
     assert not env.savable
     env.close()
@@ -148,16 +148,16 @@ def test_a_batch_that_does_not_fit_is_closed():
     inner, closed = ClockEnv([1]), []
     inner.close = lambda **_: closed.append(True)
     with pytest.raises(GraftError):
-        Widened(inner, vector(["time"]))
+        UnionObservation(inner, vector(["time"]))
     assert closed == [True]
 
 
 def test_make_widens_only_where_it_must():
     observation = envs.schemas(GATHER).observation
-    assert not isinstance(make(GATHER, 2, 0, observation=observation), Widened)
-    assert not isinstance(make(GATHER, 2, 0), Widened)
+    assert not isinstance(make(GATHER, 2, 0, observation=observation), UnionObservation)
+    assert not isinstance(make(GATHER, 2, 0), UnionObservation)
     wide = make(GATHER, 2, 0, observation=union([envs.schemas(HUNT).observation, observation]))
-    assert isinstance(wide, Widened)
+    assert isinstance(wide, UnionObservation)
     assert wide.observation_schema.names == ("player", "wall", "enemy", "coin", "hazard")
     with pytest.raises(GraftError, match="Observations player, wall, hazard, coin do not fit"):
         make(GATHER, 2, 0, observation=envs.schemas(HUNT).observation)
@@ -193,7 +193,7 @@ def test_the_state_is_saved_and_restored_through_it():
             np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 def test_tasks_of_any_adapter_are_widened():
     obs, _ = make(TASK, 2, 0, observation=vector(["d", "x", "c", "b", "a"])).reset()
     plain, _ = make(TASK, 2, 0).reset()

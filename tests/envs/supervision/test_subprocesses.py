@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode
 from graft import envs
 from graft.envs import GraftError, Task
 from graft.envs.core.faults import TooManyFaults
-from graft.envs.supervision.subprocesses import Subprocesses
+from graft.envs.supervision.subprocesses import ProcessGroup
 
 ROOT = Path(__file__).parents[3]
 MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP]
@@ -115,7 +115,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def spread(env: Any) -> bool:
     """Whether its environments are in processes."""
-    return isinstance(env._guarded._group, Subprocesses)
+    return isinstance(env._batch._group, ProcessGroup)
 
 
 def assert_same(one: Any, other: Any) -> None:

@@ -22,6 +22,7 @@ from graft.envs.factory import schemas
 from graft.experiments import bench
 from graft.experiments.benchmarks import backends, scaling
 from graft.experiments.benchmarks.scaling import SLEEPING, Compared, Scaled, Sleeping
+from graft.experiments.benchmarks.timing import interleaved
 
 
 def test_numbers_of_workers_double_up_to_the_most():
@@ -40,7 +41,7 @@ def test_subjects_take_turns_there_and_back_by_the_clock_given():
         order.append(name)
         now[0] += seconds
 
-    found = backends.measure({1: lambda: play("a", 1.0), 2: lambda: play("b", 3.0)}, rounds=2, clock=lambda: now[0])
+    found = interleaved({1: lambda: play("a", 1.0), 2: lambda: play("b", 3.0)}, rounds=2, clock=lambda: now[0])
     assert "".join(order) == "ab" + "abba" * 2  # after warming up
     assert found == {1: [1.0, 1.0], 2: [3.0, 3.0]}
 
@@ -138,8 +139,8 @@ def test_only_scaling_has_all_cores(monkeypatch, what, pinned):
     calls = []
     monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: calls.append("pinned"), raising=False)
     monkeypatch.setattr(bench.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(scaling, "scaling", lambda console, rounds, most: calls.append((rounds, most)))
-    monkeypatch.setattr(backends, "backends", lambda console, rounds: calls.append(rounds))
+    monkeypatch.setattr(scaling, "bench_scaling", lambda console, rounds, most: calls.append((rounds, most)))
+    monkeypatch.setattr(backends, "bench_backends", lambda console, rounds: calls.append(rounds))
     assert bench.main([what, "--rounds", "2", "--runners", "4"]) == 0
     assert calls == (["pinned", 2] if pinned else [(2, 4)])
 

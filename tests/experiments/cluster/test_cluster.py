@@ -237,6 +237,8 @@ time.sleep(60)
     "python": """
 if words[0] == "-":
     os.execv(sys.executable, [sys.executable, *words])
+""",
+    "graft": """
 time.sleep(float(os.environ.get("LASTS", "0")))
 sys.exit(int(os.environ.get("STATUS", "0")))
 """,
@@ -349,7 +351,7 @@ def test_the_head_starts_first_then_workers_and_when_all_have_joined_the_command
         "python - 10.0.0.7:21234 3 300",
     }
     assert seen[7] == (
-        "python -m experiments.run my/patch.yaml --launcher ray --address auto --out /lustre/runs/patch "
+        "graft run my/patch.yaml --launcher ray --address auto --out /lustre/runs/patch "
         "--gpus 0.125 --cpus 1 --retries 20 --jobs 4"
     )
     assert seen[8:] == ["srun --ntasks-per-node=1 --no-kill rm -rf /tmp/ray-11234"]
@@ -361,12 +363,12 @@ def test_the_head_starts_first_then_workers_and_when_all_have_joined_the_command
 def test_near_its_time_limit_the_job_ends_the_command_then_ray_and_queues_itself_again(batch):
     start, log = batch
     process = start(LASTS="60")
-    wait_for(log, "python -m experiments.run mechanics")
+    wait_for(log, "graft run mechanics")
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=30)
     assert process.returncode == 0
     after = lines(log)[-6:]
-    assert after[0] == "TERM python -m experiments.run"
+    assert after[0] == "TERM graft run mechanics"
     assert after[1:4] == ["TERM srun --nodes=1 --ntasks=1"] * 3
     assert after[4:] == [
         "srun --ntasks-per-node=1 --no-kill rm -rf /tmp/ray-11234",
@@ -393,12 +395,12 @@ def test_where_ray_ends_on_a_node_its_files_go(tmp_path):
 def test_a_cancelled_job_ends_everything_and_is_not_queued_again(batch):
     start, log = batch
     process = start(LASTS="60")
-    wait_for(log, "python -m experiments.run")
+    wait_for(log, "graft run")
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == 143
     assert lines(log).count("TERM srun --nodes=1 --ntasks=1") == 3
-    assert "TERM python -m experiments.run" in lines(log)
+    assert "TERM graft run mechanics" in lines(log)
     assert not any("requeue" in line for line in lines(log))
 
 
@@ -406,13 +408,13 @@ def test_a_lost_worker_does_not_hold_up_the_others_but_a_lost_head_ends_the_job(
     start, log = batch
     out, _ = start(LOST="n3", GRAFT_JOIN_SECONDS="2").communicate(timeout=30)
     assert "not all nodes joined" in out
-    assert any(line.startswith("python -m experiments.run") for line in lines(log))
+    assert any(line.startswith("graft run") for line in lines(log))
     log.unlink()
     (log.parent / "nodes").unlink()
     process = start(LOST="n1", GRAFT_JOIN_SECONDS="1")
     assert "head did not start" in process.communicate(timeout=30)[0]
     assert process.returncode == 1
-    assert not any(line.startswith("python -m") for line in lines(log))
+    assert not any(line.startswith("graft") for line in lines(log))
 
 
 def test_an_address_that_other_nodes_cannot_reach_is_an_error(batch):
@@ -427,14 +429,14 @@ def test_an_address_that_other_nodes_cannot_reach_is_an_error(batch):
 
 
 def commands():
-    """Where a command stands -> its words, from `python` on."""
+    """Where a command stands -> its words, from `graft` on."""
     last = json.loads(arguments("CMD")[0])[-1]
     script = BATCH.read_text().replace("\\\n", "")
-    line = re.search(r"(?m)^python -m experiments.run.*$", script)[0]
+    line = re.search(r"(?m)^graft run.*$", script)[0]
     for variable, value in {"$config": "mechanics", "$shared": "/shared", "$name": "mechanics"}.items():
         line = line.replace(variable, value)
     return {
-        "Dockerfile": shlex.split(last[last.index("python -m") :]),
+        "Dockerfile": shlex.split(last[last.index("graft run") :]),
         "rayjob.yaml": shlex.split(rayjob()["spec"]["entrypoint"]),
         "graft.sbatch": shlex.split(line.replace('"${@:2}" &', "")),
     }
@@ -442,7 +444,7 @@ def commands():
 
 def command_options(words):
     """`--option` -> value."""
-    return dict(zip(words[4::2], words[5::2], strict=True))
+    return dict(zip(words[3::2], words[4::2], strict=True))
 
 
 def test_all_start_the_same_command_where_nodes_come_it_waits_and_only_the_cpu_image_asks_for_no_gpu():
@@ -458,8 +460,8 @@ def test_all_start_the_same_command_where_nodes_come_it_waits_and_only_the_cpu_i
 @pytest.mark.parametrize("where", ["Dockerfile", "rayjob.yaml", "graft.sbatch"])
 def test_the_command_line_takes_the_command(where):
     words = commands()[where]
-    assert words[:3] == ["python", "-m", "experiments.run"]
-    options = run.parser().parse_intermixed_args(words[3:])
+    assert words[:2] == ["graft", "run"]
+    options = run.parser().parse_intermixed_args(words[2:])
     assert options.launcher == "ray"
     assert options.address == "auto"
     assert options.out == Path("/shared/runs/mechanics")

@@ -10,8 +10,8 @@ from graft.agents.training.backend import Resources
 from graft.errors import GraftError
 from graft.experiments.config.backends import PRESETS, parse_resources
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
-from graft.experiments.stages.preflight import rehearse
+from graft.experiments.plan.pairs import expand
+from graft.experiments.stages.preflight import preflight
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 
@@ -28,7 +28,7 @@ def test_resources_are_a_preset_or_changes_to_one():
     assert parse_resources({"num_env_runners": 2}) == Resources(num_env_runners=2)
     changed = parse_resources({"preset": "cluster", "num_env_runners": 3})
     assert changed.num_env_runners == 3
-    assert changed.num_learners == PRESETS["cluster"].num_learners
+    assert changed.num_learners == PRESETS["cluster"]["num_learners"]
     with pytest.raises(GraftError, match=r"'clustr'.*Did you mean 'cluster'"):
         parse_resources("clustr")
     with pytest.raises(GraftError, match=r"'num_runners'.*Did you mean"):
@@ -77,7 +77,7 @@ def test_stages_are_named_by_who_trains_them_and_by_the_processes_that_do():
 @pytest.mark.parametrize("by", ["sb3", "rllib"])
 def test_what_one_backend_pretrained_is_transferred_by_the_other(config, tmp_path, by, one_ray):
     graph = expand(config(f"backend={by}"))
-    carried = {c.source: report for c, report in rehearse(graph) if c.source is not None}
+    carried = {c.source: report for c, report in preflight(graph) if c.source is not None}
     assert set(carried) == {"Gather by sb3", "Gather by rllib"}
     assert {stage.backend for stage in graph.stages.values() if stage.kind == "transfer"} == {by}
     assert sorted(stage.backend for stage in graph.stages.values() if stage.kind == "pretrain") == ["rllib", "sb3"]

@@ -45,7 +45,8 @@ def test_algorithms_of_both_backends():
 
 
 def test_ray_is_imported_for_its_algorithms_alone():
-    program = "import sys; from graft.experiments.config.describe import describe; describe('ppo'); print('ray' in sys.modules)"
+    program = "import sys; from graft.experiments.config import describe\n"
+    program += "describe.describe('ppo'); print('ray' in sys.modules)"
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     found = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"

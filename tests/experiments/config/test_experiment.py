@@ -8,9 +8,10 @@ import pytest
 from support.tiny_experiment import write_config
 
 from graft.errors import GraftError
-from graft.experiments.config.experiment import load_config, packaged_configs
-from graft.experiments.plan.graph import expand
-from graft.experiments.run import KINDS
+from graft.experiments.config.experiment import load_config
+from graft.experiments.config.packaged import packaged_configs
+from graft.experiments.plan.pairs import expand
+from graft.experiments.run import kind_of
 from graft.transfer.method import label
 
 
@@ -19,12 +20,12 @@ def test_packaged_configs_expand(name):
     config = load_config(name)
     assert config.name == name
     try:
-        graph = KINDS[type(config)].expand(config)
+        graph = kind_of(config).expand(config)
     except GraftError as error:
         if "install it with" in str(error):
             pytest.skip(str(error))
         raise
-    assert graph.comparisons or graph.lifelong
+    assert graph.comparisons or graph.continual
 
 
 def test_abbreviations_mean_the_same_as_the_long_form(tmp_path):

@@ -10,13 +10,14 @@ from support.tiny_experiment import write_config
 
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
+from graft.experiments.launchers.launcher import run_graph
 from graft.experiments.launchers.local import LocalLauncher
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.store.records import Store
 
 
 class Diary:
-    """A watcher that writes down what happens; ``on_start`` is called with each stage that starts."""
+    """A `RunListener` that writes down what happens; ``on_start`` is called with each stage that starts."""
 
     def __init__(self, on_start=None):
         self.events = []
@@ -47,7 +48,7 @@ def set_up(tmp_path, **changes):
 def test_stages_run_after_their_source_and_leave_results(tmp_path):
     graph, store = set_up(tmp_path, methods="frozen")
     diary = Diary()
-    assert LocalLauncher(1).run(graph, list(graph.stages), store, diary) == {}
+    assert run_graph(LocalLauncher(1), graph, list(graph.stages), store, diary) == {}
     assert all(store.done(stage_id) for stage_id in graph.stages)
     order = [event[1] for event in diary.events if event[0] == "end"]
     for stage in graph.stages.values():
@@ -58,7 +59,7 @@ def test_stages_run_after_their_source_and_leave_results(tmp_path):
 def test_a_failed_source_fails_what_needs_it_and_nothing_else(tmp_path, monkeypatch):
     # So large a step makes the first update's loss infinite; the frozen stage needs that source.
     graph, store = set_up(tmp_path, methods="frozen", algorithm={"num_envs": 8, "num_steps": 16, "learning_rate": 1e30})
-    failed = LocalLauncher(1).run(graph, list(graph.stages), store, Diary())
+    failed = run_graph(LocalLauncher(1), graph, list(graph.stages), store, Diary())
     pretrain, *_, frozen = graph.stages
     assert "learning rate" in failed[pretrain]
     assert failed[frozen] == "its source failed"
@@ -76,7 +77,7 @@ def test_a_killed_worker_fails_its_stage_and_the_rest_goes_on(tmp_path):
         if stage.id == scratch:
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
-    failed = LocalLauncher(1).run(graph, list(graph.stages), store, Diary(kill))
+    failed = run_graph(LocalLauncher(1), graph, list(graph.stages), store, Diary(kill))
     assert list(failed) == [scratch]
     assert "worker died (exit code -9)" in failed[scratch]
     assert all(store.done(i) for i in graph.stages if i != scratch)
@@ -90,7 +91,7 @@ def test_environments_in_processes_of_their_own_change_no_result(tmp_path):
         folder.mkdir()
         graph, store = set_up(folder, **changes)
         scratch = graph.comparisons[0].stages[0]
-        assert LocalLauncher(1, env_workers).run(graph, [scratch], store, Diary()) == {}
+        assert run_graph(LocalLauncher(1, env_workers), graph, [scratch], store, Diary()) == {}
         trained.append((scratch, (store.folder(scratch) / "checkpoint" / "weights.safetensors").read_bytes()))
     assert trained[0] == trained[1]
     assert LocalLauncher(env_workers=10**6).jobs == 1

@@ -10,14 +10,15 @@ from support.tiny_experiment import write_config
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers import pool
-from graft.experiments.launchers.pool import Lost, Pool
-from graft.experiments.launchers.worker import Done, Hello, Progress, software
-from graft.experiments.plan.graph import expand
+from graft.experiments.launchers.launcher import GraphQueue
+from graft.experiments.launchers.pool import Pool, WorkerLost
+from graft.experiments.launchers.worker import StageProgress, StageResult, WorkerInfo, software
+from graft.experiments.plan.pairs import expand
 from graft.experiments.store.records import Store
 
 
 class Diary:
-    """A watcher that writes down what happens."""
+    """A `RunListener` that writes down what happens."""
 
     def __init__(self):
         self.events, self.notes, self.ticks = [], [], 0
@@ -42,33 +43,33 @@ class Diary:
 
 
 class FakeWorker:
-    """Runs nothing; ``fate(stage, count)`` gives what is heard of a stage in its count-th run: Done, or Lost raised."""
+    """Runs nothing; ``fate(stage, count)`` gives the StageResult of a stage's count-th run, or the WorkerLost to raise."""
 
     def __init__(self, cluster, token):
         self.cluster, self.where, self.stage, self.token, self.lost = cluster, "", None, token, False
 
-    def greet(self):
+    def poll_ready(self):
         there = sum(worker.where != "" and not worker.lost for worker in self.cluster.workers)
         if self.cluster.greeting == "never" or there >= self.cluster.rooms:
             return None
         if self.cluster.greeting == "dies":
-            raise Lost("it has no memory")
-        self.where = f"node {self.cluster.asked}"
+            raise WorkerLost("it has no memory")
+        self.where = f"node {self.cluster.requested}"
         sees = (self.cluster.store.out / pool.SHARED).read_text() == self.token
-        return Hello(sees and self.cluster.sees, self.cluster.software)
+        return WorkerInfo(sees and self.cluster.sees, self.cluster.software)
 
-    def give(self, stage):
+    def start(self, stage):
         assert self.stage is None
         self.stage = stage
         self.cluster.given.append(stage.id)
         self.cluster.most = max(self.cluster.most, sum(w.stage is not None for w in self.cluster.workers))
 
-    def hear(self):
+    def poll(self):
         if self.stage is None:
             return None
         stage, self.stage = self.stage, None
         fate = self.cluster.fate(stage, self.cluster.given.count(stage.id))
-        if isinstance(fate, Lost):
+        if isinstance(fate, WorkerLost):
             self.lost = True
             raise fate
         if fate.error is None:
@@ -79,33 +80,33 @@ class FakeWorker:
 class FakeCluster:
     """Of workers that are there at once."""
 
-    def __init__(self, store, fate=lambda stage, count: Done(None, Progress(1, 1, stage.budget)), rooms=2):
+    def __init__(self, store, fate=lambda stage, count: StageResult(None, StageProgress(1, 1, stage.budget)), rooms=2):
         self.store, self.fate, self.rooms = store, fate, rooms
         self.greeting, self.sees, self.software = "comes", True, software()
-        self.asked = self.most = 0
-        self.given, self.workers, self.dismissed = [], [], []
+        self.requested = self.most = 0
+        self.given, self.workers, self.ended = [], [], []
         self.done = set()
         store.done = self.done.__contains__
 
     def finish(self, stage):
         self.done.add(stage.id)
 
-    def room(self):
+    def capacity(self):
         return self.rooms
 
     def describe(self):
         return f"1 node with room for {self.rooms}"
 
-    def ask(self, token):
-        self.asked += 1
+    def request(self, token):
+        self.requested += 1
         self.workers.append(FakeWorker(self, token))
         return self.workers[-1]
 
     def wait(self, workers, seconds):
         pass
 
-    def dismiss(self, workers):
-        self.dismissed += workers
+    def end(self, workers):
+        self.ended += workers
 
 
 @pytest.fixture
@@ -116,10 +117,11 @@ def tiny(tmp_path):
     return expand(config), store
 
 
-def play(graph, cluster, jobs=None, retries=3, patience=0.0):
+def play(graph, cluster, jobs=None, retries=3, node_timeout=0.0):
     diary = Diary()
-    launcher = Pool(cluster, "1 CPU", jobs, retries, cluster.store, diary, patience)
-    return launcher.run(graph, list(graph.stages)), diary
+    queue = GraphQueue(graph, list(graph.stages), diary)
+    Pool(cluster, "1 CPU", jobs, retries, cluster.store, diary, node_timeout).run(queue)
+    return queue.failed, diary
 
 
 @pytest.mark.parametrize(("jobs", "rooms", "most"), [(None, 3, 3), (2, 3, 2)])
@@ -129,12 +131,12 @@ def test_stages_run_after_their_source_with_as_many_workers_as_fit_and_are_wante
     failed, diary = play(graph, cluster, jobs)
     assert failed == {}
     assert sorted(cluster.given) == sorted(graph.stages)
-    assert cluster.most == cluster.asked == most
+    assert cluster.most == cluster.requested == most
     ends = [event[1] for event in diary.events if event[0] == "end"]
     assert all(
         stage.source is None or ends.index(stage.source) < ends.index(stage.id) for stage in graph.stages.values()
     )
-    assert set(cluster.dismissed) == set(cluster.workers)
+    assert set(cluster.ended) == set(cluster.workers)
     assert diary.ticks
     assert not (store.out / pool.SHARED).exists()
 
@@ -154,8 +156,8 @@ def test_as_many_workers_as_are_given_wait_for_room_that_may_come(tiny, grows):
     assert failed == {}
     assert sorted(cluster.given) == sorted(graph.stages)
     assert cluster.most == (3 if grows else 1)
-    assert cluster.asked == 3
-    assert set(cluster.dismissed) == set(cluster.workers)
+    assert cluster.requested == 3
+    assert set(cluster.ended) == set(cluster.workers)
 
 
 def test_a_stage_whose_worker_is_lost_goes_on_in_another_and_starts_once(tiny):
@@ -164,8 +166,8 @@ def test_a_stage_whose_worker_is_lost_goes_on_in_another_and_starts_once(tiny):
 
     def fate(stage, count):
         if stage.id == pretrain and count < 3:
-            return Lost("its node was taken away")
-        return Done(None, Progress(1, 1, 256))
+            return WorkerLost("its node was taken away")
+        return StageResult(None, StageProgress(1, 1, 256))
 
     cluster = FakeCluster(store, fate)
     failed, diary = play(graph, cluster)
@@ -181,7 +183,7 @@ def test_retries_end_and_what_needs_the_stage_fails_too(tiny):
     pretrain = next(iter(graph.stages))
 
     def fate(stage, count):
-        return Lost("no memory") if stage.id == pretrain else Done(None, Progress())
+        return WorkerLost("no memory") if stage.id == pretrain else StageResult(None, StageProgress())
 
     cluster = FakeCluster(store, fate)
     failed, _ = play(graph, cluster, retries=1)
@@ -195,7 +197,9 @@ def test_retries_end_and_what_needs_the_stage_fails_too(tiny):
 def test_what_a_stage_raises_is_not_tried_again(tiny):
     graph, store = tiny
     first = next(iter(graph.stages))
-    cluster = FakeCluster(store, lambda stage, count: Done("bad" if stage.id == first else None, Progress()))
+    cluster = FakeCluster(
+        store, lambda stage, count: StageResult("bad" if stage.id == first else None, StageProgress())
+    )
     failed, _ = play(graph, cluster)
     assert failed[first] == "bad"
     assert cluster.given.count(first) == 1
@@ -208,8 +212,8 @@ def test_a_worker_that_finished_before_it_was_lost_is_not_run_again(tiny):
     def fate(stage, count):
         if stage.id == pretrain:
             cluster.finish(stage)
-            return Lost("cut off")
-        return Done(None, Progress())
+            return WorkerLost("cut off")
+        return StageResult(None, StageProgress())
 
     cluster = FakeCluster(store, fate)
     failed, _ = play(graph, cluster, retries=0)
@@ -225,7 +229,7 @@ def test_where_no_node_fits_nothing_is_asked_for(tiny):
         match=r"A stage needs 1 CPU, and no node has that; there are 1 node with .* --wait SECONDS waits for one",
     ):
         play(graph, cluster)
-    assert not cluster.asked
+    assert not cluster.requested
 
 
 @pytest.mark.parametrize("comes", [20.0, 100.0])
@@ -242,14 +246,14 @@ def test_a_first_node_is_waited_for_as_long_as_is_given(tiny, monkeypatch, comes
 
     cluster.wait = wait
     if comes < 50:
-        failed, _ = play(graph, cluster, patience=50)
+        failed, _ = play(graph, cluster, node_timeout=50)
         assert failed == {}
         return
     with pytest.raises(
         GraftError, match=r"A stage needs 1 CPU, and no node has that.* None came in the 50 s of --wait"
     ):
-        play(graph, cluster, patience=50)
-    assert set(cluster.dismissed) == set(cluster.workers) != set()
+        play(graph, cluster, node_timeout=50)
+    assert set(cluster.ended) == set(cluster.workers) != set()
     assert not (store.out / pool.SHARED).exists()
 
 
@@ -258,7 +262,7 @@ def test_what_a_stage_notes_is_said_once(tiny):
     first = next(iter(graph.stages))
 
     def fate(stage, count):
-        return Done(None, Progress(1, 1, 256, {}, "Note: it starts over." if stage.id == first else ""))
+        return StageResult(None, StageProgress(1, 1, 256, {}, "Note: it starts over." if stage.id == first else ""))
 
     _, diary = play(graph, FakeCluster(store, fate))
     assert diary.notes[1:] == ["Note: it starts over."]
@@ -293,7 +297,7 @@ def test_workers_that_die_at_once_end_the_run(tiny):
     cluster.greeting = "dies"
     with pytest.raises(GraftError, match="Workers die before they can start: it has no memory"):
         play(graph, cluster)
-    assert pool.FALSE_STARTS < cluster.asked < pool.FALSE_STARTS + 4
+    assert pool.MAX_FAILED_STARTS < cluster.requested < pool.MAX_FAILED_STARTS + 4
 
 
 def test_a_node_that_does_not_see_the_folder_ends_the_run(tiny):
@@ -303,7 +307,7 @@ def test_a_node_that_does_not_see_the_folder_ends_the_run(tiny):
     with pytest.raises(GraftError, match=r"does not see .*out as this machine does; give an --out on a path that all"):
         play(graph, cluster)
     assert cluster.given == []
-    assert set(cluster.dismissed) == set(cluster.workers)
+    assert set(cluster.ended) == set(cluster.workers)
 
 
 def test_other_software_on_a_node_is_said_once(tiny):
@@ -316,7 +320,7 @@ def test_other_software_on_a_node_is_said_once(tiny):
 
 def test_records_that_never_show_are_an_error(tiny, monkeypatch):
     graph, store = tiny
-    monkeypatch.setattr(pool, "SECONDS_TO_SETTLE", 0.0)
+    monkeypatch.setattr(pool, "RECORD_SECONDS", 0.0)
     monkeypatch.setattr(pool, "POLL_SECONDS", 0.01)
     cluster = FakeCluster(store)
     cluster.finish = lambda stage: None
@@ -333,5 +337,5 @@ def test_ctrl_c_ends_all_workers(tiny):
     cluster = FakeCluster(store, fate)
     with pytest.raises(KeyboardInterrupt):
         play(graph, cluster)
-    assert set(cluster.dismissed) == set(cluster.workers)
+    assert set(cluster.ended) == set(cluster.workers)
     assert json.loads((store.out / "experiment.json").read_text())

@@ -13,15 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
-from support.stage_outcomes import assert_left_the_same
+from support.stage_outcomes import assert_same_outcomes
 from support.tiny_experiment import write_config
 
 from graft.agents.ray_session import session
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers import ray as launching
+from graft.experiments.launchers.launcher import run_graph
 from graft.experiments.launchers.ray import RayLauncher
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 
@@ -68,23 +69,23 @@ def eager(monkeypatch):
     """Workers take a snapshot at every rollout, and a tenth of a second for it, so that there is time to kill them."""
 
     class Eager(launching._Actor):
-        def hello(self, token, file):
+        def prepare(self, token, file):
             import time
 
             from graft.agents.checkpoints import snapshotter
             from graft.experiments.stages import resume
 
-            found = super().hello(token, file)
+            info = super().prepare(token, file)
             snapshotter.LARGEST_SHARE, resume.SECONDS = 1e9, 0.0
             visit = snapshotter.Snapshotter.visit
             snapshotter.Snapshotter.visit = lambda *rest: (visit(*rest), time.sleep(0.1))
-            return found
+            return info
 
     monkeypatch.setattr(launching, "_Actor", Eager)
 
 
 class Diary:
-    """A watcher that writes down what happens; ``on_progress(stage, env_steps)`` is called on top."""
+    """A `RunListener` that writes down what happens; ``on_progress(stage, env_steps)`` is called on top."""
 
     def __init__(self, on_progress=lambda stage, env_steps: None):
         self.on_progress = on_progress
@@ -153,7 +154,7 @@ def sweep_with_nodes_that_die(cluster, tmp_path, times, count, **changes):
     stages = [graph.stages[stage_id] for stage_id in todo]
     diary = Diary()
     diary.on_progress = killer = Killer(cluster, diary, 5 * ROLLOUT, times)
-    assert RayLauncher(gpus=0.5).run(graph, todo, store, diary) == {}
+    assert run_graph(RayLauncher(gpus=0.5), graph, todo, store, diary) == {}
 
     assert len(killer.killed) == times
     for stage_id in killer.killed:
@@ -167,7 +168,7 @@ def sweep_with_nodes_that_die(cluster, tmp_path, times, count, **changes):
     _, undisturbed = set_up(tmp_path / "undisturbed", **changes)
     for stage in stages:
         run_stage(stage, undisturbed, lambda env_steps, values: None)
-    assert_left_the_same(stages, store, undisturbed)
+    assert_same_outcomes(stages, store, undisturbed)
 
 
 @pytest.mark.slow
@@ -193,7 +194,7 @@ def test_a_stage_that_fails_is_not_tried_again_and_its_record_has_the_traceback(
     graph, store = set_up(tmp_path, methods="frozen", algorithm={"num_envs": 8, "num_steps": 16, "learning_rate": 1e30})
     diary = Diary()
     pretrain, *_, frozen = graph.stages
-    failed = RayLauncher().run(graph, [pretrain, frozen], store, diary)
+    failed = run_graph(RayLauncher(), graph, [pretrain, frozen], store, diary)
     assert "learning rate" in failed[pretrain]
     assert failed[frozen] == "its source failed"
     assert "Traceback" in store.record(pretrain)["error"]
@@ -203,14 +204,14 @@ def test_a_stage_that_fails_is_not_tried_again_and_its_record_has_the_traceback(
 @pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_fails_its_stage(cluster, tmp_path, monkeypatch):
     class Dying(launching._Actor):
-        def work(self, stage):
+        def run(self, stage):
             os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(launching, "_Actor", Dying)
     graph, store = set_up(tmp_path)
     first = next(iter(graph.stages))
     diary = Diary()
-    failed = RayLauncher(jobs=1, retries=1).run(graph, [first], store, diary)
+    failed = run_graph(RayLauncher(jobs=1, retries=1), graph, [first], store, diary)
     assert "its worker died 2 times" in failed[first]
     assert store.record(first)["status"] == "failed"
 
@@ -228,25 +229,25 @@ def test_a_worker_that_dies_again_and_again_fails_its_stage(cluster, tmp_path, m
 def test_a_stage_that_fits_on_no_node_is_an_error_at_once(cluster, tmp_path, options, words):
     graph, store = set_up(tmp_path)
     with pytest.raises(GraftError) as caught:
-        RayLauncher(**options).run(graph, list(graph.stages), store, Diary())
+        run_graph(RayLauncher(**options), graph, list(graph.stages), store, Diary())
     assert words in str(caught.value)
 
 
 @pytest.mark.slow
 def test_workers_that_see_another_folder_are_an_error(cluster, tmp_path, monkeypatch):
     class Impatient(launching._Actor):
-        def hello(self, token, file):
+        def prepare(self, token, file):
             from graft.experiments.launchers import worker
 
-            worker.SECONDS_TO_SEE = 0.0
-            return super().hello(token, file)
+            worker.SHARED_SECONDS = 0.0
+            return super().prepare(token, file)
 
     monkeypatch.setattr(launching, "_Actor", Impatient)
     plain = launching._RayCluster.__init__
     monkeypatch.setattr(launching._RayCluster, "__init__", lambda self, launcher, out: plain(self, launcher, out / "x"))
     graph, store = set_up(tmp_path)
     with pytest.raises(GraftError, match=r"does not see .*; give an --out on a path that all nodes share"):
-        RayLauncher().run(graph, list(graph.stages), store, Diary())
+        run_graph(RayLauncher(), graph, list(graph.stages), store, Diary())
 
 
 @pytest.mark.parametrize(
@@ -311,10 +312,10 @@ import graft.experiments.stages.resume
 from graft.experiments.run import main
 
 class Eager(launching._Actor):
-    def hello(self, token, file):
-        found = super().hello(token, file)
+    def prepare(self, token, file):
+        info = super().prepare(token, file)
         graft.agents.checkpoints.snapshotter.LARGEST_SHARE, graft.experiments.stages.resume.SECONDS = 1e9, 0.0
-        return found
+        return info
 
 launching._Actor = Eager
 if __name__ == "__main__":
@@ -411,4 +412,4 @@ def test_a_killed_driver_leaves_nothing_running_and_the_same_command_goes_on(tmp
     _, undisturbed = set_up(tmp_path / "undisturbed", **changes)
     for stage in graph.stages.values():
         run_stage(stage, undisturbed, lambda env_steps, values: None)
-    assert_left_the_same(graph.stages.values(), store, undisturbed)
+    assert_same_outcomes(graph.stages.values(), store, undisturbed)

@@ -7,22 +7,22 @@ import os
 import pytest
 
 from graft.experiments.launchers import worker as working
-from graft.experiments.launchers.worker import Progress, StageWorker
+from graft.experiments.launchers.worker import StageProgress, StageWorker
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Folders show at once, and the environment's variables are put back."""
-    monkeypatch.setattr(working, "SECONDS_TO_SEE", 0.0)
+    monkeypatch.setattr(working, "SHARED_SECONDS", 0.0)
     monkeypatch.setattr(os, "environ", dict(os.environ))
 
 
 def test_it_sees_the_folder_where_the_token_is(tmp_path):
     (tmp_path / ".shared").write_text("token")
     made = StageWorker(str(tmp_path), 1, gpu=False)
-    assert made.hello("token", ".shared").sees
-    assert not made.hello("other", ".shared").sees
-    assert not made.hello("token", "nowhere").sees
+    assert made.prepare("token", ".shared").sees_folder
+    assert not made.prepare("other", ".shared").sees_folder
+    assert not made.prepare("token", "nowhere").sees_folder
 
 
 def test_it_hides_gpus_and_takes_one_thread(tmp_path):
@@ -34,7 +34,7 @@ def test_it_hides_gpus_and_takes_one_thread(tmp_path):
 def test_what_a_stage_notes_stays_while_it_goes_on():
     reporter = working._Reporter(2)
     reporter.noted("Note: it starts over.")
-    assert reporter.latest == Progress(2, 1, 0, {}, "Note: it starts over.")
+    assert reporter.latest == StageProgress(2, 1, 0, {}, "Note: it starts over.")
     reporter(128, {"a": 1.0})
     reporter(256, {"b": 2.0})
-    assert reporter.latest == Progress(2, 3, 256, {"a": 1.0, "b": 2.0}, "Note: it starts over.")
+    assert reporter.latest == StageProgress(2, 3, 256, {"a": 1.0, "b": 2.0}, "Note: it starts over.")

@@ -19,7 +19,7 @@ def graph_of(tmp_path, **changes):
 
 
 def life_of(graph, name):
-    return next(life for life in graph.lifelong if method_name(life.method) == name)
+    return next(life for life in graph.continual if method_name(life.method) == name)
 
 
 def test_each_task_is_trained_and_consolidated_before_the_next(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from graft.experiments.report import continual, plots
-from graft.experiments.report.continual import Lived
+from graft.experiments.report.continual import ContinualResult
 from graft.transfer.method import METHODS, label
 from graft.transfer.metrics import Curve
 
@@ -23,7 +23,7 @@ R = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.2, 0.6, 0.9]]
 def lived(method, matrices, scores, missing=0):
     """A method whose curves stay at ``scores``, one per task, in every seed."""
     curves = tuple(tuple(Curve((0, 100, 200), (score,) * 3) for score in scores) for _ in matrices)
-    return Lived(METHODS[method](), np.array(matrices), curves, (SIZE,) * len(matrices), missing)
+    return ContinualResult(METHODS[method](), np.array(matrices), curves, (SIZE,) * len(matrices), missing)
 
 
 def scratch_of(scores, seeds=1):
@@ -91,7 +91,9 @@ def test_forward_transfer_leaves_out_tasks_that_scratch_masters():
 
 def test_scratch_is_the_mean_of_its_seeds():
     low, high = scratch_of((0.8, 0.2, 0.3)), scratch_of((0.8, 0.6, 0.7))
-    both = Lived(low.method, np.concatenate([low.matrices, high.matrices]), low.curves + high.curves, (SIZE,) * 2, 0)
+    both = ContinualResult(
+        low.method, np.concatenate([low.matrices, high.matrices]), low.curves + high.curves, (SIZE,) * 2, 0
+    )
     own, mean = lived("finetune", [R], (0.8, 0.5, 0.6)), scratch_of((0.8, 0.4, 0.5))
     assert continual.forward_transfer(own, both) == pytest.approx(continual.forward_transfer(own, mean))
     assert continual.intransigence(own, both) == pytest.approx(continual.intransigence(own, mean))
@@ -109,7 +111,7 @@ def test_notes_compare_with_finetune_and_warn():
     assert "ewc: 50% of finetune's forgetting, performance +0.12." in lines
     assert not any(line.startswith(("finetune:", "scratch:")) for line in lines)
     assert "ewc: 2 seeds missing." in lines
-    assert any("Fewer than 5 seeds" in line for line in lines)
+    assert any("intervals are too narrow" in line for line in lines)
     assert any(line.startswith("Scores of Gather, Gather(invert=True), Hunt are scaled by estimates") for line in lines)
     assert "7 env steps of pretraining, 7 of transfer and 7 of consolidation, 3.0 minutes" in lines[-1]
 
@@ -130,7 +132,7 @@ def test_notes_say_what_the_agent_knows(known, words):
     lines = continual.notes(report(row, task_known=known, heads="shared"))
     assert "Heads are shared" in lines[0]
     assert words in lines[0]
-    assert not any("Fewer than 5 seeds" in line or "scaled by estimates" in line for line in lines)
+    assert not any("intervals are too narrow" in line or "scaled by estimates" in line for line in lines)
 
 
 def test_notes_of_nothing_finished_are_possible():
@@ -166,7 +168,7 @@ def test_the_heat_map_is_a_picture(tmp_path):
 
     measured = [lived(name, [R], (0.8, 0.5, 0.6)) for name in ("finetune", "ewc", "packnet", "l2", "mas")]
     assert len({label(m.method) for m in measured}) == 5
-    plots.heat_maps(measured, TASKS, tmp_path / "matrix.png", "a title")
+    plots.score_matrices(measured, TASKS, tmp_path / "matrix.png", "a title")
     picture = image.imread(tmp_path / "matrix.png")
     assert picture.shape[0] > 300
     assert picture[..., :3].std() > 0.05, "an empty page has no contrast"

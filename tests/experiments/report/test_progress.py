@@ -9,7 +9,7 @@ from rich.console import Console
 from support.tiny_experiment import write_config
 
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.report import progress
 
 

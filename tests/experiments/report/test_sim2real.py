@@ -12,7 +12,7 @@ import yaml
 from graft.agents.training.evaluate import worst_tenth
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.run import main
 from graft.transfer.method import label
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from graft.envs.core.task import AVERAGED, Bounds, Task
-from graft.experiments.plan.graph import Comparison
+from graft.experiments.plan.stage import Comparison
 from graft.experiments.report import transfer as report
-from graft.experiments.report.transfer import Measured
+from graft.experiments.report.transfer import TransferResult
 from graft.transfer.method import METHODS
 from graft.transfer.metrics import Curve
 
@@ -20,7 +20,7 @@ TARGET = Task("Graft/Gather-v0", {"slip": 0.3})
 def measured(method, curves, scratch, source="Gather"):
     stages = ("base",) if method == "scratch" else ("other",)
     comparison = Comparison(source, TARGET, METHODS[method](), tuple(range(len(curves))), stages, ("base",), ("p",))
-    return Measured(comparison, tuple(curves), tuple(scratch), 0)
+    return TransferResult(comparison, tuple(curves), tuple(scratch), 0)
 
 
 def flat(level, seeds=5):

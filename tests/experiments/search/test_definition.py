@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.search_world import RATE, STRENGTH, write_search
+from support.search_fixtures import RATE, STRENGTH, write_search
 
 from graft.errors import GraftError
 from graft.experiments import tune

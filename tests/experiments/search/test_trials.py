@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from optuna.trial import TrialState
-from support.search_world import RATE, SPACE, STRENGTH, Following, write_search
+from support.search_fixtures import RATE, SPACE, STRENGTH, Following, write_search
 
 from graft.errors import GraftError
 from graft.experiments.search.definition import load_search
@@ -146,7 +146,7 @@ def test_scores_of_several_seeds_are_one_report_by_the_steps_of_all(tmp_path):
     path = write_search(tmp_path, {"seeds": 2}, scheduler="none", trials=2)
     found = Following(path, tmp_path / "out", lambda stage: float(stage.seed))
     found.run()
-    scale = found.agenda._trials.search.config().targets[0].scale
+    scale = found.queue._trials.search.config().targets[0].scale
     low, high = (scale.normalise(seed) for seed in (0.0, 1.0))
     reports = found.trials.all()[1].intermediate_values
     assert sorted(reports) == [256, 512, 768, 1024, 1280, 1536, 1792, 2048]

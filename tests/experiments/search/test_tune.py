@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from support.search_world import RATE, STRENGTH, write_search
-from support.stage_outcomes import assert_left_the_same
+from support.search_fixtures import RATE, STRENGTH, write_search
+from support.stage_outcomes import assert_same_outcomes
 
 from graft.experiments import tune
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.search.definition import load_search
 from graft.experiments.search.plan import make_plan
 from graft.experiments.search.trials import FILE, Trials
@@ -80,7 +80,7 @@ def test_stopped_stages_say_so_and_a_trials_command_trains_the_same(halved, tmp_
     alone = Store(tmp_path)
     for stage in tuned:
         run_stage(stage, alone, lambda env_steps, values: None)
-    assert_left_the_same(tuned, store, alone)
+    assert_same_outcomes(tuned, store, alone)
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_a_search_that_was_ended_goes_on_with_the_same_trials(end, tmp_path):
 
     def start():
         return subprocess.Popen(
-            [sys.executable, "-m", "experiments.tune", str(path), "--out", str(out), "--jobs", "2"],
+            [sys.executable, "-m", "graft", "tune", str(path), "--out", str(out), "--jobs", "2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

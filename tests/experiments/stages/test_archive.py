@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from support.handmade import MATCH, TASK, assert_same, small_network
 from support.tiny_experiment import write_config
+from support.tiny_tasks import MATCH, TASK, assert_same, small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.training.evaluate import evaluate
 from graft.envs.core.task import Bounds
 from graft.envs.factory import make
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.report.transfer import measure
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store

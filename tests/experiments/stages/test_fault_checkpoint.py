@@ -12,10 +12,11 @@ from support.tiny_experiment import write_config
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.experiments.config.experiment import load_config
+from graft.experiments.launchers.launcher import run_graph
 from graft.experiments.launchers.local import LocalLauncher
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.report.progress import Progress
-from graft.experiments.store.records import AT_FAULT, Store
+from graft.experiments.store.records import FAULT_CHECKPOINT, Store
 
 GAME = """
 import gymnasium as gym
@@ -64,7 +65,7 @@ def test_a_few_faults_are_told_of_and_too_many_leave_an_error_and_a_checkpoint(
     fine, bad = (s for s in graph.stages.values() if s.method is not None and s.method.baseline)
     screen = io.StringIO()
     with Progress(Console(file=screen, width=1000), 2, 0, 1) as progress:
-        failed = LocalLauncher(1).run(graph, [fine.id, bad.id], store, progress)
+        failed = run_graph(LocalLauncher(1), graph, [fine.id, bad.id], store, progress)
     printed = screen.getvalue()
     assert list(failed) == [bad.id]
 
@@ -76,7 +77,7 @@ def test_a_few_faults_are_told_of_and_too_many_leave_an_error_and_a_checkpoint(
     assert record["faults"] == {"raised": counts[-1]}
     assert f", {counts[-1]:.0f} environment faults [1/2]" in printed
 
-    record, folder = store.record(bad.id), store.folder(bad.id) / AT_FAULT
+    record, folder = store.record(bad.id), store.folder(bad.id) / FAULT_CHECKPOINT
     assert record is not None
     assert record["status"] == "failed"
     assert f"Environments of '{NAME}' failed too often (4 times within" in record["error"]

@@ -14,11 +14,11 @@ from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.config.teams import Squad
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.stages import run_stage as stages
-from graft.experiments.stages.preflight import rehearse
+from graft.experiments.stages.preflight import preflight
 from graft.experiments.stages.run_stage import run_stage
-from graft.experiments.store.records import AT_FAULT, Store
+from graft.experiments.store.records import FAULT_CHECKPOINT, Store
 
 SOURCE = {
     "id": "Graft/Pursuit-v0",
@@ -83,8 +83,8 @@ def test_what_cannot_be_played_is_refused_with_the_reason(tmp_path, changes, mat
 )
 def test_what_cannot_be_shared_is_refused_before_anything_is_trained(tmp_path, method, match):
     with pytest.raises(GraftError, match=match):
-        rehearse(graph_of(tmp_path, methods=method))
-    rehearse(graph_of(tmp_path, methods=method, targets={**TARGET, "share_encoder": False}))
+        preflight(graph_of(tmp_path, methods=method))
+    preflight(graph_of(tmp_path, methods=method, targets={**TARGET, "share_encoder": False}))
 
 
 def test_an_encoder_is_shared_by_those_who_see_the_same(tmp_path):
@@ -108,8 +108,8 @@ def test_a_sequence_trains_one_policy(tmp_path):
 
 def test_others_are_those_of_other_policies():
     squad = Squad({"reds": "a", "blues": "b"})
-    assert squad.others(Task("x", {"team": "reds"})) == {"b": Task("x", {"team": "blues"})}
-    assert not Squad({"reds": "a", "blues": "a"}).others(Task("x", {"team": "reds"}))
+    assert squad.partners(Task("x", {"team": "reds"})) == {"b": Task("x", {"team": "blues"})}
+    assert not Squad({"reds": "a", "blues": "a"}).partners(Task("x", {"team": "reds"}))
 
 
 def test_names_of_a_team_stay_with_those_who_see_the_same(tmp_path):
@@ -119,12 +119,12 @@ def test_names_of_a_team_stay_with_those_who_see_the_same(tmp_path):
     hunters = {**zoo, "kwargs": {"team": "adversary"}, "schema": {"observation": names}}
     prey = {**zoo, "kwargs": {"team": "agent"}, "schema": {"observation": names[:14]}}
     graph = graph_of(tmp_path, sources=hunters, targets=prey, network=None)
-    rehearse(graph)  # the names are what the two have in common
+    preflight(graph)  # the names are what the two have in common
     for stage in graph.stages.values():
-        (beside,) = stage.squad.others(stage.task).values()
+        (beside,) = stage.squad.partners(stage.task).values()
         assert "schema" not in beside.kwargs
     coins = Task("Graft/TeamGather-v0", {"team": "reds", "schema": {"observation": {"coin": "gem"}}})
-    assert Squad({"reds": "a", "blues": "b"}).others(coins)["b"].kwargs["schema"] == coins.kwargs["schema"]
+    assert Squad({"reds": "a", "blues": "b"}).partners(coins)["b"].kwargs["schema"] == coins.kwargs["schema"]
 
 
 @pytest.mark.usefixtures("one_ray")
@@ -142,10 +142,10 @@ def test_partners_of_a_method_with_layers_of_its_own_are_plain_networks(tmp_path
     assert "evaluation" not in rival.record  # that is of the stage's own
 
 
-def test_policies_beside_are_rescued_as_well(tmp_path, monkeypatch):
-    def train(network, *_, partners, **__):
+def test_a_checkpoint_of_faults_has_partners(tmp_path, monkeypatch):
+    def train(job):
         with torch.no_grad():
-            partners.networks["prey"].policy.out.bias.fill_(3.0)
+            job.partners.networks["prey"].policy.out.bias.fill_(3.0)
         error = TooManyFaults("tide", Faults(), "Too many.")
         error.env_steps = 77
         raise error
@@ -154,13 +154,13 @@ def test_policies_beside_are_rescued_as_well(tmp_path, monkeypatch):
     store, pretraining = Store(tmp_path / "out"), next(iter(graph_of(tmp_path).stages.values()))
     with pytest.raises(TooManyFaults, match="after 77 env steps"):
         run_stage(pretraining, store, lambda *_: None)
-    folder = store.folder(pretraining.id) / AT_FAULT
+    folder = store.folder(pretraining.id) / FAULT_CHECKPOINT
     assert Checkpoint.load(folder).record["env_steps"] == 77
     assert (Checkpoint.load(folder / "policies" / "prey").tensors["policy.out.bias"] == 3.0).all()
 
 
 @pytest.mark.usefixtures("one_ray")
-def test_policies_beside_a_stage_are_kept_and_can_be_sources(tmp_path):
+def test_partners_are_saved_and_can_be_sources(tmp_path):
     store, kept = Store(tmp_path / "out"), {}
     for stage in graph_of(tmp_path).stages.values():
         run_stage(stage, store, lambda *_: None)

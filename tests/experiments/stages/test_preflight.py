@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.handmade import takes
 from support.tiny_experiment import write_config
+from support.tiny_tasks import takes
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import build_network
@@ -12,9 +12,9 @@ from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.plan.sequence import expand_sequence
-from graft.experiments.stages.preflight import rehearse, rehearse_sequence
+from graft.experiments.stages.preflight import preflight, preflight_sequence
 from graft.transfer.method import METHODS
 
 GATHER = "Graft/Gather-v0"
@@ -23,12 +23,12 @@ GATHER = "Graft/Gather-v0"
 def test_it_finds_what_does_not_fit(tmp_path):
     config = load_config(str(write_config(tmp_path, targets="CartPole-v1", network=None)))
     with pytest.raises(GraftError, match="shares nothing with the source"):
-        rehearse(expand(config))
+        preflight(expand(config))
 
 
 def test_it_reports_what_is_carried_over(tmp_path):
     config = load_config(str(write_config(tmp_path, targets="Graft/Hunt-v0", methods=["frozen"])))
-    reports = rehearse(expand(config))
+    reports = preflight(expand(config))
     assert [report is None for _, report in reports] == [True, True, False]
     stem = next(row for row in reports[2][1].rows if row.tensor == "encoder.blocks.0.0.weight")
     assert stem.status == "padded"
@@ -38,7 +38,7 @@ def test_it_reports_what_is_carried_over(tmp_path):
 def test_a_method_that_has_nothing_to_do_is_found(tmp_path):
     config = load_config(str(write_config(tmp_path, methods=[{"chain": ["frozen", "ewc"]}])))
     with pytest.raises(GraftError, match=r"chain\(frozen, ewc\) on Dodge.*nothing to hold"):
-        rehearse(expand(config))
+        preflight(expand(config))
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def test_every_step_of_a_sequence_is_gone_through(tmp_path, methods, message):
     good = load_config(
         str(write_config(tmp_path, methods=[n for n in METHODS if n != "chain" and takes(n, shown)], **changes))
     )
-    rehearse_sequence(expand_sequence(good))
+    preflight_sequence(expand_sequence(good))
     config = load_config(str(write_config(tmp_path, methods=methods, **changes)))
     with pytest.raises(GraftError, match=message):
-        rehearse_sequence(expand_sequence(config))
+        preflight_sequence(expand_sequence(config))
 
 
 @pytest.mark.parametrize("method", ["finetune", "kickstart", "lora"])
@@ -66,7 +66,7 @@ def test_a_source_of_several_columns(tmp_path, method):
     record = {"stage": {"method": {"name": "progressive"}}}
     Checkpoint.of(network, task, record=record).save(tmp_path / "npc")
     changes = {"sources": {"checkpoint": str(tmp_path / "npc")}, "targets": GATHER, "network": None}
-    reports = rehearse(expand(load_config(str(write_config(tmp_path, methods=["progressive"], **changes)))))
+    reports = preflight(expand(load_config(str(write_config(tmp_path, methods=["progressive"], **changes)))))
     assert [report is None for _, report in reports] == [True, True, False]
     with pytest.raises(GraftError, match=f"{method} on Gather: The source is a progressive network"):
-        rehearse(expand(load_config(str(write_config(tmp_path, methods=[method], **changes)))))
+        preflight(expand(load_config(str(write_config(tmp_path, methods=[method], **changes)))))

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from support.handmade import takes
-from support.stage_outcomes import assert_left_the_same, assert_same, left
+from support.stage_outcomes import assert_same, assert_same_outcomes, outcome
 from support.tiny_experiment import write_config
+from support.tiny_tasks import takes
 
 from graft.agents.checkpoints import snapshotter
 from graft.agents.checkpoints.snapshot import Snapshot
@@ -25,11 +25,12 @@ from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.report.transfer import stage_records
 from graft.experiments.stages import resume
 from graft.experiments.stages.run_stage import run_stage
-from graft.experiments.store.records import METRICS, SNAPSHOT, Store, surroundings
+from graft.experiments.store.provenance import provenance
+from graft.experiments.store.records import METRICS, SNAPSHOT, Store
 from graft.transfer.method import METHODS
 
 ROOT = Path(__file__).parents[3]
@@ -100,17 +101,17 @@ def test_under_every_method_a_stopped_stage_ends_as_if_it_had_not_been(tmp_path,
     stages, store = set_up(tmp_path, methods=[{name: options} if options else name], evaluation=evaluation)
     tried = 0
     for stage in stages:
-        if stage.method is not None and stage.method.control:
+        if stage.method is not None and "control" in stage.method.provides:
             continue
         run_stage(stage, store, ignore)
         if stage.method is not None and (stage.kind != "consolidate" or stage.method.retraining):
             tried += 1
-            expected = left(store, stage)
+            expected = outcome(store, stage)
             shutil.rmtree(store.folder(stage.id))
             stop(store, stage, 3 * ROLLOUT, "rollout/")
             assert not store.done(stage.id)
             assert go_on(store, stage)[0] == 2 * ROLLOUT, "it did not go on from the last snapshot"
-            assert_same(left(store, stage), expected)
+            assert_same(outcome(store, stage), expected)
     assert tried
 
 
@@ -120,11 +121,11 @@ def test_a_stage_on_a_mixture_goes_on_and_its_record_has_each_tasks_returns(tmp_
     stages, store = set_up(tmp_path, sources=[task], targets=[task], methods="finetune")
     stage = stages[0]
     run_stage(stage, store, ignore)
-    expected = left(store, stage)
+    expected = outcome(store, stage)
     shutil.rmtree(store.folder(stage.id))
     stop(store, stage, 3 * ROLLOUT, "train/")
     assert go_on(store, stage)[0] == 3 * ROLLOUT
-    assert_same(left(store, stage), expected)
+    assert_same(outcome(store, stage), expected)
     last = [line for line in expected.metrics if "eval/return_mean/Dodge" in line][-1]
     means = {name: last[f"eval/return_mean/{name}"] for name in ("Dodge", "Shoot")}
     assert store.record(stage.id)["return_means"] == means
@@ -141,7 +142,7 @@ def pretraining(tmp_path, eager):
     """The first stage stopped at 384 env steps, just after its update; and what it leaves when it is not stopped."""
     (stage, *_), store = set_up(tmp_path)
     run_stage(stage, store, ignore)
-    expected = left(store, stage)
+    expected = outcome(store, stage)
     shutil.rmtree(store.folder(stage.id))
     stop(store, stage, 3 * ROLLOUT, "train/")
     return stage, store, expected
@@ -190,11 +191,11 @@ class Reports:
 
 
 def other_code(stage, store, monkeypatch):
-    monkeypatch.setattr(resume, "code", lambda: "other")
+    monkeypatch.setattr(resume, "code_hash", lambda: "other")
 
 
 def other_libraries(stage, store, monkeypatch):
-    monkeypatch.setattr(resume, "surroundings", lambda: {"versions": {**surroundings()["versions"], "torch": "9"}})
+    monkeypatch.setattr(resume, "provenance", lambda: {"versions": {**provenance()["versions"], "torch": "9"}})
 
 
 def other_system(stage, store, monkeypatch):
@@ -235,15 +236,15 @@ def no_metrics(stage, store, monkeypatch):
 )
 def test_what_cannot_go_on_starts_over_and_says_why(pretraining, monkeypatch, spoil, why):
     stage, store, expected = pretraining
-    assert resume.Resumption(stage, store).why == ""
+    assert resume.Resumption(stage, store).refusal == ""
     spoil(stage, store, monkeypatch)
-    assert resume.Resumption(stage, store).why == why
+    assert resume.Resumption(stage, store).refusal == why
     reports = Reports()
     assert attempt(stage, store, reports, 1) is None
     assert reports.notes == [f"Note: {stage.label} starts over: {why}."]
     assert reports.steps[0] == 0
-    assert_same(left(store, stage), expected)
-    assert resume.Resumption(stage, store).why == ""
+    assert_same(outcome(store, stage), expected)
+    assert resume.Resumption(stage, store).refusal == ""
 
 
 def test_another_kernel_is_the_same_machine_for_a_snapshot(pretraining, monkeypatch):
@@ -317,6 +318,6 @@ def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_res
         run_stage(stage, undisturbed, ignore)
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0, printed
-    assert_left_the_same(stages, killed, undisturbed)
+    assert_same_outcomes(stages, killed, undisturbed)
     again = json.loads((killed.folder(pretrain.id) / METRICS).read_text().splitlines()[1])["time/env_steps_per_s"]
     assert again == begun, "it started over"

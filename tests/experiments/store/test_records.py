@@ -18,10 +18,11 @@ from support.tiny_experiment import write_config
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.lock import TakenOver
-from graft.experiments.store.records import Store, surroundings
+from graft.experiments.store.provenance import provenance
+from graft.experiments.store.records import Store
 
 
 @pytest.fixture
@@ -150,36 +151,37 @@ def test_versions_of_what_is_installed_are_recorded(monkeypatch):
         return known[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    versions = surroundings()["versions"]
+    versions = provenance()["versions"]
     assert {name: v for name, v in versions.items() if name not in ("graft", "python")} == known
 
 
 def test_a_folder_that_recorded_fewer_libraries_differs_in_those_alone(tmp_path):
     store = Store(tmp_path / "out")
     store.open(load_config(str(write_config(tmp_path))))
-    assert store.changed_since() == []
+    assert store.software_changes() == []
     path = store.out / "experiment.json"
     record = json.loads(path.read_text())
     del record["versions"]["ray"]
     path.write_text(json.dumps(record | {"versions": record["versions"] | {"optuna-dashboard": None, "torch": "0.1"}}))
-    assert store.changed_since() == ["versions.torch"]
+    assert store.software_changes() == ["versions.torch"]
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
     mine = rf"in use by another run, process {os.getpid()} on {re.escape(platform.node())}; wait for it"
     refused = pytest.raises(GraftError, match=mine)
-    with Store(tmp_path / "out").locked(), refused, Store(tmp_path / "out").locked():
+    with Store(tmp_path / "out").lock(), refused, Store(tmp_path / "out").lock():
         pass
-    with Store(tmp_path / "out").locked():
+    with Store(tmp_path / "out").lock():
         pass
 
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from graft.experiments.store.records import Store, surroundings
+from graft.experiments.store.provenance import provenance
+from graft.experiments.store.records import Store
 store = Store(Path(sys.argv[1]))
-with store.locked(), store.alone("stage", 0):
+with store.lock(), store.lock_stage("stage", 0):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -189,12 +191,15 @@ def test_a_killed_process_frees_the_folder_and_its_stage(tmp_path):
     store = Store(tmp_path / "out")
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(store.out)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(GraftError, match=f"in use by another run, process {holder.pid} on"), store.locked():
+        with pytest.raises(GraftError, match=f"in use by another run, process {holder.pid} on"), store.lock():
             pass
-        with pytest.raises(GraftError, match=f"Process {holder.pid} on .* still writes"), store.alone("stage", 0.2):
+        with (
+            pytest.raises(GraftError, match=f"Process {holder.pid} on .* still writes"),
+            store.lock_stage("stage", 0.2),
+        ):
             pass
         holder.kill()
-    with store.locked(), store.alone("stage", 10):
+    with store.lock(), store.lock_stage("stage", 10):
         pass
 
 
@@ -207,9 +212,9 @@ def test_a_stage_that_was_taken_over_is_finished_by_the_last_alone(pretrained, m
     first, stage = pretrained
     monkeypatch.setattr(FileLock, "_acquire", without_locks)
     second = Store(first.out)
-    with first.alone(stage.id, 0):
+    with first.lock_stage(stage.id, 0):
         first.start(stage)
-        with second.alone(stage.id, 0):
+        with second.lock_stage(stage.id, 0):
             second.start(stage)
             before = (second.folder(stage.id) / "stage.json").read_bytes()
             (second.folder(stage.id) / "metrics.jsonl").write_bytes(b"")
@@ -235,7 +240,7 @@ def test_a_worker_whose_stage_was_taken_over_leaves_all_as_it_is(tmp_path, monke
 
         def __call__(self, env_steps, values):
             if self.entered is None:
-                self.entered = second.alone(stage.id, 0)
+                self.entered = second.lock_stage(stage.id, 0)
                 self.entered.__enter__()
 
         def noted(self, text):
@@ -250,7 +255,7 @@ def test_a_worker_whose_stage_was_taken_over_leaves_all_as_it_is(tmp_path, monke
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     file = write_config(tmp_path)
-    with pytest.raises(GraftError, match="cannot be made"), Store(file / "x").locked():
+    with pytest.raises(GraftError, match="cannot be made"), Store(file / "x").lock():
         pass
     with pytest.raises(GraftError, match="cannot be used"):
         Store(file).check(load_config(str(file)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import MATCH, assert_same, observations, small_network
+from support.tiny_tasks import MATCH, assert_same, observations, small_network
 
 from graft.agents.training.backend import Batch
 from graft.transfer.method import METHODS, TaskPosition

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from support.handmade import MATCH, TASK, assert_same, discrete, observations, small_network, small_ppo, weights
+from support.tiny_tasks import MATCH, TASK, assert_same, discrete, observations, small_network, small_ppo, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
@@ -338,7 +338,7 @@ def test_a_frozen_encoder_has_nothing_that_a_regulariser_could_hold(source):
         chain.init(network, source)
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 def test_without_members_it_trains_as_fine_tuning_bit_for_bit(source):
     """So does a chain of fine-tuning, and one whose only penalty has no strength."""
     found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from support.handmade import MATCH, observations, scrambled, small_network
+from support.tiny_tasks import MATCH, observations, scrambled, small_network
 
 from graft.agents.training.backend import Batch
 from graft.transfer.fisher import diagonal_fisher

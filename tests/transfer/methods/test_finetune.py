@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from support.handmade import MATCH, TASK, observations, small_network, small_ppo, weights
+from support.tiny_tasks import MATCH, TASK, observations, small_network, small_ppo, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
@@ -114,7 +114,7 @@ def moving(seen: list[dict[str, torch.Tensor]]) -> list[set[str]]:
 HEADS, LAST, FIRST = {"policy", "value"}, {"blocks.1"}, {"blocks.0"}
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -130,7 +130,7 @@ def test_in_training_blocks_stay_bit_for_bit_until_their_time(options, expected)
     assert moving(learned(method, network, method.init(network, source), 6)) == expected
 
 
-@pytest.mark.usefixtures("handmade_tasks")
+@pytest.mark.usefixtures("tiny_tasks")
 @pytest.mark.parametrize("options", [{}, {"layer_decay": 0.5}, {"head_warmup": 0.5}, {"gradual_unfreeze": True}])
 def test_what_another_method_froze_for_good_stays_frozen(options):
     chain = parse_method({"chain": [{"frozen": {"depth": 1}}, {"finetune": options}]})

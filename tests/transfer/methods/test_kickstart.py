@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     MATCH,
     assert_same,
     box,
     check_penalty,
     descended,
     discrete,
-    know_encoder,
     observations,
+    register_encoder,
     small_config,
     some_grads,
     vector,
@@ -30,7 +30,7 @@ from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.transfer.method import METHODS
 
-TASK = Task("handmade/Match-v0")
+TASK = Task("tiny/Match-v0")
 OTHER = NetworkConfig("mlp", {"widths": [3]}, ())
 """Of fresh networks in the experiment: the student follows its source instead."""
 
@@ -153,7 +153,7 @@ def test_without_weight_the_teacher_is_not_asked(off, monkeypatch):
 
 
 def test_statistics_and_the_teacher_do_not_drift(monkeypatch):
-    know_encoder(monkeypatch)
+    register_encoder(monkeypatch)
     method = METHODS["kickstart"]()
     student, state = started(method, source_of(config=NetworkConfig("norm", {}, (4,))))
     student.train()

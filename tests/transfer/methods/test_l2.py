@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import MATCH, TASK, discrete, observations, small_network, vector
+from support.tiny_tasks import MATCH, TASK, discrete, observations, small_network, vector
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.training.backend import Batch

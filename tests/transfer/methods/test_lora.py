@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     BOARD,
     EVALUATION,
     MATCH,
     TASK,
     assert_same,
-    know_encoder,
     observations,
+    register_encoder,
     small_config,
     small_network,
     small_ppo,
@@ -28,9 +28,9 @@ from graft.agents.training.backend import Batch, TrainJob
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.method import METHODS
-from graft.transfer.methods.lora import LowRank, adapted
+from graft.transfer.methods.lora import LowRank
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 
 def source_of(schemas: Schemas) -> Checkpoint:
@@ -99,7 +99,7 @@ def test_it_starts_as_the_source_with_every_layer_corrected(schemas):
     network = build(schemas).network
     obs = observations(schemas.observation, 6)
     assert torch.equal(network.encoder(obs), source_of(schemas).build().encoder(obs))
-    layers = adapted(network.encoder)
+    layers = [module for module in network.encoder.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
     assert len(layers) == {"vector": 2, "planes": 3}[schemas.observation.kind]
     assert all(parametrize.is_parametrized(layer, "weight") for layer in layers)
 
@@ -171,7 +171,7 @@ def test_what_was_merged_is_the_next_source():
 
 
 def test_running_statistics_stay_the_sources(monkeypatch):
-    know_encoder(monkeypatch)
+    register_encoder(monkeypatch)
     config = NetworkConfig("norm", head=(8,))
     source = Checkpoint.of(PolicyNetwork(MATCH, config, 0), TASK)
     network = METHODS["lora"]().build(source, MATCH, config, 1).network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import MATCH, observations, scrambled, small_network
+from support.tiny_tasks import MATCH, observations, scrambled, small_network
 
 from graft.agents.training.backend import Batch
 from graft.errors import GraftError

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     EVALUATION,
     MATCH,
     TASK,
@@ -31,9 +31,10 @@ from graft.agents.training.backend import Batch, Hooks, TrainJob
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.method import METHODS, State, TaskPosition, TransferMethod
-from graft.transfer.methods.packnet import OWNER, largest, owners
+from graft.transfer.methods.packnet import OWNER, largest
+from graft.transfer.state import group
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 FIRST, SECOND = "encoder.blocks.0.1.weight", "encoder.blocks.1.1.weight"
 NO_STATES = Batch(observations(MATCH.observation, 1), torch.zeros(1, dtype=torch.long))
 TASKS = 3
@@ -138,8 +139,8 @@ def test_what_is_kept_and_what_is_released():
     before = weights(network)
     network, state = method.consolidate(network, {}, NO_STATES, TaskPosition(0, 2))
     after = weights(network)
-    assert owners(state).keys() == {FIRST, SECOND}
-    for name, owner in owners(state).items():
+    assert group(state, OWNER).keys() == {FIRST, SECOND}
+    for name, owner in group(state, OWNER).items():
         assert owner.dtype == torch.int16
         kept = owner == 1
         assert int(kept.sum()) == owner.numel() // 2
@@ -152,12 +153,12 @@ def test_what_is_kept_and_what_is_released():
 def test_a_later_task_keeps_among_the_free_only():
     method, network = METHODS["packnet"](), small_network(MATCH)
     network, state = method.consolidate(network, {}, NO_STATES, TaskPosition(0, 3))
-    first = {name: owner == 1 for name, owner in owners(state).items()}
+    first = {name: owner == 1 for name, owner in group(state, OWNER).items()}
     with torch.no_grad():  # the second task's weights are tiny, and still it keeps its share
         for name, mask in first.items():
             network.get_parameter(name).add_(~mask * 1e-6 * torch.rand(mask.shape))
     network, state = method.consolidate(network, state, NO_STATES, TaskPosition(1, 3))
-    for name, owner in owners(state).items():
+    for name, owner in group(state, OWNER).items():
         assert torch.equal(owner == 1, first[name])
         free = int((~first[name]).sum())
         assert int((owner == 2).sum()) == round(free / 2)
@@ -169,7 +170,7 @@ def test_the_last_task_keeps_the_rest():
     before = weights(network)
     network, state = method.consolidate(network, {}, NO_STATES, TaskPosition(0, 1))
     assert_same(weights(network), before)
-    assert all((owner == 1).all() for owner in owners(state).values())
+    assert all((owner == 1).all() for owner in group(state, OWNER).values())
 
 
 # Which gradients are left
@@ -210,13 +211,13 @@ def test_before_the_first_packing_everything_trains():
 def test_training_moves_only_what_it_may_bit_for_bit(config):
     _, lives = chain(METHODS["packnet"](), config)
     for task, (trained, packed, retrained, state) in enumerate(lives):
-        fixed = set(encoder_of(trained)) - set(owners(state))
+        fixed = set(encoder_of(trained)) - set(group(state, OWNER))
         assert fixed
         assert [n for n in sorted(fixed) if not torch.equal(packed[n], retrained[n])] == []
-        for name, owner in owners(state).items():
+        for name, owner in group(state, OWNER).items():
             assert torch.equal(moved(packed, retrained, name), owner == task + 1)
             if task:
-                before = owners(lives[task - 1].state)[name]
+                before = group(lives[task - 1].state, OWNER)[name]
                 assert torch.equal(moved(lives[task - 1].retrained, trained, name), before == 0)
         if task:
             assert [n for n in sorted(fixed) if not torch.equal(trained[n], lives[0].packed[n])] == []
@@ -327,7 +328,7 @@ def test_a_source_that_packed_nothing_leaves_everything_free():
     source = Checkpoint.of(small_network(MATCH), TASK, parts={"method": {"omega": torch.ones(1)}})
     state = METHODS["packnet"]().init(small_network(MATCH), source)
     assert (int(state["packed"]), bool(state["retraining"])) == (0, False)
-    assert not any(owner.any() for owner in owners(state).values())
+    assert not any(owner.any() for owner in group(state, OWNER).values())
 
 
 def test_the_state_survives_a_checkpoint(tmp_path):

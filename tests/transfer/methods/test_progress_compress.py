@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.columns import ACTIONS, SMALL, columns
-from support.handmade import TASK, assert_same, box, observations, small_config, vector, weights
+from support.progressive_columns import ACTIONS, SMALL, columns
+from support.tiny_tasks import TASK, assert_same, box, observations, small_config, vector, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork

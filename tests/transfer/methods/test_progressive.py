@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.columns import ACTIONS, SMALL, columns
-from support.handmade import (
+from support.progressive_columns import ACTIONS, SMALL, columns
+from support.tiny_tasks import (
     EVALUATION,
     MATCH,
     TASK,
@@ -130,7 +130,7 @@ def test_several_columns_cannot_be_moved_to_other_observations():
         build(checkpoint(2), Schemas(vector(["a", "b", "x"]), ACTIONS))
 
 
-def test_view_is_the_network_that_was_kept_after_each_task(handmade_tasks, tmp_path):
+def test_view_is_the_network_that_was_kept_after_each_task(tiny_tasks, tmp_path):
     method, kept, outputs = METHODS["progressive"](), [columns(1, MATCH)], []
     obs = observations(MATCH.observation, 6)
     for task in range(3):

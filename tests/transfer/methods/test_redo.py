@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     BOARD,
     EVALUATION,
     MATCH,
     TASK,
     NormEncoder,
     assert_same,
-    know_encoder,
     observations,
+    register_encoder,
     small_config,
     small_network,
     small_ppo,
@@ -29,7 +29,7 @@ from graft.errors import GraftError
 from graft.transfer.method import METHODS
 from graft.transfer.methods.redo import dormant
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 CONV1, CONV2, LINEAR = "encoder.blocks.0.0", "encoder.blocks.1.0", "encoder.blocks.2.1"
 
 
@@ -181,7 +181,7 @@ def test_between_two_dormant_units_the_fresh_weight_stands():
 
 
 def test_normalisation_of_a_dormant_unit_starts_anew_and_no_statistics_see_the_batch_twice(monkeypatch):
-    know_encoder(monkeypatch)
+    register_encoder(monkeypatch)
     network = PolicyNetwork(MATCH, NetworkConfig("norm", head=(8,)), 0)
     norm = network.encoder.blocks[0][2]
     with torch.no_grad():
@@ -251,7 +251,7 @@ def test_blocks_of_several_layers_are_refused(monkeypatch):
             self.out_dim = 4
             self.stems = (NormEncoder(MATCH.observation).stems[0]._replace(name="blocks.0.0.weight"),)
 
-    know_encoder(monkeypatch, "twofold", Twofold)
+    register_encoder(monkeypatch, "twofold", Twofold)
     source = Checkpoint.of(PolicyNetwork(MATCH, NetworkConfig("twofold", head=(8,)), 0), TASK)
     with pytest.raises(GraftError, match="block 0 of 'twofold' has 2"):
         METHODS["redo"]().build(source, MATCH, source.network, 1)

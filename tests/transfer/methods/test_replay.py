@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.handmade import (
+from support.tiny_tasks import (
     MATCH,
     assert_same,
     box,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.handmade import MATCH, assert_same, observations, small_network, small_ppo, weights
+from support.tiny_tasks import MATCH, assert_same, observations, small_network, small_ppo, weights
 
 from graft import envs
 from graft.agents.checkpoints.checkpoint import Checkpoint

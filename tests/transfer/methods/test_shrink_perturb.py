@@ -6,7 +6,16 @@ import math
 
 import pytest
 import torch
-from support.handmade import NormEncoder, assert_same, discrete, planes, scrambled, small_config, small_network, weights
+from support.tiny_tasks import (
+    NormEncoder,
+    assert_same,
+    discrete,
+    planes,
+    scrambled,
+    small_config,
+    small_network,
+    weights,
+)
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import ENCODERS
@@ -21,7 +30,7 @@ SAME = Schemas(planes("ab", 5, 5), ACTIONS)
 WIDER = Schemas(planes("abc", 5, 5), ACTIONS)
 LARGER = Schemas(planes("ab", 9, 9), ACTIONS)
 STEM, TRUNK = "encoder.blocks.0.0.weight", "encoder.blocks.2.1.weight"
-TASK = Task("handmade/Source-v0")
+TASK = Task("tiny/Source-v0")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from support.handmade import MATCH, TASK, observations, small_network
+from support.tiny_tasks import MATCH, TASK, observations, small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork

@@ -12,13 +12,13 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from support.handmade import (
+from support.tiny_tasks import (
     EVALUATION,
     MATCH,
     REACH,
     TASK,
     assert_same,
-    know_encoder,
+    register_encoder,
     small_config,
     small_network,
     weights,
@@ -39,7 +39,7 @@ from graft.envs.core.task import Task
 from graft.errors import GraftError
 
 pytestmark = [
-    pytest.mark.usefixtures("handmade_tasks", "one_ray"),
+    pytest.mark.usefixtures("tiny_tasks", "one_ray"),
     # Ray's groups of learners load its data library, which warns of settings that nobody has set.
     pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
 ]
@@ -218,7 +218,7 @@ def test_the_older_copy_is_renewed_when_it_is_due():
 
 
 def test_what_is_frozen_stays_bit_for_bit(monkeypatch):
-    know_encoder(monkeypatch)
+    register_encoder(monkeypatch)
     network = PolicyNetwork(MATCH, NetworkConfig("norm", head=(8,)), 0)
     network.encoder.freeze(1)
     before = weights(network)
@@ -276,7 +276,7 @@ def test_a_schedule_can_thaw():
 
 def test_a_loss_that_is_not_finite_is_unstable():
     with pytest.raises(Unstable, match="smaller learning rate"):
-        trained(task=Task("handmade/Match-v0", {"reward": math.nan}), budget=256)
+        trained(task=Task("tiny/Match-v0", {"reward": math.nan}), budget=256)
 
 
 # The whole of `train`
@@ -372,7 +372,7 @@ def test_runners_of_their_own_play_on(monkeypatch, count):
 
 @pytest.mark.slow
 def test_what_a_runner_raises_is_raised_here():
-    task = Task("faulty_world:FailsSoon-v0", {"faults": {"limit": 1}})
+    task = Task("support.failing_env:FailsSoon-v0", {"faults": {"limit": 1}})
     network = PolicyNetwork(envs.schemas(task), small_config(envs.schemas(task).observation.kind), 0)
     with pytest.raises(TooManyFaults, match="a bug") as caught:
         trained(network, task, more={"resources": Resources(num_env_runners=1)})

@@ -7,19 +7,19 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from support.handmade import (
+from support.rllib_sac import LEARNT, OPTIONS, QUIET, algorithm, fresh, moved, part, trained
+from support.savable_reach import SavableAdapter
+from support.tiny_tasks import (
     MATCH,
     REACH,
     assert_same,
-    know_encoder,
     observations,
+    register_encoder,
     scrambled,
     small_config,
     small_network,
     weights,
 )
-from support.rllib_sac import LEARNT, OPTIONS, QUIET, algorithm, fresh, moved, part, trained
-from support.savable_reach import SavableAdapter
 
 from graft import envs
 from graft.agents import sb3
@@ -34,7 +34,7 @@ from graft.envs.core.task import Task
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks", "one_ray")
+pytestmark = pytest.mark.usefixtures("tiny_tasks", "one_ray")
 
 
 # Hooks
@@ -85,7 +85,7 @@ def test_only_the_actor_is_trained(encoder):
 @pytest.mark.parametrize("encoder", ["separate", "shared"])
 @pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, encoder, depth):
-    know_encoder(monkeypatch)
+    register_encoder(monkeypatch)
     network = fresh(NetworkConfig("norm", head=(8,)))
     network.encoder.freeze(depth)
     before = weights(network)
@@ -197,7 +197,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch, en
         if env_steps >= 60 and "train/loss" in values:
             raise Stopped
 
-    monkeypatch.setitem(ADAPTERS._entries, "handmade", SavableAdapter())
+    monkeypatch.setitem(ADAPTERS._entries, "tiny", SavableAdapter())
     options = {"budget": 100, "encoder": encoder, "buffer": 40}
     whole, kept = trained(**options), Snapshots(tmp_path, env_steps=4)
     with pytest.raises(Stopped):

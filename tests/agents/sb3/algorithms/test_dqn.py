@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN
-from support.handmade import (
+from support.off_policy import STEPS, UPDATES, Features, moved
+from support.off_policy import small_dqn as small
+from support.tiny_tasks import (
     MATCH,
     REACH,
     TASK,
     assert_same,
-    know_encoder,
     observations,
+    register_encoder,
     scrambled,
     small_config,
     weights,
 )
-from support.off_policy import STEPS, UPDATES, Features, moved
-from support.off_policy import small_dqn as small
 from torch import nn
 
 from graft import envs
@@ -30,7 +30,7 @@ from graft.agents.training.backend import Evaluation, Hooks, Unstable
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 
 def gradients_before_steps(learner):
@@ -138,7 +138,7 @@ def test_zero_gradients_leave_the_network_as_it_is():
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, depth):
-    know_encoder(monkeypatch)
+    register_encoder(monkeypatch)
     network = small.network(config=NetworkConfig("norm", head=(8,)))
     network.encoder.freeze(depth)
     before, after = weights(network), small.learned(network)
@@ -151,7 +151,7 @@ def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, depth):
 
 @pytest.mark.parametrize("kind", ["planes", "pixels"])
 def test_bytes_stay_bytes_in_the_buffer_and_in_the_batch(kind):
-    task = Task("handmade/Match-v0", {"kind": kind})
+    task = Task("tiny/Match-v0", {"kind": kind})
     seen = []
     learner = small.learner(
         small.network(task=task), lambda grads, _, batch: seen.append(batch.observations) or grads, task=task
@@ -213,4 +213,4 @@ def test_a_tiny_task_is_solved():
 @pytest.mark.parametrize("budget", [24, 300])
 def test_a_loss_that_is_not_finite_is_unstable(budget):
     with pytest.raises(Unstable, match="smaller learning rate"):
-        small.trained(budget, task=Task("handmade/Match-v0", {"reward": math.nan}))
+        small.trained(budget, task=Task("tiny/Match-v0", {"reward": math.nan}))

@@ -10,7 +10,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from support.handmade import (
+from support.tiny_tasks import (
     EVALUATION,
     MATCH,
     REACH,
@@ -36,7 +36,7 @@ from graft.agents.training.backend import Hooks, TrainJob
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 UPDATES = 8
 """Minibatches of `small_ppo` per rollout of 128 env steps."""
@@ -320,7 +320,7 @@ def test_the_policy_reads_raw_observations_again_after_an_update():
 
 def test_pixels_are_cached_as_well():
     """Observations of another shape and type than what leaves the frozen blocks."""
-    task = Task("handmade/Match-v0", {"kind": "pixels"})
+    task = Task("tiny/Match-v0", {"kind": "pixels"})
     results = []
     for gradients in (None, lambda grads, *_: grads):
         network = small_network(envs.schemas(task))

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import SAC
-from support.handmade import (
+from support.off_policy import STEPS, UPDATES, Features, moved
+from support.off_policy import small_sac as small
+from support.tiny_tasks import (
     MATCH,
     REACH,
     assert_same,
-    know_encoder,
     observations,
+    register_encoder,
     scrambled,
     small_config,
     small_ppo,
     weights,
 )
-from support.off_policy import STEPS, UPDATES, Features, moved
-from support.off_policy import small_sac as small
 from torch import nn
 
 from graft import envs
@@ -31,7 +31,7 @@ from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-pytestmark = pytest.mark.usefixtures("handmade_tasks")
+pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
 
 def no_gradients(grads, *_):
@@ -188,7 +188,7 @@ def test_shared_critics_read_the_actors_encoder_and_do_not_train_it():
 @pytest.mark.parametrize("encoder", ["separate", "shared"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, encoder, depth):
-    know_encoder(monkeypatch)
+    register_encoder(monkeypatch)
     network = small.network(config=NetworkConfig("norm", head=(8,)))
     network.encoder.freeze(depth)
     before, learner = weights(network), small.learner(network, encoder=encoder)

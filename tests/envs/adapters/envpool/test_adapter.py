@@ -15,7 +15,7 @@ from support.env_rollouts import action_streams, assert_equal, episodes, transit
 from graft import envs
 from graft.envs import GraftError, Task
 from graft.envs.adapters.envpool import adapter as envpool
-from graft.envs.adapters.names import names_of
+from graft.envs.adapters.names import known_names
 from graft.envs.adapters.procgen.qt import found_qt
 
 INSTALL = "pip install 'graft-rl[games]'"
@@ -253,13 +253,13 @@ def test_box2d_has_names_and_bounds(name: str) -> None:
 def test_both_forms_of_a_task_have_names() -> None:
     discrete: gym.Space[Any] = gym.spaces.Discrete(4)
     box = gym.spaces.Box(-1, 1, (2,), np.float32)
-    assert names_of("LunarLander-v3", discrete).action == ("noop", "left_engine", "main_engine", "right_engine")
-    assert names_of("LunarLander-v3", box).action == names_of("LunarLanderContinuous-v3").action
-    assert names_of("CarRacing-v3", gym.spaces.Discrete(5)).action == (
+    assert known_names("LunarLander-v3", discrete).action == ("noop", "left_engine", "main_engine", "right_engine")
+    assert known_names("LunarLander-v3", box).action == known_names("LunarLanderContinuous-v3").action
+    assert known_names("CarRacing-v3", gym.spaces.Discrete(5)).action == (
         *("noop", "steer_right", "steer_left"),
         *("gas", "brake"),
     )
-    assert names_of("CartPole-v1", discrete) == names_of("CartPole-v1")
+    assert known_names("CartPole-v1", discrete) == known_names("CartPole-v1")
 
 
 @needs_envpool

@@ -58,7 +58,7 @@ def test_same_step_by_hand() -> None:
     env.reset()
     _, rewards, terminated, truncated, infos = env.step(np.array([0, 2]))
     assert rewards.tolist() == [5.0, 7.0]  # actions are counted from the space's start
-    lengths = [e.unwrapped.length for e in env._guarded.envs]  # type: ignore[attr-defined]
+    lengths = [e.unwrapped.length for e in env._batch.envs]  # type: ignore[attr-defined]
     assert not truncated.any()
     assert infos == {}
     obs, _, terminated, truncated, infos = env.step(np.array([1, 1]))
@@ -92,7 +92,7 @@ def test_reset_after_an_end_leaves_no_reset_step_behind() -> None:
 def test_final_obs_marks_only_the_ended_rows() -> None:
     env = make("Fuse-v0", num_envs=8)
     env.reset()
-    lengths = np.array([e.unwrapped.length for e in env._guarded.envs])  # type: ignore[attr-defined]
+    lengths = np.array([e.unwrapped.length for e in env._batch.envs])  # type: ignore[attr-defined]
     assert lengths.min() == 3
     assert lengths.max() > 3
     infos = [env.step(np.zeros(8, int))[4] for _ in range(3)]
@@ -191,7 +191,7 @@ def test_pendulum_torque_bounds_and_effect() -> None:
     env = make("Pendulum-v1")
     assert (env.action_schema.low, env.action_schema.high) == ((-2.0,), (2.0,))
     env.reset()
-    env._guarded.envs[0].unwrapped.state = np.array([0.0, 0.0])  # type: ignore[attr-defined]
+    env._batch.envs[0].unwrapped.state = np.array([0.0, 0.0])  # type: ignore[attr-defined]
     obs = env.step(np.array([[2.0]]))[0]
     assert obs[0, 2] == pytest.approx(3 * 2.0 * 0.05)  # 3 / (m l^2) * torque * dt, upright and at rest
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from support.handmade import small_ppo
+from support.tiny_tasks import small_ppo
 
 from graft import envs
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from graft.envs import GraftError
-from graft.envs.adapters.gymnasium.randomisation import Draw, Draws, parse
+from graft.envs.adapters.gymnasium.randomisation import Randomisation, RandomValue, parse
 from graft.envs.builtin.engine.mechanics import Mechanic
 
 MASS = Mechanic("mass", "scale of all masses", 1.0, 0.1, 10.0)
@@ -20,7 +20,7 @@ WIND = Mechanic("wind", "whether it blows", False)
 
 def sample(value: Any, mechanic: Mechanic = MASS, count: int = 4000) -> Any:
     draw, rng = parse("Hopper-v5", mechanic, value), np.random.default_rng(0)
-    assert isinstance(draw, Draw)
+    assert isinstance(draw, RandomValue)
     return np.array([draw.sample(rng) for _ in range(count)])
 
 
@@ -93,12 +93,12 @@ def test_what_kinds_of_mechanics_cannot_be_drawn_so() -> None:
         parse("x", DELAY, {"log_uniform": [0, 4]})
 
 
-def draws(**values: Any) -> Draws:
+def draws(**values: Any) -> Randomisation:
     mechanics = {"mass": MASS, "delay": DELAY, "friction": Mechanic("friction", "", 1.0, 0.0, 10.0)}
-    return Draws({name: parse("x", mechanics[name], value) for name, value in values.items()})
+    return Randomisation({name: parse("x", mechanics[name], value) for name, value in values.items()})
 
 
-def played(drawn: Draws, name: str, resets: int = 5) -> list[float]:
+def played(drawn: Randomisation, name: str, resets: int = 5) -> list[float]:
     out = []
     for _ in range(resets):
         drawn.reset()

@@ -26,7 +26,7 @@ def at(task_id: str, state: Any, **kwargs: Any) -> Any:
     """The Gymnasium environment within a batch of one, put into ``state``."""
     batch = make(task_id, **kwargs)
     batch.reset()
-    env = batch._guarded.envs[0].unwrapped
+    env = batch._batch.envs[0].unwrapped
     env.state = np.array(state, np.float64)
     return env
 
@@ -48,7 +48,7 @@ def test_the_unchanged_task_is_gymnasiums_bit_for_bit(task_id: str) -> None:
 
 @pytest.mark.parametrize("task_id", EVERYWHERE)
 def test_defaults_are_the_originals_constants(task_id: str) -> None:
-    plain, env = gym.make(task_id).unwrapped, make(task_id)._guarded.envs[0].unwrapped
+    plain, env = gym.make(task_id).unwrapped, make(task_id)._batch.envs[0].unwrapped
     for name, value in vars(env).items():
         if isinstance(value, float) and not name.startswith("_"):
             assert getattr(plain, name) == value
@@ -137,7 +137,7 @@ def test_a_lander_falls_by_its_gravity() -> None:
     drawn.reset()
     for _ in range(20):
         infos = drawn.step(np.zeros(1, np.int64))[4]
-        assert drawn._guarded.envs[0].unwrapped.world.gravity[1] == pytest.approx(float(infos["dynamics"][0, 0]))
+        assert drawn._batch.envs[0].unwrapped.world.gravity[1] == pytest.approx(float(infos["dynamics"][0, 0]))
 
 
 @needs_box2d
@@ -171,9 +171,9 @@ def test_draws_noise_delay_and_stuck_repeat_by_seed() -> None:
     for i in range(3):
         assert_equal([played[i]], transitions(make("CartPole-v1", seed=4 + i, **options), [streams[i]]))
     assert_equal(played, transitions(make("CartPole-v1", 3, seed=4, mode="NextStep", **options), streams))
-    lengths = {float(env.values[0]) for env in together._guarded.envs}
+    lengths = {float(env.values[0]) for env in together._batch.envs}
     assert len(lengths) == 3
-    for env in together._guarded.envs:
+    for env in together._batch.envs:
         cart = env.unwrapped
         assert cart.polemass_length == cart.masspole * cart.length
         assert cart.total_mass == cart.masspole + cart.masscart

@@ -23,7 +23,7 @@ def robot(task_id: str, seed: int = 0, **kwargs: Any) -> Any:
     """The Gymnasium environment within a batch of one, reset."""
     batch = make(task_id, seed=seed, **kwargs)
     batch.reset()
-    return batch._guarded.envs[0].unwrapped
+    return batch._batch.envs[0].unwrapped
 
 
 def play(env: Any, actions: Any) -> tuple[Any, Any, Any]:
@@ -88,7 +88,7 @@ def test_names_agree_with_gymnasiums_documentation(task_id: str) -> None:
 def test_named_features_are_what_the_simulator_calls_so(task_id: str, hidden: bool) -> None:
     batch = make(task_id, exclude_current_positions_from_observation=hidden)
     fastest = 10 if task_id in ("Hopper-v5", "Walker2d-v5") else np.inf
-    env, names = batch._guarded.envs[0].unwrapped, batch.observation_schema.names
+    env, names = batch._batch.envs[0].unwrapped, batch.observation_schema.names
     batch.reset()
     obs = batch.step(batch.action_space.sample())[0][0]
     shown = dict(zip(names, obs, strict=True))
@@ -239,7 +239,7 @@ def test_delayed_actions_are_those_of_before() -> None:
 def test_stuck_actions_are_those_that_happened_last(monkeypatch: pytest.MonkeyPatch) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (800, 6)).astype(np.float32)
     batch = make("HalfCheetah-v5", stuck=0.3)
-    env, done = batch._guarded.envs[0], []
+    env, done = batch._batch.envs[0], []
     step = env.env.step
     monkeypatch.setattr(env.env, "step", lambda action: (done.append(action), step(action))[1])
     play(batch, actions)
@@ -251,7 +251,7 @@ def test_stuck_actions_are_those_that_happened_last(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(always[0], play(make("HalfCheetah-v5"), 0 * actions[:20])[0])
 
 
-# Draws
+# Randomisation
 
 DRAWN: dict[str, Any] = {
     "mass": {"uniform": [0.5, 2]},
@@ -273,12 +273,12 @@ def test_draws_leave_no_trace_in_the_model() -> None:
         infos = batch.step(np.zeros((1, 3), np.float32))[4]
         if "final_obs" in infos:
             mass, damping = (
-                batch._guarded.envs[0]._draws.values["mass"],
-                batch._guarded.envs[0]._draws.values["damping"],
+                batch._batch.envs[0]._randomisation.values["mass"],
+                batch._batch.envs[0]._randomisation.values["damping"],
             )
             seen.add(mass)
             assert infos["dynamics"][0][0] == np.float32(mass)
-    model = batch._guarded.envs[0].unwrapped.model
+    model = batch._batch.envs[0].unwrapped.model
     assert len(seen) > 100
     assert 0.1 <= min(seen) < 0.2 < 5 < max(seen) <= 10
     np.testing.assert_array_equal(model.body_mass, plain.body_mass * mass)
@@ -317,7 +317,7 @@ def test_infos_hold_the_dynamics_of_the_step_to_come(mode: str) -> None:
     begins = 10 if mode == "SameStep" else 11
     assert [t for t in range(1, 15) if of_mass[t] != of_mass[t - 1]] == [begins]
     assert [t for t in range(1, 15) if of_gravity[t] != of_gravity[t - 1]] == [7, begins]
-    assert of_gravity[-1] == pytest.approx(batch._guarded.envs[0].unwrapped.model.opt.gravity[2] / -9.81)
+    assert of_gravity[-1] == pytest.approx(batch._batch.envs[0].unwrapped.model.opt.gravity[2] / -9.81)
     assert (dynamics[:, :, names.index("noise")] == np.float32(0.01)).all()
 
 

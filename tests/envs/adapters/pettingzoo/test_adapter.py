@@ -245,7 +245,7 @@ def play(env: Any, steps: int) -> list[Any]:
 
 
 KINDS = {
-    "raise": ("raised", r"ZeroDivisionError: a bug \(test_pettingzoo_adapter.py:\d+, in step\)"),
+    "raise": ("raised", r"ZeroDivisionError: a bug \(test_adapter.py:\d+, in step\)"),
     "nan reward": ("not_finite", "the reward of agent 'gull_1' is nan"),
     "nan": ("not_finite", r"agent 'gull_1': observation\[1\] is nan"),
     "nan at the end": ("not_finite", r"agent 'gull_0': observation\[1\] is nan"),

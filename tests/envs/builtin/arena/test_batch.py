@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.arena_world import arena, by_team, play, random_steps
+from support.arena_states import arena, by_team, play, random_steps
 
 from graft.envs import GraftError
 from graft.envs.builtin.arena.batch import ArenaBatch

@@ -6,7 +6,7 @@ import pytest
 
 from graft.envs.builtin.arena.game import ARENAS, MECHANICS
 from graft.envs.builtin.arena.view import THINGS
-from graft.envs.catalog import main
+from graft.experiments.catalog import main
 
 
 def test_the_listing_names_every_game_and_option(capsys: pytest.CaptureFixture[str]) -> None:

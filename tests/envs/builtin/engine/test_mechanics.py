@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
-from support.games_world import batch, path, place, play, share
+from support.game_states import batch, path, place, play, share
 
 from graft import envs
 from graft.envs import Task

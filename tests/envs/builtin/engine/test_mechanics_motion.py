@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.games_world import batch, board, path, place, play, share
+from support.game_states import batch, board, path, place, play, share
 
 from graft.envs.builtin.engine.game import DOWN, GAMES, LEFT, NOOP, RIGHT, UP
 from graft.envs.builtin.engine.state import COIN, HAZARD, WALL

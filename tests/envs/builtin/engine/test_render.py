@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from support.games_world import batch, place
+from support.game_states import batch, place
 
 from graft import envs
 from graft.envs import GraftError, Task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.games_world import batch, board, cells_of, path, place, play, share
+from support.game_states import batch, board, cells_of, path, place, play, share
 
 from graft.envs.builtin.engine.game import ACT, DOWN, LEFT, NOOP, RIGHT, UP
 

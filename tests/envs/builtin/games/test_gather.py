@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.games_world import batch, board, cells_of, episode_length, place, play
+from support.game_states import batch, board, cells_of, episode_length, place, play
 
 from graft.envs.builtin.engine.game import ACT, DOWN, LEFT, NOOP, RIGHT, UP
 from graft.envs.builtin.engine.state import COIN, EMPTY, HAZARD, WALL

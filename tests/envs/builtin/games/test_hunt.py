@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from support.games_world import batch, board, cells_of, episode_length, place, play, share
+from support.game_states import batch, board, cells_of, episode_length, place, play, share
 
 from graft.envs.builtin.engine.game import DOWN, NOOP, RIGHT
 from graft.envs.builtin.engine.state import COIN, WALL

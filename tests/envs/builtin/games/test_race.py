@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.games_world import batch, board, cells_of, place, play, share
+from support.game_states import batch, board, cells_of, place, play, share
 
 from graft.envs.builtin.engine.game import ACT, DOWN, LEFT, NOOP, RIGHT, UP
 from graft.envs.builtin.engine.state import WALL

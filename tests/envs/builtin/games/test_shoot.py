@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.games_world import batch, board, cells_of, episode_length, path, place, play, share
+from support.game_states import batch, board, cells_of, episode_length, path, place, play, share
 
 from graft.envs.builtin.engine.game import ACT, DOWN, LEFT, NOOP, RIGHT, UP
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.games_world import batch, cells_of, place, play
+from support.game_states import batch, cells_of, place, play
 
 from graft.envs.builtin.engine.game import ACT, DOWN, LEFT, NOOP, RIGHT, UP
 

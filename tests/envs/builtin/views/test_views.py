@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.games_world import batch, place
+from support.game_states import batch, place
 
 from graft import envs
 from graft.envs import GraftError, Task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.arena_world import Place, arena, by_team, places, play
+from support.arena_states import Place, arena, by_team, places, play
 
 from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.engine.game import DOWN, LEFT, NOOP, RIGHT

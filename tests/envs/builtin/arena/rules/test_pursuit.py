@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.arena_world import arena, by_team, places, play
+from support.arena_states import arena, by_team, places, play
 
 from graft.envs import GraftError
 from graft.envs.builtin.arena.batch import ArenaBatch

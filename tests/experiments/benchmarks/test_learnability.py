@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from graft.errors import GraftError
-from graft.experiments import learnability
-from graft.experiments.learnability import Job
+from graft.experiments.benchmarks import learnability
+from graft.experiments.benchmarks.learnability import Job
 
 JOBS = [Job("Graft/Gather-v0", seed, 10, 0.7) for seed in range(3)]
 

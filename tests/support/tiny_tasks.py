@@ -17,11 +17,11 @@ from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Evaluation
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined
-from graft.envs.core.task import Bounds, Task, TaskVectorEnv
+from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.errors import GraftError, unknown
 
 NUM_STATES = 4
-TASK = Task("handmade/Match-v0")
+TASK = Task("tiny/Match-v0")
 TINY = {"num_envs": 8, "num_steps": 16, "minibatch": 32, "epochs": 2}
 """Options of a PPO that updates 4 * 2 times per 128 env steps."""
 
@@ -121,7 +121,7 @@ class NormEncoder(Encoder):
         self.stems = (Stem.of("blocks.0.1.weight", math.prod(schema.shape[1:]), schema),)
 
 
-def know_encoder(monkeypatch: Any, name: str = "norm", encoder: type[Encoder] = NormEncoder) -> None:
+def register_encoder(monkeypatch: Any, name: str = "norm", encoder: type[Encoder] = NormEncoder) -> None:
     """Let networks be built with an encoder of a test's own; gone after the test."""
     list(ENCODERS)  # loads the others
     monkeypatch.setitem(ENCODERS._entries, name, encoder)
@@ -239,25 +239,25 @@ class ReachEnv(ScriptedEnv):
         return rewards, np.zeros_like(ended), ended
 
 
-class HandmadeAdapter:
-    """The tasks ``handmade/Match-v0`` (keywords ``names``, ``kind``, ``reward``) and ``handmade/Reach-v0``."""
+class TinyTaskAdapter(Adapter):
+    """The tasks ``tiny/Match-v0`` (keywords ``names``, ``kind``, ``reward``) and ``tiny/Reach-v0``."""
 
-    prefix = "handmade/"
+    prefix = "tiny/"
 
     def __init__(self) -> None:
         self.made: list[ScriptedEnv] = []
 
     def ids(self) -> Iterable[str]:
-        return ["handmade/Match-v0", "handmade/Reach-v0"]
+        return ["tiny/Match-v0", "tiny/Reach-v0"]
 
-    def make(self, task: Task, num_envs: int, seed: int, autoreset: AutoresetMode, max_threads: int) -> TaskVectorEnv:
+    def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         if task.id not in self.ids():
             raise unknown("task", task.id, self.ids())
-        if task.id == "handmade/Reach-v0":
-            env: ScriptedEnv = ReachEnv(num_envs, seed)
+        if task.id == "tiny/Reach-v0":
+            env: ScriptedEnv = ReachEnv(options.num_envs, options.seed)
         else:
             defaults = {"names": ["a", "b", "c", "d"], "kind": "vector", "reward": None}
-            env = MatchEnv(num_envs, seed, **(defaults | dict(task.kwargs)))
+            env = MatchEnv(options.num_envs, options.seed, **(defaults | dict(task.kwargs)))
         self.made.append(env)
         return env
 
@@ -332,7 +332,7 @@ def descended(method: Any, network: PolicyNetwork, state: Any, batch: Any = None
     return penalties, state
 
 
-REACH = Task("handmade/Reach-v0")
+REACH = Task("tiny/Reach-v0")
 EVALUATION = Evaluation(every=200, episodes=8, num_envs=8)
 MATCH = Schemas(vector(["a", "b", "c", "d"]), discrete("north", "south", "east", "west"))
 BOARD = Schemas(planes("ab", 5, 5), MATCH.action)

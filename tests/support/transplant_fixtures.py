@@ -9,7 +9,7 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
 from graft.transfer.transplant import transplant
-from support.handmade import (
+from support.tiny_tasks import (
     discrete,
     scrambled,
     small_config,
@@ -24,7 +24,7 @@ def checkpoint(
 ) -> Checkpoint:
     """A source whose tensors are all full of different numbers."""
     network = PolicyNetwork(Schemas(observation, actions), config or small_config(observation.kind), 0)
-    return Checkpoint.of(scrambled(network), Task("handmade/Source-v0"))
+    return Checkpoint.of(scrambled(network), Task("tiny/Source-v0"))
 
 
 def moved(source: Checkpoint, observation: ObservationSchema, actions: ActionSchema = LEFT_RIGHT, **options):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.handmade import MATCH, box, discrete, pixels, planes, small_config, vector
-from support.transplanting import FLAT_PLANES, LEFT_RIGHT, checkpoint, moved, stem_of
+from support.tiny_tasks import MATCH, box, discrete, pixels, planes, small_config, vector
+from support.transplant_fixtures import FLAT_PLANES, LEFT_RIGHT, checkpoint, moved, stem_of
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork

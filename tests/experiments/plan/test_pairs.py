@@ -13,8 +13,8 @@ from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
-from graft.experiments.stages.preflight import rehearse
+from graft.experiments.plan.pairs import expand
+from graft.experiments.stages.preflight import preflight
 
 
 def graph_of(tmp_path, *overrides, **changes):
@@ -102,4 +102,4 @@ def test_a_mixture_with_too_few_environments_is_refused_before_training(tmp_path
     sizes[section]["num_envs"] = 2
     config = load_config(str(write_config(tmp_path, sources=source, targets="Graft/Hunt-v0", **sizes)))
     with pytest.raises(GraftError, match=f"has 3 parts, and num_envs of {section} is 2"):
-        rehearse(expand(config))
+        preflight(expand(config))

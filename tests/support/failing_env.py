@@ -1,4 +1,4 @@
-"""An environment that fails now and then, for processes that know it by ``faulty_world:FailsSoon-v0``."""
+"""An environment that fails now and then, for processes that know it by ``support.failing_env:FailsSoon-v0``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds so small that every transfer method lives its whole life there in a moment, as experiments lead it."""
+"""Settings small enough to take every transfer method through its lifecycle in a moment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from graft.transfer.method import (
     parse_method,
 )
 from graft.transfer.session import TransferSession
-from support.handmade import REACH, NormEncoder, observations, scrambled, small_ppo, weights
+from support.tiny_tasks import REACH, NormEncoder, observations, scrambled, small_ppo, weights
 
 CHAINS = (
     [],
@@ -41,8 +41,8 @@ CHAINS = (
 )
 """Members of chains."""
 
-MATCH = Task("handmade/Match-v0", {"names": ["a", "b", "c", "d"]})
-OTHER = Task("handmade/Match-v0", {"names": ["d", "new", "a", "b"]})
+MATCH = Task("tiny/Match-v0", {"names": ["a", "b", "c", "d"]})
+OTHER = Task("tiny/Match-v0", {"names": ["d", "new", "a", "b"]})
 NORM, MLP = NetworkConfig("norm", {"width": 8}, (8,)), NetworkConfig("mlp", {"widths": [8, 8]}, (8,))
 MANY, FEW, STATES = 16, 8, 256
 ROLLOUT = 64
@@ -52,8 +52,8 @@ TRANSPLANT = {option.name for option in fields(FromSource)}
 
 
 @dataclass(frozen=True)
-class World:
-    """Where a method lives: tasks, what learns them for ``budget`` env steps, and with which network."""
+class Setting:
+    """Tasks, the algorithm that learns each of them for ``budget`` env steps, and the network."""
 
     tasks: tuple[Task, ...]
     algorithm: Algorithm
@@ -71,16 +71,16 @@ class World:
 
 
 PPO = small_ppo(num_steps=ROLLOUT // 8)
-WORLDS = {
-    "ppo": World((MATCH, OTHER), PPO),
-    "mlp": World((MATCH, OTHER), PPO, MLP),
-    "same": World((MATCH, MATCH, MATCH), PPO),
-    "dqn": World((MATCH, OTHER), ALGORITHMS["dqn"](**REPLAY, target_update=32), budget=96),
-    "sac": World((REACH, REACH), ALGORITHMS["sac"](**REPLAY, critic=(8,)), budget=96),
+SETTINGS = {
+    "ppo": Setting((MATCH, OTHER), PPO),
+    "mlp": Setting((MATCH, OTHER), PPO, MLP),
+    "same": Setting((MATCH, MATCH, MATCH), PPO),
+    "dqn": Setting((MATCH, OTHER), ALGORITHMS["dqn"](**REPLAY, target_update=32), budget=96),
+    "sac": Setting((REACH, REACH), ALGORITHMS["sac"](**REPLAY, critic=(8,)), budget=96),
 }
 
 
-def install(monkeypatch: Any) -> None:
+def register_norm_encoder(monkeypatch: Any) -> None:
     """Make the encoder with running statistics known."""
     list(ENCODERS)  # loads the others
     monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
@@ -166,7 +166,7 @@ def masked(method: TransferMethod, network: PolicyNetwork, state: State) -> Mapp
     return {name: g == 0 for name, g in after.items()}
 
 
-class Running(TransferSession):
+class CheckedSession(TransferSession):
     """A session as in an experiment, which notes what hooks must not do.
 
     ``moved``: names of what was frozen and changed before the next call of the schedule. ``random``: hooks that touched
@@ -227,87 +227,87 @@ class Running(TransferSession):
 
     def train(
         self,
-        world: World,
+        setting: Setting,
         index: int,
         budget: int,
         record: Callable[..., None] = lambda *_: None,
         snapshots: Snapshots | None = None,
     ) -> None:
-        """On a task of the world."""
+        """On a task of the setting."""
         hooks = replace(self.hooks(), schedule=self.schedule, report=None)
         plan = Evaluation(every=1_000_000, episodes=1, num_envs=1)
-        task, algorithm = world.tasks[index], world.algorithm
+        task, algorithm = setting.tasks[index], setting.algorithm
         train(TrainJob(self.network, task, algorithm, budget, index, record, plan, hooks, "cpu", snapshots))
         self.compare()
 
 
-def first(method: TransferMethod, world: World) -> Checkpoint:
+def first(method: TransferMethod, setting: Setting) -> Checkpoint:
     """The first task, learned and then consolidated; where the method does not watch, any numbers will do."""
-    network = shrunk(build_network(world.schemas(0), world.architecture, 0))
+    network = shrunk(build_network(setting.schemas(0), setting.architecture, 0))
     if not method.watches_source:
-        return consolidated(method, world, Checkpoint.of(network, world.tasks[0]), 0)
-    running = Running(method, network, method.init(network, None))
-    running.train(world, 0, world.budget)
-    return consolidated(method, world, running.finish().checkpoint(world.tasks[0]), 0)
+        return consolidated(method, setting, Checkpoint.of(network, setting.tasks[0]), 0)
+    session = CheckedSession(method, network, method.init(network, None))
+    session.train(setting, 0, setting.budget)
+    return consolidated(method, setting, session.finish().checkpoint(setting.tasks[0]), 0)
 
 
-def consolidated(method: TransferMethod, world: World, end: Checkpoint, index: int) -> Checkpoint:
+def consolidated(method: TransferMethod, setting: Setting, end: Checkpoint, index: int) -> Checkpoint:
     """What goes on from the end of a task to the next."""
-    running = Running(method, end.build(), end.parts.get(PART, {}))
-    position = TaskPosition(index, max(len(world.tasks), 2))
-    running.consolidate(lambda network, states: batch_of(network.schemas, states, index), position)
+    session = CheckedSession(method, end.build(), end.parts.get(PART, {}))
+    position = TaskPosition(index, max(len(setting.tasks), 2))
+    session.consolidate(lambda network, states: batch_of(network.schemas, states, index), position)
     if method.retraining:
-        running.train(world, index, method.retraining)
-        assert not running.moved
-    return running.checkpoint(world.tasks[index])
+        session.train(setting, index, method.retraining)
+        assert not session.moved
+    return session.checkpoint(setting.tasks[index])
 
 
-class Life(NamedTuple):
+class TransferRun(NamedTuple):
     """A transfer: what was built, its weights and state then; hooks and weights after training; the network kept."""
 
     source: Checkpoint | None
     built: Built
     before: dict[str, torch.Tensor]
     start: State
-    running: Running
+    session: CheckedSession
     trained: dict[str, torch.Tensor]
     network: PolicyNetwork
 
-    def checkpoint(self, world: World, index: int = 1) -> Checkpoint:
+    def checkpoint(self, setting: Setting, index: int = 1) -> Checkpoint:
         """Of its end."""
-        return Checkpoint.of(self.network, world.tasks[index], parts={PART: self.running.state})
+        return Checkpoint.of(self.network, setting.tasks[index], parts={PART: self.session.state})
 
 
-def build(method: TransferMethod, world: World, source: Checkpoint | None, index: int = 1, seed: int = 1) -> Built:
-    """A network for a task of the world."""
-    return method.build(source, world.schemas(index), world.architecture, seed)
+def build(method: TransferMethod, setting: Setting, source: Checkpoint | None, index: int = 1, seed: int = 1) -> Built:
+    """A network for a task of the setting."""
+    return method.build(source, setting.schemas(index), setting.architecture, seed)
 
 
-def live(method: TransferMethod, world: World, source: Checkpoint | None, index: int = 1) -> Life:
-    """From a source to the end of training on a task of the world."""
-    built = build(method, world, source, index)
-    running = Running(method, built.network, method.init(built.network, source))
-    before, start = weights(built.network), dict(running.state)
-    running.train(world, index, world.budget)
+def run_transfer(method: TransferMethod, setting: Setting, source: Checkpoint | None, index: int = 1) -> TransferRun:
+    """From a source to the end of training on a task of the setting."""
+    built = build(method, setting, source, index)
+    session = CheckedSession(method, built.network, method.init(built.network, source))
+    before, start = weights(built.network), dict(session.state)
+    session.train(setting, index, setting.budget)
     trained = weights(built.network)
-    return Life(source, built, before, start, running, trained, method.finish(built.network, running.state))
+    return TransferRun(source, built, before, start, session, trained, method.finish(built.network, session.state))
 
 
 _SOURCES: dict[tuple[str, str], Checkpoint] = {}
-_LIVES: dict[tuple[str, str], Life] = {}
+_RUNS: dict[tuple[str, str], TransferRun] = {}
 
 
 def source_of(method: TransferMethod, name: str) -> Checkpoint | None:
-    """`first` in the world of this name, made once; None for methods without a source."""
+    """`first` in the setting of this name, made once; None for methods without a source."""
     key = label(method), name
     if method.uses_source and key not in _SOURCES:
-        _SOURCES[key] = first(method, WORLDS[name])
+        _SOURCES[key] = first(method, SETTINGS[name])
     return _SOURCES.get(key)
 
 
-def life_of(method: TransferMethod, name: str) -> Life:
-    """`live` in the world of this name, done once: look at it, and leave it as it is."""
+def cached_run(method: TransferMethod, name: str) -> TransferRun:
+    """`run_transfer` in the setting of this name, done once: look at it, and leave it as it is."""
     key = label(method), name
-    if key not in _LIVES:
-        _LIVES[key] = live(method, WORLDS[name], source_of(method, name))
-    return _LIVES[key]
+    if key not in _RUNS:
+        _RUNS[key] = run_transfer(method, SETTINGS[name], source_of(method, name))
+    return _RUNS[key]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support.handmade import assert_same, discrete, planes, scrambled, small_config, small_network
+from support.tiny_tasks import assert_same, discrete, planes, scrambled, small_config, small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
@@ -26,7 +26,7 @@ BLOCKS = 3
 
 @pytest.fixture
 def source() -> Checkpoint:
-    return Checkpoint.of(scrambled(small_network(SAME)), Task("handmade/Source-v0"))
+    return Checkpoint.of(scrambled(small_network(SAME)), Task("tiny/Source-v0"))
 
 
 def build(name: str, source: Checkpoint | None, target: Schemas = SAME, seed: int = 1, **options):
@@ -54,7 +54,7 @@ def test_random_frozen_is_scratch_with_a_frozen_encoder():
 
 
 def test_the_controls():
-    controls = {name for name, kind in METHODS.items() if kind.control}
+    controls = {name for name, kind in METHODS.items() if "control" in kind.provides}
     assert controls == {"scratch", "random_frozen"}
     assert not any(METHODS[name].uses_source for name in controls)
     assert all(kind.uses_source for name, kind in METHODS.items() if issubclass(kind, FromSource))

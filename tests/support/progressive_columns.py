@@ -7,7 +7,7 @@ import torch
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.networks.progressive import ProgressiveNetwork
 from graft.envs.core.schema import Schemas
-from support.handmade import discrete, small_config, vector
+from support.tiny_tasks import discrete, small_config, vector
 
 ACTIONS = discrete("left", "right")
 SMALL = Schemas(vector(["a", "b", "c"]), ACTIONS)

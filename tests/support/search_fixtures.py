@@ -6,10 +6,10 @@ import yaml
 from rich.console import Console
 
 from graft.experiments.launchers.launcher import STOPPED
-from graft.experiments.plan.graph import StoppedEarly
-from graft.experiments.search.agenda import TrialAgenda, TrialProgress
+from graft.experiments.plan.stage import StoppedEarly
 from graft.experiments.search.definition import load_search
 from graft.experiments.search.plan import make_plan
+from graft.experiments.search.queue import TrialProgress, TrialQueue
 from graft.experiments.search.trials import Trials
 from graft.experiments.store.records import Store
 from graft.transfer.metrics import Curve
@@ -45,10 +45,11 @@ class MadeUpStore(Store):
     def done(self, stage_id):
         return stage_id in self.specs and self.reached[stage_id] == self.specs[stage_id].budget
 
-    def evaluations(self, stage_id, tag="eval/return_mean"):
+    def evaluations(self, stage_id, scale=None):
         stage = self.specs[stage_id]
         steps = [step for step in STEPS if step <= self.reached[stage_id]]
-        return Curve(steps, [self.score(stage)] * len(steps))
+        score = self.score(stage)
+        return Curve(steps, [score if scale is None else scale.normalise(score)] * len(steps))
 
     def record(self, stage_id):
         status = "done" if self.done(stage_id) else "stopped"
@@ -74,7 +75,7 @@ class MadeUpStore(Store):
 
 
 class Following:
-    """A search over a made-up store: ``trials``, ``store`` and ``agenda``."""
+    """A search over a made-up store: ``trials``, ``store`` and ``queue``."""
 
     def __init__(self, path, out, score, jobs=1, **changes):
         self.search = load_search(str(path), **changes)
@@ -88,18 +89,18 @@ class Following:
         self.trials = Trials(self.search, self.store.out, self.budget)
         self.store.study = self.trials.study
         progress = TrialProgress(Console(quiet=True), self.trials.count, 0, 1, "trials")
-        self.agenda = TrialAgenda(self.trials, self.store, progress, jobs)
+        self.queue = TrialQueue(self.trials, self.store, progress, jobs)
 
     def step(self, error=None):
         """Train the next stage, or let it fail; whether there was one."""
-        stage = self.agenda.take()
+        stage = self.queue.take()
         if stage is not None:
-            self.agenda.ended(stage, error or self.store.train(stage))
+            self.queue.finish(stage, error or self.store.train(stage))
         return stage
 
     def run(self):
         """To the end."""
-        while self.agenda:
+        while self.queue:
             self.step()
 
     def states(self):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from support.search_world import RATE, STRENGTH, Following, write_search
+from support.search_fixtures import RATE, STRENGTH, Following, write_search
 
 from graft.experiments.config.experiment import load_config
-from graft.experiments.plan.graph import expand
+from graft.experiments.plan.pairs import expand
 from graft.experiments.search.definition import load_search
 from graft.experiments.search.plan import make_plan
 
@@ -28,18 +28,18 @@ def test_a_plan_holds_the_tuned_method_alone(tmp_path):
 def test_trials_share_their_sources_and_train_no_stage_twice(tmp_path):
     path = write_search(tmp_path, {"seeds": 2}, scheduler="none", space={STRENGTH: {"log": [1, 9]}}, trials=3)
     found = Following(path, tmp_path / "out", zero, jobs=2)
-    first, second = found.agenda.take(), found.agenda.take()
+    first, second = found.queue.take(), found.queue.take()
     assert [(stage.kind, stage.seed) for stage in (first, second)] == [("pretrain", 0), ("pretrain", 1)]
-    assert found.agenda.take() is None, "two trials at once, each with one stage"
-    found.agenda.put_back(second)
-    assert found.agenda.ready() == [second]
-    found.agenda.ended(first, found.store.train(first))
+    assert found.queue.take() is None, "two trials at once, each with one stage"
+    found.queue.requeue(second)
+    assert found.queue.ready() == [second]
+    found.queue.finish(first, found.store.train(first))
     found.run()
     kinds = [stage.kind for stage in found.store.trained]
     assert len({stage.id for stage in found.store.trained}) == len(kinds)
     assert (kinds.count("pretrain"), kinds.count("transfer")) == (2, 6)
     assert set(found.states().values()) == {"COMPLETE"}
-    assert found.agenda.take() is None
+    assert found.queue.take() is None
 
 
 def test_a_source_that_fails_ends_its_trials_alone_until_it_is_tried_again(tmp_path):
@@ -62,9 +62,9 @@ def test_a_source_that_fails_ends_its_trials_alone_until_it_is_tried_again(tmp_p
 def test_a_search_that_goes_on_reports_what_was_trained_meanwhile_and_trains_it_no_more(tmp_path):
     path = write_search(tmp_path, scheduler="none", trials=2)
     found = Following(path, tmp_path / "out", zero)
-    while found.agenda.ready()[0].kind != "transfer":
+    while found.queue.ready()[0].kind != "transfer":
         found.step()
-    stage = found.agenda.take()
+    stage = found.queue.take()
     found.store.specs[stage.id], found.store.reached[stage.id] = stage, stage.budget  # and then a kill
     found.open()
     found.run()

@@ -1,4 +1,4 @@
-"""What every transfer method keeps while it trains: a new one lives its life here unedited, under every algorithm."""
+"""What holds of every transfer method in training, under every algorithm; a new one is tested here unedited."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from support.handmade import MatchEnv, assert_same, weights
-from support.method_world import (
+from support.method_fixtures import (
     ROLLOUT,
+    SETTINGS,
     TRANSPLANT,
-    WORLDS,
-    Running,
+    CheckedSession,
     batch_of,
     build,
+    cached_run,
     cases,
     consolidated,
     first,
-    install,
-    life_of,
-    live,
+    register_norm_encoder,
+    run_transfer,
     source_of,
 )
+from support.tiny_tasks import MatchEnv, assert_same, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.snapshot import Snapshots
@@ -34,19 +34,19 @@ from graft.transfer.methods.chain import Chain
 from graft.transfer.methods.finetune import Finetune
 from graft.transfer.task_heads import heads_of, serving
 
-PPO = WORLDS["ppo"]
+PPO = SETTINGS["ppo"]
 PLAIN = [method for method in cases() if not isinstance(method, Chain)]
 
 
 @pytest.fixture(scope="module", params=cases(), ids=label)
 def method(request: pytest.FixtureRequest) -> TransferMethod:
-    """The tests of a method follow one another, so that they share its life."""
+    """The tests of a method follow one another, so that they share its run."""
     return request.param
 
 
 @pytest.fixture(autouse=True)
-def _world(monkeypatch: pytest.MonkeyPatch, handmade_tasks: None) -> None:
-    install(monkeypatch)
+def _setting(monkeypatch: pytest.MonkeyPatch, tiny_tasks: None) -> None:
+    register_norm_encoder(monkeypatch)
 
 
 def of_heads(tensors: Mapping[str, torch.Tensor], *parts: str) -> set[str]:
@@ -59,11 +59,11 @@ def only(found: list[TransferMethod]) -> pytest.MarkDecorator:
 
 @pytest.mark.parametrize(("name", "heads"), [("ppo", ("policy", "value")), ("dqn", ("policy",)), ("sac", ("policy",))])
 def test_what_it_froze_stays_and_the_heads_train(method, name, heads):
-    life = life_of(method, name)
-    assert life.running.moved == set()
-    changed = {n for n, t in life.trained.items() if not torch.equal(t, life.before[n])}
-    assert of_heads(life.before, *heads) <= changed
-    assert len(life.running.frozen) >= 3
+    run = cached_run(method, name)
+    assert run.session.moved == set()
+    changed = {n for n, t in run.trained.items() if not torch.equal(t, run.before[n])}
+    assert of_heads(run.before, *heads) <= changed
+    assert len(run.session.frozen) >= 3
 
 
 class Masks(Finetune):
@@ -82,17 +82,17 @@ def test_what_moves_although_it_is_frozen_is_seen(name):
     """Of these tests' own means: a frozen weight, a running statistic, and one of some masked weights."""
     network = PolicyNetwork(PPO.schemas(1), PPO.architecture, 0)
     network.encoder.freeze(1)
-    running = Running(Masks(), network, {})
-    running.schedule(network, 0.0)
+    session = CheckedSession(Masks(), network, {})
+    session.schedule(network, 0.0)
     with torch.no_grad():
         network.policy.out.weight[1:] += 1.0
         network.encoder.blocks[1][2].running_mean += 1.0
-    running.compare()
-    assert running.moved == set()
+    session.compare()
+    assert session.moved == set()
     with torch.no_grad():
         network.state_dict()[name][0] += 1e-6
-    running.compare()
-    assert running.moved == {name}
+    session.compare()
+    assert session.moved == {name}
 
 
 def test_its_hooks_leave_the_random_numbers_and_the_source_alone(method):
@@ -102,21 +102,24 @@ def test_its_hooks_leave_the_random_numbers_and_the_source_alone(method):
         state = torch.get_rng_state()
         build(method, PPO, source)
         assert torch.equal(torch.get_rng_state(), state)
-        life = live(method, PPO, source)
-        assert_same({**life.source.tensors, **life.source.parts.get(PART, {})}, before)
-    assert life_of(method, "ppo").running.random == set()
+        run = run_transfer(method, PPO, source)
+        assert_same({**run.source.tensors, **run.source.parts.get(PART, {})}, before)
+    assert cached_run(method, "ppo").session.random == set()
 
 
-def test_the_same_seeds_give_the_same_life(method):
+def test_the_same_seeds_give_the_same_run(method):
     """Another life than the shared one, from the first task on."""
-    world = WORLDS["ppo"]
-    again, life = live(method, world, first(method, world) if method.uses_source else None), life_of(method, "ppo")
-    assert_same(again.before, life.before)
-    assert_same(dict(again.start), dict(life.start))
-    assert_same(again.trained, life.trained)
-    assert_same(dict(again.running.state), dict(life.running.state))
-    assert_same(weights(again.network), weights(life.network))
-    assert again.built.report == life.built.report
+    setting = SETTINGS["ppo"]
+    again, run = (
+        run_transfer(method, setting, first(method, setting) if method.uses_source else None),
+        cached_run(method, "ppo"),
+    )
+    assert_same(again.before, run.before)
+    assert_same(dict(again.start), dict(run.start))
+    assert_same(again.trained, run.trained)
+    assert_same(dict(again.session.state), dict(run.session.state))
+    assert_same(weights(again.network), weights(run.network))
+    assert again.built.report == run.built.report
 
 
 @only([m for m in PLAIN if "strength" in {f.name for f in fields(m)}])
@@ -124,37 +127,37 @@ def test_without_strength_it_is_plain_training(method):
     """Of the plain transplant where it builds by that, else of what it builds."""
     idle = replace(method, strength=0.0)
     source = source_of(idle, "ppo")
-    life = live(idle, PPO, source)
+    run = run_transfer(idle, PPO, source)
     plain = Finetune()
     if type(method).build is FromSource.build:
         plain = Finetune(**{name: getattr(method, name) for name in TRANSPLANT})
         built = build(plain, PPO, source)
     else:
         built = build(idle, PPO, source)
-    assert_same(weights(built.network), life.before)
-    Running(plain, built.network, {}).train(PPO, 1, PPO.budget)
-    assert_same(weights(built.network), life.trained)
+    assert_same(weights(built.network), run.before)
+    CheckedSession(plain, built.network, {}).train(PPO, 1, PPO.budget)
+    assert_same(weights(built.network), run.trained)
 
 
 @only([Chain(methods=(m,)) for m in PLAIN if m.uses_source] + [Chain()])
 def test_a_chain_of_one_is_that_method(method):
     alone = method.methods[0] if method.methods else Finetune()
-    life, other = live(method, PPO, first(method, PPO)), life_of(alone, "ppo")
-    assert_same(life.before, other.before)
-    assert_same(life.trained, other.trained)
-    assert_same(dict(life.running.state), {f"0/{name}": t for name, t in other.running.state.items()})
-    assert_same(weights(life.network), weights(other.network))
+    run, other = run_transfer(method, PPO, first(method, PPO)), cached_run(alone, "ppo")
+    assert_same(run.before, other.before)
+    assert_same(run.trained, other.trained)
+    assert_same(dict(run.session.state), {f"0/{name}": t for name, t in other.session.state.items()})
+    assert_same(weights(run.network), weights(other.network))
 
 
 def test_network_and_state_go_through_a_checkpoint(method, tmp_path):
-    life = life_of(method, "ppo")
-    assert all(isinstance(t, torch.Tensor) for t in life.running.state.values())
-    life.checkpoint(PPO).save(tmp_path / "c")
+    run = cached_run(method, "ppo")
+    assert all(isinstance(t, torch.Tensor) for t in run.session.state.values())
+    run.checkpoint(PPO).save(tmp_path / "c")
     loaded = Checkpoint.load(tmp_path / "c")
-    assert_same(dict(loaded.parts[PART]), dict(life.running.state))
-    network, obs = loaded.build(), batch_of(life.network.schemas, 5).observations
-    assert_same(weights(network), weights(life.network))
-    kept, restored, trained = (n.eval()(obs) for n in (life.network, network, life.built.network))
+    assert_same(dict(loaded.parts[PART]), dict(run.session.state))
+    network, obs = loaded.build(), batch_of(run.network.schemas, 5).observations
+    assert_same(weights(network), weights(run.network))
+    kept, restored, trained = (n.eval()(obs) for n in (run.network, network, run.built.network))
     assert torch.equal(restored.action, kept.action)
     assert torch.equal(restored.value, kept.value)
     torch.testing.assert_close(kept.action, trained.action, rtol=0, atol=1e-5)  # `finish` keeps what it does
@@ -176,52 +179,52 @@ def restore_state(env: MatchEnv, saved: dict[str, np.ndarray]) -> None:
         rng.bit_generator.state = state
 
 
-def test_stopped_and_resumed_it_ends_as_if_it_had_not_been(method, tmp_path, monkeypatch):
+def test_a_stopped_and_resumed_training_ends_as_one_that_ran_through(method, tmp_path, monkeypatch):
     monkeypatch.setattr(MatchEnv, "save_state", save_state, raising=False)
     monkeypatch.setattr(MatchEnv, "restore_state", restore_state, raising=False)
-    life, source = life_of(method, "ppo"), source_of(method, "ppo")
+    run, source = cached_run(method, "ppo"), source_of(method, "ppo")
 
-    def run(stop_at):
+    def train_until(stop_at):
         built = build(method, PPO, source)
-        running = Running(method, built.network, method.init(built.network, source))
+        session = CheckedSession(method, built.network, method.init(built.network, source))
 
         def record(env_steps, values):
             if stop_at is not None and env_steps >= stop_at:
                 raise Stop
 
-        snapshots = Snapshots(tmp_path / "s", seconds=1e9, env_steps=1, save=running.save, restore=running.restore)
-        running.train(PPO, 1, PPO.budget, record, snapshots)
-        return running
+        snapshots = Snapshots(tmp_path / "s", seconds=1e9, env_steps=1, save=session.save, restore=session.restore)
+        session.train(PPO, 1, PPO.budget, record, snapshots)
+        return session
 
     for stop_at in (ROLLOUT + 1, 2 * ROLLOUT + 1):
         with pytest.raises(Stop):
-            run(stop_at)
+            train_until(stop_at)
         assert Snapshots(tmp_path / "s").latest().env_steps >= stop_at - 1
         torch.manual_seed(99)
-    running = run(None)
-    assert len(running.frozen) < len(life.running.frozen), "it began anew"
-    assert_same(weights(running.network), life.trained)
-    assert_same(dict(running.state), dict(life.running.state))
-    assert_same(weights(method.finish(running.network, running.state)), weights(life.network))
+    session = train_until(None)
+    assert len(session.frozen) < len(run.session.frozen), "it began anew"
+    assert_same(weights(session.network), run.trained)
+    assert_same(dict(session.state), dict(run.session.state))
+    assert_same(weights(method.finish(session.network, session.state)), weights(run.network))
 
 
-def test_a_life_of_three_tasks(method, tmp_path):
+def test_a_sequence_of_three_tasks(method, tmp_path):
     """Through a checkpoint on the disk after each; every task can be viewed, and what a view shows can play it."""
     if not method.uses_source:
         return
-    world = WORLDS["same"]
+    setting = SETTINGS["same"]
     source = source_of(method, "same")
     for index in (1, 2):
         assert source is not None
-        life = live(method, world, source, index)
-        assert life.running.moved == set()
-        assert life.running.random == set()
-        life.checkpoint(world, index).save(tmp_path / str(index))
-        source = consolidated(method, world, Checkpoint.load(tmp_path / str(index)), index)
+        run = run_transfer(method, setting, source, index)
+        assert run.session.moved == set()
+        assert run.session.random == set()
+        run.checkpoint(setting, index).save(tmp_path / str(index))
+        source = consolidated(method, setting, Checkpoint.load(tmp_path / str(index)), index)
     network, before = source.build(), dict(source.tensors)
     state, obs = source.parts.get(PART, {}), batch_of(source.schemas, 6).observations
     views = [method.view(network, state, task) for task in range(3)]
-    outputs = [serving(view, heads_of(view), world.schemas(task)).eval()(obs) for task, view in enumerate(views)]
+    outputs = [serving(view, heads_of(view), setting.schemas(task)).eval()(obs) for task, view in enumerate(views)]
     assert all(o.action.isfinite().all() for o in outputs)
     assert_same(weights(network), before)
     if "needs_task" not in method.words():

@@ -1,0 +1,57 @@
+"""Reference scores of a task: the returns of random play, and of PPO from scratch as the expert."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.sb3 import ALGORITHMS, train
+from graft.agents.training.backend import Evaluation, TrainJob
+from graft.agents.training.evaluate import Episodes, evaluate, play_episodes
+from graft.envs.core.task import Task
+from graft.envs.factory import make, schemas
+
+SEED = 20_000_000
+"""Far from the seeds of experiments' stages with small seeds; both scores can be measured again from it."""
+
+
+def random_episodes(task: Task, episodes: int) -> Episodes:
+    """Outcomes of the uniform random policy."""
+    env = make(task, 64, SEED)
+    env.action_space.seed(SEED)
+    try:
+        return play_episodes(lambda _: env.action_space.sample(), env, episodes)
+    finally:
+        env.close()
+
+
+def expert_episodes(task: Task, steps: int, episodes: int, console: Console) -> Episodes:
+    """Outcomes of PPO with its default options after ``steps`` env steps from scratch."""
+    network = PolicyNetwork(schemas(task), NetworkConfig(), SEED)
+    start = time.monotonic()
+
+    def record(env_steps: int, values: Mapping[str, float]) -> None:
+        if "eval/return_mean" in values:
+            rate = env_steps / (time.monotonic() - start)
+            console.print(
+                f"{env_steps:,} of {steps:,} env steps, {rate:,.0f}/s, return {values['eval/return_mean']:.2f}"
+            )
+
+    train(TrainJob(network, task, ALGORITHMS["ppo"](), steps, SEED, record, Evaluation(every=max(1, steps // 20))))
+    env = make(task, 64, SEED + 1000)
+    try:
+        return evaluate(network, env, episodes, torch.Generator().manual_seed(SEED))
+    finally:
+        env.close()
+
+
+def describe(returns: Any) -> str:
+    """Mean with its 95 % interval."""
+    values = np.asarray(returns, np.float64)
+    return f"{values.mean():.3f} ± {1.96 * values.std(ddof=1) / np.sqrt(len(values)):.3f} over {len(values)} episodes"

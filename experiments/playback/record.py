@@ -1,0 +1,141 @@
+"""Records an agent that plays, as a GIF; of a task for squads, one environment whose whole team it plays."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import AutoresetMode
+from rich.console import Console
+from rich.progress import Progress
+
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.files import replace_file
+from graft.envs.core.task import Task
+from graft.envs.factory import make
+from graft.errors import GraftError
+from graft.experiments.playback.agent import agent_and_task, check_fit
+from graft.experiments.playback.frames import PlaybackStep, play, play_squad, squad_size
+from graft.transfer.task_heads import HEADS, tasks_learned
+
+DRAWN = "rgb_array"
+FASTEST, USUAL = 50, 10
+"""Frames a second: the most that GIF players keep up with, and what is taken where a task says nothing."""
+
+HELD = 8
+"""How many times as long as others the last frame of an episode stays."""
+
+
+def record(
+    path: Path,
+    fps: float,
+    seen: Iterator[PlaybackStep],
+    frames: int,
+    episodes: int,
+    said: Callable[[int, PlaybackStep], None],
+) -> tuple[int, int]:
+    """Write a GIF of what is seen until so many episodes have ended, or so many frames are taken.
+
+    The file appears when it is complete; it repeats for ever.
+
+    Args:
+        path: of the file, which is replaced.
+        fps: frames a second; GIF counts in hundredths of a second, so the pace is close to it, and 50 at most.
+        said: told the number of frames so far, and the last step.
+    Returns:
+        How many frames were taken and how many episodes ended.
+    Raises:
+        GraftError: the file can't be written.
+    """
+    import imageio.v3
+
+    delay = 10 * max(2, round(100 / fps))
+    ended, durations, buffer = 0, [], io.BytesIO()
+    writer: Any = imageio.v3.imopen(buffer, "w", extension=".gif", plugin="pillow")  # options are the plugin's
+    with writer as gif:
+        for step in seen:
+            durations.append(delay * (HELD if step.ended else 1))
+            # Frames are kept with a palette of 2 ** bits colours, and written on leaving, with all the durations.
+            stays = durations if len(durations) > 1 else durations[0]
+            gif.write(step.frame, is_batch=False, bits=8, duration=stays, loop=0)
+            ended += step.ended is not None
+            said(len(durations), step)
+            if ended == episodes or len(durations) == frames:
+                break
+    try:
+        replace_file(path, buffer.getvalue())
+    except OSError as error:
+        raise GraftError(f"{path} cannot be written ({error.strerror}).") from error
+    return len(durations), ended
+
+
+def run(console: Console, options: argparse.Namespace) -> None:
+    """Record what the arguments ask for.
+
+    Raises:
+        GraftError: bad input of any kind.
+    """
+    path: Path = options.gif
+    if options.fps is not None and not 0.1 <= options.fps <= FASTEST:
+        raise GraftError(f"--fps {options.fps:g} is not allowed; give a number from 0.1 to {FASTEST}.")
+    _check_target(path, options.force)
+    checkpoint, task = agent_and_task(options.words)
+    for note in _notes(checkpoint, task):
+        console.print(f"Note: {note}", soft_wrap=True)
+    network = checkpoint.build()
+    squad, shown = squad_size(task), network.schemas.observation
+    reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
+    env = make(task, squad or 1, options.seed, reset, observation=shown, render_mode=DRAWN)
+    try:
+        fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
+        generator = torch.Generator().manual_seed(options.seed)
+        seen = (play_squad if squad else play)(network, env, task, generator, options.deterministic)
+        written, ended = _record(console, fps, seen, options)
+    finally:
+        env.close()
+    if ended < options.episodes:
+        console.print(
+            f"Note: stopped at {written} frames, before episode {ended + 1} ended; --frames sets the limit.",
+            soft_wrap=True,
+        )
+    size = path.stat().st_size / 1000
+    console.print(f"{path}: {task}, {written} frames at {fps:g} a second, {size:,.0f} kB", soft_wrap=True)
+
+
+def _record(console: Console, fps: float, seen: Iterator[PlaybackStep], options: argparse.Namespace) -> tuple[int, int]:
+    """`record`, with a progress bar on a terminal and a line for each episode."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("frames", total=options.frames)
+        finished = 0
+
+        def said(written: int, step: PlaybackStep) -> None:
+            nonlocal finished
+            progress.update(bar, completed=written)
+            if step.ended is not None:
+                finished += 1
+                console.print(f"episode {finished}: {step.ended}")
+
+        return record(options.gif, fps, seen, options.frames, options.episodes, said)
+
+
+def _check_target(path: Path, force: bool) -> None:
+    """Raises GraftError where the file can't be written, before anything is played."""
+    if path.suffix.lower() != ".gif":
+        raise GraftError(f"--gif {path} is not allowed; give a name that ends in .gif.")
+    if not path.parent.is_dir():
+        raise GraftError(f"There is no folder {path.parent} to write {path.name} into.")
+    if path.exists() and not force:
+        raise GraftError(f"{path} exists; choose another name, or give --force to replace it.")
+
+
+def _notes(checkpoint: Checkpoint, task: Task) -> Iterator[str]:
+    """What a viewer should know about this agent on this task; raises GraftError where it can't play it."""
+    absent = check_fit(checkpoint.schemas, task)
+    if absent:
+        yield f"{task} never shows {', '.join(absent)}, which the agent looks for."
+    if tasks_learned(checkpoint.parts.get(HEADS, {})) > 1 and task != checkpoint.task:
+        yield f"the agent learned several tasks and plays with the heads of the last one, {checkpoint.task}."

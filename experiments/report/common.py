@@ -1,0 +1,120 @@
+"""What reports of all kinds of experiments share: numbers of stages, tables, and sentences under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from graft.envs.core.task import Bounds
+from graft.experiments.plan.stage import Graph
+from graft.experiments.store.records import Store
+from graft.transfer import metrics
+from graft.transfer.statistics import iqm_interval
+
+SMALLEST_SPAN = 1e-6
+"""Of estimated bounds, so that a task on which nothing was learned does not divide by zero."""
+
+ENOUGH_SEEDS = 5
+
+
+def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str]) -> Bounds:
+    """Scale of a task. Random: scratch before training. Expert: the best final return of the stages that trained."""
+    curves = {i: store.evaluations(i) for i in stages if store.done(i)}
+    untrained = [curves[i].scores[0] for i in scratch if i in curves]
+    low = float(np.mean(untrained)) if untrained else 0.0
+    best = max((metrics.final_score(curve) for curve in curves.values()), default=low)
+    how = "estimated from this experiment: untrained scratch, and the best final return; give 'bounds' to fix it"
+    return Bounds(low, max(best, low + SMALLEST_SPAN), how)
+
+
+def interval(values: Sequence[float]) -> dict[str, float] | None:
+    """Interquartile mean with its 95 % interval, for JSON; None where a value is missing or not a number."""
+    return None if not len(values) or np.isnan(values).any() else iqm_interval(values)._asdict()
+
+
+def env_steps(store: Store, stage_ids: Sequence[str]) -> int:
+    """Env steps that the finished of these stages took."""
+    return sum((store.record(i) or {}).get("env_steps", 0) for i in stage_ids)
+
+
+def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Status, cost and error of every stage."""
+    stages = []
+    for stage in graph.stages.values():
+        record = store.record(stage.id) or {"status": "waiting"}
+        stages.append(
+            {
+                "id": stage.id,
+                "kind": stage.kind,
+                "label": stage.label,
+                "status": record["status"] if stage.id not in failed else "failed",
+                "env_steps": record.get("env_steps", 0),
+                "seconds": record.get("seconds", 0.0),
+                "error": failed.get(stage.id),
+            }
+            | {name: record[name] for name in ("return_means", "faults") if name in record}
+        )
+    return stages
+
+
+def rounded(value: float, digits: int = 2) -> float:
+    """``value`` rounded for print, without the sign of a zero."""
+    return round(value, digits) + 0.0
+
+
+def format_signed(value: float) -> str:
+    """With its sign and two significant digits or more: ``+1.5``, ``+34``."""
+    return f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
+
+
+def format_score(values: Mapping[str, float] | None, separator: str | None = None) -> str:
+    """A cell of a table: the interquartile mean, with its interval where a separator of the bounds is given."""
+    if values is None:
+        return "-"
+    iqm, low, high = (rounded(values[name]) for name in ("iqm", "low", "high"))
+    return f"{iqm:.2f}" if separator is None else f"{iqm:.2f} [{low:.2f}{separator}{high:.2f}]"
+
+
+def format_steps(steps: float | None) -> str:
+    """Env steps in thousands; "never" for None."""
+    return "never" if steps is None else f"{steps / 1000:,.0f}k"
+
+
+def score_table(title: str, widths: Mapping[str, int | None], text: Sequence[str] = ("method",)) -> Table:
+    """An empty table with columns of these widths (None: as needed); those of ``text`` are left-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0)
+    for column, width in widths.items():
+        table.add_column(column, width=width, justify="left" if column in text else "right", overflow="fold")
+    return table
+
+
+def seed_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences on missing and on few seeds."""
+    lines = []
+    for row in rows:
+        if row["missing_seeds"]:
+            where = f" on {row['target']}" if "target" in row else ""
+            lines.append(f"{row['method']}{where}: {row['missing_seeds']} seeds missing.")
+    few = min((row["seeds"] for row in rows), default=ENOUGH_SEEDS)
+    if 0 < few < ENOUGH_SEEDS:
+        seeds = "1 seed" if few == 1 else f"{few} seeds"
+        lines.append(f"Only {seeds}: intervals are too narrow for a claim; use {ENOUGH_SEEDS} or more.")
+    return lines
+
+
+def cost(data: Mapping[str, Any]) -> str:
+    """What the stages took, in a sentence."""
+    spent = {
+        kind: sum(stage["env_steps"] for stage in data["stages"] if stage["kind"] == kind)
+        for kind in ("pretrain", "transfer", "consolidate")
+    }
+    memory = f" and {spent['consolidate']:,} of consolidation" if spent["consolidate"] else ""
+    minutes = sum(stage["seconds"] for stage in data["stages"]) / 60
+    return (
+        f"Cost: {spent['pretrain']:,} env steps of pretraining, {spent['transfer']:,} of transfer{memory}, "
+        f"{minutes:.1f} minutes of one core."
+    )

@@ -1,0 +1,94 @@
+"""Two runs side by side: where their transfer ratios and areas under the curves agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from graft.errors import GraftError
+from graft.experiments.report.common import rounded
+from graft.experiments.report.transfer import format_ratio
+
+Key = tuple[str | None, str, str]
+"""Source, target and method."""
+
+
+class Pair(NamedTuple):
+    """One method on one target in both runs: rows of their ``results.json``."""
+
+    first: Mapping[str, Any]
+    second: Mapping[str, Any]
+
+    def agree(self, measure: str) -> bool | None:
+        """Whether the two intervals of a measure overlap; None where one run has none."""
+        one, other = self.first[measure], self.second[measure]
+        if one is None or other is None or one["low"] is None or other["low"] is None:
+            return None
+        # A ratio without an upper end is one whose baseline learned nothing.
+        high, other_high = (float("inf") if end["high"] is None else end["high"] for end in (one, other))
+        return bool(one["low"] <= other_high and other["low"] <= high)
+
+
+def read(folder: Path) -> dict[Key, Mapping[str, Any]]:
+    """Rows of a run by source, target and method; raises GraftError where there are none."""
+    path = folder / "results.json" if folder.is_dir() else folder
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return {(row["source"], row["target"], row["method"]): row for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GraftError(
+            f"{folder} has no results of a transfer experiment; give what `graft run` wrote to with --out, once "
+            f"it has ended."
+        ) from error
+
+
+def pairs(first: Mapping[Key, Mapping[str, Any]], second: Mapping[Key, Mapping[str, Any]]) -> dict[Key, Pair]:
+    """What both have, in the first's order; raises GraftError where that is nothing."""
+    found = {key: Pair(row, second[key]) for key, row in first.items() if key in second}
+    if not found:
+        raise GraftError(
+            f"The two runs have no method on the same target in common: {_targets(first)} in one, "
+            f"{_targets(second)} in the other."
+        )
+    return found
+
+
+def _targets(rows: Mapping[Key, Any]) -> str:
+    return ", ".join(dict.fromkeys(target for _, target, _ in rows))
+
+
+def _auc(row: Mapping[str, Any]) -> str:
+    auc = row["auc"]
+    if auc is None:
+        return ""
+    return f"{rounded(auc['iqm'], 3):.3f} [{rounded(auc['low'], 3):.3f}, {rounded(auc['high'], 3):.3f}]"
+
+
+def cells(pair: Pair) -> list[str]:
+    """Transfer ratios and whether they agree, then the areas under the curves and whether those do."""
+    words = {True: "yes", False: "no", None: "-"}
+    found = [format_ratio(pair.first), format_ratio(pair.second), words[pair.agree("transfer_ratio")]]
+    return [*found, _auc(pair.first), _auc(pair.second), words[pair.agree("auc")]]
+
+
+def summary(found: Mapping[Key, Pair], measure: str, what: str) -> str:
+    """How many agree, and which don't."""
+    compared = {key: pair.agree(measure) for key, pair in found.items() if pair.agree(measure) is not None}
+    apart = [f"{method} on {target}" for (_, target, method), same in compared.items() if not same]
+    ending = f"; apart: {', '.join(apart)}" if apart else ""
+    return f"{what}: intervals overlap in {len(compared) - len(apart)} of {len(compared)}{ending}."
+
+
+def table(found: Mapping[Key, Pair], one: str, other: str) -> list[list[str]]:
+    """The headings, then a line for each method on each target; ``one`` and ``other`` name the runs."""
+    headings = ["target", "method", f"ratio, {one}", f"ratio, {other}", "overlap"]
+    headings += [f"AUC, {one}", f"AUC, {other}", "overlap"]
+    several = len({source for source, _, _ in found if source is not None}) > 1
+    lines, last = [headings], None
+    for (source, target, method), pair in found.items():
+        where = f"{source} → {target}" if several and source is not None else target
+        lines.append([where if where != last else "", method, *cells(pair)])
+        last = where
+    return lines

@@ -219,7 +219,8 @@ class SquadGame(MultiAgentEnv):
         """Image or text of the game, at its end the last one; None without a ``render_mode``."""
         if self.render_mode is None or self._frame is not None:
             return self._frame
-        return self._squad.render()[0]  # type: ignore[attr-defined]  # see `TeamEnv`
+        frames = self._squad.render()
+        return None if frames is None else frames[0]
 
     def close(self) -> None:
         self._squad.close()

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -40,18 +40,17 @@ def sealed(manifest: Mapping[str, Any]) -> tuple[str, bytes]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A policy network at rest, with everything needed to rebuild it and to know where it came from.
+    """A saved policy network, with what is needed to rebuild it and its origin.
 
     Attributes:
         network: architecture, with the encoder's name resolved.
-        schemas: of the task the network plays.
-        task: that task.
-        tensors: name -> tensor; the names are those of `PolicyNetwork`.
-        parts: further groups of tensors (method, optimiser or normaliser state), each a file of its own.
+        task, schemas: what the network plays.
+        tensors: by the names of `PolicyNetwork`.
+        parts: further groups of tensors (such as a method's state), each a file.
         lineage: ids of the checkpoints it descends from, parent first.
-        stems: where observation names meet the weights; None in checkpoints that were written before these were kept.
+        stems: the encoder's; None in checkpoints of versions that did not save them.
         record: method, seed, env steps, versions, evaluation, licence: any JSON values.
-        id: sha256 that identifies it; None before it was saved.
+        id: sha256 of the manifest; None before it is saved.
     """
 
     network: NetworkConfig
@@ -66,7 +65,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, network: PolicyNetwork, task: Task, **rest: Any) -> Checkpoint:
-        """A checkpoint of a live network; its tensors are copied to the CPU."""
+        """A checkpoint of ``network``; its tensors are copied to the CPU."""
         tensors = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
         return cls(network.config, network.schemas, task, tensors, stems=network.encoder.stems, **rest)
 
@@ -77,10 +76,9 @@ class Checkpoint:
         return network
 
     def save(self, folder: Path) -> str:
-        """Write to ``folder`` and return the checkpoint's id.
+        """Write to ``folder`` atomically and return the checkpoint's id.
 
-        A kill at any moment leaves the folder as it was or as it will be, complete: the new one is written beside it
-        and renamed; where one existed, it is kept under ``<name>.previous`` until the new one stands.
+        The new folder is written under a temporary name and renamed; an old one is ``<name>.previous`` until then.
         """
         files = {
             f"{part}.safetensors": save_tensors({n: t.contiguous() for n, t in tensors.items()})
@@ -118,7 +116,7 @@ class Checkpoint:
         """Read ``folder`` and check every hash.
 
         Raises:
-            GraftError: nothing there, a file missing, truncated or altered, or a format of another version.
+            GraftError: no checkpoint, a file missing, truncated or altered, or another format version.
         """
         folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
@@ -169,5 +167,4 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise GraftError(f"Checkpoint file {folder / MANIFEST} was truncated or altered; restore it or train again.")
     if manifest["format"] != FORMAT:
         raise GraftError(f"Checkpoint {folder} has format {manifest['format']}; this version reads {FORMAT}.")
-    checked: dict[str, Any] = manifest
-    return checked
+    return cast(dict[str, Any], manifest)

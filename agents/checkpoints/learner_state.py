@@ -1,4 +1,4 @@
-"""Parts of a learner's state that are the same whatever library trains it: how they are saved, and put back."""
+"""Saving and restoring optimisers and freezing, for both backends."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 from graft.agents.networks.encoder import Encoder
 
 
-def tensors(found: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
-    """The arrays as tensors."""
-    return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in found.items()}
+def tensors(named: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in named.items()}
 
 
 def arrays(saved: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
-    """The tensors as arrays."""
     return {name: tensor.numpy() for name, tensor in saved.items()}
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors by ``<parameter index>/<name>``, and what is no tensor."""
+    """Tensors by ``<parameter index>/<name>``, and JSON values."""
     state = optimiser.state_dict()
     entries = {(str(i), key): value for i, entry in state["state"].items() for key, value in entry.items()}
     held = {f"{i}/{key}": value for (i, key), value in entries.items() if isinstance(value, torch.Tensor)}
@@ -32,7 +30,6 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, torch.T
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, held: dict[str, torch.Tensor], rest: dict[str, Any]) -> None:
-    """Inverse of `optimiser_state`."""
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in held.items():
         index, _, key = name.partition("/")
@@ -48,7 +45,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, held: dict[str, torch.Te
 
 
 def restore_freezing(policy: torch.nn.Module, trains: list[str], frozen: Mapping[str, int]) -> None:
-    """What a schedule froze or thawed since the network was built."""
+    """Inverse of `freezing`."""
     for name, module in policy.named_modules():
         if isinstance(module, Encoder):
             module.frozen_blocks = frozen[name]

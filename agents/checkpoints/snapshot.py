@@ -1,4 +1,4 @@
-"""Snapshots of a training that goes on: safetensors and JSON in a folder, replaced in one step; no pickle."""
+"""Snapshots of a running training: safetensors and JSON in a folder, replaced atomically; no pickle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANIFEST = "snapshot.json"
 
 
 class SavedState(NamedTuple):
-    """What one part of a training depends on: tensors by name, and JSON values by name, whose order gets lost."""
+    """State of one part of a training: tensors and JSON values by name; the order of names is not kept."""
 
     tensors: Mapping[str, torch.Tensor]
     values: Mapping[str, Any]
@@ -34,13 +34,13 @@ class SavedState(NamedTuple):
 
 
 class Savable(Protocol):
-    """Something with a state that training depends on."""
+    """A part of a training with a state."""
 
     def save(self) -> SavedState:
-        """Its state; nothing in it may be changed before it is on the disk."""
+        """The state, not necessarily copied: it is written before training goes on."""
 
     def restore(self, saved: SavedState) -> None:
-        """Go back to a state of `save`."""
+        """Restore a state of `save`."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Snapshot:
     """A training between two rollouts.
 
     Attributes:
-        env_steps: taken by then. seconds: of wall-clock time spent by then, over all its runs.
-        parts: name of a part -> what it depends on.
+        env_steps: taken so far. seconds: wall-clock time spent so far, over all runs. parts: states by part.
     """
 
     env_steps: int
@@ -57,7 +56,7 @@ class Snapshot:
     parts: Mapping[str, SavedState]
 
     def write(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Replace the snapshot in ``folder``; a kill at any moment leaves the one before or this one, complete."""
+        """Replace the snapshot in ``folder`` atomically."""
         tensors = {f"{part}/{name}": t for part, saved in self.parts.items() for name, t in saved.tensors.items()}
         data = save_tensors({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()})
         file = f"{uuid.uuid4().hex[:16]}.safetensors"
@@ -80,7 +79,7 @@ class Snapshot:
 
     @classmethod
     def read(cls, folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
-        """The snapshot in ``folder``; None where there is none, or a damaged one, or one of another ``identity``."""
+        """The snapshot in ``folder``; None where it is missing, damaged or of another ``identity``."""
         try:
             raw = (folder / MANIFEST).read_bytes()
             manifest = json.loads(raw)
@@ -102,37 +101,28 @@ class Snapshot:
         return cls(manifest["env_steps"], manifest["seconds"], parts)
 
 
-def _nothing() -> SavedState:
-    return SavedState({}, {})
-
-
-def _ignore(saved: SavedState, env_steps: int) -> None:
-    """For callers that have nothing to put back."""
-
-
 @dataclass(frozen=True)
 class Snapshots:
-    """Where a training keeps its latest snapshot, when it takes one, and what of its caller's goes into it.
+    """Where and when a training saves its snapshot, and the caller's part of it.
 
     Attributes:
-        folder: of the snapshot alone; a training that finds a fitting one there goes on from it.
+        folder: of the snapshot alone; a training resumes from a fitting one that is there.
         identity: JSON values that say what is trained with which software: a snapshot fits where they are equal.
-        seconds: a snapshot is taken after so much time, at the next rollout's start, and never takes more than a
-            twentieth of the time.
+        seconds: between snapshots, taken before a rollout, and using at most a twentieth of the time.
         env_steps: where set, also after so many env steps.
-        save: the caller's own part, such as what a method remembers.
-        restore: told, before training goes on, what ``save`` gave and the env steps taken by then.
-        found: gives the snapshot that the caller has read already; by default it is read from ``folder``.
+        save: returns the caller's part, such as a method's state.
+        restore: gets that part and the env steps taken, before training resumes.
+        found: returns the snapshot that the caller has read already; by default it is read from ``folder``.
     """
 
     folder: Path
     identity: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 30.0
     env_steps: int | None = None
-    save: Callable[[], SavedState] = _nothing
-    restore: Callable[[SavedState, int], None] = _ignore
+    save: Callable[[], SavedState] = lambda: SavedState({}, {})
+    restore: Callable[[SavedState, int], None] = lambda saved, env_steps: None
     found: Callable[[], Snapshot | None] | None = None
 
     def latest(self) -> Snapshot | None:
-        """The snapshot that training goes on from, or None where it starts at the beginning."""
+        """The snapshot to resume from, if any."""
         return Snapshot.read(self.folder, self.identity) if self.found is None else self.found()

@@ -1,4 +1,4 @@
-"""When a training takes snapshots and what goes into them beside the learner, and how it goes on from the latest."""
+"""Takes a training's snapshots when due, and resumes from the latest; state of environments and random numbers."""
 
 from __future__ import annotations
 
@@ -17,51 +17,47 @@ from graft.agents.checkpoints.snapshot import Savable, SavedState, Snapshot, Sna
 from graft.errors import GraftError
 
 LARGEST_SHARE = 0.05
-"""Of the time that snapshots may take; where one takes long (a large replay buffer), they come less often."""
+"""Most of the time that snapshots take; large ones (replay buffers) are taken less often."""
 
 
 class SavesArrays(Protocol):
-    """What saves its state as arrays, such as a batch of environments that is ``savable``."""
+    """A batch of environments that is ``savable``."""
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of everything that its future depends on."""
+        """The state, copied."""
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Go back to a state of `save_state`."""
+        """Restore a state of `save_state`."""
 
 
 class EnvState:
-    """A batch of environments."""
+    """A batch of environments as a `Savable`."""
 
     def __init__(self, env: SavesArrays) -> None:
         self._env = env
 
     def save(self) -> SavedState:
-        """Its arrays."""
         return SavedState(tensors(self._env.save_state()), {})
 
     def restore(self, saved: SavedState) -> None:
-        """Its arrays, in place."""
         self._env.restore_state(arrays(saved.tensors))
 
 
 class RandomState:
-    """The random numbers of the process: torch's (of the training device as well), numpy's and Python's."""
+    """The process's random number generators: of torch (CPU and training device), numpy and Python."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" else None
 
     def save(self) -> SavedState:
-        """The generators' states."""
         name, keys, *rest = np.random.get_state(legacy=True)
-        found = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys)}
+        states = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys)}
         if self._cuda is not None:
-            found["cuda"] = torch.cuda.get_rng_state(self._cuda)
+            states["cuda"] = torch.cuda.get_rng_state(self._cuda)
         version, words, gauss = random.getstate()
-        return SavedState(found, {"numpy": [name, *rest], "python": [version, list(words), gauss]})
+        return SavedState(states, {"numpy": [name, *rest], "python": [version, list(words), gauss]})
 
     def restore(self, saved: SavedState) -> None:
-        """The generators' states."""
         torch.set_rng_state(saved.tensors["torch"])
         if self._cuda is not None:
             torch.cuda.set_rng_state(saved.tensors["cuda"], self._cuda)
@@ -72,12 +68,12 @@ class RandomState:
 
 
 class Snapshotter:
-    """Takes a training's snapshots, and puts the latest back.
+    """Saves and restores a training.
 
     Args:
-        snapshots: where to, and when; None for no snapshots.
-        parts: name -> what the training depends on; None where some of it can't be saved, such as the environments
-            (all but the built-in games): nothing is ever taken or put back, and such a training starts over.
+        snapshots: where and when; None for no snapshots.
+        parts: of the training, by name; None where some can't be saved, such as environments other than the built-in
+            games: then no snapshot is taken, and the training always starts at the beginning.
     """
 
     def __init__(self, snapshots: Snapshots | None, parts: Mapping[str, Savable] | None) -> None:
@@ -88,31 +84,30 @@ class Snapshotter:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time spent on what has been kept of the training, in this run and those before."""
         return time.perf_counter() - self._start
 
     def resume(self) -> None:
-        """Put the latest snapshot back, if there is one.
+        """Restore the latest snapshot, if there is one.
 
         Raises:
             GraftError: it does not fit this training; it is removed.
         """
-        found = self._snapshots.latest() if self._snapshots else None
-        if found is None:
+        snapshot = self._snapshots.latest() if self._snapshots else None
+        if snapshot is None:
             return
         assert self._snapshots is not None
         try:
             for name, part in self._parts.items():
-                part.restore(found.parts[name])
-            self._snapshots.restore(found.parts["caller"], found.env_steps)
+                part.restore(snapshot.parts[name])
+            self._snapshots.restore(snapshot.parts["caller"], snapshot.env_steps)
         except (KeyError, ValueError, RuntimeError, GraftError) as error:
             shutil.rmtree(self._snapshots.folder, ignore_errors=True)
             raise GraftError(f"The snapshot in {self._snapshots.folder} does not fit; start again.") from error
-        self._start -= found.seconds
-        self._last_steps = found.env_steps
+        self._start -= snapshot.seconds
+        self._last_steps = snapshot.env_steps
 
     def maybe_save(self, env_steps: int) -> None:
-        """Take a snapshot, if one is due; called between rollouts, when ``env_steps`` have been taken."""
+        """Take a snapshot where one is due; called between rollouts, after ``env_steps``."""
         plan, now = self._snapshots, time.perf_counter()
         if plan is None or not env_steps:  # before the first evaluation, its environments have no state
             return

@@ -1,1 +1,1 @@
-"""Kinds of networks beyond the plain one, one file each; every module here is imported by the registry."""
+"""Policy networks and their encoders; the registry imports every module here."""

@@ -1,4 +1,4 @@
-"""The encoder seam: what a module must offer to be built by name, frozen in part, and transplanted by channel name."""
+"""Base class of encoders, which are built by name, frozen in part, and transplanted by channel name."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from graft.errors import GraftError, unknown
 
 
 class Stem(NamedTuple):
-    """Where names meet the weights: index ``j * group + k`` of dimension ``dim`` of the parameter ``name`` belongs to
-    ``names[j]``, of the observation (or of its parts).
+    """A tensor indexed by observation names: index ``j * group + k`` of dimension ``dim`` of the parameter ``name``
+    belongs to ``names[j]``, of the observation or of its parts.
 
-    ``attributes`` are those of the names. ``board`` is the shape of what has one name in the observation: where
-    ``group`` counts its cells, only boards of one shape have the same cells. Where ``dim`` is 0, the parameter holds
-    statistics of observations. ``within``: whether it lies within a part of the observation, whose features another
-    stem reads.
+    ``attributes`` are those of the names. ``board``: shape of a name's values, where ``group`` counts their cells.
+    ``dim`` 0: the parameter holds observation statistics. ``within``: it belongs to a part of the observation, whose
+    features another stem reads.
     """
 
     name: str
@@ -36,28 +35,27 @@ class Stem(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Stem:
-        """Inverse of ``_asdict`` after a way through JSON."""
         attributes = tuple(map(tuple, data["attributes"]))
         return cls(**{**data, "names": tuple(data["names"]), "attributes": attributes, "board": tuple(data["board"])})
 
     @classmethod
     def of(cls, name: str, group: int, schema: ObservationSchema, dim: int = 1) -> Stem:
-        """That of an encoder which reads ``schema`` and nothing else."""
+        """The stem of an encoder that reads ``schema``."""
         return cls(name, group, schema.names, schema.attributes, schema.shape[1:], dim)
 
 
 class Encoder(nn.Module):
-    """Observation -> feature vector: a chain of blocks, of which the first few may be frozen.
+    """Observation -> features: a chain of blocks, of which the first few may be frozen.
 
-    A subclass fills ``blocks`` from the input up, and sets ``out_dim`` and ``stems``. Its constructor takes the
-    observation schema, then keyword options with defaults, which become its part of the experiment's config.
+    A subclass sets ``blocks`` (from the input up), ``out_dim`` and ``stems``. Its constructor takes the observation
+    schema, then keyword options with defaults, which an experiment's config may set.
     """
 
     kinds: tuple[str, ...] = ()
     """Observation kinds it accepts."""
 
     default_for: tuple[str, ...] = ()
-    """Observation kinds for which it is taken when nobody chose an encoder; one encoder for each kind."""
+    """Observation kinds whose default encoder it is."""
 
     blocks: nn.ModuleList
     out_dim: int
@@ -69,7 +67,7 @@ class Encoder(nn.Module):
         self.holds_statistics: bool | None = None
 
     def scale(self, obs: torch.Tensor) -> torch.Tensor:
-        """Observations as the environment gives them -> float input of the first block, same shape."""
+        """Raw observations -> float input of the first block, same shape."""
         return obs.float()
 
     def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
@@ -94,7 +92,7 @@ class Encoder(nn.Module):
         return self.suffix(obs, 0)
 
     def freeze(self, depth: int | None = None) -> None:
-        """Freeze the first ``depth`` blocks (None: all): no gradients, and eval mode for good.
+        """Freeze the first ``depth`` blocks (None: all): no gradients, always eval mode.
 
         Raises:
             GraftError: a depth that this encoder does not have.
@@ -109,18 +107,23 @@ class Encoder(nn.Module):
             block.requires_grad_(index >= depth)
         self.train(self.training)
 
-    def hold_statistics(self, hold: bool = True) -> None:
-        """Whether modules with buffers stay in eval mode although their blocks train: running statistics are kept, but
-        for those of observations that were never seen.
+    def copy_freezing(self, other: Encoder) -> None:
+        """Freeze what is frozen in ``other``, an encoder of the same architecture."""
+        self.frozen_blocks = other.frozen_blocks
+        for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            mine.requires_grad_(theirs.requires_grad)
 
-        False: those of observations (`Normaliser`) go on, also in frozen blocks. By default they go on where the
-        block trains.
+    def hold_statistics(self, hold: bool = True) -> None:
+        """Keep running statistics (modules with buffers stay in eval mode) although their blocks train, except those of
+        observations that were never seen.
+
+        False: observation statistics (`Normaliser`) are updated, also in frozen blocks. Default: where blocks train.
         """
         self.holds_statistics = hold
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but frozen blocks stay in eval mode, so that normalisation statistics cannot drift."""
+        """As in torch, but frozen blocks stay in eval mode, so that their statistics are kept."""
         super().train(mode)
         for block in self.blocks[: self.frozen_blocks]:
             block.eval()
@@ -136,12 +139,12 @@ class Encoder(nn.Module):
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """How names of parameters begin that have no effect, because what reads their outputs is zero."""
+        """Prefixes of parameters without effect, because the weights that read their outputs are zero."""
         return ()
 
     @property
     def still_blocks(self) -> int:
-        """How many blocks, from the input up, give the same in training until somebody thaws them."""
+        """How many blocks, from the input up, do not change in training unless they are unfrozen."""
         return 0 if self.holds_statistics is False and normalisers(self) else self.frozen_blocks
 
 
@@ -175,5 +178,5 @@ def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, An
 
 
 def default_encoder(schema: ObservationSchema) -> str:
-    """The encoder that fits the kind of observation when nobody chose one."""
+    """Name of the default encoder for the kind of observation."""
     return next(name for name, kind in ENCODERS.items() if schema.kind in kind.default_for)

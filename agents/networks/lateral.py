@@ -1,9 +1,10 @@
-"""Lateral connections: how a new column of a network reads the activations of columns beside it."""
+"""Lateral connections of progressive networks: a new column reads the activations of earlier columns."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,22 +13,19 @@ from graft.agents.networks.policy_network import PolicyHead, PolicyNetwork, Valu
 from graft.errors import GraftError
 
 SCALE_RANGE = (0.01, 0.1)
-"""Where the learned scalars start; Rusu et al. have "a variety of random small values"."""
+"""Initial values of the learned scalars; "a variety of random small values" in Rusu et al."""
 
 Trace = dict[str, list[torch.Tensor]]
-"""A column's activations: ``encoder``, ``policy`` and ``value`` -> the output of each block, from the input up.
-
-The heads' blocks are their hidden layers; their output layers are nowhere in it.
-"""
+"""A column's activations: ``encoder``, ``policy``, ``value`` -> outputs of the blocks (of heads: the hidden layers)."""
 
 _ACTIVATIONS = nn.ReLU.__module__
 
 
 class Lateral(nn.Module):
-    """What one layer of a new column receives from the earlier columns: U act(V (a * h)), with h their activations.
+    """Input of a new column's layer from the earlier columns: U act(V (a * h)), with h their activations.
 
     Args:
-        layer: W, the layer of the new column to whose output this is added.
+        layer: W, the new column's layer to whose output this is added.
         inputs: channels or features of h, one entry for each earlier column.
         width: channels or features that V projects to.
         activation: between V and U.
@@ -44,7 +42,7 @@ class Lateral(nn.Module):
         self.out: nn.Linear | nn.Conv2d
         if isinstance(layer, nn.Conv2d):
             self.project = nn.Conv2d(sum(inputs), width, 1)
-            # Both convolutions see the same cells, or else their outputs could not be added. W has the bias.
+            # The same cells as W's, so that outputs can be added; W has the bias.
             self.out = nn.Conv2d(
                 width,
                 layer.out_channels,
@@ -64,16 +62,15 @@ class Lateral(nn.Module):
         nn.init.orthogonal_(self.out.weight, gain)
 
     def forward(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Of one tensor (N, ...) for each earlier column, the first column's first: a tensor like W's output."""
+        """One tensor (N, ...) for each earlier column, in order -> a tensor of the shape of W's output."""
         if isinstance(self.project, nn.Linear):
             hidden = [h.flatten(1) for h in hidden]
         scaled = torch.cat([h * self.scales[j] for j, h in enumerate(hidden)], 1)
-        result: torch.Tensor = self.out(self.activation(self.project(scaled)))
-        return result
+        return cast(torch.Tensor, self.out(self.activation(self.project(scaled))))
 
 
 def column_blocks(network: PolicyNetwork) -> dict[str, list[Iterable[nn.Module]]]:
-    """A column's blocks by part, as in `Trace`; a block is modules that run one after the other."""
+    """A column's blocks by part, as in `Trace`; a block is a sequence of modules."""
 
     def layers(head: PolicyHead | ValueHead) -> list[Iterable[nn.Module]]:
         blocks: list[list[nn.Module]] = []
@@ -88,22 +85,22 @@ def column_blocks(network: PolicyNetwork) -> dict[str, list[Iterable[nn.Module]]
 
 
 def output_layers(network: PolicyNetwork) -> dict[str, tuple[str, nn.Linear, float]]:
-    """Name -> the head that an output layer belongs to, the layer, and the gain of its orthogonal start."""
-    found = {"policy_out": ("policy", network.policy.out, 0.01), "value_out": ("value", network.value.out, 1.0)}
+    """Name -> head, output layer, and gain of its orthogonal initialisation."""
+    layers = {"policy_out": ("policy", network.policy.out, 0.01), "value_out": ("value", network.value.out, 1.0)}
     if network.policy.spread is not None:
-        found["policy_spread"] = ("policy", network.policy.spread, 0.01)
-    return found
+        layers["policy_spread"] = ("policy", network.policy.spread, 0.01)
+    return layers
 
 
 def block_input(trace: Trace, part: str, index: int) -> torch.Tensor:
-    """What block ``index`` of a part reads (its output layers, where there is no such block)."""
+    """Input of block ``index`` of a part, or of its output layers."""
     return trace[part][index - 1] if index else trace["encoder"][-1]
 
 
 def run_column(
     network: PolicyNetwork, obs: torch.Tensor, laterals: nn.ModuleDict | None = None, earlier: Sequence[Trace] = ()
 ) -> Trace:
-    """The encoder and the heads' hidden layers on raw observations (N, *obs_shape), with what ``laterals`` add."""
+    """Encoder and hidden layers of the heads on raw observations (N, *obs_shape), with ``laterals`` added."""
     trace: Trace = {}
     for part, blocks in column_blocks(network).items():
         hidden = trace["encoder"][-1] if trace else network.encoder.scale(obs)
@@ -121,14 +118,14 @@ def run_column(
 
 
 def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace]) -> nn.ModuleDict:
-    """Laterals into every block of a column but the encoder's first, and into its output layers; from torch's RNG.
+    """Laterals into every block but the encoder's first, and into the output layers; from torch's random numbers.
 
     Args:
         network: the column. own, earlier: activations of any observation in it, and in each of the earlier columns.
     Raises:
-        GraftError: a block with not exactly one layer to add to, or columns that do not fit together.
+        GraftError: a block without exactly one layer to add to, or columns that do not fit together.
     """
-    found = nn.ModuleDict()
+    laterals = nn.ModuleDict()
     for part, blocks in column_blocks(network).items():
         for index, block in enumerate(blocks):
             if part == "encoder" and index == 0:
@@ -138,16 +135,16 @@ def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace])
             inputs = _widths(layer, name, block_input(own, part, index), earlier, part, index)
             width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
             nonlinear = next((m for m in block if type(m).__module__ == _ACTIVATIONS), nn.Identity())
-            found[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), 2**0.5)
+            laterals[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), 2**0.5)
     for key, (part, layer, gain) in output_layers(network).items():
         depth = len(own[part])
         inputs = _widths(layer, f"the output of the {part}", block_input(own, part, depth), earlier, part, depth)
-        found[key] = Lateral(layer, inputs, layer.in_features, nn.Tanh(), gain)
-    return found
+        laterals[key] = Lateral(layer, inputs, layer.in_features, nn.Tanh(), gain)
+    return laterals
 
 
 def _weighted(block: Iterable[nn.Module], name: str, encoder: str | None) -> nn.Linear | nn.Conv2d:
-    """The one layer of a block that a lateral is added to."""
+    """The layer of a block that a lateral is added to."""
     within = [m for child in block for m in child.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     direct = [m for m in block if isinstance(m, nn.Linear | nn.Conv2d)]
     if len(within) != 1 or len(direct) != 1:
@@ -161,7 +158,7 @@ def _weighted(block: Iterable[nn.Module], name: str, encoder: str | None) -> nn.
 def _widths(
     layer: nn.Linear | nn.Conv2d, name: str, below: torch.Tensor, earlier: Sequence[Trace], part: str, index: int
 ) -> list[int]:
-    """Channels (for a convolution) or features that a layer gets from each of the earlier columns."""
+    """Channels (of a convolution) or features from each of the earlier columns."""
     widths = []
     for number, column in enumerate(earlier):
         if len(column[part]) < index:

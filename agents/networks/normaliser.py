@@ -1,4 +1,4 @@
-"""Normalisation of observations by running statistics, which are part of the network and travel with it."""
+"""Normalisation of observations by running statistics, which are buffers of the network."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ import torch
 from torch import nn
 
 Gather = Callable[[torch.Tensor], list[torch.Tensor]]
-"""A tensor of one of several learners -> those of all of them, in the same order everywhere."""
+"""A tensor of one of several learners -> those of all, in the same order in each."""
 
 CLIP = 10.0
-"""Standard deviations beyond which what a network reads is cut off, as in Stable-Baselines3's VecNormalize."""
+"""Normalised values are clipped to this, as in Stable-Baselines3's VecNormalize."""
 
 EPSILON = 1e-8
 
 
 class Normaliser(nn.Module):
-    """Flat observations (N, ...) -> (N, D) with mean 0 and variance 1, as far as its statistics go.
+    """Observations (N, ...) -> (N, D) with mean 0 and variance 1, by running statistics.
 
-    A policy must not change between acting and learning from it. So what passes through in training mode is only
-    counted, and becomes part of the statistics when a backend calls `commit_statistics`, between two rollouts; in eval mode
-    nothing is counted. Before the first time observations pass as they are.
+    A policy must not change between acting and learning. So observations in training mode are only counted, and enter
+    the statistics when a backend calls `commit_statistics`, between two rollouts; in eval mode they are not counted.
+    Before the first commit observations pass unchanged.
 
-    ``running_mean``, ``running_var`` and ``running_count`` (D,): a feature that a transfer brings in has a count of
-    its own and learns fast beside those that are known.
+    ``running_mean``, ``running_var`` and ``running_count`` (D,): a feature that a transfer adds has its own count.
 
     Attributes:
-        held: whether it stays as it is even in training mode.
+        held: whether nothing is counted in training mode either.
 
     Args:
         features: D.
@@ -64,7 +63,7 @@ class Normaliser(nn.Module):
 
     @torch.no_grad()
     def commit_statistics(self, gather: Gather | None = None) -> None:
-        """Make what was counted part of the statistics; ``gather`` gives what several learners have counted."""
+        """Add what was counted to the statistics; ``gather`` collects it from several learners."""
         if gather is not None:
             first, *others = gather(self._pending)
             self._pending.copy_(reduce(_merged, others, first))
@@ -79,7 +78,7 @@ class Normaliser(nn.Module):
 
 
 def _merged(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Count, mean and sum of squared deviations (3, D) of two sets of numbers together."""
+    """Count, mean and sum of squared deviations (3, D) of two sets of numbers."""
     count = a[0] + b[0]
     share = torch.where(count > 0, b[0] / count.clamp(min=1), 0.0)
     distance = b[1] - a[1]
@@ -87,17 +86,17 @@ def _merged(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def normalisers(module: nn.Module) -> list[Normaliser]:
-    """All of them in a network, or in whatever holds one."""
+    """All normalisers in a module."""
     return [part for part in module.modules() if isinstance(part, Normaliser)]
 
 
 def commit_statistics(module: nn.Module, gather: Gather | None = None) -> None:
-    """`Normaliser.commit_statistics` for all of them, copies that replay learners keep included."""
+    """`Normaliser.commit_statistics` of all normalisers in a module."""
     for normaliser in normalisers(module):
         normaliser.commit_statistics(gather)
 
 
 def statistics(module: nn.Module) -> set[str]:
-    """Names of the tensors that are statistics of observations, not weights."""
-    found = {path: part for path, part in module.named_modules() if isinstance(part, Normaliser)}
-    return {f"{path}.{name}" for path, part in found.items() for name in part.state_dict()}
+    """Names of the tensors that are observation statistics."""
+    normalisers_by_path = {path: part for path, part in module.named_modules() if isinstance(part, Normaliser)}
+    return {f"{path}.{name}" for path, part in normalisers_by_path.items() for name in part.state_dict()}

@@ -1,11 +1,11 @@
-"""PolicyNetwork: encoder, policy head and value head, built from schemas; it knows no training backend."""
+"""PolicyNetwork: encoder, policy head and value head, built from schemas; independent of the training backend."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
 
 Distribution = Literal["squashed", "greedy"]
-"""How an algorithm plays the heads where it is not the default (see `Outputs`)."""
+"""How actions are drawn from the heads' outputs where not by default (see `Outputs`)."""
 
 PREFIX_CHUNK = 1024
-"""Observations per forward pass when the output of frozen blocks is computed for a whole batch."""
+"""Observations per forward pass in `PolicyNetwork.whole_prefix`."""
 
 LOG_STD_BOUNDS = (-20.0, 2.0)
 """Of a squashed Gaussian, as in Stable-Baselines3."""
@@ -35,8 +35,8 @@ class NetworkConfig:
         options: keyword options of the encoder.
         head: hidden units of the policy head and, separately, of the value head.
         kind: registered name of the network's class (`NETWORKS`).
-        parts: what a network of another kind than ``plain`` is made of, as JSON values.
-        distribution: of actions, where the algorithm does not play the default one (`Outputs`).
+        parts: JSON values that describe a network of another kind than ``plain``.
+        distribution: of actions, where not the default one (`Outputs`).
     """
 
     encoder: str | None = None
@@ -55,23 +55,22 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NetworkConfig:
-        """Inverse of `to_json`."""
         kind, parts = data.get("kind", "plain"), dict(data.get("parts", {}))
         distribution = data.get("distribution")
         return cls(data["encoder"], dict(data["options"]), tuple(data["head"]), kind, parts, distribution)
 
 
 class Outputs(NamedTuple):
-    """What the heads say about N states; how it is played is in the network's ``config.distribution``.
+    """Outputs of the heads for N states, by the network's ``config.distribution``.
 
-    None: ``action`` (N, A) are the logits of a discrete action, or those of several choices one after the other;
-    or the means of a box action, whose ``log_std`` is (A,) and which is clipped to the schema's bounds.
-    ``squashed``: ``action`` (N, A) are the means of a box action before a tanh, whose result in [-1, 1] is stretched
-    to the schema's bounds; ``log_std`` is (N, A).
-    ``greedy``: ``action`` (N, A) are the Q values of a discrete action; the largest is played.
+    None: ``action`` (N, A) are logits of a discrete action (of several choices, concatenated), or means of a box action
+    with ``log_std`` (A,), clipped to the schema's bounds.
+    ``squashed``: ``action`` (N, A) are means of a box action before a tanh, then scaled from [-1, 1] to the schema's
+    bounds; ``log_std`` is (N, A).
+    ``greedy``: ``action`` (N, A) are Q values of a discrete action; the largest is played.
 
-    ``log_std`` is None for discrete actions. ``value`` (N,): the estimated return; algorithms that have their own
-    critics never train it.
+    ``log_std`` is None for discrete actions. ``value`` (N,): the estimated return, not trained by algorithms with
+    critics of their own.
     """
 
     action: torch.Tensor
@@ -80,17 +79,16 @@ class Outputs(NamedTuple):
 
 
 def split_choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """Those of each choice, (..., size), of an action of one choice (no ``sizes``) or several."""
-    parts: tuple[torch.Tensor, ...] = torch.split(logits, list(sizes) or logits.shape[-1], -1)
-    return parts
+    """Logits of each choice, (..., size); one choice where ``sizes`` is empty."""
+    return torch.split(logits, list(sizes) or logits.shape[-1], -1)
 
 
 class Unstable(RuntimeError):
-    """Training diverged: what the policy gives is not finite any more."""
+    """Training diverged: the policy's outputs are not finite."""
 
 
 def check_finite(outputs: Outputs) -> None:
-    """Raises Unstable where no action can be drawn from ``outputs`` any more."""
+    """Raise Unstable where no action can be drawn from ``outputs``."""
     finite = bool(outputs.action.isfinite().all())
     if outputs.log_std is not None:
         spread = outputs.log_std.exp()
@@ -100,7 +98,7 @@ def check_finite(outputs: Outputs) -> None:
 
 
 def can_play(distribution: Distribution | None, actions: ActionSchema) -> bool:
-    """Whether the distribution is one of such actions; a squashed one needs finite bounds to be stretched to."""
+    """Whether the distribution fits the actions; a squashed one needs finite bounds."""
     if distribution is None:
         return True
     if distribution == "greedy":
@@ -149,8 +147,7 @@ class PolicyHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits, means or Q values, (N, A)."""
-        result: torch.Tensor = self.out(self.hidden(features))
-        return result
+        return cast(torch.Tensor, self.out(self.hidden(features)))
 
     def distribution(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``action`` and ``log_std`` of `Outputs`."""
@@ -170,8 +167,7 @@ class ValueHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Values, (N,)."""
-        result: torch.Tensor = self.out(self.hidden(features)).squeeze(-1)
-        return result
+        return cast(torch.Tensor, self.out(self.hidden(features)).squeeze(-1))
 
 
 class PolicyNetwork(nn.Module):
@@ -218,12 +214,18 @@ class PolicyNetwork(nn.Module):
 
     @property
     def frozen_depth(self) -> int:
-        """The largest depth whose `prefix` does not train, so that a backend may compute it once per rollout."""
+        """The largest depth whose `prefix` is not trained; a backend may compute it once per rollout."""
         return self.encoder.still_blocks
 
     def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
-        """What `suffix` needs of raw observations (N, *obs_shape), as one tensor of N rows; depth 0 gives these."""
+        """Input of `suffix` from raw observations (N, *obs_shape), a tensor of N rows; at depth 0 these."""
         return self.encoder.prefix(obs, depth)
+
+    @torch.no_grad()
+    def whole_prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
+        """`prefix` of many observations in chunks, on the network's device; the result is on the device of ``obs``."""
+        device = self.policy.out.weight.device
+        return torch.cat([self.prefix(c.to(device), depth).to(obs.device) for c in torch.split(obs, PREFIX_CHUNK)])
 
     def suffix(self, hidden: torch.Tensor, depth: int) -> Outputs:
         """Both heads from the output of `prefix` at the same depth."""
@@ -247,7 +249,7 @@ class PolicyNetwork(nn.Module):
 
     @torch.no_grad()
     def draw(self, outputs: Outputs, generator: torch.Generator | None, deterministic: bool = False) -> torch.Tensor:
-        """Actions from the distribution that ``outputs`` describe, as `act`, but box actions may be out of bounds.
+        """Actions from the distribution of ``outputs``, as `act`, but box actions may be out of bounds.
 
         Raises:
             Unstable: training has diverged.
@@ -270,7 +272,7 @@ class PolicyNetwork(nn.Module):
         return action
 
     def played(self, actions: torch.Tensor) -> torch.Tensor:
-        """Actions of `draw` as the environment takes them: those of a box clipped to its bounds."""
+        """Actions of `draw` as the environment takes them: box actions are clipped to the bounds."""
         bounds = self.schemas.action
         if bounds.kind != "box":
             return actions

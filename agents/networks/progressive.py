@@ -1,4 +1,4 @@
-"""Progressive networks: a new column beside frozen ones, which it reads through lateral connections."""
+"""Progressive networks: a new column with lateral connections from frozen earlier columns."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ KIND = "progressive"
 EARLIER = "earlier"
 
 LATERAL_STREAM = 0x1A7E4A1
-"""Sets the laterals' random numbers apart from those of the column with the same seed."""
+"""Seeds the laterals differently from the column."""
 
 
 @NETWORKS.register(KIND)
 class ProgressiveNetwork(PolicyNetwork):
-    """The newest column is the encoder and the heads of a plain network; ``earlier`` holds all columns before it.
+    """The newest column has encoder and heads of a plain network; ``earlier`` holds all columns before it.
 
     h_i = act(W_i h_(i-1) + U_i act(V_i (a * h_(i-1)^(<k)))), with one scalar of ``a`` per layer and earlier column. The
     laterals enter every block of the encoder but the first, and every layer of both heads: the heads' first layer reads
@@ -39,13 +39,13 @@ class ProgressiveNetwork(PolicyNetwork):
     Parameters are named as in a plain network, and ``earlier.*`` and ``laterals.*``. ``earlier`` never changes.
 
     Args:
-        schemas, seed: as of a plain network; the own column starts as the plain network of that seed would.
+        schemas, seed: the newest column starts as the plain network of that seed.
         config: ``parts["earlier"]`` holds the schemas and the config of the earlier network; `beside` fills it in.
     Raises:
         GraftError: the earlier network is missing, or the columns do not fit together.
-    Source: Rusu et al. 2016, "Progressive Neural Networks", eq. 2. It omits biases: V has one, U shares W's. The
-    paper's text has V project to the new layer's width n_i, the equation to n_(i-1). Here it is n_i, and n_(i-1) in the
-    output layers, where n_i would squeeze all that the earlier columns know into one unit of the value head.
+    Source: Rusu et al. 2016, "Progressive Neural Networks", eq. 2. Biases, omitted there: V has one, U shares W's. The
+    paper's text has V project to width n_i, the equation to n_(i-1). Here it is n_i, but n_(i-1) in the output layers,
+    where n_i would be one unit in the value head.
     """
 
     def __init__(self, schemas: Schemas, config: NetworkConfig, seed: int) -> None:
@@ -75,20 +75,19 @@ class ProgressiveNetwork(PolicyNetwork):
         return network
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but earlier columns stay in eval mode, so that normalisation statistics cannot drift."""
+        """As in torch, but earlier columns stay in eval mode, so that their statistics are kept."""
         super().train(mode)
         self.earlier.eval()
         return self
 
     @property
     def columns(self) -> list[PolicyNetwork]:
-        """The network as it was when each column was its newest, the first column's first; the last is this one."""
+        """The network with each column as its newest, in order; the last is this one."""
         before = self.earlier.columns if isinstance(self.earlier, ProgressiveNetwork) else [self.earlier]
         return [*before, self]
 
     @property
     def frozen_depth(self) -> int:
-        """1: the earlier columns."""
         return 1
 
     def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
@@ -111,7 +110,7 @@ class ProgressiveNetwork(PolicyNetwork):
         return self._newest(obs, traces)
 
     def heads(self, features: torch.Tensor) -> Outputs:
-        """Raises GraftError: features alone do not say what the heads give."""
+        """Raise GraftError: the heads also read the earlier columns."""
         raise GraftError("The heads of a progressive network read all its columns; call it with observations.")
 
     @torch.no_grad()
@@ -132,7 +131,7 @@ class ProgressiveNetwork(PolicyNetwork):
 
 
 def _run_columns(network: PolicyNetwork, obs: torch.Tensor) -> list[Trace]:
-    """The activations of every column of a network, the first column's first; each is run once."""
+    """Activations of every column, in order; each is run once."""
     if not isinstance(network, ProgressiveNetwork):
         return [run_column(network, obs)]
     earlier = _run_columns(network.earlier, obs)
@@ -140,7 +139,7 @@ def _run_columns(network: PolicyNetwork, obs: torch.Tensor) -> list[Trace]:
 
 
 def _described(parts: Mapping[str, Any], observation: ObservationSchema) -> PolicyNetwork:
-    """The earlier network that ``parts`` describes, for columns that look at ``observation``."""
+    """The earlier network that ``parts`` describes."""
     if EARLIER not in parts:
         raise GraftError(
             f"A {KIND} network is a column beside an earlier network, and its config has no parts.{EARLIER}; leave the "
@@ -162,5 +161,5 @@ def _described(parts: Mapping[str, Any], observation: ObservationSchema) -> Poli
 
 
 def same_view(a: ObservationSchema, b: ObservationSchema) -> bool:
-    """Whether the same numbers, in the same places, mean the same in both."""
+    """Whether observations of both have the same layout and names."""
     return (a.kind, a.names, a.shape, a.places) == (b.kind, b.names, b.shape, b.places)

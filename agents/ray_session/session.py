@@ -50,18 +50,18 @@ def connected(address: str, cores: int) -> Iterator[None]:
         yield
         return
     check_address(address)
-    found = "local" if address == "local" else resolve_address(address)
+    resolved = "local" if address == "local" else resolve_address(address)
     with contextlib.ExitStack() as stack:
         try:
             stack.callback(reload_auth)
-            if found == "local":
+            if resolved == "local":
                 with one_thread_each():
                     stack.enter_context(
                         _local_ray(cores, object_store_memory=OBJECT_STORE, logging_level=logging.CRITICAL)
                     )
             else:
-                stack.enter_context(cluster_token(found))
-                ray.init(found, log_to_driver=False, logging_level=logging.CRITICAL)
+                stack.enter_context(cluster_token(resolved))
+                ray.init(resolved, log_to_driver=False, logging_level=logging.CRITICAL)
                 stack.callback(ray.shutdown)
         except (ConnectionError, RayError, RuntimeError, ValueError, OSError, SystemExit) as error:
             raise GraftError(f"Ray at --address {address} can't be used: {message_lines(error)[0]}") from error

@@ -1,4 +1,4 @@
-"""The RLlib backend; the only place in `agents` that imports Ray, beside `graft.agents.ray_session.auth`."""
+"""The RLlib backend; only it and `ray_session` import Ray."""
 
 from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
 from graft.agents.rllib.backend import train

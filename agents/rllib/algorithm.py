@@ -1,4 +1,4 @@
-"""The algorithm seam of this backend: a frozen dataclass whose fields are its config, and RLlib's config made of it."""
+"""Base class of this backend's algorithms: a frozen dataclass whose fields are its config, and RLlib's config."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ class Algorithm(algorithm.Algorithm):
     """An algorithm of RLlib's new API stack."""
 
     squads: ClassVar[bool] = False
-    """Whether it can train the policies of several teams at once."""
+    """Whether it can train several policies, those of a squad's teams."""
 
     module: ClassVar[type[NetworkModule]] = NetworkModule
-    """What its learners and runners hold the network in."""
+    """The RLModule of learners and runners."""
 
     @classmethod
     def siblings(cls) -> Mapping[str, type[Any]]:
-        """Those of this backend."""
         return dict(ALGORITHMS.items())
 
     def config(self, num_learners: int) -> AlgorithmConfig:
-        """RLlib's config with these options, which the backend adds network, environments and resources to."""
+        """RLlib's config with these options; the backend adds network, environments and resources."""
         raise NotImplementedError
 
 

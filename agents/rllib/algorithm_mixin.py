@@ -1,10 +1,9 @@
-"""What all algorithms of RLlib have in this backend: what they count, and how runners get weights."""
+"""Mixin for RLlib's algorithms: env-step counting, and sending weights to runners."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import ray
@@ -13,7 +12,6 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from graft.agents.checkpoints.snapshot import Savable
-from graft.agents.rllib.learner import TransferLearner
 from graft.agents.rllib.rollout_collector import EndedEpisodes
 from graft.agents.rllib.runner import BatchRunner, Fragment
 from graft.envs.core.faults import Faults
@@ -27,17 +25,14 @@ TAGS = {
 }
 """RLlib's names of what a learner measures -> tags of Graft's records."""
 
-KINDS = tuple(enumerate((np.float64, np.int64, np.int64)))
-"""Place and type of the parts of `EndedEpisodes`."""
-
 
 class AlgorithmMixin(Algorithm):
-    """A mixin for RLlib's algorithms, whose ``training_step`` the backend calls until the budget is spent.
+    """The backend calls ``training_step`` of these algorithms until the budget is spent.
 
     Attributes:
-        env_steps: taken in its life; the budget goes by them. budget: env steps, once somebody has said so.
-        fragments: of the latest training step, one for each runner. results: what each learner measured in it.
-        memory: what it keeps between two training steps, beside learners and runners; None for nothing.
+        env_steps: taken so far. budget: env steps of the whole training, once the backend has set it.
+        fragments: of the latest training step, one for each runner. results: metrics of each learner in it.
+        memory: state between training steps beside learners and runners (a replay buffer), or None.
         tags: RLlib's names of what a learner measures -> tags of Graft's records.
     """
 
@@ -48,55 +43,49 @@ class AlgorithmMixin(Algorithm):
     memory: Savable | None = None
     tags: ClassVar[Mapping[str, str]] = TAGS
 
-    def seams(self) -> tuple[EnvRunnerGroup, LearnerGroup]:
-        """Runners and learners of an algorithm that was set up."""
-        runners, learners = self.env_runner_group, self.learner_group
-        assert runners is not None
-        assert learners is not None
-        return runners, learners
+    def actor_groups(self) -> tuple[EnvRunnerGroup, LearnerGroup]:
+        assert self.env_runner_group is not None
+        assert self.learner_group is not None
+        return self.env_runner_group, self.learner_group
+
+    def sample_all(self) -> tuple[Fragment, ...]:
+        fragments: list[Fragment] = self.actor_groups()[0].foreach_env_runner(lambda runner: runner.sample())
+        return tuple(fragments)
 
     def weights(self) -> dict[str, dict[str, Any]]:
-        """Of the first learner's networks, by policy."""
-        _, learners = self.seams()
-        found: dict[str, dict[str, Any]] = next(iter(learners.foreach_learner(_weights))).get()  # type: ignore[arg-type]
-        return found
+        """Weights of the first learner's networks, by policy."""
+        learners: Any = self.actor_groups()[1]
+        return cast(dict[str, dict[str, Any]], next(iter(learners.foreach_learner(lambda one: one.weights()))).get())
 
     def send_weights(self) -> None:
-        """From the first learner to all runners, whatever changed them.
+        """From the first learner to all runners.
 
-        RLlib's own way is for updates only: it leaves runners alone that have weights of the same number already.
+        RLlib's own way is for updates only: it skips runners that have weights of the same version already.
         """
-        runners, _ = self.seams()
+        runners, _ = self.actor_groups()
         weights = self.weights()
-        held = ray.put(weights) if runners.num_remote_env_runners() else weights
-        runners.foreach_env_runner(partial(load_weights, weights=held))
+        sent = ray.put(weights) if runners.num_remote_env_runners() else weights
+        runners.foreach_env_runner(lambda runner: load_weights(runner, sent))  # type: ignore[arg-type]
 
     def faults(self) -> list[Faults]:
         """Of each runner's environments."""
-        runners, _ = self.seams()
-        found: list[Faults] = runners.foreach_env_runner(_faults)  # type: ignore[arg-type]  # they are ours
+        found: list[Faults] = self.actor_groups()[0].foreach_env_runner(lambda runner: runner.faults)  # type: ignore[attr-defined]
         return found
 
     def _setup_logdir(self) -> None:
-        """RLlib's records go nowhere: Graft keeps its own."""
+        """RLlib writes no records of its own: Graft does."""
         self._logdir: Any = ""
 
 
-def merged(found: Sequence[Fragment], rows: int) -> Fragment:
-    """What one runner with ``rows`` environments has sampled bit by bit, without columns."""
-    parts = [np.concatenate([np.zeros(0, kind), *(part[i] for part in (f.ended for f in found))]) for i, kind in KINDS]
-    return Fragment({}, sum(fragment.env_steps for fragment in found), rows, EndedEpisodes(*parts))
+def merged(fragments: Sequence[Fragment], rows: int) -> Fragment:
+    kinds = (np.float64, np.int64, np.int64)
+    ended = (
+        np.concatenate([np.zeros(0, kind), *(fragment.ended[i] for fragment in fragments)])
+        for i, kind in enumerate(kinds)
+    )
+    return Fragment({}, sum(fragment.env_steps for fragment in fragments), rows, EndedEpisodes(*ended))
 
 
 def load_weights(runner: BatchRunner, weights: Any) -> None:
-    """Let a runner play with these weights, or those that they are a reference to."""
+    """Load weights, or those that an object reference points to."""
     runner.load_weights(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
-
-
-def _weights(learner: TransferLearner) -> dict[str, dict[str, Any]]:
-    networks = learner.networks.items()
-    return {policy: {name: t.detach().cpu().numpy() for name, t in n.state_dict().items()} for policy, n in networks}
-
-
-def _faults(runner: BatchRunner) -> Faults:
-    return runner.faults

@@ -1,4 +1,4 @@
-"""RLlib's PPO as it comes, on Graft's environments and networks: what the backend is compared with."""
+"""RLlib's unchanged PPO on Graft's environments and networks, to compare the backend with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graft.agents.training.algorithm import PPOOptions
 from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import make
 
-NAME = "graft-plain"
+NAME = "graft-baseline"
 
 
 def baseline_ppo(network: PolicyNetwork, task: Task, options: PPOOptions, seed: int) -> PPO:
@@ -26,10 +26,10 @@ def baseline_ppo(network: PolicyNetwork, task: Task, options: PPOOptions, seed: 
     options are those of the backend's PPO.
     """
 
-    def world(context: dict[str, Any]) -> TaskVectorEnv:
+    def make_env(context: dict[str, Any]) -> TaskVectorEnv:
         return make(task, context["num_envs"], seed, AutoresetMode.NEXT_STEP, observation=network.schemas.observation)
 
-    register_env(NAME, world)
+    register_env(NAME, make_env)
     config = PPOConfig()
     config.environment(NAME, disable_env_checking=True)
     config.env_runners(

@@ -1,4 +1,4 @@
-"""An actor with critics: what soft actor-critic trains beside a PolicyNetwork."""
+"""Critics, and the RLModule of a PolicyNetwork as an actor with critics, for SAC."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import torch
 from ray.rllib.algorithms.sac.sac_learner import QF_PREDS, QF_TARGET_NEXT, QF_TWIN_PREDS
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchSquashedGaussian
-from ray.rllib.core.learner.utils import make_target_network
-from ray.rllib.core.rl_module.apis import QNetAPI, TargetNetworkAPI
+from ray.rllib.core.rl_module.apis import QNetAPI
 from torch import nn
 
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import check_finite
-from graft.agents.rllib.module import NetworkModule
+from graft.agents.rllib.module import TargetNetworkModule
 from graft.envs.core.schema import ActionSchema
 from graft.errors import GraftError
 
@@ -25,8 +24,7 @@ class Critics(nn.Module):
     """Two estimates of the return of actions in [-1, 1], on features of one encoder.
 
     Args:
-        shared: whether the encoder is somebody else's, who trains it.
-        hidden: units of the layers above it.
+        shared: whether the encoder is the actor's, which alone trains it. hidden: units of the layers above it.
     """
 
     def __init__(self, encoder: Encoder, shared: bool, actions: int, hidden: tuple[int, ...]) -> None:
@@ -46,7 +44,6 @@ class Critics(nn.Module):
         return first, second
 
     def trained(self) -> list[nn.Parameter]:
-        """Parameters that train on the critics' loss, unless they are frozen."""
         return list((self.heads if self.shared else self).parameters())
 
 
@@ -60,59 +57,39 @@ def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
 
 
 def scale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
-    """Inverse of `graft.agents.networks.policy_network.stretched`: box actions (N, A) from the schema's bounds to [-1, 1]."""
+    """Box actions (N, A) from the schema's bounds to [-1, 1]; inverse of `unscale_actions`."""
     low, high = torch.tensor(schema.low).to(actions), torch.tensor(schema.high).to(actions)
     return 2.0 * (actions - low) / (high - low) - 1.0
 
 
-class SACModule(NetworkModule, TargetNetworkAPI, QNetAPI):
-    """A network as the actor, and in learners critics and target critics.
+class SACModule(TargetNetworkModule, QNetAPI):
+    """A network as the actor; in learners with critics and target critics.
 
-    ``model_config`` has ``critics`` beside the network: the arguments of `make_critics`, by name.
+    ``learner_config_dict`` has the arguments of `make_critics`.
     """
 
     critics: Critics
-    target: Critics
 
     def make_critics(self, shared: bool, hidden: tuple[int, ...], seed: int) -> None:
-        """Fresh layers, from a seed, on the network's encoder, or on a copy of it; only learners need them."""
+        """Make critics from a seed, on the network's encoder (``shared``) or a copy of it; only in learners."""
         encoder = self.network.encoder if shared else copy.deepcopy(self.network.encoder)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             made = Critics(encoder, shared, len(self.network.schemas.action.names), hidden)
         self.critics = made.to(next(self.network.parameters()).device)
 
-    def make_target_networks(self) -> None:
-        """Called by RLlib's learner, when the critics are there."""
-        target: Any = make_target_network(self.critics)
-        self.target = target.eval()
-
-    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """For RLlib's learner, which moves the target after the critics."""
-        return [(self.critics, self.target)]
-
-    def train(self, mode: bool = True) -> SACModule:
-        """As in torch, but the target stays in eval mode."""
-        super().train(mode)
-        if "target" in self._modules:
-            self.target.eval()
-        return self
+    @property
+    def online(self) -> nn.Module:
+        return self.critics
 
     def follow_freezing(self) -> None:
-        """Freeze and thaw the critics' encoder with the actor's, which a schedule may have changed."""
-        mine, theirs = self.critics.encoder, self.network.encoder
-        if mine is theirs:
-            return
-        mine.frozen_blocks = theirs.frozen_blocks
-        for copied, original in zip(mine.parameters(), theirs.parameters(), strict=True):
-            copied.requires_grad_(original.requires_grad)
+        """Freeze and unfreeze the critics' encoder as the actor's is now."""
+        if self.critics.encoder is not self.network.encoder:
+            self.critics.encoder.copy_freezing(self.network.encoder)
 
     @torch.no_grad()
-    def copy_what_does_not_train(self) -> None:
-        """Let the target have the critics' buffers and frozen tensors as they are.
-
-        RLlib moves the target a little way in all tensors, which leaves statistics behind, and rounds.
-        """
+    def copy_buffers(self) -> None:
+        """Copy buffers and frozen tensors to the target, as RLlib averages these as well, with a delay and rounding."""
         held = {name for name, parameter in self.critics.named_parameters() if parameter.requires_grad}
         theirs = self.target.state_dict()
         for name, tensor in self.critics.state_dict().items():
@@ -122,7 +99,7 @@ class SACModule(NetworkModule, TargetNetworkAPI, QNetAPI):
     def policy(self, obs: torch.Tensor) -> TorchSquashedGaussian:
         """The distribution of actions in [-1, 1] at raw observations.
 
-        RLlib's own way from outputs to it has a floor of exp(-5) for deviations, which the network does not have.
+        RLlib's own conversion limits deviations to at least exp(-5), the network does not.
         """
         outputs = self.network(obs)
         check_finite(outputs)
@@ -139,7 +116,7 @@ class SACModule(NetworkModule, TargetNetworkAPI, QNetAPI):
             value_after = torch.minimum(*self.target(self.target.features(after), drawn_after))
         features = self.critics.features(obs)
         first, second = self.critics(features, scale_actions(batch[Columns.ACTIONS], self.network.schemas.action))
-        # The actor's loss goes through the critics, to the actions, and must leave no gradient in them.
+        # The actor's loss passes through the critics and must leave no gradient in them.
         self.critics.heads.requires_grad_(False)
         value = torch.minimum(*self.critics(features.detach(), drawn))
         self.critics.heads.requires_grad_(True)

@@ -1,10 +1,9 @@
-"""What a transfer method needs of RLlib's learners, whatever the algorithm, and what keeps several of them alike."""
+"""Mixin for RLlib's learners: a transfer method's hooks, and gradient averaging over several learners."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -18,69 +17,64 @@ from graft.agents.checkpoints.learner_state import freezing, optimiser_state, re
 from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.checkpoints.snapshotter import RandomState
 from graft.agents.networks.normaliser import commit_statistics
-from graft.agents.networks.policy_network import PREFIX_CHUNK, PolicyNetwork, Unstable
+from graft.agents.networks.policy_network import PolicyNetwork, Unstable
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.training.backend import Batch, Hooks
 from graft.agents.training.learning_rates import scale_rates
 
 HOOKS = "hooks"
-"""Key of ``learner_config_dict`` under which the method's hooks are, `Held`."""
+"""Key of ``learner_config_dict`` under which the method's hooks are, a `Reference`."""
 
 ADAM_EPSILON = 1e-5
 """As Stable-Baselines3 gives it to PPO (Huang et al. 2022, detail 3 of 37)."""
 
 
 class TransferLearner(TorchLearner):
-    """A mixin for RLlib's learners, whose losses, clipping and steps stay theirs.
+    """Losses, clipping and optimiser steps stay RLlib's.
 
-    - The method's gradients come between backward and clipping, its learning rates in groups of the optimiser, its
-      schedule between two updates.
-    - Several learners average their gradients here, in one piece, before the method sees them, and once more what it
-      made of them, as it may look at a minibatch that the others don't have. RLlib's own wrapper for that (DDP) wants
-      the same parameters to train from beginning to end, and a schedule may thaw some.
-    - Every epoch is a new order of all states. Where the first blocks are frozen and no method asks for raw
-      observations, they run once per update instead of once per epoch.
-    - What normalisation counted becomes part of its statistics after an update, when all samples of it were used.
-    - In a squad, partners learn beside the policy that the method is about: each by a loss and an optimiser of its own,
-      in as many minibatches. Where they share its encoder, that is the method's and its optimiser's, and its gradients
-      are the sum of all losses'.
+    - The method changes gradients between backward and clipping; its learning rates are parameter groups of the
+      optimiser; its schedule runs between two updates.
+    - Several learners average their gradients before the method sees them, and again after it changed them, as it may
+      read a minibatch that the others don't have. RLlib's wrapper for that (DDP) needs a fixed set of trained
+      parameters, and a schedule may unfreeze some.
+    - Every epoch shuffles all states. Where the first blocks are frozen and no method needs raw observations, they run
+      once per update instead of once per epoch.
+    - Observation statistics are committed after an update, when all of its samples were used.
+    - In a squad, partner policies have a loss and an optimiser each, and as many minibatches. An encoder that they
+      share is trained by the method's optimiser, on the sum of all losses.
     """
 
     _batch: Batch | None = None
     failure: Exception | None = None
-    """What ended an update here; a learner that others left has an error of torch's own."""
+    """What ended an update of this learner; the other learners only have torch's error of a lost connection."""
 
     def _module_of(self, policy: str) -> NetworkModule:
-        found = self.module[policy].unwrapped()
-        assert isinstance(found, NetworkModule)
-        return found
+        module = self.module[policy].unwrapped()
+        assert isinstance(module, NetworkModule)
+        return module
 
     @property
     def network(self) -> PolicyNetwork:
-        """What the method is about."""
         return self._module_of(DEFAULT_MODULE_ID).network
 
     @property
     def networks(self) -> dict[str, PolicyNetwork]:
-        """All that are trained, by policy: the method's first, then its partners'."""
+        """All trained networks by policy: `network` first, then the partners."""
         others = sorted({*self.module.keys()} - {DEFAULT_MODULE_ID})
         return {policy: self._module_of(policy).network for policy in (DEFAULT_MODULE_ID, *others)}
 
     @property
     def partners(self) -> dict[str, PolicyNetwork]:
-        """Those beside `network`."""
         return {policy: network for policy, network in self.networks.items() if policy != DEFAULT_MODULE_ID}
 
     @property
     def hooks(self) -> Hooks:
-        """The method's."""
-        found: Hooks = self.config.learner_config_dict[HOOKS].value
-        return found
+        return cast(Hooks, self.config.learner_config_dict[HOOKS].value)
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """Adam, with the method's learning rates; a partner's own parameters at the algorithm's."""
         assert config is not None
-        # Frozen parameters are included: they have no gradient, so they are skipped until a schedule thaws them.
+        # Frozen parameters are included: they have no gradient, so they are skipped until a schedule unfreezes them.
         parameters = list(self.network.parameters())
         if module_id != DEFAULT_MODULE_ID:
             shared = set(parameters)
@@ -96,14 +90,9 @@ class TransferLearner(TorchLearner):
         """Learners average their gradients themselves."""
 
     def _create_iterator_if_necessary(
-        self,
-        *,
-        training_data: TrainingData,
-        num_epochs: int = 1,
-        minibatch_size: int | None = None,
-        **_: Any,
+        self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **_: Any
     ) -> Iterator[MultiAgentBatch]:
-        """Minibatches of a batch of states in random order, new in every epoch; the last one may be smaller."""
+        """Shuffled minibatches, in a new order in every epoch; the last one may be smaller."""
         made = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
         wholes = {policy: made.policy_batches[policy] for policy in self.networks if policy in made.policy_batches}
         columns = {policy: self._columns(policy, whole) for policy, whole in wholes.items()}
@@ -126,19 +115,15 @@ class TransferLearner(TorchLearner):
                 self._module_of(policy).input_depth = 0
 
     def _columns(self, policy: str, whole: SampleBatch) -> dict[str, torch.Tensor]:
-        """Those of a policy's batch, with what its frozen blocks make of observations, where that is all there is."""
+        """A policy's batch; observations are replaced by the frozen blocks' output where no method needs them."""
         columns = {name: column for name, column in whole.items() if isinstance(column, torch.Tensor)}
         module = self._module_of(policy)
-        raw = policy == DEFAULT_MODULE_ID and self.hooks.gradients is not None  # a method asks for them
+        raw = policy == DEFAULT_MODULE_ID and self.hooks.gradients is not None  # a method may read them
         if not raw and (depth := module.network.frozen_depth):
-            columns[Columns.OBS] = self._prefix(module.network, columns[Columns.OBS], depth)
+            module.network.train()  # so that observation statistics are counted
+            columns[Columns.OBS] = module.network.whole_prefix(columns[Columns.OBS], depth)
             module.input_depth = depth
         return columns
-
-    @torch.no_grad()
-    def _prefix(self, network: PolicyNetwork, obs: torch.Tensor, depth: int) -> torch.Tensor:
-        network.train()  # as in the passes that it stands for: statistics are counted
-        return torch.cat([network.prefix(part, depth) for part in torch.split(obs, PREFIX_CHUNK)])
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
         columns = batch.get(DEFAULT_MODULE_ID)
@@ -152,26 +137,26 @@ class TransferLearner(TorchLearner):
             raise
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
-        """Of the loss, the mean over all learners.
+        """The mean over all learners.
 
         Raises:
-            Unstable: it is not finite; RLlib would learn nothing from such a minibatch, and not say so.
+            Unstable: the loss is not finite; RLlib would skip such a minibatch silently.
         """
         if not all(bool(torch.isfinite(loss)) for loss in loss_per_module.values()):
             raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
-        found = super().compute_gradients(loss_per_module, **kwargs)
-        return self._averaged({parameter: grad for parameter, grad in found.items() if grad is not None})
+        gradients = super().compute_gradients(loss_per_module, **kwargs)
+        return self._averaged({parameter: grad for parameter, grad in gradients.items() if grad is not None})
 
     def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
-        """What the method makes of them, clipped."""
+        """The method's change, then RLlib's clipping."""
         change = self.hooks.gradients
         if change is None:
             return super().postprocess_gradients(gradients_dict)
         named = dict(self.network.named_parameters())
         given = {name: gradients_dict[p] for name, p in named.items() if p in gradients_dict}
         others = {p: grad for p, grad in gradients_dict.items() if p not in set(named.values())}
-        # In a squad, nobody of the method's team may have been in play, so that it has nothing to judge by. What it is
-        # about stays then: it may be there to keep just those weights that a partner would move.
+        # Without a batch (in a squad, all agents of the team may be out of play) the method's weights don't change:
+        # its gradients are dropped, as a partner's loss could move weights that the method protects.
         changed = {} if self._batch is None else change(given, self.network, self._batch)
         for name in given.keys() - changed.keys():
             named[name].grad = None  # or the optimiser would still step it
@@ -189,55 +174,58 @@ class TransferLearner(TorchLearner):
         return {p: part.view_as(grad) for (p, grad), part in zip(gradients.items(), parts, strict=True)}
 
     def after_gradient_based_update(self, *, timesteps: Mapping[str, Any]) -> None:
-        """RLlib's own, then the statistics of observations."""
         super().after_gradient_based_update(timesteps=dict(timesteps))
         for network in self.networks.values():
             commit_statistics(network, self._gathered)
 
     def _gathered(self, pending: torch.Tensor) -> list[torch.Tensor]:
-        """That of every learner, in their order."""
         if self.config.num_learners < 2:
             return [pending]
-        found = [torch.empty_like(pending) for _ in range(self.config.num_learners)]
-        torch.distributed.all_gather(found, pending)
-        return found
+        gathered = [torch.empty_like(pending) for _ in range(self.config.num_learners)]
+        torch.distributed.all_gather(gathered, pending)
+        return gathered
 
     def schedule(self, progress: float) -> None:
-        """The method's, before a rollout."""
         if self.hooks.schedule is not None:
             self.hooks.schedule(self.network, progress)
 
     def save(self) -> SavedState:
-        """What its next updates depend on: weights, what is frozen, the optimiser, and what the method remembers."""
         held, rest = optimiser_state(self.get_optimizer())
-        found = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
-        found |= {f"optimiser/{name}": tensor for name, tensor in held.items()}
+        state = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        state |= {f"optimiser/{name}": tensor for name, tensor in held.items()}
         values: dict[str, Any] = {"optimiser": rest, **freezing(self.network), "partners": {}}
         if self.hooks.state is not None:
             tensors, values["method"] = self.hooks.state.save()
-            found |= {f"method/{name}": tensor for name, tensor in tensors.items()}
+            state |= {f"method/{name}": tensor for name, tensor in tensors.items()}
         for policy, network in self.partners.items():
             held, values["partners"][policy] = optimiser_state(self.get_optimizer(policy))
-            found |= {f"partner {policy}/{name}": tensor for name, tensor in network.state_dict().items()}
-            found |= {f"partner's optimiser {policy}/{name}": tensor for name, tensor in held.items()}
-        return SavedState({name: tensor.detach().cpu() for name, tensor in found.items()}, values)
+            state |= {f"partner {policy}/{name}": tensor for name, tensor in network.state_dict().items()}
+            state |= {f"partner's optimiser {policy}/{name}": tensor for name, tensor in held.items()}
+        return SavedState({name: tensor.detach().cpu() for name, tensor in state.items()}, values)
 
     def restore(self, saved: SavedState) -> None:
-        """Inverse of `save`."""
-        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
-        for name, tensor in saved.tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor.to(self.device)
-        self.network.load_exactly(parts["network"])
-        restore_optimiser(self.get_optimizer(), parts["optimiser"], saved.values["optimiser"])
+        self.network.load_exactly(self.on_device(saved, "network"))
+        restore_optimiser(self.get_optimizer(), self.on_device(saved, "optimiser"), saved.values["optimiser"])
         restore_freezing(self.network, saved.values["trains"], saved.values["frozen"])
         if self.hooks.state is not None:
-            self.hooks.state.restore(SavedState(parts["method"], saved.values["method"]))
+            self.restore_method(SavedState(self.on_device(saved, "method"), saved.values["method"]))
         for policy, network in self.partners.items():
-            network.load_exactly(parts[f"partner {policy}"])
-            held, rest = parts[f"partner's optimiser {policy}"], saved.values["partners"][policy]
-            restore_optimiser(self.get_optimizer(policy), held, rest)
+            network.load_exactly(self.on_device(saved, f"partner {policy}"))
+            held = self.on_device(saved, f"partner's optimiser {policy}")
+            restore_optimiser(self.get_optimizer(policy), held, saved.values["partners"][policy])
 
-    def randomness(self) -> RandomState:
-        """The random numbers of its process."""
+    def on_device(self, saved: SavedState, group: str) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in saved.group(group).items()}
+
+    def restore_method(self, saved: SavedState) -> None:
+        assert self.hooks.state is not None
+        self.hooks.state.restore(saved)
+
+    def weights(self) -> dict[str, dict[str, Any]]:
+        networks = self.networks.items()
+        return {
+            policy: {name: t.detach().cpu().numpy() for name, t in n.state_dict().items()} for policy, n in networks
+        }
+
+    def random_state(self) -> RandomState:
         return RandomState(torch.device(self.device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -15,10 +15,12 @@ from ray.rllib.core.distribution.torch.torch_distribution import (
     TorchDiagGaussian,
     TorchMultiCategorical,
 )
-from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.learner.utils import make_target_network
+from ray.rllib.core.rl_module.apis import TargetNetworkAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import nn
 from torch.nn.utils import parametrize
 
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork, check_finite
@@ -28,10 +30,7 @@ T = TypeVar("T")
 
 
 class Reference(Generic[T]):
-    """Something inside a config of RLlib, which copies its configs deeply and often: this stays one and the same.
-
-    Other processes get a copy, as they do of everything.
-    """
+    """A value inside an RLlib config that deep copies of the config share; other processes get a copy."""
 
     def __init__(self, value: T) -> None:
         self.value = value
@@ -41,7 +40,7 @@ class Reference(Generic[T]):
 
 
 class NetworkReference(Reference[PolicyNetwork]):
-    """A network; torch refuses to pickle what parametrises its layers (`lora`), so that goes beside it."""
+    """A network whose parametrised layers (`lora`), which torch refuses to pickle, are pickled apart."""
 
     def __getstate__(self) -> dict[str, Any]:
         network = copy.deepcopy(self.value)
@@ -49,11 +48,11 @@ class NetworkReference(Reference[PolicyNetwork]):
         weights, layers = network.state_dict(), []
         for path, layer in list(network.named_modules()):
             if parametrize.is_parametrized(layer):
-                found = dict(layer.parametrizations.items())
-                # Torch's own way back changes the layer's class, which the network that was copied shares.
+                parametrized = dict(layer.parametrizations.items())
+                # Not remove_parametrizations: it changes the layer's class, which the original network shares.
                 layer.__class__ = type(layer).__bases__[0]
                 del layer.parametrizations
-                for name, parts in found.items():
+                for name, parts in parametrized.items():
                     layer.register_parameter(name, parts.original)
                     layers.append((path, name, list(parts)))
         return {"network": network, "layers": layers, "weights": weights, "trains": trains}
@@ -70,54 +69,50 @@ class NetworkReference(Reference[PolicyNetwork]):
 
 
 def distribution_inputs(outputs: Outputs) -> torch.Tensor:
-    """The heads' outputs as RLlib's distributions take them: logits (N, A), or means and log deviations (N, 2 A)."""
+    """The heads' outputs as inputs of RLlib's distributions: logits (N, A), or means and log deviations (N, 2 A)."""
     if outputs.log_std is None:
         return outputs.action
     return torch.cat([outputs.action, outputs.log_std.expand_as(outputs.action)], -1)
 
 
 def distribution_class(actions: ActionSchema) -> type[Any]:
-    """RLlib's distribution of the default kind (`graft.agents.networks.policy_network.Outputs`) for such actions."""
+    """RLlib's distribution for ``actions``, of the default kind (see `Outputs`)."""
     if actions.kind == "box":
         return TorchDiagGaussian
     if not actions.sizes:
         return TorchCategorical
     made: Any = TorchMultiCategorical
-    found: type[Any] = made.get_partial_dist_cls(input_lens=list(actions.sizes))
-    return found
+    return cast(type[Any], made.get_partial_dist_cls(input_lens=list(actions.sizes)))
 
 
 class NetworkModule(TorchRLModule, ValueFunctionAPI):
-    """Wraps a copy of a network that was built elsewhere, its weights, frozen parts and statistics as they come.
-
-    ``model_config`` has it, `Reference`, under ``network``. RLlib keeps the copies of learners and runners alike.
+    """Wraps a copy of the network in ``model_config["network"]``, a `Reference`, with weights and frozen parts.
 
     Attributes:
-        network: what is trained. input_depth: how many of its first blocks observations have been through already.
+        network: what is trained. input_depth: how many of its first blocks observations have passed already.
     """
 
     network: PolicyNetwork
     input_depth: int
 
     def setup(self) -> None:
-        """Called by RLlib: makes the network before anything sees its parameters."""
         assert isinstance(self.model_config, dict)
         self.network = copy.deepcopy(self.model_config["network"].value)
         self.input_depth = 0
         self.action_dist_cls = distribution_class(self.network.schemas.action)
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """For RLlib, which asks it of modules that average gradients by themselves; here the learner does."""
+        """Nothing to do: the learner averages gradients, not the module."""
         return nullcontext()
 
     def _forward(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         outputs: Outputs = self.network.suffix(batch[Columns.OBS], self.input_depth)
         check_finite(outputs)
-        # Both heads have run; `compute_values` takes the values from here.
+        # `compute_values` reads the values from the embeddings.
         return {Columns.ACTION_DIST_INPUTS: distribution_inputs(outputs), Columns.EMBEDDINGS: outputs.value}
 
     def compute_values(self, batch: Mapping[str, Any], embeddings: Any = None) -> torch.Tensor:
-        """Values (N,): those of the forward pass where it is given, else computed without gradients."""
+        """Values (N,): of the forward pass (``embeddings``), else computed without gradients."""
         if isinstance(embeddings, torch.Tensor):
             return embeddings
         with torch.no_grad():
@@ -125,8 +120,31 @@ class NetworkModule(TorchRLModule, ValueFunctionAPI):
         return values
 
 
+class TargetNetworkModule(NetworkModule, TargetNetworkAPI):
+    """A module whose learners keep a target, a delayed copy of ``online``, in eval mode."""
+
+    target: Any
+
+    @property
+    def online(self) -> nn.Module:
+        """What the target is a copy of."""
+        return self.network
+
+    def make_target_networks(self) -> None:
+        self.target = make_target_network(self.online).eval()
+
+    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(self.online, self.target)]
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if "target" in self._modules:
+            self.target.eval()
+        return self
+
+
 def module_spec(network: PolicyNetwork, shares: bool = False) -> RLModuleSpec:
-    """What RLlib builds its modules from; ``shares``: the encoder is the first policy's."""
+    """Spec of a network's module; ``shares``: its encoder is that of the trained policy."""
     return RLModuleSpec(
         module_class=NetworkModule,
         observation_space=network.schemas.observation.space(),
@@ -136,10 +154,9 @@ def module_spec(network: PolicyNetwork, shares: bool = False) -> RLModuleSpec:
 
 
 class SquadModule(MultiRLModule):
-    """Several networks, some of which share the encoder of the first policy's."""
+    """Several networks, of which some share the encoder of the trained policy."""
 
     def setup(self) -> None:
-        """Called by RLlib: makes the networks, and one encoder of those that are shared."""
         super().setup()  # type: ignore[no-untyped-call]  # Ray's
         modules: dict[str, Any] = self._rl_modules
         for module in modules.values():
@@ -148,7 +165,7 @@ class SquadModule(MultiRLModule):
 
 
 def squad_spec(network: PolicyNetwork, partners: Mapping[str, PolicyNetwork]) -> MultiRLModuleSpec:
-    """What RLlib builds a squad's modules from: the one that training is about, and its partners' by policy."""
+    """Spec of a squad's modules: the trained network, and its partners by policy."""
     specs = {name: module_spec(other, other.encoder is network.encoder) for name, other in partners.items()}
     return MultiRLModuleSpec(
         multi_rl_module_class=SquadModule, rl_module_specs={DEFAULT_MODULE_ID: module_spec(network), **specs}

@@ -1,18 +1,17 @@
-"""Squads for RLlib: one game of a task for squads as a `MultiAgentEnv`.
+"""One game of a task for squads as RLlib's `MultiAgentEnv`.
 
 >>> env = SquadGame({"task": {"id": "Graft/Pursuit-v0", "kwargs": {"hunters": 2, "prey": 1}}, "seed": 5})
 >>> env.possible_agents
 ['hunter_0', 'hunter_1', 'prey_0']
 
-RLlib's recorder of episodes (``MultiAgentEpisode``, Ray 2.60) sets the rules that this keeps:
+Rules of RLlib's ``MultiAgentEpisode`` (Ray 2.60) that this follows:
 
-- An agent whose end was recorded must not be heard of again in that episode, and one that acted and is truncated needs
-  a last observation. So a step shows those that act next and those that end in it, and nobody else.
-- It takes an episode for ended once everybody it has met has ended, whatever ``__all__`` says. So ``__all__`` says the
-  same: where newcomers go on alone, RLlib's next episode begins with them, in the same game.
-- Where all whom it knows have a flag of their own, it marks the episode, and everybody in it, as terminated: nothing
-  would be bootstrapped from what a time limit cut off. So agents that are truncated in an episode's last step are
-  truncated by ``__all__`` alone, without flags of their own.
+- An agent that ended must not appear again in its episode, and one that is truncated needs a last observation. So a
+  step shows the agents that act next and those that end in it.
+- An episode has ended once all of its agents have ended, whatever ``__all__`` says. So ``__all__`` says the same: where
+  newcomers go on alone, RLlib's next episode begins with them, in the same game.
+- Where all agents have flags of their own, RLlib marks the episode as terminated, and bootstraps nothing after a time
+  limit. So agents truncated in an episode's last step are truncated by ``__all__`` alone.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ from graft.errors import GraftError, unknown
 
 SETTINGS = ("task", "seed", "render_mode", "worker_index")
 MOST_IDLE_STEPS = 10_000
-"""Steps of the others, at most, until somebody who learns comes into play."""
+"""Most steps of the opponents until a learning agent is in play."""
 
-# By agent, whose names are any Hashable to RLlib.
 Obs = dict[Any, Array]
 Rewards = dict[Any, float]
 Flags = dict[Any, bool]
@@ -46,24 +44,21 @@ Infos = dict[Any, dict[str, Any]]
 
 
 class SquadGame(MultiAgentEnv):
-    """One game, whose agents see and do what the rows of ``envs.make`` of the same task do.
+    """One game, with observations and actions of the rows of ``envs.make`` of the same task.
 
-    All teams learn, unless the task has a ``team``: then its agents alone are shown, and its ``opponents`` (random or
-    still) play the others. Episodes follow each other as in ``envs.make``: ``reset()`` without a seed goes on in the
-    same stream, and after ``reset(seed=s)`` all that follows depends on ``s`` and the actions. RLlib gives copy i of
-    worker w the seed ``s + w + i``, and so the same to several; in workers other than 0 the seed that counts is
-    therefore derived from the one that was given and the worker's index.
-
-    Infos of the last step of a game that a team has won say which: ``{"winner": "prey"}``.
+    All teams learn, unless the task has a ``team``: then only its agents are shown, and its ``opponents`` (random or
+    still) play the others. ``reset()`` without a seed goes on in the same random stream. RLlib gives copy i of worker w
+    the seed ``s + w + i``, and so the same to several copies; in workers other than 0 it is therefore mixed with the
+    worker's index. Infos of a game's last step name a team that has won: ``{"winner": "prey"}``.
 
     Attributes:
-        task: what is played. teams: name -> its agents, of the teams that are shown.
-        possible_agents: in the task's order. agents: whom the last reset or step has shown something, in the same
-            order: those that act next, and those that ended in it, since RLlib's check of environments wants both.
+        task: what is played. teams: name -> agents, of the teams that are shown.
+        possible_agents: in the task's order. agents: those in the latest observations, in the same order: agents that
+            act next, and those that have just ended, since RLlib's check of environments wants both.
 
     Args:
-        config: ``task``, a `Task` or its JSON, and the optional ``seed`` of the first reset without one (0),
-            ``render_mode``, and ``worker_index``, which is an attribute of RLlib's ``EnvContext``.
+        config: ``task`` (a `Task` or its JSON), optionally ``seed`` of the first reset (0), ``render_mode`` and
+            ``worker_index`` (an attribute of RLlib's ``EnvContext``).
     Raises:
         GraftError: an unknown setting, a task that cannot be made or is not for squads, or an unknown team or rule.
     """
@@ -78,7 +73,7 @@ class SquadGame(MultiAgentEnv):
         drawn = {} if config.get("render_mode") is None else {"render_mode": config["render_mode"]}
         self._squad = make_teams(Task(self.task.id, {**self.task.kwargs, **drawn}), 0)
         try:
-            self._divide(string_option(self.task, "team", ALL), string_option(self.task, "opponents", RULES[0]))
+            self._set_teams(string_option(self.task, "team", ALL), string_option(self.task, "opponents", RULES[0]))
         except GraftError:
             self._squad.close()
             raise
@@ -87,21 +82,20 @@ class SquadGame(MultiAgentEnv):
         self._dice = RandomActions(1)
         self._seen: dict[str, Array] = {}
         self._alive = np.zeros((1, len(self._squad.agents)), np.bool_)
-        self._met: set[str] = set()  # by RLlib, in its episode
+        self._episode_agents: set[str] = set()
         self._over = True
         self._frame: Any = None
 
-    def _divide(self, team: str, opponents: str) -> None:
-        """Set who is shown, what those see and do, and who plays the others."""
+    def _set_teams(self, team: str, opponents: str) -> None:
         slots = team_slots(self._squad, team)
         if opponents not in RULES:
             raise unknown("rule for opponents", opponents, RULES)
-        names, everybody = self._squad.agents, self._squad.teams
+        names, all_teams = self._squad.agents, self._squad.teams
         self._opponents = opponents
-        self._others = [name for name in everybody if team not in (ALL, name)]
+        self._others = [name for name in all_teams if team not in (ALL, name)]
         self._slots = {names[a]: a for a in slots}
-        self._places = {names[a]: (name, k) for name, its in everybody.items() for k, a in enumerate(its) if a in slots}
-        self.teams = {name: tuple(names[a] for a in its) for name, its in everybody.items() if name not in self._others}
+        self._places = {names[a]: (name, k) for name, its in all_teams.items() for k, a in enumerate(its) if a in slots}
+        self.teams = {name: tuple(names[a] for a in its) for name, its in all_teams.items() if name not in self._others}
         given = split_names(self.task)[1]
         self._schemas = {name: rename(self._squad.schemas_of(name), given, self.task.id) for name in self.teams}
         self.possible_agents, self.agents = list(self._slots), []
@@ -116,22 +110,22 @@ class SquadGame(MultiAgentEnv):
         return self._places[agent][0]
 
     def schemas_of(self, team: str) -> Schemas:
-        """What every agent of a team sees and does; raises GraftError for a team that is not shown."""
+        """Schemas of a team's agents; raises GraftError for a team that is not shown."""
         if team not in self._schemas:
             raise unknown(f"team of {self.task}", str(team), self._schemas)
         return self._schemas[team]
 
     @property
     def faults(self) -> Faults:
-        """Of the environment, where somebody else wrote it; each has truncated the agents that were in play."""
+        """Of a third-party environment; each fault has truncated the agents that were in play."""
         return getattr(self._squad, "faults", Faults())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, Infos]:
-        """The next episode, or the first one of a seed; ``options`` are ignored, as there are none.
+        """The next episode, or the first one of a seed; ``options`` are ignored.
 
         Raises:
-            GraftError: a negative seed, or nobody who learns comes into play.
-            TooManyFaults: more than the task's rules bear.
+            GraftError: a negative seed, or no learning agent comes into play.
+            TooManyFaults: more than the task allows.
         """
         seed = self._first_seed if seed is None else _seed(seed)
         super().reset(seed=seed)
@@ -144,7 +138,7 @@ class SquadGame(MultiAgentEnv):
         for _ in range(MOST_IDLE_STEPS):
             self.agents = self._in_play()
             if self.agents:
-                self._met = set(self.agents)
+                self._episode_agents = set(self.agents)
                 return self._of(self._seen, self.agents), {agent: {} for agent in self.agents}
             self._seen, _, _, _, self._alive, _ = self._squad.step(self._actions({}))
         raise GraftError(
@@ -154,11 +148,11 @@ class SquadGame(MultiAgentEnv):
     def step(  # type: ignore[override]  # as MultiAgentEnv's own, of gym.Env's
         self, action_dict: dict[Any, Any]
     ) -> tuple[Obs, Rewards, Flags, Flags, Infos]:
-        """One step, with an action of everybody that is in play; rewards and flags belong to those.
+        """One step with an action of each agent in play, which get rewards and flags.
 
         Raises:
             GraftError: other actions, an episode that is over, or an agent that comes back after its end.
-            TooManyFaults: more than the task's rules bear.
+            TooManyFaults: more than the task allows.
         """
         acted = [] if self._over else self._in_play()
         if self._over or set(acted) != set(action_dict):
@@ -168,54 +162,49 @@ class SquadGame(MultiAgentEnv):
         died = {agent: bool(terminated[0, self._slots[agent]]) for agent in acted}
         cut = {agent: bool(truncated[0, self._slots[agent]]) and not died[agent] for agent in acted}
         ended = [agent for agent in acted if died[agent] or cut[agent]]
-        self._over = len(ended) == len(acted)  # all others that RLlib has met ended before
+        self._over = len(ended) == len(acted)  # all earlier agents of the episode have ended
         following = [] if self._over else self._in_play()
-        self._meet(following, set(acted) - set(ended))
+        self._add_newcomers(following, set(acted) - set(ended))
         self.agents = [agent for agent in self._slots if agent in {*following, *ended}]
         obs = self._of(self._seen, following)
         if ended:
             obs |= self._of(infos["final_obs"], ended)
         self._frame = infos.get("final_frame", (None,))[0]
         winner = int(infos["winner"][0])
-        said = {"winner": list(self._squad.teams)[winner]} if winner >= 0 else {}
+        info = {"winner": list(self._squad.teams)[winner]} if winner >= 0 else {}
         cut_off = self._over and any(cut.values())
         return (
             {agent: obs[agent] for agent in self.agents},
             {agent: float(rewards[0, self._slots[agent]]) for agent in acted},
             died | {"__all__": self._over and not cut_off},
             {agent: cut[agent] for agent in acted if not (cut_off and cut[agent])} | {"__all__": cut_off},
-            {agent: dict(said) for agent in self.agents},
+            {agent: dict(info) for agent in self.agents},
         )
 
-    def _meet(self, following: list[str], going_on: set[str]) -> None:
-        """Note newcomers among those that act next; raises GraftError for one that is none."""
+    def _add_newcomers(self, following: list[str], going_on: set[str]) -> None:
         new = set(following) - going_on
-        back = [agent for agent in following if agent in new & self._met]
+        back = [agent for agent in following if agent in new & self._episode_agents]
         if back:
             raise GraftError(
                 f"Task {self.task} brings back {', '.join(back)} after an end, which RLlib cannot record; "
                 f"PettingZoo wants a new name for such an agent."
             )
-        self._met |= new
+        self._episode_agents |= new
 
     def _refusal(self, acted: list[str], given: Mapping[str, Any]) -> GraftError:
-        """The error for actions that are not those of the agents in play."""
         if self._over:
             return GraftError("No episode is going on; call reset before the next step.")
-        listed = ", ".join(map(str, given)) or "nobody"
+        listed = ", ".join(map(str, given)) or "none"
         return GraftError(f"A step takes one action of each of {', '.join(acted)}; these acted: {listed}.")
 
     def _in_play(self) -> list[str]:
-        """Who acts next, of those that are shown."""
         return [agent for agent, a in self._slots.items() if self._alive[0, a]]
 
     def _of(self, obs: dict[str, Array], agents: list[str]) -> Obs:
-        """Observations of ``agents``, of those by team, (1, size, *shape)."""
         places = {agent: self._places[agent] for agent in agents}
         return {agent: obs[team][0, k] for agent, (team, k) in places.items()}
 
     def _actions(self, given: Mapping[str, Any]) -> dict[str, Array]:
-        """Actions of all teams, (1, size) or (1, size, n); those that nobody gives are the opponents', or still."""
         chosen = {}
         for team, its in self._squad.teams.items():
             schema = self._squad.schemas_of(team).action
@@ -227,18 +216,17 @@ class SquadGame(MultiAgentEnv):
         return chosen
 
     def render(self) -> Any:
-        """A picture or text of the game, at its end the last one of it; None without a ``render_mode``."""
+        """Image or text of the game, at its end the last one; None without a ``render_mode``."""
         if self.render_mode is None or self._frame is not None:
             return self._frame
-        return self._squad.render()[0]  # type: ignore[attr-defined]  # see `TeamEnv`
+        frames = self._squad.render()
+        return None if frames is None else frames[0]
 
     def close(self) -> None:
-        """Let go of the environment."""
         self._squad.close()
 
 
 def _settings(config: Mapping[str, Any]) -> tuple[Task, int, int]:
-    """The task, the first seed and the worker's index."""
     for name in config:
         if name not in SETTINGS:
             raise unknown("setting of a squad's game", str(name), SETTINGS)
@@ -252,7 +240,6 @@ def _settings(config: Mapping[str, Any]) -> tuple[Task, int, int]:
 
 
 def _seed(seed: Any) -> int:
-    """``seed`` as a number; raises GraftError for one that is not allowed."""
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise GraftError(f"Seed {seed!r} is not allowed; seeds are whole numbers from 0.")
     return int(seed)

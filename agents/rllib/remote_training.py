@@ -1,10 +1,9 @@
-"""A training by RLlib whose learners and runners are in this process or in others: what it asks of them."""
+"""Calls to RLlib's learners and runners, which may be in other processes, and their state in a snapshot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar, cast
 
 from ray.rllib.core import DEFAULT_MODULE_ID
 
@@ -18,11 +17,14 @@ from graft.envs.core.faults import Faults
 
 T = TypeVar("T")
 
+Packed = tuple[dict[str, Any], Mapping[str, Any]]
+"""A `SavedState` for other processes: arrays, as some of torch's types cannot be sent there."""
+
 
 class RemoteTraining:
-    """A training by RLlib's ``algorithm``: what it knows, and what this process knows of it.
+    """A training by RLlib's ``algorithm``, and this process's copies of what it trains.
 
-    ``network`` and the hooks' state are this process's; those that train may be elsewhere.
+    ``network``, ``partners`` and the hooks' state are this process's; those that train may be in other processes.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class RemoteTraining:
         self.algorithm, self._network, self._hooks, self._partners = algorithm, network, hooks, partners
 
     def learners(self, call: Callable[[TransferLearner], T]) -> list[T]:
-        """What ``call`` gives for each learner; what it raises in one of them is raised here."""
+        """What ``call`` returns for each learner; raises what it raises in one of them."""
         results = list(self.algorithm.learner_group.foreach_learner(call))
         for result in results:
             if not result.ok:
@@ -39,26 +41,26 @@ class RemoteTraining:
         return [result.get() for result in results]
 
     def runners(self, call: Callable[[BatchRunner], T]) -> list[T]:
-        """What ``call`` gives for each runner, in the order of their environments."""
-        found: list[T] = self.algorithm.env_runner_group.foreach_env_runner(call)
-        return found
+        """What ``call`` returns for each runner, in the order of their environments."""
+        return cast(list[T], self.algorithm.env_runner_group.foreach_env_runner(call))
 
     def failure(self) -> Exception | None:
-        """What one of several learners failed with, when the others only miss it."""
-        asked = self.algorithm.learner_group.foreach_learner(_failure, healthy_only=False)
-        found = [result.get() for result in asked if result.ok and result.get() is not None]
-        return next((error for error in found if type(error) is not RuntimeError), next(iter(found), None))
+        """What one of several learners failed with, where the others only miss it."""
+        asked = self.algorithm.learner_group.foreach_learner(lambda learner: learner.failure, healthy_only=False)
+        errors = [result.get() for result in asked if result.ok and result.get() is not None]
+        return next((error for error in errors if type(error) is not RuntimeError), next(iter(errors), None))
 
     def fetch(self) -> SavedState:
-        """The first learner's state, which this process's network and hooks take over."""
-        saved = _unpacked(self.learners(_saved)[0])
+        """The first learner's state, which this process's networks and hooks take over."""
+        saved = _unpacked(self.learners(lambda learner: _packed(learner.save()))[0])
         self._take_over(saved)
         return saved
 
-    def give_back(self) -> None:
-        """Let learners in other processes take over the state of this process's hooks."""
+    def send_method_state(self) -> None:
+        """Send the state of this process's hooks to learners in other processes."""
         if self._hooks.state is not None and self.algorithm.config.num_learners:
-            self.learners(partial(_hooks_restored, saved=_packed(self._hooks.state.save())))
+            state = _packed(self._hooks.state.save())
+            self.learners(lambda learner: learner.restore_method(_unpacked(state)))
 
     def _take_over(self, saved: SavedState) -> None:
         self._network.load_exactly(saved.group("network"))
@@ -69,23 +71,19 @@ class RemoteTraining:
             self._hooks.state.restore(SavedState(saved.group("method"), saved.values["method"]))
 
     def schedule(self, progress: float) -> None:
-        """Move the method's schedule on, in every learner."""
-        self.learners(partial(_schedule, progress=progress))
+        """Call the method's schedule in every learner, and send the weights to the runners."""
+        self.learners(lambda learner: learner.schedule(progress))
         self.algorithm.send_weights()
 
     def faults(self) -> list[Faults]:
-        """Of each runner's environments."""
-        found: list[Faults] = self.algorithm.faults()
-        return found
+        return cast(list[Faults], self.algorithm.faults())
 
     def save(self) -> SavedState:
-        """For a snapshot: learner, random numbers of each learner, runners, env steps."""
-        learner = self.fetch()
-        parts = {"learner": learner}
-        parts |= {f"random {i}": _unpacked(saved) for i, saved in enumerate(self.learners(_randomness))}
-        parts |= {
-            f"runner {i}": SavedState(tensors(found), {}) for i, found in enumerate(self.runners(_state_of_runner))
-        }
+        parts = {"learner": self.fetch()}
+        randoms = self.learners(lambda learner: _packed(learner.random_state().save()))
+        parts |= {f"random {i}": _unpacked(saved) for i, saved in enumerate(randoms)}
+        states = self.runners(lambda runner: runner.save_state())
+        parts |= {f"runner {i}": SavedState(tensors(state), {}) for i, state in enumerate(states)}
         if self.algorithm.memory is not None:
             parts["memory"] = self.algorithm.memory.save()
         held = {f"{part}/{name}": t for part, saved in parts.items() for name, t in saved.tensors.items()}
@@ -93,75 +91,28 @@ class RemoteTraining:
         return SavedState(held, {"parts": values, "env_steps": self.algorithm.env_steps})
 
     def restore(self, saved: SavedState) -> None:
-        """Inverse of `save`."""
         parts = {name: SavedState(saved.group(name), values) for name, values in saved.values["parts"].items()}
         self._take_over(parts["learner"])
-        self.learners(partial(_restored, saved=_packed(parts["learner"])))
+        packed = _packed(parts["learner"])
+        self.learners(lambda learner: learner.restore(_unpacked(packed)))
         randoms = [_packed(parts[f"random {i}"]) for i in range(sum(name.startswith("random ") for name in parts))]
-        self.learners(partial(_put_randomness_back, saved=randoms))
+        self.learners(lambda learner: learner.random_state().restore(_unpacked(randoms[learner._learner_index])))
         states = [arrays(parts[f"runner {i}"].tensors) for i in range(sum(n.startswith("runner ") for n in parts))]
-        self.runners(partial(_restored_runner, saved=states))
+        self.runners(lambda runner: runner.restore_state(states[runner.index]))
         if self.algorithm.memory is not None:
             self.algorithm.memory.restore(parts["memory"])
         self.algorithm.send_weights()
         self.algorithm.env_steps = saved.values["env_steps"]
 
     def metrics(self) -> dict[str, float]:
-        """Of the first learner's last minibatch, by Graft's tags."""
+        """The first learner's last minibatch, by Graft's tags."""
         measured = self.algorithm.results[0][DEFAULT_MODULE_ID] if self.algorithm.results else {}
         return {tag: float(measured[name].peek()) for name, tag in self.algorithm.tags.items() if name in measured}
 
 
-class _Packed(NamedTuple):
-    """A `SavedState` for other processes: arrays, as some of torch's types do not get there."""
-
-    arrays: dict[str, Any]
-    values: Any
+def _packed(saved: SavedState) -> Packed:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in saved.tensors.items()}, saved.values
 
 
-def _packed(saved: SavedState) -> _Packed:
-    return _Packed({name: tensor.detach().cpu().numpy() for name, tensor in saved.tensors.items()}, saved.values)
-
-
-def _unpacked(packed: _Packed) -> SavedState:
-    return SavedState(tensors({name: array.copy() for name, array in packed.arrays.items()}), packed.values)
-
-
-# What other processes are asked to do; they get it by name.
-
-
-def _failure(learner: TransferLearner) -> Exception | None:
-    return learner.failure
-
-
-def _saved(learner: TransferLearner) -> _Packed:
-    return _packed(learner.save())
-
-
-def _restored(learner: TransferLearner, saved: _Packed) -> None:
-    learner.restore(_unpacked(saved))
-
-
-def _hooks_restored(learner: TransferLearner, saved: _Packed) -> None:
-    assert learner.hooks.state is not None
-    learner.hooks.state.restore(_unpacked(saved))
-
-
-def _state_of_runner(runner: BatchRunner) -> dict[str, Any]:
-    return runner.save()
-
-
-def _restored_runner(runner: BatchRunner, saved: list[dict[str, Any]]) -> None:
-    runner.restore(saved[runner.index])
-
-
-def _randomness(learner: TransferLearner) -> _Packed:
-    return _packed(learner.randomness().save())
-
-
-def _put_randomness_back(learner: TransferLearner, saved: list[_Packed]) -> None:
-    learner.randomness().restore(_unpacked(saved[learner._learner_index]))
-
-
-def _schedule(learner: TransferLearner, progress: float) -> None:
-    learner.schedule(progress)
+def _unpacked(packed: Packed) -> SavedState:
+    return SavedState(tensors({name: array.copy() for name, array in packed[0].items()}), packed[1])

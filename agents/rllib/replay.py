@@ -1,9 +1,9 @@
-"""A replay buffer of arrays, and the runner that fills it."""
+"""A replay buffer of arrays, and the runner that samples transitions for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from graft.agents.rllib.runner import BatchRunner, Fragment
 
 
 class ReplayBuffer:
-    """The last transitions, in arrays of their own types; RLlib's buffers hold Python objects, one per episode.
+    """The latest transitions as arrays; RLlib's buffers hold an object per episode.
 
     Args:
         capacity: transitions. seed: of what is drawn.
@@ -29,9 +29,9 @@ class ReplayBuffer:
         self._rng = np.random.default_rng(seed)
 
     def add(self, columns: Mapping[str, Array]) -> None:
-        """Transitions (n, ...) by column; where there is no room, the oldest go."""
+        """Add transitions (n, ...) by column; the oldest are overwritten."""
         count = len(next(iter(columns.values())))
-        self._room_for(columns)
+        self._allocate(columns)
         kept = np.arange(max(0, count - self.capacity), count)
         places = (self._next + kept) % self.capacity
         for name, column in columns.items():
@@ -40,26 +40,23 @@ class ReplayBuffer:
         self.size = min(self.size + count, self.capacity)
 
     def sample(self, count: int) -> dict[str, Array]:
-        """``count`` transitions, each drawn from all of them."""
         places = self._rng.integers(self.size, size=count)
         return {name: column[places] for name, column in self._columns.items()}
 
-    def _room_for(self, columns: Mapping[str, Array]) -> None:
+    def _allocate(self, columns: Mapping[str, Array]) -> None:
         if not self._columns:
             shapes = {name: (self.capacity, *column.shape[1:]) for name, column in columns.items()}
             self._columns = {name: np.empty(shape, columns[name].dtype) for name, shape in shapes.items()}
 
     def save(self) -> SavedState:
-        """What is in it, not copied, and its random numbers."""
         held = {name: column[: self.size] for name, column in self._columns.items()}
         return SavedState(
             tensors(held), {"next": self._next, "size": self.size, "random": self._rng.bit_generator.state}
         )
 
     def restore(self, saved: SavedState) -> None:
-        """Inverse of `save`."""
         columns = {name: tensor.numpy() for name, tensor in saved.tensors.items()}
-        self._room_for(columns)
+        self._allocate(columns)
         self._next, self.size = saved.values["next"], saved.values["size"]
         for name, column in columns.items():
             self._columns[name][: self.size] = column
@@ -67,86 +64,65 @@ class ReplayBuffer:
 
 
 class TransitionCollector(RolloutCollector):
-    """A policy of box actions that records transitions.
+    """Records transitions of a policy of box actions.
 
     Attributes:
-        at_random: whether it draws every action within its bounds instead of playing the policy.
+        at_random: whether every action is drawn uniformly within its bounds instead of by the policy.
     """
 
     at_random = False
 
     def begin(self, steps: int) -> None:
-        """Begin to record."""
         super().begin(steps)
-        assert self.steps is not None
-        self._after = np.empty_like(self.steps.obs)
-        self._terminated = np.zeros_like(self.steps.dones)
+        self._next_obs = np.empty_like(self.rollout.obs)
+        self._terminated = np.zeros_like(self.rollout.dones)
 
     @torch.no_grad()
     def act(self) -> Array:
-        """Actions of all rows, as the environment takes them."""
         if not self.at_random:
             return super().act()
-        steps, t, schema = self.steps, self._t, self.module.network.schemas.action
-        assert steps is not None
+        rollout, t, schema = self.rollout, self._t, self.module.network.schemas.action
         drawn = torch.rand((self.rows, len(schema.names)), generator=self._generator)
-        steps.obs[t], steps.acted[t] = self._obs, self._alive
-        steps.actions[t] = unscale_actions(2.0 * drawn - 1.0, schema).numpy()
-        played: Array = steps.actions[t].copy()
-        return played
+        rollout.obs[t], rollout.acted[t] = self._obs, self._alive
+        rollout.actions[t] = unscale_actions(2.0 * drawn - 1.0, schema).numpy()
+        return cast(Array, rollout.actions[t].copy())
 
-    def see(self, seen: StepResult) -> None:
-        """What came of its actions: where an episode ended, the observation that it ended in."""
-        dones, t = seen.terminated | seen.truncated, self._t
-        self._after[t], self._terminated[t] = seen.obs, seen.terminated
+    def record(self, result: StepResult) -> None:
+        """The result of the latest actions; where an episode ended, its final observation is the next one."""
+        dones, t = result.terminated | result.truncated, self._t
+        self._next_obs[t], self._terminated[t] = result.obs, result.terminated
         if dones.any():
-            assert seen.last is not None
-            self._after[t, dones] = seen.last[dones]
-        super().see(seen)
+            assert result.last is not None
+            self._next_obs[t, dones] = result.last[dones]
+        super().record(result)
 
     def transitions(self) -> dict[str, Array]:
-        """Those of rows in play since `begin`, (n, ...), by RLlib's names of columns.
+        """Transitions of rows in play since `begin`, (n, ...), by RLlib's names.
 
-        Only a terminated episode has no return to come; a truncated one goes on from where it was cut off.
+        Only a terminated episode has no return to come; a truncated one is bootstrapped.
         """
-        steps = self.steps
-        assert steps is not None
-        found = {
-            Columns.OBS: steps.obs,
-            Columns.ACTIONS: steps.actions,
-            Columns.REWARDS: steps.rewards,
-            Columns.NEXT_OBS: self._after,
+        columns = {
+            Columns.OBS: self.rollout.obs,
+            Columns.ACTIONS: self.rollout.actions,
+            Columns.REWARDS: self.rollout.rewards,
+            Columns.NEXT_OBS: self._next_obs,
             Columns.TERMINATEDS: self._terminated,
         }
-        return {name: array[steps.acted] for name, array in found.items()}
+        return {name: array[self.rollout.acted] for name, array in columns.items()}
 
 
 class TransitionRunner(BatchRunner):
     """A runner whose samples are transitions."""
 
-    player: TransitionCollector
+    collector = TransitionCollector
 
-    def make_module(self) -> None:
-        """Called by RLlib after the environments were made."""
-        super().make_module()
-        world, rows = self._world, self.num_envs
-        self.player = TransitionCollector(
-            self.module, rows, world.seed * 1009 + self.index, world.reward_scale, self._device
-        )
+    def columns(self, collector: RolloutCollector) -> dict[str, Array]:
+        assert isinstance(collector, TransitionCollector)
+        return collector.transitions()
 
-    def fragment(self) -> Fragment:
-        """What the player has recorded."""
-        steps = self.player.steps
-        assert steps is not None
-        return Fragment(self.player.transitions(), steps.rewards.size, self.player.rows, self.player.ended)
-
-    def play(self, at_random: bool) -> Fragment:
+    def sample_transitions(self, at_random: bool) -> Fragment:
         """A sample, of random actions where asked for."""
-        self.player.at_random = at_random
+        for collector in self.collectors.values():
+            assert isinstance(collector, TransitionCollector)
+            collector.at_random = at_random
         return self.sample()
-
-
-def sample_transitions(runner: Any, at_random: bool) -> Fragment:
-    """What a runner in another process is asked to do."""
-    found: Fragment = runner.play(at_random)
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from graft.agents.rllib.module import NetworkModule
 from graft.agents.rllib.rollout_collector import Array, EndedEpisodes, RolloutCollector, StepResult
 from graft.envs.core.faults import Faults
 from graft.envs.core.schema import ObservationSchema
-from graft.envs.core.task import Task, TaskVectorEnv
+from graft.envs.core.task import Task
 from graft.envs.factory import make
 
 
 class RunnerEnvConfig(NamedTuple):
     """What runners play: environment i of all runners together is seeded with ``seed + i``.
 
-    ``plays``, of a squad whose teams all learn: team -> policy (an RLlib module's name).
+    ``plays``, in a squad whose teams all learn: team -> policy (an RLlib module's name).
     """
 
     task: Task
@@ -36,10 +36,9 @@ class Fragment(NamedTuple):
     """What a runner has sampled.
 
     Attributes:
-        columns: observations, actions, their log-probabilities and the distribution's inputs, advantages and value
-            targets of the states of rows in play, (states, ...), in the order in which they came.
+        columns: by RLlib's names, of the states of rows in play, (states, ...), in the order of time.
         env_steps: taken, those of rows out of play included. rows: environments. ended: episodes.
-        others: in a squad, what the policies beside this one have sampled.
+        others: in a squad, the fragments of the partner policies.
     """
 
     columns: dict[str, Array]
@@ -50,94 +49,107 @@ class Fragment(NamedTuple):
 
 
 class BatchRunner(SingleAgentEnvRunner):
-    """RLlib's runner, whose environments are one `TaskVectorEnv` and whose samples are arrays, not episode objects.
+    """RLlib's runner on one `TaskVectorEnv` under same-step autoreset; its samples are arrays, not episode objects.
 
-    It acts, estimates advantages and counts as Stable-Baselines3 does, under same-step autoreset: rewards of a
-    truncated episode are followed by the value of its last observation, and rows out of play are left out.
-    ``env_config`` has a `RunnerEnvConfig` under ``world``.
+    Advantages and episodes are computed as in Stable-Baselines3: the last reward of a truncated episode is followed by
+    the value of its final observation, and rows out of play are left out. ``env_config`` has a `RunnerEnvConfig` under
+    ``runner_env``.
 
     Attributes:
-        index: among the runners, 0 = the one with the first environments.
+        index: among the runners; 0 has the first environments. collectors: by policy.
     """
 
-    env: TaskVectorEnv | None
+    collector: ClassVar[type[RolloutCollector]] = RolloutCollector
+
+    env: Any
     module: NetworkModule
+    collectors: dict[str, RolloutCollector]
+
+    @property
+    def env_config(self) -> RunnerEnvConfig:
+        return cast(RunnerEnvConfig, self.config.env_config["runner_env"])
 
     def make_env(self) -> None:
-        """The runner's share of the batch."""
-        world: RunnerEnvConfig = self.config.env_config["world"]
-        share = self.config.num_envs_per_env_runner
+        config, share = self.env_config, self.config.num_envs_per_env_runner
         self.index = max((self.worker_index or 0) - 1, 0)
         self.num_envs = share
-        first = world.seed + self.index * share
-        self.env = make(world.task, share, first, observation=world.observation, workers=world.workers)
+        first = config.seed + self.index * share
+        self.env = make(config.task, share, first, observation=config.observation, workers=config.workers)
         self._all = np.ones(share, np.bool_)
-        self._world = world
 
     def make_module(self) -> None:
-        """Called by RLlib after the environments were made."""
         super().make_module()  # type: ignore[no-untyped-call]  # Ray's
-        world = self._world
-        self.player = RolloutCollector(
-            self.module, self.num_envs, world.seed * 1009 + self.index, world.reward_scale, self._device
-        )
+        config = self.env_config
+        seed = config.seed * 1009 + self.index
+        made = self.collector(self.module, self.num_envs, seed, config.reward_scale, self._device)
+        self.collectors = {DEFAULT_MODULE_ID: made}
+
+    def reset_env(self) -> dict[str, tuple[Array, Array]]:
+        """First observations, and which rows are in play, by policy."""
+        obs, infos = self.env.reset()
+        return {DEFAULT_MODULE_ID: (obs, infos.get("alive", self._all))}
+
+    def step_env(self, actions: dict[str, Array]) -> dict[str, StepResult]:
+        """One step with the actions of each policy's rows."""
+        obs, rewards, terminated, truncated, infos = self.env.step(actions[DEFAULT_MODULE_ID])
+        alive = infos.get("alive", self._all)
+        return {DEFAULT_MODULE_ID: StepResult(obs, rewards, terminated, truncated, alive, infos.get("final_obs"))}
 
     def sample(self, **_: Any) -> Fragment:  # type: ignore[override]  # arrays, not episodes
         """``rollout_fragment_length`` steps of every environment."""
-        env, player, length = self.env, self.player, self.config.rollout_fragment_length
-        assert env is not None
-        if not player.started:
-            obs, infos = env.reset()
-            player.start(obs, infos.get("alive", self._all))
-        player.begin(length)
+        collectors, length = self.collectors, self.config.rollout_fragment_length
+        if not collectors[DEFAULT_MODULE_ID].started:
+            for policy, (obs, alive) in self.reset_env().items():
+                collectors[policy].reset(obs, alive)
+        for collector in collectors.values():
+            collector.begin(length)
         for _step in range(length):
-            obs, rewards, terminated, truncated, infos = env.step(player.act())
-            alive = infos.get("alive", self._all)
-            player.see(StepResult(obs, rewards, terminated, truncated, alive, infos.get("final_obs")))
-        return self.fragment()
+            results = self.step_env({policy: collector.act() for policy, collector in collectors.items()})
+            for policy, collector in collectors.items():
+                collector.record(results[policy])
+        fragments = {
+            policy: Fragment(self.columns(its), its.rollout.rewards.size, its.rows, its.ended)
+            for policy, its in collectors.items()
+        }
+        return fragments.pop(DEFAULT_MODULE_ID)._replace(others=fragments)
 
-    def fragment(self) -> Fragment:
-        """What the player has recorded."""
-        return fragment_of(self.player, self.config)
+    def columns(self, collector: RolloutCollector) -> dict[str, Array]:
+        """What a learner gets of a rollout."""
+        return collector.rollout.columns(collector.values(collector.obs), self.config.gamma, self.config["lambda_"])
 
     def get_metrics(self) -> dict[str, Any]:
-        """None of RLlib's: a `Fragment` says what was sampled."""
         return {}
 
     @property
     def faults(self) -> Faults:
-        """Of its environments."""
-        assert self.env is not None
-        return self.env.faults
+        return cast(Faults, self.env.faults)
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What ``func`` gives for this runner; where it raises, RLlib would end the process, and lose what it was."""
+        """Call ``func`` with this runner; RLlib's own method ends the process at an error, which loses it."""
         return func(self, *args, **kwargs)
 
     def load_weights(self, weights: Mapping[str, Mapping[str, Array]]) -> None:
-        """Of each policy's network, by name."""
-        found = weights[DEFAULT_MODULE_ID]
-        self.module.network.load_exactly({name: torch.as_tensor(array) for name, array in found.items()})
+        for policy, arrays in weights.items():
+            network = self.collectors[policy].module.network
+            network.load_exactly({name: torch.as_tensor(array) for name, array in arrays.items()})
 
-    def save(self) -> dict[str, Array]:
-        """What its next samples depend on, beside the weights; its environments' state can be saved.
+    def state_prefix(self, policy: str) -> str:
+        """Of the names of a collector's state."""
+        return ""
 
-        Arrays, as some of torch's types do not get from one process to another.
-        """
-        assert self.env is not None
-        inner = self.env.save_state()
-        return {f"batch.{name}": array.copy() for name, array in inner.items()} | self.player.save()
+    def save_state(self) -> dict[str, Array]:
+        """What its next samples depend on, beside the weights; its environments' state can be saved."""
+        state = {f"batch.{name}": array.copy() for name, array in self.env.save_state().items()}
+        for policy, collector in self.collectors.items():
+            prefix = self.state_prefix(policy)
+            state |= {f"{prefix}{name}": array for name, array in collector.save_state().items()}
+        return state
 
-    def restore(self, saved: Mapping[str, Array]) -> None:
-        """Inverse of `save`."""
-        inner = {name.removeprefix("batch."): array for name, array in saved.items() if name.startswith("batch.")}
-        assert self.env is not None
-        self.env.restore_state(inner)
-        self.player.restore(saved)
+    def restore_state(self, saved: Mapping[str, Array]) -> None:
+        self.env.restore_state(_under("batch.", saved))
+        for policy, collector in self.collectors.items():
+            collector.restore_state(_under(self.state_prefix(policy), saved))
 
 
-def fragment_of(player: RolloutCollector, config: Any) -> Fragment:
-    """What a player has recorded, with advantages by the options of an algorithm's ``config``."""
-    assert player.steps is not None
-    columns = player.steps.columns(player.following(), config.gamma, config["lambda_"])
-    return Fragment(columns, player.steps.rewards.size, player.rows, player.ended)
+def _under(prefix: str, saved: Mapping[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in saved.items() if name.startswith(prefix)}

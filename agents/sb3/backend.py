@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -19,10 +20,9 @@ from graft.agents.sb3.learner_state import SavableLearner, network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Record, TrainJob, TrainResult
 from graft.agents.training.learning_rates import scale_rates
-from graft.agents.training.periodic_evaluation import PeriodicEvaluation
+from graft.agents.training.periodic_evaluation import PeriodicEvaluation, log_period, make_env
 from graft.agents.training.recent_returns import RecentReturns
 from graft.envs.core.faults import TooManyFaults
-from graft.envs.factory import make
 
 RENAMED = {
     "rollout/ep_rew_mean": "rollout/return_mean",
@@ -31,20 +31,17 @@ RENAMED = {
 }
 
 RETURNS = "rollout/return_mean/"
-"""Tag of the latest training returns of a part of the batch, which its name follows."""
-
-PULSE = 1000
-"""Env steps, at most, between two logs, and two calls of the schedule, of a learner that updates more often."""
+"""Prefix of the tag of a part's latest training returns."""
 
 
 class RecordWriter(KVWriter):
-    """Sends what the library logs to a `Record`, under the tags that all backends share."""
+    """Sends the library's logs to a `Record`, under the tags of both backends."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Keep ``train/*``, the renamed tags and the parts' returns; drop the library's other counters."""
+        """Keep ``train/*``, renamed tags and parts' returns; drop other counters."""
         values = {
             RENAMED.get(k, k): float(v)
             for k, v in key_values.items()
@@ -57,21 +54,21 @@ class RecordWriter(KVWriter):
         """Nothing to close."""
 
 
-class Supervisor(BaseCallback):
-    """Between rollouts: evaluates when due, and moves the method's schedule on."""
+class TrainingCallback(BaseCallback):
+    """Between rollouts: takes snapshots, evaluates when due, logs, and calls the method's schedule."""
 
     def __init__(
-        self, job: TrainJob, trials: PeriodicEvaluation, recent: RecentReturns, snapshotter: Snapshotter
+        self, job: TrainJob, evaluation: PeriodicEvaluation, recent: RecentReturns, snapshotter: Snapshotter
     ) -> None:
         super().__init__()
-        self._job, self._trials, self._recent, self._snapshotter = job, trials, recent, snapshotter
+        self._job, self._evaluation, self._recent, self._snapshotter = job, evaluation, recent, snapshotter
 
-    def _is_turn(self) -> bool:
-        """Whether to log and move the schedule on: at every rollout, but those of replay learners are a few steps."""
+    def _log_due(self) -> bool:
+        """At every rollout, but those of replay learners are a few steps."""
         if not isinstance(self.model, OffPolicyAlgorithm):
             return True
         assert isinstance(self.model.train_freq, TrainFreq)
-        period = max(1, min(PULSE, self._job.budget // 100))
+        period = log_period(self._job.budget)
         before = self.model.num_timesteps - self.model.n_envs * self.model.train_freq.frequency
         return before // period < self.model.num_timesteps // period
 
@@ -81,18 +78,18 @@ class Supervisor(BaseCallback):
             self.model.dump_logs()
         else:
             self.model.logger.dump(self.model.num_timesteps)
-        if found := self._trials.new_faults():
-            self._job.record(self.model.num_timesteps, found)
+        if faults := self._evaluation.new_faults():
+            self._job.record(self.model.num_timesteps, faults)
 
     def _on_rollout_start(self) -> None:
         commit_statistics(self.model.policy)
         self._snapshotter.maybe_save(self.model.num_timesteps)
-        due = self._trials.due(self.model.num_timesteps)
-        if not due and not self._is_turn():
+        due = self._evaluation.due(self.model.num_timesteps)
+        if not due and not self._log_due():
             return
         self._log()
         if due:
-            self._trials.evaluate(self.model.num_timesteps)
+            self._evaluation.evaluate(self.model.num_timesteps)
         if self._job.hooks.schedule is not None:
             self._job.hooks.schedule(self._job.network, self.model.num_timesteps / self._job.budget)
 
@@ -106,7 +103,7 @@ class Supervisor(BaseCallback):
     def _on_training_end(self) -> None:
         commit_statistics(self.model.policy)
         self._log()
-        self._trials.evaluate(self.model.num_timesteps)
+        self._evaluation.evaluate(self.model.num_timesteps)
 
 
 def train(job: TrainJob) -> TrainResult:
@@ -117,19 +114,17 @@ def train(job: TrainJob) -> TrainResult:
         TooManyFaults: environments failed more often than the task allows; the network is as trained as it was then.
         GraftError: the task cannot be made, or the algorithm cannot play its actions or this network.
     """
-    network, task, algorithm, seed = job.network, job.task, job.algorithm, job.seed
+    network, algorithm = job.network, job.algorithm
     assert isinstance(algorithm, Algorithm), "an algorithm of this backend"
     algorithm.check_network(network)
-    # Environment i is seeded with seed + i: the two batches are kept apart, and seeds must be far from each other.
-    observation, workers = network.schemas.observation, job.workers
-    batch = make(task, algorithm.num_envs, seed, observation=observation, workers=workers)
-    env = BatchVecEnv(batch, algorithm.reward_scale)
-    eval_env = make(task, job.evaluation.num_envs, seed + algorithm.num_envs, observation=observation, workers=workers)
-    try:
-        learner = algorithm.learner(network, env, seed % 2**32, job.hooks.gradients, job.device)
+    with contextlib.ExitStack() as stack:
+        batch = stack.enter_context(contextlib.closing(make_env(job, algorithm.num_envs, 0)))
+        eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, algorithm.num_envs)))
+        env = BatchVecEnv(batch, algorithm.reward_scale)
+        learner = algorithm.learner(network, env, job.seed % 2**32, job.hooks.gradients, job.device)
         learner.set_logger(Logger(None, [RecordWriter(job.record)]))
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
-        trials = PeriodicEvaluation(job, eval_env, lambda: [batch.faults])
+        evaluation = PeriodicEvaluation(job, eval_env, lambda: [batch.faults])
         parts: dict[str, Savable] | None = None
         if batch.savable and eval_env.savable:
             parts = {
@@ -137,24 +132,21 @@ def train(job: TrainJob) -> TrainResult:
                 "random": RandomState(learner.device),
                 "training": EnvState(env),
                 "evaluation": EnvState(eval_env),
-                "trials": trials,
+                "trials": evaluation,
             }
         snapshotter = Snapshotter(job.snapshots, parts)
         snapshotter.resume()
-        _learn(learner, job, Supervisor(job, trials, env.recent, snapshotter), trials)
-        return trials.result(learner.num_timesteps, snapshotter.seconds)
-    finally:
-        env.close()
-        eval_env.close()
+        _learn(learner, job, TrainingCallback(job, evaluation, env.recent, snapshotter), evaluation)
+        return evaluation.result(learner.num_timesteps, snapshotter.seconds)
 
 
-def _learn(learner: BaseAlgorithm, job: TrainJob, supervisor: Supervisor, trials: PeriodicEvaluation) -> None:
-    # A replay learner logs at episodes' ends, several at once; here the supervisor tells it when.
+def _learn(learner: BaseAlgorithm, job: TrainJob, callback: TrainingCallback, evaluation: PeriodicEvaluation) -> None:
+    # A replay learner would log at ends of episodes, several at once; here the callback logs.
     interval = sys.maxsize if isinstance(learner, OffPolicyAlgorithm) else 1
     taken = learner.num_timesteps
     try:
-        learner.learn(job.budget - taken, callback=supervisor, log_interval=interval, reset_num_timesteps=not taken)
+        learner.learn(job.budget - taken, callback=callback, log_interval=interval, reset_num_timesteps=not taken)
     except TooManyFaults as error:
         error.env_steps = learner.num_timesteps
-        job.record(learner.num_timesteps, trials.faults().metrics())
+        job.record(learner.num_timesteps, evaluation.faults().metrics())
         raise

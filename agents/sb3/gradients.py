@@ -1,25 +1,44 @@
-"""Where a transfer method gets hold of the gradients of a learner of Stable-Baselines3."""
+"""Mixin for Stable-Baselines3's algorithms: a transfer method changes gradients before they are clipped."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.sb3.learner_state import network_optimizer
 from graft.agents.training.backend import Batch, Gradients
 
 
-def apply_method_gradients(
-    gradients: Gradients, network: PolicyNetwork, batch: Batch, clip_at: float | None = None
-) -> None:
-    """Put what ``gradients`` makes of the network's gradients in their place.
+class MethodGradients(BaseAlgorithm):
+    """Passes each minibatch's gradients of the network through ``gradients``, where given.
 
-    Args:
-        gradients: the method. network: what is trained. batch: the states that the gradients come from.
-        clip_at: largest norm of what comes out, for a learner that left its own clipping to us; None for none.
+    The library clips between backward and step and offers no hook there. So its own clipping is set to infinity (which
+    multiplies by one) and done, after ``gradients``, just before the optimiser's step.
     """
-    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    changed = gradients(found, network, batch)
-    for name, parameter in network.named_parameters():
-        parameter.grad = changed.get(name)
-    if clip_at is not None:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), clip_at)
+
+    def __init__(self, *args: Any, gradients: Gradients | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gradients = gradients
+        self._clip_at: float | None = getattr(self, "max_grad_norm", None)  # SAC clips nothing
+        if gradients is not None:
+            if self._clip_at is not None:
+                self.max_grad_norm = math.inf
+            network_optimizer(self).register_step_pre_hook(self._before_step)
+
+    def minibatch(self) -> tuple[PolicyNetwork, Batch]:
+        """The network, and the minibatch that its current gradients come from."""
+        raise NotImplementedError
+
+    def _before_step(self, *_: Any) -> None:
+        assert self._gradients is not None
+        network, batch = self.minibatch()
+        grads = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        changed = self._gradients(grads, network, batch)
+        for name, parameter in network.named_parameters():
+            parameter.grad = changed.get(name)
+        if self._clip_at is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), self._clip_at)

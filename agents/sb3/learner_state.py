@@ -1,11 +1,11 @@
-"""The state of a Stable-Baselines3 learner between two rollouts: how it is saved, and put back."""
+"""The state of a Stable-Baselines3 learner between two rollouts."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,49 +22,45 @@ from graft.agents.checkpoints.snapshot import SavedState
 
 
 def counters(thing: object) -> dict[str, float]:
-    """Attributes that are plain numbers: all counters, whatever a library calls them, and some constants."""
+    """Attributes that are plain numbers: all counters, and some constants."""
     return {name: value for name, value in vars(thing).items() if isinstance(value, int | float)}
 
 
 def network_optimizer(learner: BaseAlgorithm) -> torch.optim.Optimizer:
-    """The optimiser that trains the network: an actor's own where there is an actor, else the policy's."""
-    found: torch.optim.Optimizer = getattr(learner.policy, "actor", learner.policy).optimizer
-    return found
+    """The optimiser of the network: the actor's where there is an actor, else the policy's."""
+    return cast(torch.optim.Optimizer, getattr(learner.policy, "actor", learner.policy).optimizer)
 
 
 class SavableLearner:
-    """A learner of the library: weights, what is frozen, optimisers, counters, and what it remembers of the rollouts.
+    """A learner as a `Savable`: weights, freezing, optimisers, counters, replay buffer and log.
 
-    What a learner's tensors are, the library says itself, so this holds for PPO as for algorithms with target networks,
-    an entropy coefficient or a replay buffer. Where a subclass keeps more than numbers, it has to be added here.
+    The library lists a learner's tensors. Where a subclass keeps more than these and numbers, it has to be added here.
     """
 
     def __init__(self, learner: BaseAlgorithm) -> None:
         self._learner = learner
 
     def _named(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Modules and optimisers, and single tensors, by the library's names."""
         stateful, single = self._learner._get_torch_save_params()
         find = {name: attrgetter(name)(self._learner) for name in (*stateful, *single)}
         return {name: find[name] for name in stateful}, {name: find[name] for name in single}
 
     def save(self) -> SavedState:
-        """Copies of small things, references to large ones."""
         learner, policy = self._learner, self._learner.policy
         stateful, single = self._named()
-        found = {f"single/{name}": tensor for name, tensor in single.items()}
+        state = {f"single/{name}": tensor for name, tensor in single.items()}
         optimisers: dict[str, Any] = {}
         for name, thing in stateful.items():
             if isinstance(thing, torch.optim.Optimizer):
                 held, optimisers[name] = optimiser_state(thing)
             else:
                 held = thing.state_dict()
-            found.update({f"{name}/{key}": tensor for key, tensor in held.items()})
+            state.update({f"{name}/{key}": tensor for key, tensor in held.items()})
         assert isinstance(learner._last_obs, np.ndarray)
         assert learner._last_episode_starts is not None
-        found |= tensors({"last/obs": learner._last_obs, "last/starts": learner._last_episode_starts})
+        state |= tensors({"last/obs": learner._last_obs, "last/starts": learner._last_episode_starts})
         buffer, place = _replay_state(learner)
-        found |= buffer
+        state |= buffer
         values = {
             "numbers": counters(learner),
             "optimisers": optimisers,
@@ -75,10 +71,9 @@ class SavableLearner:
             "actions": learner.action_space.np_random.bit_generator.state,
             "pending": _pending(learner),
         }
-        return SavedState(found, values)
+        return SavedState(state, values)
 
     def restore(self, saved: SavedState) -> None:
-        """All of it, in place."""
         learner, values = self._learner, saved.values
         stateful, single = self._named()
         for name, thing in stateful.items():
@@ -106,14 +101,14 @@ class SavableLearner:
 
 
 def _pending(learner: BaseAlgorithm) -> list[Any]:
-    """Metrics that the logger holds but has not written yet, in their order."""
+    """Metrics that the logger has not written yet, in their order."""
     log = learner.logger
-    found = {name: value for name, value in log.name_to_value.items() if isinstance(value, int | float | np.number)}
-    return [[n, float(v), log.name_to_count.get(n, 0), list(log.name_to_excluded[n])] for n, v in found.items()]
+    values = {name: value for name, value in log.name_to_value.items() if isinstance(value, int | float | np.number)}
+    return [[n, float(v), log.name_to_count.get(n, 0), list(log.name_to_excluded[n])] for n, v in values.items()]
 
 
 def _replay_state(learner: BaseAlgorithm) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The filled part of the replay buffer, and how far that is; nothing where there is none."""
+    """The filled part of the replay buffer, and its position; empty without one."""
     buffer = getattr(learner, "replay_buffer", None)
     if buffer is None:
         return {}, {}

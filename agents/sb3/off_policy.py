@@ -1,11 +1,10 @@
-"""What SAC and DQN share: options of a replay buffer, and the minibatch that a gradient came from."""
+"""What SAC and DQN share: options of a replay buffer, and the latest minibatch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
@@ -16,12 +15,11 @@ from graft.errors import GraftError
 
 
 class LastSampleReplayBuffer(ReplayBuffer):
-    """The library's replay buffer, which stores observations as they come, and knows the last minibatch it gave."""
+    """The library's replay buffer, which keeps a reference to its latest minibatch."""
 
     last: ReplayBufferSamples | None = None
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        """A minibatch of transitions."""
         self.last = super().sample(batch_size, env)
         return self.last
 
@@ -38,14 +36,14 @@ class OffPolicy(ReplayOptions, Algorithm):
     """An algorithm that learns from a replay buffer."""
 
     def check_rows(self, env: BatchVecEnv) -> None:
-        """Raises GraftError where rows can be out of play: a replay buffer would learn from these steps too."""
+        """Raises GraftError where rows can be out of play: a replay buffer would hold these steps too."""
         if env.env.dead_rows:
             raise GraftError(
                 "A replay buffer can't leave out the steps of agents that are out of play; use the algorithm 'ppo'."
             )
 
-    def arguments(self) -> dict[str, Any]:
-        """These options as the library's classes name them."""
+    def arguments(self, env: BatchVecEnv) -> dict[str, Any]:
+        self.check_rows(env)
         return {
             "learning_rate": self.learning_rate,
             "buffer_size": self.buffer,
@@ -57,9 +55,3 @@ class OffPolicy(ReplayOptions, Algorithm):
             "gradient_steps": self.gradient_steps,
             "replay_buffer_class": LastSampleReplayBuffer,
         }
-
-
-def follow_freezing(copy: torch.nn.Module, original: torch.nn.Module) -> None:
-    """Let the parameters of ``copy`` train where those of ``original`` do; the two are built alike."""
-    for mine, theirs in zip(copy.parameters(), original.parameters(), strict=True):
-        mine.requires_grad_(theirs.requires_grad)

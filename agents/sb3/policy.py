@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
@@ -14,13 +14,9 @@ from graft.agents.training.backend import Batch
 
 
 class NetworkPolicy(ActorCriticPolicy):
-    """Wraps a network that was built elsewhere; Stable-Baselines3 adds the optimiser and the action distribution.
+    """Wraps ``network``, trained in place; the library adds optimiser and action distribution.
 
-    Its own layers, and with them its orthogonal re-initialisation, are never made, so the network's weights are the
-    ones it was given.
-
-    Args:
-        network: what is trained, in place.
+    The library's own layers, and its orthogonal re-initialisation, are skipped.
     """
 
     def __init__(
@@ -35,15 +31,13 @@ class NetworkPolicy(ActorCriticPolicy):
         self.network = network
         self.input_depth = 0
         self.last_batch: Batch | None = None
-        # Frozen parameters are included: they have no gradient, so the optimiser skips them until a schedule
-        # unfreezes them.
+        # Frozen parameters are included: without a gradient they are skipped, and a schedule may unfreeze them.
         self.optimizer = self.optimizer_class(network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Nothing to build: the network is given."""
 
     def set_training_mode(self, mode: bool) -> None:
-        """Frozen blocks stay in eval mode (see `graft.agents.networks.encoder.Encoder.train`)."""
         self.train(mode)
 
     def _distribution(self, outputs: Outputs) -> Distribution:
@@ -74,10 +68,8 @@ class NetworkPolicy(ActorCriticPolicy):
         return outputs.value.unsqueeze(-1), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """The action distribution at raw observations."""
         return self._distribution(self.network(obs))
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Values (N, 1) of raw observations."""
-        values: torch.Tensor = self.network(obs).value.unsqueeze(-1)
-        return values
+        return cast(torch.Tensor, self.network(obs).value.unsqueeze(-1))

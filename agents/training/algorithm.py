@@ -1,4 +1,4 @@
-"""Options of the algorithms that train networks, as far as the backends share them."""
+"""Options of algorithms that both backends share."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Algorithm:
 
     Attributes:
         num_envs: environments in the training batch.
-        reward_scale: what rewards are multiplied by before the algorithm sees them; reported returns are as they are.
+        reward_scale: multiplies the rewards that the algorithm sees, not reported returns.
     """
 
     distribution: ClassVar[Distribution | None] = None
-    """How it plays the heads of the networks that it trains (see `graft.agents.networks.policy_network.Outputs`)."""
+    """Of actions, by the heads' outputs (see `Outputs`)."""
 
     num_envs: Count = 64
     reward_scale: Positive = 1.0
@@ -39,7 +39,7 @@ class Algorithm:
         return {}
 
     def check(self, schemas: Schemas) -> None:
-        """Raises GraftError where the algorithm cannot play the task's actions."""
+        """Raise GraftError where the algorithm cannot play the task's actions."""
         if not can_play(self.distribution, schemas.action):
             siblings = self.siblings()
             name = next((n for n, kind in siblings.items() if kind is type(self)), type(self).__name__)
@@ -51,7 +51,7 @@ class Algorithm:
             )
 
     def check_network(self, network: PolicyNetwork) -> None:
-        """Raises GraftError where ``network`` was made for an algorithm that plays it in another way."""
+        """Raise GraftError where ``network`` has the action distribution of another algorithm."""
         self.check(network.schemas)
         if network.config.distribution != self.distribution:
             raise GraftError(
@@ -62,7 +62,7 @@ class Algorithm:
 
 
 def architecture_for(algorithm: Algorithm, config: NetworkConfig) -> NetworkConfig:
-    """``config`` with the distribution that ``algorithm`` plays: what its networks are built from."""
+    """``config`` with the algorithm's action distribution, to build its networks from."""
     return replace(config, distribution=algorithm.distribution)
 
 
@@ -101,11 +101,10 @@ class ReplayOptions(Algorithm):
 
     Attributes:
         learning_rate: of Adam. gamma: discount. batch: transitions per gradient step.
-        buffer: transitions kept; observations stay in the task's dtype.
-        tau: share of the network that its target takes over at each update of the target.
+        buffer: transitions kept. tau: weight of the network in each update of its target.
         learning_starts: env steps of uniformly random play before the first update.
         train_freq: steps of each environment between updates.
-        gradient_steps: per update; -1 for as many as env steps were taken since the last one.
+        gradient_steps: per update; -1 for as many as env steps since the last one.
     Raises:
         GraftError: no gradient steps, or a buffer smaller than the batch of environments.
     """
@@ -121,7 +120,6 @@ class ReplayOptions(Algorithm):
     gradient_steps: Annotated[int, Field(ge=-1)] = -1
 
     def __post_init__(self) -> None:
-        # Values that a library would take in silence and read as others.
         if self.gradient_steps == 0:
             raise GraftError("gradient_steps=0 is not allowed: give a number from 1, or -1 for one per env step.")
         if self.buffer < self.num_envs:
@@ -135,10 +133,10 @@ class SACOptions(ReplayOptions):
     """Options of soft actor-critic (Haarnoja et al. 2018), for box actions with finite bounds.
 
     Attributes:
-        entropy: the coefficient of the entropy; ``auto`` learns it, towards an entropy of -1 per action.
-        encoder: what the critics read: ``separate``, a copy of the network's encoder *as the transfer made it*, which
-            trains on the critics' loss, except for what is frozen in the network; or ``shared``, the network's encoder
-            itself, which only the actor's loss trains. A transfer method's gradients reach neither critic nor copy.
+        entropy: coefficient of the entropy; ``auto`` learns it, towards an entropy of -1 per action.
+        encoder: of the critics: ``separate``, a copy of the network's encoder *as the transfer made it*, trained by the
+            critics' loss except where frozen; or ``shared``, the network's own, trained only by the actor's loss. A
+            transfer method changes neither the critics' gradients nor the copy's.
         critic: hidden units of each critic above the encoder.
     """
 

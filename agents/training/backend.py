@@ -1,4 +1,4 @@
-"""The seam between a training backend and its callers."""
+"""What a training backend takes and returns."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Gradients = Callable[[Grads, PolicyNetwork, Batch], Grads]
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a transfer method does during training.
+    """A transfer method's functions during training.
 
     Attributes:
-        gradients: changes the gradients of every minibatch, or None.
+        gradients: changes the gradients of every minibatch.
         schedule: ``(network, progress)``, called before each rollout with the share of the budget spent, in [0, 1).
-        rates: parameter name -> what its learning rate is multiplied by, for those where it is not 1.
-        report: measures the network; called at every evaluation, whose record gets what it returns (tag -> value).
-        state: what the others remember. A backend that trains in other processes, where copies of the hooks are
-            called, moves it from there to here before it evaluates and when it ends.
+        rates: parameter name -> factor of its learning rate, where it is not 1.
+        report: returns metrics by tag, which every evaluation records.
+        state: of these functions. Where copies of the hooks are called in other processes, the backend copies their
+            state to this object before each evaluation and at the end.
     """
 
     gradients: Gradients | None = None
@@ -56,10 +56,10 @@ Record = Callable[[int, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """When and how to evaluate: at the start, after every ``every`` env steps (at the next rollout), and at the end.
+    """When and how to evaluate: at the start, every ``every`` env steps (before the next rollout), and at the end.
 
     Attributes:
-        every: env steps. episodes: per evaluation, shared out over ``num_envs`` environments.
+        episodes: per evaluation, spread over ``num_envs`` environments.
         deterministic: play the most likely action instead of a sample.
     """
 
@@ -71,13 +71,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a training may use; where it uses more than one process, some backends give other numbers with others.
+    """Processes and devices of a training; results may depend on their numbers.
 
     Attributes:
-        num_env_runners: processes that play; 0 for the one that trains.
-        num_learners: processes that learn; 0 for the calling one.
-        num_gpus_per_learner: GPUs, or the share of one, that each learner (the calling process, too) takes.
-        num_cpus_per_env_runner: cores that each of these takes.
+        num_env_runners, num_learners: processes that play and that learn; 0 for the calling process.
+        num_gpus_per_learner: GPUs, or a fraction of one, of each learner (or the calling process).
+        num_cpus_per_env_runner: cores of each.
     """
 
     num_env_runners: Annotated[int, Field(ge=0)] = 0
@@ -88,15 +87,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class Partners:
-    """Who learns beside a network, in a task for squads whose teams all learn.
+    """Policies trained together with a network, in a task for squads whose teams all learn.
 
-    The network plays the task's ``team``; it is evaluated against the task's ``opponents``, so that one run can be
-    compared with another.
+    The network plays the task's ``team``; it is evaluated against the task's ``opponents``, so that runs compare.
 
     Attributes:
         plays: team -> policy, for each team.
-        networks: of all policies but the one that plays the task's team; trained in place. One that has that network's
-            encoder, the same object, shares it.
+        networks: of the other policies, trained in place. One with the same encoder object shares it.
     """
 
     plays: Mapping[str, str]
@@ -105,20 +102,18 @@ class Partners:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What a backend is asked to train, in place.
+    """A network and how to train it, in place.
 
     Attributes:
         algorithm: of the backend's own ``ALGORITHMS``.
         budget: env steps; training ends after the rollout that reaches it.
         seed: of the environments, the action samples and the minibatches.
         record: receives metrics; evaluations come at least at 0 and at the last env step.
-        hooks: what a transfer method does during training.
-        device: a torch device; "auto" is the GPU where there is one. Unused by RLlib, where ``resources`` say it.
-        snapshots: where to keep one; training goes on from the one that is there, and ends as if it had never been
-            stopped. None are taken where an environment's state can't be saved (all but the built-in games).
-        workers: processes that each of both batches is spread over, where that can pay (`envs.make`).
-        resources: processes and GPUs of a backend that uses more than the calling process.
-        partners: who learns beside it, in a task for squads that names its ``team``; RLlib only.
+        device: a torch device; "auto" is the GPU where there is one. Unused by RLlib (see ``resources``).
+        snapshots: where to keep one; training resumes from one that is there, with the same results as uninterrupted.
+            None are taken where an environment's state can't be saved (all but the built-in games).
+        workers: processes that each batch is spread over (`envs.make`).
+        resources, partners: of RLlib only.
     """
 
     network: PolicyNetwork
@@ -137,10 +132,9 @@ class TrainJob:
 
 
 class TrainResult(NamedTuple):
-    """What training did: env steps taken, wall-clock seconds, and returns of the final evaluation's episodes.
+    """Env steps taken, wall-clock seconds, and returns of the final evaluation's episodes.
 
-    ``final_means`` holds their mean for each part of a batch that has several, and ``faults`` how often environments
-    failed and were restarted, by kind; empty where none did.
+    ``final_means``: their mean for each part of a batch with parts. ``faults``: restarts of environments by kind.
     """
 
     env_steps: int

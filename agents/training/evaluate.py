@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,35 +15,34 @@ from graft.envs.core.task import Groups, TaskVectorEnv
 from graft.errors import GraftError
 
 LONGEST_EPISODE = 30_000
-"""Steps after which an evaluation gives up on an episode; the longest of Atari's have 27,000."""
-
+"""Most steps of an episode in an evaluation; the longest of Atari's have 27,000."""
 
 WORST = 0.1
 """Share of the episodes that `worst_tenth` is the mean of."""
 
 
 def worst_tenth(returns: NDArray[np.float64]) -> float:
-    """Mean of the lowest tenth of the returns (n,), at least one: the conditional value at risk (CVaR) at 10 %."""
+    """Mean of the lowest tenth of the returns (n,), of at least one: the conditional value at risk (CVaR) at 10 %."""
     count = max(1, round(WORST * len(returns)))
     return float(np.sort(returns)[:count].mean())
 
 
 class Episodes(NamedTuple):
-    """Undiscounted returns and lengths of finished episodes, each (n,) float64, and who played them, (n,) int64."""
+    """Undiscounted returns and lengths of finished episodes, each (n,) float64, and their rows, (n,) int64."""
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.float64]
     rows: NDArray[np.int64]
 
     def means(self, groups: Groups | None) -> dict[str, float]:
-        """Mean return of each part of the batch; nothing of a batch without parts."""
+        """Mean return of each part of the batch; empty for a batch without parts."""
         if groups is None:
             return {}
         played = groups.of_row[self.rows]
         return {name: float(self.returns[played == k].mean()) for k, name in enumerate(groups.names)}
 
     def metrics(self, groups: Groups | None) -> dict[str, float]:
-        """Means as ``eval/*`` tags: of all episodes, then of each part, and its score where the part has bounds."""
+        """Means by ``eval/*`` tags: of all episodes and of each part, with its score where the part has bounds."""
         means = self.means(groups)
         scales = dict(zip(groups.names, groups.scales, strict=True)) if groups is not None else {}
         scored = {name: scale.normalise(means[name]) for name, scale in scales.items() if scale is not None}
@@ -58,9 +58,9 @@ class Episodes(NamedTuple):
 def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Episodes:
     """Play ``episodes`` episodes and return their outcomes.
 
-    Each environment contributes its first ``ceil(episodes / num_envs)`` episodes, whatever their length: counting the
-    first to finish would favour short ones. Rows that share games (``infos["over"]``) contribute the episodes of so
-    many games, none where they were out of play: as many of each row would favour games with many agents.
+    Each environment contributes its first ``ceil(episodes / num_envs)`` episodes: counting the first to finish would
+    favour short ones. Rows that share games (``infos["over"]``) contribute the episodes of so many games, none where
+    they were out of play: the same number of each row would favour games with many agents.
 
     Args:
         choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
@@ -70,7 +70,7 @@ def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: in
     """
     quota = -(-episodes // env.num_envs)
     done_counts = np.zeros(env.num_envs, np.int64)
-    returns, lengths, waited = np.zeros(env.num_envs), np.zeros(env.num_envs), np.zeros(env.num_envs)
+    returns, lengths, steps = np.zeros(env.num_envs), np.zeros(env.num_envs), np.zeros(env.num_envs)
     all_rows = np.ones(env.num_envs, np.bool_)
     finished: list[tuple[float, float, int]] = []
     obs, infos = env.reset()
@@ -79,8 +79,8 @@ def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: in
         obs, rewards, terminated, truncated, infos = env.step(choose(obs))
         returns += rewards
         lengths += alive
-        waited += 1
-        if waited.max() > LONGEST_EPISODE:
+        steps += 1
+        if steps.max() > LONGEST_EPISODE:
             raise GraftError(
                 f"An episode did not end within {LONGEST_EPISODE:,} steps; give the task a time limit, "
                 f"such as kwargs: {{max_episode_steps: 500}}."
@@ -92,7 +92,7 @@ def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: in
             returns[i] = lengths[i] = 0.0
         over = infos.get("over", ended)
         done_counts[over] += 1
-        waited[over] = 0.0
+        steps[over] = 0.0
     if not finished:
         raise GraftError(f"None of the {env.num_envs} rows was in play in {quota} games; evaluate more episodes.")
     outcomes = np.array(finished, np.float64)
@@ -117,9 +117,16 @@ def evaluate(
     def choose(obs: Any) -> Any:
         return network.act(torch.as_tensor(obs, device=device), generator, deterministic).cpu().numpy()
 
+    with eval_mode(network):
+        return play_episodes(choose, env, episodes)
+
+
+@contextlib.contextmanager
+def eval_mode(network: PolicyNetwork) -> Iterator[None]:
+    """Eval mode in this block."""
     was_training = network.training
     network.eval()
     try:
-        return play_episodes(choose, env, episodes)
+        yield
     finally:
         network.train(was_training)

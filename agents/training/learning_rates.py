@@ -1,4 +1,4 @@
-"""Learning rates that differ between the parameters of one optimiser."""
+"""Learning rates per parameter in one optimiser."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from graft.errors import GraftError
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, network: PolicyNetwork, rates: Mapping[str, float]) -> None:
-    """Make ``optimizer`` use its learning rate times ``rates[name]`` for each parameter of ``network`` named there.
+    """Multiply the learning rate of each parameter of ``network`` in ``rates`` by its factor.
 
-    The library sets one learning rate on all groups whenever its schedule moves; just before each step the groups made
-    here take theirs from the first group, which keeps the parameters that are not named.
+    Libraries set one learning rate on all groups. Just before each step the groups made here compute theirs from the
+    first group, which holds all other parameters.
 
     Raises:
-        GraftError: a parameter that the network or the optimiser does not have, or no parameter is left at rate 1.
+        GraftError: a parameter that the network or the optimiser does not have, or no parameter without a factor.
     """
     if not rates:
         return

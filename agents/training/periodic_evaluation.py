@@ -1,4 +1,4 @@
-"""What every backend does between rollouts: tries the network when that is due, and tells which environments failed."""
+"""Periodic evaluation of a network during training, and the count of environment faults."""
 
 from __future__ import annotations
 
@@ -11,15 +11,28 @@ from graft.agents.training.backend import TrainJob, TrainResult
 from graft.agents.training.evaluate import evaluate
 from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.task import TaskVectorEnv
+from graft.envs.factory import make
+
+LOG_PERIOD = 1000
+"""Most env steps between two records, and two calls of the schedule, of algorithms that update every few steps."""
+
+
+def log_period(budget: int) -> int:
+    """Env steps between two records of such algorithms: a hundredth of the budget, at most `LOG_PERIOD`."""
+    return max(1, min(LOG_PERIOD, budget // 100))
+
+
+def make_env(job: TrainJob, num_envs: int, first: int) -> TaskVectorEnv:
+    """``num_envs`` environments of a training's task; number i is seeded with ``job.seed + first + i``."""
+    return make(job.task, num_envs, job.seed + first, observation=job.network.schemas.observation, workers=job.workers)
 
 
 class PeriodicEvaluation:
-    """The evaluations of a network during its training, and the faults of its environments.
+    """Evaluates a network when due, and records the results, new environment faults and the method's report.
 
     Args:
-        job: the training; its seed is that of the action samples, and the report of its hooks is recorded.
-        env: what the network is tried on.
-        training_faults: gives those of the environments that the network is trained on.
+        job: the training; its seed is that of the action samples. env: of the evaluation.
+        training_faults: returns the faults of the training environments.
     """
 
     def __init__(self, job: TrainJob, env: TaskVectorEnv, training_faults: Callable[[], Iterable[Faults]]) -> None:
@@ -31,20 +44,17 @@ class PeriodicEvaluation:
         self._means: dict[str, float] = {}
 
     def save(self) -> SavedState:
-        """What the next ones depend on."""
         return SavedState({"generator": self._generator.get_state()}, {"due": self._due, "faults": self._known_faults})
 
     def restore(self, saved: SavedState) -> None:
-        """Inverse of `save`."""
         self._generator.set_state(saved.tensors["generator"])
         self._due, self._known_faults = saved.values["due"], saved.values["faults"]
 
     def due(self, env_steps: int) -> bool:
-        """Whether the next evaluation is, when ``env_steps`` have been taken."""
         return env_steps >= self._due
 
     def evaluate(self, env_steps: int) -> None:
-        """Now, whether due or not."""
+        """Evaluate now, whether due or not."""
         episodes = evaluate(self._network, self._env, self._plan.episodes, self._generator, self._plan.deterministic)
         self._returns, self._means = episodes.returns.tolist(), episodes.means(self._env.groups)
         self._due += self._plan.every
@@ -52,16 +62,15 @@ class PeriodicEvaluation:
         self._record(env_steps, {**episodes.metrics(self._env.groups), **self.new_faults(), **measured})
 
     def faults(self) -> Faults:
-        """Of the environments that it is trained on, and of those that it is evaluated on."""
+        """Faults of the environments of training and evaluation."""
         return sum_faults([*self._training_faults(), self._env.faults])
 
     def new_faults(self) -> dict[str, float]:
-        """All faults so far as metrics, if there are more of them than before."""
+        """All faults so far as metrics, if there are new ones."""
         faults, before = self.faults(), self._known_faults
         self._known_faults = faults.total
         return faults.metrics() if faults.total > before else {}
 
     def result(self, env_steps: int, seconds: float) -> TrainResult:
-        """Of a training that took so much, whose last evaluation was the latest."""
         faults = {kind: count for kind, count in self.faults().items() if count}
         return TrainResult(env_steps, seconds, self._returns, self._means, faults)

@@ -1,4 +1,4 @@
-"""States that a policy meets, for whoever needs to see what it does in them."""
+"""Collects states that a policy visits."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import torch
 
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Batch
+from graft.agents.training.evaluate import eval_mode
 from graft.envs.core.task import TaskVectorEnv
 
 
 def collect(network: PolicyNetwork, env: TaskVectorEnv, states: int, generator: torch.Generator) -> Batch:
-    """Play sampled actions until ``states`` states or more were met.
+    """Play sampled actions until at least ``states`` states were visited.
 
     Args:
         env: same-step autoreset; it is reset first.
         generator: of the action samples, on the network's device.
     Returns:
-        Raw observations (N, *obs_shape) and the actions taken in them, on the CPU, in the order of time; N is
-        ``states`` or a little more, as many as whole steps of the batch give. Rows out of play give none.
+        Raw observations (N, *obs_shape) and actions, on the CPU, in the order of time; N is ``states`` or more, up to
+        the end of the batch's step. Rows out of play are left out.
     """
     device = next(network.parameters()).device
     observations, actions = [], []
-    was_training = network.training
-    network.eval()
-    try:
+    with eval_mode(network):
         obs, infos = env.reset()
         missing = states
         while missing > 0:
@@ -35,6 +34,4 @@ def collect(network: PolicyNetwork, env: TaskVectorEnv, states: int, generator: 
             actions.append(chosen[alive])
             missing -= int(alive.sum())
             obs, *_, infos = env.step(chosen.numpy())
-    finally:
-        network.train(was_training)
     return Batch(torch.cat(observations), torch.cat(actions))

@@ -1,1 +1,1 @@
-"""Encoders, one file each; every module here is imported by the registry."""
+"""Encoders, one file each; the registry imports every module here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -16,10 +16,9 @@ from graft.errors import GraftError, unknown
 
 
 class Branches(nn.Module):
-    """Flat observations (N, D) of parts -> tanh of the sum of what each part's encoder and a linear layer make of it.
+    """Flat observations (N, D) of parts -> tanh of the sum of a linear layer of each part's encoder.
 
-    That is one layer over all features together, kept apart by part: a part that a transfer adds or takes away leaves
-    the weights of the others as they are.
+    This is one layer over all features, stored by part: adding or removing a part keeps the other weights.
     """
 
     def __init__(self, schema: ObservationSchema, encoders: Mapping[str, Encoder], features: int) -> None:
@@ -32,26 +31,23 @@ class Branches(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Features (N, F)."""
         total: torch.Tensor = self.bias
         for name, piece in self._pieces(obs).items():
             total = total + self.joins[_key(name)](self.parts[_key(name)](piece))
         return torch.tanh(total)
 
     def branch(self, part: str, obs: torch.Tensor) -> torch.Tensor:
-        """What a part's encoder alone makes of the observations, (N, its features)."""
-        features: torch.Tensor = self.parts[_key(part)](self._pieces(obs)[part])
-        return features
+        """Features of one part's encoder, (N, its features)."""
+        return cast(torch.Tensor, self.parts[_key(part)](self._pieces(obs)[part]))
 
     def weight(self, part: str) -> nn.Parameter:
-        """By which the part's features are read, (F, its features)."""
+        """The linear layer's weights of a part, (F, its features)."""
         join = self.joins[_key(part)]
         assert isinstance(join, nn.Linear)
         assert isinstance(join.weight, nn.Parameter)
         return join.weight
 
     def _pieces(self, obs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each part, (N, *shape)."""
         pieces = torch.split(obs, [math.prod(shape) for shape in self.shapes.values()], 1)
         return {name: p.reshape(-1, *shape) for p, (name, shape) in zip(pieces, self.shapes.items(), strict=True)}
 
@@ -63,10 +59,9 @@ class BranchesEncoder(Encoder):
     Args:
         schema: an observation of ``parts``.
         features: number of features.
-        normalise: whether running statistics scale parts that are vectors (`graft.agents.networks.normaliser`), unless the options
-            of a part say otherwise.
-        encoders: part -> ``{encoder: name, options: {...}}``; by default the encoder that fits the part.
-            Entries of parts that are not there are not used: what one task shows, another may not.
+        normalise: whether a `Normaliser` scales vector parts, unless the options of a part say otherwise.
+        encoders: part -> ``{encoder: name, options: {...}}``; the default encoder for other parts. Entries of parts
+            that this task does not have are ignored.
     """
 
     kinds = ("parts",)
@@ -104,14 +99,13 @@ class BranchesEncoder(Encoder):
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """Of parts that a transfer added, until they are learned."""
         block = self.blocks[0]
         assert isinstance(block, Branches)
         return tuple(f"blocks.0.parts.{_key(name)}." for name in block.shapes if not block.weight(name).any())
 
 
 def _key(part: str) -> str:
-    """What a part is called among modules, where some words are taken, such as "keys" and "type"."""
+    """A part's name in a ModuleDict, which reserves some, such as "keys" and "type"."""
     return f"{part}:" if not part or hasattr(nn.ModuleDict(), part) else part
 
 

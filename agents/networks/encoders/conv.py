@@ -31,7 +31,6 @@ def flat_size(blocks: nn.ModuleList, shape: tuple[int, ...]) -> int:
 
 
 def check_sizes(encoder: str, **sizes: Sequence[int]) -> None:
-    """Raises GraftError where a size is below 1."""
     for option, values in sizes.items():
         if min(values) < 1:
             given = ", ".join(map(str, values))
@@ -73,10 +72,7 @@ class GridCNN(Encoder):
         self.blocks = nn.ModuleList()
         inputs = schema.shape[0]
         for outputs, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True):
-            layers: list[nn.Module] = [
-                nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2),
-                nn.ReLU(),
-            ]
+            layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2), nn.ReLU()]
             if pool > 1:
                 layers.append(nn.MaxPool2d(pool))
             self.blocks.append(nn.Sequential(*layers))

@@ -21,7 +21,7 @@ class MLP(Encoder):
     Args:
         schema: a ``vector`` or ``planes`` observation.
         widths: units of each layer; the last is the number of features.
-        normalise: whether running statistics scale what the first layer reads (`graft.agents.networks.normaliser`).
+        normalise: whether running statistics scale what the first layer reads (`Normaliser`).
     """
 
     kinds = ("vector", "planes")

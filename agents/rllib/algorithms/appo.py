@@ -1,4 +1,4 @@
-"""APPO of RLlib, on arrays instead of episode objects: runners need not wait for the learner."""
+"""RLlib's APPO on arrays instead of episode objects; runners need not wait for the learner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ray.rllib.algorithms.appo import APPO, APPOConfig
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner import Learner
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_ENV_STEPS_TRAINED_LIFETIME
@@ -31,44 +30,41 @@ from graft.agents.rllib.trajectories import TargetModule, TrajectoryRunner
 from graft.agents.training.algorithm import Count, NotNegative, Positive, Share
 from graft.envs.core.faults import Faults
 
-PLAY = "play"
-"""Tag of what runners in other processes are asked for; RLlib has requests of its own."""
+SAMPLE_TAG = "play"
+"""Of asynchronous requests to runners, apart from RLlib's own."""
 
 POLL_SECONDS = 0.01
-"""Seconds between two looks whether a runner in another process is done."""
+"""Seconds to wait for a fragment before asking again."""
 
 
 class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[misc]  # RLlib's own bases differ
     """RLlib's APPO learner with a method's hooks; its loss is the library's.
 
-    RLlib's runs its updates in a thread that draws batches from a queue in random order, so that no two trainings are
-    alike. Here `update` makes them itself and returns when they are done.
+    RLlib runs updates in a thread that draws batches from a queue, so no two trainings are alike. Here `update` is
+    synchronous.
     """
 
     def build(self) -> None:
-        """Called by RLlib, which starts the thread."""
         super().build()  # type: ignore[no-untyped-call]
         self._learner_thread.request_stop()  # type: ignore[attr-defined]
         self._learner_thread.join()
 
     def update(self, training_data: TrainingData, *, timesteps: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
-        """All epochs over a batch, now."""
         return Learner.update(self, training_data=training_data, timesteps=timesteps, **kwargs)
 
     @property
     def target_module(self) -> TargetModule:
-        """The network and its older copy."""
-        found = self.module[DEFAULT_MODULE_ID].unwrapped()
-        assert isinstance(found, TargetModule)
-        return found
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        assert isinstance(module, TargetModule)
+        return module
 
     def _create_iterator_if_necessary(
         self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **_: Any
     ) -> Iterator[MultiAgentBatch]:
-        """Minibatches of whole rows in random order, new in every epoch; the last one may be smaller.
+        """Shuffled minibatches of whole trajectories, in a new order in every epoch; the last one may be smaller.
 
         Args:
-            minibatch_size: steps in it that are learned from.
+            minibatch_size: learned steps, without the last of each trajectory.
         """
         made = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
         whole = made.policy_batches[DEFAULT_MODULE_ID]
@@ -88,28 +84,26 @@ class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[mi
             self.target_module.input_depth = 0
 
     def save(self) -> SavedState:
-        """What its next updates depend on."""
         saved = super().save()
-        old = {f"old/{name}": tensor.detach().cpu() for name, tensor in self.target_module.old.state_dict().items()}
+        old = {f"old/{name}": tensor.detach().cpu() for name, tensor in self.target_module.target.state_dict().items()}
         renewed = self._last_update_ts_by_mid[DEFAULT_MODULE_ID]
         return SavedState({**saved.tensors, **old}, {**saved.values, "renewed": renewed})
 
     def restore(self, saved: SavedState) -> None:
-        """Inverse of `save`."""
         super().restore(saved)
-        self.target_module.old.load_exactly({name: t.to(self.device) for name, t in saved.group("old").items()})
+        self.target_module.target.load_exactly(self.on_device(saved, "old"))
         self._last_update_ts_by_mid[DEFAULT_MODULE_ID] = saved.values["renewed"]
 
 
 class TransferAPPO(AlgorithmMixin, APPO):
-    """RLlib's APPO, whose learner takes batches of rows from whoever has sampled them.
+    """RLlib's APPO on batches of trajectories.
 
-    A training step waits for as many fragments as there are runners. A runner in another process plays on with the
-    newest weights as soon as its fragment was fetched, while the learner learns, so a fast one gives more of them.
+    A training step waits for as many fragments as there are runners. A remote runner goes on with the newest weights as
+    soon as its fragment was fetched, so a fast one contributes more of them.
     """
 
-    _ready: Any = None
-    _known: dict[int, Faults]
+    _sent: Any = None
+    _known: Mapping[int, Faults] = {}  # replaced, never changed
     tags: ClassVar[Mapping[str, str]] = {
         "policy_loss": "train/policy_gradient_loss",
         "vf_loss": "train/value_loss",
@@ -119,21 +113,20 @@ class TransferAPPO(AlgorithmMixin, APPO):
     }
 
     def training_step(self) -> None:
-        """Fragments, an update from them, and new weights."""
-        config, (runners, learners) = self.config, self.seams()
+        config, (runners, learners) = self.config, self.actor_groups()
         assert isinstance(config, TransferAPPOConfig)
         if runners.num_remote_env_runners():
-            found = self._fetched()
+            fragments = self._fetch_fragments()
         else:
-            found = [[fragment] for fragment in runners.foreach_env_runner(_sample)]
+            fragments = [[fragment] for fragment in self.sample_all()]
         share = config.num_envs_per_env_runner
-        self.fragments = tuple(merged(of_one, share) for of_one in found)
+        self.fragments = tuple(merged(of_one, share) for of_one in fragments)
         self.env_steps += sum(fragment.env_steps for fragment in self.fragments)
-        whole, length = [fragment for of_one in found for fragment in of_one], config.get_rollout_fragment_length()
+        whole, length = [fragment for of_one in fragments for fragment in of_one], config.get_rollout_fragment_length()
         batch = _together(whole, length, max(1, config.num_learners))
         self.results = ()
         if batch is None:
-            return  # nobody was in play, so there is nothing to learn from
+            return  # no row was in play
         steps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps, NUM_ENV_STEPS_TRAINED_LIFETIME: self.env_steps}
         self.results = tuple(
             learners.update(
@@ -142,51 +135,42 @@ class TransferAPPO(AlgorithmMixin, APPO):
         )
         self.send_weights()
 
-    def _fetched(self) -> list[list[Fragment]]:
-        """Of each runner in another process, what it has sampled since the last call."""
-        runners, _ = self.seams()
+    def _fetch_fragments(self) -> list[list[Fragment]]:
+        """The fragments of each remote runner since the last call."""
+        runners, _ = self.actor_groups()
         count = runners.num_remote_env_runners()
-        found: list[list[Fragment]] = [[] for _ in range(count)]
-        if not runners.num_in_flight_async_reqs(PLAY):
-            self._ask(list(range(1, count + 1)))
-        while sum(map(len, found)) < count:
-            ready: list[tuple[int, Any]] = runners.fetch_ready_async_reqs(tags=PLAY, timeout_seconds=POLL_SECONDS)
+        fragments: list[list[Fragment]] = [[] for _ in range(count)]
+        if not runners.num_in_flight_async_reqs(SAMPLE_TAG):
+            self._request(list(range(1, count + 1)))
+        while sum(map(len, fragments)) < count:
+            ready: list[tuple[int, Any]] = runners.fetch_ready_async_reqs(tags=SAMPLE_TAG, timeout_seconds=POLL_SECONDS)
             for number, (fragment, faults) in ready:
-                found[number - 1].append(fragment)
-                self._known[number] = faults
-                self._ask([number])
-        return found
+                fragments[number - 1].append(fragment)
+                self._known = {**self._known, number: faults}
+                self._request([number])
+        return fragments
 
-    def _ask(self, numbers: list[int]) -> None:
-        """Let runners play a fragment with the newest weights."""
-        runners, _ = self.seams()
-        if self._ready is None:
+    def _request(self, numbers: list[int]) -> None:
+        """Ask runners for a fragment, played with the newest weights."""
+        runners, _ = self.actor_groups()
+        if self._sent is None:
             self.send_weights()
-        runners.foreach_env_runner_async(partial(_played, weights=self._ready), PLAY, remote_worker_ids=numbers)
+        runners.foreach_env_runner_async(partial(_played, weights=self._sent), SAMPLE_TAG, remote_worker_ids=numbers)
 
     def send_weights(self) -> None:
-        """From the first learner to all runners: those in other processes get them when they begin a fragment."""
-        runners, _ = self.seams()
+        """From the first learner to all runners; remote ones get them with the next request."""
+        runners, _ = self.actor_groups()
         if not runners.num_remote_env_runners():
             super().send_weights()
             return
-        self._ready = ray.put(self.weights())
+        self._sent = ray.put(self.weights())
 
     def faults(self) -> list[Faults]:
-        """Of each runner's environments; while runners in other processes play, as of the latest fragments."""
-        runners, _ = self.seams()
-        if not runners.num_in_flight_async_reqs(PLAY):
+        """Of each runner's environments; of remote runners that are sampling, as of their latest fragments."""
+        runners, _ = self.actor_groups()
+        if not runners.num_in_flight_async_reqs(SAMPLE_TAG):
             return super().faults()
         return [self._known.get(number, Faults()) for number in range(1, runners.num_remote_env_runners() + 1)]
-
-    def setup(self, config: Any) -> None:
-        """Called by RLlib."""
-        self._known = {}
-        super().setup(config)
-
-
-def _sample(runner: Any) -> Any:
-    return runner.sample()
 
 
 def _played(runner: BatchRunner, weights: Any) -> tuple[Fragment, Faults]:
@@ -195,7 +179,7 @@ def _played(runner: BatchRunner, weights: Any) -> tuple[Fragment, Faults]:
 
 
 def _together(fragments: Sequence[Fragment], length: int, learners: int) -> MultiAgentBatch | None:
-    """The rows of all fragments, as many for each learner; where these can't share them, the last are left out."""
+    """All trajectories; the last few are dropped where learners can't share them evenly."""
     columns = {name: np.concatenate([f.columns[name] for f in fragments]) for name in fragments[0].columns}
     rows = len(next(iter(columns.values()))) // length
     count = (rows - rows % learners) * length
@@ -206,17 +190,13 @@ def _together(fragments: Sequence[Fragment], length: int, learners: int) -> Mult
 
 
 class TransferAPPOConfig(APPOConfig):
-    """RLlib's, for `TransferAPPO`."""
+    """RLlib's config for `TransferAPPO`."""
 
     def __init__(self) -> None:
         super().__init__(algo_class=TransferAPPO)  # type: ignore[no-untyped-call]
 
-    def get_default_learner_class(self) -> type[TorchLearner]:
-        """The one with a method's hooks."""
-        return TransferAPPOLearner
-
     def get_rollout_fragment_length(self, worker_index: int = 0) -> int:
-        """Steps of a row as the loss reads it: those that were played, and what they came to."""
+        """Steps of a trajectory as the loss reads it: those played, and one for the observation after them."""
         return int(self.rollout_fragment_length) + 1
 
 
@@ -225,14 +205,12 @@ class TransferAPPOConfig(APPOConfig):
 class APPOAlgorithm(Algorithm):
     """Asynchronous proximal policy optimisation, with V-trace (Luo et al. 2020, Espeholt et al. 2018).
 
-    For actions of every kind. Runners in processes of their own play on while the learner learns, with weights that are
-    an update or more old; V-trace and an older copy of the network, which the policy's ratio is taken against, make up
-    for that. Which fragments meet in an update then depends on who was done first: two such trainings with one seed
-    differ, and one that goes on from a snapshot loses the fragments that were being played. Without runners of their
-    own (``num_env_runners: 0``) playing and learning take turns, and a seed fixes everything.
+    For actions of every kind. Remote runners go on sampling while the learner learns, with weights that are an update
+    or more old, which V-trace and an older copy of the network (in the policy's ratio) correct for. Which fragments
+    meet in an update depends on timing: two such trainings with one seed differ, and one that is resumed loses the
+    fragments that were being played. Without remote runners (``num_env_runners: 0``) a seed fixes everything.
 
-    RLlib's loss as it is; its buffer of earlier batches is left out: each batch is learned from ``epochs`` times in a
-    row, then it is gone.
+    The loss is RLlib's; its buffer of earlier batches is not used: each batch is learned from ``epochs`` times.
 
     Attributes:
         num_steps: steps of each environment per fragment. minibatch: states per gradient step, in whole fragments of an
@@ -258,13 +236,12 @@ class APPOAlgorithm(Algorithm):
     rho: Positive = 1.0
 
     def config(self, num_learners: int) -> AlgorithmConfig:
-        """RLlib's config; several learners share each minibatch."""
         learners = max(1, num_learners)
         whole = max(1, self.num_envs // learners)
         rows = max(1, min(self.minibatch // self.num_steps // learners, whole))
         config = TransferAPPOConfig()
         config.env_runners(env_runner_cls=TrajectoryRunner, rollout_fragment_length=self.num_steps)
-        config.learners(add_default_connectors_to_learner_pipeline=False)
+        config.learners(learner_class=TransferAPPOLearner, add_default_connectors_to_learner_pipeline=False)
         config.training(
             lr=self.learning_rate,
             gamma=self.gamma,
@@ -279,7 +256,7 @@ class APPOAlgorithm(Algorithm):
             use_kl_loss=False,
             grad_clip=self.max_grad_norm,
             grad_clip_by="global_norm",
-            # The copy's age is counted in what these multiply to, and in batches of all learners.
+            # RLlib multiplies this by the circular buffer's options, and counts batches of all learners.
             target_network_update_freq=self.target_update * learners,
             tau=1.0,
             circular_buffer_num_batches=1,

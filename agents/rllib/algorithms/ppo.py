@@ -10,7 +10,6 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
@@ -27,18 +26,17 @@ class TransferPPOLearner(TransferLearner, PPOTorchLearner):
 
 
 class TransferPPO(AlgorithmMixin, PPO):
-    """RLlib's PPO whose runners give batches with advantages, so that nothing is left to do for its connectors."""
+    """RLlib's PPO; its runners compute advantages, so RLlib's connectors are not used."""
 
     def training_step(self) -> None:
-        """A rollout, an update and new weights for the runners."""
-        config, (runners, learners) = self.config, self.seams()
+        config, (_, learners) = self.config, self.actor_groups()
         assert isinstance(config, PPOConfig)
-        self.fragments = tuple(runners.foreach_env_runner(_sample))
+        self.fragments = self.sample_all()
         self.env_steps += sum(fragment.env_steps for fragment in self.fragments)
         batches = _batches(self.fragments, max(1, config.num_learners))
         self.results = ()
         if not batches:
-            return  # nobody was in play, so there is nothing to learn from
+            return  # no row was in play
         self.results = tuple(
             learners.update(
                 batch=MultiAgentBatch(batches, max(map(len, batches.values()))),
@@ -50,24 +48,17 @@ class TransferPPO(AlgorithmMixin, PPO):
         self.send_weights()
 
 
-def _sample(runner: Any) -> Any:
-    return runner.sample()
-
-
 def _batches(fragments: tuple[Fragment, ...], learners: int) -> dict[str, SampleBatch]:
-    """The states of each policy that was in play."""
+    """A batch for each policy that was in play."""
     by_policy = {DEFAULT_MODULE_ID: fragments}
     for policy in fragments[0].others:
         by_policy[policy] = tuple(fragment.others[policy] for fragment in fragments)
-    found = {policy: _together(its, learners) for policy, its in by_policy.items()}
-    return {policy: batch for policy, batch in found.items() if batch is not None}
+    batches = {policy: _together(its, learners) for policy, its in by_policy.items()}
+    return {policy: batch for policy, batch in batches.items() if batch is not None}
 
 
 def _together(fragments: tuple[Fragment, ...], learners: int) -> SampleBatch | None:
-    """The states of all fragments with advantages of mean 0 and deviation 1, as many for each learner.
-
-    Where these can't be shared out evenly, the last states are left out, fewer than there are learners.
-    """
+    """All states, with normalised advantages; the last few are dropped where learners can't share them evenly."""
     columns = {name: np.concatenate([f.columns[name] for f in fragments]) for name in fragments[0].columns}
     gained = columns[Postprocessing.ADVANTAGES]
     count = len(gained) - len(gained) % learners
@@ -75,24 +66,13 @@ def _together(fragments: tuple[Fragment, ...], learners: int) -> SampleBatch | N
         return None
     # As RLlib's own connector does it.
     columns[Postprocessing.ADVANTAGES] = (gained - gained.mean()) / max(1e-4, float(gained.std()))
-    # Each learner gets a run of them, but every so-manieth state is wanted: of all environments, of all times.
+    # Each learner gets a contiguous part: interleaved, so that it has states of all environments and times.
     order = np.concatenate([np.arange(first, count, learners) for first in range(learners)])
     return SampleBatch({name: column[order] for name, column in columns.items()})
 
 
-class TransferPPOConfig(PPOConfig):
-    """RLlib's, for `TransferPPO`."""
-
-    def __init__(self) -> None:
-        super().__init__(algo_class=TransferPPO)  # type: ignore[no-untyped-call]
-
-    def get_default_learner_class(self) -> type[TorchLearner]:
-        """The one with a method's hooks."""
-        return TransferPPOLearner
-
-
 def settings(options: PPOOptions, learners: int = 1) -> dict[str, Any]:
-    """``options`` as RLlib's `PPOConfig.training` names them, for each of so many learners, who share a minibatch."""
+    """Arguments of `PPOConfig.training` for ``options``; several learners share each minibatch."""
     states = options.num_envs * options.num_steps
     return {
         "lr": options.learning_rate,
@@ -122,10 +102,9 @@ class PPOAlgorithm(PPOOptions, Algorithm):
     squads: ClassVar[bool] = True
 
     def config(self, num_learners: int) -> AlgorithmConfig:
-        """RLlib's config; several learners share each minibatch."""
         return (
-            TransferPPOConfig()
+            PPOConfig(algo_class=TransferPPO)
             .env_runners(env_runner_cls=BatchRunner, rollout_fragment_length=self.num_steps)
             .training(**settings(self, max(1, num_learners)))
-            .learners(add_default_connectors_to_learner_pipeline=False)
+            .learners(learner_class=TransferPPOLearner, add_default_connectors_to_learner_pipeline=False)
         )

@@ -1,11 +1,10 @@
-"""DQN of Stable-Baselines3 on a PolicyNetwork, with gradients that pass through a transfer method."""
+"""DQN of Stable-Baselines3 with a transfer method's gradients."""
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -17,43 +16,33 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from graft.agents.networks.policy_network import Distribution, PolicyNetwork, check_finite
 from graft.agents.sb3.algorithm import ALGORITHMS
-from graft.agents.sb3.gradients import apply_method_gradients
+from graft.agents.sb3.gradients import MethodGradients
 from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import Count, Positive, Share
-from graft.agents.training.backend import Batch, Gradients
+from graft.agents.training.backend import Batch
 from graft.errors import GraftError
 
 
 class NetworkQ(BasePolicy):
-    """The Q values of a network that was built elsewhere."""
+    """The Q values of a PolicyNetwork."""
 
     def __init__(self, observation_space: Any, action_space: Any, network: PolicyNetwork) -> None:
         super().__init__(observation_space, action_space)
         self.network = network
 
     def forward(self, obs: PyTorchObs) -> torch.Tensor:
-        """Q values (N, A) of raw observations.
-
-        Raises:
-            Unstable: training diverged.
-        """
+        """Q values (N, A) of raw observations; raises Unstable where training diverged."""
         outputs = self.network(obs)
         check_finite(outputs)
-        values: torch.Tensor = outputs.action
-        return values
+        return cast(torch.Tensor, outputs.action)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
-        best: torch.Tensor = self(observation).argmax(1)
-        return best
+        return cast(torch.Tensor, self(observation).argmax(1))
 
 
 class NetworkDQNPolicy(DQNPolicy):
-    """The library's pair of a Q network and a target network; the library's own layers are never made.
-
-    Args:
-        network: the Q network, trained in place; the target network starts as a copy of it.
-    """
+    """The library's Q network and target network around a PolicyNetwork, without the library's layers."""
 
     q_net: NetworkQ  # type: ignore[assignment]
     q_net_target: NetworkQ  # type: ignore[assignment]
@@ -71,27 +60,13 @@ class NetworkDQNPolicy(DQNPolicy):
         """Nothing to build: the network is given."""
 
 
-class TransferDQN(DQN):
-    """`stable_baselines3.DQN` whose loss, exploration and update are the library's.
+class TransferDQN(MethodGradients, DQN):
+    """`stable_baselines3.DQN` whose loss, exploration and update are the library's."""
 
-    ``gradients`` sees each minibatch's gradients before they are clipped: the library clips between backward and step,
-    so its own clipping is set to infinity and done, after ``gradients``, just before the optimiser's step.
-    """
-
-    def __init__(self, *args: Any, gradients: Gradients | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._gradients = gradients
-        if gradients is not None:
-            self._clip_at, self.max_grad_norm = self.max_grad_norm, math.inf
-            self.policy.optimizer.register_step_pre_hook(self._before_step)
-
-    def _before_step(self, *_: Any) -> None:
-        assert self._gradients is not None
+    def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         assert isinstance(self.policy, NetworkDQNPolicy)
-        network, sample = self.policy.q_net.network, last_minibatch(self.replay_buffer)
-        apply_method_gradients(
-            self._gradients, network, Batch(sample.observations, sample.actions.squeeze(1)), self._clip_at
-        )
+        sample = last_minibatch(self.replay_buffer)
+        return self.policy.q_net.network, Batch(sample.observations, sample.actions.squeeze(1))
 
 
 @ALGORITHMS.register("dqn")
@@ -99,8 +74,7 @@ class TransferDQN(DQN):
 class DQNAlgorithm(OffPolicy):
     """Deep Q-learning (Mnih et al. 2015) for discrete actions; no double Q-learning, as in the library.
 
-    The Q values are the policy head's rows, so encoder and policy head carry over together; the value head is not
-    used and gets no gradient. The target network starts as a copy of the network as it comes.
+    The policy head's rows are the Q values; the value head is not used. The target network starts as a copy.
 
     Attributes:
         target_update: env steps between updates of the target network.
@@ -112,6 +86,8 @@ class DQNAlgorithm(OffPolicy):
     """
 
     distribution: ClassVar[Distribution | None] = "greedy"
+    learner_class: ClassVar[type[BaseAlgorithm]] = TransferDQN
+    policy_class: ClassVar[type[BasePolicy]] = NetworkDQNPolicy
 
     learning_rate: Positive = 5e-4
     batch: Count = 64
@@ -131,23 +107,12 @@ class DQNAlgorithm(OffPolicy):
                 f"{self.num_envs} env steps; give at least as many."
             )
 
-    def learner(
-        self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str
-    ) -> BaseAlgorithm:
-        """The learner."""
-        self.check_network(network)
-        self.check_rows(env)
-        return TransferDQN(
-            NetworkDQNPolicy,
-            env,
-            **self.arguments(),
-            gradients=gradients,
-            target_update_interval=self.target_update,
-            exploration_fraction=self.exploration_fraction,
-            exploration_initial_eps=self.exploration_initial,
-            exploration_final_eps=self.exploration_final,
-            max_grad_norm=self.max_grad_norm,
-            policy_kwargs={"network": network},
-            seed=seed,
-            device=device,
-        )
+    def arguments(self, env: BatchVecEnv) -> dict[str, Any]:
+        return {
+            **super().arguments(env),
+            "target_update_interval": self.target_update,
+            "exploration_fraction": self.exploration_fraction,
+            "exploration_initial_eps": self.exploration_initial,
+            "exploration_final_eps": self.exploration_final,
+            "max_grad_norm": self.max_grad_norm,
+        }

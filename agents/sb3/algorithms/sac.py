@@ -1,10 +1,10 @@
-"""SAC of Stable-Baselines3 on a PolicyNetwork, with gradients that pass through a transfer method."""
+"""SAC of Stable-Baselines3 with a transfer method's gradients on the actor."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from stable_baselines3 import SAC
@@ -18,16 +18,16 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import PolicyNetwork, check_finite, unscale_actions
 from graft.agents.sb3.algorithm import ALGORITHMS
-from graft.agents.sb3.gradients import apply_method_gradients
-from graft.agents.sb3.off_policy import OffPolicy, follow_freezing, last_minibatch
+from graft.agents.sb3.gradients import MethodGradients
+from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import SACOptions
-from graft.agents.training.backend import Batch, Gradients
+from graft.agents.training.backend import Batch
 from graft.errors import GraftError
 
 
 class NetworkActor(Actor):
-    """The library's actor on a network that was built elsewhere; the library's own layers are never made."""
+    """The library's actor on a PolicyNetwork, without the library's layers."""
 
     def __init__(self, observation_space: Any, action_space: Any, network: PolicyNetwork) -> None:
         BasePolicy.__init__(self, observation_space, action_space, squash_output=True)
@@ -56,27 +56,23 @@ class EncoderFeatures(BaseFeaturesExtractor):
         self.encoder = encoder
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Features (N, out_dim)."""
-        features: torch.Tensor = self.encoder(observations)
-        return features
+        return cast(torch.Tensor, self.encoder(observations))
 
 
 class RawCritic(ContinuousCritic):
     """The library's pair of critics on raw observations, which the encoder scales."""
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> torch.Tensor:
-        """Features (N, F) of observations as the environment gives them."""
-        features: torch.Tensor = features_extractor(obs)
-        return features
+        return cast(torch.Tensor, features_extractor(obs))
 
 
 class NetworkSACPolicy(SACPolicy):
-    """The library's actor, critics and target critics around a network that was built elsewhere.
+    """The library's actor, critics and target critics around a PolicyNetwork.
 
     Args:
         network: the actor, trained in place.
-        shared: whether the critics read the actor's encoder, without training it, instead of a copy of it.
-        hidden: units of each critic's hidden layers, above the encoder.
+        shared: whether the critics read the actor's encoder, without training it, instead of a copy.
+        hidden: units of each critic's hidden layers above the encoder.
     """
 
     def __init__(
@@ -113,43 +109,25 @@ class NetworkSACPolicy(SACPolicy):
         """Nothing to build: the network is given."""
 
     def follow_freezing(self) -> None:
-        """Freeze and thaw the critics' encoder with the actor's, which a schedule may have changed."""
         assert isinstance(self.actor, NetworkActor)
         assert isinstance(self.critic.features_extractor, EncoderFeatures)
         if not self.shared:
-            mine, theirs = self.critic.features_extractor.encoder, self.actor.network.encoder
-            mine.frozen_blocks = theirs.frozen_blocks
-            follow_freezing(mine, theirs)
+            self.critic.features_extractor.encoder.copy_freezing(self.actor.network.encoder)
 
 
-class TransferSAC(SAC):
-    """`stable_baselines3.SAC` whose losses and updates are the library's.
-
-    ``gradients`` sees the gradients of the actor's loss just before its optimiser's step; the library clips none.
-    """
-
-    def __init__(self, *args: Any, gradients: Gradients | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._gradients = gradients
-        if gradients is not None:
-            self.actor.optimizer.register_step_pre_hook(self._before_step)
+class TransferSAC(MethodGradients, SAC):
+    """`stable_baselines3.SAC` with its own losses and updates; ``gradients`` sees the actor's."""
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Updates of actor and critics from the replay buffer.
-
-        Raises:
-            Unstable: training diverged.
-        """
+        """Updates of actor and critics from the replay buffer; raises Unstable where training diverged."""
         assert isinstance(self.policy, NetworkSACPolicy)
         self.policy.follow_freezing()
         super().train(gradient_steps, batch_size)
 
-    def _before_step(self, *_: Any) -> None:
-        assert self._gradients is not None
+    def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         assert isinstance(self.actor, NetworkActor)
         network, sample = self.actor.network, last_minibatch(self.replay_buffer)
-        actions = unscale_actions(sample.actions, network.schemas.action)
-        apply_method_gradients(self._gradients, network, Batch(sample.observations, actions))
+        return network, Batch(sample.observations, unscale_actions(sample.actions, network.schemas.action))
 
 
 @ALGORITHMS.register("sac")
@@ -157,24 +135,15 @@ class TransferSAC(SAC):
 class SACAlgorithm(SACOptions, OffPolicy):
     """Soft actor-critic (Haarnoja et al. 2018) for Box actions with finite bounds.
 
-    The network is the actor. What carries over into a transfer is what the network holds: its encoder and, where heads
-    are carried, its policy head. The critics are no part of it, so they end with the training; their layers start
-    fresh, on an encoder that the option of this name chooses. The value head is not used and gets no gradient.
+    The network is the actor; its value head is not used. Critics are not part of it and not transferred: they start
+    fresh in every training, on an encoder that the option ``encoder`` chooses.
     """
 
-    def learner(
-        self, network: PolicyNetwork, env: BatchVecEnv, seed: int, gradients: Gradients | None, device: str
-    ) -> BaseAlgorithm:
-        """The learner."""
-        self.check_network(network)
-        self.check_rows(env)
-        return TransferSAC(
-            NetworkSACPolicy,
-            env,
-            **self.arguments(),
-            gradients=gradients,
-            ent_coef=self.entropy,
-            policy_kwargs={"network": network, "shared": self.encoder == "shared", "hidden": self.critic},
-            seed=seed,
-            device=device,
-        )
+    learner_class: ClassVar[type[BaseAlgorithm]] = TransferSAC
+    policy_class: ClassVar[type[BasePolicy]] = NetworkSACPolicy
+
+    def arguments(self, env: BatchVecEnv) -> dict[str, Any]:
+        return {**super().arguments(env), "ent_coef": self.entropy}
+
+    def policy_arguments(self) -> dict[str, Any]:
+        return {"shared": self.encoder == "shared", "hidden": self.critic}

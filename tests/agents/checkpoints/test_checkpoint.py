@@ -236,7 +236,7 @@ def test_tensors_that_do_not_fit_their_network_are_refused_when_built(tmp_path):
         Checkpoint.load(tmp_path / "c").build()
 
 
-# Each case runs in a process of its own, which is killed for real at the n-th line of checkpoint.py or files.py, or at the
+# Each case runs in a process of its own, which is killed at the n-th line of checkpoint.py or files.py, or at the
 # n-th change of the file system, whichever comes; the processes are forks of one, so that torch is imported once.
 KILLER = """
 import os, shutil, signal, sys

@@ -43,17 +43,17 @@ def test_transitions_are_of_rows_in_play_and_end_where_the_episode_did():
     player = TransitionCollector(module, 3, 0, 10.0, "cpu")
     start, then, after, last = (np.full((3, 2), value, np.float32) for value in (0.1, 0.2, 0.3, 0.9))
     no, everybody = np.zeros(3, bool), np.ones(3, bool)
-    player.start(start, np.array([True, True, False]))
+    player.reset(start, np.array([True, True, False]))
     player.begin(2)
     player.act()
-    player.see(
+    player.record(
         StepResult(
             then, np.array([1.0, 2, 0]), np.array([True, False, False]), np.array([False, True, False]), everybody, last
         )
     )
     player.at_random = True
     played = player.act()
-    player.see(StepResult(after, np.array([4.0, 5, 6]), no, no, everybody, None))
+    player.record(StepResult(after, np.array([4.0, 5, 6]), no, no, everybody, None))
     found = player.transitions()
     np.testing.assert_array_equal(found["obs"][:, 0], np.float32([0.1, 0.1, 0.2, 0.2, 0.2]))
     np.testing.assert_array_equal(found["new_obs"][:, 0], np.float32([0.9, 0.9, 0.3, 0.3, 0.3]))

@@ -80,7 +80,7 @@ def test_games_show_each_policy_what_rows_of_its_team_see(task, team, plays):
     rng = np.random.default_rng(0)
     their_actions = {}
     rows.opponents = lambda obs, alive: their_actions["now"]
-    (obs, alive), (seen, infos) = games.begin()[DEFAULT_MODULE_ID], rows.reset(seed=5)
+    (obs, alive), (seen, infos) = games.reset_policies()[DEFAULT_MODULE_ID], rows.reset(seed=5)
     ends = 0
     for _ in range(120):
         np.testing.assert_array_equal(alive, infos["alive"])
@@ -90,7 +90,7 @@ def test_games_show_each_policy_what_rows_of_its_team_see(task, team, plays):
             for policy, count in games.rows.items()
         }
         their_actions["now"] = drawn[plays[other]].reshape(3, -1)
-        found = games.play(drawn)
+        found = games.step_policies(drawn)
         mine = found[DEFAULT_MODULE_ID]
         seen, rewards, terminated, truncated, infos = rows.step(drawn[DEFAULT_MODULE_ID])
         acted = alive

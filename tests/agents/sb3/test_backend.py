@@ -13,8 +13,9 @@ from support.tiny_tasks import EVALUATION, MATCH, REACH, TASK, small_network, sm
 from support.trainings import recorded
 
 from graft import envs
-from graft.agents.sb3 import ALGORITHMS, backend, train
+from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.sb3.vec_env import BatchVecEnv
+from graft.agents.training import periodic_evaluation
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob, Unstable
 from graft.envs import factory
 from graft.envs.core.task import Task
@@ -32,7 +33,7 @@ def test_workers_are_asked_for_by_both_batches(monkeypatch):
         asked.append(kwargs["workers"])
         return envs.make(*args, **kwargs)
 
-    monkeypatch.setattr(backend, "make", spy)
+    monkeypatch.setattr(periodic_evaluation, "make", spy)
     network = small_network(envs.schemas(TASK))
     train(TrainJob(network, TASK, small_ppo(), 1, 0, lambda *_: None, EVALUATION, device="cpu", workers=3))
     assert asked == [3, 3]
@@ -115,7 +116,7 @@ def test_training_and_evaluation_play_different_environments(monkeypatch):
     made = []
     original = factory.make
     monkeypatch.setattr(
-        "graft.agents.sb3.backend.make",
+        "graft.agents.training.periodic_evaluation.make",
         lambda task, n, seed, **kw: made.append(range(seed, seed + n)) or original(task, n, seed, **kw),
     )
     trained(budget=1, seed=40, num_envs=4)

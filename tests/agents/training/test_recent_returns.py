@@ -64,17 +64,17 @@ def test_the_latest_episodes_of_each_part(monkeypatch):
     env.step(still)
     env.step(still)
     assert env.recent.means() == {"b": 41.0}
-    saved = env.recent.save()
+    saved = env.recent.save_state()
     env.step(still)
     assert env.recent.means() == {"a": 63.0, "b": 41.0}
     env.recent.add(2, 7.0)
     assert env.recent.means() == {"a": 50.0, "b": 41.0}, "93 and 7 are the latest two"
-    env.recent.restore(saved)
+    env.recent.restore_state(saved)
     assert env.recent.means() == {"b": 41.0}
     plain = BatchVecEnv(ClockEnv([1]))
     plain.reset()
     plain.step(still[:1])
-    assert (plain.recent.means(), plain.recent.save()) == ({}, {})
+    assert (plain.recent.means(), plain.recent.save_state()) == ({}, {})
 
 
 def logged(algorithm, budget, network):

@@ -162,9 +162,9 @@ def test_the_gradient_by_hand():
     try:
         learner = made.learner_group._learner
         with torch.no_grad():
-            for parameter in learner.target_module.old.parameters():
+            for parameter in learner.target_module.target.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        twin, old = copy.deepcopy(learner.network), copy.deepcopy(learner.target_module.old)
+        twin, old = copy.deepcopy(learner.network), copy.deepcopy(learner.target_module.target)
         steps, following = some_steps(network)
         columns = trajectory_columns(steps, following, options.gamma)
         batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, len(columns["obs"]))
@@ -355,8 +355,8 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_runners_of_their_own_play_on(monkeypatch, count):
     """Counters, records and episodes are as without; which fragments meet is left to time."""
-    asked, ask = [], appo.TransferAPPO._ask
-    monkeypatch.setattr(appo.TransferAPPO, "_ask", lambda self, which: asked.append(which) or ask(self, which))
+    asked, ask = [], appo.TransferAPPO._request
+    monkeypatch.setattr(appo.TransferAPPO, "_request", lambda self, which: asked.append(which) or ask(self, which))
     network = small_network(envs.schemas(GATHER))
     before = weights(network)
     run = trained(network, GATHER, 600, more={"resources": Resources(num_env_runners=count)})

@@ -27,7 +27,6 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.snapshot import Snapshots
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.agents.rllib import ALGORITHMS, train
-from graft.agents.rllib.algorithms import sac
 from graft.agents.rllib.remote_training import RemoteTraining
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob
@@ -174,7 +173,7 @@ def test_evaluations_records_and_the_schedule_come_regularly():
 
 
 def test_a_record_is_of_many_rollouts_where_the_budget_is_large(monkeypatch):
-    monkeypatch.setattr(sac, "PULSE", 12)
+    monkeypatch.setattr("graft.agents.training.periodic_evaluation.LOG_PERIOD", 12)
     run = trained(budget=5000, more={"snapshots": None}, learning_starts=10_000)
     steps = [n for n, values in run.records if "time/env_steps_per_s" in values]
     assert steps == [*range(12, 5000, 12), 5000]

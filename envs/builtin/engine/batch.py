@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -18,6 +19,24 @@ from graft.envs.core.task import TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
+
+LARGE = 1 << 19
+"""Numbers in observations from which on their memory is reused: fresh memory costs page faults in every step."""
+
+POOLED = 4
+"""Arrays whose memory is kept."""
+
+
+class _PooledMemory:
+    """Memory of one array, which goes back to ``pool`` when the array and its views are gone."""
+
+    def __init__(self, pool: list[NDArray[Any]], shape: tuple[int, ...], dtype: str) -> None:
+        self._pool, self._array = pool, pool.pop() if pool else np.empty(shape, dtype)
+        self.__array_interface__ = self._array.__array_interface__
+
+    def __del__(self) -> None:
+        if len(self._pool) < POOLED:
+            self._pool.append(self._array)
 
 
 class GameVectorEnv(TaskVectorEnv):
@@ -51,6 +70,8 @@ class GameVectorEnv(TaskVectorEnv):
         self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
         self.render_mode = check_mode(game, render_mode)
         self._set_schemas(num_envs, self._game.observation_schema(view), ACTIONS)
+        self._pool: list[NDArray[Any]] = []
+        self._large = num_envs * math.prod(self.observation_schema.shape) >= LARGE
         self._first_seed = seed
         self._seeded = False
         self._state = new_state(num_envs, self._game.movers, self._game.memo)
@@ -82,7 +103,9 @@ class GameVectorEnv(TaskVectorEnv):
             distort(self._state, self._settings, planes, of, last)
         if self._show is None:
             return planes
-        seen = np.empty((len(of), *self.observation_schema.shape), self.observation_schema.dtype)
+        shape, dtype = (len(of), *self.observation_schema.shape), self.observation_schema.dtype
+        reused = len(of) == self.num_envs and self._large
+        seen = np.asarray(_PooledMemory(self._pool, shape, dtype)) if reused else np.empty(shape, dtype)
         self._show(planes, seen)
         return seen
 

@@ -105,6 +105,15 @@ class Game:
         return specialise(kernel.step_batch, rules)
 
 
+def measured(random: float, expert: float, episodes: str, random_error: str, expert_error: str, task: str) -> Bounds:
+    """Bounds as ``experiments.reference`` measures them: the random policy in ``episodes`` episodes, and PPO."""
+    how = (
+        f"random: mean of {episodes} episodes (± {random_error}); expert: PPO from scratch for 2M env steps, mean of "
+        f"1,024 episodes (± {expert_error}); python -m experiments.reference {task}"
+    )
+    return Bounds(random, expert, how)
+
+
 OPTIONS = {
     "view": "how the board is shown",
     "palette": "colours of the pixel view",

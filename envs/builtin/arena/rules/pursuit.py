@@ -66,16 +66,14 @@ def advance(s: Any, i: int, actions: Any, p: Any, rewards: Any) -> int:
     return PREY if s.clock[i] >= p.max_steps else -1
 
 
-ARENAS.add(
-    "pursuit",
-    Arena(
-        name="pursuit",
-        id="Graft/Pursuit-v0",
-        goal="Hunters win by catching every prey before the time is up, prey by lasting.",
-        teams=(Team("hunters", "hunter", 3), Team("prey", "prey", (1, 4))),
-        begin=begin,
-        advance=advance,
-        own={"max_steps": 100, "catchers": 1, "reach": 0, "prey_speed": 1.0},
-        hunts=True,
-    ),
+ARENA = Arena(
+    name="pursuit",
+    id="Graft/Pursuit-v0",
+    goal="Hunters win by catching every prey before the time is up, prey by lasting.",
+    teams=(Team("hunters", "hunter", 3), Team("prey", "prey", (1, 4))),
+    begin=begin,
+    advance=advance,
+    own={"max_steps": 100, "catchers": 1, "reach": 0, "prey_speed": 1.0},
+    hunts=True,
 )
+ARENAS.add(ARENA.name, ARENA)

@@ -18,7 +18,7 @@ ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters")
 
 
 def adapter_for(task_id: str) -> Adapter:
-    """The adapter whose prefix matches most of ``task_id``."""
+    """The adapter with the longest prefix of ``task_id``."""
 
     def matching(adapter: Adapter) -> int:
         return max((len(prefix) for prefix in adapter.prefixes if task_id.startswith(prefix)), default=-1)

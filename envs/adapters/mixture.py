@@ -55,7 +55,6 @@ class MixtureVectorEnv(TaskVectorEnv):
         self._set_schemas(num_envs, _with_tasks(together, tasks) if show else together, actions)
 
     def _hold_all(self) -> None:
-        """Refuse to play where a task would be left out."""
         names = self._names
         if self.num_envs < len(names):
             raise GraftError(
@@ -64,7 +63,6 @@ class MixtureVectorEnv(TaskVectorEnv):
             )
 
     def _gather(self, pieces: Sequence[Any]) -> Any:
-        """Rows of the parts in the order of the batch."""
         whole = np.empty((self.num_envs, *np.shape(pieces[0])[1:]), np.asarray(pieces[0]).dtype)
         for k, piece in enumerate(pieces):
             whole[self._tasks == k] = piece
@@ -99,7 +97,6 @@ class MixtureVectorEnv(TaskVectorEnv):
         return found
 
     def _options(self, options: dict[str, Any]) -> list[dict[str, Any] | None]:
-        """For each part its own rows of them."""
         for name in options:
             if name != "reset_mask":
                 raise unknown("reset option of a mixture", name, ["reset_mask"])
@@ -111,7 +108,6 @@ class MixtureVectorEnv(TaskVectorEnv):
         return [{"reset_mask": mask[self._tasks == k]} for k in range(len(self._parts))]
 
     def _seeds(self, seed: Any) -> list[Any]:
-        """For each part its own."""
         if seed is None or isinstance(seed, int | np.integer):
             return [None if seed is None else int(seed) + k for k in range(len(self._parts))]
         if len(seed) != self.num_envs:
@@ -119,7 +115,6 @@ class MixtureVectorEnv(TaskVectorEnv):
         return [[seed[i] for i in np.flatnonzero(self._tasks == k)] for k in range(len(self._parts))]
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One step of every part."""
         chosen = np.asarray(actions)
         steps = [part.step(chosen[self._tasks == k]) for k, part in enumerate(self._parts)]
         obs = self._show([step[0] for step in steps])
@@ -136,26 +131,21 @@ class MixtureVectorEnv(TaskVectorEnv):
 
     @property
     def savable(self) -> bool:
-        """Whether all parts are."""
         return all(part.savable for part in self._parts)
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays of all parts, ``<part>.<name>``."""
         return {f"{k}.{name}": a for k, part in enumerate(self._parts) for name, a in part.save_state().items()}
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Go back to a state of `save_state`."""
         for k, part in enumerate(self._parts):
             start = f"{k}."
             part.restore_state({name.removeprefix(start): a for name, a in saved.items() if name.startswith(start)})
 
     @property
     def faults(self) -> Faults:
-        """Of all parts."""
         return sum_faults(part.faults for part in self._parts)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every part."""
         for part in self._parts:
             part.close(**kwargs)
 
@@ -190,7 +180,6 @@ def _together(tasks: list[Task]) -> ObservationSchema:
 
 
 def _with_tasks(schema: ObservationSchema, tasks: list[Task]) -> ObservationSchema:
-    """``schema`` with a channel or feature for each task."""
     if schema.kind in ("pixels", "parts"):
         raise GraftError(f"show_task=true is not allowed with {schema.kind}; it takes planes, features or ego.")
     names = tuple(f"task:{task}" for task in tasks)
@@ -211,11 +200,9 @@ class MixtureAdapter(Adapter):
     prefix = ID
 
     def ids(self) -> Iterable[str]:
-        """Its one id."""
         return [ID]
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The batch of all its tasks."""
         if task.id != ID:
             raise unknown("task", task.id, [ID])
         for name in task.kwargs:
@@ -227,7 +214,6 @@ class MixtureAdapter(Adapter):
         return MixtureVectorEnv(parts(task), options, show)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """The mean of its tasks' bounds, where all have some."""
         found = [bounds(part) for part in parts(task)]
         known = [b for b in found if b is not None]
         if len(known) < len(found):

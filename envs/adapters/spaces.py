@@ -153,7 +153,6 @@ def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] |
 
 
 def _leaves(space: gym.Space[Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], gym.Space[Any]]]:
-    """Keys that lead to each space within, in the library's order."""
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
         within = space.items() if isinstance(space, gym.spaces.Dict) else enumerate(space)
         for key, inner in within:

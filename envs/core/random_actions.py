@@ -75,7 +75,6 @@ def no_op(actions: ActionSchema, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _mixed(z: NDArray[Any]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser."""
     z = (z ^ (z >> np.uint64(30))) * _MIX_A
     z = (z ^ (z >> np.uint64(27))) * _MIX_B
     bits: NDArray[np.uint64] = z ^ (z >> np.uint64(31))

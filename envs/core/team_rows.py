@@ -67,7 +67,6 @@ class TeamRows(TaskVectorEnv):
 
     @property
     def opponents(self) -> str | Policy:
-        """Who plays the teams that don't learn."""
         return self._opponents
 
     @opponents.setter
@@ -82,7 +81,6 @@ class TeamRows(TaskVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of all environments."""
         return self.squad.faults
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
@@ -130,7 +128,6 @@ class TeamRows(TaskVectorEnv):
         return values[:, self.slots].reshape(-1)[: self.num_envs]
 
     def _obs(self, by_team: dict[str, Array]) -> Array:
-        """Observations of the team, (rows, *shape)."""
         if self.team != ALL:
             mine = by_team[self.team]
         else:
@@ -164,16 +161,13 @@ class TeamRows(TaskVectorEnv):
 
     @property
     def savable(self) -> bool:
-        """Whether the environments are."""
         return self.squad.savable
 
     def save_state(self) -> dict[str, Array]:
-        """Copies of all that the future depends on, but for what a `Policy` remembers."""
         inner = {f"squad.{name}": array for name, array in self.squad.save_state().items()}
         return inner | {"dice": self._random.state.copy()}
 
     def restore_state(self, saved: dict[str, Array]) -> None:
-        """Go back to a state of ``save_state``, of a batch of the same game and sizes."""
         inner = {name.removeprefix("squad."): array for name, array in saved.items() if name.startswith("squad.")}
         self.squad.restore_state(inner)
         self._random.state[...] = saved["dice"]
@@ -181,7 +175,6 @@ class TeamRows(TaskVectorEnv):
         self._first_seed = None
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the environments."""
         self.squad.close()
 
 

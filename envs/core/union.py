@@ -94,12 +94,10 @@ class UnionObservation(TaskVectorEnv):
         return wide
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """First observations of fresh episodes."""
         obs, infos = self._env.reset(seed=seed, options=options)
         return self._widen(obs), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One step of the batch."""
         obs, rewards, terminated, truncated, infos = self._env.step(actions)
         if "final_obs" in infos:
             infos = {**infos, "final_obs": self._widen(infos["final_obs"])}
@@ -107,32 +105,25 @@ class UnionObservation(TaskVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of the batch."""
         return self._env.faults
 
     def render(self) -> tuple[Any, ...] | None:
-        """Frames of the batch."""
         return self._env.render()
 
     @property
     def savable(self) -> bool:
-        """Whether the batch is."""
         return self._env.savable
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Of the batch."""
         return self._env.save_state()
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Of the batch."""
         self._env.restore_state(saved)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the batch has."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._env, name)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the batch, once."""
         self._env.close(**kwargs)

@@ -53,7 +53,6 @@ class RestartableEnvs:
         self.envs[i] = self._make()
 
     def close(self) -> None:
-        """Close every environment, as far as they let themselves be closed."""
         for env in self.envs:
             _close(env)
 

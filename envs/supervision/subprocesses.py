@@ -204,7 +204,6 @@ class ProcessGroup:
         self._make, self._space, self._num_envs, self._task, self._timeout = make, space, num_envs, task, timeout
 
     def step(self, which: Sequence[int], actions: Any, shown: Array) -> Steps:
-        """See `EnvGroup`."""
         count = self._num_envs
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         answers, failures = self._play("step", which, actions, shown, self._timeout)
@@ -215,7 +214,6 @@ class ProcessGroup:
         return rewards, terminated, truncated, failures
 
     def reset(self, which: Sequence[int], resets: Sequence[Reset], shown: Array) -> dict[int, EnvFailure]:
-        """See `EnvGroup`."""
         self._start({int(np.searchsorted(self._ends, i, "right")) - 1 for i in which})
         limit = None if self._timeout is None else RESET_FACTOR * self._timeout
         answers, failures = self._play("reset", which, resets, shown, limit)
@@ -224,7 +222,6 @@ class ProcessGroup:
         return failures
 
     def attribute(self, name: str) -> list[Any]:
-        """See `EnvGroup`; None of the environments of processes that do not run."""
         values: list[Any] = [None] * self._num_envs
         for k, found in self._ask("attribute", dict.fromkeys(self._running, (name,)), self._timeout)[0].items():
             values[self._rows[k]] = found
@@ -242,7 +239,6 @@ class ProcessGroup:
         return [frame for k in range(len(self._rows)) for frame in answers[k]]
 
     def close(self) -> None:
-        """See `EnvGroup`; ends the processes."""
         self._ask("close", dict.fromkeys(self._running, ()), SECONDS_TO_CLOSE)
         for process in self._running.values():
             process.end()
@@ -282,7 +278,6 @@ class ProcessGroup:
         return answers, lost | attempts(receive, [k for k in asked if k not in lost])
 
     def _start(self, which: set[int]) -> None:
-        """Start the processes ``which`` that do not run."""
 
         def start(k: int) -> None:
             size = self._rows[k].stop - self._rows[k].start

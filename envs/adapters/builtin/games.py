@@ -23,19 +23,15 @@ class BuiltinAdapter(Adapter):
     renders = True
 
     def ids(self) -> Iterable[str]:
-        """Ids of all built-in games."""
         return GAMES
 
     def states(self) -> dict[str, str]:
-        """Always ready."""
         return {PART: READY}
 
     def counts(self) -> dict[str, int]:
-        """How many games."""
         return {PART: len(list(GAMES))}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The native batch; it runs in the calling thread."""
         mechanics = dict(task.kwargs)
         render_mode = mechanics.pop("render_mode", None)
         _game(task).resolve(mechanics)

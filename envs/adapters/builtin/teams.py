@@ -32,19 +32,15 @@ class ArenaAdapter(Adapter):
         self.prefix = arena.id
 
     def ids(self) -> Iterable[str]:
-        """Its one id."""
         return [self.prefix]
 
     def states(self) -> dict[str, str]:
-        """Always ready."""
         return {PART: READY}
 
     def counts(self) -> dict[str, int]:
-        """One game; there is an adapter for each."""
         return {PART: 1}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """A batch whose rows are agents; it runs in the calling thread."""
         settings = self._arena.resolve(self._settings(task)[0])
         check_same_step(task, options.autoreset)
         first, second = (team.name for team in self._arena.teams)
@@ -57,12 +53,10 @@ class ArenaAdapter(Adapter):
         return TeamRows(games, team, options.num_envs, opponents, options.seed)
 
     def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
-        """Games with all their agents."""
         settings, render_mode = self._settings(task)
         return ArenaBatch(self._arena.name, options.num_envs, options.seed, options.autoreset, render_mode, **settings)
 
     def _settings(self, task: Task) -> tuple[dict[str, Any], str | None]:
-        """The game's own keywords, and the render mode."""
         if task.id != self.prefix:
             raise unknown("task", task.id, [self.prefix])
         options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}

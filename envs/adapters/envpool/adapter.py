@@ -45,14 +45,12 @@ class EnvPoolAdapter(Adapter):
     prefix = PREFIX
 
     def ids(self) -> Iterable[str]:
-        """Ids of the installed EnvPool; none where it is not installed."""
         try:
             return [PREFIX + name for name in _library().list_all_envs()]
         except GraftError:
             return []
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The pool, with at most ``options.max_threads`` threads of its own."""
         library = _library()
         name = task.id.removeprefix(PREFIX)
         if name not in library.list_all_envs():
@@ -75,11 +73,9 @@ class EnvPoolAdapter(Adapter):
         return EnvPoolVectorEnv(build, options, codecs, is_grid(name), log, limit)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """See `known_bounds`."""
         return known_bounds(task.id.removeprefix(PREFIX), task.kwargs)
 
     def states(self) -> dict[str, str]:
-        """Part -> "ready", or a sentence with the line that installs it."""
         if find_spec("envpool") is None:
             missing = f"EnvPool is not installed; install it with `{INSTALL}`."
             return {"EnvPool": missing, "EnvPool's Procgen": missing}
@@ -87,7 +83,6 @@ class EnvPoolAdapter(Adapter):
         return {"EnvPool": "ready", "EnvPool's Procgen": qt}
 
     def counts(self) -> dict[str, int]:
-        """Part -> how many ids; imports EnvPool."""
         names = [task_id.removeprefix(PREFIX) for task_id in self.ids()]
         procgen = sum(is_procgen_name(name) for name in names)
         return {"EnvPool": len(names), "EnvPool's Procgen": procgen}

@@ -107,11 +107,9 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of all its environments."""
         return self._log.faults
 
     def _play(self, actions: Array) -> tuple[Array, Array, Bools, Bools]:
-        """Step what goes on, and reset what is overdue."""
         if not np.count_nonzero(self._overdue):
             return self._step(actions, ALL)
         going, late = (np.flatnonzero(x).astype(np.int32) for x in (~self._overdue, self._overdue))
@@ -166,7 +164,6 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
             self._overdue |= failed
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Drop the pool; its threads end with it."""
         self._pool = None
 
 

@@ -34,13 +34,11 @@ _QUATERNION = tuple(f"torso.quaternion_{part}" for part in "wxyz")
 
 
 def _of(positions: tuple[str, ...], velocities: tuple[str, ...], joints: tuple[str, ...]) -> tuple[str, ...]:
-    """Positions of the root and the joints, then their velocities."""
     angles, speeds = (tuple(f"{joint}.{what}" for joint in joints) for what in ("angle", "velocity"))
     return (*positions, *angles, *velocities, *speeds)
 
 
 def _planar(height: str, joints: tuple[str, ...]) -> Names:
-    """A robot in the plane whose motors turn its joints."""
     moves = ("torso.velocity_x", "torso.velocity_z", "torso.angle_velocity_y")
     return Names(_of((height, "torso.angle_y"), moves, joints), joints)
 

@@ -65,7 +65,6 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of all its environments."""
         return self._batch.faults
 
     def reset(
@@ -94,11 +93,9 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         return self._encode(self._batch.raw), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...]:
-        """What each environment renders."""
         return self._batch.render()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every environment, as far as they let themselves be closed."""
         self._batch.close()
 
 
@@ -115,7 +112,6 @@ class GymnasiumAdapter(Adapter):
         return sorted(gym.registry)
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread, or in ``options.workers`` processes."""
         return GymnasiumVectorEnv(self.supervised(task, options), task.id, options)
 
     def supervised(
@@ -144,15 +140,12 @@ class GymnasiumAdapter(Adapter):
         return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """See `known_bounds`."""
         return known_bounds(task.id.rpartition(":")[2], task.kwargs)
 
     def states(self) -> dict[str, str]:
-        """See `Adapter`."""
         return gymnasium_states()
 
     def counts(self) -> dict[str, int]:
-        """See `Adapter`."""
         return gymnasium_counts()
 
 
@@ -227,7 +220,6 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
 
 
 def _missing(task_id: str, error: Exception) -> GraftError:
-    """The error for a missing package."""
     package = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
     root = package.partition(".")[0] if package else ""
     line = f"`{INSTALL if is_ours(root) else f'pip install {root}'}`" if root else f"{error}"

@@ -84,14 +84,12 @@ class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
         return {STATE: tuple(state), DYNAMICS: mechanics, HISTORY: tuple(lately)}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """An episode begins with an empty history."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._history = np.zeros((self._parts.steps, self._width), np.float32)
         self._last = obs
         return self._shown(obs), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step."""
         self._history[1:] = self._history[:-1]
         self._history[0] = np.concatenate([np.ravel(self._last), _flat(self.env.action_space, action)])
         obs, reward, terminated, truncated, info = self.env.step(action)

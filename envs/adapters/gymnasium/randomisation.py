@@ -47,7 +47,6 @@ class RandomValue:
     every: int | None = None
 
     def sample(self, rng: Rng) -> float | int:
-        """One value."""
         whole = isinstance(self.mechanic.default, int)
         low, high = self.first, self.second
         if self.kind == "uniform":
@@ -146,13 +145,11 @@ class Randomisation:
         self._streams: dict[str, Rng] = {}
 
     def stream(self, name: str) -> Rng:
-        """The random numbers of ``name``."""
         if name not in self._streams:
             self._streams[name] = np.random.default_rng([self._seed, crc32(name.encode())])
         return self._streams[name]
 
     def reset(self) -> None:
-        """An episode begins: draw all values."""
         self._steps = 0
         for name, distribution in self.drawn.items():
             self.values[name] = distribution.sample(self.stream(name))

@@ -128,7 +128,6 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def _apply(self) -> None:
-        """Set the values in the environment."""
         values = self._randomisation.values
         self._set(values)
         self._noise, self._delay, self._stuck = values["noise"], values["delay"], values["stuck"]
@@ -137,7 +136,6 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
         self.values = np.array([values[m.name] for m in self.mechanics], np.float32)
 
     def _effective(self, action: Any) -> Any:
-        """The action that takes effect when ``action`` is chosen."""
         self._chosen.append(action)
         due = self._chosen[-1 - self._delay]
         if self._stuck and self._randomisation.stream("stuck happens").random() < self._stuck:
@@ -146,7 +144,6 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
         return due
 
     def _noisy(self, obs: Any) -> Any:
-        """``obs`` (n,) with noise, within its space."""
         rng, space = self._randomisation.stream("noise happens"), self._bounds
         noisy = obs + self._noise * rng.standard_normal(obs.shape, dtype=obs.dtype)
         return noisy if space is None else np.minimum(np.maximum(noisy, space.low), space.high)
@@ -181,13 +178,11 @@ class TunableVectorEnv(GymnasiumVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Fresh episodes, under fresh values where they are drawn."""
         obs, infos = super().reset(seed=seed, options=options)
         self._gather()
         return obs, {**infos, "dynamics": self._dynamics}
 
     def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
-        """One step of all environments."""
         before, beginning = self._dynamics, bool(self._waiting.any())
         obs, rewards, terminated, truncated, infos = super().step(actions)
         if "final_obs" in infos:
@@ -210,11 +205,9 @@ class TunableAdapter(GymnasiumAdapter):
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """Ids of the table."""
         return tuple(self.table)
 
     def ids(self) -> Iterable[str]:
-        """Ids of the table."""
         return self.prefixes
 
     def states(self) -> dict[str, str]:
@@ -222,11 +215,9 @@ class TunableAdapter(GymnasiumAdapter):
         return {}
 
     def counts(self) -> dict[str, int]:
-        """None, see `states`."""
         return {}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread, or in ``options.workers`` processes."""
         spec = self.table.get(task.id)
         if spec is None:  # an id that begins like one of the table
             return super().make(task, options)

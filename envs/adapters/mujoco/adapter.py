@@ -138,11 +138,9 @@ class RobotsAdapter(TunableAdapter):
         return None
 
     def states(self) -> dict[str, str]:
-        """Whether there is MuJoCo."""
         return {PART: state("mujoco", "MuJoCo")}
 
     def counts(self) -> dict[str, int]:
-        """How many robots."""
         return {PART: len(self.table)}
 
 

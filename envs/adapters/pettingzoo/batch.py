@@ -76,11 +76,9 @@ class PettingZooBatch(TeamEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of all its environments."""
         return self._log.faults
 
     def schemas_of(self, team: str) -> Schemas:
-        """What every agent of ``team`` sees and does."""
         return self._roster.schemas_of(team)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
@@ -110,7 +108,6 @@ class PettingZooBatch(TeamEnv):
                 self._log.check()
 
     def _reset_one(self, i: int) -> _Shown:
-        """A fresh episode of environment i."""
         seed, episode = int(self._seeds[i]), int(self._episodes[i])
         self._episodes[i] += 1
         if i in self._broken:
@@ -211,7 +208,6 @@ class PettingZooBatch(TeamEnv):
         return seen
 
     def render(self) -> tuple[Any, ...]:
-        """What each environment renders."""
         return tuple(self._picture(i) for i in range(self.num_envs))
 
     def _picture(self, i: int) -> Any:
@@ -221,5 +217,4 @@ class PettingZooBatch(TeamEnv):
             raise GraftError(f"'{self._task}' cannot be drawn: {type(error).__name__}, {first_line(error)}.") from error
 
     def close(self) -> None:
-        """Close every environment, as far as they let themselves be closed."""
         self._restartable.close()

@@ -56,31 +56,25 @@ class ProcessParallelEnv:
         self.metadata, self.render_mode, self.possible_agents, self._spaces = about
 
     def observation_space(self, agent: Any) -> gym.Space[Any]:
-        """Of an agent."""
         space: gym.Space[Any] = self._spaces[agent][0]
         return space
 
     def action_space(self, agent: Any) -> gym.Space[Any]:
-        """Of an agent."""
         space: gym.Space[Any] = self._spaces[agent][1]
         return space
 
     def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
-        """An episode begins."""
         obs, self.agents = self._process.ask(RESET_FACTOR * self._timeout, "reset", seed)
         return obs, {}
 
     def step(self, actions: dict[Any, Any]) -> tuple[Any, ...]:
-        """A step."""
         *given, self.agents = self._process.ask(self._timeout, "step", actions)
         return *given, {}
 
     def render(self) -> Any:
-        """A picture."""
         return self._process.ask(SECONDS_TO_CLOSE, "render")
 
     def close(self) -> None:
-        """Close it, as far as it lets itself be closed, and end the process."""
         with contextlib.suppress(Exception):
             self._process.ask(RESET_FACTOR * self._timeout, "close")
         self._process.end()

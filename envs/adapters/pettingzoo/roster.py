@@ -83,7 +83,6 @@ class Roster:
         }
 
     def schemas_of(self, team: str) -> Schemas:
-        """Schemas of every agent of ``team``."""
         observation, action = self._codecs[team]
         return Schemas(observation.schema, action.schema)
 

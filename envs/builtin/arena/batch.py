@@ -65,7 +65,6 @@ class ArenaBatch(TeamEnv):
         self._final = self._zeros()
 
     def schemas_of(self, team: str) -> Schemas:
-        """What an agent of ``team`` sees and does: the same for all."""
         return Schemas(SCHEMA, ACTIONS)
 
     def _zeros(self) -> NDArray[np.uint8]:
@@ -132,7 +131,6 @@ class ArenaBatch(TeamEnv):
         return {"final_frame": shown} if shown else {}
 
     def observe(self) -> tuple[Shown, Bools]:
-        """What everybody in play sees now, and who that is; nothing changes."""
         obs = self._zeros()
         self.game.reset_batch(self._state, self.settings, np.zeros(self.num_envs, np.bool_), obs)
         return self._by_team(obs), self._state.alive & ~self._waiting[:, None]
@@ -164,11 +162,9 @@ class ArenaBatch(TeamEnv):
     savable = True
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of everything that the future of the batch depends on."""
         return copies(self._arrays())
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Go back to a state of `save_state`, of a batch of the same game and sizes."""
         restore_arrays(self._arrays(), saved)
         self._first_seed = None
 

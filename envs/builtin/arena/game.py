@@ -78,7 +78,6 @@ class Arena:
 
     @cached_property
     def mechanics(self) -> dict[str, Mechanic]:
-        """By name, with the defaults of this game."""
         found = {name: mechanic for name, mechanic in MECHANICS.items() if mechanic.everywhere}
         return found | {name: replace(MECHANICS[name], default=default) for name, default in self.own.items()}
 
@@ -119,7 +118,6 @@ class Arena:
 
 
 def _range(game: str, team: str, size: Any) -> tuple[int, int]:
-    """The range of a team's size, both ends included."""
     ends = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(ends) != 2 or not all(type(n) is int for n in ends) or not 1 <= ends[0] <= ends[1] <= LARGEST:
         raise GraftError(

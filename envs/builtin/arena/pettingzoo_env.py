@@ -63,17 +63,14 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
         self.state_space = gym.spaces.Box(0, 1, self._batch.board().shape[1:], np.uint8)
 
     def observation_space(self, agent: str) -> gym.Space[Obs]:
-        """Planes of zeros and ones, (7, 9, 9): the cells around the agent."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> gym.Space[int]:
-        """noop, up, down, left, right and act, which does nothing here."""
         return self.action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Obs], dict[str, dict[str, Any]]]:
-        """A fresh episode; ``options`` are ignored, as there are none."""
         obs, alive, _ = self._batch.reset(seed)
         self.agents = list(self.possible_agents)
         infos: dict[str, dict[str, Any]] = {
@@ -109,7 +106,6 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
         )
 
     def _of(self, obs: dict[str, NDArray[Any]]) -> dict[str, Obs]:
-        """Observations of those that are in ``agents``."""
         return {agent: obs[team][0, k] for agent, (team, k) in self._places.items() if agent in self.agents}
 
     def state(self) -> Obs:

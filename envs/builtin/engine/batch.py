@@ -180,11 +180,9 @@ class GameVectorEnv(TaskVectorEnv):
     savable = True
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of everything that the future of the batch depends on."""
         return copies(self._arrays())
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Go back to a state of `save_state`, of a batch of the same game and size."""
         restore_arrays(self._arrays(), saved)
         self._seeded = True
 
@@ -207,7 +205,6 @@ class GameEnv(gym.Env[NDArray[Any], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """A fresh episode."""
         super().reset(seed=seed)
         if seed is None and not self._batch._seeded:
             seed = int(self.np_random.integers(2**31))
@@ -215,7 +212,6 @@ class GameEnv(gym.Env[NDArray[Any], np.int64]):
         return obs[0], infos
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """One step; after an episode has ended, call `reset`."""
         obs, rewards, terminated, truncated, infos = self._batch.step(np.array([action]))
         return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos
 

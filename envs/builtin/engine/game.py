@@ -65,7 +65,6 @@ class Game:
 
     @cached_property
     def mechanics(self) -> dict[str, Mechanic]:
-        """By name, with the defaults of this game."""
         return of_game(self.own)
 
     @property

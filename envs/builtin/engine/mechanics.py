@@ -66,7 +66,6 @@ class Mechanic:
         return kind(value)
 
     def code(self, value: Value) -> float | int | bool:
-        """``value`` as the rules see it."""
         return self.choices.index(value) if isinstance(value, str) else value
 
 
@@ -85,19 +84,10 @@ MECHANICS = {
             "fog", "cells further than this from the player are not shown; 0 for no fog", 0, 0, 9, everywhere=True
         ),
         Mechanic(
-            "noise",
-            "chance of each cell of the planes but the player's to be wrong",
-            0.0,
-            0.0,
-            0.2,
-            everywhere=True,
+            "noise", "chance of each cell of the planes but the player's to be wrong", 0.0, 0.0, 0.2, everywhere=True
         ),
         Mechanic("wrap", "no border: who leaves on one side comes back on the other", False),
-        Mechanic(
-            "momentum",
-            "a second step the same way covers two cells; in Race a slide lasts",
-            False,
-        ),
+        Mechanic("momentum", "a second step the same way covers two cells; in Race a slide lasts", False),
         Mechanic("gravity", "chance of each step that the player is pulled by one cell", 0.0),
         Mechanic("gravity_direction", "where gravity pulls", "down", choices=DIRECTIONS),
         Mechanic("enemy_speed", "share of the steps in which an enemy moves", 0.5),

@@ -47,7 +47,8 @@ def providers() -> dict[str, str]:
     """Every part of every adapter -> "ready, 6 ids", or one sentence that says what to install or what is wrong."""
     found: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for _, adapter in ADAPTERS.items():
+    for name in ADAPTERS:
+        adapter = ADAPTERS[name]
         states = adapter.states()
         found |= states
         ready = [part for part, state in states.items() if state == READY]
@@ -124,7 +125,7 @@ def _arena_detail(arena: Arena) -> list[str]:
 def _tunable() -> list[str]:
     """Lines about Gymnasium's environments whose constants are mechanics."""
     lines = ["Gymnasium's environments with mechanics (--game tells their ranges)"]
-    for name, has in tunable.tables().items():
+    for name, has in tunable.tunable_envs().items():
         parts = [f"{stem}<{what}>" for stem, what in has.stems.items()]
         lines.append(f"  {name:<26}{', '.join([*(m.name for m in has.mechanics), *parts])}")
     forms = ", ".join(f"{{{kind}: {numbers}}}" for kind, (numbers, _) in DISTRIBUTIONS.items())
@@ -155,7 +156,7 @@ def of_game(game: Game) -> list[str]:
 
 def detail(game: str) -> list[str]:
     """Lines about the game with this id: for one agent, for two teams, or one of Gymnasium's."""
-    arenas, robots = _arenas_by_id(), tunable.tables()
+    arenas, robots = _arenas_by_id(), tunable.tunable_envs()
     if game in robots:
         return tunable_lines(game, robots[game])
     if game not in GAMES and game not in arenas:

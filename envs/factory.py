@@ -1,4 +1,4 @@
-"""`envs.make`: one call for every task, whoever provides it."""
+"""`envs.make`: one call for every task."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def make(
         max_threads: cap on native threads that the environment's library may start.
         observation: lay observations out as this schema, which may hold more names than the task (`union`).
         render_mode: what the batch's ``render`` gives, such as ``rgb_array``.
-        workers: processes to spread environments over, as many as there are at most. What comes out is the same. It
-            pays where a step of the whole batch takes more than 2 ms in one process, and a core is free for each.
-            Built-in games, EnvPool and PettingZoo need none and stay in this process.
+        workers: processes to spread environments over; results do not depend on it. It pays where a step of the whole
+            batch takes more than 2 ms in one process, and a core is free for each. Built-in games, EnvPool and
+            PettingZoo stay in this process.
     Raises:
         GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, names that don't fit
-            (`naming`), observations that do not fit into ``observation``, or a task that cannot be rendered so.
+            (`rename`), observations that do not fit into ``observation``, or a task that cannot be rendered.
     """
     if num_envs < 1:
         raise GraftError(f"num_envs is {num_envs}; a batch holds at least 1 environment.")
@@ -88,7 +88,7 @@ def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
     """
     adapter = adapter_for(task.id)
     if not adapter.has_teams:
-        offered = ", ".join(sorted(a.prefix for _, a in ADAPTERS.items() if a.has_teams))
+        offered = ", ".join(sorted(prefix for _, a in ADAPTERS.items() if a.has_teams for prefix in a.prefixes))
         raise GraftError(f"Task {task} is not for squads; ids of those begin with: {offered}.")
     return adapter.make_teams(split_names(task)[0], BatchOptions(num_envs, seed))
 

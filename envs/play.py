@@ -51,11 +51,11 @@ in a row (wasd. and space), also restart and quit.
 
 
 class Session:
-    """A game that goes on episode after episode, and its score; it shows what the mechanics let an agent see.
+    """A game of one episode after another, and its score; it shows what the mechanics let an agent see.
 
     Args:
-        task: a built-in game. Views that are made for networks (pixels, features) are shown as planes.
-        seed: of the first episode; later ones go on with the running random numbers.
+        task: a built-in game. Its views for networks (pixels, features) are shown as planes.
+        seed: of the first episode.
     Raises:
         GraftError: no built-in game, or a mechanic that is not allowed.
     """
@@ -125,14 +125,12 @@ class Session:
         return f"{line}   {self.over}: r for the next one, q to quit" if self.over else line
 
     def legend(self) -> Text:
-        """Glyph and name of each thing."""
         text = Text()
         for name in self._env.observation_schema.names:
             text.append(f" {ENTITIES[name].glyph} ", f"{self._style(name)} bold").append(f" {name}   ")
         return text
 
     def page(self) -> Text:
-        """All that is on the screen."""
         score = self.game.bounds
         scale = "" if score is None else f" (random {score.random:g}, expert {score.expert:g})"
         return Text("\n").join(
@@ -149,7 +147,6 @@ class Session:
         )
 
     def summary(self) -> str:
-        """What was achieved."""
         if not self.returns:
             return f"No episode was finished; the score was {self.score:g} after {self.steps} steps."
         count, best = len(self.returns), max(self.returns)

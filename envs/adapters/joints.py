@@ -1,7 +1,6 @@
-"""Names of what MuJoCo's robots show and do, from their models: joints, bodies and actuators.
+"""Names of the observations and actions of MuJoCo's robots, from their models: joints, bodies and actuators.
 
-Gymnasium's robots say with ``observation_structure`` how an observation is put together; where they don't, or something
-in the model has no name, there are none.
+Gymnasium's robots describe observations with ``observation_structure``; None where that or a name is missing.
 """
 
 from __future__ import annotations

@@ -26,12 +26,11 @@ def mixture(tasks: Sequence[Task | str], **options: Any) -> Task:
 
 
 class MixtureVectorEnv(TaskVectorEnv):
-    """Environment i plays task i modulo the number of tasks; observations are laid out as the union of all.
+    """Environment i plays task i modulo the number of tasks; the observation schema is the union of all.
 
     ``infos["task"]`` (N,) of every reset and step holds the index of each environment's task. With ``show_task`` the
     observation has one more channel or feature for each task, ``task:<name>``, which is 1 throughout in that task.
-
-    Its state can be saved where that of every task can. A batch of one has the schemas, but plays only if it holds all.
+    A batch of one has the schemas, but cannot play.
 
     Raises:
         GraftError: observations without a union, actions that differ, or more tasks than environments.

@@ -12,7 +12,7 @@ import gymnasium as gym
 
 
 class Names(NamedTuple):
-    """Names of one environment's observation features and of its actions; None where nobody wrote them down."""
+    """Names of one environment's observation features and of its actions, where they are known."""
 
     observation: tuple[str, ...] | None = None
     action: tuple[str, ...] | None = None

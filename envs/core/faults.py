@@ -44,13 +44,11 @@ class FaultRules:
 def split_rules(
     task_id: str, kwargs: Mapping[str, Any], takes: Iterable[str] = (), offered: Iterable[str] | None = None
 ) -> tuple[FaultRules, dict[str, Any]]:
-    """The rules among a task's keywords, and the other keywords.
+    """The rules among a task's keywords, and the other keywords; raises GraftError for rules that are not allowed.
 
     Args:
-        takes: keywords that the environment spells out.
+        takes: keywords of the environment's constructor.
         offered: names of the rules that the task's provider can keep; None for all.
-    Raises:
-        GraftError: an unknown rule, or a value that is not allowed.
     """
     rest = dict(kwargs)
     if KEYWORD not in rest or KEYWORD in takes:

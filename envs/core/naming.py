@@ -1,4 +1,4 @@
-"""Names that a user gives to a task's observations and actions: the keyword ``schema``, which every task takes."""
+"""The keyword ``schema`` of every task: a user's names of observations and actions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ ENTRIES = ("observation", "action", "attributes")
 
 
 def split_names(task: Task) -> tuple[Task, Mapping[str, Any]]:
-    """The task without its names, and these; none where it has no such keyword.
-
-    Raises:
-        GraftError: names in another form than `rename` takes.
-    """
+    """The task without the keyword ``schema``, and its value; raises GraftError for any other form."""
     given = task.kwargs.get(KEYWORD, {})
     if not isinstance(given, Mapping):
         raise GraftError(f"schema={given!r} of {task.id} is not allowed; give observation and action names.")

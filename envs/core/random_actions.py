@@ -1,4 +1,4 @@
-"""Actions of agents that nobody steers. Random ones come from counters of the environment, and can be saved."""
+"""Random actions from per-environment counters, whose state can be saved; and the action that does nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RandomActions:
         self.state[:, 1] = 0
 
     def last(self) -> RandomActions:
-        """Those of the last environment alone: what they draw, the others don't."""
+        """The stream of the last environment alone."""
         only = RandomActions(0)
         only.state = self.state[-1:]
         return only

@@ -1,6 +1,6 @@
-"""A registry that fills itself: every module of a package, and of the packages in it, is imported once, and registers what it defines.
+"""A registry that imports every module below a package once; each module registers what it defines.
 
-So a new game, adapter, encoder or transfer method is one new file; no list anywhere names it.
+So a new game, adapter, encoder or transfer method is one new file.
 """
 
 from __future__ import annotations

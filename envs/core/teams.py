@@ -47,7 +47,7 @@ class TeamEnv:
         return Faults()
 
     def schemas_of(self, team: str) -> Schemas:
-        """What every agent of ``team`` sees and does."""
+        """Schemas of every agent of ``team``."""
         raise NotImplementedError
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
@@ -106,7 +106,7 @@ def team_slots(squad: TeamEnv, team: str) -> list[int]:
 
 
 def schema_difference(mine: Schemas, theirs: Schemas, other: str) -> str:
-    """What differs, as the rest of a sentence about the first: "sees (16,) and agent (14,)"."""
+    """The difference, as the rest of a sentence about the first: "sees (16,) and agent (14,)"."""
     if mine.observation != theirs.observation:
         a, b = mine.observation, theirs.observation
         if (a.kind, a.shape) != (b.kind, b.shape):

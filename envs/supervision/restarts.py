@@ -18,7 +18,7 @@ RESET_FACTOR = 5
 
 
 class EnvFailure(Exception):
-    """How a call of an environment failed. It can be sent to another process.
+    """How a call of an environment failed; can be pickled.
 
     Attributes:
         kind: one of `KINDS`. text: what happened, and where. error: what was raised, if anything.
@@ -33,10 +33,7 @@ class EnvFailure(Exception):
 
 
 class RestartableEnvs:
-    """Environments in this process, each of which can be made again.
-
-    Attributes:
-        envs: None for those that were not made yet.
+    """Environments ``envs`` in this process, each of which can be made again; None before they are made.
 
     Args:
         make: makes one of them. count: how many.

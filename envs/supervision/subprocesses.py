@@ -48,8 +48,8 @@ class _Host(gym.Env[Any, Any]):
 
     Args:
         starter: id of the process that starts this one and handles Ctrl-C.
-        make: makes the object at the first call; gets the array that holds the observation.
-        space: of the observation, which comes back in shared memory.
+        make: makes the object at the first call, from the array that holds the observation.
+        space: of the observation.
     """
 
     action_space = NOTHING
@@ -74,7 +74,7 @@ class _Host(gym.Env[Any, Any]):
 
 
 class Subprocess:
-    """An object in a process, which can be ended whatever it does.
+    """An object in a process, which can be ended at any time.
 
     Args:
         make: makes the object in the process, from the array of its observation. task: id, for messages.
@@ -103,11 +103,7 @@ class Subprocess:
         return shared
 
     def send(self, name: str, *args: Any) -> None:
-        """Call the method ``name`` of the object; `receive` gives the answer.
-
-        Raises:
-            EnvFailure: the process has ended.
-        """
+        """Call the method ``name`` of the object; raises EnvFailure where the process has ended."""
         if not self.runs:
             raise EnvFailure("raised", "its process has ended")
         try:
@@ -171,15 +167,12 @@ class Subprocess:
 class ProcessGroup:
     """The environments of a batch in processes: the methods of `EnvGroup`, of one in each process.
 
-    Processes start in the first reset, and again in the first after they ended. All environments of one that hangs or
-    dies have failed.
+    Processes start at the first reset after they ended. All environments of one that hangs or dies have failed.
 
     Args:
         make: makes the `EnvGroup` of a process, from the number and the observations of its environments.
-        space: of one observation.
-        num_envs: how many, N. processes: how many, up to N.
-        task: id, for messages.
-        timeout: seconds that a step may take, or None.
+        space: of one observation. num_envs: how many, N. processes: how many, up to N.
+        task: id, for messages. timeout: seconds that a step may take, or None.
     Raises:
         GraftError: this process may not start others.
     """
@@ -228,11 +221,7 @@ class ProcessGroup:
         return values
 
     def render(self) -> list[Any]:
-        """See `EnvGroup`.
-
-        Raises:
-            GraftError: a process does not run, as before the first reset. What an environment raises.
-        """
+        """See `EnvGroup`; raises GraftError where a process does not run, as before the first reset."""
         answers, failures = self._ask("render", dict.fromkeys(range(len(self._rows)), ()), self._timeout)
         for failure in failures.values():
             raise failure.error or GraftError(f"Task '{self._task}' cannot be drawn: {failure.text}.")
@@ -246,10 +235,9 @@ class ProcessGroup:
     def _play(
         self, name: str, which: Sequence[int], values: Any, shown: Array, limit: float | None
     ) -> tuple[dict[int, Any], dict[int, EnvFailure]]:
-        """Call ``name`` with the environments ``which``, ascending, and a value for each; writes what they showed.
+        """Call ``name`` with the environments ``which``, ascending, and a value for each; writes their observations.
 
-        Returns:
-            Answers by process, and the failures by environment of processes that gave none.
+        Returns answers by process, and failures by environment of processes that gave none.
         """
         cuts = np.searchsorted(which, self._ends).tolist()
         parts = {k: slice(first, end) for k, (first, end) in enumerate(pairwise(cuts)) if first < end}

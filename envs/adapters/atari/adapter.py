@@ -70,11 +70,7 @@ def atari_actions(name: str, count: int) -> tuple[str, ...] | None:
 
 
 def check_atari(task: str, config: Mapping[str, Any]) -> None:
-    """Check numbers that EnvPool takes, and then ends the process or plays nonsense.
-
-    Raises:
-        GraftError: one of them is out of its range.
-    """
+    """Raises GraftError for numbers out of range, with which EnvPool would end the process or misbehave."""
     for key, least in _LEAST.items():
         if config[key] < least:
             raise GraftError(f"{key}={config[key]} of {task} is not allowed; give {least} or more.")

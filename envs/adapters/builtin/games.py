@@ -45,10 +45,8 @@ class BuiltinAdapter(Adapter):
 def _game(task: Task) -> Game:
     """The game of ``task``; raises GraftError with the nearest task."""
     if task.id not in GAMES:
-        others = [
-            i for _, other in ADAPTERS.items() if other.prefix.startswith(BuiltinAdapter.prefix) for i in other.ids()
-        ]
-        raise unknown("task", task.id, others)
+        known = (task_id for _, adapter in ADAPTERS.items() for task_id in adapter.ids())
+        raise unknown("task", task.id, [task_id for task_id in known if task_id.startswith(BuiltinAdapter.prefix)])
     return GAMES[task.id]
 
 

@@ -44,9 +44,7 @@ def _planar(height: str, joints: tuple[str, ...]) -> Names:
 
 
 _ANT_MOVES = _of(
-    ("torso.z", *_QUATERNION),
-    tuple(f"torso.{kind}_{axis}" for kind in ("velocity", "spin") for axis in _AXES),
-    _ANT,
+    ("torso.z", *_QUATERNION), tuple(f"torso.{kind}_{axis}" for kind in ("velocity", "spin") for axis in _AXES), _ANT
 )
 _ANT_FORCES = tuple(
     f"{body}.contact_{kind}_{axis}" for body in _ANT_BODIES for kind in ("torque", "force") for axis in _AXES

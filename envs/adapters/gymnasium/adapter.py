@@ -42,15 +42,7 @@ Wrap = Callable[[SingleEnv], SingleEnv]
 
 
 class GymnasiumVectorEnv(AdaptedVectorEnv):
-    """Gymnasium environments of a `SupervisedBatch`.
-
-    Args:
-        batch: the environments, not yet started; closed with this.
-        task: id, for error messages.
-        options: of the batch.
-    Raises:
-        GraftError: spaces without a codec.
-    """
+    """Gymnasium environments of a `SupervisedBatch`, which is closed with this; raises GraftError for other spaces."""
 
     def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
         self._batch = batch  # first of all: `close` runs even when the lines below fail
@@ -238,7 +230,7 @@ def _codecs(env: SingleEnv, task_id: str) -> tuple[gym.Space[Any], ObservationCo
 
 
 def env_names(env: SingleEnv, task_id: str) -> Names:
-    """Its attributes ``observation_names`` and ``action_names``, or the table's; else ALE's actions or MuJoCo's joints."""
+    """Names by the environment's author, or of `known_names`; else ALE's actions or MuJoCo's joints."""
     own = [getattr(env.unwrapped, name, None) for name in ("observation_names", "action_names")]
     given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
     known = known_names(task_id.rpartition(":")[2], env.action_space)

@@ -71,13 +71,11 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """One environment under its mechanics.
 
     Attributes:
-        mechanics: all of them, in the order of ``values``.
-        values: in force, (K,) float32; replaced by another array when one changes.
+        mechanics: all of them, in the order of ``values`` (K,) float32, those in force.
         drawn: whether values are drawn at resets, and whether also within episodes.
 
     Args:
-        given: keyword arguments that are mechanics.
-        task: id, for messages.
+        given: keyword arguments that are mechanics. task: id, for messages.
     Raises:
         GraftError: an unknown part, or a value that is not allowed.
     """
@@ -161,8 +159,8 @@ def _idle(space: gym.Space[Any], first: int) -> Any:
 class TunableVectorEnv(GymnasiumVectorEnv):
     """A batch of `TunableWrapper` environments.
 
-    ``infos["dynamics"]`` (N, K) float32 of every reset and step holds the values of `mechanics` that are in force for
-    the step to come. Beside ``final_obs``, ``infos["final_dynamics"]`` holds those of the episodes that ended.
+    ``infos["dynamics"]`` (N, K) float32 of every reset and step holds the values of ``mechanics`` for the step to come,
+    ``infos["final_dynamics"]`` beside ``final_obs`` those of the episodes that ended.
     """
 
     def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
@@ -194,11 +192,7 @@ class TunableVectorEnv(GymnasiumVectorEnv):
 
 
 class TunableAdapter(GymnasiumAdapter):
-    """Gymnasium's ids in ``table``, whose mechanics are keywords beside those of their constructors.
-
-    Args:
-        table: id -> what can be changed about it.
-    """
+    """Gymnasium's ids in ``table``, with their mechanics as keywords."""
 
     def __init__(self, table: Mapping[str, TunableSpec]) -> None:
         self.table = dict(table)
@@ -221,14 +215,14 @@ class TunableAdapter(GymnasiumAdapter):
         spec = self.table.get(task.id)
         if spec is None:  # an id that begins like one of the table
             return super().make(task, options)
-        parts, kwargs = split_parts(task.id, task.kwargs)
+        parts, steps, kwargs = split_parts(task.id, task.kwargs)
         given, rest = spec.split(kwargs)
 
         def wrap(env: SingleEnv) -> SingleEnv:
             tunable = TunableWrapper(env, spec, given, task.id)
-            if not parts.names:
+            if not parts:
                 return tunable
-            privileged = PrivilegedObservation(tunable, parts)
+            privileged = PrivilegedObservation(tunable, parts, steps)
             return FlattenObservation(privileged, task.id, privileged.feature_names(*env_names(env, task.id)))
 
         names = (*KEYWORDS, *spec.names, *(f"{stem}<{what}>" for stem, what in spec.stems.items()))

@@ -1,4 +1,4 @@
-"""MiniGrid's symbolic view as named planes: what stands on a cell, its colour, and the state of a door."""
+"""MiniGrid's symbolic view as named planes: objects, colours, and states of doors."""
 
 from __future__ import annotations
 
@@ -75,12 +75,11 @@ _paint = specialise(_paint_batch, {"paint_view": paint_view})
 
 
 def encode(views: Array, words: Array | None = None) -> Array:
-    """Symbolic views (N, W, H, 3) uint8 as planes (N, 20, H, W) uint8 of zeros and ones, and one for each word behind.
+    """Symbolic views (N, W, H, 3) uint8 as planes (N, 20, H, W) uint8 of zeros and ones, then one for each word.
 
-    MiniGrid indexes its views by column, then row; planes have rows first like every other game, so the agent
-    stands in the middle of the lowest row and looks up. Red and "open" are code 0, which MiniGrid also writes where
-    there is no colour or no door; here a colour plane is set only where a thing with a colour is, and a state plane
-    only on a door.
+    MiniGrid indexes views by column, then row; planes have rows first. Red and "open" are code 0, which MiniGrid also
+    writes where there is no colour or no door; here a colour plane is set only where a thing with a colour is, and a
+    state plane only on a door.
 
     Args:
         words: which words are in each mission (N, words), if these are shown.
@@ -157,10 +156,7 @@ _RANDOM_BABYAI = _parse(
 
 
 def minigrid_bounds(name: str) -> Bounds | None:
-    """Scores of ``MiniGrid-<name>-v0``: the random policy's, and the limit that no return can pass.
-
-    None for those of BabyAI's whose random policy is not measured: it is far from 0 in some of them.
-    """
+    """Scores of ``MiniGrid-<name>-v0``, or BabyAI's whose random policy is measured: random, and the largest return."""
     limit = "expert: limit of a reward that falls from 1 to 0.1 with time"
     if not name.startswith(MINIGRID):
         random = _RANDOM_BABYAI.get(name.removeprefix("BabyAI-"))

@@ -20,7 +20,7 @@ NO_WINNER = -2
 
 
 class _Shown(NamedTuple):
-    """What a reset or a step of one environment showed, by slot: to those that act next, and to those that ended."""
+    """Observations of one environment by slot: of agents that act next, and the last ones of those that ended."""
 
     next: dict[int, Array]
     last: dict[int, Array]
@@ -29,22 +29,20 @@ class _Shown(NamedTuple):
 class PettingZooBatch(TeamEnv):
     """Parallel environments stepped one after the other.
 
-    Agents may end and enter in any step and in any order. One that leaves ``agents`` without a flag has terminated. An
-    environment is over when no agent is left to act; it is then reset with a seed that follows from its first seed and
-    the number of its episode, because some environments forget their random numbers at a reset without one.
+    Agents may end and enter in any step. One that leaves ``agents`` without a flag has terminated. An environment is
+    over when no agent is left to act; its next seed follows from its first one and the number of its episode, because
+    some environments lose their random numbers at a reset without a seed.
 
     One that fails is counted and made again (`FaultRules`): its agents in play are truncated with reward 0 and their
-    last observations, and its next episode begins. Every attempt at an episode counts in its number, so that none is
-    tried twice with the same seed.
+    last observations, and its next episode begins. Every attempt at an episode counts in its number.
 
     Args:
         make: makes one of the environments; they are closed with the batch.
         task: id, for error messages.
         rules: of faults; a step of one environment is one env step, however many agents act.
-        rows, team: how many environments there are: as many as hold ``rows`` agents of ``team``, else ``rows``.
+        rows, team: how many environments: as many as hold ``rows`` agents of ``team``, or ``rows`` where it is None.
     Raises:
-        GraftError: no list of possible agents, an unknown team, one whose agents have different spaces, or spaces
-            without a codec.
+        GraftError: see `Roster`, and an unknown team.
     """
 
     def __init__(

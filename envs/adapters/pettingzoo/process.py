@@ -13,13 +13,12 @@ from graft.envs.supervision.subprocesses import SECONDS_TO_CLOSE, Subprocess
 
 
 class _Served:
-    """The parallel environment in its process: what `ProcessParallelEnv` calls."""
+    """The parallel environment in its process."""
 
     def __init__(self, env: Any) -> None:
         self._env = env
 
     def about(self) -> tuple[Any, ...]:
-        """Metadata, render mode, possible agents, and their spaces."""
         env = self._env
         agents = list(getattr(env, "possible_agents", None) or [])
         spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in agents}
@@ -44,8 +43,6 @@ class ProcessParallelEnv:
     Args:
         make: makes the environment. task: id, for messages.
         timeout: seconds that a step may take; a reset, or making it, `RESET_FACTOR` times as long.
-    Raises:
-        EnvFailure: it takes too long. Whatever ``make`` raises. GraftError: the process cannot be started.
     """
 
     def __init__(self, make: Callable[[], Any], task: str, timeout: float) -> None:

@@ -1,4 +1,4 @@
-"""What a game for two teams declares: its teams, mechanics and rules; and what keyword arguments make of it."""
+"""The declaration of a game for two teams: teams, mechanics and rules; and its settings under keyword arguments."""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ Obs = NDArray[np.uint8]
 
 
 class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZoo has no types
-    """One arena: the batch engine with a batch of one, whose agents leave ``agents`` as they die.
+    """One arena; agents leave ``agents`` as they die.
 
-    With sizes that change, every slot is among ``agents`` after a reset, since PettingZoo wants to see each possible
-    agent end: a slot that is not in play sees zeros, has ``{"alive": False}`` as its info, and is terminated by the
-    first step. ``infos`` of the step that decides the game hold the ``winner``: the name of a team, or ``draw``.
+    Where sizes change, every slot is among ``agents`` after a reset, as PettingZoo requires: a slot that is not in
+    play has zeros as observation and ``{"alive": False}`` as info, and ends in the first step. ``infos`` of the
+    step that decides the game hold the ``winner``: the name of a team, or ``draw``.
 
     Args:
         game: its short name. render_mode: None, ``"rgb_array"`` or ``"ansi"``.
@@ -81,7 +81,7 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
     def step(
         self, actions: dict[str, int]
     ) -> tuple[dict[str, Obs], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """One step: every agent in ``agents`` acts; those that die, or whose game is decided, end in it."""
+        """One step: every agent in ``agents`` acts; those that die, or whose game is decided, end."""
         chosen = {team: np.zeros((1, len(its)), np.int64) for team, its in self._batch.teams.items()}
         for agent in self.agents:
             team, k = self._places[agent]

@@ -98,7 +98,7 @@ class GameVectorEnv(TaskVectorEnv):
         return np.zeros((self.num_envs, *self._game.planes.shape), np.uint8)
 
     def _shown(self, planes: NDArray[np.uint8], of: NDArray[np.int64], last: int = 0) -> NDArray[Any]:
-        """What the agent sees of the painted planes of environments ``of``, which may be changed or given away."""
+        """The observation of environments ``of`` from their painted planes, which may be overwritten."""
         if self._disturbed:
             distort(self._state, self._settings, planes, of, last)
         if self._show is None:
@@ -110,7 +110,7 @@ class GameVectorEnv(TaskVectorEnv):
         return seen
 
     def _last_seen(self, ended: NDArray[np.bool_]) -> NDArray[Any]:
-        """Last observations of the episodes that ended; elsewhere whatever was left over."""
+        """Last observations of the episodes that ended; other rows are not set."""
         shape, of = (self.num_envs, *self.observation_schema.shape), np.flatnonzero(ended)
         seen = np.empty(shape, self.observation_schema.dtype)
         seen[of] = self._shown(self._final[of], of, 1)
@@ -158,9 +158,7 @@ class GameVectorEnv(TaskVectorEnv):
         return self._shown(planes, self._everyone), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """A frame of each board as it truly is, whatever view, mirror, fog or noise the agent sees it through.
-
-        Under same-step autoreset an environment that ended already shows its next episode. Nothing of the game changes.
+        """Each board without view, mirror, fog or noise; after a same-step autoreset, of the next episode.
 
         Returns:
             N pictures (H, W, 3) uint8 under ``rgb_array``, N texts of a line a row under ``ansi``; None without a mode.

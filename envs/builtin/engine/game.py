@@ -1,4 +1,4 @@
-"""What a built-in game declares: its things, mechanics, rules and reference scores; and what is made of it."""
+"""The declaration of a built-in game: things, mechanics, rules and reference scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every mechanic of the built-in games, declared once: name, range, meaning. A game says which of them it has."""
+"""The mechanics of the built-in games: name, range, meaning. A game says which of them it has."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Mechanic:
 
     @property
     def range(self) -> str:
-        """For people: ``0 to 0.4``, ``true or false``, ``random, patrol or chase``."""
+        """As text: ``0 to 0.4``, ``true or false``, ``random, patrol or chase``."""
         if isinstance(self.default, bool):
             return "true or false"
         if self.choices:
@@ -42,7 +42,6 @@ class Mechanic:
 
     @property
     def extremes(self) -> tuple[Value, Value]:
-        """Both ends of its range."""
         if self.choices:
             return self.choices[0], self.choices[-1]
         kind = type(self.default)
@@ -106,7 +105,7 @@ Settings = _named("Settings", [*MECHANICS, "first_level", "levels"])
 
 
 def of_game(own: Mapping[str, Value]) -> dict[str, Mechanic]:
-    """The mechanics of a game that has ``own`` (name -> its default there) beside those that hold everywhere."""
+    """The mechanics of a game: those of all games, and its own (name -> default)."""
     for name in own:
         if name not in MECHANICS:
             raise unknown("mechanic", name, MECHANICS)

@@ -1,6 +1,6 @@
-"""Ways to show the same board: the seam that the files of `views` fill.
+"""Views of a board: what the files of `views` register.
 
-The rules paint planes (N, C, SIZE, SIZE) of zeros and ones, the player's first; every other view is made of these.
+Rules paint planes (N, C, SIZE, SIZE) of zeros and ones, the player's first; every other view is made of these.
 """
 
 from __future__ import annotations

@@ -81,10 +81,7 @@ def make(
 def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
     """Games of a task for squads, with the agents of all its teams; `make` shows those of one as rows.
 
-    The keywords ``team``, ``opponents`` and ``schema`` are ignored.
-
-    Raises:
-        GraftError: as `make`, and a task that is not for squads.
+    The keywords ``team``, ``opponents`` and ``schema`` are ignored. Raises GraftError as `make`, and for other tasks.
     """
     adapter = adapter_for(task.id)
     if not adapter.has_teams:
@@ -106,8 +103,7 @@ def schemas(task: Task) -> Schemas:
 def check(task: Task) -> int:
     """Play a first step of ``task``; returns how many environments a batch of it needs to have all its parts.
 
-    Raises:
-        GraftError: it can't be made, or fails; some environments notice bad keyword arguments only then.
+    Raises GraftError where it cannot be made, or fails; some environments notice bad keyword arguments only then.
     """
     env = make(task, num_envs=1, seed=0)
     if env.groups is not None:  # a batch of one holds one of its parts

@@ -164,11 +164,7 @@ def on_screen(session: Session, pressed: Iterable[str], console: Console) -> Non
 
 
 def _keys_in(line: str) -> list[str]:
-    """Names and keys of a line of input.
-
-    Raises:
-        GraftError: neither.
-    """
+    """Names and keys of a line of input. Raises GraftError: neither."""
     if not line.strip():
         return list(line)
     found: list[str] = []
@@ -183,11 +179,7 @@ def _keys_in(line: str) -> list[str]:
 
 
 def line_by_line(session: Session, lines: Iterable[str], console: Console) -> None:
-    """Play lines of names or keys, and print the board after each; the last line is the end.
-
-    Raises:
-        GraftError: a word that is no action.
-    """
+    """Play lines of names or keys, and print the board after each; raises GraftError for a word that is no action."""
     console.print(session.page(), soft_wrap=True)
     for line in lines:
         for key in _keys_in(line.rstrip("\r\n")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -122,9 +121,8 @@ class MixtureVectorEnv(TaskVectorEnv):
         if "alive" in infos:
             infos["over"] = self._gather([step[4].get("over", step[2] | step[3]) for step in steps])
         if any("final_obs" in step[4] for step in steps):
-            counts = [part.num_envs for part in self._parts]
             last = [step[4].get("final_obs", np.zeros_like(step[0])) for step in steps]
-            valid = [step[4].get("_final_obs", np.zeros(n, np.bool_)) for step, n in zip(steps, counts, strict=True)]
+            valid = [step[4].get("_final_obs", np.zeros_like(step[2])) for step in steps]
             infos |= {"final_obs": self._show(last), "_final_obs": self._gather(valid)}
         return obs, rewards, terminated, truncated, infos
 
@@ -181,16 +179,7 @@ def _together(tasks: list[Task]) -> ObservationSchema:
 def _with_tasks(schema: ObservationSchema, tasks: list[Task]) -> ObservationSchema:
     if schema.kind in ("pixels", "parts"):
         raise GraftError(f"show_task=true is not allowed with {schema.kind}; it takes planes, features or ego.")
-    names = tuple(f"task:{task}" for task in tasks)
-    count = len(names)
-    return replace(
-        schema,
-        names=schema.names + names,
-        attributes=schema.attributes + (("task",),) * count,
-        shape=(schema.shape[0] + count, *schema.shape[1:]),
-        low=schema.low + (0.0,) * count,
-        high=schema.high + (1.0,) * count,
-    )
+    return schema.extended(tuple(f"task:{task}" for task in tasks), "task")
 
 
 class MixtureAdapter(Adapter):
@@ -221,11 +210,7 @@ class MixtureAdapter(Adapter):
 
 
 def parts(task: Task) -> list[Task]:
-    """The tasks of a mixture.
-
-    Raises:
-        GraftError: no list of two tasks or more, or one is listed twice.
-    """
+    """The tasks of a mixture. Raises GraftError: no list of two tasks or more, or one is listed twice."""
     given: Any = task.kwargs.get("tasks")
     whole = isinstance(given, list | tuple) and len(given) >= 2
     if not whole or not all(isinstance(entry, str) or _is_task(entry) for entry in given):

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from graft.envs.core.schema import ActionSchema, ObservationKind, ObservationSchema, joined
+from graft.envs.core.schema import ActionSchema, ObservationKind, ObservationSchema, joined, uint8_schema
 from graft.envs.core.task import BatchOptions, TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
@@ -100,10 +100,7 @@ def _image(task: str, space: gym.spaces.Box) -> ObservationCodec | None:
         names = colours[count]
     else:
         names = tuple(f"frame_{i}" for i in range(count))
-    schema = ObservationSchema(
-        kind, names, ((),) * count, shape, "uint8", (0.0,) * count, (high if kind == "planes" else 255.0,) * count
-    )
-    return ObservationCodec(schema, encode)
+    return ObservationCodec(uint8_schema(kind, names, shape, high if kind == "planes" else 255), encode)
 
 
 def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ObservationCodec:

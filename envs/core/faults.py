@@ -124,11 +124,7 @@ class TooManyFaults(GraftError):
 
 
 class FaultLog:
-    """Counts the faults of a batch, and ends the run when there are too many.
-
-    Args:
-        task: id, for messages.
-    """
+    """Counts the faults of a batch of ``task`` (an id), and ends the run when there are too many."""
 
     def __init__(self, task: str, rules: FaultRules) -> None:
         self._task, self._rules = task, rules

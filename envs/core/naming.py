@@ -56,11 +56,7 @@ def rename(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
 
 
 def shared_names(given: Mapping[str, Any], mine: Schemas, theirs: Schemas) -> dict[str, Any]:
-    """Of names that were given for one team of a squad, those that hold for another: of what both see, or do, alike.
-
-    Args:
-        given: as of `rename`. mine, theirs: both teams' schemas as they are without it.
-    """
+    """Names ``given`` for one team (as of `rename`) that hold for another: of equal observations or actions."""
     same = {"action": mine.action == theirs.action}
     return {entry: names for entry, names in given.items() if same.get(entry, mine.observation == theirs.observation)}
 

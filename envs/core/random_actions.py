@@ -20,11 +20,7 @@ WIDEST = 1e3
 
 
 class RandomActions:
-    """Random numbers for N environments, each with a stream of its own, whatever batch it is in.
-
-    Attributes:
-        state: (N, 2) uint64, a key and a counter for each environment.
-    """
+    """Random numbers of N environments, a stream each; ``state`` (N, 2) uint64 is a key and a counter for each."""
 
     def __init__(self, num_envs: int) -> None:
         self.state = np.zeros((num_envs, 2), np.uint64)

@@ -16,12 +16,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Name -> entry for the modules of one package, imported at the first look-up.
-
-    Args:
-        kind: what an entry is, as a noun for error messages ("encoder").
-        package: dotted name of the package whose modules register entries.
-    """
+    """Name -> entry, from the modules below ``package``, imported at the first look-up; ``kind`` is for messages."""
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind

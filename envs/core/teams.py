@@ -64,7 +64,7 @@ class TeamEnv:
         Returns:
             obs, rewards (N, A), terminated (N, A), truncated (N, A), alive (N, A), infos. An agent that leaves the
             game in mid-episode, or whose game is decided, is terminated in that step. Rewards and flags belong to
-            the agents that acted, ``obs`` and ``alive`` to those that act next: when nobody is left to act, or the
+            the agents that acted, ``obs`` and ``alive`` to those that act next: when no agent is left to act, or the
             game is decided, the environment has reset itself. ``infos["winner"]`` (N,) int8 is -1 where the game goes
             on, else the index of the team that won it, or -2 where none did. Where agents ended,
             ``infos["final_obs"]`` holds their last observations by team, and ``infos["_final_obs"]`` (N, A) says whose.

@@ -18,8 +18,7 @@ from graft.errors import GraftError
 def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:
     """The schema that holds every name of ``schemas``, in the order in which they first appear.
 
-    A name's attributes are all that any of them gives it, and its bounds span theirs, and zero where a
-    schema lacks it.
+    A name has all attributes that any of them gives it; its bounds span theirs, and zero where a schema lacks it.
 
     Raises:
         GraftError: observations of different kinds, dtypes or boards, which have no union.
@@ -67,10 +66,10 @@ def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
 
 
 class UnionObservation(TaskVectorEnv):
-    """A batch whose observations are laid out as ``schema``, by name; names that it does not show are zero.
+    """A batch whose observations are laid out as ``schema``, by name; names that it lacks are zero.
 
     Raises:
-        GraftError: it shows something that ``schema`` has no name for, or in another form.
+        GraftError: it has a name that ``schema`` lacks, or in another form.
     """
 
     def __init__(self, env: TaskVectorEnv, schema: ObservationSchema) -> None:

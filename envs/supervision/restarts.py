@@ -33,11 +33,7 @@ class EnvFailure(Exception):
 
 
 class RestartableEnvs:
-    """Environments ``envs`` in this process, each of which can be made again; None before they are made.
-
-    Args:
-        make: makes one of them. count: how many.
-    """
+    """``count`` environments in this process, each of which can be made again by ``make``; None if not made yet."""
 
     def __init__(self, make: Callable[[], Any], count: int) -> None:
         self._make = make

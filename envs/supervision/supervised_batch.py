@@ -105,7 +105,7 @@ class SupervisedBatch:
         self._broken: set[int] = set()  # to be made again
         self._strict = checks_bounds(rules, task)
         self._processes = num_envs if rules.step_timeout is not None else min(workers, num_envs)
-        self._group: EnvGroup | ProcessGroup | None = None
+        self._group: Any = None  # an EnvGroup or a ProcessGroup
         self.first: Any = make()
         self.envs: list[SingleEnv] = []
 
@@ -135,11 +135,9 @@ class SupervisedBatch:
 
     def attribute(self, name: str) -> list[Any]:
         """The attribute ``name`` of every environment; of those that do not run, that of ``first``."""
-        assert self._group is not None
         return [self.first.get_wrapper_attr(name) if x is None else x for x in self._group.attribute(name)]
 
     def render(self) -> tuple[Any, ...]:
-        assert self._group is not None
         return tuple(self._group.render())
 
     def step(self, which: Sequence[int], actions: Any) -> tuple[NDArray[np.float64], Bools, Bools]:
@@ -152,7 +150,6 @@ class SupervisedBatch:
         Raises:
             TooManyFaults: more than the rules allow.
         """
-        assert self._group is not None
         if len(which) < self.num_envs:
             actions = actions[list(which)]
             if self._check.checks:
@@ -162,9 +159,7 @@ class SupervisedBatch:
         truncated &= ~terminated  # Gymnasium's time limits set it whatever else the last step did
         for i in failures:
             self._next[i] = self.raw[i]
-        if self._check.checks and not within(self._next, self._low, self._high):
-            found = {i: self._check.failure(self._next[i]) for i in which if i not in failures}
-            failures |= {i: failure for i, failure in found.items() if failure is not None}
+        self._check_values(which, failures)
         for i, failure in failures.items():
             self._next[i] = self.raw[i]
             rewards[i], terminated[i], truncated[i] = 0.0, False, True
@@ -180,7 +175,6 @@ class SupervisedBatch:
         Args:
             seeds: one for each environment of the batch; where None, its random numbers go on.
         """
-        assert self._group is not None
         given: dict[int, dict[str, Any]] = {i: {} for i in which}
         if seeds is not None:
             given = {i: {"seed": seeds[i], "options": options} for i in which}
@@ -191,9 +185,7 @@ class SupervisedBatch:
         while given:
             failures = self._group.reset(list(given), [self._reset(i, own) for i, own in given.items()], self._next)
             self._broken -= set(given)
-            if self._check.checks and not within(self._next, self._low, self._high):
-                found = {i: self._check.failure(self._next[i]) for i in given if i not in failures}
-                failures |= {i: failure for i, failure in found.items() if failure is not None}
+            self._check_values(list(given), failures)
             for i in given:
                 if i in failures:
                     self._count(i, "reset", failures[i])
@@ -206,6 +198,12 @@ class SupervisedBatch:
     def close(self) -> None:
         """Close every environment, as far as they let themselves be closed."""
         (self._group or self.first).close()
+
+    def _check_values(self, which: Sequence[int], failures: dict[int, EnvFailure]) -> None:
+        """Add the failures of observations that fit, but whose numbers are a fault."""
+        if self._check.checks and not within(self._next, self._low, self._high):
+            found = {i: self._check.failure(self._next[i]) for i in which if i not in failures}
+            failures |= {i: failure for i, failure in found.items() if failure is not None}
 
     def _reset(self, i: int, given: dict[str, Any]) -> Reset:
         """How the reset of environment i goes: after a failure, with a seed that follows from its first."""

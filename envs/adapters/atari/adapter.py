@@ -9,8 +9,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from graft.envs.adapters.spaces import Array, ObservationCodec
-from graft.envs.core.schema import ObservationSchema
+from graft.envs.adapters.spaces import ObservationCodec
+from graft.envs.core.schema import uint8_schema
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 
@@ -87,14 +87,8 @@ def atari_codec(space: gym.spaces.Box, stack: int) -> ObservationCodec:
     else:
         colours = ("red", "green", "blue")
         names = tuple(f"frame_{i}:{colour}" for i in range(stack) for colour in colours) if stack > 1 else colours
-    schema = ObservationSchema(
-        "pixels", names, ((),) * count, (count, height, width), "uint8", (0.0,) * count, (255.0,) * count
-    )
-
-    def encode(raw: Array) -> Array:
-        return np.array(raw, np.uint8, order="C")
-
-    return ObservationCodec(schema, encode)
+    schema = uint8_schema("pixels", names, (count, height, width), 255)
+    return ObservationCodec(schema, lambda raw: np.array(raw, np.uint8, order="C"))
 
 
 _SCORES = """

@@ -17,7 +17,7 @@ from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
 OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the other team: random or still"}
-"""Keyword arguments beside the game's own."""
+"""Keyword arguments of all these games."""
 
 PART = "Built-in games for teams"
 

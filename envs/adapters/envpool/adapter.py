@@ -1,10 +1,7 @@
 """EnvPool's C++ environments, by ids such as ``envpool/MiniGrid-DoorKey-6x6-v0``.
 
-EnvPool's own autoreset is next-step. It takes seeds only when a pool is built, so a reset with a seed builds a new
-pool (about a millisecond for 64 MiniGrid environments).
-
-An environment whose reward or observation is not finite is truncated and reset. One that raises or hangs does so for
-the whole pool, in C++: an exception ends the run, and no time limit can be kept.
+EnvPool takes seeds only when a pool is built, so a reset with a seed builds a new one (a millisecond for 64 of
+MiniGrid). One environment that raises ends the run, and no time limit can be kept: a pool is one C++ object.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ from graft.envs.adapters.envpool.batch import MAX_SEED, EnvPoolVectorEnv
 from graft.envs.adapters.envpool.tasks import FORM, LIMIT, check, codecs_of
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
 from graft.envs.adapters.minigrid.missions import is_grid, split_mission
+from graft.envs.adapters.packages import INSTALL
 from graft.envs.adapters.procgen.adapter import is_procgen, is_procgen_name
 from graft.envs.adapters.procgen.qt import found_qt, load_qt
 from graft.envs.adapters.scores import known_bounds
@@ -28,7 +26,6 @@ from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
 PREFIX = "envpool/"
-INSTALL = "pip install 'graft-rl[games]'"
 INSTALL_QT = "pip install 'graft-rl[procgen]'"
 
 _POOL_KEYWORDS = {

@@ -1,7 +1,4 @@
-"""Names of EnvPool's robots: MuJoCo's, which show what Gymnasium's do, and MetaWorld's arm.
-
-EnvPool keeps its models to itself, so the joints stand here; `joints` says how their names are made.
-"""
+"""Names of EnvPool's robots, MuJoCo's and MetaWorld's arm; its models cannot be read, so the joints are listed here."""
 
 from __future__ import annotations
 
@@ -87,8 +84,7 @@ METAWORLD = Names(
 def robot_names(name: str, kwargs: Mapping[str, Any], features: int) -> Names:
     """Names of EnvPool's robot ``name``, whose observations have ``features`` numbers; None for what has none.
 
-    Ant's fourth version shows no contacts unless asked to, and then the world's as well. A model of the user's own has
-    joints of its own.
+    Ant's fourth version shows contacts only if asked to, and then the world's, too.
     """
     if name.startswith("MetaWorld/"):
         return METAWORLD

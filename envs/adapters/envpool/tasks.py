@@ -26,13 +26,7 @@ LIMIT = "max_episode_steps"
 
 
 def check(task: Task, config: Mapping[str, Any]) -> None:
-    """Check values that EnvPool accepts and misreads.
-
-    Args:
-        config: the task's keywords, and EnvPool's values for all others.
-    Raises:
-        GraftError: a value out of its range.
-    """
+    """Raises GraftError for values of ``config``, EnvPool's with the task's keywords, that EnvPool misreads."""
     given = {key: value for key, value in config.items() if not isinstance(value, bool) and key in task.kwargs}
     if any(not isinstance(value, int | float) for value in given.values()):
         return  # EnvPool names a value of a wrong type

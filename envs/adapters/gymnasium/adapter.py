@@ -159,11 +159,7 @@ def _find(task_id: str) -> EnvSpec:
 
 
 def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
-    """Keywords that the environment's constructor spells out, and whether it takes others as well.
-
-    Raises:
-        GraftError: a package is missing, there is no constructor, or it does not offer the task's ``render_mode``.
-    """
+    """Keywords of the environment's constructor, and whether it takes others; raises GraftError if there is none."""
     try:
         entry = spec.entry_point
         creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry

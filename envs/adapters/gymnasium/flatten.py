@@ -16,10 +16,7 @@ class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):
     """Flattens the parts of an observation one after the other; ``codec`` is that of batches of the result.
 
     Args:
-        task: id, for names and messages.
-        names: part -> names of its features, where its author gave them.
-    Raises:
-        GraftError: a part without a codec.
+        task: id, for names and messages. names: part -> names of its features, where its author gave them.
     """
 
     def __init__(self, env: SingleEnv, task: str, names: Mapping[str, tuple[str, ...]] | None = None) -> None:

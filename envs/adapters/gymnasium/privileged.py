@@ -25,11 +25,7 @@ STEPS = 10
 
 
 def split_parts(task: str, kwargs: Mapping[str, Any]) -> tuple[tuple[str, ...], int, dict[str, Any]]:
-    """The parts to show, the number of steps of the history, and the other keywords.
-
-    Raises:
-        GraftError: an unknown part, or a length without a history.
-    """
+    """The parts to show, the steps of the history, and the other keywords; raises GraftError for an unknown part."""
     shown = kwargs.get(SHOW, [])
     shown = [shown] if isinstance(shown, str) else shown
     if not isinstance(shown, list | tuple):

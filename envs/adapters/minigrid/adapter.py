@@ -10,11 +10,11 @@ import numpy as np
 from graft.envs.adapters.minigrid.missions import WORDS, with_words
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec
 from graft.envs.builtin.engine.compile import jit, specialise, standalone
-from graft.envs.core.schema import ObservationSchema
+from graft.envs.core.schema import uint8_schema
 from graft.envs.core.task import Bounds
 
 MINIGRID = "MiniGrid-"
-"""How the ids of MiniGrid's tasks begin, whoever provides them."""
+"""How the ids of MiniGrid's tasks begin, without a provider's prefix."""
 
 OBJECTS = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
@@ -96,25 +96,16 @@ def encode(views: Array, words: Array | None = None) -> Array:
 def minigrid_codecs(
     task: str, image: gym.Space[Any], action: gym.Space[Any], mission: bool = False
 ) -> tuple[ObservationCodec, ActionCodec]:
-    """The codecs of a MiniGrid task.
+    """The codecs of a MiniGrid task, whose view ``image`` is a Box (W, H, 3) of object, colour and state codes.
 
     Args:
-        image: of its view, a Box (W, H, 3) of object, colour and state codes.
-        mission: whether its words are shown: then a batch is (N, W * H * 3 + words), as of `MissionObservation`.
+        mission: whether words are shown: then a batch is (N, W * H * 3 + words), as of `MissionObservation`.
     """
     assert image.shape is not None
     shape = image.shape
     width, height, _ = shape
-    count = len(_NAMES)
-    schema = ObservationSchema(
-        kind="planes",
-        names=_NAMES,
-        attributes=tuple(("colour",) if n.startswith("colour:") else _MEANINGS.get(n, ()) for n in _NAMES),
-        shape=(count, height, width),
-        dtype="uint8",
-        low=(0.0,) * count,
-        high=(1.0,) * count,
-    )
+    attributes = tuple(("colour",) if n.startswith("colour:") else _MEANINGS.get(n, ()) for n in _NAMES)
+    schema = uint8_schema("planes", _NAMES, (len(_NAMES), height, width), 1, attributes)
     actions = action_codec(task, action, ACTIONS)
     if not mission:
         return ObservationCodec(schema, encode), actions

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +19,7 @@ from graft.envs.core.task import Task
 from graft.errors import GraftError
 
 GRIDS = ("MiniGrid-", "BabyAI-")
-"""How the ids of the tasks with missions begin, whoever provides them."""
+"""How the ids of the tasks with missions begin, without a provider's prefix."""
 
 KEYWORD = "mission"
 
@@ -94,15 +93,7 @@ def word_rows(missions: Array) -> Array:
 
 def with_words(schema: ObservationSchema) -> ObservationSchema:
     """``schema`` with the planes of words added."""
-    count, (planes, *size) = len(WORDS), schema.shape
-    return replace(
-        schema,
-        names=(*schema.names, *(f"mission:{word}" for word in WORDS)),
-        attributes=(*schema.attributes, *((("mission",),) * count)),
-        shape=(planes + count, *size),
-        low=(*schema.low, *((0.0,) * count)),
-        high=(*schema.high, *((1.0,) * count)),
-    )
+    return schema.extended(tuple(f"mission:{word}" for word in WORDS), "mission")
 
 
 class MissionObservation(gym.ObservationWrapper[Any, Any, Any]):

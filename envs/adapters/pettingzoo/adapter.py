@@ -31,8 +31,7 @@ PREFIX = "pettingzoo:"
 
 
 class PettingZooAdapter(Adapter):
-    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, the environment's options, and
-    ``faults``, the rules for those that fail (`faults`)."""
+    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, ``faults``, and their options."""
 
     prefix = PREFIX
     renders = has_teams = True
@@ -127,10 +126,7 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
 
 
 def _keywords(module: Any) -> tuple[list[str], bool]:
-    """Keywords that the environment spells out, and whether it takes others as well.
-
-    PettingZoo's own pass theirs on to ``raw_env``.
-    """
+    """Keywords of the environment's constructors, and whether it takes others as well."""
     found: list[str] = []
     for creator in (module.parallel_env, getattr(module, "raw_env", None)):
         if creator is not None:

@@ -80,11 +80,7 @@ class PettingZooBatch(TeamEnv):
         return self._roster.schemas_of(team)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
-        """Fresh episodes; environment i starts with the seed ``seed + i``.
-
-        Raises:
-            TooManyFaults: more than the rules allow.
-        """
+        """Fresh episodes; environment i starts with the seed ``seed + i``. Raises TooManyFaults."""
         if seed is not None:
             self._seeds[:] = seed + np.arange(self.num_envs)
             self._episodes[:] = 0
@@ -142,11 +138,7 @@ class PettingZooBatch(TeamEnv):
                 kept[team][i, k] = shown
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Array], Array, Bools, Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep.
-
-        Raises:
-            TooManyFaults: more than the rules allow.
-        """
+        """One step of all environments; the arrays returned are the caller's to keep. Raises TooManyFaults."""
         shape = (self.num_envs, len(self.agents))
         rewards = np.zeros(shape)
         terminated, truncated = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)

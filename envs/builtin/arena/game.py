@@ -34,7 +34,7 @@ MECHANICS = {
         Mechanic("fights", "whether an agent that is outnumbered dies", True),
     )
 }
-"""By name: everything that is a keyword argument, beside the sizes of the teams."""
+"""By name: all keyword arguments but the sizes of the teams."""
 
 _named: Any = namedtuple  # whose fields a type checker wants to see; these are the registry's
 Settings = _named("Settings", ["low_first", "high_first", "low_second", "high_second", "hunts", *MECHANICS])
@@ -63,7 +63,7 @@ class Arena:
         begin: ``(s, i, p)`` lays out a fresh episode in the cleared environment i, whose agents in play are alive.
         advance: ``(s, i, actions, p, rewards) -> winner`` plays a step: writes ``rewards`` (A,), which are zero, and
             returns -1 while the game goes on, -2 for a draw, else the index of the team that has won.
-        own: the mechanics that it has beside those of every arena, and their defaults.
+        own: the mechanics that it has in addition to those of every arena, and their defaults.
         hunts: whether the first team hunts the second.
     """
 
@@ -87,11 +87,7 @@ class Arena:
         return [*(team.name for team in self.teams), *self.mechanics]
 
     def resolve(self, kwargs: Mapping[str, Any]) -> Any:
-        """The settings under keyword arguments.
-
-        Raises:
-            GraftError: an unknown name, or a value that is not allowed.
-        """
+        """The settings under keyword arguments. Raises GraftError: an unknown name, or a value that is not allowed."""
         for name in kwargs:
             if name not in self.options:
                 raise unknown(f"keyword of {self.id}", name, self.options)

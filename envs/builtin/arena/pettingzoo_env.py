@@ -46,7 +46,7 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
     }
 
     def __init__(self, game: str = "pursuit", render_mode: str | None = None, **options: Any) -> None:
-        first = int(np.random.default_rng().integers(2**31))  # of environments that nobody seeds, which must differ
+        first = int(np.random.default_rng().integers(2**31))  # unseeded environments must differ
         self._batch = ArenaBatch(game, 1, first, AutoresetMode.NEXT_STEP, render_mode, **options)
         self.render_mode = render_mode
         self._places = {

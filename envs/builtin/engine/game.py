@@ -42,7 +42,7 @@ class Game:
         id: its Gymnasium id.
         goal: one sentence on what a player must learn.
         things: names of its observation planes (`entities`), in order; the first is the player's.
-        own: the mechanics that it has beside those that every game has (`mechanics`), and their defaults.
+        own: the mechanics that it has in addition to those of every game, and their defaults.
         begin: ``(s, i, p)`` lays out a fresh episode of environment i, which is cleared already.
         advance: ``(s, i, action, p) -> (reward, dead)`` plays one step.
         paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
@@ -77,11 +77,7 @@ class Game:
         return VIEWS[view].schema(self.things)
 
     def resolve(self, kwargs: Mapping[str, Any]) -> Played:
-        """The game under keyword arguments: mechanics, ``view``, ``palette``, ``levels``.
-
-        Raises:
-            GraftError: an unknown name, or a value that is not allowed.
-        """
+        """The game under keyword arguments: mechanics, ``view``, ``palette``, ``levels``; raises GraftError."""
         mechanics = {name: value for name, value in kwargs.items() if name not in OPTIONS}
         view, palette = kwargs.get("view", "planes"), kwargs.get("palette", "day")
         if view not in VIEWS:

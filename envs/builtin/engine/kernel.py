@@ -127,11 +127,7 @@ def delayed_reward(s: State, i: int, reward: float, delay: int, over: bool) -> f
 
 @standalone
 def distort(s: State, p: Any, planes: Any, of: Any, last: int) -> None:
-    """Mirror, fog and noise on painted planes (n, C, H, W).
-
-    Args:
-        of: environments of the planes, (n,). last: whether these are last observations of episodes (`side_stream`).
-    """
+    """Mirror, fog and noise on planes (n, C, H, W) of environments ``of`` (n,); ``last`` as of `side_stream`."""
     for k in range(of.size):
         if p.mirror:
             mirror(planes[k])

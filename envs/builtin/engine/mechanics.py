@@ -97,7 +97,7 @@ MECHANICS = {
         Mechanic("projectile_speed", "cells that a shot covers in a step", 1, 1, 4),
     )
 }
-"""By name. Those that hold everywhere are at rest by default, and then leave a game as it is, draw for draw."""
+"""By name. Those of all games have no effect by default, also on random numbers."""
 
 _named: Any = namedtuple  # whose fields a type checker wants to see; these are the registry's
 Settings = _named("Settings", [*MECHANICS, "first_level", "levels"])

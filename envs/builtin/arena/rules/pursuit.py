@@ -39,7 +39,7 @@ def catch(s: State, i: int, p: Any, rewards: Any) -> int:
 
 @jit
 def advance(s: Any, i: int, actions: Any, p: Any, rewards: Any) -> int:
-    """The prey move, then the hunters, so that nobody slips through; either may bring a prey into reach.
+    """The prey move, then the hunters; either may bring a prey into reach.
 
     A hunter's return is the share of the prey that its team catches, a prey's the share of the time that it lasts,
     less 1 if it is caught in the end: both are on one scale, whatever the sizes of the teams.

@@ -124,7 +124,7 @@ class SquadGame(MultiAgentEnv):
     @property
     def faults(self) -> Faults:
         """Of the environment, where somebody else wrote it; each has truncated the agents that were in play."""
-        return getattr(self._squad, "faults", Faults())
+        return self._squad.faults
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, Infos]:
         """The next episode, or the first one of a seed; ``options`` are ignored, as there are none.
@@ -230,7 +230,7 @@ class SquadGame(MultiAgentEnv):
         """A picture or text of the game, at its end the last one of it; None without a ``render_mode``."""
         if self.render_mode is None or self._frame is not None:
             return self._frame
-        return self._squad.render()[0]  # type: ignore[attr-defined]  # see `TeamEnv`
+        return (self._squad.render() or [None])[0]
 
     def close(self) -> None:
         """Let go of the environment."""

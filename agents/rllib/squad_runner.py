@@ -59,7 +59,7 @@ class Games(gym.vector.VectorEnv[Any, Any, Any]):
     @property
     def faults(self) -> Faults:
         """Of the environments, where somebody else wrote them."""
-        return getattr(self.squad, "faults", Faults())
+        return self.squad.faults
 
     def begin(self) -> dict[str, tuple[Array, Array]]:
         """Fresh games: observations (rows, ...), and who is in play (rows,), by policy."""

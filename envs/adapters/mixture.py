@@ -206,7 +206,8 @@ class MixtureAdapter(Adapter):
         known = [b for b in found if b is not None]
         if len(known) < len(found):
             return None
-        return Bounds(*(float(np.mean([b[end] for b in known])) for end in (0, 1)), AVERAGED)
+        random, expert = (float(np.mean([b[end] for b in known])) for end in (0, 1))
+        return Bounds(random, expert, AVERAGED)
 
 
 def parts(task: Task) -> list[Task]:

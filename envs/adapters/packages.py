@@ -10,7 +10,6 @@ import gymnasium as gym
 READY = "ready"
 INSTALL = "pip install 'graft-rl[games]'"
 
-
 PARTS = {
     "Gymnasium classic control": ("", "gymnasium.envs.classic_control."),
     "Gymnasium toy text": ("", "gymnasium.envs.toy_text."),

@@ -64,6 +64,7 @@ class _Host(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         name, args = action
+        answer: tuple[Any, EnvFailure | None]
         try:
             if self._object is None:
                 self._object = self._make(self._obs)
@@ -97,10 +98,10 @@ class Subprocess:
         self.runs = True
 
     @property
-    def obs(self) -> Array:
+    def obs(self) -> Any:
         """The observation after the last call."""
-        shared: Array = self._env.observations[0]
-        return shared
+        shared: Any = self._env.observations
+        return shared[0]
 
     def send(self, name: str, *args: Any) -> None:
         """Call the method ``name`` of the object; raises EnvFailure where the process has ended."""
@@ -144,7 +145,6 @@ class Subprocess:
             raise failure.error or failure from None
 
     def end(self) -> None:
-        """Kill it."""
         self.runs = False
         for process in self._env.processes:
             process.kill()

@@ -35,7 +35,8 @@ from graft.envs.adapters.spaces import (
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.supervised_batch import Bools, SingleEnv, SupervisedBatch
+from graft.envs.supervision.subprocesses import Bools
+from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
 from graft.errors import GraftError, unknown
 
 Wrap = Callable[[SingleEnv], SingleEnv]

@@ -23,7 +23,8 @@ from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import ActionSchema
 from graft.envs.core.task import BatchOptions, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.supervised_batch import Bools, SingleEnv, SupervisedBatch
+from graft.envs.supervision.subprocesses import Bools
+from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
 from graft.errors import unknown
 
 Values = Mapping[str, Any]

@@ -13,7 +13,9 @@ from graft import envs
 from graft.envs.adapters.gymnasium import tunable
 from graft.envs.adapters.gymnasium.randomisation import DISTRIBUTIONS
 from graft.envs.adapters.packages import READY
-from graft.envs.builtin.arena import describe as teams
+from graft.envs.builtin.arena.game import ARENAS, LARGEST, Arena, Size
+from graft.envs.builtin.arena.game import MECHANICS as ARENA_MECHANICS
+from graft.envs.builtin.arena.view import THINGS
 from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
 from graft.envs.builtin.engine.game import GAMES, OPTIONS, Game
 from graft.envs.builtin.engine.mechanics import MECHANICS
@@ -66,7 +68,47 @@ def overview() -> list[str]:
     lines += ["", "Other keyword arguments"]
     values = {"palette": f": {', '.join(PALETTES)}"}
     lines += [_line(name, meaning + values.get(name, "")) for name, meaning in OPTIONS.items() if name != "view"]
-    return [*lines, "", *teams.overview(), "", *_tunable()]
+    return [*lines, "", *_arenas(), "", *_tunable()]
+
+
+def _size(size: Size) -> str:
+    return str(size) if isinstance(size, int) else f"[{size[0]}, {size[1]}]"
+
+
+def _arenas_by_id() -> dict[str, Arena]:
+    """Task id -> game."""
+    return {arena.id: arena for arena in (ARENAS[name] for name in ARENAS)}
+
+
+def _arenas() -> list[str]:
+    """Lines that list every game for two teams, and their options."""
+    lines = ["Squads: games for two teams"]
+    lines += [_line(name, arena.goal) for name, arena in _arenas_by_id().items()]
+    lines += ["", "Options of squads (range; meaning; games)"]
+    for mechanic in ARENA_MECHANICS.values():
+        having = [name for name in ARENAS if mechanic.name in ARENAS[name].mechanics]
+        where = "all" if len(having) == len(list(ARENAS)) else ", ".join(having)
+        lines.append(_line(mechanic.name, f"{mechanic.range}; {mechanic.meaning}; {where}"))
+    teams = "; ".join(" and ".join(team.name for team in arena.teams) for arena in _arenas_by_id().values())
+    lines.append(_line("sizes of teams", f"1 to {LARGEST}, or a range such as [1, 4] drawn in each episode: {teams}"))
+    lines.append(_line("team", "the team that learns, or all; its agents are the rows of the batch"))
+    return [*lines, _line("opponents", "who plays the other team: random or still")]
+
+
+def _arena_detail(arena: Arena) -> list[str]:
+    """Lines about one game."""
+    return [
+        f"{arena.id}: {arena.goal}",
+        "",
+        "Teams (size)",
+        *(_line(team.name, _size(team.size)) for team in arena.teams),
+        "",
+        "Things",
+        *(_line(name, ", ".join(ENTITIES[name].attributes)) for name in THINGS),
+        "",
+        "Options (default; range; meaning)",
+        *(_line(m.name, f"{m.default}; {m.range}; {m.meaning}") for m in arena.mechanics.values()),
+    ]
 
 
 def _tunable() -> list[str]:
@@ -103,12 +145,12 @@ def game_lines(game: Game) -> list[str]:
 
 def detail(game: str) -> list[str]:
     """Lines about the game with this id: for one agent, for two teams, or one of Gymnasium's."""
-    arenas, robots = teams.by_id(), tunable.tunable_envs()
+    arenas, robots = _arenas_by_id(), tunable.tunable_envs()
     if game in robots:
         return tunable_lines(game, robots[game])
     if game not in GAMES and game not in arenas:
         raise unknown("game", game, [*GAMES, *arenas, *robots])
-    return teams.arena_lines(arenas[game]) if game in arenas else game_lines(GAMES[game])
+    return _arena_detail(arenas[game]) if game in arenas else game_lines(GAMES[game])
 
 
 def _short(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`envs.make`: one call for every task, whoever provides it."""
+"""`envs.make`: one call for every task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters")
 
 
 def adapter_for(task_id: str) -> Adapter:
-    """The adapter whose prefix matches most of ``task_id``."""
+    """The adapter with the longest prefix of ``task_id``."""
 
     def matching(adapter: Adapter) -> int:
         return max((len(prefix) for prefix in adapter.prefixes if task_id.startswith(prefix)), default=-1)
@@ -46,12 +46,12 @@ def make(
         max_threads: cap on native threads that the environment's library may start.
         observation: lay observations out as this schema, which may hold more names than the task (`union`).
         render_mode: what the batch's ``render`` gives, such as ``rgb_array``.
-        workers: processes to spread environments over, as many as there are at most. What comes out is the same. It
-            pays where a step of the whole batch takes more than 2 ms in one process, and a core is free for each.
-            Built-in games, EnvPool and PettingZoo need none and stay in this process.
+        workers: processes to spread environments over; results do not depend on it. It pays where a step of the whole
+            batch takes more than 2 ms in one process, and a core is free for each. Built-in games, EnvPool and
+            PettingZoo stay in this process.
     Raises:
         GraftError: an unknown id, keyword or mechanic, a value out of range, a missing package, names that don't fit
-            (`naming`), observations that do not fit into ``observation``, or a task that cannot be rendered so.
+            (`rename`), observations that do not fit into ``observation``, or a task that cannot be rendered.
     """
     if num_envs < 1:
         raise GraftError(f"num_envs is {num_envs}; a batch holds at least 1 environment.")
@@ -81,14 +81,11 @@ def make(
 def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
     """Games of a task for squads, with the agents of all its teams; `make` shows those of one as rows.
 
-    The keywords ``team``, ``opponents`` and ``schema`` are ignored.
-
-    Raises:
-        GraftError: as `make`, and a task that is not for squads.
+    The keywords ``team``, ``opponents`` and ``schema`` are ignored. Raises GraftError as `make`, and for other tasks.
     """
     adapter = adapter_for(task.id)
     if not adapter.has_teams:
-        offered = ", ".join(sorted(a.prefix for _, a in ADAPTERS.items() if a.has_teams))
+        offered = ", ".join(sorted(prefix for _, a in ADAPTERS.items() if a.has_teams for prefix in a.prefixes))
         raise GraftError(f"Task {task} is not for squads; ids of those begin with: {offered}.")
     return adapter.make_teams(split_names(task)[0], BatchOptions(num_envs, seed))
 
@@ -106,8 +103,7 @@ def schemas(task: Task) -> Schemas:
 def check(task: Task) -> int:
     """Play a first step of ``task``; returns how many environments a batch of it needs to have all its parts.
 
-    Raises:
-        GraftError: it can't be made, or fails; some environments notice bad keyword arguments only then.
+    Raises GraftError where it cannot be made, or fails; some environments notice bad keyword arguments only then.
     """
     env = make(task, num_envs=1, seed=0)
     if env.groups is not None:  # a batch of one holds one of its parts

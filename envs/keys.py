@@ -32,12 +32,9 @@ def _end(number: int, frame: Any) -> None:
 
 @contextmanager
 def keys(descriptor: int) -> Iterator[Iterator[str]]:
-    """An endless iterator over key presses; it ends where the terminal is gone.
+    """An endless iterator over key presses from a terminal; on Windows from the console, whatever ``descriptor`` is.
 
-    The terminal's settings are put back however the block is left, at a SIGTERM as well. Ctrl-C interrupts as always.
-
-    Args:
-        descriptor: of the terminal; on Windows the console is read, whatever it is.
+    The terminal's settings are restored when the block is left, also by a SIGTERM. Ctrl-C interrupts as always.
     """
     if sys.platform == "win32":
         yield _windows()

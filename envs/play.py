@@ -40,8 +40,8 @@ class Session:
     """A game played episode after episode, and its score; the board shows what an agent would see.
 
     Args:
-        task: a built-in game. Views that are made for networks (pixels, features) are shown as planes.
-        seed: of the first episode; later ones go on with the running random numbers.
+        task: a built-in game. Its views for networks (pixels, features) are shown as planes.
+        seed: of the first episode.
     Raises:
         GraftError: no built-in game, or a mechanic that is not allowed.
     """
@@ -111,14 +111,12 @@ class Session:
         return f"{line}   {self.over}: r for the next one, q to quit" if self.over else line
 
     def legend(self) -> Text:
-        """Glyph and name of each thing."""
         text = Text()
         for name in self._env.observation_schema.names:
             text.append(f" {ENTITIES[name].glyph} ", f"{self._style(name)} bold").append(f" {name}   ")
         return text
 
     def page(self) -> Text:
-        """The whole screen."""
         score = self.game.bounds
         scale = "" if score is None else f" (random {score.random:g}, expert {score.expert:g})"
         return Text("\n").join(
@@ -135,7 +133,6 @@ class Session:
         )
 
     def summary(self) -> str:
-        """Number of episodes and scores."""
         if not self.returns:
             return f"No episode was finished; the score was {self.score:g} after {self.steps} steps."
         count, best = len(self.returns), max(self.returns)
@@ -153,11 +150,7 @@ def on_screen(session: Session, pressed: Iterable[str], console: Console) -> Non
 
 
 def _keys_in(line: str) -> list[str]:
-    """Names and keys of a line of input.
-
-    Raises:
-        GraftError: neither.
-    """
+    """Names and keys of a line of input. Raises GraftError: neither."""
     if not line.strip():
         return list(line)
     found: list[str] = []
@@ -172,11 +165,7 @@ def _keys_in(line: str) -> list[str]:
 
 
 def line_by_line(session: Session, lines: Iterable[str], console: Console) -> None:
-    """Play lines of names or keys, and print the board after each; the last line is the end.
-
-    Raises:
-        GraftError: a word that is no action.
-    """
+    """Play lines of names or keys, and print the board after each; raises GraftError for a word that is no action."""
     console.print(session.page(), soft_wrap=True)
     for line in lines:
         for key in _keys_in(line.rstrip("\r\n")):

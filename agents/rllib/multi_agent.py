@@ -117,8 +117,8 @@ class SquadGame(MultiAgentEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of a third-party environment; each fault has truncated the agents that were in play."""
-        return getattr(self._squad, "faults", Faults())
+        """Of the environment, where somebody else wrote it; each has truncated the agents that were in play."""
+        return self._squad.faults
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, Infos]:
         """The next episode, or the first one of a seed; ``options`` are ignored.
@@ -219,8 +219,7 @@ class SquadGame(MultiAgentEnv):
         """Image or text of the game, at its end the last one; None without a ``render_mode``."""
         if self.render_mode is None or self._frame is not None:
             return self._frame
-        frames = self._squad.render()
-        return None if frames is None else frames[0]
+        return (self._squad.render() or [None])[0]
 
     def close(self) -> None:
         self._squad.close()

@@ -57,7 +57,8 @@ class SquadVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def faults(self) -> Faults:
-        return getattr(self.squad, "faults", Faults())
+        """Of the environments, where somebody else wrote them."""
+        return self.squad.faults
 
     def reset_policies(self) -> dict[str, tuple[Array, Array]]:
         obs, alive, _ = self.squad.reset(self._seed)

@@ -1,7 +1,6 @@
-"""Names of what MuJoCo's robots show and do, from their models: joints, bodies and actuators.
+"""Names of the observations and actions of MuJoCo's robots, from their models: joints, bodies and actuators.
 
-Gymnasium's robots say with ``observation_structure`` how an observation is put together; where they don't, or something
-in the model has no name, there are none.
+Gymnasium's robots describe observations with ``observation_structure``; None where that or a name is missing.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ def model_names(env: Any) -> Names:
 
 
 def actuator_names(model: Any) -> tuple[str, ...] | None:
-    """The joint that each actuator moves.
-
-    A transmission of another type (0 is a joint) numbers tendons or sites, whose names these are not.
-    """
+    """The joint that each actuator moves; None where one has another transmission (type 0 is a joint)."""
     if model.actuator_trntype.any():
         return None
     return _distinct([str(model.joint(int(joint)).name) for joint in model.actuator_trnid[:, 0]])
@@ -49,10 +45,9 @@ def body_names(model: Any) -> tuple[str, ...] | None:
 
 
 def observation_names(model: Any, structure: dict[str, int]) -> tuple[str, ...] | None:
-    """One name per feature, in the order of Gymnasium's robots: positions, velocities, and what it adds of bodies.
+    """One name per feature, in the order of Gymnasium's robots: positions, velocities, and parts of bodies.
 
-    ``torso.z`` is a height above the ground, ``torso.z_offset`` one above where the body began: joints of the same name
-    mean different numbers in different robots.
+    ``torso.z`` is a height above the ground, ``torso.z_offset`` one above where the body began.
     """
     joints, bodies = range(model.njnt), body_names(model)
     if bodies is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,11 @@ def mixture(tasks: Sequence[Task | str], **options: Any) -> Task:
 
 
 class MixtureVectorEnv(TaskVectorEnv):
-    """Environment i plays task i modulo the number of tasks; observations are laid out as the union of all.
+    """Environment i plays task i modulo the number of tasks; the observation schema is the union of all.
 
     ``infos["task"]`` (N,) of every reset and step holds the index of each environment's task. With ``show_task`` the
     observation has one more channel or feature for each task, ``task:<name>``, which is 1 throughout in that task.
-
-    Its state can be saved where that of every task can. A batch of one has the schemas, but plays only if it holds all.
+    A batch of one has the schemas, but cannot play.
 
     Raises:
         GraftError: observations without a union, actions that differ, or more tasks than environments.
@@ -55,7 +53,6 @@ class MixtureVectorEnv(TaskVectorEnv):
         self._set_schemas(num_envs, _with_tasks(together, tasks) if show else together, actions)
 
     def _hold_all(self) -> None:
-        """Refuse to play where a task would be left out."""
         names = self._names
         if self.num_envs < len(names):
             raise GraftError(
@@ -64,7 +61,6 @@ class MixtureVectorEnv(TaskVectorEnv):
             )
 
     def _gather(self, pieces: Sequence[Any]) -> Any:
-        """Rows of the parts in the order of the batch."""
         whole = np.empty((self.num_envs, *np.shape(pieces[0])[1:]), np.asarray(pieces[0]).dtype)
         for k, piece in enumerate(pieces):
             whole[self._tasks == k] = piece
@@ -99,7 +95,6 @@ class MixtureVectorEnv(TaskVectorEnv):
         return found
 
     def _options(self, options: dict[str, Any]) -> list[dict[str, Any] | None]:
-        """For each part its own rows of them."""
         for name in options:
             if name != "reset_mask":
                 raise unknown("reset option of a mixture", name, ["reset_mask"])
@@ -111,7 +106,6 @@ class MixtureVectorEnv(TaskVectorEnv):
         return [{"reset_mask": mask[self._tasks == k]} for k in range(len(self._parts))]
 
     def _seeds(self, seed: Any) -> list[Any]:
-        """For each part its own."""
         if seed is None or isinstance(seed, int | np.integer):
             return [None if seed is None else int(seed) + k for k in range(len(self._parts))]
         if len(seed) != self.num_envs:
@@ -119,7 +113,6 @@ class MixtureVectorEnv(TaskVectorEnv):
         return [[seed[i] for i in np.flatnonzero(self._tasks == k)] for k in range(len(self._parts))]
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One step of every part."""
         chosen = np.asarray(actions)
         steps = [part.step(chosen[self._tasks == k]) for k, part in enumerate(self._parts)]
         obs = self._show([step[0] for step in steps])
@@ -128,34 +121,28 @@ class MixtureVectorEnv(TaskVectorEnv):
         if "alive" in infos:
             infos["over"] = self._gather([step[4].get("over", step[2] | step[3]) for step in steps])
         if any("final_obs" in step[4] for step in steps):
-            counts = [part.num_envs for part in self._parts]
             last = [step[4].get("final_obs", np.zeros_like(step[0])) for step in steps]
-            valid = [step[4].get("_final_obs", np.zeros(n, np.bool_)) for step, n in zip(steps, counts, strict=True)]
+            valid = [step[4].get("_final_obs", np.zeros_like(step[2])) for step in steps]
             infos |= {"final_obs": self._show(last), "_final_obs": self._gather(valid)}
         return obs, rewards, terminated, truncated, infos
 
     @property
     def savable(self) -> bool:
-        """Whether all parts are."""
         return all(part.savable for part in self._parts)
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays of all parts, ``<part>.<name>``."""
         return {f"{k}.{name}": a for k, part in enumerate(self._parts) for name, a in part.save_state().items()}
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Go back to a state of `save_state`."""
         for k, part in enumerate(self._parts):
             start = f"{k}."
             part.restore_state({name.removeprefix(start): a for name, a in saved.items() if name.startswith(start)})
 
     @property
     def faults(self) -> Faults:
-        """Of all parts."""
         return sum_faults(part.faults for part in self._parts)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every part."""
         for part in self._parts:
             part.close(**kwargs)
 
@@ -190,19 +177,9 @@ def _together(tasks: list[Task]) -> ObservationSchema:
 
 
 def _with_tasks(schema: ObservationSchema, tasks: list[Task]) -> ObservationSchema:
-    """``schema`` with a channel or feature for each task."""
     if schema.kind in ("pixels", "parts"):
         raise GraftError(f"show_task=true is not allowed with {schema.kind}; it takes planes, features or ego.")
-    names = tuple(f"task:{task}" for task in tasks)
-    count = len(names)
-    return replace(
-        schema,
-        names=schema.names + names,
-        attributes=schema.attributes + (("task",),) * count,
-        shape=(schema.shape[0] + count, *schema.shape[1:]),
-        low=schema.low + (0.0,) * count,
-        high=schema.high + (1.0,) * count,
-    )
+    return schema.extended(tuple(f"task:{task}" for task in tasks), "task")
 
 
 class MixtureAdapter(Adapter):
@@ -211,11 +188,9 @@ class MixtureAdapter(Adapter):
     prefix = ID
 
     def ids(self) -> Iterable[str]:
-        """Its one id."""
         return [ID]
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The batch of all its tasks."""
         if task.id != ID:
             raise unknown("task", task.id, [ID])
         for name in task.kwargs:
@@ -227,20 +202,16 @@ class MixtureAdapter(Adapter):
         return MixtureVectorEnv(parts(task), options, show)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """The mean of its tasks' bounds, where all have some."""
         found = [bounds(part) for part in parts(task)]
         known = [b for b in found if b is not None]
         if len(known) < len(found):
             return None
-        return Bounds(*(float(np.mean([b[end] for b in known])) for end in (0, 1)), AVERAGED)
+        random, expert = (float(np.mean([b[end] for b in known])) for end in (0, 1))
+        return Bounds(random, expert, AVERAGED)
 
 
 def parts(task: Task) -> list[Task]:
-    """The tasks of a mixture.
-
-    Raises:
-        GraftError: no list of two tasks or more, or one is listed twice.
-    """
+    """The tasks of a mixture. Raises GraftError: no list of two tasks or more, or one is listed twice."""
     given: Any = task.kwargs.get("tasks")
     whole = isinstance(given, list | tuple) and len(given) >= 2
     if not whole or not all(isinstance(entry, str) or _is_task(entry) for entry in given):

@@ -12,7 +12,7 @@ import gymnasium as gym
 
 
 class Names(NamedTuple):
-    """Names of one environment's observation features and of its actions; None where nobody wrote them down."""
+    """Names of one environment's observation features and of its actions, where they are known."""
 
     observation: tuple[str, ...] | None = None
     action: tuple[str, ...] | None = None
@@ -59,11 +59,7 @@ _OTHER_FORM = {_LANDER: _LANDER_CONTINUOUS, _CAR: _CAR_DISCRETE}
 
 
 def known_names(env_id: str, actions: gym.Space[Any] | None = None) -> Names:
-    """The names of ``env_id`` (without a module or adapter prefix); empty where it is not in the table.
-
-    Args:
-        actions: the task's, which tell its two forms apart.
-    """
+    """The names of ``env_id`` (without a prefix), empty where unknown; ``actions`` tells the forms of a task apart."""
     found = _BY_NAME.get(env_id, Names())
     other = _OTHER_FORM.get(found)
     if other is None or other.action is None or actions is None:

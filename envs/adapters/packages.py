@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import importlib
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import gymnasium as gym
 
 READY = "ready"
 INSTALL = "pip install 'graft-rl[games]'"
 
-
-class Part(NamedTuple):
-    """A part of Gymnasium's registry: the package it needs, if any, and how the names of its modules begin."""
-
-    package: str
-    modules: str
-
-
 PARTS = {
-    "Gymnasium classic control": Part("", "gymnasium.envs.classic_control."),
-    "Gymnasium toy text": Part("", "gymnasium.envs.toy_text."),
-    "Gymnasium Box2D": Part("Box2D", "gymnasium.envs.box2d."),
-    "Gymnasium MuJoCo": Part("mujoco", "gymnasium.envs.mujoco."),
-    "MiniGrid": Part("minigrid", "minigrid."),
-    "ALE": Part("ale_py", "ale_py."),
+    "Gymnasium classic control": ("", "gymnasium.envs.classic_control."),
+    "Gymnasium toy text": ("", "gymnasium.envs.toy_text."),
+    "Gymnasium Box2D": ("Box2D", "gymnasium.envs.box2d."),
+    "Gymnasium MuJoCo": ("mujoco", "gymnasium.envs.mujoco."),
+    "MiniGrid": ("minigrid", "minigrid."),
+    "ALE": ("ale_py", "ale_py."),
 }
-"""Parts of Gymnasium itself, and packages that register their environments with it when they are imported."""
+"""Part of Gymnasium's registry -> the package that it needs, if any, and how the names of its modules begin."""
 
 
 def state(package: str, name: str = "", install: str = INSTALL) -> str:
@@ -43,18 +34,18 @@ def state(package: str, name: str = "", install: str = INSTALL) -> str:
 
 def is_ours(package: str) -> bool:
     """Whether `INSTALL` installs ``package``, as Python imports it."""
-    return any(part.package == package for part in PARTS.values())
+    return any(needed == package for needed, _ in PARTS.values())
 
 
 def gymnasium_states() -> dict[str, str]:
     """Part of `PARTS` -> its state."""
-    return {name: state(part.package, name.removeprefix("Gymnasium ")) for name, part in PARTS.items()}
+    return {name: state(package, name.removeprefix("Gymnasium ")) for name, (package, _) in PARTS.items()}
 
 
 def gymnasium_counts() -> dict[str, int]:
     """Part of `PARTS` -> how many ids it registers; imports the packages that are installed."""
-    for part in PARTS.values():
-        if part.modules.startswith(f"{part.package}.") and find_spec(part.package) is not None:
-            importlib.import_module(part.package)
+    for package, modules in PARTS.values():
+        if modules.startswith(f"{package}.") and find_spec(package) is not None:
+            importlib.import_module(package)
     entries = [str(spec.entry_point) for spec in gym.registry.values()]
-    return {name: sum(entry.startswith(part.modules) for entry in entries) for name, part in PARTS.items()}
+    return {name: sum(entry.startswith(modules) for entry in entries) for name, (_, modules) in PARTS.items()}

@@ -1,4 +1,4 @@
-"""Scores of random and of good play in well-known tasks, whoever provides them."""
+"""Registered scores of well-known tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOUNDS = {
 
 
 def known_bounds(name: str, kwargs: Mapping[str, Any]) -> Bounds | None:
-    """Registered scores of the id ``name``, without its provider's prefix; None where nobody recorded any."""
+    """Registered scores of the id ``name``, without its provider's prefix, or None."""
     if is_grid(name):
         return minigrid_bounds(name)
     return BOUNDS.get(name) or atari_bounds(name, kwargs) or procgen_bounds(name)

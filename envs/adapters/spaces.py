@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from graft.envs.core.schema import ActionSchema, ObservationKind, ObservationSchema, joined
+from graft.envs.core.schema import ActionSchema, ObservationKind, ObservationSchema, joined, uint8_schema
 from graft.envs.core.task import BatchOptions, TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
@@ -100,21 +100,18 @@ def _image(task: str, space: gym.spaces.Box) -> ObservationCodec | None:
         names = colours[count]
     else:
         names = tuple(f"frame_{i}" for i in range(count))
-    schema = ObservationSchema(
-        kind, names, ((),) * count, shape, "uint8", (0.0,) * count, (high if kind == "planes" else 255.0,) * count
-    )
-    return ObservationCodec(schema, encode)
+    return ObservationCodec(uint8_schema(kind, names, shape, high if kind == "planes" else 255), encode)
 
 
 def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ObservationCodec:
-    """How observations of ``space`` are shown.
+    """The codec of observations of ``space``.
 
     Args:
         task: id, for the error message.
-        space: a one-dimensional Box or a Box of reals becomes a float32 vector (n,); a Box of bytes with
-            the shape of an image becomes pixels (C, H, W), or planes where its highest value is 1; Discrete becomes
-            a one-hot float32 vector, MultiDiscrete several of them in one, MultiBinary a vector of zeros and ones. Dict
-            and Tuple, nested or not, become `parts`; their batches are dictionaries and tuples of arrays (N, ...).
+        space: a one-dimensional Box or a Box of reals becomes a float32 vector (n,); a Box of bytes in the form of an
+            image becomes pixels (C, H, W), or planes where its highest value is 1; Discrete becomes one-hot float32,
+            MultiDiscrete several of them, MultiBinary zeros and ones. Dict and Tuple, nested or not, become `parts`;
+            their batches are dictionaries and tuples of arrays (N, ...).
         names: of the features of a vector, used where there are as many.
     Raises:
         GraftError: any other space.
@@ -153,7 +150,6 @@ def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] |
 
 
 def _leaves(space: gym.Space[Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], gym.Space[Any]]]:
-    """Keys that lead to each space within, in the library's order."""
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
         within = space.items() if isinstance(space, gym.spaces.Dict) else enumerate(space)
         for key, inner in within:
@@ -193,14 +189,12 @@ def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str,
 
 
 def action_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ActionCodec:
-    """How actions of ``space`` are taken: Discrete as indices from 0, a Box of reals as a flat vector.
+    """The codec of actions of ``space``: Discrete as indices from 0, a Box of reals as a flat vector.
 
     MultiDiscrete and MultiBinary are several choices at once, (N, M) indices from 0.
 
     Args:
-        task: id, for the error message.
-        space: the library's action space.
-        names: of the actions, used where there are as many.
+        task: id, for the error message. names: of the actions, used where there are as many.
     Raises:
         GraftError: any other space.
     """
@@ -238,12 +232,7 @@ def _choices(
 
 
 class AdaptedVectorEnv(TaskVectorEnv):
-    """A batch of a library's environments: codecs, seeds and the autoreset convention.
-
-    Args:
-        options: its size, first seed and autoreset.
-        observation, action: the codecs of one environment.
-    """
+    """A batch of a library's environments: codecs, seeds and the autoreset convention."""
 
     def __init__(self, options: BatchOptions, observation: ObservationCodec, action: ActionCodec) -> None:
         self._same_step = check_autoreset(options.autoreset) is AutoresetMode.SAME_STEP

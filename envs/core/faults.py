@@ -1,9 +1,9 @@
-"""Faults of third-party environments: which there are, how many are borne, and the error that ends a run."""
+"""Faults of third-party environments: their kinds, how many are allowed, and the error that ends a run."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from graft.envs.core.options import build_options
 from graft.errors import GraftError, unknown
 
 KEYWORD = "faults"
-"""The task's keyword that holds `FaultRules`; an environment whose constructor spells it out keeps it for itself."""
+"""The task's keyword for `FaultRules`, unless the environment's constructor has one of that name."""
 
 KINDS = ("raised", "hung", "not_finite", "outside")
 """An exception; no answer in time; a reward or observation that is NaN or infinite; an observation that its space does
@@ -25,7 +25,7 @@ LOOSE_BOUNDS = ("LunarLander", "BipedalWalker")
 
 @dataclass(frozen=True)
 class FaultRules:
-    """What counts as a fault and how many are borne: ``kwargs: {faults: {limit: 50}}`` of a task.
+    """What counts as a fault and how many are allowed: ``kwargs: {faults: {limit: 50}}`` of a task.
 
     Attributes:
         limit: a run ends when more faults than this fall within ``window`` env steps of one batch.
@@ -44,13 +44,11 @@ class FaultRules:
 def split_rules(
     task_id: str, kwargs: Mapping[str, Any], takes: Iterable[str] = (), offered: Iterable[str] | None = None
 ) -> tuple[FaultRules, dict[str, Any]]:
-    """The rules among a task's keywords, and the other keywords.
+    """The rules among a task's keywords, and the other keywords; raises GraftError for rules that are not allowed.
 
     Args:
-        takes: keywords that the environment spells out.
+        takes: keywords of the environment's constructor.
         offered: names of the rules that the task's provider can keep; None for all.
-    Raises:
-        GraftError: an unknown rule, or a value that is not allowed.
     """
     rest = dict(kwargs)
     if KEYWORD not in rest or KEYWORD in takes:
@@ -65,15 +63,15 @@ def split_rules(
     return build_options(kind, FaultRules, given), rest
 
 
-class Faults(Mapping[str, int]):
-    """How often environments failed, by kind, each failure followed by a restart; and the last failure in words.
+class Faults(dict[str, int]):
+    """Kind -> how often environments failed so, each failure followed by a restart.
 
     Attributes:
-        last: in words. error: what it raised, if it did; it stays in its process.
+        last: text of the last failure. error: what it raised, if it did; not pickled.
     """
 
     def __init__(self) -> None:
-        self._counts = dict.fromkeys(KINDS, 0)
+        super().__init__(dict.fromkeys(KINDS, 0))
         self.last = ""
         self.error: BaseException | None = None
 
@@ -83,16 +81,7 @@ class Faults(Mapping[str, int]):
     @property
     def total(self) -> int:
         """Of all kinds."""
-        return sum(self._counts.values())
-
-    def __getitem__(self, kind: str) -> int:
-        return self._counts[kind]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._counts)
-
-    def __len__(self) -> int:
-        return len(self._counts)
+        return sum(self.values())
 
     def __str__(self) -> str:
         """``2 raised, 1 hung``."""
@@ -105,26 +94,25 @@ class Faults(Mapping[str, int]):
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
         """Count one more."""
-        self._counts[kind] += 1
+        self[kind] += 1
         self.last, self.error = text, error
 
 
 def sum_faults(parts: Iterable[Faults]) -> Faults:
-    """Those of several batches."""
+    """The faults of several batches."""
     whole = Faults()
     for part in parts:
         for kind, n in part.items():
-            whole._counts[kind] += n
+            whole[kind] += n
         whole.last = part.last or whole.last
     return whole
 
 
 class TooManyFaults(GraftError):
-    """Environments failed more often than the task's rules bear.
+    """Environments failed more often than the task's rules allow.
 
     Attributes:
-        task: id. faults: of the batch.
-        env_steps: how far a training came, where one was going on.
+        task: id. faults: of the batch. env_steps: of the training that it ended.
     """
 
     def __init__(self, task: str, faults: Faults, message: str) -> None:
@@ -132,16 +120,11 @@ class TooManyFaults(GraftError):
         self.task, self.faults, self.env_steps = task, faults, 0
 
     def __reduce__(self) -> Any:
-        """For processes: an error is else made again from its message alone."""
         return type(self), (self.task, self.faults, str(self)), vars(self)
 
 
 class FaultLog:
-    """Counts the faults of a batch, and ends the run when there are too many.
-
-    Args:
-        task: id, for messages.
-    """
+    """Counts the faults of a batch of ``task`` (an id), and ends the run when there are too many."""
 
     def __init__(self, task: str, rules: FaultRules) -> None:
         self._task, self._rules = task, rules
@@ -153,7 +136,7 @@ class FaultLog:
         self._steps += env_steps
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
-        """Count a fault; `check` says whether it was one too many."""
+        """Count a fault; `check` raises where there are too many."""
         self.faults.add(kind, text, error)
         self._recent.append(self._steps)
 
@@ -169,13 +152,10 @@ class FaultLog:
         )
 
     def error(self, what: str) -> TooManyFaults:
-        """The error that ends the run; ``what`` begins its sentence."""
+        """The error that ends the run, whose message begins with ``what``."""
         hint = f"; {KEYWORD}: {{outside: false}} allows such observations" if self.faults["outside"] else ""
-        error = TooManyFaults(
-            self._task,
-            self.faults,
-            f"{what}: {self.faults} in all; the last, {self.faults.last}{hint}.",
-        )
+        message = f"{what}: {self.faults} in all; the last, {self.faults.last}{hint}."
+        error = TooManyFaults(self._task, self.faults, message)
         error.__cause__ = self.faults.error
         return error
 

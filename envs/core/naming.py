@@ -1,4 +1,4 @@
-"""Names that a user gives to a task's observations and actions: the keyword ``schema``, which every task takes."""
+"""The keyword ``schema`` of every task: a user's names of observations and actions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ ENTRIES = ("observation", "action", "attributes")
 
 
 def split_names(task: Task) -> tuple[Task, Mapping[str, Any]]:
-    """The task without its names, and these; none where it has no such keyword.
-
-    Raises:
-        GraftError: names in another form than `rename` takes.
-    """
+    """The task without the keyword ``schema``, and its value; raises GraftError for any other form."""
     given = task.kwargs.get(KEYWORD, {})
     if not isinstance(given, Mapping):
         raise GraftError(f"schema={given!r} of {task.id} is not allowed; give observation and action names.")
@@ -60,11 +56,7 @@ def rename(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
 
 
 def shared_names(given: Mapping[str, Any], mine: Schemas, theirs: Schemas) -> dict[str, Any]:
-    """Of names that were given for one team of a squad, those that hold for another: of what both see, or do, alike.
-
-    Args:
-        given: as of `rename`. mine, theirs: both teams' schemas as they are without it.
-    """
+    """Names ``given`` for one team (as of `rename`) that hold for another: of equal observations or actions."""
     same = {"action": mine.action == theirs.action}
     return {entry: names for entry, names in given.items() if same.get(entry, mine.observation == theirs.observation)}
 

@@ -1,4 +1,4 @@
-"""Actions of agents that nobody steers. Random ones come from counters of the environment, and can be saved."""
+"""Random actions from per-environment counters, whose state can be saved; and the action that does nothing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ WIDEST = 1e3
 
 
 class RandomActions:
-    """Random numbers for N environments, each with a stream of its own, whatever batch it is in.
-
-    Attributes:
-        state: (N, 2) uint64, a key and a counter for each environment.
-    """
+    """Random numbers of N environments, a stream each; ``state`` (N, 2) uint64 is a key and a counter for each."""
 
     def __init__(self, num_envs: int) -> None:
         self.state = np.zeros((num_envs, 2), np.uint64)
@@ -37,7 +33,7 @@ class RandomActions:
         self.state[:, 1] = 0
 
     def last(self) -> RandomActions:
-        """Those of the last environment alone: what they draw, the others don't."""
+        """The stream of the last environment alone."""
         only = RandomActions(0)
         only.state = self.state[-1:]
         return only
@@ -75,7 +71,6 @@ def no_op(actions: ActionSchema, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _mixed(z: NDArray[Any]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser."""
     z = (z ^ (z >> np.uint64(30))) * _MIX_A
     z = (z ^ (z >> np.uint64(27))) * _MIX_B
     bits: NDArray[np.uint64] = z ^ (z >> np.uint64(31))

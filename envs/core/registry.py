@@ -1,6 +1,6 @@
-"""A registry that fills itself: every module of a package, and of the packages in it, is imported once, and registers what it defines.
+"""A registry that imports every module below a package once; each module registers what it defines.
 
-So a new game, adapter, encoder or transfer method is one new file; no list anywhere names it.
+So a new game, adapter, encoder or transfer method is one new file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Name -> entry for the modules of one package, imported at the first look-up.
-
-    Args:
-        kind: what an entry is, as a noun for error messages ("encoder").
-        package: dotted name of the package whose modules register entries.
-    """
+    """Name -> entry, from the modules below ``package``, imported at the first look-up; ``kind`` is for messages."""
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind

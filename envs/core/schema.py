@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -82,6 +82,18 @@ class ObservationSchema:
         ends = np.cumsum(cells).tolist()
         return [slice(end - count, end) for end, count in zip(ends, cells, strict=True)]
 
+    def extended(self, names: tuple[str, ...], attribute: str) -> ObservationSchema:
+        """With more channels or features from 0 to 1, ``names``, at the end."""
+        count, (channels, *size) = len(names), self.shape
+        return replace(
+            self,
+            names=self.names + names,
+            attributes=self.attributes + ((attribute,),) * count,
+            shape=(channels + count, *size),
+            low=self.low + (0.0,) * count,
+            high=self.high + (1.0,) * count,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; infinite bounds become null, ``parts`` stand only where there are some."""
         data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parts"}
@@ -101,6 +113,20 @@ class ObservationSchema:
             low=_bounds(data["low"], -math.inf),
             high=_bounds(data["high"], math.inf),
         )
+
+
+def uint8_schema(
+    kind: ObservationKind,
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    high: float,
+    attributes: tuple[tuple[str, ...], ...] | None = None,
+) -> ObservationSchema:
+    """Channels of bytes from 0 to ``high``; without attributes where none are given."""
+    count = len(names)
+    return ObservationSchema(
+        kind, names, attributes or ((),) * count, shape, "uint8", (0.0,) * count, (float(high),) * count
+    )
 
 
 def joined(parts: Mapping[str, ObservationSchema]) -> ObservationSchema:

@@ -12,11 +12,7 @@ from graft.errors import GraftError
 
 
 def value_of(text: str) -> Any:
-    """``text`` as YAML, whose numbers may also be written ``1e5``, which YAML 1.1 takes for text.
-
-    Raises:
-        GraftError: it is none.
-    """
+    """``text`` as YAML, also numbers such as ``1e5``, which YAML 1.1 takes for text; raises GraftError."""
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
@@ -28,11 +24,7 @@ def value_of(text: str) -> Any:
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words that stand alone, and those of the form ``key=value`` as keyword arguments.
-
-    Raises:
-        GraftError: a key that is given twice or has no name, or a value that is not YAML.
-    """
+    """The words that stand alone, and those of the form ``key=value`` as keyword arguments; raises GraftError."""
     alone, options = [], {}
     for word in words:
         key, sign, text = word.partition("=")
@@ -46,11 +38,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def task_of(words: Sequence[str]) -> Task:
-    """The task that words name: one id, and keyword arguments.
-
-    Raises:
-        GraftError: no id or several, or keyword arguments that cannot be read.
-    """
+    """The task that words name: one id, and keyword arguments; raises GraftError."""
     alone, options = split_words(words)
     if len(alone) != 1:
         given = f"got {', '.join(alone)}" if alone else "got none"

@@ -19,26 +19,20 @@ from graft.errors import GraftError, unknown
 class TeamRows(TaskVectorEnv):
     """The agents of one team as a batch: row r is slot ``r % k`` of the team's k in environment ``r // k``.
 
-    ``infos["alive"]`` (rows,) of every reset and step says which of the observations that it returns belong to an
-    agent in play. A row that is not has an observation of zeros, no reward and no end, and its action is ignored.
-    A row ends (``terminated``, with its ``final_obs``) in the step in which its agent dies, and waits, out of play,
-    for the next episode of its environment; when that ends, all rows in play end. Each row that comes into play
-    begins an episode of its own. ``infos["winner"]`` of each step is that of `TeamEnv.step`, (environments,), and
-    ``infos["over"]`` (rows,) says whose environment's game it ended, whether or not the row was in play.
-    `render` and ``infos["final_frame"]`` go by environments, too.
-
-    Attributes:
-        squad: the environments. team: the team that learns, or ``"all"``. slots: its slots.
-        opponents: who plays the others; set it to ``"random"``, ``"still"`` or a `Policy` at any time.
+    ``infos["alive"]`` (rows,) of every reset and step says which of the returned observations belong to an agent in
+    play. A row out of play has an observation of zeros, no reward and no end, and its action is ignored. A row ends
+    (``terminated``, with its ``final_obs``) in the step in which its agent dies, and waits for the next episode of its
+    environment; when that ends, all rows in play end. ``infos["winner"]`` of each step is that of `TeamEnv.step`,
+    (environments,), and ``infos["over"]`` (rows,) says whose environment's game it ended.
 
     Args:
         squad: environments under same-step autoreset, ``ceil(rows / k)`` of them.
-        team: one of theirs, or ``"all"`` for the slots of all teams.
-        rows: how many to show; surplus rows of the last environment are played at random, and not shown.
-        opponents: who plays the teams that don't learn.
+        team: the team that learns, or ``"all"`` for the slots of all teams.
+        rows: how many; surplus agents of the last environment act at random.
+        opponents: who plays the other teams: ``"random"``, ``"still"`` or a `Policy`; can be set at any time.
         seed: of the first reset without a seed.
     Raises:
-        GraftError: an unknown team or rule, or ``"all"`` of teams that see or do different things.
+        GraftError: an unknown team or rule, or ``"all"`` of teams with different schemas.
     """
 
     dead_rows = True
@@ -67,7 +61,6 @@ class TeamRows(TaskVectorEnv):
 
     @property
     def opponents(self) -> str | Policy:
-        """Who plays the teams that don't learn."""
         return self._opponents
 
     @opponents.setter
@@ -82,7 +75,6 @@ class TeamRows(TaskVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of all environments."""
         return self.squad.faults
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
@@ -130,7 +122,6 @@ class TeamRows(TaskVectorEnv):
         return values[:, self.slots].reshape(-1)[: self.num_envs]
 
     def _obs(self, by_team: dict[str, Array]) -> Array:
-        """Observations of the team, (rows, *shape)."""
         if self.team != ALL:
             mine = by_team[self.team]
         else:
@@ -164,16 +155,13 @@ class TeamRows(TaskVectorEnv):
 
     @property
     def savable(self) -> bool:
-        """Whether the environments are."""
         return self.squad.savable
 
     def save_state(self) -> dict[str, Array]:
-        """Copies of all that the future depends on, but for what a `Policy` remembers."""
         inner = {f"squad.{name}": array for name, array in self.squad.save_state().items()}
         return inner | {"dice": self._random.state.copy()}
 
     def restore_state(self, saved: dict[str, Array]) -> None:
-        """Go back to a state of ``save_state``, of a batch of the same game and sizes."""
         inner = {name.removeprefix("squad."): array for name, array in saved.items() if name.startswith("squad.")}
         self.squad.restore_state(inner)
         self._random.state[...] = saved["dice"]
@@ -181,7 +169,6 @@ class TeamRows(TaskVectorEnv):
         self._first_seed = None
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the environments."""
         self.squad.close()
 
 
@@ -195,7 +182,7 @@ def _same_schemas(squad: TeamEnv, team: str) -> Schemas:
         theirs = squad.schemas_of(other)
         if mine != theirs:
             raise GraftError(
-                f"team='{ALL}' needs teams that see and do the same, but {first} {schema_difference(mine, theirs, other)}; "
-                f"choose one of them: {', '.join(squad.teams)}."
+                f"team='{ALL}' needs teams that see and do the same, but {first} "
+                f"{schema_difference(mine, theirs, other)}; choose one of them: {', '.join(squad.teams)}."
             )
     return mine

@@ -47,7 +47,7 @@ class TeamEnv:
         return Faults()
 
     def schemas_of(self, team: str) -> Schemas:
-        """What every agent of ``team`` sees and does."""
+        """Schemas of every agent of ``team``."""
         raise NotImplementedError
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
@@ -64,7 +64,7 @@ class TeamEnv:
         Returns:
             obs, rewards (N, A), terminated (N, A), truncated (N, A), alive (N, A), infos. An agent that leaves the
             game in mid-episode, or whose game is decided, is terminated in that step. Rewards and flags belong to
-            the agents that acted, ``obs`` and ``alive`` to those that act next: when nobody is left to act, or the
+            the agents that acted, ``obs`` and ``alive`` to those that act next: when no agent is left to act, or the
             game is decided, the environment has reset itself. ``infos["winner"]`` (N,) int8 is -1 where the game goes
             on, else the index of the team that won it, or -2 where none did. Where agents ended,
             ``infos["final_obs"]`` holds their last observations by team, and ``infos["_final_obs"]`` (N, A) says whose.
@@ -106,7 +106,7 @@ def team_slots(squad: TeamEnv, team: str) -> list[int]:
 
 
 def schema_difference(mine: Schemas, theirs: Schemas, other: str) -> str:
-    """What differs, as the rest of a sentence about the first: "sees (16,) and agent (14,)"."""
+    """The difference, as the rest of a sentence about the first: "sees (16,) and agent (14,)"."""
     if mine.observation != theirs.observation:
         a, b = mine.observation, theirs.observation
         if (a.kind, a.shape) != (b.kind, b.shape):

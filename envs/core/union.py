@@ -18,8 +18,7 @@ from graft.errors import GraftError
 def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:
     """The schema that holds every name of ``schemas``, in the order in which they first appear.
 
-    A name's attributes are all that any of them gives it, and its bounds span theirs, and zero where a
-    schema lacks it.
+    A name has all attributes that any of them gives it; its bounds span theirs, and zero where a schema lacks it.
 
     Raises:
         GraftError: observations of different kinds, dtypes or boards, which have no union.
@@ -67,10 +66,10 @@ def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
 
 
 class UnionObservation(TaskVectorEnv):
-    """A batch whose observations are laid out as ``schema``, by name; names that it does not show are zero.
+    """A batch whose observations are laid out as ``schema``, by name; names that it lacks are zero.
 
     Raises:
-        GraftError: it shows something that ``schema`` has no name for, or in another form.
+        GraftError: it has a name that ``schema`` lacks, or in another form.
     """
 
     def __init__(self, env: TaskVectorEnv, schema: ObservationSchema) -> None:
@@ -94,12 +93,10 @@ class UnionObservation(TaskVectorEnv):
         return wide
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """First observations of fresh episodes."""
         obs, infos = self._env.reset(seed=seed, options=options)
         return self._widen(obs), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One step of the batch."""
         obs, rewards, terminated, truncated, infos = self._env.step(actions)
         if "final_obs" in infos:
             infos = {**infos, "final_obs": self._widen(infos["final_obs"])}
@@ -107,32 +104,25 @@ class UnionObservation(TaskVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of the batch."""
         return self._env.faults
 
     def render(self) -> tuple[Any, ...] | None:
-        """Frames of the batch."""
         return self._env.render()
 
     @property
     def savable(self) -> bool:
-        """Whether the batch is."""
         return self._env.savable
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Of the batch."""
         return self._env.save_state()
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Of the batch."""
         self._env.restore_state(saved)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the batch has."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._env, name)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the batch, once."""
         self._env.close(**kwargs)

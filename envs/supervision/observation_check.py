@@ -19,12 +19,11 @@ simulator enforces a step late."""
 
 
 class ObservationCheck:
-    """What observations of a space have to be.
+    """Checks observations of a space.
 
     Attributes:
-        space: of one observation. shape, dtype: the space's.
-        low, high: lowest and highest values that are no fault (`limits`).
-        checks: whether numbers that fit can still be a fault.
+        space, shape, dtype: of one observation. low, high: see `limits`.
+        checks: whether an observation of the right shape and dtype can still be a fault.
 
     Args:
         strict: whether values outside the space are faults.
@@ -39,11 +38,7 @@ class ObservationCheck:
         self.checks = self.dtype.kind == "f" or (strict and narrower)
 
     def fitting(self, shown: Any) -> Any:
-        """The observation ``shown``, in a shape and dtype that can be kept.
-
-        Raises:
-            EnvFailure: it can't.
-        """
+        """The observation ``shown`` in the space's shape and dtype; raises EnvFailure where that is impossible."""
         if type(shown) is np.ndarray and shown.shape == self.shape and shown.dtype == self.dtype:
             return shown
         values = np.asarray(shown)

@@ -1,4 +1,4 @@
-"""What processes need that work for this one: a thread each for numbers, no Ctrl-C of their own, an end with it."""
+"""Worker processes: one numeric thread each, no Ctrl-C of their own, an end with their parent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Environment of processes that start here: numeric libraries read it when they load, before they can be told."""
+    """Processes that start here use one thread in numeric libraries, which read these variables when they load."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:
@@ -31,7 +31,7 @@ def one_thread_each() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ignoring_ctrl_c() -> Iterator[None]:
-    """Ctrl-C is for this process to handle; one that starts here inherits this before its first line runs."""
+    """Processes that start here ignore Ctrl-C, which this one handles."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may
         yield
         return
@@ -43,7 +43,7 @@ def ignoring_ctrl_c() -> Iterator[None]:
 
 
 def end_with_parent(grace: float = 0.0) -> None:
-    """Start a thread that ends this process ``grace`` seconds after the one that started it has gone, however."""
+    """Start a thread that ends this process ``grace`` seconds after its parent has ended."""
     threading.Thread(target=_wait_for_parent, args=(grace,), name="graft-parent", daemon=True).start()
 
 

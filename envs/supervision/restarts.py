@@ -18,7 +18,7 @@ RESET_FACTOR = 5
 
 
 class EnvFailure(Exception):
-    """How a call of an environment failed. It can be sent to another process.
+    """How a call of an environment failed; can be pickled.
 
     Attributes:
         kind: one of `KINDS`. text: what happened, and where. error: what was raised, if anything.
@@ -33,14 +33,7 @@ class EnvFailure(Exception):
 
 
 class RestartableEnvs:
-    """Environments in this process, each of which can be made again.
-
-    Attributes:
-        envs: None for those that were not made yet.
-
-    Args:
-        make: makes one of them. count: how many.
-    """
+    """``count`` environments in this process, each of which can be made again by ``make``; None if not made yet."""
 
     def __init__(self, make: Callable[[], Any], count: int) -> None:
         self._make = make
@@ -53,7 +46,6 @@ class RestartableEnvs:
         self.envs[i] = self._make()
 
     def close(self) -> None:
-        """Close every environment, as far as they let themselves be closed."""
         for env in self.envs:
             _close(env)
 

@@ -48,8 +48,8 @@ class _Host(gym.Env[Any, Any]):
 
     Args:
         starter: id of the process that starts this one and handles Ctrl-C.
-        make: makes the object at the first call; gets the array that holds the observation.
-        space: of the observation, which comes back in shared memory.
+        make: makes the object at the first call, from the array that holds the observation.
+        space: of the observation.
     """
 
     action_space = NOTHING
@@ -64,6 +64,7 @@ class _Host(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         name, args = action
+        answer: tuple[Any, EnvFailure | None]
         try:
             if self._object is None:
                 self._object = self._make(self._obs)
@@ -74,7 +75,7 @@ class _Host(gym.Env[Any, Any]):
 
 
 class Subprocess:
-    """An object in a process, which can be ended whatever it does.
+    """An object in a process, which can be ended at any time.
 
     Args:
         make: makes the object in the process, from the array of its observation. task: id, for messages.
@@ -97,17 +98,13 @@ class Subprocess:
         self.runs = True
 
     @property
-    def obs(self) -> Array:
+    def obs(self) -> Any:
         """The observation after the last call."""
-        shared: Array = self._env.observations[0]
-        return shared
+        shared: Any = self._env.observations
+        return shared[0]
 
     def send(self, name: str, *args: Any) -> None:
-        """Call the method ``name`` of the object; `receive` gives the answer.
-
-        Raises:
-            EnvFailure: the process has ended.
-        """
+        """Call the method ``name`` of the object; raises EnvFailure where the process has ended."""
         if not self.runs:
             raise EnvFailure("raised", "its process has ended")
         try:
@@ -148,7 +145,6 @@ class Subprocess:
             raise failure.error or failure from None
 
     def end(self) -> None:
-        """Kill it."""
         self.runs = False
         for process in self._env.processes:
             process.kill()
@@ -171,15 +167,12 @@ class Subprocess:
 class ProcessGroup:
     """The environments of a batch in processes: the methods of `EnvGroup`, of one in each process.
 
-    Processes start in the first reset, and again in the first after they ended. All environments of one that hangs or
-    dies have failed.
+    Processes start at the first reset after they ended. All environments of one that hangs or dies have failed.
 
     Args:
         make: makes the `EnvGroup` of a process, from the number and the observations of its environments.
-        space: of one observation.
-        num_envs: how many, N. processes: how many, up to N.
-        task: id, for messages.
-        timeout: seconds that a step may take, or None.
+        space: of one observation. num_envs: how many, N. processes: how many, up to N.
+        task: id, for messages. timeout: seconds that a step may take, or None.
     Raises:
         GraftError: this process may not start others.
     """
@@ -204,7 +197,6 @@ class ProcessGroup:
         self._make, self._space, self._num_envs, self._task, self._timeout = make, space, num_envs, task, timeout
 
     def step(self, which: Sequence[int], actions: Any, shown: Array) -> Steps:
-        """See `EnvGroup`."""
         count = self._num_envs
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         answers, failures = self._play("step", which, actions, shown, self._timeout)
@@ -215,7 +207,6 @@ class ProcessGroup:
         return rewards, terminated, truncated, failures
 
     def reset(self, which: Sequence[int], resets: Sequence[Reset], shown: Array) -> dict[int, EnvFailure]:
-        """See `EnvGroup`."""
         self._start({int(np.searchsorted(self._ends, i, "right")) - 1 for i in which})
         limit = None if self._timeout is None else RESET_FACTOR * self._timeout
         answers, failures = self._play("reset", which, resets, shown, limit)
@@ -224,25 +215,19 @@ class ProcessGroup:
         return failures
 
     def attribute(self, name: str) -> list[Any]:
-        """See `EnvGroup`; None of the environments of processes that do not run."""
         values: list[Any] = [None] * self._num_envs
         for k, found in self._ask("attribute", dict.fromkeys(self._running, (name,)), self._timeout)[0].items():
             values[self._rows[k]] = found
         return values
 
     def render(self) -> list[Any]:
-        """See `EnvGroup`.
-
-        Raises:
-            GraftError: a process does not run, as before the first reset. What an environment raises.
-        """
+        """See `EnvGroup`; raises GraftError where a process does not run, as before the first reset."""
         answers, failures = self._ask("render", dict.fromkeys(range(len(self._rows)), ()), self._timeout)
         for failure in failures.values():
             raise failure.error or GraftError(f"Task '{self._task}' cannot be drawn: {failure.text}.")
         return [frame for k in range(len(self._rows)) for frame in answers[k]]
 
     def close(self) -> None:
-        """See `EnvGroup`; ends the processes."""
         self._ask("close", dict.fromkeys(self._running, ()), SECONDS_TO_CLOSE)
         for process in self._running.values():
             process.end()
@@ -250,10 +235,9 @@ class ProcessGroup:
     def _play(
         self, name: str, which: Sequence[int], values: Any, shown: Array, limit: float | None
     ) -> tuple[dict[int, Any], dict[int, EnvFailure]]:
-        """Call ``name`` with the environments ``which``, ascending, and a value for each; writes what they showed.
+        """Call ``name`` with the environments ``which``, ascending, and a value for each; writes their observations.
 
-        Returns:
-            Answers by process, and the failures by environment of processes that gave none.
+        Returns answers by process, and failures by environment of processes that gave none.
         """
         cuts = np.searchsorted(which, self._ends).tolist()
         parts = {k: slice(first, end) for k, (first, end) in enumerate(pairwise(cuts)) if first < end}
@@ -282,7 +266,6 @@ class ProcessGroup:
         return answers, lost | attempts(receive, [k for k in asked if k not in lost])
 
     def _start(self, which: set[int]) -> None:
-        """Start the processes ``which`` that do not run."""
 
         def start(k: int) -> None:
             size = self._rows[k].stop - self._rows[k].start

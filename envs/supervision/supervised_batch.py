@@ -22,12 +22,11 @@ _NDARRAY = np.ndarray
 
 
 class EnvGroup(RestartableEnvs):
-    """Environments stepped one after the other in one process; a failure is returned instead of raised.
+    """Environments stepped one after the other in one process; failures are returned instead of raised.
 
     Args:
-        make: makes one of them.
+        make: makes one of them, at its first reset. count: how many, k.
         check: of observations, which are under ``key`` where they are dictionaries.
-        count: how many, k. They are made at their first reset.
         obs: (k, ...), takes observations where a call gives no other array.
     """
 
@@ -73,7 +72,6 @@ class EnvGroup(RestartableEnvs):
         return [None if env is None else env.get_wrapper_attr(name) for env in self.envs]
 
     def render(self) -> list[Any]:
-        """What each environment renders."""
         return [env.render() for env in self.envs]
 
     def _fitting(self, obs: Any) -> Any:
@@ -81,19 +79,16 @@ class EnvGroup(RestartableEnvs):
 
 
 class SupervisedBatch:
-    """The environments of a batch, and what each showed last.
+    """The environments of a batch, in this process or in others, and their last observations ``raw`` (N, ...).
 
-    A step or a reset that fails is counted, and the environment is closed and made again before its next reset, whose
-    seed comes from its first seed and the number of its restarts. Results do not depend on where environments run.
+    A step or a reset that fails is counted, and the environment is made again before its next reset, whose seed comes
+    from its first seed and the number of its restarts. Results do not depend on where environments run.
 
     Attributes:
-        first: one of them, for its spaces and attributes; not of the batch where they run in other processes.
-        num_envs: N. envs: those that run in this process.
-        raw: what each showed last, (N, ...).
+        first: one of them, for its spaces and attributes. envs: those that run in this process.
 
     Args:
-        make: makes one of them.
-        num_envs: how many, N.
+        make: makes one of them. num_envs: how many, N.
         task: id, for messages.
         seed: environment i's first seed is ``seed + i``.
         rules: of faults. With a ``step_timeout`` every environment has a process of its own, which can be ended.
@@ -110,7 +105,7 @@ class SupervisedBatch:
         self._broken: set[int] = set()  # to be made again
         self._strict = checks_bounds(rules, task)
         self._processes = num_envs if rules.step_timeout is not None else min(workers, num_envs)
-        self._group: EnvGroup | ProcessGroup | None = None
+        self._group: Any = None  # an EnvGroup or a ProcessGroup
         self.first: Any = make()
         self.envs: list[SingleEnv] = []
 
@@ -136,21 +131,17 @@ class SupervisedBatch:
 
     @property
     def faults(self) -> Faults:
-        """So far."""
         return self._log.faults
 
     def attribute(self, name: str) -> list[Any]:
         """The attribute ``name`` of every environment; of those that do not run, that of ``first``."""
-        assert self._group is not None
         return [self.first.get_wrapper_attr(name) if x is None else x for x in self._group.attribute(name)]
 
     def render(self) -> tuple[Any, ...]:
-        """What each environment renders."""
-        assert self._group is not None
         return tuple(self._group.render())
 
     def step(self, which: Sequence[int], actions: Any) -> tuple[NDArray[np.float64], Bools, Bools]:
-        """Step the environments ``which``; a failure truncates the episode, pays 0 and shows what was shown last.
+        """Step the environments ``which``; a failure truncates the episode, with reward 0 and the last observation.
 
         Args:
             actions: (N, ...), one for each environment of the batch.
@@ -159,7 +150,6 @@ class SupervisedBatch:
         Raises:
             TooManyFaults: more than the rules allow.
         """
-        assert self._group is not None
         if len(which) < self.num_envs:
             actions = actions[list(which)]
             if self._check.checks:
@@ -169,9 +159,7 @@ class SupervisedBatch:
         truncated &= ~terminated  # Gymnasium's time limits set it whatever else the last step did
         for i in failures:
             self._next[i] = self.raw[i]
-        if self._check.checks and not within(self._next, self._low, self._high):
-            found = {i: self._check.failure(self._next[i]) for i in which if i not in failures}
-            failures |= {i: failure for i, failure in found.items() if failure is not None}
+        self._check_values(which, failures)
         for i, failure in failures.items():
             self._next[i] = self.raw[i]
             rewards[i], terminated[i], truncated[i] = 0.0, False, True
@@ -182,14 +170,11 @@ class SupervisedBatch:
         return rewards, terminated, truncated
 
     def reset(self, which: Sequence[int], seeds: Sequence[int | None] | None = None, options: Any = None) -> None:
-        """Fresh episodes of the environments ``which``.
+        """Fresh episodes of the environments ``which``; raises TooManyFaults.
 
         Args:
-            seeds: one for each environment of the batch; where None, it goes on with its own random numbers.
-        Raises:
-            TooManyFaults: more than the rules allow.
+            seeds: one for each environment of the batch; where None, its random numbers go on.
         """
-        assert self._group is not None
         given: dict[int, dict[str, Any]] = {i: {} for i in which}
         if seeds is not None:
             given = {i: {"seed": seeds[i], "options": options} for i in which}
@@ -200,9 +185,7 @@ class SupervisedBatch:
         while given:
             failures = self._group.reset(list(given), [self._reset(i, own) for i, own in given.items()], self._next)
             self._broken -= set(given)
-            if self._check.checks and not within(self._next, self._low, self._high):
-                found = {i: self._check.failure(self._next[i]) for i in given if i not in failures}
-                failures |= {i: failure for i, failure in found.items() if failure is not None}
+            self._check_values(list(given), failures)
             for i in given:
                 if i in failures:
                     self._count(i, "reset", failures[i])
@@ -215,6 +198,12 @@ class SupervisedBatch:
     def close(self) -> None:
         """Close every environment, as far as they let themselves be closed."""
         (self._group or self.first).close()
+
+    def _check_values(self, which: Sequence[int], failures: dict[int, EnvFailure]) -> None:
+        """Add the failures of observations that fit, but whose numbers are a fault."""
+        if self._check.checks and not within(self._next, self._low, self._high):
+            found = {i: self._check.failure(self._next[i]) for i in which if i not in failures}
+            failures |= {i: failure for i, failure in found.items() if failure is not None}
 
     def _reset(self, i: int, given: dict[str, Any]) -> Reset:
         """How the reset of environment i goes: after a failure, with a seed that follows from its first."""

@@ -23,19 +23,15 @@ class BuiltinAdapter(Adapter):
     renders = True
 
     def ids(self) -> Iterable[str]:
-        """Ids of all built-in games."""
         return GAMES
 
     def states(self) -> dict[str, str]:
-        """Always ready."""
         return {PART: READY}
 
     def counts(self) -> dict[str, int]:
-        """How many games."""
         return {PART: len(list(GAMES))}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The native batch; it runs in the calling thread."""
         mechanics = dict(task.kwargs)
         render_mode = mechanics.pop("render_mode", None)
         _game(task).resolve(mechanics)
@@ -49,10 +45,8 @@ class BuiltinAdapter(Adapter):
 def _game(task: Task) -> Game:
     """The game of ``task``; raises GraftError with the nearest task."""
     if task.id not in GAMES:
-        others = [
-            i for _, other in ADAPTERS.items() if other.prefix.startswith(BuiltinAdapter.prefix) for i in other.ids()
-        ]
-        raise unknown("task", task.id, others)
+        known = (task_id for _, adapter in ADAPTERS.items() for task_id in adapter.ids())
+        raise unknown("task", task.id, [task_id for task_id in known if task_id.startswith(BuiltinAdapter.prefix)])
     return GAMES[task.id]
 
 

@@ -17,37 +17,36 @@ from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
 OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the other team: random or still"}
-"""Keyword arguments beside the game's own."""
+"""Keyword arguments of all these games."""
 
 PART = "Built-in games for teams"
 
 
 class ArenaAdapter(Adapter):
-    """One game: ``team`` (its first by default), ``opponents`` and the game's options."""
+    """The games for two teams: ``team`` (the first by default), ``opponents`` and the game's options."""
 
     renders = has_teams = True
 
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
-        self.prefix = arena.id
+    def __init__(self) -> None:
+        self._arenas = {arena.id: arena for _, arena in ARENAS.items()}
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        return tuple(self._arenas)
 
     def ids(self) -> Iterable[str]:
-        """Its one id."""
-        return [self.prefix]
+        return self.prefixes
 
     def states(self) -> dict[str, str]:
-        """Always ready."""
         return {PART: READY}
 
     def counts(self) -> dict[str, int]:
-        """One game; there is an adapter for each."""
-        return {PART: 1}
+        return {PART: len(self._arenas)}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """A batch whose rows are agents; it runs in the calling thread."""
-        settings = self._arena.resolve(self._settings(task)[0])
+        arena, given, _ = self._resolve(task)
         check_same_step(task, options.autoreset)
-        first, second = (team.name for team in self._arena.teams)
+        settings, (first, second) = arena.resolve(given), (team.name for team in arena.teams)
         counts = {first: settings.high_first, second: settings.high_second}
         counts[ALL] = sum(counts.values())
         team, opponents = string_option(task, "team", first), string_option(task, "opponents", "random")
@@ -57,21 +56,21 @@ class ArenaAdapter(Adapter):
         return TeamRows(games, team, options.num_envs, opponents, options.seed)
 
     def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
-        """Games with all their agents."""
-        settings, render_mode = self._settings(task)
-        return ArenaBatch(self._arena.name, options.num_envs, options.seed, options.autoreset, render_mode, **settings)
+        arena, given, render_mode = self._resolve(task)
+        return ArenaBatch(arena.name, options.num_envs, options.seed, options.autoreset, render_mode, **given)
 
-    def _settings(self, task: Task) -> tuple[dict[str, Any], str | None]:
-        """The game's own keywords, and the render mode."""
-        if task.id != self.prefix:
-            raise unknown("task", task.id, [self.prefix])
-        options = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
-        render_mode = options.pop("render_mode", None)
-        allowed = [*OPTIONS, *self._arena.options]
-        for name in options:
+    def _resolve(self, task: Task) -> tuple[Arena, dict[str, Any], str | None]:
+        """The game, its own keywords, and the render mode."""
+        if task.id not in self._arenas:
+            raise unknown("task", task.id, self._arenas)
+        arena = self._arenas[task.id]
+        given = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
+        render_mode = given.pop("render_mode", None)
+        allowed = [*OPTIONS, *arena.options]
+        for name in given:
             if name not in allowed:
                 raise unknown(f"keyword of {task.id}", name, allowed)
-        return options, render_mode
+        return arena, given, render_mode
 
 
 def check_same_step(task: Task, autoreset: AutoresetMode) -> None:
@@ -91,5 +90,4 @@ def string_option(task: Task, name: str, default: str) -> str:
     return value
 
 
-for name in ARENAS:
-    ADAPTERS.add(f"arena.{name}", ArenaAdapter(ARENAS[name]))
+ADAPTERS.add("arena", ArenaAdapter())

@@ -1,10 +1,7 @@
 """EnvPool's C++ environments, by ids such as ``envpool/MiniGrid-DoorKey-6x6-v0``.
 
-EnvPool's own autoreset is next-step. It takes seeds only when a pool is built, so a reset with a seed builds a new
-pool (about a millisecond for 64 MiniGrid environments).
-
-An environment whose reward or observation is not finite is truncated and reset. One that raises or hangs does so for
-the whole pool, in C++: an exception ends the run, and no time limit can be kept.
+EnvPool takes seeds only when a pool is built, so a reset with a seed builds a new one (a millisecond for 64 of
+MiniGrid). One environment that raises ends the run, and no time limit can be kept: a pool is one C++ object.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ from graft.envs.adapters.envpool.batch import MAX_SEED, EnvPoolVectorEnv
 from graft.envs.adapters.envpool.tasks import FORM, LIMIT, check, codecs_of
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
 from graft.envs.adapters.minigrid.missions import is_grid, split_mission
+from graft.envs.adapters.packages import INSTALL
 from graft.envs.adapters.procgen.adapter import is_procgen, is_procgen_name
 from graft.envs.adapters.procgen.qt import found_qt, load_qt
 from graft.envs.adapters.scores import known_bounds
@@ -28,7 +26,6 @@ from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
 
 PREFIX = "envpool/"
-INSTALL = "pip install 'graft-rl[games]'"
 INSTALL_QT = "pip install 'graft-rl[procgen]'"
 
 _POOL_KEYWORDS = {
@@ -45,14 +42,12 @@ class EnvPoolAdapter(Adapter):
     prefix = PREFIX
 
     def ids(self) -> Iterable[str]:
-        """Ids of the installed EnvPool; none where it is not installed."""
         try:
             return [PREFIX + name for name in _library().list_all_envs()]
         except GraftError:
             return []
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The pool, with at most ``options.max_threads`` threads of its own."""
         library = _library()
         name = task.id.removeprefix(PREFIX)
         if name not in library.list_all_envs():
@@ -75,11 +70,9 @@ class EnvPoolAdapter(Adapter):
         return EnvPoolVectorEnv(build, options, codecs, is_grid(name), log, limit)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """See `known_bounds`."""
         return known_bounds(task.id.removeprefix(PREFIX), task.kwargs)
 
     def states(self) -> dict[str, str]:
-        """Part -> "ready", or a sentence with the line that installs it."""
         if find_spec("envpool") is None:
             missing = f"EnvPool is not installed; install it with `{INSTALL}`."
             return {"EnvPool": missing, "EnvPool's Procgen": missing}
@@ -87,7 +80,6 @@ class EnvPoolAdapter(Adapter):
         return {"EnvPool": "ready", "EnvPool's Procgen": qt}
 
     def counts(self) -> dict[str, int]:
-        """Part -> how many ids; imports EnvPool."""
         names = [task_id.removeprefix(PREFIX) for task_id in self.ids()]
         procgen = sum(is_procgen_name(name) for name in names)
         return {"EnvPool": len(names), "EnvPool's Procgen": procgen}

@@ -26,8 +26,6 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
 
     Args:
         build: seeds (num_envs,) -> a new pool with these seeds.
-        options: of the batch.
-        codecs: of observations and actions.
         success_ends: whether every reward ends the episode, as in MiniGrid: see `step`.
         log: counts faults.
         limit: most steps of an episode, kept here: some pools play on after it (Procgen's, the highways'), and all
@@ -56,10 +54,7 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
     ) -> tuple[Array, dict[str, Any]]:
         """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments.
 
-        A seed resets all of them, whatever the mask, because it builds a new pool.
-
-        Raises:
-            GraftError: seeds of only some environments, or a seed that EnvPool cannot hold.
+        A seed resets all of them, because it builds a new pool; raises GraftError for seeds of only some environments.
         """
         seeds = [s for s in self._seeds(seed) if s is not None]
         if seeds:
@@ -107,11 +102,9 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of all its environments."""
         return self._log.faults
 
     def _play(self, actions: Array) -> tuple[Array, Array, Bools, Bools]:
-        """Step what goes on, and reset what is overdue."""
         if not np.count_nonzero(self._overdue):
             return self._step(actions, ALL)
         going, late = (np.flatnonzero(x).astype(np.int32) for x in (~self._overdue, self._overdue))
@@ -166,7 +159,6 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
             self._overdue |= failed
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Drop the pool; its threads end with it."""
         self._pool = None
 
 

@@ -1,7 +1,4 @@
-"""Names of EnvPool's robots: MuJoCo's, which show what Gymnasium's do, and MetaWorld's arm.
-
-EnvPool keeps its models to itself, so the joints stand here; `joints` says how their names are made.
-"""
+"""Names of EnvPool's robots, MuJoCo's and MetaWorld's arm; its models cannot be read, so the joints are listed here."""
 
 from __future__ import annotations
 
@@ -34,21 +31,17 @@ _QUATERNION = tuple(f"torso.quaternion_{part}" for part in "wxyz")
 
 
 def _of(positions: tuple[str, ...], velocities: tuple[str, ...], joints: tuple[str, ...]) -> tuple[str, ...]:
-    """Positions of the root and the joints, then their velocities."""
     angles, speeds = (tuple(f"{joint}.{what}" for joint in joints) for what in ("angle", "velocity"))
     return (*positions, *angles, *velocities, *speeds)
 
 
 def _planar(height: str, joints: tuple[str, ...]) -> Names:
-    """A robot in the plane whose motors turn its joints."""
     moves = ("torso.velocity_x", "torso.velocity_z", "torso.angle_velocity_y")
     return Names(_of((height, "torso.angle_y"), moves, joints), joints)
 
 
 _ANT_MOVES = _of(
-    ("torso.z", *_QUATERNION),
-    tuple(f"torso.{kind}_{axis}" for kind in ("velocity", "spin") for axis in _AXES),
-    _ANT,
+    ("torso.z", *_QUATERNION), tuple(f"torso.{kind}_{axis}" for kind in ("velocity", "spin") for axis in _AXES), _ANT
 )
 _ANT_FORCES = tuple(
     f"{body}.contact_{kind}_{axis}" for body in _ANT_BODIES for kind in ("torque", "force") for axis in _AXES
@@ -91,8 +84,7 @@ METAWORLD = Names(
 def robot_names(name: str, kwargs: Mapping[str, Any], features: int) -> Names:
     """Names of EnvPool's robot ``name``, whose observations have ``features`` numbers; None for what has none.
 
-    Ant's fourth version shows no contacts unless asked to, and then the world's as well. A model of the user's own has
-    joints of its own.
+    Ant's fourth version shows contacts only if asked to, and then the world's, too.
     """
     if name.startswith("MetaWorld/"):
         return METAWORLD

@@ -1,4 +1,4 @@
-"""What is shown of EnvPool's tasks, by family, and the keywords whose values EnvPool itself does not check."""
+"""Codecs of EnvPool's tasks, and checks of keywords that EnvPool does not check."""
 
 from __future__ import annotations
 
@@ -26,13 +26,7 @@ LIMIT = "max_episode_steps"
 
 
 def check(task: Task, config: Mapping[str, Any]) -> None:
-    """Check values that EnvPool takes without a word.
-
-    Args:
-        config: the task's keywords, and EnvPool's values for all others.
-    Raises:
-        GraftError: a value out of its range.
-    """
+    """Raises GraftError for values of ``config``, EnvPool's with the task's keywords, that EnvPool misreads."""
     given = {key: value for key, value in config.items() if not isinstance(value, bool) and key in task.kwargs}
     if any(not isinstance(value, int | float) for value in given.values()):
         return  # EnvPool names a value of a wrong type
@@ -52,14 +46,11 @@ def codecs_of(
     action: gym.Space[Any],
     mission: bool | None = None,
 ) -> Codecs:
-    """The codecs of EnvPool's ``name``, the id of ``task`` without its prefix.
+    """The codecs of EnvPool's ``name``, the id of ``task`` without its prefix; raises GraftError for other spaces.
 
     Args:
-        config: all its keywords with their values.
-        space, action: its spaces, as EnvPool gives them.
-        mission: whether MiniGrid's mission is shown; None where the task doesn't say.
-    Raises:
-        GraftError: observations or actions that Graft cannot show.
+        config: all its keywords with their values. space, action: its spaces.
+        mission: whether MiniGrid's mission is shown; None for the default.
     """
     if is_grid(name) and isinstance(space, gym.spaces.Dict):
         return _grid_codecs(task.id, space, action, shows_mission(name) if mission is None else mission)

@@ -35,22 +35,15 @@ from graft.envs.adapters.spaces import (
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.supervised_batch import Bools, SingleEnv, SupervisedBatch
+from graft.envs.supervision.subprocesses import Bools
+from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
 from graft.errors import GraftError, unknown
 
 Wrap = Callable[[SingleEnv], SingleEnv]
 
 
 class GymnasiumVectorEnv(AdaptedVectorEnv):
-    """Gymnasium environments of a `SupervisedBatch`.
-
-    Args:
-        batch: the environments, not yet started; closed with this.
-        task: id, for error messages.
-        options: of the batch.
-    Raises:
-        GraftError: spaces without a codec.
-    """
+    """Gymnasium environments of a `SupervisedBatch`, which is closed with this; raises GraftError for other spaces."""
 
     def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
         self._batch = batch  # first of all: `close` runs even when the lines below fail
@@ -65,7 +58,6 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of all its environments."""
         return self._batch.faults
 
     def reset(
@@ -94,11 +86,9 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         return self._encode(self._batch.raw), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...]:
-        """What each environment renders."""
         return self._batch.render()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close every environment, as far as they let themselves be closed."""
         self._batch.close()
 
 
@@ -115,7 +105,6 @@ class GymnasiumAdapter(Adapter):
         return sorted(gym.registry)
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread, or in ``options.workers`` processes."""
         return GymnasiumVectorEnv(self.supervised(task, options), task.id, options)
 
     def supervised(
@@ -144,15 +133,12 @@ class GymnasiumAdapter(Adapter):
         return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers)
 
     def bounds(self, task: Task) -> Bounds | None:
-        """See `known_bounds`."""
         return known_bounds(task.id.rpartition(":")[2], task.kwargs)
 
     def states(self) -> dict[str, str]:
-        """See `Adapter`."""
         return gymnasium_states()
 
     def counts(self) -> dict[str, int]:
-        """See `Adapter`."""
         return gymnasium_counts()
 
 
@@ -176,11 +162,7 @@ def _find(task_id: str) -> EnvSpec:
 
 
 def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
-    """Keywords that the environment's constructor spells out, and whether it takes others as well.
-
-    Raises:
-        GraftError: a package is missing, there is no constructor, or it does not offer the task's ``render_mode``.
-    """
+    """Keywords of the environment's constructor, and whether it takes others; raises GraftError if there is none."""
     try:
         entry = spec.entry_point
         creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry
@@ -229,7 +211,6 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
 
 
 def _missing(task_id: str, error: Exception) -> GraftError:
-    """The error for a missing package."""
     package = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
     root = package.partition(".")[0] if package else ""
     line = f"`{INSTALL if is_ours(root) else f'pip install {root}'}`" if root else f"{error}"
@@ -248,7 +229,7 @@ def _codecs(env: SingleEnv, task_id: str) -> tuple[gym.Space[Any], ObservationCo
 
 
 def env_names(env: SingleEnv, task_id: str) -> Names:
-    """Its attributes ``observation_names`` and ``action_names``, or the table's; else ALE's actions or MuJoCo's joints."""
+    """Names by the environment's author, or of `known_names`; else ALE's actions or MuJoCo's joints."""
     own = [getattr(env.unwrapped, name, None) for name in ("observation_names", "action_names")]
     given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
     known = known_names(task_id.rpartition(":")[2], env.action_space)

@@ -1,7 +1,4 @@
-"""Classic control and Box2D with their constants as mechanics: ``CartPole-v1`` with ``length=1``.
-
-Constants are in the environment's own units, with the value of the original as default.
-"""
+"""Classic control and Box2D with their constants, in their units, as mechanics: ``CartPole-v1`` with ``length=1``."""
 
 from __future__ import annotations
 

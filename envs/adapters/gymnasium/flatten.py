@@ -13,16 +13,10 @@ from graft.envs.supervision.supervised_batch import SingleEnv
 
 
 class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):
-    """Flattens the parts of an observation one after the other.
-
-    Attributes:
-        codec: of batches of what it shows.
+    """Flattens the parts of an observation one after the other; ``codec`` is that of batches of the result.
 
     Args:
-        task: id, for names and messages.
-        names: part -> names of its features, where its author gave them.
-    Raises:
-        GraftError: a part that Graft cannot show.
+        task: id, for names and messages. names: part -> names of its features, where its author gave them.
     """
 
     def __init__(self, env: SingleEnv, task: str, names: Mapping[str, tuple[str, ...]] | None = None) -> None:

@@ -24,34 +24,24 @@ STEPS = 10
 """Of the history, by default."""
 
 
-class PrivilegedParts:
-    """Which parts are shown (``names``), and how many ``steps`` the history has.
-
-    Raises:
-        GraftError: an unknown part, or a length without a history.
-    """
-
-    def __init__(self, task: str, given: Mapping[str, Any]) -> None:
-        shown = given.get(SHOW, [])
-        shown = [shown] if isinstance(shown, str) else shown
-        if not isinstance(shown, list | tuple):
-            raise GraftError(f"{SHOW}={shown!r} of {task} is not allowed; give parts: [{', '.join(PARTS)}].")
-        for part in shown:
-            if part not in PARTS:
-                raise unknown(f"part of {SHOW} of {task}", str(part), PARTS)
-        self.names = tuple(part for part in PARTS if part in shown)
-        self.steps = given.get(HISTORY, STEPS)
-        whole = isinstance(self.steps, int) and not isinstance(self.steps, bool)
-        if not whole or self.steps < 1 or (HISTORY in given and HISTORY not in self.names):
-            raise GraftError(
-                f"{HISTORY}={self.steps!r} of {task} is not allowed; it is a whole number of steps from 1, and stands "
-                f"beside {SHOW}: [{STATE}, {HISTORY}]."
-            )
-
-
-def split_parts(task: str, kwargs: Mapping[str, Any]) -> tuple[PrivilegedParts, dict[str, Any]]:
-    """The parts to show, and the other keywords."""
-    return PrivilegedParts(task, kwargs), {key: value for key, value in kwargs.items() if key not in KEYWORDS}
+def split_parts(task: str, kwargs: Mapping[str, Any]) -> tuple[tuple[str, ...], int, dict[str, Any]]:
+    """The parts to show, the steps of the history, and the other keywords; raises GraftError for an unknown part."""
+    shown = kwargs.get(SHOW, [])
+    shown = [shown] if isinstance(shown, str) else shown
+    if not isinstance(shown, list | tuple):
+        raise GraftError(f"{SHOW}={shown!r} of {task} is not allowed; give parts: [{', '.join(PARTS)}].")
+    for part in shown:
+        if part not in PARTS:
+            raise unknown(f"part of {SHOW} of {task}", str(part), PARTS)
+    steps = kwargs.get(HISTORY, STEPS)
+    whole = isinstance(steps, int) and not isinstance(steps, bool)
+    if not whole or steps < 1 or (HISTORY in kwargs and HISTORY not in shown):
+        raise GraftError(
+            f"{HISTORY}={steps!r} of {task} is not allowed; it is a whole number of steps from 1, and stands "
+            f"beside {SHOW}: [{STATE}, {HISTORY}]."
+        )
+    rest = {key: value for key, value in kwargs.items() if key not in KEYWORDS}
+    return tuple(part for part in PARTS if part in shown), steps, rest
 
 
 class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
@@ -61,37 +51,35 @@ class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
     the observations and the actions chosen in the last steps, the latest first, and zeros before the episode began.
 
     Args:
-        env: a `TunableWrapper`.
+        env: a `TunableWrapper`. parts: those to show. steps: of the history.
     """
 
-    def __init__(self, env: Any, parts: PrivilegedParts) -> None:
+    def __init__(self, env: Any, parts: tuple[str, ...], steps: int) -> None:
         super().__init__(env)
-        self._tunable, self._parts = env, parts
+        self._tunable, self._parts, self._steps = env, parts, steps
         state: Any = env.observation_space
         mechanics: tuple[Mechanic, ...] = env.mechanics
         low, high = (np.array([getattr(m, end) for m in mechanics], np.float32) for end in ("low", "high"))
         self._width = state.shape[0] + _width(env.action_space)
-        reach = np.full(parts.steps * self._width, np.inf, np.float32)
+        reach = np.full(steps * self._width, np.inf, np.float32)
         spaces = {STATE: state, DYNAMICS: gym.spaces.Box(low, high), HISTORY: gym.spaces.Box(-reach, reach)}
-        self.observation_space = gym.spaces.Dict({part: spaces[part] for part in parts.names})
+        self.observation_space = gym.spaces.Dict({part: spaces[part] for part in parts})
 
     def feature_names(self, state: Sequence[str] | None, actions: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
         """Names of the features of each part, from those of the state and of the actions, where these have some."""
         state = state or [f"state_{i}" for i in range(self._width - _width(self.env.action_space))]
         actions = actions or [f"action_{i}" for i in range(_width(self.env.action_space))]
-        lately = [f"{name}@-{back}" for back in range(1, self._parts.steps + 1) for name in (*state, *actions)]
+        lately = [f"{name}@-{back}" for back in range(1, self._steps + 1) for name in (*state, *actions)]
         mechanics = tuple(m.name for m in self._tunable.mechanics)
         return {STATE: tuple(state), DYNAMICS: mechanics, HISTORY: tuple(lately)}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """An episode begins with an empty history."""
         obs, info = self.env.reset(seed=seed, options=options)
-        self._history = np.zeros((self._parts.steps, self._width), np.float32)
+        self._history = np.zeros((self._steps, self._width), np.float32)
         self._last = obs
         return self._shown(obs), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step."""
         self._history[1:] = self._history[:-1]
         self._history[0] = np.concatenate([np.ravel(self._last), _flat(self.env.action_space, action)])
         obs, reward, terminated, truncated, info = self.env.step(action)
@@ -100,7 +88,7 @@ class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
 
     def _shown(self, obs: Any) -> dict[str, NDArray[Any]]:
         found = {STATE: obs, DYNAMICS: self._tunable.values, HISTORY: self._history.ravel()}
-        return {part: found[part] for part in self._parts.names}
+        return {part: found[part] for part in self._parts}
 
 
 def _width(space: gym.Space[Any]) -> int:

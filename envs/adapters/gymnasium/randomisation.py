@@ -35,7 +35,7 @@ class RandomValue:
     """The distribution of a value.
 
     Attributes:
-        mechanic: what it is of; values lie in its range, and are whole where its default is.
+        mechanic: values are in its range, and whole where its default is.
         kind: one of `DISTRIBUTIONS`. first, second: its numbers.
         every: steps of an episode between two draws; None draws at resets alone.
     """
@@ -47,7 +47,6 @@ class RandomValue:
     every: int | None = None
 
     def sample(self, rng: Rng) -> float | int:
-        """One value."""
         whole = isinstance(self.mechanic.default, int)
         low, high = self.first, self.second
         if self.kind == "uniform":
@@ -63,12 +62,12 @@ class RandomValue:
 
 
 def parse(where: str, mechanic: Mechanic, value: Any) -> Value | RandomValue:
-    """``value`` of ``mechanic``: a number in its range, or how it is drawn.
+    """``value`` of ``mechanic``: a number in its range, or a distribution.
 
     Args:
-        where: whose mechanic it is, for messages: the task's id.
+        where: the task's id, for messages.
     Raises:
-        GraftError: a value out of range or of the wrong type, an unknown distribution, or one whose numbers don't fit.
+        GraftError: a value out of range or of the wrong type, or a distribution that is unknown or does not fit.
     """
     if not isinstance(value, Mapping):
         return mechanic.check(where, value)
@@ -120,14 +119,13 @@ class Randomisation:
     """The values of one environment's mechanics.
 
     Each mechanic has a random stream of its own, from the environment's seed and the mechanic's name: draws influence
-    neither each other nor the simulator's random numbers.
+    neither each other nor the simulator.
 
     Attributes:
-        values: name -> its value now.
-        drawn: name -> distribution. recurring: whether any value is drawn within episodes.
+        values: name -> its value now. drawn: name -> distribution. recurring: whether values change within episodes.
 
     Args:
-        settings: name -> a number, or its distribution; before the first `reset` its value is the default.
+        settings: name -> a number, or its distribution.
     """
 
     def __init__(self, settings: Mapping[str, Value | RandomValue]) -> None:
@@ -146,13 +144,11 @@ class Randomisation:
         self._streams: dict[str, Rng] = {}
 
     def stream(self, name: str) -> Rng:
-        """The random numbers of ``name``."""
         if name not in self._streams:
             self._streams[name] = np.random.default_rng([self._seed, crc32(name.encode())])
         return self._streams[name]
 
     def reset(self) -> None:
-        """An episode begins: draw all values."""
         self._steps = 0
         for name, distribution in self.drawn.items():
             self.values[name] = distribution.sample(self.stream(name))

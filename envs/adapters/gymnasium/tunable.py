@@ -23,7 +23,8 @@ from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import ActionSchema
 from graft.envs.core.task import BatchOptions, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.supervised_batch import Bools, SingleEnv, SupervisedBatch
+from graft.envs.supervision.subprocesses import Bools
+from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
 from graft.errors import unknown
 
 Values = Mapping[str, Any]
@@ -71,13 +72,11 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """One environment under its mechanics.
 
     Attributes:
-        mechanics: all of them, in the order of ``values``.
-        values: in force, (K,) float32; replaced by another array when one changes.
+        mechanics: all of them, in the order of ``values`` (K,) float32, those in force.
         drawn: whether values are drawn at resets, and whether also within episodes.
 
     Args:
-        given: keyword arguments that are mechanics.
-        task: id, for messages.
+        given: keyword arguments that are mechanics. task: id, for messages.
     Raises:
         GraftError: an unknown part, or a value that is not allowed.
     """
@@ -128,7 +127,6 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def _apply(self) -> None:
-        """Set the values in the environment."""
         values = self._randomisation.values
         self._set(values)
         self._noise, self._delay, self._stuck = values["noise"], values["delay"], values["stuck"]
@@ -137,7 +135,6 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
         self.values = np.array([values[m.name] for m in self.mechanics], np.float32)
 
     def _effective(self, action: Any) -> Any:
-        """The action that takes effect when ``action`` is chosen."""
         self._chosen.append(action)
         due = self._chosen[-1 - self._delay]
         if self._stuck and self._randomisation.stream("stuck happens").random() < self._stuck:
@@ -146,7 +143,6 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
         return due
 
     def _noisy(self, obs: Any) -> Any:
-        """``obs`` (n,) with noise, within its space."""
         rng, space = self._randomisation.stream("noise happens"), self._bounds
         noisy = obs + self._noise * rng.standard_normal(obs.shape, dtype=obs.dtype)
         return noisy if space is None else np.minimum(np.maximum(noisy, space.low), space.high)
@@ -164,8 +160,8 @@ def _idle(space: gym.Space[Any], first: int) -> Any:
 class TunableVectorEnv(GymnasiumVectorEnv):
     """A batch of `TunableWrapper` environments.
 
-    ``infos["dynamics"]`` (N, K) float32 of every reset and step holds the values of `mechanics` that are in force for
-    the step to come. Beside ``final_obs``, ``infos["final_dynamics"]`` holds those of the episodes that ended.
+    ``infos["dynamics"]`` (N, K) float32 of every reset and step holds the values of ``mechanics`` for the step to come,
+    ``infos["final_dynamics"]`` beside ``final_obs`` those of the episodes that ended.
     """
 
     def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
@@ -181,13 +177,11 @@ class TunableVectorEnv(GymnasiumVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Fresh episodes, under fresh values where they are drawn."""
         obs, infos = super().reset(seed=seed, options=options)
         self._gather()
         return obs, {**infos, "dynamics": self._dynamics}
 
     def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
-        """One step of all environments."""
         before, beginning = self._dynamics, bool(self._waiting.any())
         obs, rewards, terminated, truncated, infos = super().step(actions)
         if "final_obs" in infos:
@@ -199,22 +193,16 @@ class TunableVectorEnv(GymnasiumVectorEnv):
 
 
 class TunableAdapter(GymnasiumAdapter):
-    """Gymnasium's ids in ``table``, whose mechanics are keywords beside those of their constructors.
-
-    Args:
-        table: id -> what can be changed about it.
-    """
+    """Gymnasium's ids in ``table``, with their mechanics as keywords."""
 
     def __init__(self, table: Mapping[str, TunableSpec]) -> None:
         self.table = dict(table)
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """Ids of the table."""
         return tuple(self.table)
 
     def ids(self) -> Iterable[str]:
-        """Ids of the table."""
         return self.prefixes
 
     def states(self) -> dict[str, str]:
@@ -222,22 +210,20 @@ class TunableAdapter(GymnasiumAdapter):
         return {}
 
     def counts(self) -> dict[str, int]:
-        """None, see `states`."""
         return {}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """The batch; it runs in the calling thread, or in ``options.workers`` processes."""
         spec = self.table.get(task.id)
         if spec is None:  # an id that begins like one of the table
             return super().make(task, options)
-        parts, kwargs = split_parts(task.id, task.kwargs)
+        parts, steps, kwargs = split_parts(task.id, task.kwargs)
         given, rest = spec.split(kwargs)
 
         def wrap(env: SingleEnv) -> SingleEnv:
             tunable = TunableWrapper(env, spec, given, task.id)
-            if not parts.names:
+            if not parts:
                 return tunable
-            privileged = PrivilegedObservation(tunable, parts)
+            privileged = PrivilegedObservation(tunable, parts, steps)
             return FlattenObservation(privileged, task.id, privileged.feature_names(*env_names(env, task.id)))
 
         names = (*KEYWORDS, *spec.names, *(f"{stem}<{what}>" for stem, what in spec.stems.items()))

@@ -1,4 +1,4 @@
-"""MiniGrid's symbolic view as named planes: what stands on a cell, its colour, and the state of a door."""
+"""MiniGrid's symbolic view as named planes: objects, colours, and states of doors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from graft.envs.adapters.minigrid.missions import WORDS, with_words
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec
 from graft.envs.builtin.engine.compile import jit, specialise, standalone
-from graft.envs.core.schema import ObservationSchema
+from graft.envs.core.schema import uint8_schema
 from graft.envs.core.task import Bounds
 
 MINIGRID = "MiniGrid-"
-"""How the ids of MiniGrid's tasks begin, whoever provides them."""
+"""How the ids of MiniGrid's tasks begin, without a provider's prefix."""
 
 OBJECTS = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
@@ -75,12 +75,11 @@ _paint = specialise(_paint_batch, {"paint_view": paint_view})
 
 
 def encode(views: Array, words: Array | None = None) -> Array:
-    """Symbolic views (N, W, H, 3) uint8 as planes (N, 20, H, W) uint8 of zeros and ones, and one for each word behind.
+    """Symbolic views (N, W, H, 3) uint8 as planes (N, 20, H, W) uint8 of zeros and ones, then one for each word.
 
-    MiniGrid indexes its views by column, then row; planes have rows first like every other game, so the agent
-    stands in the middle of the lowest row and looks up. Red and "open" are code 0, which MiniGrid also writes where
-    there is no colour or no door; here a colour plane is set only where a thing with a colour is, and a state plane
-    only on a door.
+    MiniGrid indexes views by column, then row; planes have rows first. Red and "open" are code 0, which MiniGrid also
+    writes where there is no colour or no door; here a colour plane is set only where a thing with a colour is, and a
+    state plane only on a door.
 
     Args:
         words: which words are in each mission (N, words), if these are shown.
@@ -97,25 +96,16 @@ def encode(views: Array, words: Array | None = None) -> Array:
 def minigrid_codecs(
     task: str, image: gym.Space[Any], action: gym.Space[Any], mission: bool = False
 ) -> tuple[ObservationCodec, ActionCodec]:
-    """The codecs of a MiniGrid task.
+    """The codecs of a MiniGrid task, whose view ``image`` is a Box (W, H, 3) of object, colour and state codes.
 
     Args:
-        image: of its view, a Box (W, H, 3) of object, colour and state codes.
-        mission: whether its words are shown: then a batch is (N, W * H * 3 + words), as of `missions.MissionObservation`.
+        mission: whether words are shown: then a batch is (N, W * H * 3 + words), as of `MissionObservation`.
     """
     assert image.shape is not None
     shape = image.shape
     width, height, _ = shape
-    count = len(_NAMES)
-    schema = ObservationSchema(
-        kind="planes",
-        names=_NAMES,
-        attributes=tuple(("colour",) if n.startswith("colour:") else _MEANINGS.get(n, ()) for n in _NAMES),
-        shape=(count, height, width),
-        dtype="uint8",
-        low=(0.0,) * count,
-        high=(1.0,) * count,
-    )
+    attributes = tuple(("colour",) if n.startswith("colour:") else _MEANINGS.get(n, ()) for n in _NAMES)
+    schema = uint8_schema("planes", _NAMES, (len(_NAMES), height, width), 1, attributes)
     actions = action_codec(task, action, ACTIONS)
     if not mission:
         return ObservationCodec(schema, encode), actions
@@ -127,67 +117,37 @@ def minigrid_codecs(
     return ObservationCodec(with_words(schema), unpack), actions
 
 
-_RANDOM = {
-    "Empty-5x5": 0.20,
-    "Empty-6x6": 0.14,
-    "Empty-8x8": 0.08,
-    "Empty-Random-5x5": 0.31,
-    "Empty-Random-6x6": 0.26,
-    "Dynamic-Obstacles-5x5": -0.99,
-    "Dynamic-Obstacles-Random-5x5": -0.81,
-    "Dynamic-Obstacles-6x6": -1.0,
-    "Dynamic-Obstacles-Random-6x6": -0.91,
-    "Dynamic-Obstacles-8x8": -1.0,
-    "Dynamic-Obstacles-16x16": -1.0,
-    "Fetch-5x5-N2": 0.32,
-    "Fetch-6x6-N2": 0.28,
-    "Fetch-8x8-N3": 0.23,
-    "GoToObject-6x6-N2": 0.09,
-    "MemoryS17Random": 0.25,
-    "MemoryS13Random": 0.23,
-    "MemoryS13": 0.18,
-    "MemoryS11": 0.18,
-    "MemoryS9": 0.16,
-    "MemoryS7": 0.15,
-    "RedBlueDoors-6x6": 0.06,
-    "WFC-DungeonMazeScaled": 0.11,
-    "WFC-MazeSimple": 0.06,
-    "WFC-ObstaclesAngular": 0.09,
-}
+def _parse(table: str) -> dict[str, float]:
+    return {name: float(score) for name, score in map(str.split, table.split(";"))}
+
+
+_RANDOM = _parse(
+    """
+    Empty-5x5 0.2;  Empty-6x6 0.14;  Empty-8x8 0.08;  Empty-Random-5x5 0.31;  Empty-Random-6x6 0.26;
+    Dynamic-Obstacles-5x5 -0.99;  Dynamic-Obstacles-Random-5x5 -0.81;  Dynamic-Obstacles-6x6 -1.0;
+    Dynamic-Obstacles-Random-6x6 -0.91;  Dynamic-Obstacles-8x8 -1.0;  Dynamic-Obstacles-16x16 -1.0;
+    Fetch-5x5-N2 0.32;  Fetch-6x6-N2 0.28;  Fetch-8x8-N3 0.23;  GoToObject-6x6-N2 0.09;  MemoryS17Random 0.25;
+    MemoryS13Random 0.23;  MemoryS13 0.18;  MemoryS11 0.18;  MemoryS9 0.16;  MemoryS7 0.15;  RedBlueDoors-6x6 0.06;
+    WFC-DungeonMazeScaled 0.11;  WFC-MazeSimple 0.06;  WFC-ObstaclesAngular 0.09
+    """
+)
 """Mean return of the random policy where it is not below 0.05: 1,000 episodes each, WFC 200."""
 
-_RANDOM_BABYAI = {
-    "GoToObjMazeS4R2-v0": 0.15,
-    "GoToLocal-v0": 0.17,
-    "GoToLocalS5N2-v0": 0.18,
-    "GoToLocalS6N2-v0": 0.17,
-    "GoToLocalS6N3-v0": 0.18,
-    "GoToLocalS6N4-v0": 0.16,
-    "GoToLocalS7N4-v0": 0.16,
-    "GoToLocalS7N5-v0": 0.17,
-    "GoToLocalS8N2-v0": 0.14,
-    "GoToLocalS8N3-v0": 0.14,
-    "GoToLocalS8N4-v0": 0.14,
-    "GoToLocalS8N5-v0": 0.15,
-    "GoToLocalS8N6-v0": 0.16,
-    "GoToLocalS8N7-v0": 0.17,
-    "GoToObj-v0": 0.14,
-    "GoToObjS4-v0": 0.16,
-    "GoToObjS6-v1": 0.17,
-    "GoToRedBall-v0": 0.16,
-    "GoToRedBallGrey-v0": 0.12,
-    "GoToRedBallNoDists-v0": 0.13,
-    "GoToRedBlueBall-v0": 0.13,
-    "OneRoomS8-v0": 0.09,
-}
-"""The same of BabyAI's tasks in one room, from 1,500 episodes each; nobody has measured the others."""
+_RANDOM_BABYAI = _parse(
+    """
+    GoToObjMazeS4R2-v0 0.15;  GoToLocal-v0 0.17;  GoToLocalS5N2-v0 0.18;  GoToLocalS6N2-v0 0.17;
+    GoToLocalS6N3-v0 0.18;  GoToLocalS6N4-v0 0.16;  GoToLocalS7N4-v0 0.16;  GoToLocalS7N5-v0 0.17;
+    GoToLocalS8N2-v0 0.14;  GoToLocalS8N3-v0 0.14;  GoToLocalS8N4-v0 0.14;  GoToLocalS8N5-v0 0.15;
+    GoToLocalS8N6-v0 0.16;  GoToLocalS8N7-v0 0.17;  GoToObj-v0 0.14;  GoToObjS4-v0 0.16;  GoToObjS6-v1 0.17;
+    GoToRedBall-v0 0.16;  GoToRedBallGrey-v0 0.12;  GoToRedBallNoDists-v0 0.13;  GoToRedBlueBall-v0 0.13;
+    OneRoomS8-v0 0.09
+    """
+)
+"""The same of BabyAI's tasks in one room, from 1,500 episodes each; the others are not measured."""
 
 
 def minigrid_bounds(name: str) -> Bounds | None:
-    """Scores of ``MiniGrid-<name>-v0``: the random policy's, and the limit that no return can pass.
-
-    None for those of BabyAI's whose random policy nobody has measured: it is far from 0 in some of them.
-    """
+    """Scores of ``MiniGrid-<name>-v0``, or BabyAI's whose random policy is measured: random, and the largest return."""
     limit = "expert: limit of a reward that falls from 1 to 0.1 with time"
     if not name.startswith(MINIGRID):
         random = _RANDOM_BABYAI.get(name.removeprefix("BabyAI-"))

@@ -1,16 +1,12 @@
-"""Missions of MiniGrid and BabyAI, the sentence that says what an episode asks for, as planes: one per word.
+"""Missions of MiniGrid and BabyAI, the instruction of an episode, as planes: one per word, 1 throughout if it occurs.
 
-A plane is 1 everywhere where its word is in the mission. The words are a bag: "put the red ball near the blue key" and
-"put the blue ball near the red key" look the same.
-
-Every task of both shows the same words, so that a network goes from one to the other.
+The order of words is lost. Every task of both shows the same words, so that networks transfer.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +19,7 @@ from graft.envs.core.task import Task
 from graft.errors import GraftError
 
 GRIDS = ("MiniGrid-", "BabyAI-")
-"""How the ids of the tasks with missions begin, whoever provides them."""
+"""How the ids of the tasks with missions begin, without a provider's prefix."""
 
 KEYWORD = "mission"
 
@@ -54,10 +50,7 @@ def short(task_id: str) -> str:
 
 
 def shows_mission(task_id: str, space: gym.Space[Any] | None = None) -> bool:
-    """Whether a task shows its mission unless told otherwise.
-
-    A mission that never changes says nothing, so MiniGrid's tasks show theirs only where it differs between episodes.
-    BabyAI's all do: its levels are one curriculum of instructions, and a few of them give the same one each time.
+    """Whether a task shows its mission by default: MiniGrid's where it differs between episodes, BabyAI's all do.
 
     Args:
         space: the mission's, where it is known: MiniGrid's own say which words of the sentence vary.
@@ -69,11 +62,7 @@ def shows_mission(task_id: str, space: gym.Space[Any] | None = None) -> bool:
 
 
 def split_mission(task: Task) -> tuple[Task, bool | None]:
-    """The task without the keyword ``mission``, and its value; None where it has none, or is of another family.
-
-    Raises:
-        GraftError: a value that is neither true nor false.
-    """
+    """The task without the keyword ``mission``, and its value or None; raises GraftError where that is no boolean."""
     if not is_grid(task.id) or KEYWORD not in task.kwargs:
         return task, None
     value = task.kwargs[KEYWORD]
@@ -103,20 +92,12 @@ def word_rows(missions: Array) -> Array:
 
 
 def with_words(schema: ObservationSchema) -> ObservationSchema:
-    """Planes, and the words' behind them."""
-    count, (planes, *size) = len(WORDS), schema.shape
-    return replace(
-        schema,
-        names=(*schema.names, *(f"mission:{word}" for word in WORDS)),
-        attributes=(*schema.attributes, *((("mission",),) * count)),
-        shape=(planes + count, *size),
-        low=(*schema.low, *((0.0,) * count)),
-        high=(*schema.high, *((1.0,) * count)),
-    )
+    """``schema`` with the planes of words added."""
+    return schema.extended(tuple(f"mission:{word}" for word in WORDS), "mission")
 
 
 class MissionObservation(gym.ObservationWrapper[Any, Any, Any]):
-    """One environment of MiniGrid's package whose view and words are shown as one array: its bytes, then the words'."""
+    """One environment of MiniGrid's package, with the image's bytes and the words as one array."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -126,7 +107,6 @@ class MissionObservation(gym.ObservationWrapper[Any, Any, Any]):
         self.observation_space = gym.spaces.Box(0, 255, (size,), np.uint8)
 
     def observation(self, observation: Mapping[str, Any]) -> Any:
-        """View and words, flat."""
         row = np.frombuffer(word_row(str(observation["mission"]).encode()), np.uint8)
         return np.concatenate([np.asarray(observation["image"], np.uint8).ravel(), row])
 

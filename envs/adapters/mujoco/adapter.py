@@ -40,9 +40,7 @@ class ModelScaler:
     """Scales parameters of a compiled model, each time from the original, and keeps it physically valid.
 
     A body's mass and inertia are scaled together, as an inertia of its own may be impossible. What MuJoCo derives from
-    them (`mj_setConst`) is derived anew, in a scratch state: the simulation's stays as it is.
-
-    An unstable simulation is a fault: MuJoCo's own reset in the middle of an episode is switched off.
+    them (`mj_setConst`) is derived anew in a scratch state. Unstable simulations are faults: MuJoCo's reset is off.
     """
 
     PARTS = (
@@ -138,11 +136,9 @@ class RobotsAdapter(TunableAdapter):
         return None
 
     def states(self) -> dict[str, str]:
-        """Whether there is MuJoCo."""
         return {PART: state("mujoco", "MuJoCo")}
 
     def counts(self) -> dict[str, int]:
-        """How many robots."""
         return {PART: len(self.table)}
 
 

@@ -31,26 +31,21 @@ PREFIX = "pettingzoo:"
 
 
 class PettingZooAdapter(Adapter):
-    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, the environment's options, and
-    ``faults``, the rules for those that fail (`faults`)."""
+    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, ``faults``, and their options."""
 
     prefix = PREFIX
     renders = has_teams = True
 
     def ids(self) -> Iterable[str]:
-        """The environments of MPE, where it is installed."""
         return _in_package("mpe2")
 
     def states(self) -> dict[str, str]:
-        """PettingZoo itself is always there; its MPE is a package of its own."""
         return {"PettingZoo MPE": state("mpe2", "MPE")}
 
     def counts(self) -> dict[str, int]:
-        """How many environments MPE has."""
         return {"PettingZoo MPE": len(_in_package("mpe2"))}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        """A batch whose rows are agents; it runs in the calling thread."""
         check_same_step(task, options.autoreset)
         team, opponents = string_option(task, "team", ALL), string_option(task, "opponents", "random")
         batch = _make_batch(task, options.num_envs, team)
@@ -85,7 +80,6 @@ def _in_package(package: str) -> list[str]:
 
 
 def _module(task_id: str) -> Any:
-    """The module of ``task_id``."""
     name = task_id.removeprefix(PREFIX)
     package = name.rpartition(".")[0]
     try:
@@ -132,10 +126,7 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
 
 
 def _keywords(module: Any) -> tuple[list[str], bool]:
-    """Keywords that the environment spells out, and whether it takes others as well.
-
-    PettingZoo's own pass theirs on to ``raw_env``.
-    """
+    """Keywords of the environment's constructors, and whether it takes others as well."""
     found: list[str] = []
     for creator in (module.parallel_env, getattr(module, "raw_env", None)):
         if creator is not None:

@@ -20,7 +20,7 @@ NO_WINNER = -2
 
 
 class _Shown(NamedTuple):
-    """What a reset or a step of one environment showed, by slot: to those that act next, and to those that ended."""
+    """Observations of one environment by slot: of agents that act next, and the last ones of those that ended."""
 
     next: dict[int, Array]
     last: dict[int, Array]
@@ -29,22 +29,20 @@ class _Shown(NamedTuple):
 class PettingZooBatch(TeamEnv):
     """Parallel environments stepped one after the other.
 
-    Agents may end and enter in any step and in any order. One that leaves ``agents`` without a flag has terminated. An
-    environment is over when no agent is left to act; it is then reset with a seed that follows from its first seed and
-    the number of its episode, because some environments forget their random numbers at a reset without one.
+    Agents may end and enter in any step. One that leaves ``agents`` without a flag has terminated. An environment is
+    over when no agent is left to act; its next seed follows from its first one and the number of its episode, because
+    some environments lose their random numbers at a reset without a seed.
 
     One that fails is counted and made again (`FaultRules`): its agents in play are truncated with reward 0 and their
-    last observations, and its next episode begins. Every attempt at an episode counts in its number, so that none is
-    tried twice with the same seed.
+    last observations, and its next episode begins. Every attempt at an episode counts in its number.
 
     Args:
         make: makes one of the environments; they are closed with the batch.
         task: id, for error messages.
         rules: of faults; a step of one environment is one env step, however many agents act.
-        rows, team: how many environments there are: as many as hold ``rows`` agents of ``team``, else ``rows``.
+        rows, team: how many environments: as many as hold ``rows`` agents of ``team``, or ``rows`` where it is None.
     Raises:
-        GraftError: no list of possible agents, an unknown team, one whose agents have different spaces, or spaces
-            without a codec.
+        GraftError: see `Roster`, and an unknown team.
     """
 
     def __init__(
@@ -76,19 +74,13 @@ class PettingZooBatch(TeamEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of all its environments."""
         return self._log.faults
 
     def schemas_of(self, team: str) -> Schemas:
-        """What every agent of ``team`` sees and does."""
         return self._roster.schemas_of(team)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
-        """Fresh episodes; environment i starts with the seed ``seed + i``.
-
-        Raises:
-            TooManyFaults: more than the rules allow.
-        """
+        """Fresh episodes; environment i starts with the seed ``seed + i``. Raises TooManyFaults."""
         if seed is not None:
             self._seeds[:] = seed + np.arange(self.num_envs)
             self._episodes[:] = 0
@@ -110,7 +102,6 @@ class PettingZooBatch(TeamEnv):
                 self._log.check()
 
     def _reset_one(self, i: int) -> _Shown:
-        """A fresh episode of environment i."""
         seed, episode = int(self._seeds[i]), int(self._episodes[i])
         self._episodes[i] += 1
         if i in self._broken:
@@ -147,11 +138,7 @@ class PettingZooBatch(TeamEnv):
                 kept[team][i, k] = shown
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Array], Array, Bools, Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep.
-
-        Raises:
-            TooManyFaults: more than the rules allow.
-        """
+        """One step of all environments; the arrays returned are the caller's to keep. Raises TooManyFaults."""
         shape = (self.num_envs, len(self.agents))
         rewards = np.zeros(shape)
         terminated, truncated = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
@@ -211,7 +198,6 @@ class PettingZooBatch(TeamEnv):
         return seen
 
     def render(self) -> tuple[Any, ...]:
-        """What each environment renders."""
         return tuple(self._picture(i) for i in range(self.num_envs))
 
     def _picture(self, i: int) -> Any:
@@ -221,5 +207,4 @@ class PettingZooBatch(TeamEnv):
             raise GraftError(f"'{self._task}' cannot be drawn: {type(error).__name__}, {first_line(error)}.") from error
 
     def close(self) -> None:
-        """Close every environment, as far as they let themselves be closed."""
         self._restartable.close()

@@ -13,13 +13,12 @@ from graft.envs.supervision.subprocesses import SECONDS_TO_CLOSE, Subprocess
 
 
 class _Served:
-    """The parallel environment in its process: what `ProcessParallelEnv` calls."""
+    """The parallel environment in its process."""
 
     def __init__(self, env: Any) -> None:
         self._env = env
 
     def about(self) -> tuple[Any, ...]:
-        """Metadata, render mode, possible agents, and their spaces."""
         env = self._env
         agents = list(getattr(env, "possible_agents", None) or [])
         spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in agents}
@@ -44,8 +43,6 @@ class ProcessParallelEnv:
     Args:
         make: makes the environment. task: id, for messages.
         timeout: seconds that a step may take; a reset, or making it, `RESET_FACTOR` times as long.
-    Raises:
-        EnvFailure: it takes too long. Whatever ``make`` raises. GraftError: the process cannot be started.
     """
 
     def __init__(self, make: Callable[[], Any], task: str, timeout: float) -> None:
@@ -56,31 +53,25 @@ class ProcessParallelEnv:
         self.metadata, self.render_mode, self.possible_agents, self._spaces = about
 
     def observation_space(self, agent: Any) -> gym.Space[Any]:
-        """Of an agent."""
         space: gym.Space[Any] = self._spaces[agent][0]
         return space
 
     def action_space(self, agent: Any) -> gym.Space[Any]:
-        """Of an agent."""
         space: gym.Space[Any] = self._spaces[agent][1]
         return space
 
     def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
-        """An episode begins."""
         obs, self.agents = self._process.ask(RESET_FACTOR * self._timeout, "reset", seed)
         return obs, {}
 
     def step(self, actions: dict[Any, Any]) -> tuple[Any, ...]:
-        """A step."""
         *given, self.agents = self._process.ask(self._timeout, "step", actions)
         return *given, {}
 
     def render(self) -> Any:
-        """A picture."""
         return self._process.ask(SECONDS_TO_CLOSE, "render")
 
     def close(self) -> None:
-        """Close it, as far as it lets itself be closed, and end the process."""
         with contextlib.suppress(Exception):
             self._process.ask(RESET_FACTOR * self._timeout, "close")
         self._process.end()

@@ -22,7 +22,7 @@ MOVES = ("noop", "left", "right", "down", "up")
 
 
 class UnknownAgent(GraftError):
-    """An environment contradicts its own lists of agents; made again, it would do so again."""
+    """An environment contradicts its own lists of agents; it is not made again."""
 
 
 class Roster:
@@ -33,8 +33,7 @@ class Roster:
         places: of each slot, its team and its place in it.
 
     Args:
-        env: one environment, not yet reset.
-        task: id, for error messages.
+        env: one environment, not yet reset. task: id, for error messages.
         strict: whether observations outside their space are faults.
     Raises:
         GraftError: no list of possible agents, a team whose agents have different spaces, or spaces without a codec.
@@ -83,7 +82,6 @@ class Roster:
         }
 
     def schemas_of(self, team: str) -> Schemas:
-        """Schemas of every agent of ``team``."""
         observation, action = self._codecs[team]
         return Schemas(observation.schema, action.schema)
 
@@ -113,11 +111,7 @@ class Roster:
         return self.slots[agent]
 
     def observation(self, agent: Any, obs: Any) -> Array:
-        """A copy of an agent's observation.
-
-        Raises:
-            EnvFailure: it is a fault. UnknownAgent: there is none.
-        """
+        """A copy of an agent's observation; raises EnvFailure for a faulty one, UnknownAgent for none."""
         if agent not in obs:
             raise UnknownAgent(f"Task '{self._task}' shows nothing to agent '{agent}', who is to act.")
         check = self._checks[self.places[self.slots[agent]][0]]

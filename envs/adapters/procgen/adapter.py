@@ -51,11 +51,7 @@ def is_procgen_name(name: str) -> bool:
 
 
 def check_procgen(task: str, config: Mapping[str, Any]) -> None:
-    """Check numbers that EnvPool takes for others.
-
-    Raises:
-        GraftError: fewer than no levels, or a first one below 0.
-    """
+    """Raises GraftError for numbers below 0, which EnvPool accepts and misreads."""
     for key, meaning in (("num_levels", "the number of levels, 0 for all of them"), ("start_level", "the first level")):
         if config[key] < 0:
             raise GraftError(f"{key}={config[key]} of {task} is not allowed; give {meaning}, 0 or more.")
@@ -67,7 +63,7 @@ def procgen_codec(codec: ObservationCodec) -> ObservationCodec:
 
 
 def procgen_bounds(name: str) -> Bounds | None:
-    """Scores of ``CoinrunEasy-v0`` or ``CoinrunHard-v0``; nobody published those of the other modes."""
+    """Scores of ``CoinrunEasy-v0`` or ``CoinrunHard-v0``; those of other modes are not published."""
     found = _ID.fullmatch(name)
     if found is None or found[1] not in SCORES:
         return None

@@ -1,4 +1,4 @@
-"""A batch of arenas: the native multi-agent environment (`TeamEnv`), without per-environment Python."""
+"""A batch of games for two teams: the native multi-agent environment, without per-environment Python."""
 
 from __future__ import annotations
 
@@ -28,10 +28,7 @@ class ArenaBatch(TeamEnv):
 
     Args:
         game: its short name, ``"pursuit"``.
-        num_envs: batch size N.
-        seed: of the first reset without a seed; environment i uses ``seed + i``.
-        autoreset_mode: same-step or next-step; disabled autoreset is not offered.
-        render_mode: what `render` gives: None, ``"rgb_array"`` or ``"ansi"``.
+        num_envs, seed, autoreset_mode, render_mode: see `GameVectorEnv`.
         **options: sizes of the teams and mechanics.
     Raises:
         GraftError: an unknown game or option, or a value that is not allowed.
@@ -65,7 +62,6 @@ class ArenaBatch(TeamEnv):
         self._final = self._zeros()
 
     def schemas_of(self, team: str) -> Schemas:
-        """What an agent of ``team`` sees and does: the same for all."""
         return Schemas(SCHEMA, ACTIONS)
 
     def _zeros(self) -> NDArray[np.uint8]:
@@ -88,10 +84,7 @@ class ArenaBatch(TeamEnv):
         return self._by_team(obs), self._state.alive.copy(), {}
 
     def step(self, actions: dict[str, Any]) -> tuple[Shown, NDArray[np.float64], Bools, Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep.
-
-        A game that is decided by its last step is over for all, and that is no truncation: see `TeamEnv`.
-        """
+        """One step of all environments; a game that its last step decides terminates for all agents."""
         shape = (self.num_envs, len(self.agents))
         chosen, obs = np.empty(shape, np.int64), np.empty((*shape, *SCHEMA.shape), np.uint8)
         for team, its in self.teams.items():
@@ -100,16 +93,7 @@ class ArenaBatch(TeamEnv):
         winner = np.empty(self.num_envs, np.int8)
         at_once = self._same_step and self.render_mode is None
         ended = self.game.step_batch(
-            self._state,
-            self.settings,
-            chosen,
-            self._waiting,
-            at_once,
-            obs,
-            self._final,
-            rewards,
-            terminated,
-            winner,
+            self._state, self.settings, chosen, self._waiting, at_once, obs, self._final, rewards, terminated, winner
         )
         infos: dict[str, Any] = {"winner": winner}
         if ended and self._same_step and not at_once:
@@ -122,7 +106,7 @@ class ArenaBatch(TeamEnv):
         return self._by_team(obs), rewards, terminated, np.zeros(shape, np.bool_), alive, infos
 
     def _restart(self, obs: NDArray[np.uint8]) -> dict[str, Any]:
-        """What a same-step autoreset does, after pictures of the games that are over; writes ``obs`` and infos."""
+        """Same-step autoreset after taking pictures of the games that are over; writes ``obs``, returns infos."""
         over = self._waiting.copy()
         self._waiting[:] = False
         self._final[:] = obs
@@ -132,13 +116,12 @@ class ArenaBatch(TeamEnv):
         return {"final_frame": shown} if shown else {}
 
     def observe(self) -> tuple[Shown, Bools]:
-        """What everybody in play sees now, and who that is; nothing changes."""
         obs = self._zeros()
         self.game.reset_batch(self._state, self.settings, np.zeros(self.num_envs, np.bool_), obs)
         return self._by_team(obs), self._state.alive & ~self._waiting[:, None]
 
     def board(self) -> NDArray[np.uint8]:
-        """The boards as they are, (N, 4, SIZE, SIZE): planes of zeros and ones named as in `BOARD`."""
+        """The boards, (N, 4, SIZE, SIZE): planes of zeros and ones named as in `BOARD`."""
         planes = np.zeros((self.num_envs, len(BOARD), SIZE, SIZE), np.uint8)
         env, slot = np.nonzero(self._state.alive)
         side = slot >= self.settings.high_first
@@ -148,13 +131,7 @@ class ArenaBatch(TeamEnv):
         return planes
 
     def render(self) -> tuple[Any, ...] | None:
-        """The boards as they are, the first team blue; None without a render mode.
-
-        Returns:
-            N pictures (H, W, 3) uint8 under ``rgb_array``, N texts of a line a row under ``ansi``.
-        Raises:
-            GraftError: before the first reset.
-        """
+        """Pictures or texts of the boards, the first team blue; see `GameVectorEnv.render`."""
         if self.render_mode is None:
             return None
         if self._first_seed is not None:
@@ -164,11 +141,9 @@ class ArenaBatch(TeamEnv):
     savable = True
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of everything that the future of the batch depends on."""
         return copies(self._arrays())
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Go back to a state of `save_state`, of a batch of the same game and sizes."""
         restore_arrays(self._arrays(), saved)
         self._first_seed = None
 

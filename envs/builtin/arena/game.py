@@ -1,4 +1,4 @@
-"""What a game for two teams declares: its teams, mechanics and rules; and what keyword arguments make of it."""
+"""The declaration of a game for two teams: teams, mechanics and rules; and its settings under keyword arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MECHANICS = {
         Mechanic("fights", "whether an agent that is outnumbered dies", True),
     )
 }
-"""By name: everything that is a keyword argument, beside the sizes of the teams."""
+"""By name: all keyword arguments but the sizes of the teams."""
 
 _named: Any = namedtuple  # whose fields a type checker wants to see; these are the registry's
 Settings = _named("Settings", ["low_first", "high_first", "low_second", "high_second", "hunts", *MECHANICS])
@@ -63,7 +63,7 @@ class Arena:
         begin: ``(s, i, p)`` lays out a fresh episode in the cleared environment i, whose agents in play are alive.
         advance: ``(s, i, actions, p, rewards) -> winner`` plays a step: writes ``rewards`` (A,), which are zero, and
             returns -1 while the game goes on, -2 for a draw, else the index of the team that has won.
-        own: the mechanics that it has beside those of every arena, and their defaults.
+        own: the mechanics that it has in addition to those of every arena, and their defaults.
         hunts: whether the first team hunts the second.
     """
 
@@ -78,7 +78,6 @@ class Arena:
 
     @cached_property
     def mechanics(self) -> dict[str, Mechanic]:
-        """By name, with the defaults of this game."""
         found = {name: mechanic for name, mechanic in MECHANICS.items() if mechanic.everywhere}
         return found | {name: replace(MECHANICS[name], default=default) for name, default in self.own.items()}
 
@@ -88,11 +87,7 @@ class Arena:
         return [*(team.name for team in self.teams), *self.mechanics]
 
     def resolve(self, kwargs: Mapping[str, Any]) -> Any:
-        """The settings under keyword arguments.
-
-        Raises:
-            GraftError: an unknown name, or a value that is not allowed.
-        """
+        """The settings under keyword arguments. Raises GraftError: an unknown name, or a value that is not allowed."""
         for name in kwargs:
             if name not in self.options:
                 raise unknown(f"keyword of {self.id}", name, self.options)
@@ -119,7 +114,6 @@ class Arena:
 
 
 def _range(game: str, team: str, size: Any) -> tuple[int, int]:
-    """The range of a team's size, both ends included."""
     ends = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(ends) != 2 or not all(type(n) is int for n in ends) or not 1 <= ends[0] <= ends[1] <= LARGEST:
         raise GraftError(

@@ -1,7 +1,4 @@
-"""The compiled loops over a batch of arenas. `begin`, `advance` and `paint` stand for the rules that they serve.
-
-These are templates: `specialise` puts the rules in the place of the three names below.
-"""
+"""Compiled loops over a batch of arenas: templates, into which `specialise` puts `begin`, `advance` and `paint`."""
 
 from __future__ import annotations
 
@@ -41,13 +38,10 @@ def step_batch(
     terminated: Any,
     winner: Any,
 ) -> int:
-    """One step of every environment; returns how many agents' episodes ended.
+    """One step of every environment; returns how many agents' episodes ended. See `engine.kernel.step_batch`.
 
     Args:
-        actions: (N, A) int64, indices of the action schema; those of the dead are ignored.
-        waiting: (N,) bool, in and out: environments that next-step autoreset resets at this call.
-        same_step: reset ended environments at once, and put the last observations of agents that ended into
-            ``final_obs``; else these stay in ``obs``.
+        actions: (N, A) int64; those of the dead are ignored.
         obs, final_obs: (N, A, C, H, W) uint8, written here; zeros for agents that are not in play.
         rewards: (N, A) float64. terminated: (N, A) bool, whether an agent died or the game was decided.
         winner: (N,) int8, -1 while the game goes on, -2 for a draw, else the team that won.

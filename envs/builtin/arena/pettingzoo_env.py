@@ -25,11 +25,11 @@ Obs = NDArray[np.uint8]
 
 
 class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZoo has no types
-    """One arena: the batch engine with a batch of one, whose agents leave ``agents`` as they die.
+    """One arena; agents leave ``agents`` as they die.
 
-    With sizes that change, every slot is among ``agents`` after a reset, since PettingZoo wants to see each possible
-    agent end: a slot that is not in play sees zeros, has ``{"alive": False}`` as its info, and is terminated by the
-    first step. ``infos`` of the step that decides the game hold the ``winner``: the name of a team, or ``draw``.
+    Where sizes change, every slot is among ``agents`` after a reset, as PettingZoo requires: a slot that is not in
+    play has zeros as observation and ``{"alive": False}`` as info, and ends in the first step. ``infos`` of the
+    step that decides the game hold the ``winner``: the name of a team, or ``draw``.
 
     Args:
         game: its short name. render_mode: None, ``"rgb_array"`` or ``"ansi"``.
@@ -46,7 +46,7 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
     }
 
     def __init__(self, game: str = "pursuit", render_mode: str | None = None, **options: Any) -> None:
-        first = int(np.random.default_rng().integers(2**31))  # of environments that nobody seeds, which must differ
+        first = int(np.random.default_rng().integers(2**31))  # unseeded environments must differ
         self._batch = ArenaBatch(game, 1, first, AutoresetMode.NEXT_STEP, render_mode, **options)
         self.render_mode = render_mode
         self._places = {
@@ -63,17 +63,14 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
         self.state_space = gym.spaces.Box(0, 1, self._batch.board().shape[1:], np.uint8)
 
     def observation_space(self, agent: str) -> gym.Space[Obs]:
-        """Planes of zeros and ones, (7, 9, 9): the cells around the agent."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> gym.Space[int]:
-        """noop, up, down, left, right and act, which does nothing here."""
         return self.action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Obs], dict[str, dict[str, Any]]]:
-        """A fresh episode; ``options`` are ignored, as there are none."""
         obs, alive, _ = self._batch.reset(seed)
         self.agents = list(self.possible_agents)
         infos: dict[str, dict[str, Any]] = {
@@ -84,7 +81,7 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
     def step(
         self, actions: dict[str, int]
     ) -> tuple[dict[str, Obs], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """One step: every agent in ``agents`` acts; those that die, or whose game is decided, end in it."""
+        """One step: every agent in ``agents`` acts; those that die, or whose game is decided, end."""
         chosen = {team: np.zeros((1, len(its)), np.int64) for team, its in self._batch.teams.items()}
         for agent in self.agents:
             team, k = self._places[agent]
@@ -109,7 +106,6 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
         )
 
     def _of(self, obs: dict[str, NDArray[Any]]) -> dict[str, Obs]:
-        """Observations of those that are in ``agents``."""
         return {agent: obs[team][0, k] for agent, (team, k) in self._places.items() if agent in self.agents}
 
     def state(self) -> Obs:

@@ -1,8 +1,4 @@
-"""State of a batch of arenas, and what the rules do with it: walking, looking for neighbours, finding a free cell.
-
-Random numbers come from `state`, whose compiled functions need no more of a state than its field ``rng``:
-what draws them here takes any state.
-"""
+"""State of a batch of arenas, and functions for the rules: walking, counting neighbours, finding a free cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent of an arena sees: the cells around it, in the same planes whatever the game and the team."""
+"""The observation of an agent of an arena: the cells around it, in the same planes for all games and teams."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCHEMA = planes_schema(THINGS, 2 * RADIUS + 1)
 
 @jit
 def paint(s: State, i: int, a: int, p: Any, planes: Any) -> None:
-    """Write what agent ``a`` sees within ``p.sight`` cells into ``planes`` (C, 2 RADIUS + 1, ...) of zeros."""
+    """Write the observation of agent ``a``, ``p.sight`` cells far, into ``planes`` (C, 2 RADIUS + 1, ...) of zeros."""
     row, column = s.place[i, a, 0], s.place[i, a, 1]
     for y in range(-p.sight, p.sight + 1):
         for x in range(-p.sight, p.sight + 1):

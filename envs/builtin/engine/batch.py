@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -18,6 +19,24 @@ from graft.envs.core.task import TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
+
+LARGE = 1 << 19
+"""Numbers in observations from which on their memory is reused: fresh memory costs page faults in every step."""
+
+POOLED = 4
+"""Arrays whose memory is kept."""
+
+
+class _PooledMemory:
+    """Memory of one array, which goes back to ``pool`` when the array and its views are gone."""
+
+    def __init__(self, pool: list[NDArray[Any]], shape: tuple[int, ...], dtype: str) -> None:
+        self._pool, self._array = pool, pool.pop() if pool else np.empty(shape, dtype)
+        self.__array_interface__ = self._array.__array_interface__
+
+    def __del__(self) -> None:
+        if len(self._pool) < POOLED:
+            self._pool.append(self._array)
 
 
 class GameVectorEnv(TaskVectorEnv):
@@ -51,6 +70,8 @@ class GameVectorEnv(TaskVectorEnv):
         self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
         self.render_mode = check_mode(game, render_mode)
         self._set_schemas(num_envs, self._game.observation_schema(view), ACTIONS)
+        self._pool: list[NDArray[Any]] = []
+        self._large = num_envs * math.prod(self.observation_schema.shape) >= LARGE
         self._first_seed = seed
         self._seeded = False
         self._state = new_state(num_envs, self._game.movers, self._game.memo)
@@ -77,17 +98,19 @@ class GameVectorEnv(TaskVectorEnv):
         return np.zeros((self.num_envs, *self._game.planes.shape), np.uint8)
 
     def _shown(self, planes: NDArray[np.uint8], of: NDArray[np.int64], last: int = 0) -> NDArray[Any]:
-        """What the agent sees of the painted planes of environments ``of``, which may be changed or given away."""
+        """The observation of environments ``of`` from their painted planes, which may be overwritten."""
         if self._disturbed:
             distort(self._state, self._settings, planes, of, last)
         if self._show is None:
             return planes
-        seen = np.empty((len(of), *self.observation_schema.shape), self.observation_schema.dtype)
+        shape, dtype = (len(of), *self.observation_schema.shape), self.observation_schema.dtype
+        reused = len(of) == self.num_envs and self._large
+        seen = np.asarray(_PooledMemory(self._pool, shape, dtype)) if reused else np.empty(shape, dtype)
         self._show(planes, seen)
         return seen
 
     def _last_seen(self, ended: NDArray[np.bool_]) -> NDArray[Any]:
-        """Last observations of the episodes that ended; elsewhere whatever was left over."""
+        """Last observations of the episodes that ended; other rows are not set."""
         shape, of = (self.num_envs, *self.observation_schema.shape), np.flatnonzero(ended)
         seen = np.empty(shape, self.observation_schema.dtype)
         seen[of] = self._shown(self._final[of], of, 1)
@@ -135,9 +158,7 @@ class GameVectorEnv(TaskVectorEnv):
         return self._shown(planes, self._everyone), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """A frame of each board as it truly is, whatever view, mirror, fog or noise the agent sees it through.
-
-        Under same-step autoreset an environment that ended already shows its next episode. Nothing of the game changes.
+        """Each board without view, mirror, fog or noise; after a same-step autoreset, of the next episode.
 
         Returns:
             N pictures (H, W, 3) uint8 under ``rgb_array``, N texts of a line a row under ``ansi``; None without a mode.
@@ -157,11 +178,9 @@ class GameVectorEnv(TaskVectorEnv):
     savable = True
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Copies of everything that the future of the batch depends on."""
         return copies(self._arrays())
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Go back to a state of `save_state`, of a batch of the same game and size."""
         restore_arrays(self._arrays(), saved)
         self._seeded = True
 
@@ -184,7 +203,6 @@ class GameEnv(gym.Env[NDArray[Any], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """A fresh episode."""
         super().reset(seed=seed)
         if seed is None and not self._batch._seeded:
             seed = int(self.np_random.integers(2**31))
@@ -192,7 +210,6 @@ class GameEnv(gym.Env[NDArray[Any], np.int64]):
         return obs[0], infos
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """One step; after an episode has ended, call `reset`."""
         obs, rewards, terminated, truncated, infos = self._batch.step(np.array([action]))
         return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), infos
 

@@ -1,8 +1,7 @@
-"""Numba compilation with a disk cache that notices when any rule it was built from has changed.
+"""Numba compilation with a disk cache whose key covers the sources of all rules that are compiled together.
 
-Numba alone looks only at the file that holds the compiled function, not at the files of the functions it calls,
-so its cache can serve yesterday's rules. Here the cache folder's name is a hash of which rules are compiled together,
-of the engine's sources, and of every source file in the folders of the rules.
+Numba's own key covers only the file of the compiled function, not those of the functions that it calls. Here the cache
+folder's name is a hash of the rules, the engine's sources, and every source file in the folders of the rules.
 """
 
 from __future__ import annotations

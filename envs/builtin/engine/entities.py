@@ -1,4 +1,4 @@
-"""What can stand on a board: names, attributes and looks, shared by all built-in games, so that they can transfer."""
+"""What can stand on a board: names, attributes and looks, shared by all built-in games."""
 
 from __future__ import annotations
 

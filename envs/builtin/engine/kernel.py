@@ -1,7 +1,4 @@
-"""The compiled loops over a batch. `begin`, `advance` and `paint` stand for the rules of the game they serve.
-
-These are templates: `specialise` puts a game's rules in the place of the three names below.
-"""
+"""Compiled loops over a batch of games: templates, into which `specialise` puts `begin`, `advance` and `paint`."""
 
 from __future__ import annotations
 
@@ -130,12 +127,7 @@ def delayed_reward(s: State, i: int, reward: float, delay: int, over: bool) -> f
 
 @standalone
 def distort(s: State, p: Any, planes: Any, of: Any, last: int) -> None:
-    """What stands between the board and the player's eyes: mirror, fog and noise, on painted planes (n, C, H, W).
-
-    Args:
-        of: whose they are, (n,).
-        last: whether these are last observations of episodes (`side_stream`).
-    """
+    """Mirror, fog and noise on planes (n, C, H, W) of environments ``of`` (n,); ``last`` as of `side_stream`."""
     for k in range(of.size):
         if p.mirror:
             mirror(planes[k])
@@ -184,9 +176,8 @@ def apply_fog(planes: Any, radius: int) -> None:
 def flip_cells(s: State, i: int, share: float, last: int, planes: Any) -> None:
     """Flip each cell of the planes (C, H, W) but the player's with probability ``share``, to one part in 32,768.
 
-    A random number serves four cells, one with each of its quarters: a quarter's upper bit is set, ``share`` is taken
-    away, and where that clears the bit the cell is flipped. The four are then written as one word. Nothing is drawn
-    from the stream, so noise changes nothing about a level.
+    A random number serves four cells, one with each 16-bit quarter: a quarter's upper bit is set, ``share`` is
+    subtracted, and where that clears the bit the cell is flipped. Noise draws from a side stream: levels do not change.
     """
     key = side_stream(s, i, last)  # once: to the compiler, what is written below could be the state
     words = planes.reshape(-1).view(np.uint32)

@@ -1,4 +1,4 @@
-"""Every mechanic of the built-in games, declared once: name, range, meaning. A game says which of them it has."""
+"""The mechanics of the built-in games: name, range, meaning. A game says which of them it has."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Mechanic:
 
     @property
     def range(self) -> str:
-        """For people: ``0 to 0.4``, ``true or false``, ``random, patrol or chase``."""
+        """As text: ``0 to 0.4``, ``true or false``, ``random, patrol or chase``."""
         if isinstance(self.default, bool):
             return "true or false"
         if self.choices:
@@ -42,7 +42,6 @@ class Mechanic:
 
     @property
     def extremes(self) -> tuple[Value, Value]:
-        """Both ends of its range."""
         if self.choices:
             return self.choices[0], self.choices[-1]
         kind = type(self.default)
@@ -66,7 +65,6 @@ class Mechanic:
         return kind(value)
 
     def code(self, value: Value) -> float | int | bool:
-        """``value`` as the rules see it."""
         return self.choices.index(value) if isinstance(value, str) else value
 
 
@@ -85,19 +83,10 @@ MECHANICS = {
             "fog", "cells further than this from the player are not shown; 0 for no fog", 0, 0, 9, everywhere=True
         ),
         Mechanic(
-            "noise",
-            "chance of each cell of the planes but the player's to be wrong",
-            0.0,
-            0.0,
-            0.2,
-            everywhere=True,
+            "noise", "chance of each cell of the planes but the player's to be wrong", 0.0, 0.0, 0.2, everywhere=True
         ),
         Mechanic("wrap", "no border: who leaves on one side comes back on the other", False),
-        Mechanic(
-            "momentum",
-            "a second step the same way covers two cells; in Race a slide lasts",
-            False,
-        ),
+        Mechanic("momentum", "a second step the same way covers two cells; in Race a slide lasts", False),
         Mechanic("gravity", "chance of each step that the player is pulled by one cell", 0.0),
         Mechanic("gravity_direction", "where gravity pulls", "down", choices=DIRECTIONS),
         Mechanic("enemy_speed", "share of the steps in which an enemy moves", 0.5),
@@ -108,7 +97,7 @@ MECHANICS = {
         Mechanic("projectile_speed", "cells that a shot covers in a step", 1, 1, 4),
     )
 }
-"""By name. Those that hold everywhere are at rest by default, and then leave a game as it is, draw for draw."""
+"""By name. Those of all games have no effect by default, also on random numbers."""
 
 _named: Any = namedtuple  # whose fields a type checker wants to see; these are the registry's
 Settings = _named("Settings", [*MECHANICS, "first_level", "levels"])
@@ -116,7 +105,7 @@ Settings = _named("Settings", [*MECHANICS, "first_level", "levels"])
 
 
 def of_game(own: Mapping[str, Value]) -> dict[str, Mechanic]:
-    """The mechanics of a game that has ``own`` (name -> its default there) beside those that hold everywhere."""
+    """The mechanics of a game: those of all games, and its own (name -> default)."""
     for name in own:
         if name not in MECHANICS:
             raise unknown("mechanic", name, MECHANICS)

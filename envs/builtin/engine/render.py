@@ -1,4 +1,4 @@
-"""Boards made visible for people: pictures by the painter of the pixel view, and text of glyphs."""
+"""Rendering of boards: pictures by the pixel view, and text."""
 
 from __future__ import annotations
 

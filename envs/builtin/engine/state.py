@@ -118,11 +118,7 @@ def uniform(s: State, i: int) -> float:
 
 @jit
 def side_stream(s: State, i: int, last: int) -> Any:
-    """Key of a side stream that belongs to the moment when environment i was painted; see `side_bits`.
-
-    Args:
-        last: 0 for its observation, 1 for the last one of the episode that ended.
-    """
+    """Key of a side stream for when environment i was painted: its observation (``last`` 0) or an episode's last."""
     return (s.rng[i, 0] ^ _ASIDE) + s.stamp[i, last] * _MIX_A
 
 
@@ -134,10 +130,7 @@ def side_bits(key: Any, n: int) -> Any:
 
 @jit
 def enter_level(s: State, i: int, p: Any) -> tuple[Any, Any]:
-    """Where levels are side_bits, choose one and let the stream be the level's; what to restore afterwards.
-
-    The key comes back as it was, and the counter that is to be added to the level's.
-    """
+    """Choose a level, if they are numbered, and switch to its stream; returns what to restore: key and counter."""
     key, counter = s.rng[i, 0], s.rng[i, 1]
     if p.levels == 0:
         return key, np.uint64(0)

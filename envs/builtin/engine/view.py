@@ -1,6 +1,6 @@
-"""Ways to show the same board: the seam that the files of `views` fill.
+"""Views of a board: what the files of `views` register.
 
-The rules paint planes (N, C, SIZE, SIZE) of zeros and ones, the player's first; every other view is made of these.
+Rules paint planes (N, C, SIZE, SIZE) of zeros and ones, the player's first; every other view is made of these.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from graft.envs.builtin.engine.entities import ENTITIES
 from graft.envs.builtin.engine.state import SIZE
 from graft.envs.core.registry import Registry
-from graft.envs.core.schema import ObservationSchema
+from graft.envs.core.schema import ObservationSchema, uint8_schema
 
 Show = Callable[[NDArray[np.uint8], NDArray[Any]], None]
 """``(planes, out)``: writes the view of every board into ``out`` (N, *shape)."""
@@ -26,8 +26,7 @@ class View:
     """A way to show a board.
 
     Attributes:
-        meaning: a phrase for people.
-        schema: from the names of a game's planes, the player's first.
+        meaning: a phrase for lists. schema: from the names of a game's planes, the player's first.
         show: ``(names, palette) -> Show``; None where the planes themselves are shown.
     """
 
@@ -41,13 +40,5 @@ VIEWS: Registry[View] = Registry("view", "graft.envs.builtin.views")
 
 def planes_schema(names: tuple[str, ...], size: int = SIZE) -> ObservationSchema:
     """Planes of zeros and ones, (C, size, size)."""
-    count = len(names)
-    return ObservationSchema(
-        kind="planes",
-        names=names,
-        attributes=tuple(tuple(sorted(ENTITIES[name].attributes)) for name in names),
-        shape=(count, size, size),
-        dtype="uint8",
-        low=(0.0,) * count,
-        high=(1.0,) * count,
-    )
+    attributes = tuple(tuple(sorted(ENTITIES[name].attributes)) for name in names)
+    return uint8_schema("planes", names, (len(names), size, size), 1, attributes)

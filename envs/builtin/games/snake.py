@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from graft.envs.builtin.engine.compile import jit
-from graft.envs.builtin.engine.game import GAMES, Game
+from graft.envs.builtin.engine.game import GAMES, Game, measured
 from graft.envs.builtin.engine.state import EMPTY, SIZE, State, below, neighbour, paint_cells, place_on_free
-from graft.envs.core.task import Bounds
 
 BODY, COIN = 1, 2
 START = 3
@@ -68,22 +67,15 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     return 0.0, False
 
 
-GAMES.add(
-    "Graft/Snake-v0",
-    Game(
-        id="Graft/Snake-v0",
-        goal="Reach coin after coin while the growing body leaves less and less room to turn.",
-        things=("player", "body", "coin"),
-        own={"wrap": False},
-        begin=begin,
-        advance=advance,
-        paint=paint_cells,
-        bounds=Bounds(
-            -0.809,
-            20.7,
-            "random: mean of 1,024 episodes (± 0.027); expert: PPO from scratch for 2M env steps, mean of 1,024 "
-            "episodes (± 0.4); graft reference Graft/Snake-v0",
-        ),
-        memo=CELLS + 2,
-    ),
+GAME = Game(
+    id="Graft/Snake-v0",
+    goal="Reach coin after coin while the growing body leaves less and less room to turn.",
+    things=("player", "body", "coin"),
+    own={"wrap": False},
+    begin=begin,
+    advance=advance,
+    paint=paint_cells,
+    bounds=measured(-0.809, 20.7, "1,024", "0.027", "0.4", "Graft/Snake-v0"),
+    memo=CELLS + 2,
 )
+GAMES.add(GAME.id, GAME)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graft.envs.builtin.engine.compile import standalone
+from graft.envs.builtin.engine.kernel import player_cell
 from graft.envs.builtin.engine.state import SIZE
 from graft.envs.builtin.engine.view import VIEWS, View, planes_schema
 from graft.envs.core.schema import ObservationSchema
@@ -23,11 +24,7 @@ def crop(planes: Any, out: Any) -> None:
     """The cells around the player, (N, C + 1, 2 RADIUS + 1, ...); the last plane says what is off the board."""
     side, last = 2 * RADIUS + 1, planes.shape[1]
     for i in range(planes.shape[0]):
-        row, column = 0, 0
-        for r in range(SIZE):
-            for k in range(SIZE):
-                if planes[i, 0, r, k]:
-                    row, column = r, k
+        row, column = player_cell(planes[i, 0])
         out[i] = 0
         for y in range(side):
             for x in range(side):

@@ -6,6 +6,7 @@ from typing import Any
 
 from graft.envs.builtin.engine.compile import standalone
 from graft.envs.builtin.engine.entities import ENTITIES
+from graft.envs.builtin.engine.kernel import player_cell
 from graft.envs.builtin.engine.state import SIZE
 from graft.envs.builtin.engine.view import VIEWS, View
 from graft.envs.core.schema import ObservationSchema
@@ -32,11 +33,7 @@ def schema(names: tuple[str, ...]) -> ObservationSchema:
 def measure(planes: Any, out: Any) -> None:
     """Features (N, 4 C), as `FEATURES` of each plane; offsets from the player in shares of the board."""
     for i in range(planes.shape[0]):
-        row, column = 0, 0
-        for r in range(SIZE):
-            for k in range(SIZE):
-                if planes[i, 0, r, k]:
-                    row, column = r, k
+        row, column = player_cell(planes[i, 0])
         for c in range(planes.shape[1]):
             nearest, near_r, near_k, count = 4 * SIZE, 0, 0, 0
             for r in range(SIZE):

@@ -10,7 +10,7 @@ from graft.envs.builtin.engine.compile import standalone
 from graft.envs.builtin.engine.entities import ENTITIES, PALETTES, SPRITE
 from graft.envs.builtin.engine.state import SIZE
 from graft.envs.builtin.engine.view import VIEWS, Show, View
-from graft.envs.core.schema import ObservationSchema
+from graft.envs.core.schema import ObservationSchema, uint8_schema
 
 PIXELS = 64
 """Rows and columns of the picture: SIZE cells of SPRITE pixels, and a margin."""
@@ -20,8 +20,7 @@ MARGIN = (PIXELS - SIZE * SPRITE) // 2
 
 def schema(names: tuple[str, ...]) -> ObservationSchema:
     """(3, PIXELS, PIXELS), whatever the game."""
-    colours = ("red", "green", "blue")
-    return ObservationSchema("pixels", colours, ((),) * 3, (3, PIXELS, PIXELS), "uint8", (0.0,) * 3, (255.0,) * 3)
+    return uint8_schema("pixels", ("red", "green", "blue"), (3, PIXELS, PIXELS), 255)
 
 
 @standalone

@@ -108,15 +108,13 @@ def advance(s: State, i: int, actions: Any, p: Any, rewards: Any) -> int:
     return 0 if s.score[i, 0] > s.score[i, 1] else 1
 
 
-ARENAS.add(
-    "gather",
-    Arena(
-        name="gather",
-        id="Graft/TeamGather-v0",
-        goal="Collect more coins than the other team, or be the only one alive: whoever is outnumbered dies.",
-        teams=(Team("reds", "red", 3), Team("blues", "blue", 3)),
-        begin=begin,
-        advance=advance,
-        own={"coins": 12, "fights": True},
-    ),
+ARENA = Arena(
+    name="gather",
+    id="Graft/TeamGather-v0",
+    goal="Collect more coins than the other team, or be the only one alive: whoever is outnumbered dies.",
+    teams=(Team("reds", "red", 3), Team("blues", "blue", 3)),
+    begin=begin,
+    advance=advance,
+    own={"coins": 12, "fights": True},
 )
+ARENAS.add(ARENA.name, ARENA)

@@ -39,7 +39,7 @@ def catch(s: State, i: int, p: Any, rewards: Any) -> int:
 
 @jit
 def advance(s: Any, i: int, actions: Any, p: Any, rewards: Any) -> int:
-    """The prey move, then the hunters, so that nobody slips through; either may bring a prey into reach.
+    """The prey move, then the hunters; either may bring a prey into reach.
 
     A hunter's return is the share of the prey that its team catches, a prey's the share of the time that it lasts,
     less 1 if it is caught in the end: both are on one scale, whatever the sizes of the teams.
@@ -66,16 +66,14 @@ def advance(s: Any, i: int, actions: Any, p: Any, rewards: Any) -> int:
     return PREY if s.clock[i] >= p.max_steps else -1
 
 
-ARENAS.add(
-    "pursuit",
-    Arena(
-        name="pursuit",
-        id="Graft/Pursuit-v0",
-        goal="Hunters win by catching every prey before the time is up, prey by lasting.",
-        teams=(Team("hunters", "hunter", 3), Team("prey", "prey", (1, 4))),
-        begin=begin,
-        advance=advance,
-        own={"max_steps": 100, "catchers": 1, "reach": 0, "prey_speed": 1.0},
-        hunts=True,
-    ),
+ARENA = Arena(
+    name="pursuit",
+    id="Graft/Pursuit-v0",
+    goal="Hunters win by catching every prey before the time is up, prey by lasting.",
+    teams=(Team("hunters", "hunter", 3), Team("prey", "prey", (1, 4))),
+    begin=begin,
+    advance=advance,
+    own={"max_steps": 100, "catchers": 1, "reach": 0, "prey_speed": 1.0},
+    hunts=True,
 )
+ARENAS.add(ARENA.name, ARENA)

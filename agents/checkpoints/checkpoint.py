@@ -76,10 +76,7 @@ class Checkpoint:
         return network
 
     def save(self, folder: Path) -> str:
-        """Write to ``folder`` atomically and return the checkpoint's id.
-
-        The new folder is written under a temporary name and renamed; an old one is ``<name>.previous`` until then.
-        """
+        """Write to ``folder`` atomically (an old one is ``<name>.previous`` meanwhile); returns the checkpoint's id."""
         files = {
             f"{part}.safetensors": save_tensors({n: t.contiguous() for n, t in tensors.items()})
             for part, tensors in {WEIGHTS: self.tensors, **self.parts}.items()
@@ -113,11 +110,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path | str) -> Checkpoint:
-        """Read ``folder`` and check every hash.
-
-        Raises:
-            GraftError: no checkpoint, a file missing, truncated or altered, or another format version.
-        """
+        """Read ``folder``; raises GraftError for a missing, truncated or altered file, or another format version."""
         folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
             folder = _previous(folder)
@@ -134,8 +127,7 @@ class Checkpoint:
         return cls(
             network=NetworkConfig.from_json(manifest["network"]),
             schemas=Schemas(
-                ObservationSchema.from_json(manifest["observation"]),
-                ActionSchema.from_json(manifest["action"]),
+                ObservationSchema.from_json(manifest["observation"]), ActionSchema.from_json(manifest["action"])
             ),
             task=Task.from_json(manifest["task"]),
             tensors=groups.pop(WEIGHTS),

@@ -45,7 +45,6 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, held: dict[str, torch.Te
 
 
 def restore_freezing(policy: torch.nn.Module, trains: list[str], frozen: Mapping[str, int]) -> None:
-    """Inverse of `freezing`."""
     for name, module in policy.named_modules():
         if isinstance(module, Encoder):
             module.frozen_blocks = frozen[name]

@@ -39,17 +39,12 @@ class Savable(Protocol):
     def save(self) -> SavedState:
         """The state, not necessarily copied: it is written before training goes on."""
 
-    def restore(self, saved: SavedState) -> None:
-        """Restore a state of `save`."""
+    def restore(self, saved: SavedState) -> None: ...
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training between two rollouts.
-
-    Attributes:
-        env_steps: taken so far. seconds: wall-clock time spent so far, over all runs. parts: states by part.
-    """
+    """A training between two rollouts: env steps and wall-clock seconds so far, over all runs, and states by part."""
 
     env_steps: int
     seconds: float

@@ -16,8 +16,7 @@ from graft.agents.checkpoints.learner_state import arrays, tensors
 from graft.agents.checkpoints.snapshot import Savable, SavedState, Snapshot, Snapshots
 from graft.errors import GraftError
 
-LARGEST_SHARE = 0.05
-"""Most of the time that snapshots take; large ones (replay buffers) are taken less often."""
+LARGEST_SHARE = 0.05  # most of the time that snapshots take; large ones (replay buffers) are taken less often
 
 
 class SavesArrays(Protocol):
@@ -26,8 +25,7 @@ class SavesArrays(Protocol):
     def save_state(self) -> dict[str, NDArray[Any]]:
         """The state, copied."""
 
-    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        """Restore a state of `save_state`."""
+    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None: ...
 
 
 class EnvState:
@@ -71,9 +69,9 @@ class Snapshotter:
     """Saves and restores a training.
 
     Args:
-        snapshots: where and when; None for no snapshots.
-        parts: of the training, by name; None where some can't be saved, such as environments other than the built-in
-            games: then no snapshot is taken, and the training always starts at the beginning.
+        snapshots: where and when; None for none.
+        parts: of the training, by name; None where some can't be saved (environments other than the built-in games):
+            then no snapshot is taken.
     """
 
     def __init__(self, snapshots: Snapshots | None, parts: Mapping[str, Savable] | None) -> None:
@@ -87,15 +85,9 @@ class Snapshotter:
         return time.perf_counter() - self._start
 
     def resume(self) -> None:
-        """Restore the latest snapshot, if there is one.
-
-        Raises:
-            GraftError: it does not fit this training; it is removed.
-        """
-        snapshot = self._snapshots.latest() if self._snapshots else None
-        if snapshot is None:
+        """Restore the latest snapshot, if there is one; raises GraftError for one that does not fit, and removes it."""
+        if self._snapshots is None or (snapshot := self._snapshots.latest()) is None:
             return
-        assert self._snapshots is not None
         try:
             for name, part in self._parts.items():
                 part.restore(snapshot.parts[name])

@@ -40,7 +40,6 @@ class Stem(NamedTuple):
 
     @classmethod
     def of(cls, name: str, group: int, schema: ObservationSchema, dim: int = 1) -> Stem:
-        """The stem of an encoder that reads ``schema``."""
         return cls(name, group, schema.names, schema.attributes, schema.shape[1:], dim)
 
 
@@ -51,8 +50,7 @@ class Encoder(nn.Module):
     schema, then keyword options with defaults, which an experiment's config may set.
     """
 
-    kinds: tuple[str, ...] = ()
-    """Observation kinds it accepts."""
+    kinds: tuple[str, ...] = ()  # observation kinds it accepts
 
     default_for: tuple[str, ...] = ()
     """Observation kinds whose default encoder it is."""
@@ -92,11 +90,7 @@ class Encoder(nn.Module):
         return self.suffix(obs, 0)
 
     def freeze(self, depth: int | None = None) -> None:
-        """Freeze the first ``depth`` blocks (None: all): no gradients, always eval mode.
-
-        Raises:
-            GraftError: a depth that this encoder does not have.
-        """
+        """Freeze the first ``depth`` blocks (None: all; GraftError for too many): no gradients, always eval mode."""
         depth = len(self.blocks) if depth is None else depth
         if not 0 <= depth <= len(self.blocks):
             raise GraftError(
@@ -152,11 +146,7 @@ ENCODERS: Registry[type[Encoder]] = Registry("encoder", "graft.agents.networks.e
 
 
 def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, Any]) -> Encoder:
-    """The encoder ``name`` for observations of ``schema``.
-
-    Raises:
-        GraftError: an unknown encoder or option, a value of another type, or an observation that it cannot take.
-    """
+    """The encoder ``name``; raises GraftError for an unknown name or option, a wrong type, or an unfit observation."""
     kind = ENCODERS[name]
     if schema.kind not in kind.kinds:
         fitting = [n for n, e in ENCODERS.items() if schema.kind in e.kinds]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,13 +12,12 @@ from torch import nn
 from graft.agents.networks.policy_network import PolicyHead, PolicyNetwork, ValueHead
 from graft.errors import GraftError
 
-SCALE_RANGE = (0.01, 0.1)
-"""Initial values of the learned scalars; "a variety of random small values" in Rusu et al."""
+SCALE_RANGE = (0.01, 0.1)  # initial values of the learned scalars; "a variety of random small values" in Rusu et al
 
 Trace = dict[str, list[torch.Tensor]]
 """A column's activations: ``encoder``, ``policy``, ``value`` -> outputs of the blocks (of heads: the hidden layers)."""
 
-_ACTIVATIONS = nn.ReLU.__module__
+CELLS = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
 
 
 class Lateral(nn.Module):
@@ -43,16 +42,8 @@ class Lateral(nn.Module):
         if isinstance(layer, nn.Conv2d):
             self.project = nn.Conv2d(sum(inputs), width, 1)
             # The same cells as W's, so that outputs can be added; W has the bias.
-            self.out = nn.Conv2d(
-                width,
-                layer.out_channels,
-                kernel_size=layer.kernel_size,  # type: ignore[arg-type]
-                stride=layer.stride,  # type: ignore[arg-type]
-                padding=layer.padding,  # type: ignore[arg-type]
-                dilation=layer.dilation,  # type: ignore[arg-type]
-                padding_mode=layer.padding_mode,
-                bias=False,
-            )
+            cells: dict[str, Any] = {name: getattr(layer, name) for name in CELLS}
+            self.out = nn.Conv2d(width, layer.out_channels, bias=False, **cells)
         else:
             self.project = nn.Linear(sum(inputs), width)
             self.out = nn.Linear(width, layer.out_features, bias=False)
@@ -120,10 +111,8 @@ def run_column(
 def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace]) -> nn.ModuleDict:
     """Laterals into every block but the encoder's first, and into the output layers; from torch's random numbers.
 
-    Args:
-        network: the column. own, earlier: activations of any observation in it, and in each of the earlier columns.
-    Raises:
-        GraftError: a block without exactly one layer to add to, or columns that do not fit together.
+    ``own`` and ``earlier`` are activations of any observation in the column and in each earlier one. Raises GraftError
+    for a block without exactly one layer to add to, or columns that do not fit together.
     """
     laterals = nn.ModuleDict()
     for part, blocks in column_blocks(network).items():
@@ -134,7 +123,7 @@ def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace])
             layer = _weighted(block, name, network.config.encoder)
             inputs = _widths(layer, name, block_input(own, part, index), earlier, part, index)
             width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
-            nonlinear = next((m for m in block if type(m).__module__ == _ACTIVATIONS), nn.Identity())
+            nonlinear = next((m for m in block if type(m).__module__ == nn.ReLU.__module__), nn.Identity())
             laterals[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), 2**0.5)
     for key, (part, layer, gain) in output_layers(network).items():
         depth = len(own[part])

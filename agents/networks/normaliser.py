@@ -11,9 +11,7 @@ from torch import nn
 Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 """A tensor of one of several learners -> those of all, in the same order in each."""
 
-CLIP = 10.0
-"""Normalised values are clipped to this, as in Stable-Baselines3's VecNormalize."""
-
+CLIP = 10.0  # normalised values are clipped to this, as in Stable-Baselines3's VecNormalize
 EPSILON = 1e-8
 
 
@@ -25,12 +23,8 @@ class Normaliser(nn.Module):
     Before the first commit observations pass unchanged.
 
     ``running_mean``, ``running_var`` and ``running_count`` (D,): a feature that a transfer adds has its own count.
+    Where ``held``, nothing is counted in training mode either.
 
-    Attributes:
-        held: whether nothing is counted in training mode either.
-
-    Args:
-        features: D.
     Source: parallel updates as in Chan et al. 1979, over all observations since the first.
     """
 
@@ -48,7 +42,6 @@ class Normaliser(nn.Module):
         self.register_buffer("_pending", torch.zeros(3, features, dtype=torch.float64), persistent=False)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Normalised, (N, D)."""
         flat = obs.flatten(1).float()
         if self.training and not self.held:
             self._count(flat.detach().double())
@@ -86,7 +79,6 @@ def _merged(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def normalisers(module: nn.Module) -> list[Normaliser]:
-    """All normalisers in a module."""
     return [part for part in module.modules() if isinstance(part, Normaliser)]
 
 

@@ -16,14 +16,9 @@ from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
 
-Distribution = Literal["squashed", "greedy"]
-"""How actions are drawn from the heads' outputs where not by default (see `Outputs`)."""
-
-PREFIX_CHUNK = 1024
-"""Observations per forward pass in `PolicyNetwork.whole_prefix`."""
-
-LOG_STD_BOUNDS = (-20.0, 2.0)
-"""Of a squashed Gaussian, as in Stable-Baselines3."""
+Distribution = Literal["squashed", "greedy"]  # how actions are drawn where not by default (see `Outputs`)
+PREFIX_CHUNK = 1024  # observations per forward pass in `PolicyNetwork.whole_prefix`
+LOG_STD_BOUNDS = (-20.0, 2.0)  # of a squashed Gaussian, as in Stable-Baselines3
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,7 @@ class NetworkConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NetworkConfig:
         kind, parts = data.get("kind", "plain"), dict(data.get("parts", {}))
-        distribution = data.get("distribution")
-        return cls(data["encoder"], dict(data["options"]), tuple(data["head"]), kind, parts, distribution)
+        return cls(data["encoder"], dict(data["options"]), tuple(data["head"]), kind, parts, data.get("distribution"))
 
 
 class Outputs(NamedTuple):
@@ -117,10 +111,10 @@ def unscale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor
     return low + 0.5 * (actions + 1.0) * (high - low)
 
 
-def _mlp(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
+def mlp(inputs: int, hidden: tuple[int, ...], activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(inputs, width), nn.Tanh()]
+        layers += [nn.Linear(inputs, width), activation()]
         inputs = width
     return nn.Sequential(*layers)
 
@@ -136,7 +130,7 @@ class PolicyHead(nn.Module):
     ) -> None:
         super().__init__()
         width = hidden[-1] if hidden else inputs
-        self.hidden = _mlp(inputs, hidden)
+        self.hidden = mlp(inputs, hidden)
         self.out = nn.Linear(width, len(actions.names))
         self.log_std: nn.Parameter | None = None
         self.spread: nn.Linear | None = None
@@ -162,7 +156,7 @@ class ValueHead(nn.Module):
 
     def __init__(self, inputs: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.hidden = _mlp(inputs, hidden)
+        self.hidden = mlp(inputs, hidden)
         self.out = nn.Linear(hidden[-1] if hidden else inputs, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -241,19 +235,14 @@ class PolicyNetwork(nn.Module):
     ) -> torch.Tensor:
         """Actions for raw observations: (N,) indices, (N, M) indices of M choices at once, or (N, A) reals in bounds.
 
-        Raises:
-            Unstable: training has diverged.
+        Raises Unstable where training has diverged.
         """
         outputs: Outputs = self(torch.as_tensor(obs, device=self.policy.out.weight.device))
         return self.played(self.draw(outputs, generator, deterministic))
 
     @torch.no_grad()
     def draw(self, outputs: Outputs, generator: torch.Generator | None, deterministic: bool = False) -> torch.Tensor:
-        """Actions from the distribution of ``outputs``, as `act`, but box actions may be out of bounds.
-
-        Raises:
-            Unstable: training has diverged.
-        """
+        """Actions from the distribution of ``outputs``, as `act`, but box actions may be out of bounds."""
         check_finite(outputs)
         if outputs.log_std is None:
             sizes = self.schemas.action.sizes

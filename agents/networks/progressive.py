@@ -23,9 +23,7 @@ from graft.errors import GraftError
 
 KIND = "progressive"
 EARLIER = "earlier"
-
-LATERAL_STREAM = 0x1A7E4A1
-"""Seeds the laterals differently from the column."""
+LATERAL_STREAM = 0x1A7E4A1  # seeds the laterals differently from the column
 
 
 @NETWORKS.register(KIND)
@@ -98,7 +96,6 @@ class ProgressiveNetwork(PolicyNetwork):
         return torch.cat([h.flatten(1).float() for h in (obs, *seen)], 1)
 
     def suffix(self, hidden: torch.Tensor, depth: int) -> Outputs:
-        """Both heads of the newest column from the output of `prefix` at the same depth."""
         if depth == 0:
             return self._newest(hidden, self._earlier_traces(hidden))
         seen = [shape for trace in self._shapes for blocks in trace.values() for shape in blocks]
@@ -110,7 +107,6 @@ class ProgressiveNetwork(PolicyNetwork):
         return self._newest(obs, traces)
 
     def heads(self, features: torch.Tensor) -> Outputs:
-        """Raise GraftError: the heads also read the earlier columns."""
         raise GraftError("The heads of a progressive network read all its columns; call it with observations.")
 
     @torch.no_grad()

@@ -17,8 +17,7 @@ from graft.errors import GraftError
 _core: Any = _raylet  # its types leave these out
 AuthenticationTokenLoader, Config, GcsClient = _core.AuthenticationTokenLoader, _core.Config, _core.GcsClient
 
-MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
-"""Environment variables: whether Ray uses a token, and which."""
+MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"  # environment variables: whether Ray uses a token, and which
 
 
 def reload_auth() -> None:
@@ -51,9 +50,7 @@ def private_token() -> Iterator[None]:
 def cluster_token(address: str) -> Iterator[None]:
     """Use this machine's token in this block, but only if the cluster at ``address`` (HOST:PORT) demands one: else
     requests of workers without a token to this process would fail. A RAY_AUTH_MODE that is set counts instead.
-
-    Raises:
-        GraftError: the cluster demands a token, and there is none or another one; or no cluster answers.
+    Raises GraftError where the cluster demands another token than there is, or no cluster answers.
     """
     reload_auth()
     given = os.environ.get(MODE)

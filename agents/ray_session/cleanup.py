@@ -16,9 +16,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-MARK = "GRAFT_RAY_OF_RUN"
-"""Environment variable of the processes that have to end."""
-
+MARK = "GRAFT_RAY_OF_RUN"  # environment variable of the processes that have to end
 QUIET_SECONDS = 1.0
 
 

@@ -24,27 +24,18 @@ from graft.agents.training.backend import Resources
 from graft.envs.supervision.processes import ONE_THREAD, one_thread_each
 from graft.errors import GraftError
 
-OBJECT_STORE = 100 * 2**20
-"""Bytes of a launcher's own Ray: its messages are small, and Ray would take a third of the memory."""
-
-ROOM_TIMEOUT = 600.0
-"""Seconds that a training waits for room in a cluster."""
-
-QUIET_WAIT = 10.0
-"""Of these, before it says that it waits: actors that have just ended may still hold their cores."""
-
-OWN_CLUSTERS: dict[str, contextlib.ExitStack] = {}
-"""Address of a Ray that `join` has started in this process -> what ends it."""
+OBJECT_STORE = 100 * 2**20  # bytes of a launcher's own Ray, whose messages are small; Ray would take a third of RAM
+ROOM_TIMEOUT = 600.0  # seconds that a training waits for room in a cluster
+QUIET_WAIT = 10.0  # of these, before it says that it waits: actors that have just ended may still hold their cores
+OWN_CLUSTERS: dict[str, contextlib.ExitStack] = {}  # address of a Ray that `join` started here -> what ends it
 
 
 @contextlib.contextmanager
 def connected(address: str, cores: int) -> Iterator[None]:
     """Be connected to a Ray cluster in this block; the one that this process is in already counts before ``address``.
 
-    Args:
-        address: see `check_address`. cores: logical CPUs of a Ray that is started here.
-    Raises:
-        GraftError: there is no such cluster, or it can't be joined.
+    ``address``: see `check_address`; ``cores``: logical CPUs of a Ray that is started here. Raises GraftError where
+    there is no such cluster, or it can't be joined.
     """
     if ray.is_initialized():
         yield

@@ -17,11 +17,8 @@ from graft.envs.core.registry import Registry
 class Algorithm(algorithm.Algorithm):
     """An algorithm of RLlib's new API stack."""
 
-    squads: ClassVar[bool] = False
-    """Whether it can train several policies, those of a squad's teams."""
-
-    module: ClassVar[type[NetworkModule]] = NetworkModule
-    """The RLModule of learners and runners."""
+    squads: ClassVar[bool] = False  # whether it can train several policies, those of a squad's teams
+    module: ClassVar[type[NetworkModule]] = NetworkModule  # the RLModule of learners and runners
 
     @classmethod
     def siblings(cls) -> Mapping[str, type[Any]]:

@@ -16,15 +16,6 @@ from graft.agents.rllib.rollout_collector import EndedEpisodes
 from graft.agents.rllib.runner import BatchRunner, Fragment
 from graft.envs.core.faults import Faults
 
-TAGS = {
-    "policy_loss": "train/policy_gradient_loss",
-    "vf_loss_unclipped": "train/value_loss",
-    "vf_explained_var": "train/explained_variance",
-    "entropy": "train/entropy",
-    "total_loss": "train/loss",
-}
-"""RLlib's names of what a learner measures -> tags of Graft's records."""
-
 
 class AlgorithmMixin(Algorithm):
     """The backend calls ``training_step`` of these algorithms until the budget is spent.
@@ -41,7 +32,13 @@ class AlgorithmMixin(Algorithm):
     fragments: tuple[Fragment, ...] = ()
     results: tuple[Any, ...] = ()
     memory: Savable | None = None
-    tags: ClassVar[Mapping[str, str]] = TAGS
+    tags: ClassVar[Mapping[str, str]] = {
+        "policy_loss": "train/policy_gradient_loss",
+        "vf_loss_unclipped": "train/value_loss",
+        "vf_explained_var": "train/explained_variance",
+        "entropy": "train/entropy",
+        "total_loss": "train/loss",
+    }
 
     def actor_groups(self) -> tuple[EnvRunnerGroup, LearnerGroup]:
         assert self.env_runner_group is not None
@@ -49,8 +46,7 @@ class AlgorithmMixin(Algorithm):
         return self.env_runner_group, self.learner_group
 
     def sample_all(self) -> tuple[Fragment, ...]:
-        fragments: list[Fragment] = self.actor_groups()[0].foreach_env_runner(lambda runner: runner.sample())
-        return tuple(fragments)
+        return tuple(self.actor_groups()[0].foreach_env_runner(lambda runner: runner.sample()))
 
     def weights(self) -> dict[str, dict[str, Any]]:
         """Weights of the first learner's networks, by policy."""
@@ -58,17 +54,12 @@ class AlgorithmMixin(Algorithm):
         return cast(dict[str, dict[str, Any]], next(iter(learners.foreach_learner(lambda one: one.weights()))).get())
 
     def send_weights(self) -> None:
-        """From the first learner to all runners.
-
-        RLlib's own way is for updates only: it skips runners that have weights of the same version already.
-        """
-        runners, _ = self.actor_groups()
-        weights = self.weights()
+        """From the first learner to all runners; RLlib's own way skips those with weights of the same version."""
+        runners, weights = self.actor_groups()[0], self.weights()
         sent = ray.put(weights) if runners.num_remote_env_runners() else weights
         runners.foreach_env_runner(lambda runner: load_weights(runner, sent))  # type: ignore[arg-type]
 
     def faults(self) -> list[Faults]:
-        """Of each runner's environments."""
         found: list[Faults] = self.actor_groups()[0].foreach_env_runner(lambda runner: runner.faults)  # type: ignore[attr-defined]
         return found
 

@@ -134,11 +134,7 @@ def _as_squad(config: Any, network: PolicyNetwork, partners: Mapping[str, Policy
 
 
 def _plays(task: Task, network: PolicyNetwork, algorithm: Algorithm, partners: Partners) -> dict[str, str]:
-    """Team -> RLlib's module; ``network`` plays the task's team.
-
-    Raises:
-        GraftError: the algorithm cannot train several policies, or the networks do not fit the teams.
-    """
+    """Team -> RLlib's module; ``network`` plays the task's team."""
     check_algorithm(algorithm)
     mine = partners.plays[str(task.kwargs["team"])]
     plays = {team: DEFAULT_MODULE_ID if policy == mine else policy for team, policy in partners.plays.items()}

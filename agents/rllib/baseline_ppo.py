@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
@@ -42,6 +42,4 @@ def baseline_ppo(network: PolicyNetwork, task: Task, options: PPOOptions, seed: 
     config.rl_module(rl_module_spec=module_spec(network))
     config.training(**settings(options))
     config.debugging(seed=seed, log_level="ERROR")
-    made = config.build_algo()
-    assert isinstance(made, PPO)
-    return made
+    return cast(PPO, config.build_algo())

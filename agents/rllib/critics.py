@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ray.rllib.algorithms.sac.sac_learner import QF_PREDS, QF_TARGET_NEXT, QF_TWIN_PREDS
@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.apis import QNetAPI
 from torch import nn
 
 from graft.agents.networks.encoder import Encoder
-from graft.agents.networks.policy_network import check_finite
+from graft.agents.networks.policy_network import check_finite, mlp
 from graft.agents.rllib.module import TargetNetworkModule
 from graft.envs.core.schema import ActionSchema
 from graft.errors import GraftError
@@ -35,8 +35,7 @@ class Critics(nn.Module):
     def features(self, obs: torch.Tensor) -> torch.Tensor:
         """Features (N, F) of raw observations."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.shared):
-            found: torch.Tensor = self.encoder(obs)
-        return found
+            return cast(torch.Tensor, self.encoder(obs))
 
     def forward(self, features: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both estimates (N,) from features (N, F) and actions (N, A)."""
@@ -49,11 +48,7 @@ class Critics(nn.Module):
 
 def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
     """As Stable-Baselines3 makes them."""
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(inputs, width), nn.ReLU()]
-        inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, 1))
+    return nn.Sequential(*mlp(inputs, hidden, nn.ReLU), nn.Linear((inputs, *hidden)[-1], 1))
 
 
 def scale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:

@@ -22,11 +22,8 @@ from graft.agents.rllib.module import NetworkModule
 from graft.agents.training.backend import Batch, Hooks
 from graft.agents.training.learning_rates import scale_rates
 
-HOOKS = "hooks"
-"""Key of ``learner_config_dict`` under which the method's hooks are, a `Reference`."""
-
-ADAM_EPSILON = 1e-5
-"""As Stable-Baselines3 gives it to PPO (Huang et al. 2022, detail 3 of 37)."""
+HOOKS = "hooks"  # key of ``learner_config_dict`` under which the method's hooks are, a `Reference`
+ADAM_EPSILON = 1e-5  # as Stable-Baselines3 gives it to PPO (Huang et al. 2022, detail 3 of 37)
 
 
 class TransferLearner(TorchLearner):
@@ -49,9 +46,7 @@ class TransferLearner(TorchLearner):
     """What ended an update of this learner; the other learners only have torch's error of a lost connection."""
 
     def _module_of(self, policy: str) -> NetworkModule:
-        module = self.module[policy].unwrapped()
-        assert isinstance(module, NetworkModule)
-        return module
+        return cast(NetworkModule, self.module[policy].unwrapped())
 
     @property
     def network(self) -> PolicyNetwork:
@@ -82,9 +77,8 @@ class TransferLearner(TorchLearner):
         optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=ADAM_EPSILON)
         if module_id == DEFAULT_MODULE_ID:
             scale_rates(optimiser, self.network, self.hooks.rates)
-        self.register_optimizer(
-            module_id=module_id, optimizer=optimiser, params=parameters, lr_or_lr_schedule=config.lr
-        )
+        rate = config.lr
+        self.register_optimizer(module_id=module_id, optimizer=optimiser, params=parameters, lr_or_lr_schedule=rate)
 
     def _make_modules_ddp_if_necessary(self) -> None:
         """Learners average their gradients themselves."""
@@ -137,11 +131,7 @@ class TransferLearner(TorchLearner):
             raise
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
-        """The mean over all learners.
-
-        Raises:
-            Unstable: the loss is not finite; RLlib would skip such a minibatch silently.
-        """
+        """The mean over all learners; raises Unstable where the loss is not finite: RLlib would skip the minibatch."""
         if not all(bool(torch.isfinite(loss)) for loss in loss_per_module.values()):
             raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
         gradients = super().compute_gradients(loss_per_module, **kwargs)
@@ -222,10 +212,8 @@ class TransferLearner(TorchLearner):
         self.hooks.state.restore(saved)
 
     def weights(self) -> dict[str, dict[str, Any]]:
-        networks = self.networks.items()
-        return {
-            policy: {name: t.detach().cpu().numpy() for name, t in n.state_dict().items()} for policy, n in networks
-        }
+        states = {policy: network.state_dict() for policy, network in self.networks.items()}
+        return {policy: {name: t.detach().cpu().numpy() for name, t in s.items()} for policy, s in states.items()}
 
     def random_state(self) -> RandomState:
         return RandomState(torch.device(self.device))

@@ -116,8 +116,7 @@ class NetworkModule(TorchRLModule, ValueFunctionAPI):
         if isinstance(embeddings, torch.Tensor):
             return embeddings
         with torch.no_grad():
-            values: torch.Tensor = self.network(batch[Columns.OBS]).value
-        return values
+            return cast(torch.Tensor, self.network(batch[Columns.OBS]).value)
 
 
 class TargetNetworkModule(NetworkModule, TargetNetworkAPI):
@@ -127,7 +126,6 @@ class TargetNetworkModule(NetworkModule, TargetNetworkAPI):
 
     @property
     def online(self) -> nn.Module:
-        """What the target is a copy of."""
         return self.network
 
     def make_target_networks(self) -> None:

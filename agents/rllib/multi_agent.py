@@ -34,8 +34,7 @@ from graft.envs.supervision.restarts import derived_seed
 from graft.errors import GraftError, unknown
 
 SETTINGS = ("task", "seed", "render_mode", "worker_index")
-MOST_IDLE_STEPS = 10_000
-"""Most steps of the opponents until a learning agent is in play."""
+MOST_IDLE_STEPS = 10_000  # most steps of the opponents until a learning agent is in play
 
 Obs = dict[Any, Array]
 Rewards = dict[Any, float]
@@ -154,9 +153,12 @@ class SquadGame(MultiAgentEnv):
             GraftError: other actions, an episode that is over, or an agent that comes back after its end.
             TooManyFaults: more than the task allows.
         """
-        acted = [] if self._over else self._in_play()
-        if self._over or set(acted) != set(action_dict):
-            raise self._refusal(acted, action_dict)
+        if self._over:
+            raise GraftError("No episode is going on; call reset before the next step.")
+        acted = self._in_play()
+        if set(acted) != set(action_dict):
+            listed = ", ".join(map(str, action_dict)) or "none"
+            raise GraftError(f"A step takes one action of each of {', '.join(acted)}; these acted: {listed}.")
         found = self._squad.step(self._actions(action_dict))
         self._seen, rewards, terminated, truncated, self._alive, infos = found
         died = {agent: bool(terminated[0, self._slots[agent]]) for agent in acted}
@@ -190,12 +192,6 @@ class SquadGame(MultiAgentEnv):
                 f"PettingZoo wants a new name for such an agent."
             )
         self._episode_agents |= new
-
-    def _refusal(self, acted: list[str], given: Mapping[str, Any]) -> GraftError:
-        if self._over:
-            return GraftError("No episode is going on; call reset before the next step.")
-        listed = ", ".join(map(str, given)) or "none"
-        return GraftError(f"A step takes one action of each of {', '.join(acted)}; these acted: {listed}.")
 
     def _in_play(self) -> list[str]:
         return [agent for agent, a in self._slots.items() if self._alive[0, a]]

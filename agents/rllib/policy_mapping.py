@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +14,12 @@ from graft.envs.core.schema import Schemas
 from graft.envs.core.teams import schema_difference
 from graft.errors import GraftError, unknown
 
-DEFAULT_POLICY = "default_policy"
-"""RLlib takes a config whose only policy has this name for single-agent."""
+DEFAULT_POLICY = "default_policy"  # RLlib takes a config whose only policy has this name for single-agent
 
 
 @dataclass(frozen=True)
 class PolicyMapping:
-    """RLlib's ``policy_mapping_fn``, which can be pickled.
-
-    Attributes:
-        of_agent: agent -> policy. schemas: by policy.
-    """
+    """RLlib's ``policy_mapping_fn``, which can be pickled: agent -> policy, and the schemas of each policy."""
 
     of_agent: Mapping[str, str]
     schemas: Mapping[str, Schemas]
@@ -82,16 +78,10 @@ def configure_squad(
     RLlib's check of environments is switched off: it seeds every copy with 42, and without a seed all workers would go
     on from there alike.
 
-    Args:
-        game: `SquadGame`'s config. plays: as in `policy_mapping`.
-    Raises:
-        GraftError: as `SquadGame` and `policy_mapping`.
+    ``game`` is `SquadGame`'s config, ``plays`` as in `policy_mapping`; errors are those of both.
     """
-    example = SquadGame(game)
-    try:
+    with contextlib.closing(SquadGame(game)) as example:
         mapping = policy_mapping(example, plays)
-    finally:
-        example.close()
     config.environment(SquadGame, env_config=dict(game), disable_env_checking=True)
     config.multi_agent(policies=set(mapping.schemas), policy_mapping_fn=mapping)
     config.debugging(seed=seed)

@@ -50,9 +50,8 @@ class ReplayBuffer:
 
     def save(self) -> SavedState:
         held = {name: column[: self.size] for name, column in self._columns.items()}
-        return SavedState(
-            tensors(held), {"next": self._next, "size": self.size, "random": self._rng.bit_generator.state}
-        )
+        values = {"next": self._next, "size": self.size, "random": self._rng.bit_generator.state}
+        return SavedState(tensors(held), values)
 
     def restore(self, saved: SavedState) -> None:
         columns = {name: tensor.numpy() for name, tensor in saved.tensors.items()}
@@ -117,12 +116,10 @@ class TransitionRunner(BatchRunner):
     collector = TransitionCollector
 
     def columns(self, collector: RolloutCollector) -> dict[str, Array]:
-        assert isinstance(collector, TransitionCollector)
-        return collector.transitions()
+        return cast(TransitionCollector, collector).transitions()
 
     def sample_transitions(self, at_random: bool) -> Fragment:
         """A sample, of random actions where asked for."""
         for collector in self.collectors.values():
-            assert isinstance(collector, TransitionCollector)
-            collector.at_random = at_random
+            cast(TransitionCollector, collector).at_random = at_random
         return self.sample()

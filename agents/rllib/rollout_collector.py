@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -89,8 +89,7 @@ class Rollout(NamedTuple):
 
     def columns(self, last_values: Array, gamma: float, gae_lambda: float) -> dict[str, Array]:
         """By RLlib's names, the steps of rows in play; ``last_values`` (N,): of the states after the last step."""
-        after = np.concatenate([self.values[1:], last_values[None]])
-        after = np.where(self.dones, self.last, after)
+        after = np.where(self.dones, self.last, np.concatenate([self.values[1:], last_values[None]]))
         gained = advantages(self.rewards, self.values, after, self.dones, gamma, gae_lambda)
         arrays = {
             Columns.OBS: self.obs,
@@ -158,7 +157,6 @@ class RolloutCollector:
         return network.played(actions).cpu().numpy()
 
     def record(self, result: StepResult) -> None:
-        """The result of the latest actions."""
         rollout, t = self.rollout, self._t
         self._obs, self._alive = result.obs, result.alive
         rollout.rewards[t] = result.rewards * self._scale
@@ -178,8 +176,7 @@ class RolloutCollector:
     @torch.no_grad()
     def values(self, obs: Any) -> Array:
         """Estimated returns (N,) of observations."""
-        outputs: Outputs = self.module.network(torch.as_tensor(obs, device=self._device))
-        return outputs.value.cpu().numpy()
+        return cast(Array, self.module.network(torch.as_tensor(obs, device=self._device)).value.cpu().numpy())
 
     @property
     def ended(self) -> EndedEpisodes:

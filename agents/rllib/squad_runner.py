@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -57,7 +58,6 @@ class SquadVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def faults(self) -> Faults:
-        """Of the environments, where somebody else wrote them."""
         return self.squad.faults
 
     def reset_policies(self) -> dict[str, tuple[Array, Array]]:
@@ -152,11 +152,8 @@ class SquadRunner(BatchRunner):
 
 def team_size(task: Task, plays: Mapping[str, str]) -> int:
     """Agents of the trained policy in each game."""
-    game = make_teams(task, 0)
-    try:
+    with contextlib.closing(make_teams(task, 0)) as game:
         return sum(len(its) for team, its in game.teams.items() if plays[team] == DEFAULT_MODULE_ID)
-    finally:
-        game.close()
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
@@ -168,8 +165,7 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
 def check(task: Task, plays: Mapping[str, str], networks: Mapping[str, PolicyNetwork]) -> None:
     """Raise GraftError where a policy's network does not fit its teams' schemas."""
-    games = SquadVectorEnv(task, 1, 0, plays)
-    try:
+    with contextlib.closing(SquadVectorEnv(task, 1, 0, plays)) as games:
         for policy, teams in games.teams.items():
             theirs, mine = games.schemas_of(policy), networks[policy].schemas
             if mine != theirs:
@@ -177,5 +173,3 @@ def check(task: Task, plays: Mapping[str, str], networks: Mapping[str, PolicyNet
                     f"The network that plays {teams[0]} of {task} {schema_difference(mine, theirs, teams[0])}; "
                     f"make it from that team's schemas."
                 )
-    finally:
-        games.close()

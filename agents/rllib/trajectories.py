@@ -14,9 +14,8 @@ from graft.agents.rllib.rollout_collector import Array, Rollout, RolloutCollecto
 from graft.agents.rllib.runner import BatchRunner
 
 IGNORED_LOGP = 1e4
-"""Log-probability under the behaviour policy of steps that are not learned from: their importance ratio in V-trace,
-exp(-IGNORED_LOGP), is 0. RLlib's mask leaves such a step out of the loss, but keeps its error in the return of the step
-before it."""
+"""Behaviour log-probability of steps that are not learned from, so that V-trace's importance ratio is 0: RLlib's mask
+leaves such a step out of the loss, but keeps its error in the return of the step before it."""
 
 
 def trajectory_columns(steps: Rollout, following: Array, gamma: float) -> dict[str, Array]:

@@ -24,11 +24,8 @@ class Algorithm(algorithm.Algorithm):
     ``policy_arguments``.
     """
 
-    learner_class: ClassVar[type[BaseAlgorithm]]
-    """With `graft.agents.sb3.gradients.MethodGradients` as its first base."""
-
-    policy_class: ClassVar[type[BasePolicy]]
-    """Takes ``network`` as a keyword."""
+    learner_class: ClassVar[type[BaseAlgorithm]]  # with `graft.agents.sb3.gradients.MethodGradients` as its first base
+    policy_class: ClassVar[type[BasePolicy]]  # takes ``network`` as a keyword
 
     @classmethod
     def siblings(cls) -> Mapping[str, type[Any]]:

@@ -30,8 +30,7 @@ RENAMED = {
     "time/fps": "time/env_steps_per_s",
 }
 
-RETURNS = "rollout/return_mean/"
-"""Prefix of the tag of a part's latest training returns."""
+RETURNS = "rollout/return_mean/"  # prefix of the tag of a part's latest training returns
 
 
 class RecordWriter(KVWriter):
@@ -42,16 +41,11 @@ class RecordWriter(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Keep ``train/*``, renamed tags and parts' returns; drop other counters."""
-        values = {
-            RENAMED.get(k, k): float(v)
-            for k, v in key_values.items()
-            if k in RENAMED or k.startswith(("train/", RETURNS))
-        }
-        if values:
+        kept = {k: float(v) for k, v in key_values.items() if k in RENAMED or k.startswith(("train/", RETURNS))}
+        if values := {RENAMED.get(k, k): v for k, v in kept.items()}:
             self._record(step, values)
 
-    def close(self) -> None:
-        """Nothing to close."""
+    def close(self) -> None: ...
 
 
 class TrainingCallback(BaseCallback):

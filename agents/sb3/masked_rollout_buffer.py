@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
-FIELDS = ("observations", "actions", "values", "log_probs", "advantages", "returns")
-"""Arrays of the library's buffer that minibatches are made of."""
+FIELDS = ("observations", "actions", "values", "log_probs", "advantages", "returns")  # what minibatches are made of
 
 
 class MaskedRolloutBuffer(RolloutBuffer):

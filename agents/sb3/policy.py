@@ -20,12 +20,7 @@ class NetworkPolicy(ActorCriticPolicy):
     """
 
     def __init__(
-        self,
-        observation_space: Any,
-        action_space: Any,
-        lr_schedule: Schedule,
-        network: PolicyNetwork,
-        **kwargs: Any,
+        self, observation_space: Any, action_space: Any, lr_schedule: Schedule, network: PolicyNetwork, **kwargs: Any
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], normalize_images=False, **kwargs)
         self.network = network
@@ -34,8 +29,7 @@ class NetworkPolicy(ActorCriticPolicy):
         # Frozen parameters are included: without a gradient they are skipped, and a schedule may unfreeze them.
         self.optimizer = self.optimizer_class(network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
-    def _build(self, lr_schedule: Schedule) -> None:
-        """Nothing to build: the network is given."""
+    def _build(self, lr_schedule: Schedule) -> None: ...
 
     def set_training_mode(self, mode: bool) -> None:
         self.train(mode)

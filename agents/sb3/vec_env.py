@@ -76,8 +76,7 @@ class BatchVecEnv(VecEnv):
         self.env.close()
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        inner = self.env.save_state()
-        batch = {f"batch.{name}": array for name, array in inner.items()}
+        batch = {f"batch.{name}": array for name, array in self.env.save_state().items()}
         mine = {"alive": self.alive, "returns": self._returns, "lengths": self._lengths}
         return {**batch, **{name: array.copy() for name, array in mine.items()}, **self.recent.save_state()}
 

@@ -27,8 +27,7 @@ class Algorithm:
         reward_scale: multiplies the rewards that the algorithm sees, not reported returns.
     """
 
-    distribution: ClassVar[Distribution | None] = None
-    """Of actions, by the heads' outputs (see `Outputs`)."""
+    distribution: ClassVar[Distribution | None] = None  # of actions, by the heads' outputs (see `Outputs`)
 
     num_envs: Count = 64
     reward_scale: Positive = 1.0

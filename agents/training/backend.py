@@ -15,8 +15,7 @@ from graft.agents.networks.policy_network import Unstable as Unstable
 from graft.agents.training.algorithm import Algorithm
 from graft.envs.core.task import Task
 
-Grads = dict[str, torch.Tensor]
-"""Parameter name -> gradient; a parameter without a gradient is absent."""
+Grads = dict[str, torch.Tensor]  # parameter name -> gradient; a parameter without a gradient is absent
 
 
 class Batch(NamedTuple):
@@ -26,8 +25,7 @@ class Batch(NamedTuple):
     actions: torch.Tensor
 
 
-Gradients = Callable[[Grads, PolicyNetwork, Batch], Grads]
-"""``(grads, network, batch) -> grads``, called after backward and before clipping."""
+Gradients = Callable[[Grads, PolicyNetwork, Batch], Grads]  # called after backward and before clipping
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ class Hooks:
     state: Savable | None = None
 
 
-Record = Callable[[int, Mapping[str, float]], None]
-"""``(env_steps, {tag: value})``: where a backend sends its metrics."""
+Record = Callable[[int, Mapping[str, float]], None]  # ``(env_steps, {tag: value})``: where a backend sends its metrics
 
 
 @dataclass(frozen=True)

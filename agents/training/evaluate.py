@@ -14,11 +14,8 @@ from graft.agents.networks.policy_network import PolicyNetwork
 from graft.envs.core.task import Groups, TaskVectorEnv
 from graft.errors import GraftError
 
-LONGEST_EPISODE = 30_000
-"""Most steps of an episode in an evaluation; the longest of Atari's have 27,000."""
-
-WORST = 0.1
-"""Share of the episodes that `worst_tenth` is the mean of."""
+LONGEST_EPISODE = 30_000  # most steps of an episode in an evaluation; the longest of Atari's have 27,000
+WORST = 0.1  # share of the episodes that `worst_tenth` is the mean of
 
 
 def worst_tenth(returns: NDArray[np.float64]) -> float:
@@ -100,11 +97,7 @@ def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: in
 
 
 def evaluate(
-    network: PolicyNetwork,
-    env: TaskVectorEnv,
-    episodes: int,
-    generator: torch.Generator,
-    deterministic: bool = False,
+    network: PolicyNetwork, env: TaskVectorEnv, episodes: int, generator: torch.Generator, deterministic: bool = False
 ) -> Episodes:
     """`play_episodes` with a network, in eval mode.
 
@@ -123,7 +116,6 @@ def evaluate(
 
 @contextlib.contextmanager
 def eval_mode(network: PolicyNetwork) -> Iterator[None]:
-    """Eval mode in this block."""
     was_training = network.training
     network.eval()
     try:

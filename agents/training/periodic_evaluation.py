@@ -14,11 +14,10 @@ from graft.envs.core.task import TaskVectorEnv
 from graft.envs.factory import make
 
 LOG_PERIOD = 1000
-"""Most env steps between two records, and two calls of the schedule, of algorithms that update every few steps."""
 
 
 def log_period(budget: int) -> int:
-    """Env steps between two records of such algorithms: a hundredth of the budget, at most `LOG_PERIOD`."""
+    """Env steps between two records, and calls of the schedule, of algorithms that update every few steps."""
     return max(1, min(LOG_PERIOD, budget // 100))
 
 
@@ -54,7 +53,6 @@ class PeriodicEvaluation:
         return env_steps >= self._due
 
     def evaluate(self, env_steps: int) -> None:
-        """Evaluate now, whether due or not."""
         episodes = evaluate(self._network, self._env, self._plan.episodes, self._generator, self._plan.deterministic)
         self._returns, self._means = episodes.returns.tolist(), episodes.means(self._env.groups)
         self._due += self._plan.every
@@ -62,7 +60,6 @@ class PeriodicEvaluation:
         self._record(env_steps, {**episodes.metrics(self._env.groups), **self.new_faults(), **measured})
 
     def faults(self) -> Faults:
-        """Faults of the environments of training and evaluation."""
         return sum_faults([*self._training_faults(), self._env.faults])
 
     def new_faults(self) -> dict[str, float]:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from graft.envs.core.task import Groups
 
-WINDOW = 100
-"""Episodes of each part, as in Stable-Baselines3's mean of the batch, which parts with short episodes dominate."""
+WINDOW = 100  # episodes of each part, as many as in Stable-Baselines3's mean of the batch
 
 
 class RecentReturns:

@@ -42,10 +42,7 @@ class Branches(nn.Module):
 
     def weight(self, part: str) -> nn.Parameter:
         """The linear layer's weights of a part, (F, its features)."""
-        join = self.joins[_key(part)]
-        assert isinstance(join, nn.Linear)
-        assert isinstance(join.weight, nn.Parameter)
-        return join.weight
+        return cast(nn.Parameter, self.joins[_key(part)].weight)
 
     def _pieces(self, obs: torch.Tensor) -> dict[str, torch.Tensor]:
         pieces = torch.split(obs, [math.prod(shape) for shape in self.shapes.values()], 1)
@@ -81,26 +78,17 @@ class BranchesEncoder(Encoder):
         built = {name: _branch(name, part, chosen.get(name, {}), normalise) for name, part in parts.items()}
         self.blocks = nn.ModuleList([Branches(schema, built, features)])
         self.out_dim = features
-        self.stems = tuple(
-            stem
-            for name, encoder in built.items()
-            for stem in (
-                *(
-                    s._replace(
-                        name=f"blocks.0.parts.{_key(name)}.{s.name}",
-                        names=tuple(f"{name}/{n}" for n in s.names),
-                        within=True,
-                    )
-                    for s in encoder.stems
-                ),
-                Stem(f"blocks.0.joins.{_key(name)}.weight", encoder.out_dim, (name,), ((),)),
-            )
-        )
+        stems = []
+        for name, encoder in built.items():
+            for stem in encoder.stems:
+                names = tuple(f"{name}/{n}" for n in stem.names)
+                stems.append(stem._replace(name=f"blocks.0.parts.{_key(name)}.{stem.name}", names=names, within=True))
+            stems.append(Stem(f"blocks.0.joins.{_key(name)}.weight", encoder.out_dim, (name,), ((),)))
+        self.stems = tuple(stems)
 
     @property
     def unread(self) -> tuple[str, ...]:
-        block = self.blocks[0]
-        assert isinstance(block, Branches)
+        block = cast(Branches, self.blocks[0])
         return tuple(f"blocks.0.parts.{_key(name)}." for name in block.shapes if not block.weight(name).any())
 
 

@@ -13,11 +13,7 @@ from graft.errors import GraftError
 
 
 def flat_size(blocks: nn.ModuleList, shape: tuple[int, ...]) -> int:
-    """Number of values that leave ``blocks`` for one observation of ``shape``.
-
-    Raises:
-        GraftError: a kernel or a pool is larger than what reaches it.
-    """
+    """Values that leave ``blocks`` for an observation; raises GraftError where a kernel or pool exceeds its input."""
     hidden = torch.zeros(1, *shape)
     try:
         with torch.no_grad():
@@ -98,18 +94,12 @@ class NatureCNN(Encoder):
     def __init__(self, schema: ObservationSchema, features: int = 512) -> None:
         super().__init__()
         check_sizes("nature_cnn", features=(features,))
-        self.blocks = nn.ModuleList(
-            [
-                nn.Sequential(nn.Conv2d(schema.shape[0], 32, 8, 4), nn.ReLU()),
-                nn.Sequential(nn.Conv2d(32, 64, 4, 2), nn.ReLU()),
-                nn.Sequential(nn.Conv2d(64, 64, 3, 1), nn.ReLU()),
-            ]
-        )
+        layers = ((schema.shape[0], 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(*sizes), nn.ReLU()) for sizes in layers)
         flat = flat_size(self.blocks, schema.shape)
         self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
         self.out_dim = features
         self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
 
     def scale(self, obs: torch.Tensor) -> torch.Tensor:
-        """Pixels in [0, 255] -> [0, 1]."""
         return obs.float() / 255.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
@@ -43,7 +44,5 @@ class MLP(Encoder):
         self.stems = (Stem.of("blocks.0.1.weight", cells, schema),)
         if normalise:
             normaliser = Normaliser(sizes[0])
-            first = self.blocks[0]
-            assert isinstance(first, nn.Sequential)
-            first[0] = normaliser
+            cast(nn.Sequential, self.blocks[0])[0] = normaliser
             self.stems += tuple(Stem.of(f"blocks.0.0.{name}", cells, schema, 0) for name in normaliser.state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import ray
@@ -30,11 +30,8 @@ from graft.agents.rllib.trajectories import TargetModule, TrajectoryRunner
 from graft.agents.training.algorithm import Count, NotNegative, Positive, Share
 from graft.envs.core.faults import Faults
 
-SAMPLE_TAG = "play"
-"""Of asynchronous requests to runners, apart from RLlib's own."""
-
-POLL_SECONDS = 0.01
-"""Seconds to wait for a fragment before asking again."""
+SAMPLE_TAG = "play"  # of asynchronous requests to runners, apart from RLlib's own
+POLL_SECONDS = 0.01  # seconds to wait for a fragment before asking again
 
 
 class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[misc]  # RLlib's own bases differ
@@ -54,18 +51,12 @@ class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[mi
 
     @property
     def target_module(self) -> TargetModule:
-        module = self.module[DEFAULT_MODULE_ID].unwrapped()
-        assert isinstance(module, TargetModule)
-        return module
+        return cast(TargetModule, self.module[DEFAULT_MODULE_ID].unwrapped())
 
     def _create_iterator_if_necessary(
         self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **_: Any
     ) -> Iterator[MultiAgentBatch]:
-        """Shuffled minibatches of whole trajectories, in a new order in every epoch; the last one may be smaller.
-
-        Args:
-            minibatch_size: learned steps, without the last of each trajectory.
-        """
+        """Shuffled minibatches of whole trajectories; ``minibatch_size`` does not count the last step of each."""
         made = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
         whole = made.policy_batches[DEFAULT_MODULE_ID]
         columns = {name: column for name, column in whole.items() if isinstance(column, torch.Tensor)}
@@ -115,10 +106,8 @@ class TransferAPPO(AlgorithmMixin, APPO):
     def training_step(self) -> None:
         config, (runners, learners) = self.config, self.actor_groups()
         assert isinstance(config, TransferAPPOConfig)
-        if runners.num_remote_env_runners():
-            fragments = self._fetch_fragments()
-        else:
-            fragments = [[fragment] for fragment in self.sample_all()]
+        remote = runners.num_remote_env_runners()
+        fragments = self._fetch_fragments() if remote else [[fragment] for fragment in self.sample_all()]
         share = config.num_envs_per_env_runner
         self.fragments = tuple(merged(of_one, share) for of_one in fragments)
         self.env_steps += sum(fragment.env_steps for fragment in self.fragments)

@@ -33,17 +33,10 @@ from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.periodic_evaluation import LOG_PERIOD, log_period
 from graft.errors import GraftError
 
-CRITICS = "critics"
-"""Key of ``learner_config_dict`` for the critics' options."""
-
-ACTOR, CRITIC, ALPHA = "policy", "qf", "alpha"
-"""RLlib's names of losses and optimisers."""
-
-MINIBATCHES_PER_UPDATE = 16
-"""Most minibatches that are drawn and sent to the learners at once."""
-
-NO_ENTROPY = 1e-30
-"""Instead of a coefficient of 0, which has no logarithm."""
+CRITICS = "critics"  # key of ``learner_config_dict`` for the critics' options
+ACTOR, CRITIC, ALPHA = "policy", "qf", "alpha"  # RLlib's names of losses and optimisers
+MINIBATCHES_PER_UPDATE = 16  # most minibatches that are drawn and sent to the learners at once
+NO_ENTROPY = 1e-30  # instead of a coefficient of 0, which has no logarithm
 
 
 class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc]  # RLlib's own bases differ
@@ -54,15 +47,11 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
 
     @property
     def sac_module(self) -> SACModule:
-        module = self.module[DEFAULT_MODULE_ID].unwrapped()
-        assert isinstance(module, SACModule)
-        return module
+        return cast(SACModule, self.module[DEFAULT_MODULE_ID].unwrapped())
 
     @property
     def log_alpha(self) -> torch.Tensor:
-        value = self.curr_log_alpha[DEFAULT_MODULE_ID]
-        assert isinstance(value, torch.Tensor)
-        return value
+        return cast(torch.Tensor, self.curr_log_alpha[DEFAULT_MODULE_ID])
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """Adam for the actor (with the method's learning rates), the critics and the entropy's coefficient."""
@@ -163,8 +152,7 @@ class TransferSAC(AlgorithmMixin, SAC):
 
     @property
     def _config(self) -> TransferSACConfig:
-        assert isinstance(self.config, TransferSACConfig)
-        return self.config
+        return cast(TransferSACConfig, self.config)
 
     def training_step(self) -> None:
         budget = self.budget or LOG_PERIOD * 100

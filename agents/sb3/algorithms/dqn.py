@@ -56,8 +56,7 @@ class NetworkDQNPolicy(DQNPolicy):
         self.q_net_target.set_training_mode(False)
         self.optimizer = self.optimizer_class(network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
-    def _build(self, lr_schedule: Schedule) -> None:
-        """Nothing to build: the network is given."""
+    def _build(self, lr_schedule: Schedule) -> None: ...
 
 
 class TransferDQN(MethodGradients, DQN):

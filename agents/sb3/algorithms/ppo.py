@@ -6,7 +6,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -37,8 +36,7 @@ class TransferPPO(MethodGradients, PPO):
 
     @property
     def _policy(self) -> NetworkPolicy:
-        assert isinstance(self.policy, NetworkPolicy)
-        return self.policy
+        return cast(NetworkPolicy, self.policy)
 
     def train(self) -> None:
         """One update of the policy from the rollout buffer; raises Unstable where training diverged."""
@@ -46,16 +44,12 @@ class TransferPPO(MethodGradients, PPO):
             return  # no row was in play
         depth = 0 if self._gradients else self._policy.network.frozen_depth
         if depth:
-            self.rollout_buffer.observations = self._prefix_of_rollout(depth)
+            raw = self.rollout_buffer.observations
+            hidden = self._policy.network.whole_prefix(torch.as_tensor(raw.reshape(-1, *raw.shape[2:])), depth)
+            self.rollout_buffer.observations = hidden.reshape(*raw.shape[:2], *hidden.shape[1:]).numpy()
         self._policy.input_depth = depth
         super().train()
         self._policy.input_depth = 0
-
-    def _prefix_of_rollout(self, depth: int) -> np.ndarray[Any, Any]:
-        """Output of the first ``depth`` blocks for every observation in the buffer, (steps, envs, ...)."""
-        raw = self.rollout_buffer.observations
-        hidden = self._policy.network.whole_prefix(torch.as_tensor(raw.reshape(-1, *raw.shape[2:])), depth)
-        return cast(np.ndarray[Any, Any], hidden.reshape(*raw.shape[:2], *hidden.shape[1:]).numpy())
 
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         assert self._policy.last_batch is not None

@@ -36,11 +36,7 @@ class NetworkActor(Actor):
         self.action_dist = SquashedDiagGaussianDistribution(len(network.schemas.action.names))  # type: ignore[assignment]
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """Means (N, A) and log standard deviations (N, A) at raw observations, before the tanh.
-
-        Raises:
-            Unstable: training diverged.
-        """
+        """Means and log standard deviations (N, A) before the tanh; raises Unstable where training diverged."""
         outputs = self.network(obs)
         check_finite(outputs)
         if outputs.log_std is None:
@@ -105,8 +101,7 @@ class NetworkSACPolicy(SACPolicy):
         self.actor.optimizer = self.optimizer_class(network.parameters(), lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.critic.optimizer = self.optimizer_class(trained, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
-    def _build(self, lr_schedule: Schedule) -> None:
-        """Nothing to build: the network is given."""
+    def _build(self, lr_schedule: Schedule) -> None: ...
 
     def follow_freezing(self) -> None:
         assert isinstance(self.actor, NetworkActor)

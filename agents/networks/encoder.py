@@ -51,9 +51,7 @@ class Encoder(nn.Module):
     """
 
     kinds: tuple[str, ...] = ()  # observation kinds it accepts
-
-    default_for: tuple[str, ...] = ()
-    """Observation kinds whose default encoder it is."""
+    default_for: tuple[str, ...] = ()  # observation kinds whose default encoder it is
 
     blocks: nn.ModuleList
     out_dim: int

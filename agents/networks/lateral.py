@@ -12,7 +12,7 @@ from torch import nn
 from graft.agents.networks.policy_network import PolicyHead, PolicyNetwork, ValueHead
 from graft.errors import GraftError
 
-SCALE_RANGE = (0.01, 0.1)  # initial values of the learned scalars; "a variety of random small values" in Rusu et al
+SCALE_RANGE = (0.01, 0.1)  # initial values of learned scalars; "a variety of random small values" of Rusu et al. 2016
 
 Trace = dict[str, list[torch.Tensor]]
 """A column's activations: ``encoder``, ``policy``, ``value`` -> outputs of the blocks (of heads: the hidden layers)."""

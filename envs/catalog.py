@@ -24,8 +24,7 @@ from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import unknown
 
-STEPS = 24
-"""Steps of random play before a game is drawn, so that much is on the board."""
+STEPS = 24  # steps of random play before a game is drawn, so that much is on the board
 
 
 def _line(name: str, text: str) -> str:
@@ -76,12 +75,10 @@ def _size(size: Size) -> str:
 
 
 def _arenas_by_id() -> dict[str, Arena]:
-    """Task id -> game."""
     return {arena.id: arena for arena in (ARENAS[name] for name in ARENAS)}
 
 
 def _arenas() -> list[str]:
-    """Lines that list every game for two teams, and their options."""
     lines = ["Squads: games for two teams"]
     lines += [_line(name, arena.goal) for name, arena in _arenas_by_id().items()]
     lines += ["", "Options of squads (range; meaning; games)"]
@@ -96,7 +93,6 @@ def _arenas() -> list[str]:
 
 
 def _arena_detail(arena: Arena) -> list[str]:
-    """Lines about one game."""
     return [
         f"{arena.id}: {arena.goal}",
         "",
@@ -112,7 +108,6 @@ def _arena_detail(arena: Arena) -> list[str]:
 
 
 def _tunable() -> list[str]:
-    """Lines about Gymnasium's environments whose constants are mechanics."""
     lines = ["Gymnasium's environments with mechanics (--game tells their ranges)"]
     for name, has in tunable.tunable_envs().items():
         parts = [f"{stem}<{what}>" for stem, what in has.stems.items()]
@@ -123,14 +118,12 @@ def _tunable() -> list[str]:
 
 
 def tunable_lines(name: str, has: tunable.TunableSpec) -> list[str]:
-    """Lines about one of Gymnasium's environments."""
     lines = [f"{name}: of Gymnasium", "", "Mechanics (default; range; meaning)"]
     lines += [_line(m.name, f"{m.default:g}; {m.range}; {m.meaning}") for m in (*has.mechanics, *tunable.CHANNEL)]
     return lines + [_line(f"{stem}<{what}>", f"the same of one {what} alone") for stem, what in has.stems.items()]
 
 
 def game_lines(game: Game) -> list[str]:
-    """Lines about one game."""
     bounds = "not measured" if game.bounds is None else f"{game.bounds.random:g} random, {game.bounds.expert:g} expert"
     lines = [
         f"{game.id}: {game.goal}",

@@ -69,7 +69,6 @@ class Session:
         self.score, self.steps, self.over = 0.0, 0, ""
 
     def act(self, action: int) -> None:
-        """Play a step, unless the episode is over."""
         if self.over:
             return
         self._obs, rewards, terminated, truncated, _ = self._env.step(np.array([action]))
@@ -106,7 +105,6 @@ class Session:
         return text
 
     def status(self) -> str:
-        """Score and steps, and whether the episode is over."""
         line = f"score {self.score:g}   step {self.steps} of {self.game.max_steps}"
         return f"{line}   {self.over}: r for the next one, q to quit" if self.over else line
 

@@ -17,8 +17,7 @@ from graft.envs.core.task import BatchOptions, TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
 Array = NDArray[Any]
-CHANNELS = (1, 3, 4)
-"""Numbers of channels that make a three-dimensional box of bytes an image."""
+CHANNELS = (1, 3, 4)  # numbers of channels that make a three-dimensional box of bytes an image
 
 
 class ObservationCodec(NamedTuple):

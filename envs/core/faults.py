@@ -12,8 +12,7 @@ from pydantic import Field
 from graft.envs.core.options import build_options
 from graft.errors import GraftError, unknown
 
-KEYWORD = "faults"
-"""The task's keyword for `FaultRules`, unless the environment's constructor has one of that name."""
+KEYWORD = "faults"  # the task's keyword for `FaultRules`, unless the environment's constructor has one of that name
 
 KINDS = ("raised", "hung", "not_finite", "outside")
 """An exception; no answer in time; a reward or observation that is NaN or infinite; an observation that its space does
@@ -80,7 +79,6 @@ class Faults(dict[str, int]):
 
     @property
     def total(self) -> int:
-        """Of all kinds."""
         return sum(self.values())
 
     def __str__(self) -> str:
@@ -93,7 +91,6 @@ class Faults(dict[str, int]):
         return {"env/faults": float(self.total), **found} if found else {}
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
-        """Count one more."""
         self[kind] += 1
         self.last, self.error = text, error
 
@@ -132,7 +129,6 @@ class FaultLog:
         self.faults = Faults()
 
     def count_steps(self, env_steps: int) -> None:
-        """Count env steps that were taken."""
         self._steps += env_steps
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:

@@ -65,7 +65,6 @@ class ObservationSchema:
             raise GraftError(f"Observation names must be unique, got {', '.join(self.names)}.")
 
     def space(self) -> gym.spaces.Box:
-        """The Gymnasium space of one observation."""
         if self.parts:
             boxes = [part.space() for _, part in self.parts]
             low, high = (np.concatenate([getattr(b, end).ravel() for b in boxes]) for end in ("low", "high"))
@@ -102,7 +101,6 @@ class ObservationSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ObservationSchema:
-        """Inverse of `to_json`."""
         return cls(
             parts=tuple((name, cls.from_json(part)) for name, part in data.get("parts", ())),
             kind=data["kind"],
@@ -174,7 +172,6 @@ class ActionSchema:
             raise GraftError(f"Choices {self.sizes} need a name each, got {len(self.names)} names.")
 
     def space(self) -> gym.Space[Any]:
-        """The Gymnasium space of one action."""
         if self.kind == "discrete":
             return gym.spaces.Discrete(len(self.names))
         if self.kind == "multi":
@@ -188,7 +185,6 @@ class ActionSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ActionSchema:
-        """Inverse of `to_json`."""
         return cls(
             kind=data["kind"],
             names=tuple(data["names"]),

@@ -43,12 +43,10 @@ class Task:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
-        """Inverse of `to_json`."""
         return cls(data["id"], dict(data.get("kwargs", {})))
 
 
-LONGEST = 60
-"""Characters of a mapping that `Task.__str__` shows; longer ones have a checksum instead."""
+LONGEST = 60  # characters of a mapping that `Task.__str__` shows; longer ones have a checksum instead
 
 
 def _short(value: Any) -> str:
@@ -62,8 +60,7 @@ def _short(value: Any) -> str:
     return str(Task.from_json(value)) if isinstance(value, dict) and "id" in value else str(value)
 
 
-AVERAGED = "mean of the bounds of its tasks"
-"""`Bounds.how` of a mixture."""
+AVERAGED = "mean of the bounds of its tasks"  # `Bounds.how` of a mixture
 
 
 class Bounds(NamedTuple):
@@ -111,7 +108,6 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def schemas(self) -> Schemas:
-        """Both schemas as one value."""
         return Schemas(self.observation_schema, self.action_schema)
 
     @property
@@ -171,7 +167,6 @@ class Adapter(ABC):
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """How its ids begin."""
         return (self.prefix,)
 
     @abstractmethod

@@ -196,7 +196,6 @@ class SupervisedBatch:
             given = {i: {**own, "seed": None} for i, own in given.items() if i in failures}
 
     def close(self) -> None:
-        """Close every environment, as far as they let themselves be closed."""
         (self._group or self.first).close()
 
     def _check_values(self, which: Sequence[int], failures: dict[int, EnvFailure]) -> None:
@@ -215,6 +214,5 @@ class SupervisedBatch:
         return True, given
 
     def _count(self, i: int, doing: str, failure: EnvFailure) -> None:
-        """Count a failure of environment i in its step or reset; before its next reset it is made again."""
         self._broken.add(i)
         self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)

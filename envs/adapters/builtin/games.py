@@ -43,7 +43,6 @@ class BuiltinAdapter(Adapter):
 
 
 def _game(task: Task) -> Game:
-    """The game of ``task``; raises GraftError with the nearest task."""
     if task.id not in GAMES:
         known = (task_id for _, adapter in ADAPTERS.items() for task_id in adapter.ids())
         raise unknown("task", task.id, [task_id for task_id in known if task_id.startswith(BuiltinAdapter.prefix)])

@@ -63,7 +63,6 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
         seeds, chosen = self._seeds(seed), self._chosen(options)
         passed_on = {key: value for key, value in (options or {}).items() if key != "reset_mask"} or None
         self._batch.reset(np.flatnonzero(chosen).tolist(), seeds, passed_on)
@@ -71,7 +70,6 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         return self._encode(self._batch.raw), {}
 
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep."""
         playing = self._all if self._same_step else np.flatnonzero(~self._waiting).tolist()
         rewards, terminated, truncated = self._batch.step(playing, self._decode(np.asarray(actions)))
         ended = terminated | truncated
@@ -143,7 +141,6 @@ class GymnasiumAdapter(Adapter):
 
 
 def _find(task_id: str) -> EnvSpec:
-    """The registered specification; imports the module of ``module:Id-v0`` first."""
     module, _, name = task_id.rpartition(":")
     if module:
         try:

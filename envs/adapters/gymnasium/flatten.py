@@ -26,7 +26,6 @@ class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):
         self.codec = ObservationCodec(schema, np.copy)
 
     def observation(self, observation: Any) -> Any:
-        """The flat observation, (D,)."""
         return self._encode(_batch_of_one(observation))[0]
 
 

@@ -20,8 +20,7 @@ STATE, DYNAMICS, HISTORY = "state", "dynamics", "history"
 PARTS = (STATE, DYNAMICS, HISTORY)
 SHOW = "show"
 KEYWORDS = (SHOW, HISTORY)
-STEPS = 10
-"""Of the history, by default."""
+STEPS = 10  # of the history, by default
 
 
 def split_parts(task: str, kwargs: Mapping[str, Any]) -> tuple[tuple[str, ...], int, dict[str, Any]]:

@@ -24,9 +24,7 @@ DISTRIBUTIONS = {
 }
 """Name -> its two numbers, and what they do."""
 
-EVERY = "every"
-"""The keyword that says after how many steps of an episode a value is drawn again."""
-
+EVERY = "every"  # the keyword that says after how many steps of an episode a value is drawn again
 Rng = np.random.Generator
 
 

@@ -104,7 +104,6 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
             self.step = env.step  # type: ignore[method-assign]  # nothing to add: not even a call
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Draw, then begin an episode; a seed also starts the random numbers of the mechanics."""
         if seed is not None:
             self._randomisation.seed(seed)
         if self._randomisation.drawn:

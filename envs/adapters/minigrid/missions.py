@@ -18,9 +18,7 @@ from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-GRIDS = ("MiniGrid-", "BabyAI-")
-"""How the ids of the tasks with missions begin, without a provider's prefix."""
-
+GRIDS = ("MiniGrid-", "BabyAI-")  # how the ids of the tasks with missions begin, without a provider's prefix
 KEYWORD = "mission"
 
 WORDS = (

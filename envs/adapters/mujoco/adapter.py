@@ -32,8 +32,7 @@ MECHANICS = (
     Mechanic("gravity", "scale of gravity: 1 is the Earth's, 0.165 the Moon's", 1.0, 0.0, 5.0),
 )
 BODY, MOTOR = "mass_", "gain_"
-_FIXED, _AFFINE = 0, 1
-"""MuJoCo's types of actuators whose force is proportional to their parameters."""
+_FIXED, _AFFINE = 0, 1  # MuJoCo's types of actuators whose force is proportional to their parameters
 
 
 class ModelScaler:

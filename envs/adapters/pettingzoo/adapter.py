@@ -56,7 +56,6 @@ class PettingZooAdapter(Adapter):
             raise
 
     def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
-        """Environments with all their agents; they are seeded when they are reset."""
         return _make_batch(task, options.num_envs, None)
 
 
@@ -72,7 +71,6 @@ def _make_batch(task: Task, rows: int, team: str | None) -> PettingZooBatch:
 
 
 def _in_package(package: str) -> list[str]:
-    """Ids of a package's environments: of its modules whose names end with a version."""
     spec = find_spec(package)
     places = spec.submodule_search_locations if spec else None
     names = [module.name for module in pkgutil.iter_modules(places or [])]

@@ -80,7 +80,6 @@ class PettingZooBatch(TeamEnv):
         return self._roster.schemas_of(team)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
-        """Fresh episodes; environment i starts with the seed ``seed + i``. Raises TooManyFaults."""
         if seed is not None:
             self._seeds[:] = seed + np.arange(self.num_envs)
             self._episodes[:] = 0
@@ -88,7 +87,6 @@ class PettingZooBatch(TeamEnv):
         return *self.observe(), {}
 
     def observe(self) -> tuple[dict[str, Array], Bools]:
-        """Observations of the agents in play, by team, and which those are (N, A); nothing changes."""
         return self._roster.shown(self._raw, self._alive), self._alive.copy()
 
     def _begin(self, which: Sequence[int]) -> None:
@@ -129,7 +127,6 @@ class PettingZooBatch(TeamEnv):
         return seen, list(failures)
 
     def _keep(self, i: int, seen: _Shown) -> None:
-        """Store what environment i showed, and which agents are in play."""
         self._alive[i] = False
         self._alive[i, list(seen.next)] = True
         for found, kept in ((seen.last, self._last), (seen.next, self._raw)):
@@ -138,7 +135,6 @@ class PettingZooBatch(TeamEnv):
                 kept[team][i, k] = shown
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Array], Array, Bools, Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep. Raises TooManyFaults."""
         shape = (self.num_envs, len(self.agents))
         rewards = np.zeros(shape)
         terminated, truncated = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)

@@ -17,8 +17,7 @@ from graft.errors import GraftError
 
 Bools = NDArray[np.bool_]
 
-MOVES = ("noop", "left", "right", "down", "up")
-"""The five actions of MPE, named as those of the built-in games."""
+MOVES = ("noop", "left", "right", "down", "up")  # the five actions of MPE, named as those of the built-in games
 
 
 class UnknownAgent(GraftError):

@@ -23,8 +23,7 @@ Bools = NDArray[np.bool_]
 LARGE = 1 << 19
 """Numbers in observations from which on their memory is reused: fresh memory costs page faults in every step."""
 
-POOLED = 4
-"""Arrays whose memory is kept."""
+POOLED = 4  # arrays whose memory is kept
 
 
 class _PooledMemory:
@@ -82,7 +81,6 @@ class GameVectorEnv(TaskVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
         if seed is None and not self._seeded:
             seed = self._first_seed
         if seed is not None:
@@ -130,7 +128,6 @@ class GameVectorEnv(TaskVectorEnv):
         self._seeded = True
 
     def step(self, actions: Any) -> tuple[NDArray[Any], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep."""
         count = self.num_envs
         chosen = np.asarray(actions, np.int64)
         if chosen.shape != (count,):

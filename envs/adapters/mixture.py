@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -186,9 +186,6 @@ class MixtureAdapter(Adapter):
     """``Graft/Mixture-v0`` with ``tasks: [id or {id, kwargs}, ...]`` and ``show_task``."""
 
     prefix = ID
-
-    def ids(self) -> Iterable[str]:
-        return [ID]
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         if task.id != ID:

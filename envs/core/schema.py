@@ -1,7 +1,4 @@
-"""Schemas: the names, attributes, shapes and bounds of what a task shows and accepts.
-
-Transfer moves weights by these names, so they are part of a task as much as its rewards are.
-"""
+"""Schemas: names, attributes, shapes and bounds of what a task shows and accepts; transfer goes by the names."""
 
 from __future__ import annotations
 
@@ -70,8 +67,8 @@ class ObservationSchema:
             low, high = (np.concatenate([getattr(b, end).ravel() for b in boxes]) for end in ("low", "high"))
             return gym.spaces.Box(low.astype(self.dtype), high.astype(self.dtype), dtype=np.dtype(self.dtype).type)
         per_channel = (-1,) + (1,) * (len(self.shape) - 1)
-        low = np.broadcast_to(np.reshape(self.low, per_channel), self.shape).astype(self.dtype)
-        high = np.broadcast_to(np.reshape(self.high, per_channel), self.shape).astype(self.dtype)
+        ends = (np.reshape(end, per_channel) for end in (self.low, self.high))
+        low, high = (np.broadcast_to(end, self.shape).astype(self.dtype) for end in ends)
         return gym.spaces.Box(low, high, self.shape, np.dtype(self.dtype).type)
 
     @property
@@ -128,11 +125,7 @@ def uint8_schema(
 
 
 def joined(parts: Mapping[str, ObservationSchema]) -> ObservationSchema:
-    """The schema of an observation of several parts: bytes where all of them are bytes, else float32.
-
-    Raises:
-        GraftError: no parts, or parts of parts.
-    """
+    """The schema of several parts, bytes where all are bytes, else float32; raises GraftError for none, or nested."""
     if not parts or any(part.parts for part in parts.values()):
         raise GraftError("An observation of parts needs one or more of them, none of which has parts itself.")
     schemas = list(parts.values())

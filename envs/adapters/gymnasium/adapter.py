@@ -96,7 +96,6 @@ class GymnasiumAdapter(Adapter):
     prefix = ""
     renders = True
     construction_context: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Gives the context in which an environment is made."""
 
     def ids(self) -> Iterable[str]:
         """Ids registered with Gymnasium so far; a user's module registers its own when it is imported."""
@@ -108,13 +107,7 @@ class GymnasiumAdapter(Adapter):
     def supervised(
         self, task: Task, options: BatchOptions, wrap: Wrap | None = None, names: Iterable[str] = ()
     ) -> SupervisedBatch:
-        """The environments of a batch.
-
-        Args:
-            wrap: wraps each of them. names: keywords of ``wrap``, for the error message of an unknown one.
-        Raises:
-            GraftError: an unknown id or keyword, or a package that is not installed.
-        """
+        """The environments of a batch, each in ``wrap``, whose keywords are ``names``; raises GraftError as `make`."""
         spec = _find(task.id)
         allowed, takes_others = _keywords(spec, task)
         task, mission = split_mission(task)

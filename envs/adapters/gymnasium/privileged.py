@@ -48,9 +48,6 @@ class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
 
     ``state`` is the environment's own, ``dynamics`` the values of all its mechanics for the step to come, ``history``
     the observations and the actions chosen in the last steps, the latest first, and zeros before the episode began.
-
-    Args:
-        env: a `TunableWrapper`. parts: those to show. steps: of the history.
     """
 
     def __init__(self, env: Any, parts: tuple[str, ...], steps: int) -> None:

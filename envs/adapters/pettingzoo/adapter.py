@@ -42,9 +42,6 @@ class PettingZooAdapter(Adapter):
     def states(self) -> dict[str, str]:
         return {"PettingZoo MPE": state("mpe2", "MPE")}
 
-    def counts(self) -> dict[str, int]:
-        return {"PettingZoo MPE": len(_in_package("mpe2"))}
-
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         check_same_step(task, options.autoreset)
         team, opponents = string_option(task, "team", ALL), string_option(task, "opponents", "random")

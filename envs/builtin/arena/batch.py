@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from graft.envs.builtin.arena.game import ARENAS
-from graft.envs.builtin.arena.state import State, new_state
+from graft.envs.builtin.arena.state import new_state
 from graft.envs.builtin.arena.view import BOARD, SCHEMA
 from graft.envs.builtin.engine.game import ACTIONS
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
@@ -148,7 +148,4 @@ class ArenaBatch(TeamEnv):
         self._first_seed = None
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {**dict(zip(State._fields, self._state, strict=True)), "waiting": self._waiting}
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        return self._state._asdict() | {"waiting": self._waiting}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graft.envs.builtin.engine.game import ACTIONS, GAMES
 from graft.envs.builtin.engine.kernel import distort
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
-from graft.envs.builtin.engine.state import State, copies, new_state, restore_arrays, seed_state
+from graft.envs.builtin.engine.state import copies, new_state, restore_arrays, seed_state
 from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
@@ -135,19 +135,8 @@ class GameVectorEnv(TaskVectorEnv):
         planes = np.empty((count, *self._game.planes.shape), np.uint8)
         rewards = np.empty(count, np.float64)
         terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
-        ended = self._game.step_batch(
-            self._state,
-            self._settings,
-            chosen,
-            self._waiting,
-            self._same_step,
-            self._game.max_steps,
-            planes,
-            self._final,
-            rewards,
-            terminated,
-            truncated,
-        )
+        rules, ends = (self._state, self._settings), (self._waiting, self._same_step, self._game.max_steps)
+        ended = self._game.step_batch(*rules, chosen, *ends, planes, self._final, rewards, terminated, truncated)
         infos: dict[str, Any] = {}
         if ended and self._same_step:
             over = terminated | truncated
@@ -182,7 +171,7 @@ class GameVectorEnv(TaskVectorEnv):
         self._seeded = True
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {**dict(zip(State._fields, self._state, strict=True)), "waiting": self._waiting}
+        return self._state._asdict() | {"waiting": self._waiting}
 
 
 class GameEnv(gym.Env[NDArray[Any], np.int64]):

@@ -54,7 +54,8 @@ class RandomActions:
         low = np.array([b if math.isfinite(b) else -WIDEST for b in schema.low])
         high = np.array([b if math.isfinite(b) else WIDEST for b in schema.high])
         within = self.uniform(size * names).reshape(-1, size, names)
-        return (low + (high - low) * within).astype(np.float32)
+        found: NDArray[np.float32] = (low + (high - low) * within).astype(np.float32)
+        return found
 
 
 def no_op(actions: ActionSchema, shape: tuple[int, ...]) -> NDArray[Any]:

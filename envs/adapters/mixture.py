@@ -53,11 +53,10 @@ class MixtureVectorEnv(TaskVectorEnv):
         self._set_schemas(num_envs, _with_tasks(together, tasks) if show else together, actions)
 
     def _hold_all(self) -> None:
-        names = self._names
-        if self.num_envs < len(names):
+        if self.num_envs < (count := len(self._names)):
             raise GraftError(
-                f"A mixture of {len(names)} tasks needs {len(names)} environments or more, to hold all of them "
-                f"({', '.join(names)}); this batch has {self.num_envs}."
+                f"A mixture of {count} tasks needs {count} environments or more, to hold all of them "
+                f"({', '.join(self._names)}); this batch has {self.num_envs}."
             )
 
     def _gather(self, pieces: Sequence[Any]) -> Any:

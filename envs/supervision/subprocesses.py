@@ -39,8 +39,7 @@ class _Host(gym.Env[Any, Any]):
 
     Args:
         starter: id of the process that starts this one and handles Ctrl-C.
-        make: makes the object at the first call, from the array that holds the observation.
-        space: of the observation.
+        make: makes the object at the first call, from the array that holds the observation, of ``space``.
     """
 
     action_space = NOTHING
@@ -66,13 +65,10 @@ class _Host(gym.Env[Any, Any]):
 
 
 class Subprocess:
-    """An object in a process, which can be ended at any time.
+    """An object in a process, which can be ended at any time; raises GraftError where the process cannot be started.
 
     Args:
-        make: makes the object in the process, from the array of its observation. task: id, for messages.
-        space: of the observation.
-    Raises:
-        GraftError: the process cannot be started.
+        make: makes the object in the process, from the array of its observation, which is of ``space``.
     """
 
     def __init__(self, make: Callable[[Array], Any], task: str, space: gym.Space[Any] = NOTHING) -> None:

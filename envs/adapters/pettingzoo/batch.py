@@ -37,8 +37,7 @@ class PettingZooBatch(TeamEnv):
     last observations, and its next episode begins. Every attempt at an episode counts in its number.
 
     Args:
-        make: makes one of the environments; they are closed with the batch.
-        task: id, for error messages.
+        make: makes one of the environments; they are closed with the batch. task: id, for messages.
         rules: of faults; a step of one environment is one env step, however many agents act.
         rows, team: how many environments: as many as hold ``rows`` agents of ``team``, or ``rows`` where it is None.
     Raises:

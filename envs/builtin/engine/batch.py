@@ -42,8 +42,7 @@ class GameVectorEnv(TaskVectorEnv):
     """``num_envs`` copies of a built-in game in one compiled loop, without per-environment Python.
 
     Args:
-        game: its id, ``"Graft/Gather-v0"``.
-        num_envs: batch size.
+        game: its id, ``"Graft/Gather-v0"``. num_envs: batch size.
         seed: of the first reset without a seed; environment i uses ``seed + i``.
         autoreset_mode: same-step or next-step; disabled autoreset is not offered.
         render_mode: what `render` gives: ``rgb_array`` or ``ansi``.

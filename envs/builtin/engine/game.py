@@ -24,10 +24,7 @@ NOOP, UP, DOWN, LEFT, RIGHT, ACT = range(6)
 
 
 class Played(NamedTuple):
-    """A game as keyword arguments make it.
-
-    ``settings``: mechanics in force. ``view``, ``palette``: how it is shown.
-    """
+    """A game as keyword arguments make it: mechanics in force, and how it is shown."""
 
     settings: Any
     view: str

@@ -37,13 +37,10 @@ HELP = "arrows or WASD to move, space to act, . to wait, r for a new episode, q 
 
 
 class Session:
-    """A game played episode after episode, and its score; the board shows what an agent would see.
+    """A built-in game played episode after episode, and its score; the board shows what an agent would see.
 
-    Args:
-        task: a built-in game. Its views for networks (pixels, features) are shown as planes.
-        seed: of the first episode.
-    Raises:
-        GraftError: no built-in game, or a mechanic that is not allowed.
+    Views for networks (pixels, features) are shown as planes. Raises GraftError where it is no such game, or a mechanic
+    is not allowed.
     """
 
     def __init__(self, task: Task, seed: int) -> None:

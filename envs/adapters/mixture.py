@@ -75,10 +75,7 @@ class MixtureVectorEnv(TaskVectorEnv):
         return wide
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments.
-
-        ``seed`` is one number, from which each part's seeds follow, or one for each environment, or None.
-        """
+        """Fresh episodes; ``seed`` is a number, from which each part's seeds follow, or one for each environment."""
         self._hold_all()
         chosen = self._options(options or {})
         seeds = self._seeds(seed)

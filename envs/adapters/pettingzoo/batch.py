@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graft.envs.adapters.pettingzoo.roster import Bools, Roster, UnknownAgent
+from graft.envs.adapters.pettingzoo.roster import Roster, UnknownAgent
 from graft.envs.adapters.spaces import Array, first_line
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.core.schema import Schemas
-from graft.envs.core.teams import TeamEnv, envs_needed, team_slots
+from graft.envs.core.teams import Bools, TeamEnv, envs_needed, team_slots
 from graft.envs.supervision.restarts import EnvFailure, RestartableEnvs, attempts, derived_seed
 from graft.errors import GraftError
 

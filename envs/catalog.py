@@ -13,7 +13,7 @@ from graft import envs
 from graft.envs.adapters.gymnasium import tunable
 from graft.envs.adapters.gymnasium.randomisation import DISTRIBUTIONS
 from graft.envs.adapters.packages import READY
-from graft.envs.builtin.arena.game import ARENAS, LARGEST, Arena, Size
+from graft.envs.builtin.arena.game import ARENAS, LARGEST, Arena
 from graft.envs.builtin.arena.game import MECHANICS as ARENA_MECHANICS
 from graft.envs.builtin.arena.view import THINGS
 from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
@@ -24,8 +24,7 @@ from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import unknown
 
-STEPS = 24
-"""Steps of random play before a game is drawn, so that much is on the board."""
+STEPS = 24  # steps of random play before a game is drawn, so that much is on the board
 
 
 def _line(name: str, text: str) -> str:
@@ -60,7 +59,7 @@ def overview() -> list[str]:
     lines += [_line(name, game.goal) for name, game in GAMES.items()]
     lines += ["", "Mechanics (range; meaning; games)"]
     for mechanic in MECHANICS.values():
-        having = [_short(name) for name, game in GAMES.items() if mechanic.name in game.mechanics]
+        having = [str(Task(name)) for name, game in GAMES.items() if mechanic.name in game.mechanics]
         where = "all" if len(having) == len(list(GAMES)) else ", ".join(having)
         lines.append(_line(mechanic.name, f"{mechanic.range}; {mechanic.meaning}; {where}"))
     lines += ["", "Views (view=...)"]
@@ -71,17 +70,11 @@ def overview() -> list[str]:
     return [*lines, "", *_arenas(), "", *_tunable()]
 
 
-def _size(size: Size) -> str:
-    return str(size) if isinstance(size, int) else f"[{size[0]}, {size[1]}]"
-
-
 def _arenas_by_id() -> dict[str, Arena]:
-    """Task id -> game."""
     return {arena.id: arena for arena in (ARENAS[name] for name in ARENAS)}
 
 
 def _arenas() -> list[str]:
-    """Lines that list every game for two teams, and their options."""
     lines = ["Squads: games for two teams"]
     lines += [_line(name, arena.goal) for name, arena in _arenas_by_id().items()]
     lines += ["", "Options of squads (range; meaning; games)"]
@@ -96,12 +89,11 @@ def _arenas() -> list[str]:
 
 
 def _arena_detail(arena: Arena) -> list[str]:
-    """Lines about one game."""
     return [
         f"{arena.id}: {arena.goal}",
         "",
         "Teams (size)",
-        *(_line(team.name, _size(team.size)) for team in arena.teams),
+        *(_line(team.name, str(team.size if isinstance(team.size, int) else list(team.size))) for team in arena.teams),
         "",
         "Things",
         *(_line(name, ", ".join(ENTITIES[name].attributes)) for name in THINGS),
@@ -112,7 +104,6 @@ def _arena_detail(arena: Arena) -> list[str]:
 
 
 def _tunable() -> list[str]:
-    """Lines about Gymnasium's environments whose constants are mechanics."""
     lines = ["Gymnasium's environments with mechanics (--game tells their ranges)"]
     for name, has in tunable.tunable_envs().items():
         parts = [f"{stem}<{what}>" for stem, what in has.stems.items()]
@@ -123,22 +114,15 @@ def _tunable() -> list[str]:
 
 
 def tunable_lines(name: str, has: tunable.TunableSpec) -> list[str]:
-    """Lines about one of Gymnasium's environments."""
     lines = [f"{name}: of Gymnasium", "", "Mechanics (default; range; meaning)"]
     lines += [_line(m.name, f"{m.default:g}; {m.range}; {m.meaning}") for m in (*has.mechanics, *tunable.CHANNEL)]
     return lines + [_line(f"{stem}<{what}>", f"the same of one {what} alone") for stem, what in has.stems.items()]
 
 
 def game_lines(game: Game) -> list[str]:
-    """Lines about one game."""
     bounds = "not measured" if game.bounds is None else f"{game.bounds.random:g} random, {game.bounds.expert:g} expert"
-    lines = [
-        f"{game.id}: {game.goal}",
-        f"  returns: {bounds}; episodes of at most {game.max_steps} steps",
-        "",
-        "Things",
-    ]
-    lines += [_line(name, ", ".join(ENTITIES[name].attributes)) for name in game.things]
+    lines = [f"{game.id}: {game.goal}", f"  returns: {bounds}; episodes of at most {game.max_steps} steps"]
+    lines += ["", "Things", *(_line(name, ", ".join(ENTITIES[name].attributes)) for name in game.things)]
     lines += ["", "Mechanics (default; range; meaning)"]
     return lines + [_line(m.name, f"{m.default}; {m.range}; {m.meaning}") for m in game.mechanics.values()]
 
@@ -151,10 +135,6 @@ def detail(game: str) -> list[str]:
     if game not in GAMES and game not in arenas:
         raise unknown("game", game, [*GAMES, *arenas, *robots])
     return _arena_detail(arenas[game]) if game in arenas else game_lines(GAMES[game])
-
-
-def _short(name: str) -> str:
-    return str(Task(name))
 
 
 def _played(task: Task) -> TaskVectorEnv:
@@ -204,6 +184,6 @@ def draw_sheet(path: Path) -> None:
             axis.imshow(_picture(str(options["view"]), obs, env.observation_schema.names), interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-        row[0].set_ylabel(_short(name), fontsize=9)
+        row[0].set_ylabel(str(Task(name)), fontsize=9)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -37,13 +37,10 @@ HELP = "arrows or WASD to move, space to act, . to wait, r for a new episode, q 
 
 
 class Session:
-    """A game played episode after episode, and its score; the board shows what an agent would see.
+    """A built-in game played episode after episode, and its score; the board shows what an agent would see.
 
-    Args:
-        task: a built-in game. Its views for networks (pixels, features) are shown as planes.
-        seed: of the first episode.
-    Raises:
-        GraftError: no built-in game, or a mechanic that is not allowed.
+    Views for networks (pixels, features) are shown as planes. Raises GraftError where it is no such game, or a mechanic
+    is not allowed.
     """
 
     def __init__(self, task: Task, seed: int) -> None:
@@ -69,7 +66,6 @@ class Session:
         self.score, self.steps, self.over = 0.0, 0, ""
 
     def act(self, action: int) -> None:
-        """Play a step, unless the episode is over."""
         if self.over:
             return
         self._obs, rewards, terminated, truncated, _ = self._env.step(np.array([action]))
@@ -106,7 +102,6 @@ class Session:
         return text
 
     def status(self) -> str:
-        """Score and steps, and whether the episode is over."""
         line = f"score {self.score:g}   step {self.steps} of {self.game.max_steps}"
         return f"{line}   {self.over}: r for the next one, q to quit" if self.over else line
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,11 +53,10 @@ class MixtureVectorEnv(TaskVectorEnv):
         self._set_schemas(num_envs, _with_tasks(together, tasks) if show else together, actions)
 
     def _hold_all(self) -> None:
-        names = self._names
-        if self.num_envs < len(names):
+        if self.num_envs < (count := len(self._names)):
             raise GraftError(
-                f"A mixture of {len(names)} tasks needs {len(names)} environments or more, to hold all of them "
-                f"({', '.join(names)}); this batch has {self.num_envs}."
+                f"A mixture of {count} tasks needs {count} environments or more, to hold all of them "
+                f"({', '.join(self._names)}); this batch has {self.num_envs}."
             )
 
     def _gather(self, pieces: Sequence[Any]) -> Any:
@@ -76,10 +75,7 @@ class MixtureVectorEnv(TaskVectorEnv):
         return wide
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments.
-
-        ``seed`` is one number, from which each part's seeds follow, or one for each environment, or None.
-        """
+        """Fresh episodes; ``seed`` is a number, from which each part's seeds follow, or one for each environment."""
         self._hold_all()
         chosen = self._options(options or {})
         seeds = self._seeds(seed)
@@ -186,9 +182,6 @@ class MixtureAdapter(Adapter):
     """``Graft/Mixture-v0`` with ``tasks: [id or {id, kwargs}, ...]`` and ``show_task``."""
 
     prefix = ID
-
-    def ids(self) -> Iterable[str]:
-        return [ID]
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         if task.id != ID:

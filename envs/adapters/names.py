@@ -54,8 +54,7 @@ _BY_NAME = {
     **dict.fromkeys(("BipedalWalker-v3", "BipedalWalkerHardcore-v3"), _WALKER),
     **dict.fromkeys(("CarRacing-v2", "CarRacing-v3"), _CAR),
 }
-_OTHER_FORM = {_LANDER: _LANDER_CONTINUOUS, _CAR: _CAR_DISCRETE}
-"""What a task is with the keyword ``continuous``."""
+_OTHER_FORM = {_LANDER: _LANDER_CONTINUOUS, _CAR: _CAR_DISCRETE}  # what a task is with the keyword ``continuous``
 
 
 def known_names(env_id: str, actions: gym.Space[Any] | None = None) -> Names:

@@ -22,11 +22,7 @@ PARTS = {
 
 
 def state(package: str, name: str = "", install: str = INSTALL) -> str:
-    """`READY`, or a sentence with the line that installs ``package``; "" is always there.
-
-    Args:
-        package: as Python imports it. name: its usual name, if that differs.
-    """
+    """`READY`, or a sentence with the line that installs ``package`` as Python imports it; "" is always there."""
     if not package or find_spec(package) is not None:
         return READY
     return f"{name or package} is not installed; install it with `{install}`."

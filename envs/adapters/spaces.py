@@ -17,8 +17,7 @@ from graft.envs.core.task import BatchOptions, TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
 Array = NDArray[Any]
-CHANNELS = (1, 3, 4)
-"""Numbers of channels that make a three-dimensional box of bytes an image."""
+CHANNELS = (1, 3, 4)  # numbers of channels that make a three-dimensional box of bytes an image
 
 
 class ObservationCodec(NamedTuple):
@@ -107,7 +106,6 @@ def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] |
     """The codec of observations of ``space``.
 
     Args:
-        task: id, for the error message.
         space: a one-dimensional Box or a Box of reals becomes a float32 vector (n,); a Box of bytes in the form of an
             image becomes pixels (C, H, W), or planes where its highest value is 1; Discrete becomes one-hot float32,
             MultiDiscrete several of them, MultiBinary zeros and ones. Dict and Tuple, nested or not, become `parts`;
@@ -151,19 +149,14 @@ def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] |
 
 def _leaves(space: gym.Space[Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], gym.Space[Any]]]:
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-        within = space.items() if isinstance(space, gym.spaces.Dict) else enumerate(space)
-        for key, inner in within:
+        for key, inner in space.items() if isinstance(space, gym.spaces.Dict) else enumerate(space):
             yield from _leaves(inner, (*path, key))
     else:
         yield path, space
 
 
 def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]]) -> ObservationCodec:
-    """The codec of a Dict or a Tuple; ``names``: part -> names of its features, where there are as many.
-
-    Raises:
-        GraftError: a part that can't be shown.
-    """
+    """The codec of a Dict or a Tuple, ``names`` by part; raises GraftError for a part that can't be shown."""
     leaves = dict(_leaves(space))
     codecs = {}
     for path, inner in leaves.items():
@@ -191,12 +184,8 @@ def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str,
 def action_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ActionCodec:
     """The codec of actions of ``space``: Discrete as indices from 0, a Box of reals as a flat vector.
 
-    MultiDiscrete and MultiBinary are several choices at once, (N, M) indices from 0.
-
-    Args:
-        task: id, for the error message. names: of the actions, used where there are as many.
-    Raises:
-        GraftError: any other space.
+    MultiDiscrete and MultiBinary are several choices at once, (N, M) indices from 0. ``names`` are used where there are
+    as many. Raises GraftError for any other space.
     """
     if isinstance(space, gym.spaces.Discrete):
         start = int(space.start)

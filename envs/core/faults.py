@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,8 +12,7 @@ from pydantic import Field
 from graft.envs.core.options import build_options
 from graft.errors import GraftError, unknown
 
-KEYWORD = "faults"
-"""The task's keyword for `FaultRules`, unless the environment's constructor has one of that name."""
+KEYWORD = "faults"  # the task's keyword for `FaultRules`, unless the environment's constructor has one of that name
 
 KINDS = ("raised", "hung", "not_finite", "outside")
 """An exception; no answer in time; a reward or observation that is NaN or infinite; an observation that its space does
@@ -42,13 +41,11 @@ class FaultRules:
 
 
 def split_rules(
-    task_id: str, kwargs: Mapping[str, Any], takes: Iterable[str] = (), offered: Iterable[str] | None = None
+    task_id: str, kwargs: Mapping[str, Any], takes: Iterable[str] = (), offered: Sequence[str] | None = None
 ) -> tuple[FaultRules, dict[str, Any]]:
     """The rules among a task's keywords, and the other keywords; raises GraftError for rules that are not allowed.
 
-    Args:
-        takes: keywords of the environment's constructor.
-        offered: names of the rules that the task's provider can keep; None for all.
+    ``takes`` are keywords of the environment's constructor, ``offered`` the rules that its provider can keep.
     """
     rest = dict(kwargs)
     if KEYWORD not in rest or KEYWORD in takes:
@@ -57,17 +54,16 @@ def split_rules(
     if not isinstance(given, Mapping):
         raise GraftError(f"{KEYWORD}={given!r} of {task_id} is not allowed; give rules, such as {{limit: 10}}.")
     kind = f"{KEYWORD} of {task_id}"
-    for name in given if offered is not None else ():
-        if name not in set(offered or ()):
-            raise unknown(f"option of {kind}", str(name), offered or ())
+    for name in given:
+        if offered is not None and name not in offered:
+            raise unknown(f"option of {kind}", str(name), offered)
     return build_options(kind, FaultRules, given), rest
 
 
 class Faults(dict[str, int]):
     """Kind -> how often environments failed so, each failure followed by a restart.
 
-    Attributes:
-        last: text of the last failure. error: what it raised, if it did; not pickled.
+    ``last`` is the text of the last failure, and ``error`` what it raised, if it did; that is not pickled.
     """
 
     def __init__(self) -> None:
@@ -80,7 +76,6 @@ class Faults(dict[str, int]):
 
     @property
     def total(self) -> int:
-        """Of all kinds."""
         return sum(self.values())
 
     def __str__(self) -> str:
@@ -93,7 +88,6 @@ class Faults(dict[str, int]):
         return {"env/faults": float(self.total), **found} if found else {}
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
-        """Count one more."""
         self[kind] += 1
         self.last, self.error = text, error
 
@@ -111,8 +105,7 @@ def sum_faults(parts: Iterable[Faults]) -> Faults:
 class TooManyFaults(GraftError):
     """Environments failed more often than the task's rules allow.
 
-    Attributes:
-        task: id. faults: of the batch. env_steps: of the training that it ended.
+    ``task`` is its id, ``faults`` those of the batch, and ``env_steps`` those of the training that it ended.
     """
 
     def __init__(self, task: str, faults: Faults, message: str) -> None:
@@ -132,7 +125,6 @@ class FaultLog:
         self.faults = Faults()
 
     def count_steps(self, env_steps: int) -> None:
-        """Count env steps that were taken."""
         self._steps += env_steps
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
@@ -162,6 +154,5 @@ class FaultLog:
 
 def checks_bounds(rules: FaultRules, task_id: str) -> bool:
     """Whether observations of the task that are outside their space are faults."""
-    if rules.outside is not None:
-        return rules.outside
-    return not task_id.rpartition(":")[2].startswith(LOOSE_BOUNDS)
+    loose = task_id.rpartition(":")[2].startswith(LOOSE_BOUNDS)
+    return not loose if rules.outside is None else rules.outside

@@ -64,7 +64,6 @@ def shared_names(given: Mapping[str, Any], mine: Schemas, theirs: Schemas) -> di
 def _under(
     schema: ObservationSchema, names: tuple[str, ...], attributes: tuple[tuple[str, ...], ...] | None = None
 ) -> ObservationSchema:
-    """``schema`` with other names, and other attributes where given; its parts have theirs."""
     attributes = schema.attributes if attributes is None else attributes
     if not schema.parts:
         return replace(schema, names=names, attributes=attributes)

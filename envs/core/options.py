@@ -25,10 +25,7 @@ def sentence(where: str, detail: ErrorDetails) -> str:
 def build_options(kind: str, cls: type[T], options: Mapping[str, Any]) -> T:
     """An instance of the frozen dataclass ``cls`` with ``options`` checked against its annotations.
 
-    Args:
-        kind: what the options belong to, for the message ("method frozen").
-    Raises:
-        GraftError: an unknown option (with the nearest valid one), or a value of the wrong type or out of range.
+    Raises GraftError for an unknown option, or a wrong type or range; ``kind`` is their owner ("method frozen").
     """
     allowed = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for name in options:

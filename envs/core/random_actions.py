@@ -15,8 +15,7 @@ _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B = np.uint64(0x94D049BB133111EB)
 _APART = np.uint64(0x2545F4914F6CDD1D)
 
-WIDEST = 1e3
-"""How far random numbers reach in a box that has no bounds."""
+WIDEST = 1e3  # how far random numbers reach in a box that has no bounds
 
 
 class RandomActions:
@@ -26,14 +25,12 @@ class RandomActions:
         self.state = np.zeros((num_envs, 2), np.uint64)
 
     def seed(self, seed: int) -> None:
-        """Give environment i the stream of ``seed + i``."""
         seeds = np.uint64(seed) + np.arange(len(self.state), dtype=np.uint64)
         with np.errstate(over="ignore"):  # unsigned numbers wrap
             self.state[:, 0] = _mixed(seeds * _STEP ^ _APART)
         self.state[:, 1] = 0
 
     def last(self) -> RandomActions:
-        """The stream of the last environment alone."""
         only = RandomActions(0)
         only.state = self.state[-1:]
         return only

@@ -1,7 +1,4 @@
-"""A registry that imports every module below a package once; each module registers what it defines.
-
-So a new game, adapter, encoder or transfer method is one new file.
-"""
+"""A registry that imports every module below a package once: a new game, adapter or method is one new file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Schemas: the names, attributes, shapes and bounds of what a task shows and accepts.
-
-Transfer moves weights by these names, so they are part of a task as much as its rewards are.
-"""
+"""Schemas: names, attributes, shapes and bounds of what a task shows and accepts; transfer goes by the names."""
 
 from __future__ import annotations
 
@@ -65,14 +62,13 @@ class ObservationSchema:
             raise GraftError(f"Observation names must be unique, got {', '.join(self.names)}.")
 
     def space(self) -> gym.spaces.Box:
-        """The Gymnasium space of one observation."""
         if self.parts:
             boxes = [part.space() for _, part in self.parts]
             low, high = (np.concatenate([getattr(b, end).ravel() for b in boxes]) for end in ("low", "high"))
             return gym.spaces.Box(low.astype(self.dtype), high.astype(self.dtype), dtype=np.dtype(self.dtype).type)
         per_channel = (-1,) + (1,) * (len(self.shape) - 1)
-        low = np.broadcast_to(np.reshape(self.low, per_channel), self.shape).astype(self.dtype)
-        high = np.broadcast_to(np.reshape(self.high, per_channel), self.shape).astype(self.dtype)
+        ends = (np.reshape(end, per_channel) for end in (self.low, self.high))
+        low, high = (np.broadcast_to(end, self.shape).astype(self.dtype) for end in ends)
         return gym.spaces.Box(low, high, self.shape, np.dtype(self.dtype).type)
 
     @property
@@ -102,7 +98,6 @@ class ObservationSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ObservationSchema:
-        """Inverse of `to_json`."""
         return cls(
             parts=tuple((name, cls.from_json(part)) for name, part in data.get("parts", ())),
             kind=data["kind"],
@@ -130,11 +125,7 @@ def uint8_schema(
 
 
 def joined(parts: Mapping[str, ObservationSchema]) -> ObservationSchema:
-    """The schema of an observation of several parts: bytes where all of them are bytes, else float32.
-
-    Raises:
-        GraftError: no parts, or parts of parts.
-    """
+    """The schema of several parts, bytes where all are bytes, else float32; raises GraftError for none, or nested."""
     if not parts or any(part.parts for part in parts.values()):
         raise GraftError("An observation of parts needs one or more of them, none of which has parts itself.")
     schemas = list(parts.values())
@@ -174,7 +165,6 @@ class ActionSchema:
             raise GraftError(f"Choices {self.sizes} need a name each, got {len(self.names)} names.")
 
     def space(self) -> gym.Space[Any]:
-        """The Gymnasium space of one action."""
         if self.kind == "discrete":
             return gym.spaces.Discrete(len(self.names))
         if self.kind == "multi":
@@ -188,7 +178,6 @@ class ActionSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ActionSchema:
-        """Inverse of `to_json`."""
         return cls(
             kind=data["kind"],
             names=tuple(data["names"]),

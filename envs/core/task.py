@@ -43,12 +43,10 @@ class Task:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
-        """Inverse of `to_json`."""
         return cls(data["id"], dict(data.get("kwargs", {})))
 
 
-LONGEST = 60
-"""Characters of a mapping that `Task.__str__` shows; longer ones have a checksum instead."""
+LONGEST = 60  # characters of a mapping that `Task.__str__` shows; longer ones have a checksum instead
 
 
 def _short(value: Any) -> str:
@@ -62,8 +60,7 @@ def _short(value: Any) -> str:
     return str(Task.from_json(value)) if isinstance(value, dict) and "id" in value else str(value)
 
 
-AVERAGED = "mean of the bounds of its tasks"
-"""`Bounds.how` of a mixture."""
+AVERAGED = "mean of the bounds of its tasks"  # `Bounds.how` of a mixture
 
 
 class Bounds(NamedTuple):
@@ -79,13 +76,10 @@ class Bounds(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Parts of a batch whose returns are reported apart, such as the tasks of a mixture.
-
-    ``of_row`` (N,) holds the index of each environment's part, and ``scales`` the bounds of each part that has some.
-    """
+    """Parts of a batch whose returns are reported apart, such as the tasks of a mixture."""
 
     names: tuple[str, ...]
-    of_row: NDArray[np.int64]
+    of_row: NDArray[np.int64]  # the index of each environment's part, (N,)
     scales: tuple[Bounds | None, ...]
 
 
@@ -95,9 +89,11 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     ``metadata["autoreset_mode"]`` says which convention it follows. Under same-step autoreset, ``infos`` of a step
     in which environments ended holds ``final_obs``, an array (num_envs, *obs_shape) whose rows are valid where the
     boolean mask ``_final_obs`` (num_envs,) is set. ``terminated`` and ``truncated`` are never both set: what terminates
-    in the last step of its time limit has terminated. ``reset()`` without a seed uses the seed given to `envs.make`
-    the first time and goes on with the running random numbers after that. ``groups`` names the parts of a batch that
-    has several.
+    in the last step of its time limit has terminated. Arrays that a step returns are the caller's to keep.
+
+    ``reset()`` without a seed uses the seed given to `envs.make` the first time and goes on with the running random
+    numbers after that; ``options={"reset_mask": (N,) bool}`` resets only those environments, where rows are games of
+    their own. ``groups`` names the parts of a batch that has several.
 
     Where ``dead_rows`` is set, rows can be out of play, such as agents that died: ``infos["alive"]`` (N,) of every
     reset and step says which of the observations that it returns are of rows in play. Where rows share a game,
@@ -111,7 +107,6 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def schemas(self) -> Schemas:
-        """Both schemas as one value."""
         return Schemas(self.observation_schema, self.action_schema)
 
     @property
@@ -171,12 +166,11 @@ class Adapter(ABC):
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """How its ids begin."""
         return (self.prefix,)
 
-    @abstractmethod
     def ids(self) -> Iterable[str]:
         """Full ids that can be made on this machine, for the nearest-name hint."""
+        return self.prefixes
 
     @abstractmethod
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
@@ -191,12 +185,9 @@ class Adapter(ABC):
         return None
 
     def states(self) -> dict[str, str]:
-        """Of each part, whether it can be made on this machine: "ready", or a sentence with the line that installs it.
-
-        It imports nothing.
-        """
+        """Of each part: "ready", or a sentence with the line that installs it; imports nothing."""
         return {}
 
     def counts(self) -> dict[str, int]:
-        """How many ids each part has; may import those that are ready."""
-        return {}
+        """How many ids each part has, `ids` for the only one; may import those that are ready."""
+        return dict.fromkeys(self.states(), len(list(self.ids())))

@@ -78,7 +78,6 @@ class TeamRows(TaskVectorEnv):
         return self.squad.faults
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Fresh episodes of all environments; environment i is seeded with ``seed + i``."""
         if options:
             raise GraftError(f"TeamRows take no reset options; got {', '.join(options)}.")
         seed = self._first_seed if seed is None else seed
@@ -93,7 +92,6 @@ class TeamRows(TaskVectorEnv):
         return self._obs(self._seen), {"alive": self._rows(self._alive)}
 
     def step(self, actions: Any) -> tuple[Array, Array, Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep."""
         chosen = np.asarray(actions)
         expected = self.action_space.shape
         if chosen.shape != expected:
@@ -134,7 +132,6 @@ class TeamRows(TaskVectorEnv):
         return rows if rows.base is None else rows.copy()
 
     def _all_actions(self, chosen: Array) -> dict[str, Any]:
-        """The rows' actions, those of surplus rows, and the opponents', by team."""
         environments, count = self.squad.num_envs, len(self.slots)
         surplus = environments * count - self.num_envs
         if surplus:

@@ -17,9 +17,7 @@ Bools = NDArray[np.bool_]
 Policy = Callable[[Array, Bools], Any]
 """(observations (N, size, *shape), who is in play (N, size)) -> actions (N, size) or (N, size, n), for one team."""
 
-RULES = ("random", "still")
-"""Built-in opponents: uniformly random actions, or `no_op`."""
-
+RULES = ("random", "still")  # built-in opponents: uniformly random actions, or `no_op`
 ALL = "all"
 
 

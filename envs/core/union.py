@@ -19,9 +19,7 @@ def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:
     """The schema that holds every name of ``schemas``, in the order in which they first appear.
 
     A name has all attributes that any of them gives it; its bounds span theirs, and zero where a schema lacks it.
-
-    Raises:
-        GraftError: observations of different kinds, dtypes or boards, which have no union.
+    Raises GraftError for different kinds, dtypes or boards.
     """
     first = schemas[0]
     if all(schema.parts for schema in schemas):
@@ -66,10 +64,9 @@ def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
 
 
 class UnionObservation(TaskVectorEnv):
-    """A batch whose observations are laid out as ``schema``, by name; names that it lacks are zero.
+    """A batch whose observations are laid out as ``schema``, by name, with zeros for names that it lacks.
 
-    Raises:
-        GraftError: it has a name that ``schema`` lacks, or in another form.
+    Raises GraftError for a name that ``schema`` lacks, or has in another form.
     """
 
     def __init__(self, env: TaskVectorEnv, schema: ObservationSchema) -> None:

@@ -13,8 +13,7 @@ import numpy as np
 
 T = TypeVar("T")
 
-RESET_FACTOR = 5
-"""How many times longer than a step a reset may take, or making the environment."""
+RESET_FACTOR = 5  # how many times longer than a step a reset may take, or making the environment
 
 
 class EnvFailure(Exception):
@@ -62,7 +61,6 @@ def attempts(call: Callable[[T], object], items: Iterable[T]) -> dict[T, EnvFail
 
 
 def failure_of(error: BaseException) -> EnvFailure:
-    """``error`` as a failure."""
     if isinstance(error, EnvFailure):
         return error
     lines, frames = str(error).strip().splitlines(), traceback.extract_tb(error.__traceback__)

@@ -27,20 +27,11 @@ Bools = NDArray[np.bool_]
 Steps = tuple[NDArray[np.float64], Bools, Bools, dict[int, EnvFailure]]
 """Rewards, terminated and truncated, (N,), and the failures by environment."""
 
-Reset = tuple[bool, dict[str, Any]]
-"""Whether the environment is made again first, and the keywords of its reset."""
-
-SECONDS_TO_CLOSE = 30.0
-"""Environments that take longer to close are ended with their process."""
-
-SECONDS_ALONE = 5.0
-"""How long a process may close its environments after the one that started it is gone."""
-
-NOTHING: gym.Space[Any] = gym.spaces.MultiBinary(1)
-"""The observations of an object that has none."""
-
-STARTS_AT_ONCE = 8
-"""Processes that are started at the same time; each loads its libraries."""
+Reset = tuple[bool, dict[str, Any]]  # whether the environment is made again first, and the keywords of its reset
+SECONDS_TO_CLOSE = 30.0  # environments that take longer to close are ended with their process
+SECONDS_ALONE = 5.0  # how long a process may close its environments after the one that started it is gone
+NOTHING: gym.Space[Any] = gym.spaces.MultiBinary(1)  # the observations of an object that has none
+STARTS_AT_ONCE = 8  # processes that are started at the same time; each loads its libraries
 
 
 class _Host(gym.Env[Any, Any]):
@@ -48,8 +39,7 @@ class _Host(gym.Env[Any, Any]):
 
     Args:
         starter: id of the process that starts this one and handles Ctrl-C.
-        make: makes the object at the first call, from the array that holds the observation.
-        space: of the observation.
+        make: makes the object at the first call, from the array that holds the observation, of ``space``.
     """
 
     action_space = NOTHING
@@ -75,13 +65,10 @@ class _Host(gym.Env[Any, Any]):
 
 
 class Subprocess:
-    """An object in a process, which can be ended at any time.
+    """An object in a process, which can be ended at any time; raises GraftError where the process cannot be started.
 
     Args:
-        make: makes the object in the process, from the array of its observation. task: id, for messages.
-        space: of the observation.
-    Raises:
-        GraftError: the process cannot be started.
+        make: makes the object in the process, from the array of its observation, which is of ``space``.
     """
 
     def __init__(self, make: Callable[[Array], Any], task: str, space: gym.Space[Any] = NOTHING) -> None:
@@ -99,7 +86,6 @@ class Subprocess:
 
     @property
     def obs(self) -> Any:
-        """The observation after the last call."""
         shared: Any = self._env.observations
         return shared[0]
 

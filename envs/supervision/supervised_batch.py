@@ -25,9 +25,8 @@ class EnvGroup(RestartableEnvs):
     """Environments stepped one after the other in one process; failures are returned instead of raised.
 
     Args:
-        make: makes one of them, at its first reset. count: how many, k.
-        check: of observations, which are under ``key`` where they are dictionaries.
-        obs: (k, ...), takes observations where a call gives no other array.
+        make: makes one of them, at its first reset. check: of observations, under ``key`` of dictionaries.
+        obs: (count, ...), takes observations where a call gives no other array.
     """
 
     def __init__(
@@ -88,8 +87,7 @@ class SupervisedBatch:
         first: one of them, for its spaces and attributes. envs: those that run in this process.
 
     Args:
-        make: makes one of them. num_envs: how many, N.
-        task: id, for messages.
+        make: makes one of them. num_envs: how many, N. task: id, for messages.
         seed: environment i's first seed is ``seed + i``.
         rules: of faults. With a ``step_timeout`` every environment has a process of its own, which can be ended.
         workers: processes to spread the environments over; 1 is for none but this one.
@@ -196,7 +194,6 @@ class SupervisedBatch:
             given = {i: {**own, "seed": None} for i, own in given.items() if i in failures}
 
     def close(self) -> None:
-        """Close every environment, as far as they let themselves be closed."""
         (self._group or self.first).close()
 
     def _check_values(self, which: Sequence[int], failures: dict[int, EnvFailure]) -> None:
@@ -215,6 +212,5 @@ class SupervisedBatch:
         return True, given
 
     def _count(self, i: int, doing: str, failure: EnvFailure) -> None:
-        """Count a failure of environment i in its step or reset; before its next reset it is made again."""
         self._broken.add(i)
         self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)

@@ -13,8 +13,6 @@ from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVector
 from graft.envs.factory import ADAPTERS
 from graft.errors import unknown
 
-PART = "Built-in games"
-
 
 class BuiltinAdapter(Adapter):
     """Built-in games, by their Gymnasium ids."""
@@ -26,10 +24,7 @@ class BuiltinAdapter(Adapter):
         return GAMES
 
     def states(self) -> dict[str, str]:
-        return {PART: READY}
-
-    def counts(self) -> dict[str, int]:
-        return {PART: len(list(GAMES))}
+        return {"Built-in games": READY}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         mechanics = dict(task.kwargs)
@@ -43,7 +38,6 @@ class BuiltinAdapter(Adapter):
 
 
 def _game(task: Task) -> Game:
-    """The game of ``task``; raises GraftError with the nearest task."""
     if task.id not in GAMES:
         known = (task_id for _, adapter in ADAPTERS.items() for task_id in adapter.ids())
         raise unknown("task", task.id, [task_id for task_id in known if task_id.startswith(BuiltinAdapter.prefix)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from gymnasium.vector import AutoresetMode
@@ -19,8 +18,6 @@ from graft.errors import GraftError, unknown
 OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the other team: random or still"}
 """Keyword arguments of all these games."""
 
-PART = "Built-in games for teams"
-
 
 class ArenaAdapter(Adapter):
     """The games for two teams: ``team`` (the first by default), ``opponents`` and the game's options."""
@@ -34,14 +31,8 @@ class ArenaAdapter(Adapter):
     def prefixes(self) -> tuple[str, ...]:
         return tuple(self._arenas)
 
-    def ids(self) -> Iterable[str]:
-        return self.prefixes
-
     def states(self) -> dict[str, str]:
-        return {PART: READY}
-
-    def counts(self) -> dict[str, int]:
-        return {PART: len(self._arenas)}
+        return {"Built-in games for teams": READY}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         arena, given, _ = self._resolve(task)

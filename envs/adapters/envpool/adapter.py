@@ -96,7 +96,6 @@ def _library() -> Any:
 
 
 def _spec(library: Any, name: str, task: Task) -> Any:
-    """EnvPool's specification of one environment of ``task``; checks the task's keywords."""
     try:
         defaults = library.make_spec(name).config._asdict()
     except ImportError as error:

@@ -14,9 +14,7 @@ from graft.envs.core.faults import FaultLog, Faults
 from graft.envs.core.task import BatchOptions
 from graft.errors import GraftError
 
-MAX_SEED = 2**31 - 1
-"""The largest number that EnvPool holds."""
-
+MAX_SEED = 2**31 - 1  # the largest number that EnvPool holds
 Bools = NDArray[np.bool_]
 ALL = slice(None)
 

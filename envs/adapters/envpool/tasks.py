@@ -48,9 +48,7 @@ def codecs_of(
 ) -> Codecs:
     """The codecs of EnvPool's ``name``, the id of ``task`` without its prefix; raises GraftError for other spaces.
 
-    Args:
-        config: all its keywords with their values. space, action: its spaces.
-        mission: whether MiniGrid's mission is shown; None for the default.
+    ``config`` holds all its keywords; ``mission`` says whether MiniGrid's is shown, None for the default.
     """
     if is_grid(name) and isinstance(space, gym.spaces.Dict):
         return _grid_codecs(task.id, space, action, shows_mission(name) if mission is None else mission)

@@ -63,7 +63,6 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
         seeds, chosen = self._seeds(seed), self._chosen(options)
         passed_on = {key: value for key, value in (options or {}).items() if key != "reset_mask"} or None
         self._batch.reset(np.flatnonzero(chosen).tolist(), seeds, passed_on)
@@ -71,7 +70,6 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         return self._encode(self._batch.raw), {}
 
     def step(self, actions: Any) -> tuple[Array, NDArray[np.float64], Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep."""
         playing = self._all if self._same_step else np.flatnonzero(~self._waiting).tolist()
         rewards, terminated, truncated = self._batch.step(playing, self._decode(np.asarray(actions)))
         ended = terminated | truncated
@@ -98,7 +96,6 @@ class GymnasiumAdapter(Adapter):
     prefix = ""
     renders = True
     construction_context: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Gives the context in which an environment is made."""
 
     def ids(self) -> Iterable[str]:
         """Ids registered with Gymnasium so far; a user's module registers its own when it is imported."""
@@ -110,13 +107,7 @@ class GymnasiumAdapter(Adapter):
     def supervised(
         self, task: Task, options: BatchOptions, wrap: Wrap | None = None, names: Iterable[str] = ()
     ) -> SupervisedBatch:
-        """The environments of a batch.
-
-        Args:
-            wrap: wraps each of them. names: keywords of ``wrap``, for the error message of an unknown one.
-        Raises:
-            GraftError: an unknown id or keyword, or a package that is not installed.
-        """
+        """The environments of a batch, each in ``wrap``, whose keywords are ``names``; raises GraftError as `make`."""
         spec = _find(task.id)
         allowed, takes_others = _keywords(spec, task)
         task, mission = split_mission(task)
@@ -143,7 +134,6 @@ class GymnasiumAdapter(Adapter):
 
 
 def _find(task_id: str) -> EnvSpec:
-    """The registered specification; imports the module of ``module:Id-v0`` first."""
     module, _, name = task_id.rpartition(":")
     if module:
         try:

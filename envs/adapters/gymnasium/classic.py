@@ -10,12 +10,10 @@ from graft.envs.adapters.gymnasium.tunable import TunableAdapter, TunableSpec, V
 from graft.envs.builtin.engine.mechanics import Mechanic
 from graft.envs.factory import ADAPTERS
 
-Constants = dict[Mechanic, str]
-"""Each mechanic with the environment's attribute that holds it."""
+Constants = dict[Mechanic, str]  # each mechanic with the environment's attribute that holds it
 
 
 def _attributes(constants: Constants, derive: Callable[[Any], None] | None, env: Any) -> Callable[[Values], None]:
-    """A function that sets the attributes of ``env``, and then those that are derived from them."""
 
     def apply(p: Values) -> None:
         for mechanic, attribute in constants.items():

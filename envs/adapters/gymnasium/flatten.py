@@ -15,8 +15,7 @@ from graft.envs.supervision.supervised_batch import SingleEnv
 class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):
     """Flattens the parts of an observation one after the other; ``codec`` is that of batches of the result.
 
-    Args:
-        task: id, for names and messages. names: part -> names of its features, where its author gave them.
+    ``names``: part -> names of its features, where its author gave them.
     """
 
     def __init__(self, env: SingleEnv, task: str, names: Mapping[str, tuple[str, ...]] | None = None) -> None:
@@ -26,7 +25,6 @@ class FlattenObservation(gym.ObservationWrapper[Any, Any, Any]):
         self.codec = ObservationCodec(schema, np.copy)
 
     def observation(self, observation: Any) -> Any:
-        """The flat observation, (D,)."""
         return self._encode(_batch_of_one(observation))[0]
 
 

@@ -20,8 +20,7 @@ STATE, DYNAMICS, HISTORY = "state", "dynamics", "history"
 PARTS = (STATE, DYNAMICS, HISTORY)
 SHOW = "show"
 KEYWORDS = (SHOW, HISTORY)
-STEPS = 10
-"""Of the history, by default."""
+STEPS = 10  # of the history, by default
 
 
 def split_parts(task: str, kwargs: Mapping[str, Any]) -> tuple[tuple[str, ...], int, dict[str, Any]]:
@@ -49,9 +48,6 @@ class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
 
     ``state`` is the environment's own, ``dynamics`` the values of all its mechanics for the step to come, ``history``
     the observations and the actions chosen in the last steps, the latest first, and zeros before the episode began.
-
-    Args:
-        env: a `TunableWrapper`. parts: those to show. steps: of the history.
     """
 
     def __init__(self, env: Any, parts: tuple[str, ...], steps: int) -> None:

@@ -24,9 +24,7 @@ DISTRIBUTIONS = {
 }
 """Name -> its two numbers, and what they do."""
 
-EVERY = "every"
-"""The keyword that says after how many steps of an episode a value is drawn again."""
-
+EVERY = "every"  # the keyword that says after how many steps of an episode a value is drawn again
 Rng = np.random.Generator
 
 
@@ -62,13 +60,7 @@ class RandomValue:
 
 
 def parse(where: str, mechanic: Mechanic, value: Any) -> Value | RandomValue:
-    """``value`` of ``mechanic``: a number in its range, or a distribution.
-
-    Args:
-        where: the task's id, for messages.
-    Raises:
-        GraftError: a value out of range or of the wrong type, or a distribution that is unknown or does not fit.
-    """
+    """``value`` of ``mechanic`` of the task ``where``: a number or a distribution; raises GraftError if not allowed."""
     if not isinstance(value, Mapping):
         return mechanic.check(where, value)
     named = f"{where}: {mechanic.name}={dict(value)!r} is not allowed"
@@ -123,9 +115,6 @@ class Randomisation:
 
     Attributes:
         values: name -> its value now. drawn: name -> distribution. recurring: whether values change within episodes.
-
-    Args:
-        settings: name -> a number, or its distribution.
     """
 
     def __init__(self, settings: Mapping[str, Value | RandomValue]) -> None:

@@ -75,10 +75,7 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
         mechanics: all of them, in the order of ``values`` (K,) float32, those in force.
         drawn: whether values are drawn at resets, and whether also within episodes.
 
-    Args:
-        given: keyword arguments that are mechanics. task: id, for messages.
-    Raises:
-        GraftError: an unknown part, or a value that is not allowed.
+    Raises GraftError for an unknown mechanic among ``given``, or a value that is not allowed.
     """
 
     def __init__(self, env: SingleEnv, spec: TunableSpec, given: Values, task: str) -> None:
@@ -104,7 +101,6 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
             self.step = env.step  # type: ignore[method-assign]  # nothing to add: not even a call
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Draw, then begin an episode; a seed also starts the random numbers of the mechanics."""
         if seed is not None:
             self._randomisation.seed(seed)
         if self._randomisation.drawn:

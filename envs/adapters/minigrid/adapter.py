@@ -13,9 +13,7 @@ from graft.envs.builtin.engine.compile import jit, specialise, standalone
 from graft.envs.core.schema import uint8_schema
 from graft.envs.core.task import Bounds
 
-MINIGRID = "MiniGrid-"
-"""How the ids of MiniGrid's tasks begin, without a provider's prefix."""
-
+MINIGRID = "MiniGrid-"  # how the ids of MiniGrid's tasks begin, without a provider's prefix
 OBJECTS = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 STATES = ("open", "closed", "locked")

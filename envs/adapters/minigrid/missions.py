@@ -18,9 +18,7 @@ from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
-GRIDS = ("MiniGrid-", "BabyAI-")
-"""How the ids of the tasks with missions begin, without a provider's prefix."""
-
+GRIDS = ("MiniGrid-", "BabyAI-")  # how the ids of the tasks with missions begin, without a provider's prefix
 KEYWORD = "mission"
 
 WORDS = (
@@ -52,8 +50,7 @@ def short(task_id: str) -> str:
 def shows_mission(task_id: str, space: gym.Space[Any] | None = None) -> bool:
     """Whether a task shows its mission by default: MiniGrid's where it differs between episodes, BabyAI's all do.
 
-    Args:
-        space: the mission's, where it is known: MiniGrid's own say which words of the sentence vary.
+    The mission's ``space``, where it is known, says which words of the sentence vary.
     """
     choices = getattr(space, "ordered_placeholders", None)
     if choices is None or short(task_id).startswith("BabyAI-"):

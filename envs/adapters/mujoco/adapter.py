@@ -21,7 +21,6 @@ from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError
 
 ROBOTS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
-PART = "MuJoCo with dynamics"
 
 MECHANICS = (
     Mechanic("mass", "scale of all masses and inertias", 1.0, 0.1, 10.0),
@@ -32,8 +31,7 @@ MECHANICS = (
     Mechanic("gravity", "scale of gravity: 1 is the Earth's, 0.165 the Moon's", 1.0, 0.0, 5.0),
 )
 BODY, MOTOR = "mass_", "gain_"
-_FIXED, _AFFINE = 0, 1
-"""MuJoCo's types of actuators whose force is proportional to their parameters."""
+_FIXED, _AFFINE = 0, 1  # MuJoCo's types of actuators whose force is proportional to their parameters
 
 
 class ModelScaler:
@@ -44,15 +42,8 @@ class ModelScaler:
     """
 
     PARTS = (
-        "body_mass",
-        "body_inertia",
-        "geom_friction",
-        "pair_friction",
-        "dof_damping",
-        "dof_dampingpoly",
-        "dof_armature",
-        "actuator_gainprm",
-        "actuator_biasprm",
+        *("body_mass", "body_inertia", "geom_friction", "pair_friction", "dof_damping", "dof_dampingpoly"),
+        *("dof_armature", "actuator_gainprm", "actuator_biasprm"),
     )
 
     def __init__(self, env: Any) -> None:
@@ -136,10 +127,10 @@ class RobotsAdapter(TunableAdapter):
         return None
 
     def states(self) -> dict[str, str]:
-        return {PART: state("mujoco", "MuJoCo")}
+        return {"MuJoCo with dynamics": state("mujoco", "MuJoCo")}
 
     def counts(self) -> dict[str, int]:
-        return {PART: len(self.table)}
+        return dict.fromkeys(self.states(), len(self.table))
 
 
 ADAPTERS.add("mujoco", RobotsAdapter(dict.fromkeys(ROBOTS, SPEC)))

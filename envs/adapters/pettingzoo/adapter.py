@@ -42,9 +42,6 @@ class PettingZooAdapter(Adapter):
     def states(self) -> dict[str, str]:
         return {"PettingZoo MPE": state("mpe2", "MPE")}
 
-    def counts(self) -> dict[str, int]:
-        return {"PettingZoo MPE": len(_in_package("mpe2"))}
-
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         check_same_step(task, options.autoreset)
         team, opponents = string_option(task, "team", ALL), string_option(task, "opponents", "random")
@@ -56,7 +53,6 @@ class PettingZooAdapter(Adapter):
             raise
 
     def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
-        """Environments with all their agents; they are seeded when they are reset."""
         return _make_batch(task, options.num_envs, None)
 
 
@@ -72,7 +68,6 @@ def _make_batch(task: Task, rows: int, team: str | None) -> PettingZooBatch:
 
 
 def _in_package(package: str) -> list[str]:
-    """Ids of a package's environments: of its modules whose names end with a version."""
     spec = find_spec(package)
     places = spec.submodule_search_locations if spec else None
     names = [module.name for module in pkgutil.iter_modules(places or [])]

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graft.envs.adapters.pettingzoo.roster import Bools, Roster, UnknownAgent
+from graft.envs.adapters.pettingzoo.roster import Roster, UnknownAgent
 from graft.envs.adapters.spaces import Array, first_line
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.core.schema import Schemas
-from graft.envs.core.teams import TeamEnv, envs_needed, team_slots
+from graft.envs.core.teams import Bools, TeamEnv, envs_needed, team_slots
 from graft.envs.supervision.restarts import EnvFailure, RestartableEnvs, attempts, derived_seed
 from graft.errors import GraftError
 
@@ -37,8 +37,7 @@ class PettingZooBatch(TeamEnv):
     last observations, and its next episode begins. Every attempt at an episode counts in its number.
 
     Args:
-        make: makes one of the environments; they are closed with the batch.
-        task: id, for error messages.
+        make: makes one of the environments; they are closed with the batch. task: id, for messages.
         rules: of faults; a step of one environment is one env step, however many agents act.
         rows, team: how many environments: as many as hold ``rows`` agents of ``team``, or ``rows`` where it is None.
     Raises:
@@ -80,7 +79,6 @@ class PettingZooBatch(TeamEnv):
         return self._roster.schemas_of(team)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Array], Bools, dict[str, Any]]:
-        """Fresh episodes; environment i starts with the seed ``seed + i``. Raises TooManyFaults."""
         if seed is not None:
             self._seeds[:] = seed + np.arange(self.num_envs)
             self._episodes[:] = 0
@@ -88,7 +86,6 @@ class PettingZooBatch(TeamEnv):
         return *self.observe(), {}
 
     def observe(self) -> tuple[dict[str, Array], Bools]:
-        """Observations of the agents in play, by team, and which those are (N, A); nothing changes."""
         return self._roster.shown(self._raw, self._alive), self._alive.copy()
 
     def _begin(self, which: Sequence[int]) -> None:
@@ -129,7 +126,6 @@ class PettingZooBatch(TeamEnv):
         return seen, list(failures)
 
     def _keep(self, i: int, seen: _Shown) -> None:
-        """Store what environment i showed, and which agents are in play."""
         self._alive[i] = False
         self._alive[i, list(seen.next)] = True
         for found, kept in ((seen.last, self._last), (seen.next, self._raw)):
@@ -138,7 +134,6 @@ class PettingZooBatch(TeamEnv):
                 kept[team][i, k] = shown
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Array], Array, Bools, Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep. Raises TooManyFaults."""
         shape = (self.num_envs, len(self.agents))
         rewards = np.zeros(shape)
         terminated, truncated = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
-
 from graft.envs.supervision.restarts import RESET_FACTOR
 from graft.envs.supervision.subprocesses import SECONDS_TO_CLOSE, Subprocess
 
@@ -40,9 +38,7 @@ class _Served:
 class ProcessParallelEnv:
     """The part of PettingZoo's ``ParallelEnv`` that `PettingZooBatch` uses, of an environment in a process.
 
-    Args:
-        make: makes the environment. task: id, for messages.
-        timeout: seconds that a step may take; a reset, or making it, `RESET_FACTOR` times as long.
+    A step may take ``timeout`` seconds; a reset, or making it, `RESET_FACTOR` times as long.
     """
 
     def __init__(self, make: Callable[[], Any], task: str, timeout: float) -> None:
@@ -52,13 +48,11 @@ class ProcessParallelEnv:
         about = self._process.ask(RESET_FACTOR * timeout, "about")
         self.metadata, self.render_mode, self.possible_agents, self._spaces = about
 
-    def observation_space(self, agent: Any) -> gym.Space[Any]:
-        space: gym.Space[Any] = self._spaces[agent][0]
-        return space
+    def observation_space(self, agent: Any) -> Any:
+        return self._spaces[agent][0]
 
-    def action_space(self, agent: Any) -> gym.Space[Any]:
-        space: gym.Space[Any] = self._spaces[agent][1]
-        return space
+    def action_space(self, agent: Any) -> Any:
+        return self._spaces[agent][1]
 
     def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
         obs, self.agents = self._process.ask(RESET_FACTOR * self._timeout, "reset", seed)

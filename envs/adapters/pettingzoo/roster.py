@@ -6,19 +6,16 @@ import re
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec, observation_codec
 from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import Schemas
+from graft.envs.core.teams import Bools
 from graft.envs.supervision.observation_check import ObservationCheck
 from graft.envs.supervision.restarts import EnvFailure
 from graft.errors import GraftError
 
-Bools = NDArray[np.bool_]
-
-MOVES = ("noop", "left", "right", "down", "up")
-"""The five actions of MPE, named as those of the built-in games."""
+MOVES = ("noop", "left", "right", "down", "up")  # the five actions of MPE, named as those of the built-in games
 
 
 class UnknownAgent(GraftError):

@@ -9,17 +9,16 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from graft.envs.builtin.arena.game import ARENAS
-from graft.envs.builtin.arena.state import State, new_state
+from graft.envs.builtin.arena.state import new_state
 from graft.envs.builtin.arena.view import BOARD, SCHEMA
 from graft.envs.builtin.engine.game import ACTIONS
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
 from graft.envs.builtin.engine.state import COIN, SIZE, WALL, copies, restore_arrays, seed_state
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import check_autoreset
-from graft.envs.core.teams import TeamEnv
+from graft.envs.core.teams import Bools, TeamEnv
 from graft.errors import GraftError
 
-Bools = NDArray[np.bool_]
 Shown = dict[str, NDArray[np.uint8]]
 
 
@@ -27,8 +26,7 @@ class ArenaBatch(TeamEnv):
     """``num_envs`` copies of a game for two teams in one compiled loop.
 
     Args:
-        game: its short name, ``"pursuit"``.
-        num_envs, seed, autoreset_mode, render_mode: see `GameVectorEnv`.
+        game: its short name, ``"pursuit"``. num_envs, seed, autoreset_mode, render_mode: see `GameVectorEnv`.
         **options: sizes of the teams and mechanics.
     Raises:
         GraftError: an unknown game or option, or a value that is not allowed.
@@ -148,7 +146,4 @@ class ArenaBatch(TeamEnv):
         self._first_seed = None
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {**dict(zip(State._fields, self._state, strict=True)), "waiting": self._waiting}
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        return self._state._asdict() | {"waiting": self._waiting}

@@ -15,11 +15,8 @@ from graft.envs.builtin.engine.mechanics import Mechanic, Value
 from graft.envs.core.registry import Registry
 from graft.errors import GraftError, unknown
 
-LARGEST = 8
-"""Agents of a team, at most."""
-
-Size = int | tuple[int, int]
-"""Of a team: a number, or a range from which it is drawn at each reset."""
+LARGEST = 8  # agents of a team, at most
+Size = int | tuple[int, int]  # of a team: a number, or a range from which it is drawn at each reset
 
 MECHANICS = {
     mechanic.name: mechanic
@@ -83,7 +80,6 @@ class Arena:
 
     @property
     def options(self) -> list[str]:
-        """Every keyword argument."""
         return [*(team.name for team in self.teams), *self.mechanics]
 
     def resolve(self, kwargs: Mapping[str, Any]) -> Any:
@@ -104,12 +100,10 @@ class Arena:
 
     @cached_property
     def reset_batch(self) -> Callable[..., None]:
-        """The compiled reset of a batch (`reset_batch`)."""
         return specialise(kernel.reset_batch, {"begin": self.begin, "paint": paint})
 
     @cached_property
     def step_batch(self) -> Callable[..., int]:
-        """The compiled step of a batch (`step_batch`)."""
         return specialise(kernel.step_batch, {"begin": self.begin, "advance": self.advance, "paint": paint})
 
 

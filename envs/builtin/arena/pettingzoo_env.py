@@ -90,9 +90,8 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
             raise GraftError("The game is over; call reset before the next step.")
         obs, rewards, _, _, alive, infos = self._batch.step(chosen)
         winner = int(infos["winner"][0])
-        report: dict[str, Any] = {}
-        if winner != -1:
-            report = {"winner": "draw" if winner < 0 else list(self._batch.teams)[winner]}
+        name = "draw" if winner < 0 else list(self._batch.teams)[winner]
+        report: dict[str, Any] = {"winner": name} if winner != -1 else {}
         acted, slots = self.agents, {agent: a for a, agent in enumerate(self.possible_agents)}
         shown = self._of(obs)
         ended = {agent: not bool(alive[0, slots[agent]]) for agent in acted}
@@ -117,9 +116,6 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
         """The board as a picture (H, W, 3) uint8 or a text, the first team blue; None without a render mode."""
         shown = self._batch.render()
         return None if shown is None else shown[0]
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 def parallel_env(game: str = "pursuit", render_mode: str | None = None, **options: Any) -> GraftArena:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from graft.envs.builtin.engine.compile import jit
 from graft.envs.builtin.engine.state import COIN, EMPTY, SIZE, WALL, below, neighbour
 
-TRIES = 400
-"""Random cells that are looked at before a search gives up."""
+TRIES = 400  # random cells that are looked at before a search gives up
 
 
 class State(NamedTuple):
@@ -32,7 +31,6 @@ class State(NamedTuple):
 
 
 def new_state(num_envs: int, slots: int) -> State:
-    """A zeroed state."""
     return State(
         place=np.zeros((num_envs, slots, 2), np.int64),
         alive=np.zeros((num_envs, slots), np.bool_),
@@ -127,7 +125,6 @@ def enter(s: Any, i: int, first: int, last: int, left: int, right: int, apart: i
 
 @jit
 def taken_before(s: State, i: int, r: int, c: int, a: int) -> bool:
-    """Whether one of the agents before ``a``, which have entered, stands on a cell."""
     return near(s, i, 0, a, r, c, 0) > 0
 
 

@@ -9,8 +9,7 @@ from graft.envs.builtin.engine.compile import jit
 from graft.envs.builtin.engine.state import COIN, SIZE, WALL
 from graft.envs.builtin.engine.view import planes_schema
 
-RADIUS = 4
-"""Cells that are shown on each side of an agent."""
+RADIUS = 4  # cells that are shown on each side of an agent
 
 THINGS = ("player", "ally", "opponent", "wall", "coin", "outside", "hunter")
 """Planes, named as in `entities`; the last is 1 throughout for an agent whose team hunts the other."""
@@ -20,8 +19,7 @@ PLAYER, ALLY, OPPONENT, WALLS, COINS, OUTSIDE, HUNTER = range(len(THINGS))
 BOARD = ("ally", "opponent", "wall", "coin")
 """Planes of a whole board, as people and central critics see it; the first team are the allies."""
 
-SCHEMA = planes_schema(THINGS, 2 * RADIUS + 1)
-"""Of every agent's observation, (7, 2 RADIUS + 1, 2 RADIUS + 1)."""
+SCHEMA = planes_schema(THINGS, 2 * RADIUS + 1)  # of every agent's observation, (7, 2 RADIUS + 1, 2 RADIUS + 1)
 
 
 @jit

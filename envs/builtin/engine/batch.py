@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graft.envs.builtin.engine.game import ACTIONS, GAMES
 from graft.envs.builtin.engine.kernel import distort
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
-from graft.envs.builtin.engine.state import State, copies, new_state, restore_arrays, seed_state
+from graft.envs.builtin.engine.state import copies, new_state, restore_arrays, seed_state
 from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
@@ -23,8 +23,7 @@ Bools = NDArray[np.bool_]
 LARGE = 1 << 19
 """Numbers in observations from which on their memory is reused: fresh memory costs page faults in every step."""
 
-POOLED = 4
-"""Arrays whose memory is kept."""
+POOLED = 4  # arrays whose memory is kept
 
 
 class _PooledMemory:
@@ -43,8 +42,7 @@ class GameVectorEnv(TaskVectorEnv):
     """``num_envs`` copies of a built-in game in one compiled loop, without per-environment Python.
 
     Args:
-        game: its id, ``"Graft/Gather-v0"``.
-        num_envs: batch size.
+        game: its id, ``"Graft/Gather-v0"``. num_envs: batch size.
         seed: of the first reset without a seed; environment i uses ``seed + i``.
         autoreset_mode: same-step or next-step; disabled autoreset is not offered.
         render_mode: what `render` gives: ``rgb_array`` or ``ansi``.
@@ -82,7 +80,6 @@ class GameVectorEnv(TaskVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Fresh episodes; ``options={"reset_mask": (N,) bool}`` resets only those environments."""
         if seed is None and not self._seeded:
             seed = self._first_seed
         if seed is not None:
@@ -130,7 +127,6 @@ class GameVectorEnv(TaskVectorEnv):
         self._seeded = True
 
     def step(self, actions: Any) -> tuple[NDArray[Any], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
-        """One step of all environments; the arrays returned are the caller's to keep."""
         count = self.num_envs
         chosen = np.asarray(actions, np.int64)
         if chosen.shape != (count,):
@@ -138,19 +134,8 @@ class GameVectorEnv(TaskVectorEnv):
         planes = np.empty((count, *self._game.planes.shape), np.uint8)
         rewards = np.empty(count, np.float64)
         terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
-        ended = self._game.step_batch(
-            self._state,
-            self._settings,
-            chosen,
-            self._waiting,
-            self._same_step,
-            self._game.max_steps,
-            planes,
-            self._final,
-            rewards,
-            terminated,
-            truncated,
-        )
+        rules, ends = (self._state, self._settings), (self._waiting, self._same_step, self._game.max_steps)
+        ended = self._game.step_batch(*rules, chosen, *ends, planes, self._final, rewards, terminated, truncated)
         infos: dict[str, Any] = {}
         if ended and self._same_step:
             over = terminated | truncated
@@ -185,7 +170,7 @@ class GameVectorEnv(TaskVectorEnv):
         self._seeded = True
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {**dict(zip(State._fields, self._state, strict=True)), "waiting": self._waiting}
+        return self._state._asdict() | {"waiting": self._waiting}
 
 
 class GameEnv(gym.Env[NDArray[Any], np.int64]):

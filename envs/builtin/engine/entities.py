@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SPRITE = 6
-"""Pixels of a cell, in rows and in columns."""
+SPRITE = 6  # pixels of a cell, in rows and in columns
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,7 @@ NOOP, UP, DOWN, LEFT, RIGHT, ACT = range(6)
 
 
 class Played(NamedTuple):
-    """A game as keyword arguments make it.
-
-    ``settings``: mechanics in force. ``view``, ``palette``: how it is shown.
-    """
+    """A game as keyword arguments make it: mechanics in force, and how it is shown."""
 
     settings: Any
     view: str
@@ -73,7 +70,6 @@ class Game:
         return planes_schema(self.things)
 
     def observation_schema(self, view: str = "planes") -> ObservationSchema:
-        """What an agent is shown."""
         return VIEWS[view].schema(self.things)
 
     def resolve(self, kwargs: Mapping[str, Any]) -> Played:
@@ -90,12 +86,10 @@ class Game:
 
     @cached_property
     def reset_batch(self) -> Callable[..., None]:
-        """The compiled reset of a batch (`reset_batch`)."""
         return specialise(kernel.reset_batch, {"begin": self.begin, "paint": self.paint})
 
     @cached_property
     def step_batch(self) -> Callable[..., int]:
-        """The compiled step of a batch (`step_batch`)."""
         rules = {"begin": self.begin, "advance": self.advance, "paint": self.paint}
         return specialise(kernel.step_batch, rules)
 

@@ -116,8 +116,7 @@ def of_game(own: Mapping[str, Value]) -> dict[str, Mechanic]:
 def settings(game: str, own: Mapping[str, Mechanic], kwargs: Mapping[str, Any], levels: tuple[int, int]) -> Any:
     """The settings of a game whose mechanics are ``own`` under keyword arguments, on ``levels`` (first, how many).
 
-    Raises:
-        GraftError: a mechanic that is unknown, or that this game does not have, or a value that is not allowed.
+    Raises GraftError for a mechanic that is unknown or not one of this game, or a value that is not allowed.
     """
     for name in kwargs:
         if name not in own:

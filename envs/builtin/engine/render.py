@@ -11,17 +11,10 @@ from graft.envs.builtin.engine.entities import ENTITIES
 from graft.envs.builtin.engine.view import VIEWS
 from graft.errors import GraftError, unknown
 
-MODES = ("rgb_array", "ansi")
-"""Render modes of the built-in games."""
-
-FPS = 8
-"""Steps a second at which a person can follow."""
-
-SIDE = 384
-"""Rows and columns of a picture, of which the pixel view's are enlarged by a whole number."""
-
-EMPTY = "."
-"""Stands for a cell that holds nothing."""
+MODES = ("rgb_array", "ansi")  # render modes of the built-in games
+FPS = 8  # steps a second at which a person can follow
+SIDE = 384  # rows and columns of a picture, of which the pixel view's are enlarged by a whole number
+EMPTY = "."  # stands for a cell that holds nothing
 
 
 def check_mode(game: str, render_mode: str | None) -> str | None:

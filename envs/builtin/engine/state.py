@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from graft.envs.builtin.engine.compile import jit
 from graft.errors import GraftError
 
-SIZE = 10
-"""Rows and columns of the board."""
+SIZE = 10  # rows and columns of the board
 
 EMPTY, WALL, HAZARD, COIN = 0, 1, 2, 3
 """What a board cell holds. A game whose planes are in this order can paint its cells by their code."""
 
-LONGEST_DELAY, LONGEST_CREDIT = 4, 16
-"""Steps that an action or a reward may be on its way."""
-
+LONGEST_DELAY, LONGEST_CREDIT = 4, 16  # steps that an action or a reward may be on its way
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B = np.uint64(0x94D049BB133111EB)
@@ -51,7 +48,6 @@ class State(NamedTuple):
 
 
 def new_state(num_envs: int, movers: int = 0, memo: int = 0) -> State:
-    """A zeroed state."""
     return State(
         cells=np.zeros((num_envs, SIZE, SIZE), np.uint8),
         movers=np.zeros((num_envs, movers, 3), np.int64),
@@ -168,7 +164,6 @@ def scatter(s: State, i: int, code: int, share: float) -> None:
 
 @jit
 def place_player(s: State, i: int) -> None:
-    """Put the player on a random cell."""
     s.player[i, 0] = below(s, i, SIZE)
     s.player[i, 1] = below(s, i, SIZE)
 

@@ -10,8 +10,7 @@ from graft.envs.builtin.engine.state import SIZE
 from graft.envs.builtin.engine.view import VIEWS, View, planes_schema
 from graft.envs.core.schema import ObservationSchema
 
-RADIUS = 4
-"""Cells that are shown on each side of the player."""
+RADIUS = 4  # cells that are shown on each side of the player
 
 
 def schema(names: tuple[str, ...]) -> ObservationSchema:

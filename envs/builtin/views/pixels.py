@@ -12,9 +12,7 @@ from graft.envs.builtin.engine.state import SIZE
 from graft.envs.builtin.engine.view import VIEWS, Show, View
 from graft.envs.core.schema import ObservationSchema, uint8_schema
 
-PIXELS = 64
-"""Rows and columns of the picture: SIZE cells of SPRITE pixels, and a margin."""
-
+PIXELS = 64  # rows and columns of the picture: SIZE cells of SPRITE pixels, and a margin
 MARGIN = (PIXELS - SIZE * SPRITE) // 2
 
 

@@ -9,12 +9,8 @@ from graft.envs.builtin.arena.state import State, build_walls, enter, near, scat
 from graft.envs.builtin.engine.compile import jit
 from graft.envs.builtin.engine.state import COIN, EMPTY, SIZE
 
-REACH = 1
-"""Cells, diagonals included, within which agents meet."""
-
-LOSS, PRIZE = 0.5, 0.5
-"""What a death costs, and what those who brought it about share."""
-
+REACH = 1  # cells, diagonals included, within which agents meet
+LOSS, PRIZE = 0.5, 0.5  # what a death costs, and what those who brought it about share
 DRAW = -2
 
 

@@ -9,9 +9,7 @@ from graft.envs.builtin.arena.state import State, build_walls, enter, near, walk
 from graft.envs.builtin.engine.compile import jit
 from graft.envs.builtin.engine.state import SIZE, uniform
 
-HEAD_START = 3
-"""Least distance of a prey from every hunter at the start, in cells."""
-
+HEAD_START = 3  # least distance of a prey from every hunter at the start, in cells
 HUNTERS, PREY = 0, 1
 
 

@@ -15,7 +15,6 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
     made = command_parser(
         "match",
         "Let an agent from a checkpoint play a team against another, and count the games that it wins.",
@@ -39,7 +38,6 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     options = parser().parse_intermixed_args(arguments)
     at_least(1, games=options.games)
     import torch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +39,6 @@ while it runs, with: pip install optuna-dashboard; optuna-dashboard runs/tune_ew
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
     made = command_parser("tune", "Search for the options of methods and algorithms that transfer best.", EXAMPLES)
     made.add_argument(
         "search",
@@ -96,7 +94,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.dry_run()
         return 0
     return session.run(launcher)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,7 +22,6 @@ Pictures show the board as it is, also where the agent's view of it is mirrored,
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
     made = command_parser("watch", "Record an agent from a checkpoint while it plays a task.", EXAMPLES)
     made.add_argument(
         "words",
@@ -42,7 +41,6 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     options = parser().parse_intermixed_args(arguments)
     at_least(1, episodes=options.episodes, frames=options.frames)
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws for Gymnasium, looks for a sound card

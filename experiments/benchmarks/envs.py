@@ -23,7 +23,7 @@ Subject = Callable[[], int]
 LOOPED = ("CartPole-v1", "MiniGrid-DoorKey-6x6-v0")
 """Ids stepped one at a time in a Python loop over `gymnasium.make`, as the baseline everybody has."""
 
-BATCHED = ("envpool/MiniGrid-DoorKey-6x6-v0", "envpool/CoinrunEasy-v0")
+BATCHED = ("MiniGrid-DoorKey-6x6-v0", "CoinrunEasy-v0")
 """Ids of EnvPool; the second is Procgen's, in 64 x 64 pixels like ours."""
 
 SHOWN = ("planes", "pixels")
@@ -114,9 +114,7 @@ def _others(console: Console, num_envs: int) -> dict[str, Subject]:
     subjects: dict[str, Subject] = {}
     for task_id in BATCHED:
         try:
-            subjects[f"EnvPool {task_id.removeprefix('envpool/')}, batch of {num_envs}"] = _batch(
-                Task(task_id), num_envs
-            )
+            subjects[f"EnvPool {task_id}, batch of {num_envs}"] = _batch(Task(f"envpool/{task_id}"), num_envs)
         except GraftError as error:
             console.print(f"left out: {error}", soft_wrap=True)
     for task_id in LOOPED:

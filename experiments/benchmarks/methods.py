@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -47,18 +48,14 @@ class Subject(NamedTuple):
 def _source() -> Checkpoint:
     """A network that was trained briefly."""
     network = PolicyNetwork(schemas(SOURCE), NetworkConfig(), 0)
-    env = BatchVecEnv(make(SOURCE, 64, 0))
-    ALGORITHMS["ppo"]().learner(network, env, 0, None, "cpu").learn(4096)
-    env.close()
+    with closing(BatchVecEnv(make(SOURCE, 64, 0))) as env:
+        ALGORITHMS["ppo"]().learner(network, env, 0, None, "cpu").learn(4096)
     return Checkpoint.of(network, SOURCE)
 
 
 def _play(network: PolicyNetwork, states: int) -> Batch:
-    env = make(SOURCE, 64, 1)
-    try:
+    with closing(make(SOURCE, 64, 1)) as env:
         return collect(network, env, states, torch.Generator().manual_seed(0))
-    finally:
-        env.close()
 
 
 def _consolidated(method: TransferMethod, source: Checkpoint) -> Checkpoint:

@@ -48,12 +48,10 @@ class Sleeping(gym.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """An episode without an end."""
         super().reset(seed=seed)
         return self._obs(), {}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Sleeps."""
         time.sleep(self._seconds)
         return self._obs(), 0.0, False, False, {}
 
@@ -137,11 +135,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def of_runners(task: Task, numbers: tuple[int, ...], rounds: int, share: int) -> tuple[dict[int, Scaled], ...]:
-    """Sampling, and whole training steps with a learner in this process.
-
-    Args:
-        numbers: of env runners, from 1 up. share: environments of each of them.
-    """
+    """Sampling, and training steps with a learner here, of ``numbers`` of env runners with ``share`` envs each."""
     most = numbers[-1]
     with _training(task, Resources(num_env_runners=most), num_envs=most * share) as (algorithm, options):
         measured = []
@@ -164,7 +158,6 @@ def of_learners(task: Task, numbers: tuple[int, ...], rounds: int, share: int) -
 
 
 def _print_table(console: Console, title: str, columns: Mapping[str, Mapping[int, Scaled]]) -> None:
-    """A row for each number of workers."""
     table = bench_table(title, ("workers", *(heading for column in columns for heading in (column, "efficiency"))))
     for n in next(iter(columns.values())):
         cells = [(f"{found[n].rate:,.0f}", f"{found[n].efficiency:.2f}") for found in columns.values()]

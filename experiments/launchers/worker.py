@@ -93,11 +93,9 @@ class StageWorker:
         return WorkerInfo(sees, software())
 
     def progress(self) -> StageProgress:
-        """Of the latest stage."""
         return self._reporter.latest
 
     def run(self, stage: Stage) -> StageResult:
-        """Run a stage."""
         from graft.experiments.launchers.launcher import attempt
         from graft.experiments.store.records import Store
 

@@ -171,7 +171,6 @@ class Reporter:
     begun: int
 
     def __call__(self, env_steps: int, values: Mapping[str, float]) -> None:
-        """See `Stage.observer`."""
         if "eval/return_mean" in values:
             study = optuna.load_study(
                 study_name=None, storage=_storage_of(self.out), pruner=_pruner(self.search, self.plan.budget)

@@ -26,9 +26,6 @@ LOOPED = ("CartPole-v1", "MiniGrid-DoorKey-6x6-v0")
 BATCHED = ("MiniGrid-DoorKey-6x6-v0", "CoinrunEasy-v0")
 """Ids of EnvPool; the second is Procgen's, in 64 x 64 pixels like ours."""
 
-SHOWN = ("planes", "pixels")
-"""Views that are timed."""
-
 SLICE_SECONDS = 0.2
 """How long a subject runs at a time."""
 
@@ -54,7 +51,7 @@ def variants() -> list[Variant]:
                 if value != mechanic.default:
                     changes[f"{mechanic.name}={value}"] = {mechanic.name: value}
         changes[EVERYTHING] = {mechanic.name: mechanic.extremes[1] for mechanic in game.mechanics.values()}
-        for view in SHOWN:
+        for view in ("planes", "pixels"):
             timed += [Variant(name, view, what, Task(name, {"view": view, **kw})) for what, kw in changes.items()]
     return timed
 

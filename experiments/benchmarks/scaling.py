@@ -123,17 +123,6 @@ def _use(algorithm: Any, runners: int) -> None:
         manager.set_actor_state(index, healthy=index <= runners)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread in this process, as in every process that Ray starts for us."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def of_runners(task: Task, numbers: tuple[int, ...], rounds: int, share: int) -> tuple[dict[int, Scaled], ...]:
     """Sampling, and training steps with a learner here, of ``numbers`` of env runners with ``share`` envs each."""
     most = numbers[-1]
@@ -234,7 +223,9 @@ def bench_scaling(console: Console, rounds: int, most: int) -> None:
 
     usual = PPOOptions()
     join(Resources(num_env_runners=max(most, 2 * sum(PAIR))))
-    with _one_thread():
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # as in every process that Ray starts for us
         with console.status(f"timing {GAME}, {rounds} rounds"):
             sampled, trained = of_runners(Task(GAME), PAIR, rounds, usual.num_envs)
             together = of_learners(Task(GAME), PAIR, rounds, usual.num_envs)

@@ -93,11 +93,7 @@ def usable_cores() -> int:
 
 
 class GraphQueue:
-    """The `StageQueue` of a graph: its stages ``todo`` in their order, each after its source.
-
-    Attributes:
-        failed: stage id -> error, also for stages whose source failed.
-    """
+    """A graph's stages ``todo`` in order, each after its source. ``failed``: id -> error, also if a source failed."""
 
     def __init__(self, graph: Graph, todo: Sequence[str], listener: RunListener) -> None:
         self.failed: dict[str, str] = {}
@@ -116,8 +112,7 @@ class GraphQueue:
         return [stage for stage in self._waiting if stage.source not in self._unfinished]
 
     def take(self) -> Stage | None:
-        stage = next(iter(self.ready()), None)
-        if stage is not None:
+        if (stage := next(iter(self.ready()), None)) is not None:
             self._waiting.remove(stage)
         return stage
 

@@ -34,11 +34,7 @@ class WorkerLost(Exception):
 
 
 class Worker(Protocol):
-    """A `StageWorker` somewhere, as its launcher sees it.
-
-    Attributes:
-        where: its node, for people; empty before it is ready.
-    """
+    """A `StageWorker` somewhere, as its launcher sees it; ``where``: its node for people, empty before it is ready."""
 
     where: str
 

@@ -111,10 +111,7 @@ class _RayCluster:
 
     def describe(self) -> str:
         nodes, room = _nodes(), self.capacity()
-        most = [
-            f"{_amount(n['Resources'].get('CPU', 0), 'CPU')}, {_amount(n['Resources'].get('GPU', 0), 'GPU')}"
-            for n in nodes
-        ]
+        most = [", ".join(_amount(node["Resources"].get(what, 0), what) for what in ("CPU", "GPU")) for node in nodes]
         kinds = ", ".join(f"{most.count(kind)} of {kind}" for kind in dict.fromkeys(most))
         return f"{_amount(len(nodes), 'Ray node')} ({kinds}) with room for {_amount(room, 'stage')} at once"
 

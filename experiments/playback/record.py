@@ -23,7 +23,6 @@ from graft.experiments.playback.agent import agent_and_task, check_fit
 from graft.experiments.playback.frames import PlaybackStep, play, play_squad, squad_size
 from graft.transfer.task_heads import HEADS, tasks_learned
 
-DRAWN = "rgb_array"
 FASTEST, USUAL = 50, 10
 """Frames a second: the most that GIF players keep up with, and the default where a task has none."""
 
@@ -82,7 +81,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     network = checkpoint.build()
     squad, shown = squad_size(task), network.schemas.observation
     reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
-    with closing(make(task, squad or 1, options.seed, reset, observation=shown, render_mode=DRAWN)) as env:
+    with closing(make(task, squad or 1, options.seed, reset, observation=shown, render_mode="rgb_array")) as env:
         fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
         generator = torch.Generator().manual_seed(options.seed)
         steps = (play_squad if squad else play)(network, env, task, generator, options.deterministic)

@@ -51,10 +51,8 @@ class Asha:
 
 
 class SearchFile(Strict):
-    """A search's file.
-
-    ``overrides`` are changes to the experiment that all trials share, and ``space`` the options that they vary, both
-    by dotted key. ``trials`` counts the unchanged experiment.
+    """A search's file: ``overrides`` are changes to the experiment that all trials share, ``space`` the options that
+    they vary, both by dotted key; ``trials`` counts the unchanged experiment.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]

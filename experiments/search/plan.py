@@ -39,11 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a trial.
-
-    Attributes:
-        stages: by id. runs: in the order in which they are trained: all of the first seed, then of the next.
-    """
+    """A trial's ``stages`` by id, and its ``runs`` in order of training: all of the first seed, then of the next."""
 
     stages: Mapping[str, Stage]
     runs: tuple[Run, ...]
@@ -62,7 +58,7 @@ class Plan:
 
 
 def make_plan(search: Search, values: Mapping[str, object] | None = None) -> Plan:
-    """The plan of a trial; None is the unchanged experiment. Raises GraftError where nothing could be scored."""
+    """The plan of a trial; None is the unchanged experiment. Raises GraftError for bad values, or nothing to score."""
     config = search.config(values)  # type: ignore[arg-type]
     graph = expand(config)
     tuned = _tuned(search, config)

@@ -28,7 +28,6 @@ EXAMPLES = """examples:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     parser = command_parser("bench", DESCRIPTION, EXAMPLES)
     parser.add_argument("what", choices=["envs", "adapters", "methods", "backends", "scaling"], help="what to time")
     parser.add_argument("--num-envs", type=int, default=1024, metavar="N", help="of envs: batch size (default: 1024)")

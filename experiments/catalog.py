@@ -18,7 +18,6 @@ EXAMPLES = """examples:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     parser = command_parser(
         "catalog", "Lists what is installed, the built-in games, their mechanics with ranges, and the views.", EXAMPLES
     )

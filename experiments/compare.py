@@ -16,7 +16,6 @@ EXAMPLES = """examples:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     parser = command_parser(
         "compare",
         "Puts two runs of an experiment side by side, such as one by each backend or one before a change:\n"

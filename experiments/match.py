@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from graft.command import at_least, command, command_parser
@@ -14,33 +13,27 @@ EXAMPLES = """examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    made = command_parser(
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_parser(
         "match",
         "Let an agent from a checkpoint play a team against another, and count the games that it wins.",
         EXAMPLES,
     )
-    made.add_argument(
+    parser.add_argument(
         "words",
         nargs="+",
         metavar="CHECKPOINT | TASK | key=value",
         help="folder of a checkpoint or of its stage; a task's id (default: the agent's own) and keywords, team among "
         "them",
     )
-    made.add_argument(
+    parser.add_argument(
         "--against", default="random", metavar="WHO", help="random or still, or another checkpoint (random)"
     )
-    made.add_argument("--games", type=int, default=500, metavar="N", help="how many, at least (500)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the games and of sampled actions (0)")
-    made.add_argument("--deterministic", action="store_true", help="play the most likely actions, not samples")
-    return made
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    options = parser().parse_intermixed_args(arguments)
+    parser.add_argument("--games", type=int, default=500, metavar="N", help="how many, at least (500)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the games and of sampled actions (0)")
+    parser.add_argument("--deterministic", action="store_true", help="play the most likely actions, not samples")
+    options = parser.parse_intermixed_args(arguments)
     at_least(1, games=options.games)
     import torch
     from rich.console import Console

@@ -20,7 +20,6 @@ in a row (wasd. and space), also restart and quit.
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     parser = command_parser(
         "play",
         "Play a built-in game in the terminal: arrows or WASD to move, space to act, . to wait, r for a new episode,\n"

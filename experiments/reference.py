@@ -9,7 +9,6 @@ from graft.command import at_least, command, command_parser
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
     parser = command_parser(
         "reference",
         "Measures a task's reference scores: a uniform random policy, and PPO from scratch as the expert.",

@@ -38,7 +38,6 @@ The same command again goes on where it was stopped; stages that its folder hold
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
     made = command_parser(
         "run", "Pretrain agents on source tasks, transfer them to target tasks by every method, and compare.", EXAMPLES
     )
@@ -163,7 +162,6 @@ class Kind(NamedTuple):
 
 
 def kind_of(config: AnyConfig) -> Kind:
-    """Of an experiment."""
     from graft.experiments.config.experiment import Config
     from graft.experiments.plan.pairs import expand
     from graft.experiments.plan.sequence import expand_sequence
@@ -175,11 +173,7 @@ def kind_of(config: AnyConfig) -> Kind:
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
-    """Run the experiment that the arguments ask for; returns the exit code.
-
-    Raises:
-        GraftError: bad input of any kind.
-    """
+    """Run the experiment that the arguments ask for; returns the exit code. Raises GraftError for bad input."""
     if arguments.describe:
         from graft.experiments.config.describe import describe
 
@@ -203,9 +197,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         if failed is None:
             return INTERRUPTED
         kind.conclude(console, config, graph, store, failed)
-        console.print(
-            f"Curves of every stage: tensorboard --logdir {store.out}/stages", highlight=False, soft_wrap=True
-        )
+        curves = f"Curves of every stage: tensorboard --logdir {store.out}/stages"
+        console.print(curves, highlight=False, soft_wrap=True)
         return FAILED if failed else 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,31 +38,6 @@ while it runs, with: pip install optuna-dashboard; optuna-dashboard runs/tune_ew
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    made = command_parser("tune", "Search for the options of methods and algorithms that transfer best.", EXAMPLES)
-    made.add_argument(
-        "search",
-        nargs="+",
-        metavar="SEARCH | key=value",
-        help="a YAML file or a search that comes with Graft (tune_ewc); changes to its experiment by dotted key",
-    )
-    made.add_argument("--trials", type=int, metavar="N", help="trials, with the experiment as it is")
-    made.add_argument("--scheduler", metavar="asha | none", help="who stops trials early (default: the search's)")
-    made.add_argument(
-        "--metric", metavar="auc | final | balance", help="what trials are compared by (default: the search's)"
-    )
-    made.add_argument("--seed", type=int, metavar="N", help="of the trials' values (default: the search's)")
-    made.add_argument("--jobs", type=int, metavar="N", help="trials at once (default: one per usable core)")
-    made.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the results (default: runs/NAME, with a suffix)"
-    )
-    made.add_argument("--dry-run", action="store_true", help="show the first trials; train and write nothing")
-    made.add_argument("--workers", type=int, default=1, metavar="N", help="as of graft run")
-    add_launcher_options(made)
-    return made
-
-
 def _read(options: argparse.Namespace) -> Search:
     from graft.experiments.config.names import check_names
     from graft.experiments.search.definition import load_search
@@ -80,7 +54,27 @@ def _read(options: argparse.Namespace) -> Search:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 where trials failed, 2 for bad input, 130 after Ctrl-C."""
-    options = parser().parse_intermixed_args(arguments)
+    parser = command_parser("tune", "Search for the options of methods and algorithms that transfer best.", EXAMPLES)
+    parser.add_argument(
+        "search",
+        nargs="+",
+        metavar="SEARCH | key=value",
+        help="a YAML file or a search that comes with Graft (tune_ewc); changes to its experiment by dotted key",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="trials, with the experiment as it is")
+    parser.add_argument("--scheduler", metavar="asha | none", help="who stops trials early (default: the search's)")
+    parser.add_argument(
+        "--metric", metavar="auc | final | balance", help="what trials are compared by (default: the search's)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of the trials' values (default: the search's)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="trials at once (default: one per usable core)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the results (default: runs/NAME, with a suffix)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the first trials; train and write nothing")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="as of graft run")
+    add_launcher_options(parser)
+    options = parser.parse_intermixed_args(arguments)
     at_least(1, jobs=options.jobs)
     search = _read(options)
     from rich.console import Console
@@ -96,7 +90,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.dry_run()
         return 0
     return session.run(launcher)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,29 +20,23 @@ Pictures show the board as it is, also where the agent's view of it is mirrored,
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    made = command_parser("watch", "Record an agent from a checkpoint while it plays a task.", EXAMPLES)
-    made.add_argument(
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_parser("watch", "Record an agent from a checkpoint while it plays a task.", EXAMPLES)
+    parser.add_argument(
         "words",
         nargs="+",
         metavar="CHECKPOINT | TASK | key=value",
         help="folder of a checkpoint or of its stage; a task's id (default: the agent's own) and keywords",
     )
-    made.add_argument("--gif", type=Path, required=True, metavar="FILE", help="animation to write")
-    made.add_argument("--episodes", type=int, default=2, metavar="N", help="stop after so many (2)")
-    made.add_argument("--frames", type=int, default=500, metavar="N", help="stop after so many at the latest (500)")
-    made.add_argument("--fps", type=float, metavar="F", help="frames a second, up to 50 (the task's own)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the task and of sampled actions (0)")
-    made.add_argument("--deterministic", action="store_true", help="play the most likely action, not a sample")
-    made.add_argument("--force", action="store_true", help="replace the file where it exists")
-    return made
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    options = parser().parse_intermixed_args(arguments)
+    parser.add_argument("--gif", type=Path, required=True, metavar="FILE", help="animation to write")
+    parser.add_argument("--episodes", type=int, default=2, metavar="N", help="stop after so many (2)")
+    parser.add_argument("--frames", type=int, default=500, metavar="N", help="stop after so many at the latest (500)")
+    parser.add_argument("--fps", type=float, metavar="F", help="frames a second, up to 50 (the task's own)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the task and of sampled actions (0)")
+    parser.add_argument("--deterministic", action="store_true", help="play the most likely action, not a sample")
+    parser.add_argument("--force", action="store_true", help="replace the file where it exists")
+    options = parser.parse_intermixed_args(arguments)
     at_least(1, episodes=options.episodes, frames=options.frames)
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws for Gymnasium, looks for a sound card
     import torch

@@ -55,7 +55,6 @@ class RandomMasses(gym.Wrapper[Any, Any, Any, Any]):
         self._rng = np.random.default_rng(0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Draw, then begin an episode."""
         scale = self._rng.uniform(0.5, 2.0)
         self._model.body_mass[:], self._model.body_inertia[:] = (part * scale for part in self._first)
         self._mujoco.mj_setConst(self._model, self._scratch)
@@ -127,12 +126,7 @@ def _sweep(step: Callable[[Any], Any], actions: list[Any], sweeps: int) -> None:
 
 
 def measure(bare: Callable[[int], None], ours: Callable[[int], None], steps: int, rounds: int) -> Result:
-    """Medians of interleaved rounds; the overhead is that of the rounds' ratios.
-
-    Args:
-        bare, ours: play a number of sweeps.
-        steps: env steps of a sweep.
-    """
+    """Medians of interleaved rounds of sweeps of ``steps`` env steps; the overhead is that of the rounds' ratios."""
     bare(1)
     start = time.process_time()
     bare(1)

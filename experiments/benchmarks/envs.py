@@ -23,11 +23,8 @@ Subject = Callable[[], int]
 LOOPED = ("CartPole-v1", "MiniGrid-DoorKey-6x6-v0")
 """Ids stepped one at a time in a Python loop over `gymnasium.make`, as the baseline everybody has."""
 
-BATCHED = ("envpool/MiniGrid-DoorKey-6x6-v0", "envpool/CoinrunEasy-v0")
+BATCHED = ("MiniGrid-DoorKey-6x6-v0", "CoinrunEasy-v0")
 """Ids of EnvPool; the second is Procgen's, in 64 x 64 pixels like ours."""
-
-SHOWN = ("planes", "pixels")
-"""Views that are timed."""
 
 SLICE_SECONDS = 0.2
 """How long a subject runs at a time."""
@@ -54,7 +51,7 @@ def variants() -> list[Variant]:
                 if value != mechanic.default:
                     changes[f"{mechanic.name}={value}"] = {mechanic.name: value}
         changes[EVERYTHING] = {mechanic.name: mechanic.extremes[1] for mechanic in game.mechanics.values()}
-        for view in SHOWN:
+        for view in ("planes", "pixels"):
             timed += [Variant(name, view, what, Task(name, {"view": view, **kw})) for what, kw in changes.items()]
     return timed
 
@@ -114,9 +111,7 @@ def _others(console: Console, num_envs: int) -> dict[str, Subject]:
     subjects: dict[str, Subject] = {}
     for task_id in BATCHED:
         try:
-            subjects[f"EnvPool {task_id.removeprefix('envpool/')}, batch of {num_envs}"] = _batch(
-                Task(task_id), num_envs
-            )
+            subjects[f"EnvPool {task_id}, batch of {num_envs}"] = _batch(Task(f"envpool/{task_id}"), num_envs)
         except GraftError as error:
             console.print(f"left out: {error}", soft_wrap=True)
     for task_id in LOOPED:

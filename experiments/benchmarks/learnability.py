@@ -88,20 +88,18 @@ def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -
     missing = [job for job in jobs if job.name not in results]
     if len(missing) < len(jobs):
         console.print(f"{len(jobs) - len(missing)} of {len(jobs)} trainings are in {path} already")
-    failed: Exception | None = None
+    failed: BaseException | None = None
     # Ctrl-C ends a worker at once; as an exception it would only end the worker's job, and the next one would begin.
     ended_by_ctrl_c = (signal.SIGINT, signal.SIG_DFL)
     with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ended_by_ctrl_c) as pool:
         waiting = {pool.submit(learn, job): job for job in missing}
         for future in as_completed(waiting):
             job = waiting[future]
-            try:
-                result = future.result()
-            except Exception as error:  # any, as the other trainings go on
+            if (error := future.exception()) is not None:  # any, as the other trainings go on
                 console.print(f"{job.game} seed {job.seed} failed: {type(error).__name__}: {error}", markup=False)
                 failed = failed or error
                 continue
-            results[job.name] = result
+            results[job.name] = result = future.result()
             replace_file(path, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())
             end = result["curve"][-1]
             console.print(f"{job.game} seed {job.seed}: {end[1]:.2f} after {end[0]:,} steps, {result['seconds']:,} s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -28,9 +29,6 @@ from graft.transfer.session import TransferSession
 
 SOURCE, TARGET = Task("Graft/Gather-v0"), Task("Graft/Gather-v0", {"slip": 0.3})
 
-CHAINED = {"chain": ["ewc", "replay"]}
-"""Timed in addition to the single methods."""
-
 FISHER_STATES = 512
 
 
@@ -47,18 +45,14 @@ class Subject(NamedTuple):
 def _source() -> Checkpoint:
     """A network that was trained briefly."""
     network = PolicyNetwork(schemas(SOURCE), NetworkConfig(), 0)
-    env = BatchVecEnv(make(SOURCE, 64, 0))
-    ALGORITHMS["ppo"]().learner(network, env, 0, None, "cpu").learn(4096)
-    env.close()
+    with closing(BatchVecEnv(make(SOURCE, 64, 0))) as env:
+        ALGORITHMS["ppo"]().learner(network, env, 0, None, "cpu").learn(4096)
     return Checkpoint.of(network, SOURCE)
 
 
 def _play(network: PolicyNetwork, states: int) -> Batch:
-    env = make(SOURCE, 64, 1)
-    try:
+    with closing(make(SOURCE, 64, 1)) as env:
         return collect(network, env, states, torch.Generator().manual_seed(0))
-    finally:
-        env.close()
 
 
 def _consolidated(method: TransferMethod, source: Checkpoint) -> Checkpoint:
@@ -119,18 +113,17 @@ def fisher_speedup(source: Checkpoint, rounds: int) -> float:
     network, env = source.build(), make(SOURCE, 64, 2)
     states = collect(network, env, FISHER_STATES, torch.Generator().manual_seed(0)).observations
     env.close()
-    names = [name for name, _ in network.named_parameters() if name.startswith("encoder.")]
-    parameters = [dict(network.named_parameters())[name] for name in names]
+    encoder = {name: p for name, p in network.named_parameters() if name.startswith("encoder.")}
     found = []
     for _ in range(rounds):
         start = time.perf_counter()
-        diagonal_fisher(network, states, names)
+        diagonal_fisher(network, states, list(encoder))
         vectorised = time.perf_counter() - start
-        start, total = time.perf_counter(), [torch.zeros_like(p) for p in parameters]
+        start, total = time.perf_counter(), [torch.zeros_like(p) for p in encoder.values()]
         for state in states:
             log_pi = network(state.unsqueeze(0)).action.log_softmax(-1)[0]
             for value in log_pi:
-                gradients = torch.autograd.grad(value, parameters, retain_graph=True)
+                gradients = torch.autograd.grad(value, list(encoder.values()), retain_graph=True)
                 for t, g in zip(total, gradients, strict=True):
                     t += value.detach().exp() * g.square()
         found.append((time.perf_counter() - start) / vectorised)
@@ -142,7 +135,7 @@ def bench_methods(console: Console, rounds: int) -> None:
     torch.set_num_threads(1)
     source = _source()
     methods: list[TransferMethod] = [kind() for _, kind in METHODS.items() if kind.uses_source]
-    subjects = [subject(method, source) for method in [*methods, parse_method(CHAINED)]]
+    subjects = [subject(method, source) for method in [*methods, parse_method({"chain": ["ewc", "replay"]})]]
     title = f"Cost on grid_cnn, {TARGET}: update time relative to finetune, median of {rounds} interleaved rounds"
     columns = ("method", "parameters", "trained", "memory kB", "update", "least", "most")
     table = bench_table(title, columns, ("method",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,9 @@ SEED = 20_000_000
 
 def random_episodes(task: Task, episodes: int) -> Episodes:
     """Outcomes of the uniform random policy."""
-    env = make(task, 64, SEED)
-    env.action_space.seed(SEED)
-    try:
+    with closing(make(task, 64, SEED)) as env:
+        env.action_space.seed(SEED)
         return play_episodes(lambda _: env.action_space.sample(), env, episodes)
-    finally:
-        env.close()
 
 
 def expert_episodes(task: Task, steps: int, episodes: int, console: Console) -> Episodes:
@@ -38,17 +36,12 @@ def expert_episodes(task: Task, steps: int, episodes: int, console: Console) -> 
 
     def record(env_steps: int, values: Mapping[str, float]) -> None:
         if "eval/return_mean" in values:
-            rate = env_steps / (time.monotonic() - start)
-            console.print(
-                f"{env_steps:,} of {steps:,} env steps, {rate:,.0f}/s, return {values['eval/return_mean']:.2f}"
-            )
+            rate, score = env_steps / (time.monotonic() - start), values["eval/return_mean"]
+            console.print(f"{env_steps:,} of {steps:,} env steps, {rate:,.0f}/s, return {score:.2f}")
 
     train(TrainJob(network, task, ALGORITHMS["ppo"](), steps, SEED, record, Evaluation(every=max(1, steps // 20))))
-    env = make(task, 64, SEED + 1000)
-    try:
+    with closing(make(task, 64, SEED + 1000)) as env:
         return evaluate(network, env, episodes, torch.Generator().manual_seed(SEED))
-    finally:
-        env.close()
 
 
 def describe(returns: Any) -> str:

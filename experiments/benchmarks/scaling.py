@@ -48,12 +48,10 @@ class Sleeping(gym.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """An episode without an end."""
         super().reset(seed=seed)
         return self._obs(), {}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Sleeps."""
         time.sleep(self._seconds)
         return self._obs(), 0.0, False, False, {}
 
@@ -125,23 +123,8 @@ def _use(algorithm: Any, runners: int) -> None:
         manager.set_actor_state(index, healthy=index <= runners)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread in this process, as in every process that Ray starts for us."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def of_runners(task: Task, numbers: tuple[int, ...], rounds: int, share: int) -> tuple[dict[int, Scaled], ...]:
-    """Sampling, and whole training steps with a learner in this process.
-
-    Args:
-        numbers: of env runners, from 1 up. share: environments of each of them.
-    """
+    """Sampling, and training steps with a learner here, of ``numbers`` of env runners with ``share`` envs each."""
     most = numbers[-1]
     with _training(task, Resources(num_env_runners=most), num_envs=most * share) as (algorithm, options):
         measured = []
@@ -164,7 +147,6 @@ def of_learners(task: Task, numbers: tuple[int, ...], rounds: int, share: int) -
 
 
 def _print_table(console: Console, title: str, columns: Mapping[str, Mapping[int, Scaled]]) -> None:
-    """A row for each number of workers."""
     table = bench_table(title, ("workers", *(heading for column in columns for heading in (column, "efficiency"))))
     for n in next(iter(columns.values())):
         cells = [(f"{found[n].rate:,.0f}", f"{found[n].efficiency:.2f}") for found in columns.values()]
@@ -241,7 +223,9 @@ def bench_scaling(console: Console, rounds: int, most: int) -> None:
 
     usual = PPOOptions()
     join(Resources(num_env_runners=max(most, 2 * sum(PAIR))))
-    with _one_thread():
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # as in every process that Ray starts for us
         with console.status(f"timing {GAME}, {rounds} rounds"):
             sampled, trained = of_runners(Task(GAME), PAIR, rounds, usual.num_envs)
             together = of_learners(Task(GAME), PAIR, rounds, usual.num_envs)

@@ -93,11 +93,7 @@ def usable_cores() -> int:
 
 
 class GraphQueue:
-    """The `StageQueue` of a graph: its stages ``todo`` in their order, each after its source.
-
-    Attributes:
-        failed: stage id -> error, also for stages whose source failed.
-    """
+    """A graph's stages ``todo`` in order, each after its source. ``failed``: id -> error, also if a source failed."""
 
     def __init__(self, graph: Graph, todo: Sequence[str], listener: RunListener) -> None:
         self.failed: dict[str, str] = {}
@@ -116,18 +112,14 @@ class GraphQueue:
         return [stage for stage in self._waiting if stage.source not in self._unfinished]
 
     def take(self) -> Stage | None:
-        """See `StageQueue`."""
-        stage = next(iter(self.ready()), None)
-        if stage is not None:
+        if (stage := next(iter(self.ready()), None)) is not None:
             self._waiting.remove(stage)
         return stage
 
     def requeue(self, stage: Stage) -> None:
-        """See `StageQueue`; it is the next."""
         self._waiting.insert(0, stage)
 
     def finish(self, stage: Stage, error: str | None) -> None:
-        """See `StageQueue`."""
         self._unfinished.discard(stage.id)
         if error is not None:
             self.failed[stage.id] = error
@@ -146,15 +138,13 @@ def run_graph(
 def attempt(
     stage: Stage, store: Store, reporter: StageReporter, env_workers: int, lock_timeout: float = LOCK_TIMEOUT
 ) -> str | None:
-    """Run a stage in this process, unless another has done it meanwhile; its record says why it failed.
+    """Run a stage in this process, unless another has done it meanwhile; returns the error for people, or None.
 
-    Where another process takes the stage over, this one ends with an error and records nothing.
+    The stage's record says why it failed; where another process takes it over, nothing is recorded here.
 
     Args:
         env_workers: processes for its environments (`graft.envs.make`).
         lock_timeout: seconds to wait for another process that writes the stage's folder.
-    Returns:
-        The error for people, or None.
     """
     try:
         with store.lock_stage(stage.id, lock_timeout):

@@ -90,7 +90,6 @@ class LocalLauncher:
         self.env_workers = env_workers
 
     def run(self, queue: StageQueue, store: Store, listener: RunListener) -> None:
-        """See `Launcher`."""
         workers: list[_Worker] = []
         try:
             with one_thread_each():
@@ -108,7 +107,6 @@ class LocalLauncher:
                 worker.end()
 
     def _start_stages(self, queue: StageQueue, workers: list[_Worker], store: Store, listener: RunListener) -> None:
-        """Start stages that are ready on idle workers."""
         assert self.jobs is not None
         while sum(w.stage is not None for w in workers) < self.jobs and (stage := queue.take()) is not None:
             worker = next((w for w in workers if w.stage is None), None)

@@ -34,11 +34,7 @@ class WorkerLost(Exception):
 
 
 class Worker(Protocol):
-    """A `StageWorker` somewhere, as its launcher sees it.
-
-    Attributes:
-        where: its node, for people; empty before it is ready.
-    """
+    """A `StageWorker` somewhere, as its launcher sees it; ``where``: its node for people, empty before it is ready."""
 
     where: str
 
@@ -104,7 +100,6 @@ class Pool:
         self._next_note = NO_ROOM_SECONDS
 
     def run(self, queue: StageQueue) -> None:
-        """See `Launcher`."""
         begun, empty = time.monotonic(), not self._cluster.capacity()
         if empty and not self._node_timeout:
             raise self._no_node("--wait SECONDS waits for one")
@@ -115,7 +110,7 @@ class Pool:
             while queue or self._busy:
                 empty = empty and not self._cluster.capacity()
                 if empty and time.monotonic() - begun > self._node_timeout:
-                    raise self._no_node(f"none came in the {self._node_timeout:.0f} s of --wait")
+                    raise self._no_node(f"None came in the {self._node_timeout:.0f} s of --wait")
                 self._start_stages(queue)
                 self._cluster.wait(self._workers(), POLL_SECONDS)
                 self._poll(queue)
@@ -127,9 +122,7 @@ class Pool:
 
     def _no_node(self, then: str) -> GraftError:
         there = self._cluster.describe()
-        return GraftError(
-            f"A stage needs {self._need}, and no node has that; there are {there}. {then[0].upper()}{then[1:]}."
-        )
+        return GraftError(f"A stage needs {self._need}, and no node has that; there are {there}. {then}.")
 
     def _workers(self) -> list[Worker]:
         return [*self._starting, *self._idle, *(worker for worker, _ in self._busy)]
@@ -151,7 +144,6 @@ class Pool:
             self._cluster.end(left)
 
     def _poll(self, queue: StageQueue) -> None:
-        """Pass on the workers' news."""
         for worker in list(self._starting):
             self._poll_ready(worker)
         for worker in list(self._idle):

@@ -74,12 +74,7 @@ class RayLauncher:
         return _amount(self.cpus, "CPU") + (f" and {_amount(self.gpus, 'GPU')}" if self.gpus else "")
 
     def run(self, queue: StageQueue, store: Store, listener: RunListener) -> None:
-        """See `Launcher`.
-
-        Raises:
-            GraftError: there is no such cluster, none of its nodes has what a stage needs, or one does not have
-                Graft or the experiment's folder.
-        """
+        """Raises GraftError where there is no such cluster, or a node lacks what stages need, Graft or the folder."""
         with connected(self.address, usable_cores()):
             cluster = _RayCluster(self, store.out.resolve())
             Pool(cluster, self.need, self.jobs, self.retries, store, listener, self.wait).run(queue)
@@ -90,7 +85,6 @@ def _amount(number: float, what: str) -> str:
 
 
 def _nodes() -> list[dict[str, Any]]:
-    """Those that are alive."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
@@ -98,18 +92,14 @@ class _Actor(StageWorker):
     """The worker as a Ray actor."""
 
     def node(self) -> str:
-        """Id of the node it is on."""
         return str(ray.get_runtime_context().get_node_id())
 
 
 class _RayCluster:
-    """See `Cluster`."""
-
     def __init__(self, launcher: RayLauncher, out: Path) -> None:
         self._launcher, self._out = launcher, out
 
     def capacity(self) -> int:
-        """Stages that fit into it."""
         return sum(self._fits(node["Resources"]) for node in _nodes())
 
     def _fits(self, has: dict[str, float]) -> int:
@@ -120,21 +110,15 @@ class _RayCluster:
         return stages
 
     def describe(self) -> str:
-        """Its nodes, and how many stages fit into them."""
         nodes, room = _nodes(), self.capacity()
-        most = [
-            f"{_amount(n['Resources'].get('CPU', 0), 'CPU')}, {_amount(n['Resources'].get('GPU', 0), 'GPU')}"
-            for n in nodes
-        ]
+        most = [", ".join(_amount(node["Resources"].get(what, 0), what) for what in ("CPU", "GPU")) for node in nodes]
         kinds = ", ".join(f"{most.count(kind)} of {kind}" for kind in dict.fromkeys(most))
         return f"{_amount(len(nodes), 'Ray node')} ({kinds}) with room for {_amount(room, 'stage')} at once"
 
     def request(self, token: str) -> _RayWorker:
-        """See `Cluster`."""
         return _RayWorker(self._launcher, self._out, token)
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        """Wait until one of them is ready or done with its stage."""
         pending = [w.pending for w in workers if isinstance(w, _RayWorker) and w.pending is not None]
         if pending:
             ray.wait(pending, timeout=seconds)
@@ -153,21 +137,11 @@ class _RayCluster:
 
 
 class _RayWorker:
-    """See `Worker`.
-
-    Attributes:
-        pending: reference to the result of `StageWorker.prepare` or of a stage; None when that was received.
-    """
+    """``pending``: reference to the result of `StageWorker.prepare` or of a stage; None when that was received."""
 
     def __init__(self, launcher: RayLauncher, out: Path, token: str) -> None:
         remote: Any = ray.remote  # its types know fewer options than it does
-        made = remote(
-            num_cpus=launcher.cpus,
-            num_gpus=launcher.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            concurrency_groups={"control": 1},
-        )
+        made = remote(num_cpus=launcher.cpus, num_gpus=launcher.gpus, max_restarts=0, concurrency_groups={"control": 1})
         self._actor = made(_Actor).remote(str(out), launcher.env_workers, launcher.gpus > 0)
         self.where = ""
         self._stages = self._reports = 0
@@ -184,7 +158,6 @@ class _RayWorker:
         self._last_request, self._progress = time.monotonic(), self._call("progress")
 
     def poll_ready(self) -> WorkerInfo | None:
-        """See `Worker`."""
         if not _ready(self.pending):
             return None
         try:
@@ -193,10 +166,8 @@ class _RayWorker:
         except RayError as error:
             self.kill()
             if isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False):
-                reason = message_lines(error)[-1]
-                raise GraftError(
-                    f"A worker can't start; is Graft installed on all nodes, in the same version? {reason}"
-                ) from error
+                question = "is Graft installed on all nodes, in the same version?"
+                raise GraftError(f"A worker can't start; {question} {message_lines(error)[-1]}") from error
             raise WorkerLost(_reason(error)) from error
         self.pending = None
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in _nodes()}
@@ -207,12 +178,10 @@ class _RayWorker:
         return info
 
     def start(self, stage: Stage) -> None:
-        """See `Worker`."""
         self._stages, self._reports = self._stages + 1, 0
         self.pending = self._actor.run.remote(stage)
 
     def poll(self) -> StageProgress | StageResult | None:
-        """See `Worker`."""
         try:
             if _ready(self.pending):
                 result: StageResult = ray.get(self.pending)
@@ -242,7 +211,6 @@ class _RayWorker:
         return self._call("exit")
 
     def kill(self) -> None:
-        """Let Ray end it."""
         with contextlib.suppress(RayError):
             ray.kill(self._actor)
 

@@ -20,12 +20,7 @@ SHARED_SECONDS = 10.0
 
 
 class StageProgress(NamedTuple):
-    """Progress of a worker's stage.
-
-    Attributes:
-        stage: its number, from 1. reports: how many reports it has made.
-        note: a message for people.
-    """
+    """Progress of a stage. ``stage``: its number, from 1. ``reports``: how many it has made. ``note``: for people."""
 
     stage: int = 0
     reports: int = 0
@@ -93,11 +88,9 @@ class StageWorker:
         return WorkerInfo(sees, software())
 
     def progress(self) -> StageProgress:
-        """Of the latest stage."""
         return self._reporter.latest
 
     def run(self, stage: Stage) -> StageResult:
-        """Run a stage."""
         from graft.experiments.launchers.launcher import attempt
         from graft.experiments.store.records import Store
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,11 +41,8 @@ class PlaybackStep(NamedTuple):
 
 def squad_size(task: Task) -> int:
     """Number of agents of the task's team in one environment; 0 for a single-agent task."""
-    env = make(task, 1, 0)
-    try:
+    with closing(make(task, 1, 0)) as env:
         return len(env.slots) if isinstance(env, TeamRows) else 0
-    finally:
-        env.close()
 
 
 def play(

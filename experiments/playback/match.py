@@ -35,7 +35,6 @@ class Outcome(NamedTuple):
 
     @property
     def games(self) -> int:
-        """All of them."""
         return self.won + self.drawn + self.lost
 
     def interval(self) -> tuple[float, float]:
@@ -114,23 +113,19 @@ def match(
 def _rows(task: Task, rows: int, seed: int) -> TeamRows:
     env = make(task, rows, seed)
     if not isinstance(env, TeamRows):
-        env.close()
-        raise GraftError(f"{task} has no teams; a match needs a task such as Graft/Pursuit-v0.")
-    if isinstance(env.squad, PettingZooBatch):
-        env.close()
-        raise GraftError(f"{task} names no winner; a match needs a task such as Graft/Pursuit-v0.")
-    if len(env.others) != 1:
-        env.close()
-        raise GraftError(f"{task}: give the team that the checkpoint plays: team={' or team='.join(env.squad.teams)}.")
-    return env
+        problem = f"{task} has no teams; a match needs a task such as Graft/Pursuit-v0."
+    elif isinstance(env.squad, PettingZooBatch):
+        problem = f"{task} names no winner; a match needs a task such as Graft/Pursuit-v0."
+    elif len(env.others) != 1:
+        problem = f"{task}: give the team that the checkpoint plays: team={' or team='.join(env.squad.teams)}."
+    else:
+        return env
+    env.close()
+    raise GraftError(problem)
 
 
 def run(console: Console, options: argparse.Namespace) -> None:
-    """Play as the options of ``graft match`` say, and print the outcome.
-
-    Raises:
-        GraftError: bad input of any kind.
-    """
+    """Play as the options of ``graft match`` say, and print the outcome; raises GraftError for bad input."""
     checkpoint, task = agent_and_task(options.words)
     rule = options.against in RULES
     against = options.against if rule else Checkpoint.load(find_checkpoint(Path(options.against))).build()

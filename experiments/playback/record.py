@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from graft.experiments.playback.agent import agent_and_task, check_fit
 from graft.experiments.playback.frames import PlaybackStep, play, play_squad, squad_size
 from graft.transfer.task_heads import HEADS, tasks_learned
 
-DRAWN = "rgb_array"
 FASTEST, USUAL = 50, 10
 """Frames a second: the most that GIF players keep up with, and the default where a task has none."""
 
@@ -38,18 +38,14 @@ def record(
     episodes: int,
     on_frame: Callable[[int, PlaybackStep], None],
 ) -> tuple[int, int]:
-    """Write a GIF of ``steps`` until so many episodes have ended, or so many frames are taken.
-
-    The file appears when it is complete; it is played in a loop.
+    """Write a looped GIF of ``steps`` until so many episodes have ended, or so many frames are taken.
 
     Args:
-        path: of the file, which is replaced.
+        path: of the file, which is replaced when the new one is complete.
         fps: frames a second; GIF counts in hundredths of a second, so the pace is close to it, and 50 at most.
         on_frame: called with the number of frames so far, and the last step.
     Returns:
-        How many frames were taken and how many episodes ended.
-    Raises:
-        GraftError: the file can't be written.
+        How many frames were taken and how many episodes ended; raises GraftError where the file can't be written.
     """
     import imageio.v3
 
@@ -74,11 +70,7 @@ def record(
 
 
 def run(console: Console, options: argparse.Namespace) -> None:
-    """Record as the options of ``graft watch`` say.
-
-    Raises:
-        GraftError: bad input of any kind.
-    """
+    """Record as the options of ``graft watch`` say; raises GraftError for bad input."""
     path: Path = options.gif
     if options.fps is not None and not 0.1 <= options.fps <= FASTEST:
         raise GraftError(f"--fps {options.fps:g} is not allowed; give a number from 0.1 to {FASTEST}.")
@@ -89,19 +81,14 @@ def run(console: Console, options: argparse.Namespace) -> None:
     network = checkpoint.build()
     squad, shown = squad_size(task), network.schemas.observation
     reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
-    env = make(task, squad or 1, options.seed, reset, observation=shown, render_mode=DRAWN)
-    try:
+    with closing(make(task, squad or 1, options.seed, reset, observation=shown, render_mode="rgb_array")) as env:
         fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
         generator = torch.Generator().manual_seed(options.seed)
         steps = (play_squad if squad else play)(network, env, task, generator, options.deterministic)
         written, ended = _record(console, fps, steps, options)
-    finally:
-        env.close()
     if ended < options.episodes:
-        console.print(
-            f"Note: stopped at {written} frames, before episode {ended + 1} ended; --frames sets the limit.",
-            soft_wrap=True,
-        )
+        note = f"Note: stopped at {written} frames, before episode {ended + 1} ended; --frames sets the limit."
+        console.print(note, soft_wrap=True)
     size = path.stat().st_size / 1000
     console.print(f"{path}: {task}, {written} frames at {fps:g} a second, {size:,.0f} kB", soft_wrap=True)
 
@@ -136,8 +123,7 @@ def _check_target(path: Path, force: bool) -> None:
 
 def _notes(checkpoint: Checkpoint, task: Task) -> Iterator[str]:
     """What a viewer should know about this agent on this task; raises GraftError where it can't play it."""
-    absent = check_fit(checkpoint.schemas, task)
-    if absent:
+    if absent := check_fit(checkpoint.schemas, task):
         yield f"{task} never shows {', '.join(absent)}, which the agent looks for."
     if tasks_learned(checkpoint.parts.get(HEADS, {})) > 1 and task != checkpoint.task:
         yield f"the agent learned several tasks and plays with the heads of the last one, {checkpoint.task}."

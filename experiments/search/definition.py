@@ -51,10 +51,8 @@ class Asha:
 
 
 class SearchFile(Strict):
-    """A search's file.
-
-    ``overrides`` are changes to the experiment that all trials share, and ``space`` the options that they vary, both
-    by dotted key. ``trials`` counts the unchanged experiment.
+    """A search's file: ``overrides`` are changes to the experiment that all trials share, ``space`` the options that
+    they vary, both by dotted key; ``trials`` counts the unchanged experiment.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
@@ -108,11 +106,7 @@ class Search:
         }
 
     def config(self, values: Mapping[str, Scalar] | None = None) -> Config:
-        """The experiment with these values.
-
-        Raises:
-            GraftError: as of `load_config`, or it is a sequence.
-        """
+        """The experiment with these values; raises GraftError where they are not allowed, or it is a sequence."""
         config = load_config(str(self.path), (*self.overrides, *overrides(values or {})))
         if not isinstance(config, Config):
             raise GraftError(f"{config.name} is a sequence of tasks; a search needs an experiment with targets.")
@@ -120,8 +114,7 @@ class Search:
 
     def command(self, values: Mapping[str, Scalar]) -> str:
         """The command that trains a trial again, with its controls."""
-        words = ["graft", "run", self.experiment, *self.overrides, *overrides(values)]
-        return shlex.join(words)
+        return shlex.join(["graft", "run", self.experiment, *self.overrides, *overrides(values)])
 
     def rounded(self, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Sampled values as they are used: fractions with `DIGITS` digits, within their range."""
@@ -145,11 +138,7 @@ class Search:
 
 
 def parse_dimension(key: str, given: Any) -> Dimension:
-    """A list of choices, or ``{uniform | log | integer | log_integer: [low, high]}``, as Optuna's distribution.
-
-    Raises:
-        GraftError: anything else, or bounds that are no numbers or in the wrong order.
-    """
+    """Optuna's distribution of a list of choices or of ``{KIND: [low, high]}``; raises GraftError for anything else."""
     where = f"space: '{key}'"
     if isinstance(given, list):
         plain = all(value is None or isinstance(value, bool | int | float | str) for value in given)
@@ -253,10 +242,8 @@ def load_search(given: str, words: Sequence[str] = (), **changes: Any) -> Search
     file = parse_model(SearchFile, data | {k: v for k, v in changes.items() if v is not None}, path.name)
     scheduler = _scheduler(file.scheduler, file.metric)
     for key in file.space:
-        if key.split(".")[0] not in VARIED:
-            raise unknown(
-                f"start of '{key}' in the space, as a part that a search may vary,", key.split(".")[0], VARIED
-            )
+        if (start := key.split(".")[0]) not in VARIED:
+            raise unknown(f"start of '{key}' in the space, as a part that a search may vary,", start, VARIED)
     sibling = path.parent / file.experiment
     return Search(
         name=file.name,

@@ -39,11 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a trial.
-
-    Attributes:
-        stages: by id. runs: in the order in which they are trained: all of the first seed, then of the next.
-    """
+    """A trial's ``stages`` by id, and its ``runs`` in order of training: all of the first seed, then of the next."""
 
     stages: Mapping[str, Stage]
     runs: tuple[Run, ...]
@@ -62,11 +58,7 @@ class Plan:
 
 
 def make_plan(search: Search, values: Mapping[str, object] | None = None) -> Plan:
-    """The plan of a trial; None is the unchanged experiment.
-
-    Raises:
-        GraftError: the values are not allowed, or nothing could be scored.
-    """
+    """The plan of a trial; None is the unchanged experiment. Raises GraftError for bad values, or nothing to score."""
     config = search.config(values)  # type: ignore[arg-type]
     graph = expand(config)
     tuned = _tuned(search, config)
@@ -125,10 +117,8 @@ def _measure(metric: Metric, curve: Curve) -> float:
 def running_score(metric: Metric, store: Store, runs: Sequence[Run], last: int | None = None) -> float:
     """Score of a trial that has begun ``runs``: the mean of their metrics so far, weighted by env steps.
 
-    For ``auc`` that is the mean score over all env steps so far. ``balance`` counts as ``final`` here.
-
-    Args:
-        last: env steps of the latest run that count; None for all.
+    For ``auc`` that is the mean score over all env steps so far. ``balance`` counts as ``final`` here. Of the latest
+    run, the first ``last`` env steps count; None for all.
     """
     curves = [_curve(store, run, last if run is runs[-1] else None) for run in runs]
     total = sum(curve.steps[-1] * _measure(metric, curve) for curve in curves)

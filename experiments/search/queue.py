@@ -25,7 +25,6 @@ class TrialProgress(Progress):
         super().started(stage)
 
     def finished(self, stage: Stage, error: str | None) -> None:
-        """Show the stage no more."""
         row = self._rows.pop(stage.id, None)
         self._steps_of_finished += 0 if row is None else row.env_steps
         if error not in (None, STOPPED):
@@ -71,10 +70,10 @@ class TrialQueue:
                 trial.set_user_attr("stages", [run.stage.id for run in plan.runs])
                 self._running.append(_RunningTrial(trial, plan))
             except GraftError as error:  # values that are allowed one by one only
-                self._fail(trial, str(error), 0)
+                self._fail(trial, str(error))
 
     def ready(self) -> list[Stage]:
-        """See `StageQueue`; trials without further stages end here."""
+        """Trials without further stages end here."""
         return [stage for _, stage in self._ready()]
 
     def _ready(self) -> list[tuple[_RunningTrial, Stage]]:
@@ -92,7 +91,7 @@ class TrialQueue:
             for stage in plan.chain(run):
                 if stage.id in self._failed:
                     self._running.remove(running)
-                    self._fail(running.trial, f"{stage.label}: {self._failed[stage.id]}", 0)
+                    self._fail(running.trial, f"{stage.label}: {self._failed[stage.id]}")
                     return None
                 if stage.id in taken or (stage is run.stage and i > running.reported):
                     break
@@ -124,7 +123,7 @@ class TrialQueue:
         return Reporter(search, out, running.trial.number, running.plan, begun or running.reported)
 
     def take(self) -> Stage | None:
-        """See `StageQueue`; a scored run reports to the journal as it is trained."""
+        """A scored run reports to the journal as it is trained."""
         for running, stage in self._ready():
             running.stage = stage.id
             scored = stage.id == running.plan.runs[running.reported].stage.id
@@ -132,11 +131,9 @@ class TrialQueue:
         return None
 
     def requeue(self, stage: Stage) -> None:
-        """See `StageQueue`."""
         self._trial_of(stage).stage = None
 
     def finish(self, stage: Stage, error: str | None) -> None:
-        """See `StageQueue`."""
         running = self._trial_of(stage)
         running.stage = None
         self._progress.finished(stage, error)
@@ -158,8 +155,8 @@ class TrialQueue:
             running.plan.budget - steps,
         )
 
-    def _fail(self, trial: Trial, error: str, unspent: int) -> None:
+    def _fail(self, trial: Trial, error: str) -> None:
         trial.set_user_attr("error", error)
         trial.study.tell(trial.number, state=TrialState.FAIL)
         index, values = trial.user_attrs["index"], in_words(trial.user_attrs["values"])
-        self._progress.trial_ended(f"FAILED   trial {index} ({values}): {error}", unspent)
+        self._progress.trial_ended(f"FAILED   trial {index} ({values}): {error}", unspent=0)

@@ -19,7 +19,6 @@ MEANING = {
     "final": "normalised score of the last tenth of training",
     "balance": "mean of the final normalised score and of what was kept of the source",
 }
-"""Of the metrics."""
 
 
 def trial_rows(trials: Trials, budget: int) -> list[dict[str, Any]]:

@@ -74,7 +74,6 @@ class Session:
             return FAILED if any(row["status"] not in ("done", "stopped") for row in rows) else 0
 
     def _train(self, trials: Trials, launcher: Launcher) -> None:
-        """The trials that have not ended."""
         ended = sum(STATES[trial.state] in ("done", "stopped") for trial in trials.all().values())
         left = max(0, trials.count - ended)
         if not left:

@@ -97,8 +97,7 @@ class Trials:
     def _settings(self) -> float:
         """Number of different settings in the space."""
         choices = [d for d in self.search.space.values() if isinstance(d, CategoricalDistribution)]
-        all_listed = len(choices) == len(self.search.space)
-        return math.prod(len(d.choices) for d in choices) if all_listed else math.inf
+        return math.prod(len(d.choices) for d in choices) if len(choices) == len(self.search.space) else math.inf
 
     def next(self) -> Trial | None:
         """The next trial: one that was interrupted or has failed, or a new one; None when all were begun."""
@@ -171,7 +170,6 @@ class Reporter:
     begun: int
 
     def __call__(self, env_steps: int, values: Mapping[str, float]) -> None:
-        """See `Stage.observer`."""
         if "eval/return_mean" in values:
             study = optuna.load_study(
                 study_name=None, storage=_storage_of(self.out), pruner=_pruner(self.search, self.plan.budget)

@@ -26,7 +26,7 @@ COLUMNS = ("zero-shot [95 %]", "gap", "90 %", "final", "worst", "then", "forgot"
 
 
 def rows(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[dict[str, Any]]:
-    """A row for every comparison whose stages are finished, in normalised score; docs/sim-to-real.md describes the fields.
+    """A row for every comparison whose stages are finished, in normalised score; fields as in docs/sim-to-real.md.
 
     Each is an interquartile mean over seeds with its 95 % interval, or None where it is not defined.
     """

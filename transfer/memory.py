@@ -44,8 +44,6 @@ class Drawn(NamedTuple):
 
 
 class _Heads(nn.Module):
-    """The heads of a network as a module of features, for `functional_call`."""
-
     def __init__(self, network: PolicyNetwork) -> None:
         super().__init__()
         self.network = network
@@ -134,9 +132,8 @@ class Memory(FromSource):
             for d, hidden in zip(drawn, features, strict=True):
                 known = d.known.to(device) if self.shares_heads else None
                 policy = _head_outputs(network, d.heads, hidden)
-                total = (
-                    total + kl(_to_device(d.outputs, device), policy, network.config.distribution, known, d.sizes).sum()
-                )
+                stored = _to_device(d.outputs, device)
+                total = total + kl(stored, policy, network.config.distribution, known, d.sizes).sum()
         return total / self.batch, {**state, DRAWS: state[DRAWS] + 1}
 
     def _draw(self, state: State) -> list[Drawn]:
@@ -220,7 +217,6 @@ def _with_actions(
 
 
 def _head_outputs(network: PolicyNetwork, heads: Mapping[str, torch.Tensor], features: torch.Tensor) -> Outputs:
-    """Outputs at features (N, F) with ``heads``, which may be of other actions, in place of the network's own."""
     if not heads:
         return network.heads(features)
     own = network.state_dict()

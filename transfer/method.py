@@ -108,12 +108,10 @@ class TransferMethod:
 
     @property
     def watches_source(self) -> bool:
-        """Whether its hooks run while the source, or the first task of a sequence, is learned."""
         return "watches_source" in self.words()
 
     @property
     def baseline(self) -> bool:
-        """Whether all other methods are compared with it."""
         return "baseline" in self.words()
 
     def check(self, source: Schemas) -> None:
@@ -173,11 +171,7 @@ class TransferMethod:
         return False
 
     def with_shared_heads(self) -> TransferMethod:
-        """The same method where one pair of heads serves every task.
-
-        Raises:
-            GraftError: it gives every task its own.
-        """
+        """The same method with one pair of heads for every task; raises GraftError where it gives each its own."""
         if self.uses_source:
             raise GraftError(f"{label(self)} gives every task its own heads, so they cannot be shared.")
         return self
@@ -240,11 +234,9 @@ class FromSource(TransferMethod):
 
     @property
     def shares_heads(self) -> bool:
-        """Whether one pair of heads serves every task."""
         return self.heads == "shared"
 
     def with_shared_heads(self) -> TransferMethod:
-        """The same method with ``heads`` shared."""
         return replace(self, heads="shared")
 
 
@@ -293,12 +285,8 @@ def to_json(method: TransferMethod) -> dict[str, Any]:
 
 def changed_options(method: TransferMethod) -> dict[str, Any]:
     """Its options that differ from their defaults."""
-    changed = {}
-    for option in fields(method):
-        default = option.default if option.default_factory is MISSING else option.default_factory()
-        if getattr(method, option.name) != default:
-            changed[option.name] = getattr(method, option.name)
-    return changed
+    defaults = {o.name: o.default if o.default_factory is MISSING else o.default_factory() for o in fields(method)}
+    return {name: getattr(method, name) for name, default in defaults.items() if getattr(method, name) != default}
 
 
 def label(method: TransferMethod) -> str:

@@ -110,7 +110,6 @@ def final_score(curve: Curve) -> float:
 
 
 def _iqm_of_each(scores: FloatArray) -> FloatArray:
-    """(K, n) -> (K,)."""
     return interquartile_mean(scores, axis=1)
 
 
@@ -217,9 +216,7 @@ def forward_transfer(p_area: float, b_area: float) -> float | None:
         At most 1 for scores up to 1; None where 1 - AUC_b < 0.01: scratch leaves nothing to gain.
     Source: Wolczyk et al. 2021 (Continual World).
     """
-    if 1 - b_area < SMALLEST_DENOMINATOR:
-        return None
-    return (p_area - b_area) / (1 - b_area)
+    return None if 1 - b_area < SMALLEST_DENOMINATOR else (p_area - b_area) / (1 - b_area)
 
 
 def verdict(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> Verdict:

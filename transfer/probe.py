@@ -121,11 +121,9 @@ class GradientMeter:
             self._measured.setdefault(name, []).append(value)
 
     def save(self) -> dict[str, Any]:
-        """Its state as JSON values."""
         return {"updates": self._updates, "found": [[name, values] for name, values in self._measured.items()]}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Inverse of `save`."""
         self._updates, self._measured = saved["updates"], {name: list(values) for name, values in saved["found"]}
 
     def report(self) -> dict[str, float]:
@@ -188,7 +186,6 @@ def effective_weights(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The module and all within by path, without the parametrisations, which are parts of a weight."""
     return (part for part in module.named_modules() if "parametrizations" not in part[0].split("."))
 
 

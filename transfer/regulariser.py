@@ -73,7 +73,6 @@ class Regulariser(FromSource):
             raise GraftError(f"{type(self).__name__} has nothing to hold: none of the parameters it knows of trains.")
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """The gradients with the penalty's added, and the penalty."""
         indices = anchors(state)
         if self.strength == 0 or not indices:
             return Step(grads, state)
@@ -101,7 +100,6 @@ class Regulariser(FromSource):
         return {**state, **named(f"anchor.{k}", anchor), **named(f"omega.{k}", scaled), f"raw.{k}": mean}
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """One more anchor, with the importances of the task that ends."""
         omega = self.importances(network, rollouts.observations)
         return Consolidated(network, self.anchored(network, state, omega, where.task))
 

@@ -82,7 +82,6 @@ class TransferSession(Savable):
         )
 
     def gradients(self, grads: Grads, network: PolicyNetwork, batch: Batch) -> Grads:
-        """The method's gradients; some updates are measured."""
         before = self._meter.start(grads)
         changed, self.state, penalty = self.method.gradients(grads, network, self.state, batch)
         if before is not None:
@@ -90,7 +89,6 @@ class TransferSession(Savable):
         return changed
 
     def schedule(self, network: PolicyNetwork, progress: float) -> None:
-        """The method's."""
         self.state = self.method.schedule(network, self.state, progress)
 
     def measure(self, network: PolicyNetwork) -> Mapping[str, float]:
@@ -99,11 +97,9 @@ class TransferSession(Savable):
         return values if self.probe is None else values | self.probe.measure(network)
 
     def save(self) -> SavedState:
-        """The method's state and the meter's."""
         return SavedState(self.state, {"meter": self._meter.save()})
 
     def restore(self, saved: SavedState) -> None:
-        """Inverse of `save`."""
         self.state = dict(saved.tensors)
         self._meter.restore(saved.values["meter"])
 

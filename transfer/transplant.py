@@ -188,7 +188,6 @@ def _match_observations(
 
 
 def _rebuilt(source: Checkpoint) -> tuple[Stem, ...]:
-    """Stems of a checkpoint that does not hold them."""
     with torch.random.fork_rng(devices=[]):
         return build_encoder(str(source.network.encoder), source.schemas.observation, source.network.options).stems
 

@@ -116,11 +116,7 @@ class TaskSection(Strict):
 
 
 class TaskConfig(TaskSection):
-    """A task: its id, its keyword arguments, its names, and bounds that override the registered ones.
-
-    ``recall``, of a target: the task on which transferred networks are evaluated before and after training; by default
-    the source, where its schemas are the target's.
-    """
+    """A task: its id, its keyword arguments, its names, and bounds that override the registered ones."""
 
     id: str = Field(description="id of the task, such as Graft/Gather-v0, CartPole-v1 or your_package:YourGame-v0")
     bounds: tuple[Finite, Finite] | None = Field(
@@ -148,10 +144,7 @@ class TaskConfig(TaskSection):
 
 
 class SourceConfig(TaskSection):
-    """A task to pretrain on, or the folder of a checkpoint trained before; ``name`` is for tables and plots.
-
-    ``backend``: who pretrains it, where that is not who trains the experiment.
-    """
+    """A task to pretrain on, or the folder of a checkpoint trained before."""
 
     name: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(None, description="for tables and plots")
     checkpoint: Path | None = Field(None, description="folder of a checkpoint, instead of a task")
@@ -253,10 +246,7 @@ class Common(Strict):
 
 
 class Config(Common):
-    """A transfer experiment: every source is carried to every target by every method, once per seed.
-
-    ``scratch`` and ``random_frozen`` run on every target without being named.
-    """
+    """A transfer experiment: every source is carried to every target by every method, once per seed."""
 
     sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)] = Field(
         description="tasks to pretrain on, or checkpoints"
@@ -273,9 +263,7 @@ class Config(Common):
 class SequenceConfig(Common):
     """A continual experiment: the tasks of ``sequence`` are learned one after the other by every method.
 
-    ``pretrain`` is the budget of the first task, ``transfer`` that of each later one. ``heads`` says whether each task
-    has heads of its own, ``task_known`` whether an agent knows the task when it is evaluated on earlier ones; else it
-    plays as after the latest task.
+    An agent that does not know the task (``task_known``) plays earlier ones as after the latest.
     """
 
     sequence: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], Field(min_length=2)] = Field(
@@ -356,17 +344,12 @@ def _set(data: Any, keys: Sequence[str], value: Any, whole: str) -> None:
 
 
 def _where(error: Exception) -> str:
-    """What is wrong with a YAML text, and in which line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     return f"{problem}, in line {mark.line + 1}" if mark and problem else " ".join(str(error).split())
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a YAML file.
-
-    Raises:
-        GraftError: not YAML, or not keys and values.
-    """
+    """Keys and values of a YAML file; raises GraftError where it holds something else."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError) as error:

@@ -17,7 +17,8 @@ def _dotted(location: tuple[int | str, ...], data: Any) -> str:
     """The path in ``data``, without the names of types that pydantic tried."""
     path = []
     for part in location:
-        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and part in range(len(data))):
+        known = part in data if isinstance(data, Mapping) else isinstance(data, list) and part in range(len(data))
+        if known:
             path.append(str(part))
             data = data[part]
     last = location[-1]
@@ -35,7 +36,6 @@ def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[B
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Models named anywhere in an annotation, such as that of the entries of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):

@@ -121,19 +121,16 @@ def _check_distinct(what: str, names: Sequence[object], hint: str = "") -> None:
 
 
 def expand(config: Config) -> Graph:
-    """The stages of a transfer experiment and the comparisons of its table.
-
-    Raises:
-        GraftError: an unknown task, method, option or checkpoint, or a source or target that is listed twice.
+    """The stages of a transfer experiment and the comparisons of its table; raises GraftError where something in
+    ``config`` is unknown, or a source or target is listed twice.
     """
     _check_distinct("Target", [target.task for target in config.targets])
     sources = [Source.resolve(config, source) for source in config.sources]
     _check_distinct("Source", [source.name for source in sources], ", by a name of its own")
     builder = _PairsBuilder(config)
-    squads = [(entry.squad, entry.task, entry.backend) for entry in config.sources if entry.squad is not None]
-    squads += [(entry.squad, entry.task, None) for entry in config.targets if entry.squad is not None]
-    for squad, task, given in squads:
-        backend = given or config.backend
+    squads = [(e.squad, e.task, e.backend or config.backend) for e in config.sources if e.squad is not None]
+    squads += [(e.squad, e.task, config.backend) for e in config.targets if e.squad is not None]
+    for squad, task, backend in squads:
         check_squad(squad, task, backend, builder.trainer(backend)[0])
     for source in sources:
         builder.add_source(source, config.method_list(source.config.methods))

@@ -72,11 +72,7 @@ class _SequenceBuilder(StageBuilder):
 
 
 def expand_sequence(config: SequenceConfig) -> Graph:
-    """The stages of a continual experiment.
-
-    Raises:
-        GraftError: an unknown task, method or option, observations without a union, or heads that can't be shared.
-    """
+    """The stages of a continual experiment; raises GraftError where its tasks or methods do not fit together."""
     tasks = [entry.task for entry in config.sequence]
     if config.heads == "shared":
         for task in tasks[1:]:

@@ -33,11 +33,7 @@ class Source:
 
     @classmethod
     def resolve(cls, config: Config, source: SourceConfig) -> Source:
-        """A source of ``config``.
-
-        Raises:
-            GraftError: no such checkpoint, or the config asks for another network than the checkpoint's.
-        """
+        """A source of ``config``; raises GraftError for a missing checkpoint, or one of another network."""
         if source.checkpoint is None:
             name = str(source.task) if source.backend is None else f"{source.task} by {source.backend}"
             return cls(source, source.name or name, source.task, config.network_config)

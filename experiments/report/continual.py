@@ -103,7 +103,6 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
 
 
 def _size(store: Store, stage_ids: Sequence[str]) -> dict[str, int]:
-    """Of all networks that serve the tasks in the end, each from the stage that made it."""
     records = [store.record(i) or {} for i in stage_ids]
     return {name: sum(record["size"][name] for record in records) for name in ("parameters", "bytes_beside")}
 

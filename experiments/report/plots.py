@@ -22,11 +22,8 @@ COLOURS = ("#7f7f7f", "#b8b8b8", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e
 DASHES = ("-", "--", ":", "-.")
 """Of lines that share a colour, where there are more methods than colours."""
 
-LETTERS_PER_INCH = 9
-"""Of a legend."""
-
-LINE_LETTERS = 44
-"""Letters in a line of a title or a label; longer ones are broken."""
+LETTERS_PER_INCH, LINE_LETTERS = 9, 44
+"""Letters per inch of a legend, and in a line of a title or a label; longer ones are broken."""
 
 LEAST_NEGATIVE = 0.05
 """Scores below the random policy's by less than this are coloured as zero in a score matrix."""
@@ -46,7 +43,6 @@ def _line(index: int) -> dict[str, str]:
 
 
 def _panels(rows: int, columns: int, width: float, height: float, title: str, **options: Any) -> tuple[Any, Any]:
-    """A figure and its axes (rows, columns); sizes in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -97,11 +93,7 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
 
 
 def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """One panel per target: every method's mean score over training with its 95 % interval, and scratch's as a band.
-
-    Args:
-        rows: of `graft.experiments.report.transfer.row`.
-    """
+    """One panel per target: every method's mean score over training with its 95 % interval, and scratch's as a band."""
     from matplotlib.ticker import MaxNLocator
 
     targets = list(dict.fromkeys(row["target"] for row in rows))
@@ -134,9 +126,6 @@ def pairs(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
     Where the ratio is undefined, its lower bound is shown if there is one. Targets that are sources come in the same
     order.
-
-    Args:
-        rows: of `graft.experiments.report.transfer.row`.
     """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
@@ -167,11 +156,7 @@ def pairs(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def score_matrices(measured: list[ContinualResult], tasks: list[str], path: Path, title: str) -> None:
-    """One panel per method: the mean over seeds of R, row = after which task, column = score on which task.
-
-    Args:
-        tasks: short names, in the order of the sequence.
-    """
+    """One panel per method: the mean over seeds of R, row = after which task, column = score on which task."""
     from matplotlib import colormaps
 
     columns = min(4, len(measured))

@@ -80,19 +80,16 @@ class Progress:
             self._live.stop()
 
     def started(self, stage: Stage) -> None:
-        """Show the stage."""
         self._rows[stage.id] = _Row(stage)
         if not self._console.is_terminal:
             self._say(f"start    {stage.label} ({stage.budget:,} env steps)")
 
     def placed(self, stage: Stage, where: str) -> None:
-        """Show where the stage's worker is."""
         self._rows[stage.id].where = where
         if not self._console.is_terminal:
             self._say(f"place    {stage.label}: {where}")
 
     def progressed(self, stage: Stage, env_steps: int, values: Mapping[str, float]) -> None:
-        """Keep the latest numbers."""
         row = self._rows[stage.id]
         if row.first is None:
             row.first = env_steps
@@ -116,7 +113,6 @@ class Progress:
         self._say(f"done     {stage.label} in {took}, return {row.shown_return}{faults} [{self._done}/{self._total}]")
 
     def noted(self, text: str) -> None:
-        """Print it, above the live table or as a line."""
         self._say(text)
 
     def tick(self) -> None:

@@ -26,12 +26,8 @@ COLUMNS = ("zero-shot [95 %]", "gap", "90 %", "final", "worst", "then", "forgot"
 
 
 def rows(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[dict[str, Any]]:
-    """A row for every comparison whose stages are finished, in normalised score.
+    """A row for every comparison whose stages are finished, in normalised score; fields as in docs/sim-to-real.md.
 
-    ``simulator``: of the source at the end of its own training; ``zero_shot``: on the target before any training
-    there; ``gap``: the first minus the second; ``recovery_steps``: median steps until 0.9 of ``simulator`` is reached
-    and held; ``worst_at_first`` and ``worst_at_last``: mean of the worst tenth of the episodes (CVaR) before and after
-    training on the target; ``forgotten``: score on the target's ``recall`` before training on the target minus after.
     Each is an interquartile mean over seeds with its 95 % interval, or None where it is not defined.
     """
     made = [_row(comparison, store, scales[comparison.target]) for comparison in graph.comparisons]

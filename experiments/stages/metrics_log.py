@@ -82,7 +82,6 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close both files, with the metrics on the disk."""
         self._board.close()
         os.fsync(self._file.fileno())
         self._file.close()

@@ -37,11 +37,7 @@ def preflight(graph: Graph) -> list[tuple[Comparison, TransplantReport | None]]:
 
 
 def preflight_sequence(graph: Graph) -> None:
-    """Take every method from the first task of a sequence to the last.
-
-    Raises:
-        GraftError: a task that can't be made or played by the algorithm, or a method that does not fit.
-    """
+    """Take every method from the first task of a sequence to the last; raises GraftError where one does not fit."""
     _check_tasks(graph)
     for comparison in graph.continual:
         _check_chain(graph, comparison)
@@ -75,7 +71,6 @@ def _check_tasks(graph: Graph) -> None:
 
 
 def _begin(method: TransferMethod, source: Checkpoint | None, stage: Stage) -> TransferSession:
-    """All that comes before the first env step of ``stage``."""
     try:
         session = TransferSession.begin(method, source, stage.schemas, stage.network, 0)
         session.hooks()
@@ -86,7 +81,6 @@ def _begin(method: TransferMethod, source: Checkpoint | None, stage: Stage) -> T
 
 
 def _begin_fresh(method: TransferMethod, stage: Stage) -> TransferSession:
-    """On a fresh network, for a task that is no target of a transfer."""
     return TransferSession.begin(method, None, stage.schemas, stage.network, 0)
 
 

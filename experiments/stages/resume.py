@@ -130,7 +130,6 @@ def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
 
 
 def _beginning(path: Path, length: int) -> bytes:
-    """The first bytes of a file; empty where there is none."""
     try:
         with path.open("rb") as file:
             return file.read(length)

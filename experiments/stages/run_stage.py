@@ -127,7 +127,6 @@ class _StageRun(NamedTuple):
     workers: int
 
     def train(self) -> Outcome:
-        """A pretraining or a transfer."""
         stage, source = self.stage, self.source
         weights_seed, _ = stage.random_seeds()
         session = TransferSession.begin(stage.method, source, stage.schemas, stage.network, weights_seed)

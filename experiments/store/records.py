@@ -61,10 +61,7 @@ class Store:
         self._fences: dict[str, Fence] = {}
 
     def check(self, config: AnyConfig) -> None:
-        """Raise GraftError where ``out`` holds something else than this experiment; writes nothing.
-
-        Methods, seeds, sources and targets may have changed: stages that both configs share are kept.
-        """
+        """Raise GraftError where ``out`` holds something else than this experiment; writes nothing."""
         record = self.out / "experiment.json"
         try:
             known = record.exists()
@@ -101,11 +98,7 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the folder, and keep other runs out of it meanwhile.
-
-        Raises:
-            GraftError: it can't be made, or another process runs in it.
-        """
+        """Make the folder and keep other runs out of it; raises GraftError where it can't, or another runs in it."""
         try:
             (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -120,11 +113,7 @@ class Store:
 
     @contextmanager
     def lock_stage(self, stage_id: str, seconds: float) -> Iterator[None]:
-        """Keep other processes, such as workers thought dead, out of a stage's folder meanwhile; see `Fence`.
-
-        Raises:
-            GraftError: another process was in it for ``seconds``.
-        """
+        """Keep other processes out of a stage's folder (`Fence`); raises GraftError if one stays for ``seconds``."""
         (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
         path = self.out / LOCKS / stage_id
         try:
@@ -151,7 +140,6 @@ class Store:
         return _differences({"versions": known, "git": record.get("git")}, {"versions": versions, "git": now["git"]})
 
     def folder(self, stage_id: str) -> Path:
-        """Of a stage."""
         return self.out / "stages" / stage_id
 
     def record(self, stage_id: str) -> dict[str, Any] | None:
@@ -171,11 +159,7 @@ class Store:
         return record
 
     def done(self, stage_id: str) -> bool:
-        """Whether the stage is finished and its files are as they were when it was.
-
-        Raises:
-            GraftError: a file of a finished stage is missing or was altered.
-        """
+        """Whether the stage is finished; raises GraftError where a file of it is missing or was altered since."""
         record = self.record(stage_id)
         if record is None or record["status"] != "done":
             return False
@@ -207,11 +191,7 @@ class Store:
         return folder
 
     def finish(self, stage: Stage, **cost: Any) -> None:
-        """Record that a stage is done, after all its other files are on the disk.
-
-        Raises:
-            TakenOver: another process took the stage over.
-        """
+        """Record that a stage is done, after all its other files are on the disk; raises as `check_holder`."""
         metrics = (self.folder(stage.id) / METRICS).read_bytes()
         self._write_record(stage, "done", metrics_sha256=hashlib.sha256(metrics).hexdigest(), **cost)
         for name in (SNAPSHOT, FAULT_CHECKPOINT):

@@ -26,7 +26,6 @@ class AGEM(Memory):
     """
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """The gradient, projected where it opposes that of the memory's loss."""
         if not tasks(state):
             return Step(grads, state)
         divergence, state = self.divergence(network, state)

@@ -71,7 +71,6 @@ class Chain(TransferMethod):
         assert self.members is not None  # raises where options contradict each other
 
     def words(self) -> frozenset[str]:
-        """Those of all members."""
         return frozenset().union(*(m.words() for m in self.methods))
 
     @cached_property
@@ -90,16 +89,13 @@ class Chain(TransferMethod):
         return tuple(sorted(members or [Finetune()], key=_order))
 
     def overrides(self, hook: str) -> bool:
-        """Whether a member does."""
         return any(member.overrides(hook) for member in self.members)
 
     def check(self, source: Schemas) -> None:
-        """As of every member."""
         for member in self.members:
             member.check(source)
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """By the member with a `build` of its own, else by the first."""
         builder = next((m for m in self.members if _builds(m)), self.members[0])
         return builder.build(source, target, architecture, seed)
 
@@ -118,7 +114,6 @@ class Chain(TransferMethod):
         return [(i, m) for i, m in enumerate(self.members) if WATCHING not in state or m.watches_source]
 
     def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:
-        """The members' factors multiplied."""
         rates: dict[str, float] = {}
         for i, member in self._acting(state):
             for name, rate in member.rates(network, _part(state, i)).items():
@@ -126,7 +121,6 @@ class Chain(TransferMethod):
         return rates
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """Through all members; the penalties are added up."""
         penalty, after = None, dict(state)
         for i, member in self._acting(state):
             grads, own, added = member.gradients(grads, network, _part(state, i), batch)
@@ -135,14 +129,12 @@ class Chain(TransferMethod):
         return Step(grads, after, penalty)
 
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
-        """Each member's."""
         after = dict(state)
         for i, member in self._acting(state):
             after = _with_part(after, i, member.schedule(network, _part(state, i), progress))
         return after
 
     def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
-        """Through all members."""
         for i, member in enumerate(self.members):
             network = member.finish(network, _part(state, i))
         return network
@@ -157,20 +149,16 @@ class Chain(TransferMethod):
 
     @property
     def retraining(self) -> int:
-        """The longest of the members'."""
         return max(member.retraining for member in self.members)
 
     @property
     def shares_heads(self) -> bool:
-        """As its members."""
         return any(member.shares_heads for member in self.members)
 
     def with_shared_heads(self) -> TransferMethod:
-        """The same chain with shared heads in every member."""
         return replace(self, methods=tuple(m.with_shared_heads() for m in self.methods or self.members))
 
     def view(self, network: PolicyNetwork, state: State, task: int) -> PolicyNetwork:
-        """Through all members, the last first."""
         for i, member in reversed(list(enumerate(self.members))):
             network = member.view(network, _part(state, i), task)
         return network
@@ -181,7 +169,6 @@ def _options(method: TransferMethod) -> set[str]:
 
 
 def _order(method: TransferMethod) -> tuple[bool, bool]:
-    """Sort key: methods that watch the task's own loss come first, those that zero gradients last."""
     return not method.watches_source, "zeroes_gradients" in method.words()
 
 

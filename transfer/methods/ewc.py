@@ -30,5 +30,4 @@ class EWC(Regulariser):
     states: ClassVar[int] = 2048
 
     def importances(self, network: PolicyNetwork, observations: torch.Tensor) -> Tensors:
-        """The diagonal Fisher information."""
         return diagonal_fisher(network, observations, self.held(network))

@@ -76,11 +76,9 @@ class Finetune(FromSource):
         return state
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """End of the schedule."""
         return Consolidated(network, {name: t for name, t in state.items() if name != "frozen"})
 
     def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:
-        """Layer-wise decay."""
         if self.layer_decay == 1:
             return {}
         blocks = network.encoder.blocks

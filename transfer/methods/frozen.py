@@ -29,12 +29,9 @@ class Frozen(FromSource):
     depth: Literal["all"] | Count = "all"
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """The transplanted network with its first blocks frozen.
+        """Raises as `FromSource.build`, and where a frozen block has a tensor of which nothing came from the source.
 
-        Raises:
-            GraftError: as of `FromSource.build`; or a block to be frozen has a tensor of which nothing came from the
-                source. New slices of the stem are frozen as ``new_channels`` made them; new parts of the observation
-                stay unread.
+        New slices of the stem are frozen as ``new_channels`` made them; new parts of the observation stay unread.
         """
         built = super().build(source, target, architecture, seed)
         encoder = built.network.encoder

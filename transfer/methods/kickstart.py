@@ -73,7 +73,6 @@ class Kickstart(TransferMethod):
         return network
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
-        """The teacher's tensors, the actions it knows, and a factor of 1."""
         assert source is not None, "a method that uses a source is always given one"
         teacher = self._teacher(source, network.schemas, network.config.distribution)
         match = match_names(source.schemas.action.names, network.schemas.action.names, self.rename)
@@ -84,11 +83,9 @@ class Kickstart(TransferMethod):
         }
 
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
-        """Sets the factor."""
         return {**state, FACTOR: torch.tensor(max(0.0, 1.0 - progress / self.share))}
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """Adds the gradient of the loss, while its factor is not 0."""
         weight = self.strength * float(state[FACTOR])
         if weight == 0:
             return Step(grads, state)

@@ -40,7 +40,6 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5), generator=generator)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """The corrected weight, of the shape of ``weight``."""
         return weight + self.scale * (self.B @ self.A).view_as(weight)
 
 

@@ -30,5 +30,4 @@ class MAS(Regulariser):
     states: ClassVar[int] = 2048
 
     def importances(self, network: PolicyNetwork, observations: torch.Tensor) -> Tensors:
-        """The outputs' sensitivities."""
         return sensitivities(network, observations, self.held(network))

@@ -31,7 +31,6 @@ class OnlineEWC(Regulariser):
     states: ClassVar[int] = 2048
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """The anchor moves here, and the task's Fisher information joins the importances."""
         new, mean = normalised(diagonal_fisher(network, rollouts.observations, self.held(network)))
         old = group(state, "omega.0")
         omega = {name: t + self.gamma * old[name] if name in old else t for name, t in new.items()}

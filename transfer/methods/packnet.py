@@ -65,7 +65,6 @@ class PackNet(FromSource):
 
     @property
     def retraining(self) -> int:
-        """Env steps of training on the same task after it was packed."""
         return self.retrain
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
@@ -98,13 +97,11 @@ class PackNet(FromSource):
         return {name: owner.to(torch.int16) for name, owner in moved.items()}
 
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
-        """Holds running statistics once a task is packed."""
         if int(state["packed"]) and not network.encoder.holds_statistics:
             network.encoder.hold_statistics()
         return state
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """Exactly zero for what must stay; the first task trains everything."""
         packed, masks = int(state["packed"]), group(state, OWNER)
         if packed == 0:
             return Step(grads, state)
@@ -120,7 +117,6 @@ class PackNet(FromSource):
 
     @torch.no_grad()
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """Share out the free weights of each layer, and set those that stay free to zero, in place."""
         owner = group(state, OWNER) or group(self.init(network, None), OWNER)
         kept: dict[str, torch.Tensor] = {}
         for name, parameter in weights(network).items():

@@ -64,11 +64,7 @@ class ProgressCompress(Progressive):
     provides: ClassVar[frozenset[str]] = Progressive.provides | {"needs_source_weights", "remembers_tasks"}
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """A fresh column beside the source, which is the knowledge base.
-
-        Raises:
-            GraftError: as of `Progressive.build`; or the source has several columns.
-        """
+        """Raises as `Progressive.build`, and where the source has several columns."""
         built = super().build(source, target, architecture, seed)
         assert isinstance(built.network, ProgressiveNetwork)
         if isinstance(built.network.earlier, ProgressiveNetwork):

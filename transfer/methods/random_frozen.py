@@ -23,7 +23,6 @@ class RandomFrozen(TransferMethod):
     provides: ClassVar[frozenset[str]] = frozenset({"control"})
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """A fresh network with its encoder frozen."""
         network = PolicyNetwork(target, architecture, seed)
         network.encoder.freeze()
         network.encoder.hold_statistics(False)

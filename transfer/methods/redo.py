@@ -28,11 +28,7 @@ def _weighted(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def layers(network: PolicyNetwork) -> list[tuple[str, torch.Tensor]]:
-    """Name and weight of the one layer of each block of the encoder, from the input up.
-
-    Raises:
-        GraftError: a block with none or several, whose units are not the block's outputs.
-    """
+    """Name and weight of the one layer of each block of the encoder; raises GraftError where it has none or several."""
     layers = []
     for index, block in enumerate(network.encoder.blocks):
         weights = list(_weighted(block))
@@ -105,11 +101,7 @@ class ReDo(FromSource):
     tau: NotNegative = 0.1
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """The transplanted network; everything trains.
-
-        Raises:
-            GraftError: as in `FromSource.build`; or an encoder with other blocks than `layers` takes.
-        """
+        """Raises as `FromSource.build` and `layers`."""
         built = super().build(source, target, architecture, seed)
         layers(built.network)
         return built

@@ -28,7 +28,6 @@ class Replay(Memory):
     strength: NotNegative = 1.0
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """Adds the penalty's gradient to that of every parameter it depends on."""
         if self.strength == 0 or not tasks(state):
             return Step(grads, state)
         divergence, state = self.divergence(network, state)

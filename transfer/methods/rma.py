@@ -43,7 +43,6 @@ class RMA(FromSource):
     teaching: Annotated[float, Field(gt=0, lt=1)] = 0.75
 
     def check(self, source: Schemas) -> None:
-        """Raises GraftError where the source does not show its dynamics and its history."""
         parts = dict(source.observation.parts)
         if not {DYNAMICS, HISTORY} <= parts.keys():
             shown = ", ".join(parts) or source.observation.kind
@@ -85,17 +84,12 @@ class RMA(FromSource):
         return {STUDENT: torch.tensor(student), BEGUN: torch.tensor(True)}
 
     def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
-        """Everything can be trained again."""
         for normaliser in normalisers(network):
             normaliser.held = False
         return network.requires_grad_(True)
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """The student's network for the target's names.
-
-        Raises:
-            GraftError: as in `FromSource.build`; or the source's training ended in the first phase.
-        """
+        """Raises as `FromSource.build`, and where the source's training ended in the first phase."""
         learned = {} if source is None else source.parts.get(PART, {})
         if bool(learned.get(BEGUN, False)) and not bool(learned[STUDENT]):
             raise GraftError(
@@ -105,7 +99,6 @@ class RMA(FromSource):
         return super().build(source, target, architecture, seed)
 
     def gradients(self, grads: Grads, network: PolicyNetwork, state: State, batch: Batch) -> Step:
-        """In the second phase, the gradient of the student's error."""
         if not bool(state.get(STUDENT, False)):
             return Step(grads, state)
         block = _branches(network)

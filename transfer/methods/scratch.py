@@ -20,5 +20,4 @@ class Scratch(TransferMethod):
     provides: ClassVar[frozenset[str]] = frozenset({"control", "baseline"})
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        """A fresh network."""
         return Built(PolicyNetwork(target, architecture, seed), None)

@@ -72,11 +72,7 @@ class SI(Regulariser):
         return {**path, **dict(zip(names, added, strict=True))}
 
     def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
-        """The path becomes importance, and the anchor moves here.
-
-        Raises:
-            GraftError: the task was not watched.
-        """
+        """Raises GraftError where the task was not watched."""
         path, start, total = self._path(network, state), group(state, "start.0"), group(state, "total.0")
         if not path:
             raise GraftError("SI must watch a task while it is learned, and this network was trained without it.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,3 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.dry_run()
         return 0
     return session.run(launcher)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/graft run
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

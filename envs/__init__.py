@@ -1,7 +1,7 @@
 """Games, mechanics, schemas and adapters. Import it to register the built-in games with Gymnasium.
 
 Examples:
-    >>> import envs
+    >>> from graft import envs
     >>> env = envs.make(envs.Task("Graft/Gather-v0", {"slip": 0.3}), num_envs=64, seed=0)
     >>> env.observation_schema.names
     ('player', 'wall', 'hazard', 'coin')

@@ -52,7 +52,7 @@ def _masked(values: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
 
 
 def _categorical_kl(p: torch.Tensor, q: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
-    """Of logits (N, A)."""
+    """KL divergence of categorical policies from logits (N, A)."""
     log_p = p.masked_fill(~shared, -torch.inf).log_softmax(-1)
     probability = log_p.exp()
     # 0 * log 0 is 0, also in the gradient.

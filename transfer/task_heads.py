@@ -62,7 +62,7 @@ def with_task(archive: Heads, network: PolicyNetwork, task: int) -> Heads:
 
 
 def tasks_learned(archive: Heads) -> int:
-    """Of how many tasks there are heads."""
+    """Number of tasks that heads are stored for."""
     return len({name.partition(".")[0] for name in archive})
 
 

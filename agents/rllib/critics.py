@@ -47,7 +47,7 @@ class Critics(nn.Module):
 
 
 def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """As Stable-Baselines3 makes them."""
+    """A critic's layers, initialised as in Stable-Baselines3."""
     return nn.Sequential(*mlp(inputs, hidden, nn.ReLU), nn.Linear((inputs, *hidden)[-1], 1))
 
 

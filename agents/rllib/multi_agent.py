@@ -116,7 +116,7 @@ class SquadGame(MultiAgentEnv):
 
     @property
     def faults(self) -> Faults:
-        """Of the environment, where somebody else wrote it; each has truncated the agents that were in play."""
+        """Faults of a third-party environment; each has truncated the agents that were in play."""
         return self._squad.faults
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, Infos]:

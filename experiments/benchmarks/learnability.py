@@ -95,9 +95,9 @@ def learn_all(jobs: Sequence[Job], path: Path, workers: int, console: Console) -
         waiting = {pool.submit(learn, job): job for job in missing}
         for future in as_completed(waiting):
             job = waiting[future]
-            if (error := future.exception()) is not None:  # any, as the other trainings go on
-                console.print(f"{job.game} seed {job.seed} failed: {type(error).__name__}: {error}", markup=False)
-                failed = failed or error
+            if (raised := future.exception()) is not None:  # any, as the other trainings go on
+                console.print(f"{job.game} seed {job.seed} failed: {type(raised).__name__}: {raised}", markup=False)
+                failed = failed or raised
                 continue
             results[job.name] = result = future.result()
             replace_file(path, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())

@@ -30,7 +30,7 @@ SHARED = ".shared"
 
 
 class WorkerLost(Exception):
-    """A worker has died, or can't be reached; its text is for people."""
+    """A worker has died, or can't be reached; its text is an error message."""
 
 
 class Worker(Protocol):

@@ -70,7 +70,7 @@ class RayLauncher:
 
     @property
     def need(self) -> str:
-        """Of one stage, in words."""
+        """What one stage needs of a node, as text."""
         return _amount(self.cpus, "CPU") + (f" and {_amount(self.gpus, 'GPU')}" if self.gpus else "")
 
     def run(self, queue: StageQueue, store: Store, listener: RunListener) -> None:

@@ -90,7 +90,7 @@ class Search:
 
     @property
     def scheduler_name(self) -> str:
-        """As in its file."""
+        """Its name as a search file gives it."""
         return "asha" if self.scheduler else "none"
 
     @property

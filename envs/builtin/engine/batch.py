@@ -27,7 +27,7 @@ POOLED = 4  # arrays whose memory is kept
 
 
 class _PooledMemory:
-    """Memory of one array, which goes back to ``pool`` when the array and its views are gone."""
+    """Memory of one array, which is returned to ``pool`` when no reference to it is left."""
 
     def __init__(self, pool: list[NDArray[Any]], shape: tuple[int, ...], dtype: str) -> None:
         self._pool, self._array = pool, pool.pop() if pool else np.empty(shape, dtype)

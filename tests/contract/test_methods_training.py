@@ -172,6 +172,7 @@ def restore_state(env: MatchEnv, saved: dict[str, np.ndarray]) -> None:
 
 
 def test_a_stopped_and_resumed_training_ends_as_one_that_ran_through(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(MatchEnv, "savable", True)
     monkeypatch.setattr(MatchEnv, "save_state", save_state, raising=False)
     monkeypatch.setattr(MatchEnv, "restore_state", restore_state, raising=False)
     run, source = cached_run(method, "ppo"), source_of(method, "ppo")

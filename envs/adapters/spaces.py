@@ -155,23 +155,36 @@ def _leaves(space: gym.Space[Any], path: tuple[Any, ...] = ()) -> Iterator[tuple
         yield path, space
 
 
-def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]]) -> ObservationCodec:
-    """The codec of a Dict or a Tuple, ``names`` by part; raises GraftError for a part that can't be shown."""
-    leaves = dict(_leaves(space))
-    codecs = {}
-    for path, inner in leaves.items():
+class Part(NamedTuple):
+    """A leaf of a Dict or a Tuple: its keys from the outside in, its space and its codec."""
+
+    path: tuple[Any, ...]
+    space: gym.Space[Any]
+    codec: ObservationCodec
+
+
+def parts_of(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]]) -> dict[str, Part]:
+    """The parts of a Dict or a Tuple by name, ``names`` of features by part; raises GraftError as `parts_codec`."""
+    parts: dict[str, Part] = {}
+    for path, inner in _leaves(space):
         name = "/".join(str(key).replace(".", "_") for key in path)
-        if name in codecs:
+        if name in parts:
             raise GraftError(f"'{task}' shows two parts that are called '{name}' here; give one another key.")
         try:
-            codecs[name] = observation_codec(task, inner, names.get(name))
+            parts[name] = Part(path, inner, observation_codec(task, inner, names.get(name)))
         except GraftError as error:
             raise GraftError(f"Part '{name}' of what '{task}' shows cannot be shown. {error}") from error
-    schema = joined({name: codec.schema for name, codec in codecs.items()})
+    return parts
+
+
+def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]]) -> ObservationCodec:
+    """The codec of a Dict or a Tuple, ``names`` by part; raises GraftError for a part that can't be shown."""
+    parts = parts_of(task, space, names)
+    schema = joined({name: part.codec.schema for name, part in parts.items()})
 
     def encode(raw: Any) -> Array:
         found = []
-        for path, codec in zip(leaves, codecs.values(), strict=True):
+        for path, _, codec in parts.values():
             part = raw
             for key in path:
                 part = part[key]

@@ -15,13 +15,19 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
-from graft.envs.adapters.gymnasium.flatten import FlattenObservation, flatten_parts
 from graft.envs.adapters.joints import model_names
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
-from graft.envs.adapters.minigrid.missions import MissionObservation, is_grid, mission_observation, split_mission
+from graft.envs.adapters.minigrid.missions import (
+    MissionCheck,
+    MissionObservation,
+    is_grid,
+    mission_observation,
+    split_mission,
+)
 from graft.envs.adapters.names import Names, known_names
 from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours
+from graft.envs.adapters.parts import PartCheck, check_and_codec
 from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import (
     ActionCodec,
@@ -30,11 +36,12 @@ from graft.envs.adapters.spaces import (
     ObservationCodec,
     action_codec,
     first_line,
-    observation_codec,
 )
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
+from graft.envs.core.rewards import WEIGHTS, split_weights
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
+from graft.envs.supervision.observation_check import ObservationCheck
 from graft.envs.supervision.subprocesses import Bools
 from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
 from graft.errors import GraftError, unknown
@@ -48,9 +55,10 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
         self._batch = batch  # first of all: `close` runs even when the lines below fail
         first = batch.first
-        space, observation, action = _codecs(first, task)
+        check, observation, action = _codecs(first, task, batch.strict)
         super().__init__(options, observation, action)
-        batch.start(space, "image" if space is not first.observation_space else None)
+        batch.start(check)
+        self.step_limit = getattr(first.spec, "max_episode_steps", None)
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
         self.render_mode = first.render_mode
@@ -113,15 +121,16 @@ class GymnasiumAdapter(Adapter):
         task, mission = split_mission(task)
         names = (*names, MISSION) if is_grid(task.id) else names
         rules, rest = split_rules(task.id, task.kwargs, allowed)
+        weights, rest = split_weights(task.id, rest, allowed)
         task = Task(task.id, rest)
         unlisted = next((name for name in task.kwargs if name not in allowed), None)
-        refusal = unknown(f"keyword of {task.id}", unlisted, {*allowed, KEYWORD, *names}) if unlisted else None
+        refusal = unknown(f"keyword of {task.id}", unlisted, {*allowed, KEYWORD, WEIGHTS, *names}) if unlisted else None
         if unlisted == "render_mode":
             refusal = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if refusal and not takes_others:
             raise refusal
         make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission)
-        return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers)
+        return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers, weights)
 
     def bounds(self, task: Task) -> Bounds | None:
         return known_bounds(task.id.rpartition(":")[2], task.kwargs)
@@ -179,7 +188,7 @@ def _make_one(
     """One environment; ``refusal`` is the error for a keyword that its constructor does not spell out."""
     with context():
         env = _make_plain(spec, task, refusal)
-        env = mission_observation(env, task.id, mission) if is_grid(task.id) else flatten_parts(env, task.id)
+        env = mission_observation(env, task.id, mission) if is_grid(task.id) else env
         return wrap(env) if wrap else env
 
 
@@ -207,15 +216,21 @@ def _missing(task_id: str, error: Exception) -> GraftError:
     return GraftError(f"Task '{task_id}' needs a package that is not installed; install it: {line}")
 
 
-def _codecs(env: SingleEnv, task_id: str) -> tuple[gym.Space[Any], ObservationCodec, ActionCodec]:
-    """The space of observations, and the codecs; of MiniGrid's dictionary the image is shown."""
+def _codecs(env: SingleEnv, task_id: str, strict: bool) -> tuple[ObservationCheck, ObservationCodec, ActionCodec]:
+    """The check of single observations, and the codecs; of MiniGrid's dictionary the image is shown."""
     space, names = env.observation_space, env_names(env, task_id)
-    if isinstance(env, MissionObservation):
-        return space, *minigrid_codecs(task_id, env.image, env.action_space, mission=True)
-    if isinstance(space, gym.spaces.Dict) and is_grid(task_id):
-        return space["image"], *minigrid_codecs(task_id, space["image"], env.action_space)
-    shown = env.codec if isinstance(env, FlattenObservation) else observation_codec(task_id, space, names.observation)
-    return space, shown, action_codec(task_id, env.action_space, names.action)
+    if is_grid(task_id) and isinstance(space, gym.spaces.Dict) and "image" in space.spaces:
+        mission = isinstance(env, MissionObservation)
+        check = MissionCheck(space, strict) if mission else PartCheck(space, "image", strict)
+        return check, *minigrid_codecs(task_id, space["image"], env.action_space, mission)
+    shown = check_and_codec(task_id, space, strict, names.observation, _part_names(env))
+    return *shown, action_codec(task_id, env.action_space, names.action)
+
+
+def _part_names(env: SingleEnv) -> dict[str, tuple[str, ...]]:
+    """Names of the features of parts: part -> names, as the environment gives them."""
+    given = getattr(env, "observation_names", None) or getattr(env.unwrapped, "observation_names", None)
+    return {str(part): tuple(map(str, own)) for part, own in given.items()} if isinstance(given, dict) else {}
 
 
 def env_names(env: SingleEnv, task_id: str) -> Names:

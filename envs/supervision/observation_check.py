@@ -98,7 +98,7 @@ class ObservationCheck:
             return row
         if row.dtype.kind == "f" and not np.isfinite(row).all():
             place = tuple(np.argwhere(~np.isfinite(row))[0].tolist())
-            raise EnvFailure("not_finite", f"{self._place(place)} is {row[place]}")
+            raise EnvFailure("not_finite", f"{self._place(place)} is {row[place]!s}")
         if self._categories:
             raise EnvFailure("outside", self._beyond(row, (row < self.low) | (row > self.high)))
         low, high = _with_slack(self.low, self.high)
@@ -131,7 +131,7 @@ class ObservationCheck:
     def _beyond(self, row: Array, beyond: Array) -> str:
         place = tuple(np.argwhere(beyond)[0].tolist())
         least, most = (_shown(float(end[place])) for end in (self.low, self.high))
-        return f"{self._place(place)} is {row[place]}, allowed are {least} to {most}"
+        return f"{self._place(place)} is {row[place]!s}, allowed are {least} to {most}"
 
 
 def limits(space: gym.Space[Any], strict: bool = True) -> tuple[Array, Array]:

@@ -310,7 +310,8 @@ def test_what_reaches_the_network_is_what_the_environment_gave(plan: Plan, mode:
 
 
 @pytest.mark.slow
-@settings(RELAXED, max_examples=2500, derandomize=False)
+@pytest.mark.timeout(3600)
+@settings(RELAXED, max_examples=2500)
 @given(plan=plans(), mode=st.sampled_from(("SameStep", "NextStep")))
 def test_what_reaches_the_network_is_what_the_environment_gave_in_thousands(plan: Plan, mode: str) -> None:
     play(plan, mode)

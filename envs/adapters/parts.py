@@ -18,7 +18,7 @@ from graft.envs.supervision.restarts import EnvFailure
 class PartsCheck(ObservationCheck):
     """Checks the parts of an observation and packs them one after the other; ``codec`` is of batches of the result.
 
-    Types, shapes and categories are checked before a part is packed; bounds of the numbers afterwards, at once.
+    Types, shapes, whole numbers and categories are checked before a part is packed; reals afterwards, at once.
 
     Args:
         names: part -> names of its features, where its author gave them. strict: as of `ObservationCheck`.
@@ -37,13 +37,14 @@ class PartsCheck(ObservationCheck):
         self.codec = ObservationCodec(schema, np.copy)
         self._parts, start, spans = [], 0, []
         for name, (path, inner, codec) in parts.items():
-            check = ObservationCheck(inner, strict, name, clips=self.clips)
-            box = isinstance(inner, gym.spaces.Box)
+            plain = codec.schema.kind == "vector" and isinstance(inner, gym.spaces.Box | gym.spaces.MultiBinary)
+            features = tuple(f"{name}/{feature}" for feature in codec.schema.names) if plain else ()
+            check = ObservationCheck(inner, strict, name, features, self.clips)
             place = slice(start, start + math.prod(codec.schema.shape))
             start = place.stop
-            plain = codec.schema.kind == "vector" and (box or isinstance(inner, gym.spaces.MultiBinary))
-            self._parts.append((path, check, check.fitting if box else check.read, plain, codec.encode, place))
-            if box and check.checks:
+            reals = check.dtype.kind == "f"
+            self._parts.append((path, check, check.fitting if reals else check.read, plain, codec.encode, place))
+            if reals:
                 self.low[place], self.high[place] = (codec.encode(end[None]).ravel() for end in (check.low, check.high))
                 spans.append(place)
         self.spans, self.checks = _merged(spans), bool(spans)

@@ -63,6 +63,8 @@ def _auc(row: Mapping[str, Any]) -> str:
     auc = row["auc"]
     if auc is None:
         return ""
+    if auc["low"] is None:  # a single seed has no interval
+        return f"{rounded(auc['iqm'], 3):.3f}"
     return f"{rounded(auc['iqm'], 3):.3f} [{rounded(auc['low'], 3):.3f}, {rounded(auc['high'], 3):.3f}]"
 
 

@@ -14,6 +14,7 @@ from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
+    bounded,
     cost,
     env_steps,
     estimate_bounds,
@@ -27,6 +28,7 @@ from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label
 from graft.transfer.metrics import Curve
+from graft.transfer.statistics import Estimate, bootstrap, interquartile_mean
 
 Matrices = NDArray[np.float64]
 
@@ -107,37 +109,50 @@ def _size(store: Store, stage_ids: Sequence[str]) -> dict[str, int]:
     return {name: sum(record["size"][name] for record in records) for name in ("parameters", "bytes_beside")}
 
 
-def forward_transfer(result: ContinualResult, scratch: ContinualResult) -> list[float]:
-    """Per seed, the mean over tasks after the first of the forward transfer of its AUC over the mean of scratch's.
+def forward_transfer(result: ContinualResult, scratch: ContinualResult) -> Estimate | None:
+    """Interquartile mean over seeds of the mean over tasks after the first of (A - B) / (1 - B).
 
-    NaN where scratch leaves nothing to gain on any task.
+    A is a seed's AUC on the task and B the mean of scratch's seeds, whose error counts as well. Tasks on which B leaves
+    nothing to gain (1 - B < 0.01) are left out; None where that is all of them.
 
     Source: Wolczyk et al. 2021 (Continual World); their mean includes the first task.
     """
-    base = np.mean([[metrics.area(curve) for curve in run[1:]] for run in scratch.curves], axis=0)
-    means = []
-    for run in result.curves:
-        values = [metrics.forward_transfer(metrics.area(c), b) for c, b in zip(run[1:], base.tolist(), strict=True)]
-        means.append(float(np.mean([v for v in values if v is not None] or [np.nan])))
-    return means
+    own, base = (np.array([[metrics.area(c) for c in run[1:]] for run in r.curves]) for r in (result, scratch))
+    open_tasks = 1 - base.mean(axis=0) >= metrics.SMALLEST_DENOMINATOR
+    if not open_tasks.any():
+        return None
+
+    def gain(own: Matrices, base: Matrices) -> Matrices:
+        mean = base.mean(axis=1, keepdims=True)
+        gains = (own - mean) / np.maximum(1 - mean, metrics.SMALLEST_DENOMINATOR)
+        return interquartile_mean(gains.mean(axis=2), axis=1)
+
+    return bootstrap(gain, own[:, open_tasks], base[:, open_tasks])
 
 
-def intransigence(result: ContinualResult, scratch: ContinualResult) -> list[float]:
-    """Per seed, the mean over tasks after the first of scratch's final score minus R[k, k]: what could not be learned.
+def intransigence(result: ContinualResult, scratch: ContinualResult) -> Estimate:
+    """Interquartile mean over seeds of the mean over tasks after the first of B - R[k, k]: what could not be learned.
+
+    B is the mean final score of scratch's seeds, whose error counts as well.
 
     Source: Chaudhry et al. 2018 (Riemannian walk), eq. 3, with scratch on the task's own budget as the reference.
     """
-    reference = np.mean([[metrics.final_score(c) for c in run] for run in scratch.curves], axis=0)
-    own = np.diagonal(result.matrices, axis1=1, axis2=2)
-    return [float(v) for v in (reference - own)[:, 1:].mean(axis=1)]
+    base = np.array([[metrics.final_score(c) for c in run[1:]] for run in scratch.curves])
+    own = np.diagonal(result.matrices, axis1=1, axis2=2)[:, 1:]
+
+    def loss(own: Matrices, base: Matrices) -> Matrices:
+        return interquartile_mean((base.mean(axis=1, keepdims=True) - own).mean(axis=2), axis=1)
+
+    return bootstrap(loss, own, base)
 
 
 def row(result: ContinualResult, scratch: ContinualResult | None) -> dict[str, Any]:
     """A row of the table; the fields are described in docs/output.md."""
 
-    def of_each(metric: Callable[[Matrices], float]) -> dict[str, float] | None:
+    def of_each(metric: Callable[[Matrices], float]) -> dict[str, float | None] | None:
         return interval([metric(matrix) for matrix in result.matrices])
 
+    gained = None if scratch is None else forward_transfer(result, scratch)
     return {
         "method": label(result.method),
         "seeds": len(result.matrices),
@@ -148,8 +163,8 @@ def row(result: ContinualResult, scratch: ContinualResult | None) -> dict[str, A
         "forgetting": of_each(lambda m: metrics.forgetting(m, include_last=False)),
         "backward_transfer": of_each(metrics.backward_transfer),
         "learned": of_each(lambda m: float(np.diagonal(m)[1:].mean())),
-        "forward_transfer": None if scratch is None else interval(forward_transfer(result, scratch)),
-        "intransigence": None if scratch is None else interval(intransigence(result, scratch)),
+        "forward_transfer": None if gained is None else bounded(gained.interval()),
+        "intransigence": None if scratch is None else bounded(intransigence(result, scratch).interval()),
         "parameters": int(np.median([size["parameters"] for size in result.sizes])),
         "bytes_beside": int(np.median([size["bytes_beside"] for size in result.sizes])),
         "env_steps": dict(result.env_steps),

@@ -61,7 +61,10 @@ def _fill(text: str) -> str:
 
 
 def learning_curves(measured: list[TransferResult], path: Path, title: str) -> None:
-    """One panel per target: interquartile mean of the normalised score over seeds, with its 95 % interval."""
+    """One panel per target: interquartile mean of the normalised score over seeds, with its 95 % interval.
+
+    Intervals of two or three seeds may reach far out of the picture.
+    """
     targets = list(dict.fromkeys(str(m.comparison.target) for m in measured))
     rows = [{"method": label(m.comparison.method), "source": m.comparison.source} for m in measured]
     names_of = [row_name(row, rows) for row in rows]
@@ -79,13 +82,17 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
             steps = np.array(m.curves[0].steps) / 1000
             scores = np.array([c.scores for c in m.curves])
             axis.plot(steps, interquartile_mean(scores, axis=0), **line, label=name)
-            bands = [iqm_interval(column) for column in scores.T]
-            low, high = [band.low for band in bands], [band.high for band in bands]
-            axis.fill_between(steps, low, high, color=line["color"], alpha=alpha, lw=0)
+            if len(scores) > 1:
+                bands = [iqm_interval(column) for column in scores.T]
+                low, high = [band.low for band in bands], [band.high for band in bands]
+                axis.fill_between(steps, low, high, color=line["color"], alpha=alpha, lw=0)
         axis.set_title(_fill(target))
         axis.set_xlabel("env steps on the target (thousands)")
         axis.axhline(0, color="black", lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
+    scores = np.concatenate([curve.scores for m in measured for curve in m.curves])
+    margin = 0.1 * (scores.max() - scores.min()) or 0.1
+    axes[0][0].set_ylim(scores.min() - margin, scores.max() + margin)
     axes[0][0].set_ylabel("score (0 random, 1 expert)")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
@@ -105,10 +112,11 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     for axis, target in zip(axes[0], targets, strict=True):
         for row in (row for row in rows if row["target"] == target):
             auc, colour = row["auc"], VERDICT_COLOURS[row["verdict"]]
-            if row["verdict"] == "baseline":
-                axis.axvspan(auc["low"], auc["high"], color=colour, alpha=0.2, lw=0)
             y = names.index(row_name(row, rows))
-            axis.plot([auc["low"], auc["high"]], [y, y], color=colour, lw=2)
+            if auc["low"] is not None:  # a single seed has no interval
+                if row["verdict"] == "baseline":
+                    axis.axvspan(auc["low"], auc["high"], color=colour, alpha=0.2, lw=0)
+                axis.plot([auc["low"], auc["high"]], [y, y], color=colour, lw=2)
             axis.plot([auc["iqm"]], [y], "o", color=colour, ms=5)
         axis.set_title(_fill(target), fontsize=10)
         axis.set_xlabel("mean score over training")

@@ -1,11 +1,12 @@
-"""PNG plots of an experiment: learning curves, areas under them, transfer ratios of pairs, and score matrices."""
+"""PNG plots of an experiment: learning curves, areas under them, performance profiles, ratios of pairs, matrices."""
 
 from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from graft.experiments.report.common import rounded
 from graft.experiments.report.continual import ContinualResult
 from graft.experiments.report.transfer import TransferResult, format_ratio, row_name
 from graft.transfer.method import label
-from graft.transfer.statistics import interquartile_mean, iqm_interval
+from graft.transfer.statistics import Runs, interquartile_mean, iqm_interval, performance_profile, strata
 
 COLOURS = ("#7f7f7f", "#b8b8b8", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Controls in grey, then Okabe and Ito's palette, which colour-blind people can tell apart."""
@@ -126,6 +127,48 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_yticks(range(len(names)), labels, fontsize=9)
     axes[0][0].invert_yaxis()
+    _save(figure, path)
+
+
+Panels: TypeAlias = Mapping[str, Mapping[str, Runs]]
+"""Title of a panel -> line -> scores of its runs by task."""
+
+
+def row_scores(rows: Sequence[Mapping[str, Any]]) -> Panels:
+    """Per method (and source) the scores of its runs by target: over training, and at its end."""
+    made: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for title, key in (("mean score over training", "areas"), ("final score", "finals")):
+        for row in rows:
+            made.setdefault(title, {}).setdefault(row_name(row, rows), {})[row["target"]] = row[key]
+    return made
+
+
+def final_scores(measured: Sequence[ContinualResult], tasks: Sequence[str]) -> Panels:
+    """Per method the scores of its runs on each task of a sequence once the last was learned."""
+    lines = {label(m.method): {f"{j}. {t}": m.matrices[:, -1, j] for j, t in enumerate(tasks)} for m in measured}
+    return {"score at the end of the sequence": lines}
+
+
+def profiles(panels: Panels, path: Path, title: str) -> None:
+    """Performance profiles: per line, the share of runs x tasks that score above each level, with its 95 % interval."""
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    alpha = 0.18 if len(names) <= len(COLOURS) else 0.05
+    columns = max(1, min(int(80 / (min(LINE_LETTERS, max(map(len, names))) + 8)), len(names)))
+    height = 3.6 + 0.22 * -(-sum(-(-len(name) // LINE_LETTERS) for name in names) // columns)
+    figure, axes = _panels(1, len(panels), 1.5 + 4.2 * max(len(panels), 1.5), height, title, sharey=True)
+    for axis, (heading, lines) in zip(axes[0], panels.items(), strict=True):
+        every = np.concatenate([scores for runs in lines.values() for scores in strata(runs)])
+        levels = np.linspace(min(0.0, every.min()), max(1.0, every.max()), 201)
+        for name, runs in lines.items():
+            line = _line(names.index(name))
+            shares, low, high = performance_profile(runs, levels)
+            axis.plot(levels, shares, **line, label=name)
+            axis.fill_between(levels, low, high, color=line["color"], alpha=alpha, lw=0)
+        axis.set_xlabel(heading)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("share of runs x tasks above")
+    handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
     _save(figure, path)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -140,6 +141,11 @@ def _stratum(name: str, values: Stratum) -> FloatArray:
     return np.sort(array)
 
 
+@cache
+def _draws(count: int, resamples: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(0).integers(count, size=(resamples, count))
+
+
 def bootstrap(statistic: Callable[..., FloatArray], *samples: npt.ArrayLike, resamples: int = RESAMPLES) -> Estimate:
     """A statistic of one or several samples of runs, with the error that comes from each of them.
 
@@ -163,7 +169,7 @@ def bootstrap(statistic: Callable[..., FloatArray], *samples: npt.ArrayLike, res
         if count == 1:
             parts.append((math.inf, 1.0))
             continue
-        drawn = array[np.random.default_rng(0).integers(count, size=(resamples, count))]
+        drawn = array[_draws(count, resamples)]
         values = np.asarray(statistic(*alone[:i], drawn, *alone[i + 1 :]))
         if values.shape != (resamples,):
             raise GraftError(f"The statistic gave shape {values.shape} for {resamples} resamples; keep axis 0 alone.")

@@ -28,7 +28,7 @@ from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label
 from graft.transfer.metrics import Curve
-from graft.transfer.statistics import Estimate, bootstrap, interquartile_mean
+from graft.transfer.statistics import Estimate, bootstrap, interquartile_mean, iqm_estimate, ratio_interval
 
 Matrices = NDArray[np.float64]
 
@@ -146,7 +146,25 @@ def intransigence(result: ContinualResult, scratch: ContinualResult) -> Estimate
     return bootstrap(loss, own, base)
 
 
-def row(result: ContinualResult, scratch: ContinualResult | None) -> dict[str, Any]:
+def _performances(result: ContinualResult) -> list[float]:
+    return [metrics.average_performance(matrix) for matrix in result.matrices]
+
+
+def _forgotten(result: ContinualResult) -> list[float]:
+    return [metrics.forgetting(matrix, include_last=False) for matrix in result.matrices]
+
+
+def _against(result: ContinualResult, reference: ContinualResult) -> dict[str, dict[str, float | None] | None]:
+    """Performance minus the reference's, and forgetting divided by it where it forgets, with the errors of both."""
+    gain = iqm_estimate(_performances(result)) - iqm_estimate(_performances(reference))
+    own, base = iqm_estimate(_forgotten(result)), iqm_estimate(_forgotten(reference))
+    share = bounded(ratio_interval(own, base)) if base.value > 0 else None
+    return {"performance": bounded(gain.interval()), "forgetting": share}
+
+
+def row(
+    result: ContinualResult, scratch: ContinualResult | None, reference: ContinualResult | None = None
+) -> dict[str, Any]:
     """A row of the table; the fields are described in docs/output.md."""
 
     def of_each(metric: Callable[[Matrices], float]) -> dict[str, float | None] | None:
@@ -159,12 +177,13 @@ def row(result: ContinualResult, scratch: ContinualResult | None) -> dict[str, A
         "missing_seeds": result.missing,
         "network_per_task": not result.method.uses_source,
         "reference": "reference" in result.method.provides,
-        "average_performance": of_each(metrics.average_performance),
-        "forgetting": of_each(lambda m: metrics.forgetting(m, include_last=False)),
+        "average_performance": interval(_performances(result)),
+        "forgetting": interval(_forgotten(result)),
         "backward_transfer": of_each(metrics.backward_transfer),
         "learned": of_each(lambda m: float(np.diagonal(m)[1:].mean())),
         "forward_transfer": None if gained is None else bounded(gained.interval()),
         "intransigence": None if scratch is None else bounded(intransigence(result, scratch).interval()),
+        "against_reference": None if reference in (None, result) else _against(result, reference),
         "parameters": int(np.median([size["parameters"] for size in result.sizes])),
         "bytes_beside": int(np.median([size["bytes_beside"] for size in result.sizes])),
         "env_steps": dict(result.env_steps),
@@ -182,13 +201,14 @@ def results(
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
     scratch = next((result for result in measured if result.method.baseline), None)
+    reference = next((result for result in measured if "reference" in result.method.provides), None)
     return {
         "name": config.name,
         "sequence": [str(entry.task) for entry in config.sequence],
         "heads": config.heads,
         "task_known": config.task_known,
         "bounds": [scale._asdict() for scale in task_bounds(config, graph, store)],
-        "rows": [row(result, scratch) for result in measured],
+        "rows": [row(result, scratch, reference) for result in measured],
         "stages": stage_records(graph, store, failed),
     }
 
@@ -213,6 +233,12 @@ def table(data: Mapping[str, Any], width: int = 80) -> Table:
     return made
 
 
+def _with_bounds(values: Mapping[str, float | None], style: str) -> str:
+    iqm, low, high = values["iqm"], values["low"], values["high"]
+    ends = ("-inf" if low is None else f"{low:{style}}", "inf" if high is None else f"{high:{style}}")
+    return f"{iqm:{style}}" if low is None and high is None else f"{iqm:{style}} [{', '.join(ends)}]"
+
+
 def notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences under the table."""
     known = "is told which task it is in" if data["task_known"] else "is not told which task it is in"
@@ -223,16 +249,14 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"network and memory at the end. Heads are {data['heads'].replace('_', ' ')}, and the agent {known}.",
         "scratch and random_frozen have a network for each task, and so forget nothing.",
     ]
-    reference = next((r for r in data["rows"] if r["reference"]), None)
-    if reference is not None and reference["forgetting"]["iqm"] > 0:
-        base, performance = reference["forgetting"]["iqm"], reference["average_performance"]["iqm"]
-        for entry in data["rows"]:
-            if entry is not reference and not entry["network_per_task"]:
-                share = entry["forgetting"]["iqm"] / base
-                gain = entry["average_performance"]["iqm"] - performance
-                lines.append(
-                    f"{entry['method']}: {share:.0%} of {reference['method']}'s forgetting, performance {gain:+.2f}."
-                )
+    reference = next((r["method"] for r in data["rows"] if r["reference"]), None)
+    for entry in data["rows"]:
+        compared = entry["against_reference"]
+        if compared is not None and compared["forgetting"] is not None and not entry["network_per_task"]:
+            lines.append(
+                f"{entry['method']}: {_with_bounds(compared['forgetting'], '.0%')} of {reference}'s forgetting, "
+                f"performance {_with_bounds(compared['performance'], '+.2f')}."
+            )
     lines += seed_notes(data["rows"])
     estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]
     if estimated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from rich.console import Console
 from graft.experiments.report import continual, plots
 from graft.experiments.report.continual import ContinualResult
 from graft.transfer.method import METHODS, label
-from graft.transfer.metrics import Curve
+from graft.transfer.metrics import Curve, average_performance
+from graft.transfer.statistics import iqm_estimate
 
 NAN = float("nan")
 TASKS = ["Gather", "Gather(invert=True)", "Hunt"]
@@ -120,10 +122,11 @@ def test_the_error_of_scratch_counts():
 def test_notes_compare_with_finetune_and_warn():
     scratch = scratch_of((0.8, 0.4, 0.5))
     half = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.5, 0.65, 0.9]]
+    reference = lived("finetune", [R], (0.8, 0.5, 0.6))
     rows = [
-        continual.row(scratch, scratch),
-        continual.row(lived("finetune", [R], (0.8, 0.5, 0.6)), scratch),
-        continual.row(lived("ewc", [half], (0.8, 0.5, 0.6), missing=2), scratch),
+        continual.row(scratch, scratch, reference),
+        continual.row(reference, scratch, reference),
+        continual.row(lived("ewc", [half], (0.8, 0.5, 0.6), missing=2), scratch, reference),
     ]
     lines = continual.notes(report(*rows, how="estimated from this experiment"))
     assert "ewc: 50% of finetune's forgetting, performance +0.12." in lines
@@ -136,12 +139,30 @@ def test_notes_compare_with_finetune_and_warn():
 
 def test_finetune_is_the_reference_under_shared_heads_as_well():
     half = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.5, 0.65, 0.9]]
-    rows = []
-    for name, matrix in (("finetune", R), ("ewc", half)):
-        own = lived(name, [matrix], (0.8, 0.5, 0.6))
-        rows.append(continual.row(replace(own, method=own.method.with_shared_heads()), None))
+    both = [lived(name, [matrix], (0.8, 0.5, 0.6)) for name, matrix in (("finetune", R), ("ewc", half))]
+    both = [replace(own, method=own.method.with_shared_heads()) for own in both]
+    rows = [continual.row(own, None, both[0]) for own in both]
     lines = continual.notes(report(*rows, heads="shared"))
     assert "ewc(heads=shared): 50% of finetune(heads=shared)'s forgetting, performance +0.12." in lines
+
+
+def test_a_comparison_with_finetune_knows_the_error_of_both():
+    rng = np.random.default_rng(0)
+    tuned = lived("finetune", [np.array(R) + rng.normal(0, 0.02, (3, 3)) for _ in range(5)], (0.8, 0.5, 0.6))
+    own = lived("ewc", [[[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.5, 0.65, 0.9]]] * 5, (0.8, 0.5, 0.6))  # no spread
+    found = continual.row(own, None, tuned)["against_reference"]
+    base = iqm_estimate([average_performance(matrix) for matrix in tuned.matrices])
+    assert found["performance"]["high"] - found["performance"]["iqm"] == pytest.approx(
+        base.interval().high - base.value
+    )
+    assert found["forgetting"]["low"] < 0.5 < found["forgetting"]["high"]
+    (line,) = [
+        line
+        for line in continual.notes(report(continual.row(tuned, None), continual.row(own, None, tuned)))
+        if "ewc:" in line
+    ]
+    share, gain = r"53% \[\d\d%, \d\d%\]", r"\+0.11 \[\+0.1\d, \+0.1\d\]"
+    assert re.fullmatch(rf"ewc: {share} of finetune's forgetting, performance {gain}\.", line)
 
 
 @pytest.mark.parametrize(("known", "words"), [(True, "is told which task"), (False, "is not told which task")])

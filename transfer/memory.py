@@ -14,7 +14,7 @@ from torch.func import functional_call
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork
 from graft.agents.training.algorithm import Count
-from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.errors import GraftError
 from graft.transfer.divergence import evaluating, kl, policy_outputs, rows_of
@@ -72,7 +72,9 @@ class Memory(FromSource):
     states: ClassVar[int] = STATES
     provides: ClassVar[frozenset[str]] = frozenset({"needs_source_weights", "remembers_tasks"})
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """Store states of the task with the outputs of the policy in eval mode, on the CPU."""
         generator = torch.Generator().manual_seed(SEED + where.task)
         chosen = torch.randperm(len(rollouts.observations), generator=generator)[: self.memory]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import NotNegative, Share
-from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.transfer.fisher import diagonal_fisher
 from graft.transfer.method import METHODS, Consolidated, State, TaskPosition
 from graft.transfer.regulariser import Regulariser, normalised
@@ -30,7 +30,9 @@ class OnlineEWC(Regulariser):
 
     states: ClassVar[int] = 2048
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         new, mean = normalised(diagonal_fisher(network, rollouts.observations, self.held(network)))
         old = group(state, "omega.0")
         omega = {name: t + self.gamma * old[name] if name in old else t for name, t in new.items()}

@@ -62,6 +62,7 @@ def play_episodes(
     env: TaskVectorEnv,
     episodes: int,
     seed: int | None = None,
+    number: int = 0,
     begin: Callable[[int], object] = lambda _: None,
 ) -> Episodes:
     """Play ``episodes`` episodes and return their outcomes.
@@ -74,9 +75,10 @@ def play_episodes(
         choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
         env: same-step autoreset; it is reset at the start.
         seed: of the levels. An environment's next episode would depend on how it played the last one, so each is
-            begun anew in all environments at once, episode k with the seeds that follow from ``nth_seed(seed, k)``.
-            None goes on with the environments' own random numbers.
-        begin: called with k before that.
+            begun anew in all environments at once, the k-th with the seeds from ``nth_seed(seed, k)`` on. None goes on
+            with the environments' own random numbers.
+        number: of the evaluation, from 0: k goes on from one to the next.
+        begin: called with k before each.
     Raises:
         GraftError: an episode that does not end within `LONGEST_EPISODE` steps, or no row in play in all of the games.
     """
@@ -85,7 +87,7 @@ def play_episodes(
         finished = _play(choose, env, quota, None)
     else:
         finished = []
-        for k in range(quota):
+        for k in range(number * quota, (number + 1) * quota):
             begin(k)
             finished += _play(choose, env, 1, nth_seed(seed, k))
     if not finished:
@@ -132,15 +134,16 @@ def evaluate(
     generator: torch.Generator,
     deterministic: bool = False,
     seed: int | None = None,
+    number: int = 0,
 ) -> Episodes:
     """`play_episodes` with a network, in eval mode.
 
     Args:
         generator: of the action samples, on the network's device.
         deterministic: play the most likely action (or the mean) instead of a sample.
-        seed: of the levels, as in `play_episodes`. Where it is given, the action samples of every episode start anew as
-            well, from the generator's own seed: what two networks meet, and the dice they roll, do not depend on
-            how long their episodes were.
+        seed, number: of the levels, as in `play_episodes`. With a seed, the action samples of every episode start anew
+            as well, from the generator's own: what two networks meet, and the dice they roll, do not depend on how
+            long their episodes were.
     """
     device, dice = next(network.parameters()).device, generator.initial_seed()
 
@@ -148,7 +151,7 @@ def evaluate(
         return network.act(torch.as_tensor(obs, device=device), generator, deterministic).cpu().numpy()
 
     with eval_mode(network):
-        return play_episodes(choose, env, episodes, seed, lambda k: generator.manual_seed(nth_seed(dice, k)))
+        return play_episodes(choose, env, episodes, seed, number, lambda k: generator.manual_seed(nth_seed(dice, k)))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import torch
 
 from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.training.backend import TrainJob, TrainResult
-from graft.agents.training.evaluate import evaluate, nth_seed
+from graft.agents.training.evaluate import evaluate
 from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.task import TaskVectorEnv
 from graft.envs.factory import make
@@ -43,7 +43,7 @@ class PeriodicEvaluation:
     ) -> None:
         self._network, self._env, self._plan = job.network, env, job.evaluation
         self._report, self._record, self._training_faults = job.hooks.report, job.record, training_faults
-        self._seeds, self._device = (job.seed, seed), next(job.network.parameters()).device
+        self._dice, self._levels, self._device = job.seed, seed, next(job.network.parameters()).device
         self._due = self._known_faults = 0
         self._returns: list[float] = []
         self._means: dict[str, float] = {}
@@ -59,9 +59,10 @@ class PeriodicEvaluation:
 
     def evaluate(self, env_steps: int) -> None:
         plan, number = self._plan, self._due // self._plan.every
-        dice, levels = (nth_seed(seed, number) for seed in self._seeds)
-        generator = torch.Generator(self._device).manual_seed(dice)
-        episodes = evaluate(self._network, self._env, plan.episodes, generator, plan.deterministic, levels)
+        generator = torch.Generator(self._device).manual_seed(self._dice)
+        episodes = evaluate(
+            self._network, self._env, plan.episodes, generator, plan.deterministic, self._levels, number
+        )
         self._returns, self._means = episodes.returns.tolist(), episodes.means(self._env.groups)
         self._due += plan.every
         measured = self._report(self._network) if self._report is not None else {}

@@ -149,6 +149,8 @@ def batch_of(schemas: Schemas, count: int, seed: int = 0) -> Batch:
     generator, act = torch.Generator().manual_seed(seed), schemas.action
     if act.kind == "discrete":
         actions = torch.randint(len(act.names), (count,), generator=generator)
+    elif act.kind == "multi":
+        actions = torch.stack([torch.randint(size, (count,), generator=generator) for size in act.sizes], 1)
     else:
         actions = torch.rand(count, len(act.names), generator=generator) - 0.5
     return Batch(observations(schemas.observation, count, seed), actions)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Batch, Grads
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
@@ -155,12 +156,14 @@ class TransferMethod:
         """The network to keep when training on a task has ended; a checkpoint must be able to build it again."""
         return network
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """Called at the end of a task.
 
         Args:
             network: as trained; it may be changed in place.
-            rollouts: at least ``states`` states of the task under the trained policy, and the actions taken.
+            rollouts: ``states`` states of the task under the trained policy, over whole episodes.
             where: which task of how many.
         """
         return Consolidated(network, state)
@@ -175,6 +178,11 @@ class TransferMethod:
         if self.uses_source:
             raise GraftError(f"{label(self)} gives every task its own heads, so they cannot be shared.")
         return self
+
+    @property
+    def unroll_states(self) -> int:
+        """States in a row that `consolidate` is given together."""
+        return 1
 
     @property
     def retraining(self) -> int:

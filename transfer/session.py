@@ -11,14 +11,15 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.snapshot import Savable, SavedState
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.agents.training.backend import Batch, Grads, Hooks
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.transfer.method import PART, State, TaskPosition, TransferMethod
 from graft.transfer.probe import GradientMeter, Probe
 from graft.transfer.transplant_report import TransplantReport
 
-Play = Callable[[PolicyNetwork, int], Batch]
-"""``(network, states) -> batch`` of at least so many states of the network's task."""
+Play = Callable[[PolicyNetwork, int, int], Rollouts]
+"""``(network, states, unroll) -> rollouts`` of so many states of the network's task, ``unroll`` of them in a row."""
 
 
 class TransferSession(Savable):
@@ -112,12 +113,14 @@ class TransferSession(Savable):
         if not self.method.overrides("consolidate"):
             return 0
         if self.method.states:
-            rollouts = play(self.network, self.method.states)
+            rollouts = play(self.network, self.method.states, self.method.unroll_states)
         else:
-            shape = self.network.schemas.observation.shape
-            rollouts = Batch(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long))
+            nothing = torch.zeros(0)
+            rollouts = Rollouts(
+                torch.zeros(0, *self.network.schemas.observation.shape), nothing.long(), nothing, nothing
+            )
         self.network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
-        return len(rollouts.actions)
+        return rollouts.env_steps
 
     def view(self, task: int) -> PolicyNetwork:
         """The network as it serves the task of index ``task``; its heads may be of another task."""

@@ -112,20 +112,20 @@ def train(job: TrainJob) -> TrainResult:
     assert isinstance(algorithm, Algorithm), "an algorithm of this backend"
     algorithm.check_network(network)
     with contextlib.ExitStack() as stack:
-        batch = stack.enter_context(contextlib.closing(make_env(job, algorithm.num_envs, 0)))
-        eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, algorithm.num_envs)))
+        batch = stack.enter_context(contextlib.closing(make_env(job, algorithm.num_envs, job.seed)))
+        levels = job.seed + algorithm.num_envs
+        eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, levels)))
         env = BatchVecEnv(batch, algorithm.reward_scale)
         learner = algorithm.learner(network, env, job.seed % 2**32, job.hooks.gradients, job.device)
         learner.set_logger(Logger(None, [RecordWriter(job.record)]))
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
-        evaluation = PeriodicEvaluation(job, eval_env, lambda: [batch.faults])
+        evaluation = PeriodicEvaluation(job, eval_env, levels, lambda: [batch.faults])
         parts: dict[str, Savable] | None = None
-        if batch.savable and eval_env.savable:
+        if batch.savable:
             parts = {
                 "learner": SavableLearner(learner),
                 "random": RandomState(learner.device),
                 "training": EnvState(env),
-                "evaluation": EnvState(eval_env),
                 "trials": evaluation,
             }
         snapshotter = Snapshotter(job.snapshots, parts)

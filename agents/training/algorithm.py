@@ -23,13 +23,14 @@ class Algorithm:
     """Options that every algorithm has.
 
     Attributes:
-        num_envs: environments in the training batch.
+        num_envs: environments in the training batch. gamma: discount.
         reward_scale: multiplies the rewards that the algorithm sees, not reported returns.
     """
 
     distribution: ClassVar[Distribution | None] = None  # of actions, by the heads' outputs (see `Outputs`)
 
     num_envs: Count = 64
+    gamma: Share = 0.99
     reward_scale: Positive = 1.0
 
     @classmethod

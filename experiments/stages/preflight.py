@@ -6,7 +6,7 @@ import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork, build_network
-from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.random_actions import no_op
 from graft.envs.core.task import Task
 from graft.envs.factory import check
@@ -108,7 +108,7 @@ def _consolidate(session: TransferSession, task: Task, position: TaskPosition) -
     return finished.checkpoint(task)
 
 
-def _zeros(network: PolicyNetwork, _: int) -> Batch:
-    schemas = network.schemas
-    actions = torch.from_numpy(no_op(schemas.action, (STATES,)).copy())
-    return Batch(torch.zeros(STATES, *schemas.observation.shape), actions)
+def _zeros(network: PolicyNetwork, _: int, unroll: int) -> Rollouts:
+    schemas, count = network.schemas, unroll * -(-STATES // unroll)
+    actions, numbers = torch.from_numpy(no_op(schemas.action, (count,)).copy()), torch.zeros(count)
+    return Rollouts(torch.zeros(count, *schemas.observation.shape), actions, numbers, numbers, unroll)

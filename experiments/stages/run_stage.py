@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.agents.training.backend import Batch, Evaluation, Partners, TrainJob, TrainResult
+from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult
 from graft.agents.training.evaluate import evaluate
-from graft.agents.training.rollouts import collect
+from graft.agents.training.rollouts import Rollouts, collect, collect_random
 from graft.envs.factory import make, schemas
 from graft.errors import GraftError
 from graft.experiments.config.backends import backend
@@ -46,7 +45,7 @@ PROBE_STATES, PROBE_ENVS = 256, 16
 """States on which diagnostics are measured, and the number of environments that they are from."""
 
 ROLLOUT_ENVS = 64
-"""Environments in the batch that plays a task before it is consolidated."""
+"""Environments in the batch that plays a task before it is consolidated: each plays one whole episode or more."""
 
 NOT_TRAINED = TrainResult(0, 0.0, [])
 
@@ -206,19 +205,14 @@ class _StageRun(NamedTuple):
         return backend(stage.backend).train(job)
 
     def _probe(self, network: PolicyNetwork, seed: int) -> Probe:
-        """Measures ``network`` on states of a random player on the target.
+        """Measures ``network`` on states of a random player on the target, over whole episodes.
 
         Features are compared with those of the initial network; with the source's own where the method starts from
         fresh weights and both tasks have the same observations.
         """
         env = make(self.stage.task, PROBE_ENVS, seed, observation=network.schemas.observation)
         try:
-            env.action_space.seed(seed % 2**32)
-            obs, infos = env.reset()
-            states = [obs[infos.get("alive", slice(None))]]  # of rows in play
-            for _ in range(PROBE_STATES // PROBE_ENVS - 1):
-                obs, *_, infos = env.step(env.action_space.sample())
-                states.append(obs[infos.get("alive", slice(None))])
+            states = collect_random(env, PROBE_STATES, seed)
         finally:
             env.close()
         assert self.stage.method is not None
@@ -226,13 +220,14 @@ class _StageRun(NamedTuple):
         if self.source is not None and "fresh_weights" in self.stage.method.words():
             same = self.source.schemas.observation == network.schemas.observation
             reference = self.source.build() if same else None
-        return Probe(network, np.concatenate(states), reference)
+        return Probe(network, states, reference)
 
-    def _rollouts(self, network: PolicyNetwork, states: int) -> Batch:
-        seed, _ = self.stage.random_seeds()
+    def _rollouts(self, network: PolicyNetwork, states: int, unroll: int) -> Rollouts:
+        (seed, _), learner = self.stage.random_seeds(), self.stage.algorithm
         env = make(self.stage.task, ROLLOUT_ENVS, seed, observation=network.schemas.observation)
         try:
-            return collect(network, env, states, _generator(network, seed))
+            generator = _generator(network, seed)
+            return collect(network, env, states, generator, unroll, learner.gamma, learner.reward_scale)
         finally:
             env.close()
 
@@ -247,7 +242,7 @@ class _StageRun(NamedTuple):
         env = make(task, evaluation.num_envs, seed, observation=network.schemas.observation)
         try:
             generator = _generator(network, seed)
-            episodes = evaluate(network, env, stage.recall_episodes, generator, evaluation.deterministic)
+            episodes = evaluate(network, env, stage.recall_episodes, generator, evaluation.deterministic, seed)
         finally:
             env.close()
         entry = {"index": index, "task": str(task), "return_mean": float(episodes.returns.mean())}

@@ -13,7 +13,9 @@ from support.trainings import recorded, trained
 
 from graft import envs
 from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.training import periodic_evaluation
 from graft.agents.training.backend import Evaluation, Hooks
+from graft.agents.training.evaluate import evaluate
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS
@@ -64,6 +66,21 @@ def test_same_seed_same_weights_bit_for_bit(by):
 def test_how_often_it_is_evaluated_does_not_change_the_training(by):
     rare, often = (trained(by, evaluation=Evaluation(every=e, episodes=8, num_envs=8)) for e in (10_000, 1))
     assert_same(weights(rare.network), weights(often.network))
+
+
+def test_evaluations_have_the_same_seeds_whatever_is_trained(by, monkeypatch):
+    """Of levels and of actions; they follow from the number of the evaluation."""
+    seen = []
+
+    def watched(network, env, episodes, generator, deterministic, seed, number):
+        seen.append((seed, number, generator.initial_seed()))
+        return evaluate(network, env, episodes, generator, deterministic, seed, number)
+
+    monkeypatch.setattr(periodic_evaluation, "evaluate", watched)
+    plan = Evaluation(every=1, episodes=8, num_envs=8)
+    for rate in (1e-3, 1e-2):
+        trained(by, seed=5, evaluation=plan, learning_rate=rate)
+    assert seen == [(5 + 8, number, 5) for number in range(4)] * 2
 
 
 def test_metrics_their_env_steps_and_the_result(by):

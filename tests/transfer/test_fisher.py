@@ -11,7 +11,14 @@ from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
-from graft.transfer.fisher import CHUNK, VARIANCE_FLOOR, diagonal_fisher, sensitivities
+from graft.transfer.fisher import (
+    CHUNK,
+    VARIANCE_FLOOR,
+    diagonal_fisher,
+    policy_and_value_fisher,
+    sensitivities,
+    value_fisher,
+)
 
 GRID = planes(["hero", "wall", "coin"])
 XY = box(["x", "y"])
@@ -308,3 +315,32 @@ def test_the_random_numbers_of_the_process_are_left_alone(importances):
     before = torch.get_rng_state()
     importances(network, observations(network.schemas.observation, 3), policy_names(network))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("case", ["mlp, categorical", "grid_cnn, gaussian"])
+def test_the_value_functions_is_the_mean_square_of_its_gradient(case):
+    schema, actions, _ = CASES[case]
+    network = shaken(small_network(Schemas(schema, actions)))
+    obs = observations(schema, 5)
+    found = value_fisher(network, obs, policy_names(network))
+    wanted = slow(network, obs, lambda outputs: [(outputs.value[0], 1.0)], torch.square)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-8)
+    assert not any(found[name].any() for name in found if name.startswith("policy."))
+
+
+def test_policy_and_value_have_equal_means():
+    network = shaken(small_network(MATCH))
+    obs, names = observations(MATCH.observation, 6), [n for n in policy_names(network) if n.startswith("encoder.")]
+    policy, value = diagonal_fisher(network, obs, names), value_fisher(network, obs, names)
+    both = policy_and_value_fisher(network, obs, names, 0.5)
+    ratio = sum(t.sum() for t in policy.values()) / sum(t.sum() for t in value.values())
+    for name in names:
+        torch.testing.assert_close(both[name], policy[name] + 0.5 * ratio * value[name])
+    assert all(torch.equal(t, policy[n]) for n, t in policy_and_value_fisher(network, obs, names, 0.0).items())
+
+
+def test_values_that_the_algorithm_does_not_train():
+    network = PolicyNetwork(MATCH, NetworkConfig(None, {}, (8,), distribution="greedy"), 0)
+    with pytest.raises(GraftError, match="value_fisher=1 is not allowed here: an algorithm with critics of its own"):
+        policy_and_value_fisher(network, observations(MATCH.observation, 2), ["encoder.blocks.0.1.weight"], 1.0)

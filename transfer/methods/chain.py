@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Batch, Grads
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.method import (
@@ -139,13 +140,20 @@ class Chain(TransferMethod):
             network = member.finish(network, _part(state, i))
         return network
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """Through all members, each with as many states as it asks for."""
         after: dict[str, torch.Tensor] = {}
         for i, member in enumerate(self.members):
-            network, own = member.consolidate(network, _part(state, i), _evenly(rollouts, member.states), where)
+            shown = rollouts.evenly(member.states, member.unroll_states)
+            network, own = member.consolidate(network, _part(state, i), shown, where)
             after |= named(i, own, "/")
         return Consolidated(network, after)
+
+    @property
+    def unroll_states(self) -> int:
+        return max(member.unroll_states for member in self.members)
 
     @property
     def retraining(self) -> int:
@@ -175,12 +183,6 @@ def _order(method: TransferMethod) -> tuple[bool, bool]:
 def _builds(method: TransferMethod) -> bool:
     """Whether it has a `build` of its own, other than the plain transplant."""
     return type(method).build is not FromSource.build
-
-
-def _evenly(rollouts: Batch, count: int) -> Batch:
-    """``count`` states or a few more, evenly spaced; all, where there are not twice as many."""
-    every = max(1, len(rollouts.actions) // max(1, count))
-    return rollouts._replace(observations=rollouts.observations[::every], actions=rollouts.actions[::every])
 
 
 TRANSPLANT = {option.name for option in fields(FromSource)}

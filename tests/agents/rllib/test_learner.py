@@ -112,7 +112,8 @@ def consolidated():
             return method, source
         env = envs.make(SOURCE, 16, 0)
         network = source.build()
-        rollouts = collect(network, env, max(64, min(method.states, 256)), torch.Generator().manual_seed(0))
+        states, generator = max(64, min(method.states, 256)), torch.Generator().manual_seed(0)
+        rollouts = collect(network, env, states, generator, method.unroll_states)
         env.close()
         network, state = method.consolidate(network, {}, rollouts, TaskPosition(0, 2))
         return method, Checkpoint.of(network, SOURCE, parts={PART: state})

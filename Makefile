@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+unexport PYTHONDONTWRITEBYTECODE # or each process that a test starts compiles all of Graft anew
+
 .PHONY: setup demo test test-slow lint bench docs clean
 
 setup: $(VENV)/installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import torch
@@ -90,14 +91,13 @@ class TransferMethod:
 
     def __post_init__(self) -> None:
         """Check the options against their annotations."""
-        hints = get_type_hints(type(self), include_extras=True)
-        for option in fields(self):
+        for option, checker in _checkers(type(self)).items():
             try:
-                TypeAdapter(hints[option.name], config=_ARBITRARY).validate_python(getattr(self, option.name))
+                checker.validate_python(getattr(self, option))
             except ValidationError as error:
-                value, message = getattr(self, option.name), error.errors()[0]["msg"]
+                value, message = getattr(self, option), error.errors()[0]["msg"]
                 why = f"{message[0].lower()}{message[1:]}"
-                raise GraftError(f"{type(self).__name__}: {option.name}={value!r} is not allowed: {why}.") from error
+                raise GraftError(f"{type(self).__name__}: {option}={value!r} is not allowed: {why}.") from error
 
     def overrides(self, hook: str) -> bool:
         """Whether the method has a ``hook`` of its own; others are not called."""
@@ -201,6 +201,13 @@ PART = "method"
 """The part of a checkpoint that holds the state."""
 
 _ARBITRARY = ConfigDict(arbitrary_types_allowed=True)
+
+
+@cache
+def _checkers(kind: type[TransferMethod]) -> dict[str, TypeAdapter[Any]]:
+    """What checks each option; kept, as making one takes far longer than using it."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {option.name: TypeAdapter(hints[option.name], config=_ARBITRARY) for option in fields(kind)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 CLIP = 10.0  # normalised values are clipped to this, as in Stable-Baselines3's VecNormalize
 EPSILON = 1e-8
 RESOLUTION = 1e-6
-"""Deviations of at most this share of a feature's mean, or of 1 where that is more, are rounding: float32 has 1.2e-7."""
+"""Deviations of this share of a feature's mean, or of 1 where that is more, are rounding (float32's is 1.2e-7)."""
 
 
 class Normaliser(nn.Module):

@@ -10,6 +10,7 @@ import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import Stem, build_encoder
+from graft.agents.networks.normaliser import normalisers, varied
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError, unknown
@@ -180,11 +181,23 @@ def _match_observations(
         old = before.get(stem.name, stem._replace(names=(), attributes=()))
         same_cells = old.group == stem.group and (stem.group == 1 or old.board == stem.board)
         match = _match_stem(old, stem, rename, new_channels)
+        if stem.dim == 0:
+            match = match._replace(sources=_of_varied(source, old, match.sources))
         # Statistics of a new feature are those of nothing seen yet. Of a new part, zeros in what reads its features
         # keep it out until it is learned; with zeros below these as well, no gradient would ever reach it.
         random = new_channels == "random" or stem.dim == 0 or (stem.within and stem.name not in before)
         fits[f"encoder.{stem.name}"] = Fit(match, None if same_cells else (old.board, stem.board), stem.dim, random)
     return fits
+
+
+def _of_varied(source: Checkpoint, stem: Stem, sources: list[list[int]]) -> list[list[int]]:
+    """``sources`` of statistics without names that never varied, where others did: their mean says nothing."""
+    path = f"encoder.{stem.name.rpartition('.')[0]}"
+    mean, var = (source.tensors.get(f"{path}.running_{name}") for name in ("mean", "var"))
+    if mean is None or var is None:
+        return sources
+    known = varied(mean, var).view(-1, stem.group).any(1).tolist()
+    return [[i for i in origins if known[i]] or origins for origins in sources]
 
 
 def _rebuilt(source: Checkpoint) -> tuple[Stem, ...]:
@@ -260,7 +273,8 @@ def transplant(
     """A network for ``target`` with the weights that ``source`` has under the same names.
 
     The encoder's stem takes its input slices by observation name and the rest of the encoder is copied. Heads are
-    fresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied.
+    fresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied. Features that
+    never varied in the source count as not seen (`Normaliser`).
 
     Args:
         heads: ``fresh`` or ``by_name``.
@@ -298,6 +312,8 @@ def transplant(
     if strict and report.partial:
         raise GraftError(f"strict=true, and the transplant would lose or invent {_listed(list(report.lost))}.")
     network.load_exactly(assembly.tensors)
+    for normaliser in normalisers(network):
+        normaliser.forget_constant()
     return network, report
 
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from graft.agents.networks.activation import layer_gains
 from graft.agents.networks.normaliser import Normaliser, normalisers
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema
@@ -129,6 +130,10 @@ class Encoder(nn.Module):
                 normaliser.train(mode)
         return self
 
+    def gains(self) -> dict[nn.Module, float]:
+        """Layer -> gain of its orthogonal weights, for the layers that an activation function follows."""
+        return layer_gains(self)
+
     @property
     def unread(self) -> tuple[str, ...]:
         """Prefixes of parameters without effect, because the weights that read their outputs are zero."""
@@ -163,6 +168,11 @@ def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, An
             reason = error.errors()[0]["msg"].lower()
             raise GraftError(f"encoder {name}: {option}={value!r} is not allowed: {reason}.") from error
     return kind(schema, **checked)
+
+
+def has_option(name: str, option: str) -> bool:
+    """Whether the encoder ``name`` takes the option."""
+    return option in inspect.signature(ENCODERS[name]).parameters
 
 
 def default_encoder(schema: ObservationSchema) -> str:

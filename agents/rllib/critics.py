@@ -48,7 +48,7 @@ class Critics(nn.Module):
 
 def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
     """A critic's layers, initialised as in Stable-Baselines3."""
-    return nn.Sequential(*mlp(inputs, hidden, nn.ReLU), nn.Linear((inputs, *hidden)[-1], 1))
+    return nn.Sequential(*mlp(inputs, hidden, "relu"), nn.Linear((inputs, *hidden)[-1], 1))
 
 
 def scale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:

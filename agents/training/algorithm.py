@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from graft.agents.networks.activation import OWN, Activation
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
@@ -28,6 +29,7 @@ class Algorithm:
     """
 
     distribution: ClassVar[Distribution | None] = None  # of actions, by the heads' outputs (see `Outputs`)
+    activation: ClassVar[Activation | None] = None  # of networks for which none was chosen; None: each encoder's own
 
     num_envs: Count = 64
     gamma: Share = 0.99
@@ -62,8 +64,11 @@ class Algorithm:
 
 
 def architecture_for(algorithm: Algorithm, config: NetworkConfig) -> NetworkConfig:
-    """``config`` with the algorithm's action distribution, to build its networks from."""
-    return replace(config, distribution=algorithm.distribution)
+    """``config`` with the algorithm's action distribution, and its activation where none is chosen, to build its
+    networks from.
+    """
+    activation = config.activation or algorithm.activation or OWN
+    return replace(config, distribution=algorithm.distribution, activation=activation)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,6 +171,11 @@ class NetworkSection(Strict):
     head: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(64,), description="hidden units of each head, layer by layer"
     )
+    activation: str | None = Field(
+        default=None,
+        description="tanh, relu, leaky_relu, elu, silu or gelu, in heads and in encoders that have the option; own: "
+        "tanh in heads, and the encoder's default. By default relu for dqn, own for other algorithms",
+    )
 
 
 class Budget(Strict):
@@ -213,7 +218,9 @@ class Common(Strict):
         """Architecture as the agents know it."""
         from graft.agents.networks.policy_network import NetworkConfig
 
-        return NetworkConfig(self.network.encoder, self.network.options, self.network.head)
+        return NetworkConfig(
+            self.network.encoder, self.network.options, self.network.head, activation=self.network.activation
+        )
 
     def algorithm_and_name(self, by: str | None = None) -> tuple[str, Algorithm]:
         """The algorithm's registered name, and the algorithm with its options: of a backend, or of the experiment's."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from graft.agents.networks.activation import Activation, make
 from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
 from graft.envs.core.schema import ObservationSchema
 from graft.errors import GraftError
@@ -35,13 +36,14 @@ def check_sizes(encoder: str, **sizes: Sequence[int]) -> None:
 
 @ENCODERS.register("grid_cnn")
 class GridCNN(Encoder):
-    """Convolutions over entity planes, then one fully connected layer; ReLU after each.
+    """Convolutions over entity planes, then one fully connected layer; an activation after each.
 
     Args:
         schema: a ``planes`` observation (C, H, W).
         channels, kernels, strides: one entry per convolution; a kernel k is padded by (k - 1) // 2.
         pools: size of the max-pool after each convolution; 1 is none.
         features: number of features.
+        activation: after each layer.
     """
 
     kinds = ("planes",)
@@ -55,6 +57,7 @@ class GridCNN(Encoder):
         strides: Sequence[int] = (1, 2),
         pools: Sequence[int] = (1, 1),
         features: int = 128,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         if len({len(channels), len(kernels), len(strides), len(pools)}) != 1:
@@ -68,13 +71,14 @@ class GridCNN(Encoder):
         self.blocks = nn.ModuleList()
         inputs = schema.shape[0]
         for outputs, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True):
-            layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2), nn.ReLU()]
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2)
+            layers: list[nn.Module] = [convolution, make(activation)]
             if pool > 1:
                 layers.append(nn.MaxPool2d(pool))
             self.blocks.append(nn.Sequential(*layers))
             inputs = outputs
         flat = flat_size(self.blocks, schema.shape)
-        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
+        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), make(activation)))
         self.out_dim = features
         self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
 
@@ -86,18 +90,19 @@ class NatureCNN(Encoder):
     Args:
         schema: a ``pixels`` observation (C, H, W), at least 36 by 36.
         features: number of features.
+        activation: after each layer.
     """
 
     kinds = ("pixels",)
     default_for = ("pixels",)
 
-    def __init__(self, schema: ObservationSchema, features: int = 512) -> None:
+    def __init__(self, schema: ObservationSchema, features: int = 512, activation: Activation = "relu") -> None:
         super().__init__()
         check_sizes("nature_cnn", features=(features,))
         layers = ((schema.shape[0], 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1))
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(*sizes), nn.ReLU()) for sizes in layers)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(*sizes), make(activation)) for sizes in layers)
         flat = flat_size(self.blocks, schema.shape)
-        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
+        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), make(activation)))
         self.out_dim = features
         self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from torch import nn
 
+from graft.agents.networks.activation import Activation, make
 from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
 from graft.agents.networks.normaliser import Normaliser
 from graft.envs.core.schema import ObservationSchema
@@ -17,18 +18,25 @@ from graft.errors import GraftError
 
 @ENCODERS.register("mlp")
 class MLP(Encoder):
-    """Fully connected layers with tanh.
+    """Fully connected layers, each with an activation function.
 
     Args:
         schema: a ``vector`` or ``planes`` observation.
         widths: units of each layer; the last is the number of features.
         normalise: whether running statistics scale what the first layer reads (`Normaliser`).
+        activation: after each layer.
     """
 
     kinds = ("vector", "planes")
     default_for = ("vector",)
 
-    def __init__(self, schema: ObservationSchema, widths: Sequence[int] = (64, 64), normalise: bool = False) -> None:
+    def __init__(
+        self,
+        schema: ObservationSchema,
+        widths: Sequence[int] = (64, 64),
+        normalise: bool = False,
+        activation: Activation = "tanh",
+    ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise GraftError(
@@ -36,7 +44,7 @@ class MLP(Encoder):
             )
         sizes = [math.prod(schema.shape), *widths]
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Flatten(), nn.Linear(fan_in, fan_out), nn.Tanh())
+            nn.Sequential(nn.Flatten(), nn.Linear(fan_in, fan_out), make(activation))
             for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.out_dim = sizes[-1]

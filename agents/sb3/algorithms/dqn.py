@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
+from graft.agents.networks.activation import Activation
 from graft.agents.networks.policy_network import Distribution, PolicyNetwork, check_finite
 from graft.agents.sb3.algorithm import ALGORITHMS
 from graft.agents.sb3.gradients import MethodGradients
@@ -85,6 +86,7 @@ class DQNAlgorithm(OffPolicy):
     """
 
     distribution: ClassVar[Distribution | None] = "greedy"
+    activation: ClassVar[Activation | None] = "relu"
     learner_class: ClassVar[type[BaseAlgorithm]] = TransferDQN
     policy_class: ClassVar[type[BasePolicy]] = NetworkDQNPolicy
 

@@ -65,7 +65,7 @@ def test_the_policy_learns_what_the_librarys_own_policy_learns():
             "features_extractor_class": Features,
             "features_extractor_kwargs": {"encoder": network.encoder},
             "net_arch": [8],
-            "activation_fn": nn.Tanh,
+            "activation_fn": nn.ReLU,
         },
         seed=3,
         device="cpu",

@@ -244,7 +244,7 @@ def _codecs(env: SingleEnv, task_id: str, channels: Any) -> tuple[gym.Space[Any]
         return space, _with_attributes(env.codec, env), actions
     shown = observation_codec(task_id, space, names.observation, channels)
     given = own_attribute(env, "observation_names")
-    if isinstance(given, list | tuple) and given and not any(str(given[0]) in name for name in shown.schema.names):
+    if isinstance(given, list | tuple) and given and not any(str(given[0]) in _forms(n) for n in shown.schema.names):
         warnings.warn(
             f"observation_names of {task_id} are not used: it gives {len(given)}, and its observations have "
             f"{len(shown.schema.names)}, such as {shown.schema.names[0]}.",
@@ -263,11 +263,16 @@ def _with_attributes(codec: ObservationCodec, env: SingleEnv) -> ObservationCode
         return codec
     found = []
     for name, before in zip(codec.schema.names, codec.schema.attributes, strict=True):
-        short = re.sub(r"^frame_\d+:", "", name.rpartition("/")[2])
-        key = next((n for n in (name, short, short.rpartition("=")[0]) if n in words), None)
+        key = next((form for form in _forms(name) if form in words), None)
         said = words[key] if key is not None else before
         found.append((said,) if isinstance(said, str) else tuple(sorted(map(str, said))))
     return codec._replace(schema=with_names(codec.schema, codec.schema.names, tuple(found)))
+
+
+def _forms(name: str) -> tuple[str, str, str]:
+    """A name of an observation, then without its part and frame, then without its value."""
+    short = re.sub(r"^frame_\d+:", "", name.rpartition("/")[2])
+    return name, short, short.rpartition("=")[0]
 
 
 def env_names(env: SingleEnv, task_id: str) -> Names:

@@ -102,15 +102,13 @@ def observation_codec(task: str, space: gym.Space[Any], names: Any = None, chann
     """
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
         return parts_codec(task, space, names if isinstance(names, Mapping) else {}, channels)
-    if isinstance(space, gym.spaces.Box):
-        image = image_codec(task, space, names, channels)
-        if image is not None and (channels is None or len(space.shape) > 2):
-            return ObservationCodec(*image)
-    if channels is not None:
+    if channels is not None and not _has_channels(space):
         raise GraftError(
             f"schema of {task}: {CHANNELS}: {channels} is for pictures of three sides or a stack of these, and "
             f"observations are {space}; leave it out."
         )
+    if isinstance(space, gym.spaces.Box) and (image := image_codec(task, space, names, channels)) is not None:
+        return ObservationCodec(*image)
     if isinstance(space, gym.spaces.Discrete):
         return _one_hots((f"{game_name(task)}.obs",), space.start, space.n, names)
     if isinstance(space, gym.spaces.MultiDiscrete):
@@ -136,9 +134,13 @@ def part_name(path: tuple[Any, ...]) -> str:
     return "/".join(str(key).replace(".", "_") for key in path)
 
 
+def _has_channels(space: gym.Space[Any]) -> bool:
+    return isinstance(space, gym.spaces.Box) and len(space.shape) in (3, 4)
+
+
 def _channels_of_parts(task: str, leaves: Mapping[Any, gym.Space[Any]], given: Any) -> dict[str, Channels]:
     """Part -> where its channels are, as ``given`` says: a word is for every picture."""
-    pictures = [part_name(path) for path, s in leaves.items() if isinstance(s, gym.spaces.Box) and len(s.shape) > 2]
+    pictures = [part_name(path) for path, space in leaves.items() if _has_channels(space)]
     if not isinstance(given, Mapping):
         return dict.fromkeys(pictures, given) if given is not None else {}
     for name in given:

@@ -109,7 +109,7 @@ def test_columns_of_a_progressive_network_are_translated(tmp_path: Path) -> None
 def test_what_cannot_be_translated_stays_and_is_said(tmp_path: Path) -> None:
     task = Task("Coins-v0")
     save_as_before(Checkpoint.of(network(old_names(envs.schemas(task))), task), tmp_path / "c")
-    del gym.registry["Coins-v0"]
+    gym.registry["Coins-v0"].entry_point = "no_such_package:Coins"
     envs.schemas.cache_clear()
     with pytest.warns(UserWarning, match="categories or channels of Coins by their place.*cannot be made"):
         loaded = Checkpoint.load(tmp_path / "c")
@@ -138,6 +138,6 @@ def test_planes_that_were_read_from_the_wrong_side_are_not_carried(tmp_path: Pat
 def test_the_names_of_today_need_no_environment(tmp_path: Path) -> None:
     task = Task("Coins-v0")
     Checkpoint.of(network(envs.schemas(task)), task).save(tmp_path / "c")
-    del gym.registry["Coins-v0"]
+    gym.registry["Coins-v0"].entry_point = "no_such_package:Coins"
     envs.schemas.cache_clear()
     assert Checkpoint.load(tmp_path / "c").schemas.observation.names == NAMES

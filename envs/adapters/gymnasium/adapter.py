@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -15,11 +16,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
-from graft.envs.adapters.gymnasium.flatten import FlattenObservation, flatten_parts
+from graft.envs.adapters.gymnasium.flatten import FlattenObservation, flatten_parts, own_attribute
 from graft.envs.adapters.joints import model_names
+from graft.envs.adapters.minigrid.adapter import ACTIONS as GRID_ACTIONS
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
 from graft.envs.adapters.minigrid.missions import MissionObservation, is_grid, mission_observation, split_mission
+from graft.envs.adapters.minigrid.worlds import image_beside_sentence, is_world, makes_world, symbolic_view
 from graft.envs.adapters.names import Names, known_names
 from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours
 from graft.envs.adapters.scores import known_bounds
@@ -33,6 +36,8 @@ from graft.envs.adapters.spaces import (
     observation_codec,
 )
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
+from graft.envs.core.naming import with_names
+from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.subprocesses import Bools
@@ -48,7 +53,7 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
         self._batch = batch  # first of all: `close` runs even when the lines below fail
         first = batch.first
-        space, observation, action = _codecs(first, task)
+        space, observation, action = _codecs(first, task, options.channels)
         super().__init__(options, observation, action)
         batch.start(space, "image" if space is not first.observation_space else None)
         self._waiting = np.zeros(self.num_envs, np.bool_)
@@ -94,7 +99,7 @@ class GymnasiumAdapter(Adapter):
     """Every id that no other adapter claims."""
 
     prefix = ""
-    renders = True
+    renders = reads_channels = True
     construction_context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def ids(self) -> Iterable[str]:
@@ -109,9 +114,10 @@ class GymnasiumAdapter(Adapter):
     ) -> SupervisedBatch:
         """The environments of a batch, each in ``wrap``, whose keywords are ``names``; raises GraftError as `make`."""
         spec = _find(task.id)
-        allowed, takes_others = _keywords(spec, task)
-        task, mission = split_mission(task)
-        names = (*names, MISSION) if is_grid(task.id) else names
+        allowed, takes_others, creator = _keywords(spec, task)
+        grid = is_grid(task.id) or (makes_world(creator) and MISSION not in allowed)
+        task, mission = split_mission(task) if grid else (task, None)
+        names = (*names, MISSION) if grid else names
         rules, rest = split_rules(task.id, task.kwargs, allowed)
         task = Task(task.id, rest)
         unlisted = next((name for name in task.kwargs if name not in allowed), None)
@@ -120,7 +126,7 @@ class GymnasiumAdapter(Adapter):
             refusal = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if refusal and not takes_others:
             raise refusal
-        make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission)
+        make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission, options.channels)
         return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers)
 
     def bounds(self, task: Task) -> Bounds | None:
@@ -151,8 +157,8 @@ def _find(task_id: str) -> EnvSpec:
     return gym.registry[name]
 
 
-def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
-    """Keywords of the environment's constructor, and whether it takes others; raises GraftError if there is none."""
+def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool, Callable[..., Any]]:
+    """Keywords of the environment's constructor, whether it takes others, and itself; raises GraftError without one."""
     try:
         entry = spec.entry_point
         creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry
@@ -165,7 +171,7 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
         raise GraftError(f"Task '{task.id}' cannot be drawn as {drawn}; it offers: {', '.join(offered) or 'nothing'}.")
     parameters = inspect.signature(creator).parameters.values()
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters), creator
 
 
 def _make_one(
@@ -175,12 +181,25 @@ def _make_one(
     refusal: GraftError | None,
     wrap: Wrap | None,
     mission: bool | None,
+    channels: Any,
 ) -> SingleEnv:
     """One environment; ``refusal`` is the error for a keyword that its constructor does not spell out."""
     with context():
         env = _make_plain(spec, task, refusal)
-        env = mission_observation(env, task.id, mission) if is_grid(task.id) else flatten_parts(env, task.id)
+        if mission is not None and not is_world(env):
+            raise unknown(f"keyword of {task.id}", MISSION, task.kwargs)
+        if is_world(env):
+            env = mission_observation(env, task.id, mission)
+        if not is_world(env) or _shown_alone(env) is None:
+            env = flatten_parts(env, task.id, channels)
         return wrap(env) if wrap else env
+
+
+def _shown_alone(env: SingleEnv) -> gym.spaces.Box | None:
+    """The view of a world that is all that is shown of it, beside its mission; None where it shows something else."""
+    if isinstance(env, MissionObservation):
+        return env.image
+    return symbolic_view(env) or image_beside_sentence(env)
 
 
 def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> SingleEnv:
@@ -207,20 +226,58 @@ def _missing(task_id: str, error: Exception) -> GraftError:
     return GraftError(f"Task '{task_id}' needs a package that is not installed; install it: {line}")
 
 
-def _codecs(env: SingleEnv, task_id: str) -> tuple[gym.Space[Any], ObservationCodec, ActionCodec]:
-    """The space of observations, and the codecs; of MiniGrid's dictionary the image is shown."""
-    space, names = env.observation_space, env_names(env, task_id)
-    if isinstance(env, MissionObservation):
-        return space, *minigrid_codecs(task_id, env.image, env.action_space, mission=True)
-    if isinstance(space, gym.spaces.Dict) and is_grid(task_id):
-        return space["image"], *minigrid_codecs(task_id, space["image"], env.action_space)
-    shown = env.codec if isinstance(env, FlattenObservation) else observation_codec(task_id, space, names.observation)
-    return space, shown, action_codec(task_id, env.action_space, names.action)
+def _codecs(env: SingleEnv, task_id: str, channels: Any) -> tuple[gym.Space[Any], ObservationCodec, ActionCodec]:
+    """The space of observations, and the codecs; of dictionaries of MiniGrid's worlds the image is shown."""
+    space = env.observation_space
+    if is_world(env) and (view := _shown_alone(env)) is not None:
+        if isinstance(env, MissionObservation):
+            return space, *minigrid_codecs(task_id, view, env.action_space, mission=True)
+        if symbolic_view(env) is not None:
+            return view, *minigrid_codecs(task_id, view, env.action_space)
+        picture = observation_codec(task_id, view, channels=channels)
+        return view, picture, action_codec(task_id, env.action_space, GRID_ACTIONS)
+    names = env_names(env, task_id)
+    actions, own = action_codec(task_id, env.action_space, names.action), own_attribute(env, "schemas")
+    if isinstance(own, Schemas) and own.observation.space() == space:  # a built-in game's, in somebody's wrappers
+        return space, ObservationCodec(own.observation, np.copy), actions
+    if isinstance(env, FlattenObservation):
+        return space, _with_attributes(env.codec, env), actions
+    shown = observation_codec(task_id, space, names.observation, channels)
+    given = own_attribute(env, "observation_names")
+    if isinstance(given, list | tuple) and given and not any(str(given[0]) in _forms(n) for n in shown.schema.names):
+        warnings.warn(
+            f"observation_names of {task_id} are not used: it gives {len(given)}, and its observations have "
+            f"{len(shown.schema.names)}, such as {shown.schema.names[0]}.",
+            stacklevel=2,
+        )
+    return space, _with_attributes(shown, env), actions
+
+
+def _with_attributes(codec: ObservationCodec, env: SingleEnv) -> ObservationCodec:
+    """``codec`` with what the environment's author says that names mean: ``observation_attributes``, name -> words.
+
+    A name may leave out the part, the frame or the value.
+    """
+    words = own_attribute(env, "observation_attributes")
+    if not isinstance(words, Mapping):
+        return codec
+    found = []
+    for name, before in zip(codec.schema.names, codec.schema.attributes, strict=True):
+        key = next((form for form in _forms(name) if form in words), None)
+        said = words[key] if key is not None else before
+        found.append((said,) if isinstance(said, str) else tuple(sorted(map(str, said))))
+    return codec._replace(schema=with_names(codec.schema, codec.schema.names, tuple(found)))
+
+
+def _forms(name: str) -> tuple[str, str, str]:
+    """A name of an observation, then without its part and frame, then without its value."""
+    short = re.sub(r"^frame_\d+:", "", name.rpartition("/")[2])
+    return name, short, short.rpartition("=")[0]
 
 
 def env_names(env: SingleEnv, task_id: str) -> Names:
     """Names by the environment's author, or of `known_names`; else ALE's actions or MuJoCo's joints."""
-    own = [getattr(env.unwrapped, name, None) for name in ("observation_names", "action_names")]
+    own = [own_attribute(env, name) for name in ("observation_names", "action_names")]
     given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
     known = known_names(task_id.rpartition(":")[2], env.action_space)
     known = Names(given[0] or known.observation, given[1] or known.action)

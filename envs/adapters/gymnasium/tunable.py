@@ -220,7 +220,8 @@ class TunableAdapter(GymnasiumAdapter):
             if not parts:
                 return tunable
             privileged = PrivilegedObservation(tunable, parts, steps)
-            return FlattenObservation(privileged, task.id, privileged.feature_names(*env_names(env, task.id)))
+            feature_names = privileged.feature_names(*env_names(env, task.id))
+            return FlattenObservation(privileged, task.id, feature_names, options.channels)
 
         names = (*KEYWORDS, *spec.names, *(f"{stem}<{what}>" for stem, what in spec.stems.items()))
         batch = self.supervised(Task(task.id, rest), options, wrap, names)

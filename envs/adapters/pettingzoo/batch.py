@@ -40,19 +40,26 @@ class PettingZooBatch(TeamEnv):
         make: makes one of the environments; they are closed with the batch. task: id, for messages.
         rules: of faults; a step of one environment is one env step, however many agents act.
         rows, team: how many environments: as many as hold ``rows`` agents of ``team``, or ``rows`` where it is None.
+        channels: of pictures, as the user says.
     Raises:
         GraftError: see `Roster`, and an unknown team.
     """
 
     def __init__(
-        self, make: Callable[[], Any], task: str, rules: FaultRules, rows: int = 1, team: str | None = None
+        self,
+        make: Callable[[], Any],
+        task: str,
+        rules: FaultRules,
+        rows: int = 1,
+        team: str | None = None,
+        channels: Any = None,
     ) -> None:
         self._task, self._restartable, self._log = task, RestartableEnvs(make, 1), FaultLog(task, rules)
         self._envs = self._restartable.envs
         self._broken: set[int] = set()  # to be made again
         try:
             self._restartable.restart(0)
-            self._roster = Roster(self._envs[0], task, checks_bounds(rules, task))
+            self._roster = Roster(self._envs[0], task, checks_bounds(rules, task), channels)
             self.agents, self.teams = self._roster.agents, self._roster.teams
             self.metadata = getattr(self._envs[0], "metadata", {})
             self.render_mode = getattr(self._envs[0], "render_mode", None)

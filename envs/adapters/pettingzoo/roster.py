@@ -31,13 +31,13 @@ class Roster:
 
     Args:
         env: one environment, not yet reset. task: id, for error messages.
-        strict: whether observations outside their space are faults.
+        strict: whether observations outside their space are faults. channels: of pictures, as the user says.
     Raises:
         GraftError: no list of possible agents, a team whose agents have different spaces, or spaces without a codec.
     """
 
-    def __init__(self, env: Any, task: str, strict: bool) -> None:
-        self._task = task
+    def __init__(self, env: Any, task: str, strict: bool, channels: Any = None) -> None:
+        self._task, self._channels = task, channels
         possible = getattr(env, "possible_agents", None)
         if not possible:
             raise GraftError(f"Task '{task}' does not list its possible_agents, which Graft needs to number them.")
@@ -67,7 +67,8 @@ class Roster:
         for team, its in self.teams.items():
             seen, done = self._spaces[its[0]]
             sees, does = (game if same else f"{game}.{team}" for same in alike)
-            found[team] = observation_codec(sees, seen), action_codec(does, done, moves)
+            channels = self._channels if len(seen.shape or ()) > 2 else None  # some teams may see no pictures
+            found[team] = observation_codec(sees, seen, channels=channels), action_codec(does, done, moves)
         return found
 
     def buffers(self, num_envs: int) -> dict[str, Array]:

@@ -152,7 +152,7 @@ def test_two_parts_of_one_name_are_refused() -> None:
 def test_several_choices() -> None:
     codec = action_codec("Game-v0", gym.spaces.MultiDiscrete([[2, 3], [2, 2]], start=[[1, 0], [0, 0]]))
     assert codec.schema.sizes == (2, 3, 2, 2)
-    assert codec.schema.names[:3] == ("Game.action_0=0", "Game.action_0=1", "Game.action_1=0")
+    assert codec.schema.names[:3] == ("Game.action_0=1", "Game.action_0=2", "Game.action_1=0")
     assert codec.decode(np.array([[1, 2, 0, 1]])).tolist() == [[[2, 2], [0, 1]]]
     space = codec.schema.space()
     assert isinstance(space, gym.spaces.MultiDiscrete)

@@ -26,7 +26,7 @@ PROXY = {
             "name": "informed",
             "id": "CartPole-v1",
             "kwargs": {"show": SEEN, "history": 3, **DRAWN},
-            "methods": [{"rma": {"heads": "shared"}}],
+            "methods": [{"rma": {"heads": "shared", "updates": 20}}],
         },
     ],
     "targets": [

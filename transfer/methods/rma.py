@@ -160,10 +160,14 @@ class RMA(FromSource):
         return {R2_TAG: 1 - float(state[ERROR]) / spread} if spread > 0 else {}
 
     def remarks(self, state: State) -> list[str]:
-        """A warning where the student knows little."""
-        known = self.measures(state).get(R2_TAG, 1.0)
-        if known >= LOW:
+        """A warning where the student knows little, or was never measured."""
+        known = self.measures(state).get(R2_TAG)
+        if not bool(state.get(STUDENT, False)) or (known is not None and known >= LOW):
             return []
+        if known is None:
+            return [
+                "rma's student could not be measured: its phase was a single rollout, or the dynamics never differ."
+            ]
         return [
             f"rma's student hardly knows the dynamics: R2 = {known:.2f} of the latent on new states (1 is perfect, 0 "
             f"the mean latent). More env steps, a smaller teaching, or more updates may help."

@@ -239,8 +239,8 @@ def squared_error(block: Branches, observations: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _errors(block: Branches, states: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the last ``count`` states: sums of ||phi - z||^2 and of ||z - mean z||^2, the mean over all states."""
-    latent = torch.cat([block.branch(DYNAMICS, chunk) for chunk in states.split(CHUNK)]).double()
-    error = torch.cat([squared_error(block, chunk) for chunk in states[-count:].split(CHUNK)]).double()
+    latent = torch.cat([block.branch(DYNAMICS, chunk) for chunk in torch.split(states, CHUNK)]).double()
+    error = torch.cat([squared_error(block, chunk) for chunk in torch.split(states[-count:], CHUNK)]).double()
     return error.sum(), (latent[-count:] - latent.mean(0)).square().sum()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
@@ -61,8 +61,8 @@ class TransferMethod:
     """How knowledge is carried over; the fields of a subclass are its options in a config.
 
     Every function but `build` defaults to plain training. `TransferSession` calls `build` and `init`; `rates`,
-    `schedule` and `gradients` during training; `finish`; and, where another task follows, `consolidate` before the
-    next `build`. Checkpoints hold the state as the part `PART`.
+    `schedule`, `gradients` and `measures` during training; `finish`, `lasting` and `remarks` after it; and, where
+    another task follows, `consolidate` before the next `build`. Checkpoints hold the state as the part `PART`.
     """
 
     uses_source: ClassVar[bool] = True
@@ -155,6 +155,18 @@ class TransferMethod:
     def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
         """The network to keep when training on a task has ended; a checkpoint must be able to build it again."""
         return network
+
+    def measures(self, state: State) -> Mapping[str, float]:
+        """What it measured of itself during training, tag -> number: every evaluation records it."""
+        return {}
+
+    def remarks(self, state: State) -> Sequence[str]:
+        """What users should know when training on a task has ended, in sentences."""
+        return ()
+
+    def lasting(self, state: State) -> State:
+        """What of the state outlives the training on a task; the rest is in snapshots, not in checkpoints."""
+        return state
 
     def consolidate(
         self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition

@@ -94,7 +94,7 @@ class TransferSession(Savable):
 
     def measure(self, network: PolicyNetwork) -> Mapping[str, float]:
         """Diagnostics of the network and of the method's gradients, tag -> number."""
-        values = dict(self._meter.report())
+        values = self._meter.report() | dict(self.method.measures(self.state))
         return values if self.probe is None else values | self.probe.measure(network)
 
     def save(self) -> SavedState:
@@ -106,7 +106,8 @@ class TransferSession(Savable):
 
     def finish(self) -> TransferSession:
         """After training: a session on the network to keep. This one can still go on."""
-        return TransferSession(self.method, self.method.finish(self.network, self.state), self.state, self.report)
+        network = self.method.finish(self.network, self.state)
+        return TransferSession(self.method, network, self.method.lasting(self.state), self.report)
 
     def consolidate(self, play: Play, position: TaskPosition) -> int:
         """At the end of a task; returns the env steps that were played for it."""

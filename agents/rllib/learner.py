@@ -176,8 +176,20 @@ class TransferLearner(TorchLearner):
         return gathered
 
     def schedule(self, progress: float) -> None:
-        if self.hooks.schedule is not None:
-            self.hooks.schedule(self.network, progress)
+        """The method's. Where it trains by itself, on states that only this learner has, the first learner's weights
+        hold for all.
+        """
+        if self.hooks.schedule is None:
+            return
+        self.hooks.schedule(self.network, progress)
+        if self.config.num_learners > 1:
+            weights = [p.detach() for p in self.network.parameters()]
+            flat = torch.cat([weight.reshape(-1) for weight in weights])
+            if self._learner_index:
+                flat.zero_()
+            torch.distributed.all_reduce(flat)  # a sum: the ranks that a broadcast goes by may be in another order
+            for weight, part in zip(weights, torch.split(flat, [w.numel() for w in weights]), strict=True):
+                weight.copy_(part.view_as(weight))
 
     def save(self) -> SavedState:
         held, rest = optimiser_state(self.get_optimizer())

@@ -74,7 +74,7 @@ def run_stage(
 
     Args:
         workers: processes that environments are spread over in training (`envs.make`); results do not depend on it.
-        note: called with a sentence that says why a stopped stage starts over.
+        note: called with sentences for the user: why a stopped stage starts over, or a method's remarks at the end.
     Raises:
         GraftError: the source's checkpoint is damaged, or does not fit the task.
         Unstable: training diverged.
@@ -84,7 +84,7 @@ def run_stage(
         note(f"Note: {stage.label} starts over: {resumption.refusal}.")
     source, folder = _load_source(stage, store), store.folder(stage.id)
     with MetricsLog(folder, stage.scale, progress) as log:
-        run = _StageRun(stage, source, folder, log, resumption, workers)
+        run = _StageRun(stage, source, folder, log, resumption, workers, note)
         outcome = run.consolidate() if stage.kind == "consolidate" else run.train()
         with run.checkpoint_on_faults(lambda _: outcome):
             evaluations = [run.evaluate(outcome, recall) for recall in stage.recall]
@@ -124,6 +124,7 @@ class _StageRun(NamedTuple):
     log: MetricsLog
     resumption: Resumption
     workers: int
+    note: Callable[[str], None]
 
     def train(self) -> Outcome:
         stage, source = self.stage, self.source
@@ -145,6 +146,8 @@ class _StageRun(NamedTuple):
         with self.checkpoint_on_faults(outcome):
             before = tuple(self.evaluate(outcome(NOT_TRAINED), recall) for recall in stage.recall if recall.before)
             result = self._backend_train(session, stage.budget, stage.evaluation, partners)
+        for remark in session.method.remarks(session.state):
+            self.note(f"Warning: {stage.label}: {remark}")
         self.log.write_hparams(stage, sum(result.final_returns) / len(result.final_returns))
         return outcome(result)
 

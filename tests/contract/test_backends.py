@@ -37,7 +37,7 @@ OWN = {"sb3": ("entropy_loss", "approx_kl"), "rllib": ("entropy",)}
 QUICK = ("ewc",)
 """Methods that are tried in every run of the tests; the others are slow."""
 
-OPTIONS = {"packnet": {"retrain": 128}, "rma": {"teaching": 0.4}}
+OPTIONS = {"packnet": {"retrain": 128}, "rma": {"teaching": 0.4, "updates": 20}}
 
 DRAWN = {"length": {"uniform": [1, 2]}}
 INFORMED = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import permutations
@@ -139,6 +139,22 @@ class Chain(TransferMethod):
         for i, member in enumerate(self.members):
             network = member.finish(network, _part(state, i))
         return network
+
+    def measures(self, state: State) -> Mapping[str, float]:
+        return {
+            tag: value
+            for i, member in enumerate(self.members)
+            for tag, value in member.measures(_part(state, i)).items()
+        }
+
+    def remarks(self, state: State) -> Sequence[str]:
+        return [remark for i, member in enumerate(self.members) for remark in member.remarks(_part(state, i))]
+
+    def lasting(self, state: State) -> State:
+        after = dict(state)
+        for i, member in enumerate(self.members):
+            after = _with_part(after, i, member.lasting(_part(state, i)))
+        return after
 
     def consolidate(
         self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition

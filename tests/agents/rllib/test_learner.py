@@ -147,6 +147,20 @@ def test_two_learners_stay_equal_to_the_bit(entry, consolidated):
         assert len(trains) < len(before)
 
 
+def jumps(network, progress):
+    """A schedule that trains by itself, on what the other learner does not have."""
+    with torch.no_grad():
+        network.policy.out.bias.fill_(10.0 + torch.distributed.get_rank())
+
+
+@pytest.mark.slow
+def test_after_a_schedule_two_learners_have_the_firsts_weights():
+    first, second = learn(fresh(), hooks=Hooks(schedule=jumps), budget=1, num_learners=2)
+    assert_same(dict(first.tensors), dict(second.tensors))
+    (bias,) = (t for name, t in first.tensors.items() if name == "network/policy.out.bias")
+    torch.testing.assert_close(bias, torch.full_like(bias, 10.0), rtol=0, atol=0.1)
+
+
 class Kept:
     """Keeps the first gradients it sees, and goes to other processes and back."""
 

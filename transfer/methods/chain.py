@@ -148,6 +148,10 @@ class Chain(TransferMethod):
         return Consolidated(network, after)
 
     @property
+    def critic_warmup(self) -> float:
+        return max(member.critic_warmup for member in self.members)
+
+    @property
     def retraining(self) -> int:
         return max(member.retraining for member in self.members)
 

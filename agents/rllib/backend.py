@@ -181,6 +181,8 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv) -> Tr
             "supervisor": rollouts,
         }
     algorithm.budget = job.budget
+    if job.critics:
+        training.load_critics(job.critics)
     snapshotter = Snapshotter(job.snapshots, parts)
     snapshotter.resume()
 
@@ -207,10 +209,12 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv) -> Tr
             cause = training.failure() or cause
         if isinstance(cause, TooManyFaults):
             training.fetch()
+            job.critics.update(training.critics())
             cause.env_steps = algorithm.env_steps
             job.record(algorithm.env_steps, cause.faults.metrics())
         if cause is error:
             raise
         raise cause from error
     evaluate()
+    job.critics.update(training.critics())
     return evaluation.result(algorithm.env_steps, snapshotter.seconds)

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from graft.agents.checkpoints.snapshot import Savable, Snapshots
+from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.networks.policy_network import Unstable as Unstable
 from graft.agents.training.algorithm import Algorithm
@@ -19,11 +20,24 @@ from graft.envs.core.task import Task
 Grads = dict[str, torch.Tensor]  # parameter name -> gradient; a parameter without a gradient is absent
 
 
+class CriticLayers(NamedTuple):
+    """The encoder that critics beside the network read, the network's own or one of the same layout, and the weights
+    (U, F + A) of their first layers, which read its F features, then actions.
+    """
+
+    encoder: Encoder
+    first: tuple[torch.Tensor, ...]
+
+
 class Batch(NamedTuple):
-    """A minibatch as an algorithm sees it: raw observations (N, *obs_shape), and actions (N,) or (N, A)."""
+    """A minibatch as an algorithm sees it: raw observations (N, *obs_shape), and actions (N,) or (N, A).
+
+    ``critics``: beside the network, where the algorithm has some.
+    """
 
     observations: torch.Tensor
     actions: torch.Tensor
+    critics: CriticLayers | None = None
 
 
 Gradients = Callable[[Grads, PolicyNetwork, Batch], Grads]  # called after backward and before clipping

@@ -28,7 +28,8 @@ class CriticState:
     ``log_alpha`` (1,). The first layer of a critic reads the encoder's features, then actions in [-1, 1].
 
     Attributes:
-        online, target: modules of equal layout. log_alpha: logarithm of the coefficient of the entropy.
+        online, target: modules of equal layout. log_alpha: logarithm of the coefficient of the entropy; ``learned``:
+            whether training changes it.
         shared: whether the online critics read the network's own encoder, which is then not among the tensors.
         names: how names in the modules begin -> how these begin here, where not the same.
     """
@@ -36,6 +37,7 @@ class CriticState:
     online: nn.Module
     target: nn.Module
     log_alpha: torch.Tensor
+    learned: bool
     shared: bool
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -60,7 +62,7 @@ class CriticState:
             )
         for name, place in places.items():
             place.copy_(given[name])
-        if LOG_ALPHA in tensors and self.log_alpha.requires_grad:
+        if LOG_ALPHA in tensors and self.learned:
             self.log_alpha.copy_(tensors[LOG_ALPHA].reshape(self.log_alpha.shape))
 
     def _entries(self) -> list[tuple[str, nn.Module, str, str]]:

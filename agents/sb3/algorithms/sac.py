@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
+from torch import nn
 
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import PolicyNetwork, check_finite, unscale_actions
@@ -23,7 +24,7 @@ from graft.agents.sb3.gradients import MethodGradients
 from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import SACOptions
-from graft.agents.training.backend import Batch
+from graft.agents.training.backend import Batch, CriticLayers
 from graft.agents.training.critics import CriticState, warmup_steps, without_gradients
 from graft.errors import GraftError
 
@@ -160,10 +161,9 @@ class TransferSAC(MethodGradients, SAC):
         return warmup > 0 and self.num_timesteps <= self.learning_starts + warmup
 
     def critic_state(self) -> CriticState:
-        log_alpha = self.log_ent_coef
-        if log_alpha is None:
-            log_alpha = self.ent_coef_tensor.log().reshape(1)
-        return CriticState(self.critic, self.critic_target, log_alpha, self._shared, CRITIC_NAMES)
+        learned = self.log_ent_coef
+        log_alpha = self.ent_coef_tensor.log() if learned is None else learned
+        return CriticState(self.critic, self.critic_target, log_alpha, learned is not None, self._shared, CRITIC_NAMES)
 
     def _before_temperature(self, *_: Any) -> None:
         assert self.log_ent_coef is not None
@@ -196,7 +196,10 @@ class TransferSAC(MethodGradients, SAC):
 
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         network, sample = self._network, last_minibatch(self.replay_buffer)
-        return network, Batch(sample.observations, unscale_actions(sample.actions, network.schemas.action))
+        assert isinstance(self.critic.features_extractor, EncoderFeatures)
+        first = tuple(cast(nn.Sequential, q)[0].weight for q in self.critic.q_networks)
+        critics = CriticLayers(self.critic.features_extractor.encoder, cast(tuple[torch.Tensor, ...], first))
+        return network, Batch(sample.observations, unscale_actions(sample.actions, network.schemas.action), critics)
 
 
 @ALGORITHMS.register("sac")

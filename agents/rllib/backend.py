@@ -183,6 +183,7 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv) -> Tr
     algorithm.budget = job.budget
     if job.critics:
         training.load_critics(job.critics)
+        algorithm.critics_carried = True
     snapshotter = Snapshotter(job.snapshots, parts)
     snapshotter.resume()
 

@@ -148,6 +148,7 @@ def _prepare_critics(learner: BaseAlgorithm, job: TrainJob) -> CriticState | Non
     critics = learner.critic_state()
     if critics is not None and job.critics:
         critics.load(job.critics)
+        learner.critics_carried = True
     return critics
 
 

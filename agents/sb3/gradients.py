@@ -21,10 +21,12 @@ class MethodGradients(BaseAlgorithm):
     multiplies by one) and done, after ``gradients``, just before the optimiser's step.
 
     Attributes:
-        critic_warmup: of `Hooks`, for algorithms with critics beside the network.
+        critic_warmup: of `Hooks`, for algorithms with critics beside the network. critics_carried: whether these are
+            those of a source.
     """
 
     critic_warmup = 0.0
+    critics_carried = False
 
     def __init__(self, *args: Any, gradients: Gradients | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

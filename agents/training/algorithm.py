@@ -101,7 +101,8 @@ class ReplayOptions(Algorithm):
     Attributes:
         learning_rate: of Adam. gamma: discount. batch: transitions per gradient step.
         buffer: transitions kept. tau: weight of the network in each update of its target.
-        learning_starts: env steps of uniformly random play before the first update.
+        learning_starts: env steps before the first update, of uniformly random play; of the network's own where it came
+            with its critics.
         train_freq: steps of each environment between updates.
         gradient_steps: per update; -1 for as many as env steps since the last one.
     Raises:

@@ -28,15 +28,18 @@ def _weighted(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"{name}.weight", layer.weight
 
 
-def layers(encoder: Encoder) -> list[tuple[str, torch.Tensor]]:
-    """Name and weight of the one layer of each block of the encoder; raises GraftError where it has none or several."""
+def layers(encoder: Encoder, name: str | None = None) -> list[tuple[str, torch.Tensor]]:
+    """Name and weight of the one layer of each block of the encoder ``name``.
+
+    Raises GraftError where a block has none or several.
+    """
     layers = []
     for index, block in enumerate(encoder.blocks):
         weights = list(_weighted(block))
         if len(weights) != 1:
             raise GraftError(
                 f"redo needs encoders whose blocks have one Linear or Conv2d each; "
-                f"block {index} of {type(encoder).__name__} has {len(weights)}."
+                f"block {index} of '{name}' has {len(weights)}."
             )
         layers.append((f"blocks.{index}.{weights[0][0]}", weights[0][1]))
     return layers
@@ -106,7 +109,7 @@ class ReDo(FromSource):
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """Raises as `FromSource.build` and `layers`."""
         built = super().build(source, target, architecture, seed)
-        layers(built.network.encoder)
+        layers(built.network.encoder, built.network.config.encoder)
         return built
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:

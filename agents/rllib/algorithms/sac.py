@@ -197,7 +197,7 @@ class TransferSAC(AlgorithmMixin, SAC):
     def _round(self) -> list[Fragment]:
         """A rollout, and the updates that are due after it; what was sampled, without columns."""
         options, (runners, _) = self._config.options, self.actor_groups()
-        at_random = self.env_steps < options.learning_starts
+        at_random = self.env_steps < options.learning_starts and not self.critics_carried
         fragments: list[Fragment] = runners.foreach_env_runner(lambda runner: runner.sample_transitions(at_random))  # type: ignore[attr-defined]
         taken = sum(fragment.env_steps for fragment in fragments)
         self.env_steps += taken

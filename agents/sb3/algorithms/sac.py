@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
+from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
@@ -159,6 +160,12 @@ class TransferSAC(MethodGradients, SAC):
         """Whether only the critics train now; network and temperature stay as they are."""
         warmup = warmup_steps(self.critic_warmup, self._total_timesteps)
         return warmup > 0 and self.num_timesteps <= self.learning_starts + warmup
+
+    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """At random before ``learning_starts``, except by a network that came with its critics: what it will be
+        trained on are then states that it meets.
+        """
+        return super()._sample_action(0 if self.critics_carried else learning_starts, *args, **kwargs)
 
     def critic_state(self) -> CriticState:
         learned = self.log_ent_coef

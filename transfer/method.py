@@ -12,13 +12,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch, Grads
 from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
-from graft.transfer.transplant import NewChannels, transplant
+from graft.transfer.transplant import NewChannels, carried_critics, transplant
 from graft.transfer.transplant_report import TransplantReport
 
 State = Mapping[str, torch.Tensor]
@@ -26,10 +27,14 @@ State = Mapping[str, torch.Tensor]
 
 
 class Built(NamedTuple):
-    """A network ready to train on the target, and what was carried into it (None where nothing was to be)."""
+    """A network ready to train on the target, and what was carried into it (None where nothing was to be).
+
+    ``critics``: of the source, moved to the target; none where fresh ones are to be made.
+    """
 
     network: PolicyNetwork
     report: TransplantReport | None
+    critics: Mapping[str, torch.Tensor] = {}
 
 
 class Step(NamedTuple):
@@ -106,6 +111,11 @@ class TransferMethod:
     def words(self) -> frozenset[str]:
         """Its properties under its options."""
         return self.provides | ({"trains_again"} if self.retraining else set())
+
+    @property
+    def critic_warmup(self) -> float:
+        """As of `Hooks`, in transfers."""
+        return 0.0
 
     @property
     def watches_source(self) -> bool:
@@ -234,6 +244,9 @@ class FromSource(TransferMethod):
         strict: whether any loss in the transplant is an error.
         statistics: whether running statistics of observations (``normalise``) ``go_on`` or ``freeze``; by default
             they go on where the first block trains.
+        critic_warmup: with ``sac``, how long only the critics train, so that fresh ones do not mislead the network:
+            below 1 a share of the budget, else env steps, after the algorithm's ``learning_starts``. Carried heads
+            come with the source's critics and temperature, and need none.
     """
 
     heads: Literal["fresh", "by_name", "shared"] = "fresh"
@@ -241,6 +254,7 @@ class FromSource(TransferMethod):
     rename: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     statistics: Literal["go_on", "freeze"] | None = None
+    critic_warmup: NotNegative = 0.0
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The source's network for the target's names; everything trains."""
@@ -255,9 +269,13 @@ class FromSource(TransferMethod):
             seed=seed,
             distribution=architecture.distribution,
         )
+        critics: Mapping[str, torch.Tensor] = {}
+        if self.heads != "fresh":
+            critics, rows = carried_critics(source, network, new_channels=self.new_channels, rename=self.rename)
+            report = replace(report, rows=report.rows + rows)
         if self.statistics is not None:
             network.encoder.hold_statistics(self.statistics == "freeze")
-        return Built(network, report)
+        return Built(network, report, critics)
 
     @property
     def shares_heads(self) -> bool:

@@ -11,6 +11,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.snapshot import Savable, SavedState
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.agents.training.backend import Batch, Grads, Hooks
+from graft.agents.training.critics import CRITICS
 from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
@@ -27,13 +28,20 @@ class TransferSession(Savable):
 
     Attributes:
         report: of the transplant; None where there was none.
+        critics: what training starts from, and leaves, where the algorithm has critics beside the network.
         probe: measures the network at every evaluation, where one is set.
     """
 
     def __init__(
-        self, method: TransferMethod, network: PolicyNetwork, state: State, report: TransplantReport | None = None
+        self,
+        method: TransferMethod,
+        network: PolicyNetwork,
+        state: State,
+        report: TransplantReport | None = None,
+        critics: State | None = None,
     ) -> None:
         self.method, self.network, self.state, self.report = method, network, state, report
+        self.critics = dict(critics or {})
         self.probe: Probe | None = None
         self._meter = GradientMeter()
 
@@ -58,19 +66,20 @@ class TransferSession(Savable):
         if method is None:
             return cls(TransferMethod(), build_network(target, architecture, seed), {})
         if source is not None or not method.uses_source:
-            network, report = method.build(source, target, architecture, seed)
-            return cls(method, network, method.init(network, source), report)
+            network, report, critics = method.build(source, target, architecture, seed)
+            return cls(method, network, method.init(network, source), report, critics)
         network = build_network(target, architecture, seed)
         return cls(method, network, method.init(network, None) if method.watches_source else {})
 
     @classmethod
     def of(cls, method: TransferMethod, checkpoint: Checkpoint) -> TransferSession:
         """A session as it was when ``checkpoint`` was made of it."""
-        return cls(method, checkpoint.build(), checkpoint.parts.get(PART, {}))
+        parts = checkpoint.parts
+        return cls(method, checkpoint.build(), parts.get(PART, {}), critics=parts.get(CRITICS, {}))
 
     def __getstate__(self) -> dict[str, Any]:
         """For learners in other processes, which have a network of their own and report nothing."""
-        return {**vars(self), "network": None, "probe": None}
+        return {**vars(self), "network": None, "probe": None, "critics": {}}
 
     def hooks(self) -> Hooks:
         """For `TrainJob`; gradients and schedule only where the method has its own."""
@@ -79,6 +88,8 @@ class TransferSession(Savable):
             schedule=self.schedule if self.method.overrides("schedule") else None,
             rates=self.method.rates(self.network, self.state),
             report=self.measure,
+            # Where the source itself is learned, or the same task goes on, there is no report.
+            critic_warmup=self.method.critic_warmup if self.report is not None else 0.0,
             state=self,
         )
 
@@ -107,7 +118,7 @@ class TransferSession(Savable):
     def finish(self) -> TransferSession:
         """After training: a session on the network to keep. This one can still go on."""
         network = self.method.finish(self.network, self.state)
-        return TransferSession(self.method, network, self.method.lasting(self.state), self.report)
+        return TransferSession(self.method, network, self.method.lasting(self.state), self.report, self.critics)
 
     def consolidate(self, play: Play, position: TaskPosition) -> int:
         """At the end of a task; returns the env steps that were played for it."""
@@ -120,7 +131,9 @@ class TransferSession(Savable):
             rollouts = Rollouts(
                 torch.zeros(0, *self.network.schemas.observation.shape), nothing.long(), nothing, nothing
             )
-        self.network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
+        network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
+        if network is not self.network:  # critics of another network's features
+            self.network, self.critics = network, {}
         return rollouts.env_steps
 
     def view(self, task: int) -> PolicyNetwork:
@@ -128,6 +141,6 @@ class TransferSession(Savable):
         return self.method.view(self.network, self.state, task)
 
     def checkpoint(self, task: Task, parts: Mapping[str, State] | None = None, **rest: Any) -> Checkpoint:
-        """Of the network as it is, the method's state, and further ``parts``; without those that are empty."""
-        kept = {name: part for name, part in {PART: self.state, **(parts or {})}.items() if part}
+        """Of the network as it is, the method's state, critics, and further ``parts``; without those that are empty."""
+        kept = {name: part for name, part in {PART: self.state, CRITICS: self.critics, **(parts or {})}.items() if part}
         return Checkpoint.of(self.network, task, parts=kept, **rest)

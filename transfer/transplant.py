@@ -12,6 +12,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import Stem, build_encoder
 from graft.agents.networks.normaliser import normalisers, varied
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
+from graft.agents.training.critics import CRITICS, ENCODER, HEADS, LOG_ALPHA, ONLINE, TARGET
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError, unknown
 from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
@@ -315,6 +316,56 @@ def transplant(
     for normaliser in normalisers(network):
         normaliser.forget_constant()
     return network, report
+
+
+def carried_critics(
+    source: Checkpoint, network: PolicyNetwork, *, new_channels: NewChannels, rename: Mapping[str, str]
+) -> tuple[dict[str, torch.Tensor], tuple[TensorRow, ...]]:
+    """The source's critics, their target and temperature, moved by name as `transplant` moves the network.
+
+    A new observation's columns are as those of ``network``, which `transplant` made. A new action's columns are zero:
+    its estimate is then the source's whatever the action does, and learns from the first step on, where random columns
+    would push the action to one of its bounds.
+
+    Returns:
+        Tensors as of `CriticState`, and a row for each of them; nothing where the source has none.
+    Raises:
+        GraftError: no action in common.
+    """
+    held = source.parts.get(CRITICS, {})
+    if not held:
+        return {}, ()
+    fits = _match_observations(source, network, rename, new_channels)
+    actions = _match_actions(source.schemas, network.schemas, rename)
+    encoder, features = network.encoder.state_dict(), network.encoder.out_dim
+    tensors: dict[str, torch.Tensor] = {}
+    rows: list[TensorRow] = []
+    for group in (ONLINE, TARGET):
+        own = {name.removeprefix(f"{group}."): t for name, t in held.items() if name.startswith(f"{group}.")}
+        wanted = {name: torch.zeros_like(t) for name, t in own.items() if not name.startswith(f"{ENCODER}.")}
+        if any(name.startswith(f"{ENCODER}.") for name in own):
+            wanted |= {f"{ENCODER}.{name}": t for name, t in encoder.items()}
+        first = {name for name in wanted if name.startswith(f"{HEADS}.") and name.endswith(".0.weight")}
+        for name in first:
+            wanted[name] = torch.zeros(len(own[name]), len(actions.sources))
+        heads = {name: own[name][:, features:] if name in first else own[name] for name in own}
+        assembly = _Assembly(heads, wanted)
+        for name in wanted:
+            if name in first:
+                assembly.remap(name, 1, actions, "zero")
+                assembly.tensors[name] = torch.cat([own[name][:, :features], assembly.tensors[name]], 1)
+            elif name in fits and fits[name].boards is None:
+                assembly.remap(name, fits[name].dim, fits[name].match, "random" if fits[name].random else "zero")
+            elif name in fits:
+                assembly.fresh(name, "its input is another board", wanted=True)
+            else:
+                assembly.copy(name)
+        tensors |= {f"{group}.{name}": t for name, t in assembly.tensors.items()}
+        rows += [replace(row, tensor=f"{CRITICS}.{group}.{row.tensor}") for row in assembly.rows]
+    if LOG_ALPHA in held:
+        tensors[LOG_ALPHA] = held[LOG_ALPHA].clone()
+        rows.append(TensorRow(f"{CRITICS}.{LOG_ALPHA}", "copied", 1.0))
+    return tensors, tuple(rows)
 
 
 def carried(

@@ -182,6 +182,9 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv, level
             "supervisor": rollouts,
         }
     algorithm.budget = job.budget
+    if job.critics:
+        training.load_critics(job.critics)
+        algorithm.critics_carried = True
     snapshotter = Snapshotter(job.snapshots, parts)
     snapshotter.resume()
 
@@ -208,10 +211,12 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv, level
             cause = training.failure() or cause
         if isinstance(cause, TooManyFaults):
             training.fetch()
+            job.critics.update(training.critics())
             cause.env_steps = algorithm.env_steps
             job.record(algorithm.env_steps, cause.faults.metrics())
         if cause is error:
             raise
         raise cause from error
     evaluate()
+    job.critics.update(training.critics())
     return evaluation.result(algorithm.env_steps, snapshotter.seconds)

@@ -107,7 +107,8 @@ class ReplayOptions(Algorithm):
     Attributes:
         learning_rate: of Adam. gamma: discount. batch: transitions per gradient step.
         buffer: transitions kept. tau: weight of the network in each update of its target.
-        learning_starts: env steps of uniformly random play before the first update.
+        learning_starts: env steps before the first update, of uniformly random play; of the network's own where it came
+            with its critics.
         train_freq: steps of each environment between updates.
         gradient_steps: per update; -1 for as many as env steps since the last one.
     Raises:
@@ -139,9 +140,10 @@ class SACOptions(ReplayOptions):
 
     Attributes:
         entropy: coefficient of the entropy; ``auto`` learns it, towards an entropy of -1 per action.
-        encoder: of the critics: ``separate``, a copy of the network's encoder *as the transfer made it*, trained by the
-            critics' loss except where frozen; or ``shared``, the network's own, trained only by the actor's loss. A
-            transfer method changes neither the critics' gradients nor the copy's.
+        encoder: of the critics: ``separate``, a copy of the network's encoder *as the transfer made it* (with carried
+            heads: that of the source's critics), trained by the critics' loss except where frozen; or ``shared``, the
+            network's own, trained by the critics' loss only, as usual. A transfer method changes the gradients of the
+            network and so of a shared encoder, but not those of the critics or a copy.
         critic: hidden units of each critic above the encoder.
     """
 

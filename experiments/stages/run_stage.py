@@ -204,6 +204,7 @@ class _StageRun(NamedTuple):
             workers=self.workers,
             resources=stage.resources,
             partners=partners,
+            critics=session.critics,
         )
         return backend(stage.backend).train(job)
 

@@ -172,6 +172,10 @@ class Chain(TransferMethod):
         return max(member.unroll_states for member in self.members)
 
     @property
+    def critic_warmup(self) -> float:
+        return max(member.critic_warmup for member in self.members)
+
+    @property
     def retraining(self) -> int:
         return max(member.retraining for member in self.members)
 

@@ -14,6 +14,8 @@ from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
 from graft.experiments.run import main
+from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.store.records import Store
 from graft.transfer.method import label
 
 DRAWN = {"masscart": {"uniform": [0.5, 2.0]}}
@@ -43,7 +45,7 @@ PROXY = {
     "transfer": {"steps": 256},
     "network": {"options": {"features": 8, "normalise": True}, "head": [8]},
     "algorithm": {"num_envs": 8, "num_steps": 16, "minibatch": 64, "epochs": 1},
-    "evaluation": {"every": 128, "episodes": 16, "num_envs": 8},
+    "evaluation": {"every": 256, "episodes": 16, "num_envs": 8},
     "recall": 16,
     "sim_to_sim": True,
 }
@@ -53,7 +55,11 @@ PROXY = {
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("proxy")
     (folder / "proxy.yaml").write_text(yaml.safe_dump(PROXY))
-    assert main([str(folder / "proxy.yaml"), "--out", str(folder / "out"), "--jobs", "1"]) == 0
+    config, store = load_config(str(folder / "proxy.yaml")), Store(folder / "out")
+    store.open(config)
+    for stage in expand(config).stages.values():
+        run_stage(stage, store, lambda *_: None)
+    assert main([str(folder / "proxy.yaml"), "--out", str(folder / "out")]) == 0
     return folder / "out"
 
 

@@ -236,8 +236,8 @@ def test_tensors_that_do_not_fit_their_network_are_refused_when_built(tmp_path):
         Checkpoint.load(tmp_path / "c").build()
 
 
-# Each case runs in a process of its own, which is killed at the n-th line of files.py, which does all writing, or at the
-# n-th change of the file system, whichever comes; the processes are forks of one, so that torch is imported once.
+# Each case runs in a process of its own, which is killed at the n-th line of files.py, which writes everything, or at
+# the n-th change of the file system, whichever comes; the processes are forks of one, so that torch is imported once.
 KILLER = """
 import os, shutil, signal, sys
 from pathlib import Path

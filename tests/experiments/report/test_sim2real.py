@@ -45,8 +45,8 @@ PROXY = {
     "transfer": {"steps": 256},
     "network": {"options": {"features": 8, "normalise": True}, "head": [8]},
     "algorithm": {"num_envs": 8, "num_steps": 16, "minibatch": 64, "epochs": 1},
-    "evaluation": {"every": 256, "episodes": 16, "num_envs": 8},
-    "recall": 16,
+    "evaluation": {"every": 256, "episodes": 8, "num_envs": 8},
+    "recall": 8,
     "sim_to_sim": True,
 }
 

@@ -25,7 +25,8 @@ def jit(function: F) -> F:
 
     Only compiled code can call it: it has no wrappers for Python and C, which would take 40 % of the compilation.
     """
-    compiled: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    njit: Any = numba.njit  # its types leave these two out
+    compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return compiled  # type: ignore[no-any-return]
 
 

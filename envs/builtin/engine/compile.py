@@ -26,8 +26,7 @@ def jit(function: F) -> F:
     Only compiled code can call it: it has no wrappers for Python and C, which would take 40 % of the compilation.
     """
     njit: Any = numba.njit  # its types leave these two out
-    compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    return compiled  # type: ignore[no-any-return]
+    return njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
 
 
 def _cache_root() -> Path:

@@ -90,7 +90,7 @@ class TransferMethod:
 
     def __post_init__(self) -> None:
         """Check the options against their annotations."""
-        kind: type[Any] = type(self)
+        kind: Any = type(self)  # a class is hashable, which mypy doubts of dataclasses
         for option, checker in _checkers(kind).items():
             try:
                 checker.validate_python(getattr(self, option))

@@ -96,7 +96,8 @@ class TransferMethod:
 
     def __post_init__(self) -> None:
         """Check the options against their annotations."""
-        for option, checker in _checkers(type(self)).items():
+        kind: Any = type(self)  # a class is hashable, which mypy doubts of dataclasses
+        for option, checker in _checkers(kind).items():
             try:
                 checker.validate_python(getattr(self, option))
             except ValidationError as error:
@@ -226,7 +227,7 @@ _ARBITRARY = ConfigDict(arbitrary_types_allowed=True)
 
 
 @cache
-def _checkers(kind: type[TransferMethod]) -> dict[str, TypeAdapter[Any]]:
+def _checkers(kind: type[Any]) -> dict[str, TypeAdapter[Any]]:
     """What checks each option; kept, as making one takes far longer than using it."""
     hints = get_type_hints(kind, include_extras=True)
     return {option.name: TypeAdapter(hints[option.name], config=_ARBITRARY) for option in fields(kind)}

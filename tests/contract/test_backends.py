@@ -109,7 +109,8 @@ def test_metrics_their_env_steps_and_the_result(by):
 
 
 def test_a_tiny_task_is_solved(by):
-    run = trained(by, budget=4000, learning_rate=0.01, epochs=4, evaluation=Evaluation(every=10_000))
+    options = {"num_envs": 32, "learning_rate": 0.01, "minibatch": 64, "epochs": 4}
+    run = trained(by, budget=4000, evaluation=Evaluation(every=10_000), **options)
     scores = recorded(run.records, "eval/return_mean")
     assert scores[0] < 8 * 0.5
     assert min(scores[4096], np.mean(run.result.final_returns)) > 8 * 0.9
@@ -117,10 +118,11 @@ def test_a_tiny_task_is_solved(by):
 
 def test_a_tiny_box_task_improves(by):
     """The best is 2 * E[max(|x| - 0.5, 0)^2] = 2 * 0.5^3 / 3 below zero per step, 5 steps; doing nothing is 10 / 3."""
-    run = trained(by, task=REACH, budget=8000, learning_rate=0.01, epochs=8, evaluation=Evaluation(every=10_000))
+    options = {"num_envs": 32, "learning_rate": 0.01, "minibatch": 128, "epochs": 8}
+    run = trained(by, task=REACH, budget=8000, evaluation=Evaluation(every=10_000), **options)
     scores = recorded(run.records, "eval/return_mean")
     assert scores[0] < -10 / 3
-    assert -10 / 3 < -2.0 < scores[8064] < -5 / 12 + 0.2
+    assert -10 / 3 < -2.0 < scores[8192] < -5 / 12 + 0.2
 
 
 def entries():

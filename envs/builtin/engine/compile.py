@@ -25,8 +25,8 @@ def jit(function: F) -> F:
 
     Only compiled code can call it: it has no wrappers for Python and C, which would take 40 % of the compilation.
     """
-    compiled: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    return compiled  # type: ignore[no-any-return]
+    njit: Any = numba.njit  # its types leave these two out
+    return njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
 
 
 def _cache_root() -> Path:

@@ -177,6 +177,6 @@ def test_ppo_learns_from_parts_to_make_several_choices() -> None:
         returns.extend(value for tag, value in values.items() if tag == "eval/return_mean")
 
     ppo = small_ppo(num_envs=8, num_steps=20, minibatch=80, epochs=4, learning_rate=3e-3)
-    train(TrainJob(network, task, ppo, 2400, 0, record, Evaluation(every=2400)))
+    train(TrainJob(network, task, ppo, 2400, 0, record, Evaluation(every=2400, episodes=24, num_envs=8)))
     assert returns[0] < 2.5  # 5 steps, a third of them by chance
     assert returns[-1] > 3.0

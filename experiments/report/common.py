@@ -21,6 +21,11 @@ SMALLEST_SPAN = 1e-6
 
 ENOUGH_SEEDS = 5
 
+TWO_GROUPS = (
+    "the seeds fall into two groups, such as those that learned and those that did not; the mean describes neither, "
+    "and its interval may be too narrow."
+)
+
 
 def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str]) -> Bounds:
     """Scale of a task. Random: scratch before training. Expert: the best final return of the stages that trained."""

@@ -50,6 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for measure, what in (("transfer_ratio", "Transfer ratios"), ("auc", "Areas under the curves")):
         print(summary(found, measure, what))
     if options.profiles is not None:
-        draw_profiles(found, *names, options.profiles)
+        draw_profiles(found, names[0], names[1], options.profiles)
         print(f"Performance profiles: {options.profiles}")
     return 0

@@ -21,6 +21,11 @@ SMALLEST_SPAN = 1e-6
 
 ENOUGH_SEEDS = 5
 
+TWO_GROUPS = (
+    "the seeds fall into two groups, such as those that learned and those that did not; the mean describes neither, "
+    "and its interval may be too narrow."
+)
+
 
 def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str]) -> Bounds:
     """Scale of a task. Random: scratch before training. Expert: the best final return of the stages that trained."""
@@ -82,10 +87,12 @@ def format_score(values: Mapping[str, float | None] | None, separator: str | Non
 
     A single seed has no interval.
     """
-    if values is None:
+    if values is None or (iqm := values["iqm"]) is None:
         return "-"
-    iqm, *bounds = (None if values[name] is None else f"{rounded(values[name]):.2f}" for name in ("iqm", "low", "high"))
-    return str(iqm) if separator is None or None in bounds else f"{iqm} [{separator.join(map(str, bounds))}]"
+    low, high = values["low"], values["high"]
+    if separator is None or low is None or high is None:
+        return f"{rounded(iqm):.2f}"
+    return f"{rounded(iqm):.2f} [{rounded(low):.2f}{separator}{rounded(high):.2f}]"
 
 
 def format_steps(steps: float | None) -> str:

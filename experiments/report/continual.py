@@ -14,6 +14,7 @@ from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
+    TWO_GROUPS,
     bounded,
     cost,
     env_steps,
@@ -28,7 +29,7 @@ from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label
 from graft.transfer.metrics import Curve
-from graft.transfer.statistics import Estimate, bootstrap, interquartile_mean, iqm_estimate, ratio_interval
+from graft.transfer.statistics import Estimate, bootstrap, interquartile_mean, iqm_estimate, is_bimodal, ratio_interval
 
 Matrices = NDArray[np.float64]
 
@@ -178,6 +179,7 @@ def row(
         "network_per_task": not result.method.uses_source,
         "reference": "reference" in result.method.provides,
         "average_performance": interval(_performances(result)),
+        "bimodal": is_bimodal(_performances(result)),
         "forgetting": interval(_forgotten(result)),
         "backward_transfer": of_each(metrics.backward_transfer),
         "learned": of_each(lambda m: float(np.diagonal(m)[1:].mean())),
@@ -257,6 +259,9 @@ def notes(data: Mapping[str, Any]) -> list[str]:
                 f"{entry['method']}: {_with_bounds(compared['forgetting'], '.0%')} of {reference}'s forgetting, "
                 f"performance {_with_bounds(compared['performance'], '+.2f')}."
             )
+    split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
+    if split:
+        lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
     lines += seed_notes(data["rows"])
     estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]
     if estimated:

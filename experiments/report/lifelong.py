@@ -113,8 +113,10 @@ def write_logs(results: Sequence[ContinualResult], tasks: Sequence[str], folder:
             _write_log([Block("train", task, scores)], tasks, folder / f"ste-task{j}-run{i}", scratch)
 
 
-LOG_FIELDS = ("block_num", "exp_num", "worker_id", "block_type", "block_subtype", "task_name", "task_params")
-LOG_FIELDS += ("exp_status", "timestamp", "score")
+LOG_FIELDS = (
+    *("block_num", "exp_num", "worker_id", "block_type", "block_subtype"),
+    *("task_name", "task_params", "exp_status", "timestamp", "score"),
+)
 
 
 def _write_log(run: Sequence[Block], tasks: Sequence[str], folder: Path, result: ContinualResult | None) -> None:

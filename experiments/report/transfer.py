@@ -14,6 +14,7 @@ from graft.envs.factory import bounds
 from graft.experiments.config.experiment import GIVEN, Config
 from graft.experiments.plan.stage import Comparison, Graph
 from graft.experiments.report.common import (
+    TWO_GROUPS,
     bounded,
     cost,
     estimate_bounds,
@@ -260,10 +261,7 @@ def _verdict_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "the number of methods on this target is allowed for (Holm)."
         )
     if any(entry["bimodal"] for entry in rows):
-        lines.append(
-            f"{BIMODAL}: the seeds fall into two groups, such as those that learned and those that did not; the mean "
-            f"describes neither, and its interval may be too narrow. curves.png and 'areas' in results.json show them."
-        )
+        lines.append(f"{BIMODAL}: {TWO_GROUPS} curves.png and 'areas' in results.json show them.")
     return lines
 
 

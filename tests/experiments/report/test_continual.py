@@ -174,6 +174,13 @@ def test_notes_say_what_the_agent_knows(known, words):
     assert not any("intervals are wide" in line or "scaled by estimates" in line for line in lines)
 
 
+def test_seeds_in_two_groups_are_pointed_out():
+    split = lived("ewc", [np.array(R) * scale for scale in (0.0, 0.05, 0.9, 1.0, 1.1)], (0.8, 0.5, 0.6))
+    rows = [continual.row(split, None), continual.row(lived("finetune", [R] * 5, (0.8, 0.5, 0.6)), None)]
+    assert [row["bimodal"] for row in rows] == [True, False]
+    assert any(line.startswith("ewc: the seeds fall into two groups") for line in continual.notes(report(*rows)))
+
+
 def test_notes_of_nothing_finished_are_possible():
     assert continual.notes(report())[-1].startswith("Cost: ")
 

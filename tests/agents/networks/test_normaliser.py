@@ -14,6 +14,7 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import ALGORITHMS, architecture_for, train
 from graft.agents.training.backend import Batch, Evaluation, TrainJob
 from graft.envs.core.schema import ObservationSchema, Schemas, joined
+from graft.envs.core.union import union
 from graft.transfer.method import parse_method
 
 CONFIG = NetworkConfig("mlp", {"widths": [16, 16], "normalise": True}, (8,))
@@ -245,3 +246,23 @@ def test_methods_that_rewrite_weights_leave_them_alone():
 
 def test_a_plain_mlp_has_none():
     assert statistics(small_network(MATCH)) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_a_frozen_encoder_can_use_features_that_its_source_never_showed():
+    """CartPole, then Acrobot, in the union of their observations; divided by a variance of 0 they came to -260."""
+    tasks = [envs.Task("CartPole-v1"), envs.Task("Acrobot-v1")]
+    options = {"num_envs": 16, "num_steps": 64, "minibatch": 256, "epochs": 6, "learning_rate": 1e-3, "gamma": 0.98}
+    algorithm = ALGORITHMS["ppo"](**options, reward_scale=0.1)
+    together = union([envs.schemas(task).observation for task in tasks])
+    before, after = (Schemas(together, envs.schemas(task).action) for task in tasks)
+    config = architecture_for(algorithm, NetworkConfig(None, {"normalise": True}))
+    evaluation, means = Evaluation(every=50_000, episodes=32, num_envs=32), []
+    for seed in range(3):
+        source = PolicyNetwork(before, config, seed)
+        train(TrainJob(source, tasks[0], algorithm, 50_000, seed, lambda *_: None, evaluation))
+        built = parse_method("frozen").build(Checkpoint.of(source, tasks[0]), after, config, 1000 + seed)
+        job = TrainJob(built.network, tasks[1], algorithm, 20_000, 1000 + seed, lambda *_: None, evaluation)
+        means.append(np.mean(train(job).final_returns))
+    assert np.mean(means) > -120

@@ -78,7 +78,7 @@ class RMA(FromSource):
     heads: Literal["fresh", "by_name", "shared"] = "by_name"
     teaching: Annotated[float, Field(gt=0, lt=1)] = 0.75
     updates: Count = 6000
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 3e-3
     buffer: Count = 100_000
 
     def check(self, source: Schemas) -> None:

@@ -251,12 +251,12 @@ def test_in_training_the_student_comes_to_know_the_dynamics_and_moves_to_the_tar
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["sb3", pytest.param("rllib", marks=pytest.mark.xdist_group("ray"))])
-def test_with_its_defaults_the_student_knows_half_of_the_latent(by, request):
-    """By either backend; a student that learned by the algorithm's optimiser, from the latest rollout, did not."""
+def test_with_its_defaults_the_student_knows_much_of_the_latent(by, request):
+    """By either backend. One that learned by the algorithm's optimiser, from the latest rollout, had less than 0."""
     if by == "rllib":
         request.getfixturevalue("one_ray")
-    _, found = in_training(by, 0.4, 40_000)
-    assert found[-1] > 0.5
+    _, found = in_training(by, 0.4, 20_000)
+    assert found[-1] > 0.3
 
 
 def test_in_the_second_phase_only_the_historys_statistics_go_on():

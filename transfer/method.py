@@ -20,21 +20,27 @@ from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.transplant import NewChannels, carried_critics, transplant
-from graft.transfer.transplant_report import TransplantReport
+from graft.transfer.transplant_report import TensorRow, TransplantReport
 
 State = Mapping[str, torch.Tensor]
 """What a method remembers: tensors by name, so that a checkpoint can hold them."""
 
 
 class Built(NamedTuple):
-    """A network ready to train on the target, and what was carried into it (None where nothing was to be).
-
-    ``critics``: of the source, moved to the target; none where fresh ones are to be made.
-    """
+    """A network ready to train on the target, and what was carried into it (None where nothing was to be)."""
 
     network: PolicyNetwork
     report: TransplantReport | None
-    critics: Mapping[str, torch.Tensor] = {}
+
+
+class CarriedCritics(NamedTuple):
+    """Critics to train the target with (`CriticState`), and their rows of the report; both empty for fresh critics."""
+
+    tensors: State
+    rows: tuple[TensorRow, ...]
+
+
+FRESH_CRITICS = CarriedCritics({}, ())
 
 
 class Step(NamedTuple):
@@ -141,6 +147,14 @@ class TransferMethod:
             GraftError: source and target do not fit, or the options do not fit the network.
         """
         raise NotImplementedError
+
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+        """Of the source, for a target whose algorithm has critics beside the network; by default none.
+
+        Args:
+            network: as `build` made it. seed: as given to `build`.
+        """
+        return FRESH_CRITICS
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """The state before training: by default that of `consolidate`, from the source.
@@ -270,13 +284,15 @@ class FromSource(TransferMethod):
             seed=seed,
             distribution=architecture.distribution,
         )
-        critics: Mapping[str, torch.Tensor] = {}
-        if self.heads != "fresh":
-            critics, rows = carried_critics(source, network, new_channels=self.new_channels, rename=self.rename)
-            report = replace(report, rows=report.rows + rows)
         if self.statistics is not None:
             network.encoder.hold_statistics(self.statistics == "freeze")
-        return Built(network, report, critics)
+        return Built(network, report)
+
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+        if self.heads == "fresh":
+            return FRESH_CRITICS
+        moved = carried_critics(source, network, new_channels=self.new_channels, rename=self.rename)
+        return CarriedCritics(*moved)
 
     @property
     def shares_heads(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from graft.agents.training.critics import CRITICS
 from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
-from graft.transfer.method import PART, State, TaskPosition, TransferMethod
+from graft.transfer.method import FRESH_CRITICS, PART, State, TaskPosition, TransferMethod
 from graft.transfer.probe import GradientMeter, Probe
 from graft.transfer.transplant_report import TransplantReport
 
@@ -66,7 +67,10 @@ class TransferSession(Savable):
         if method is None:
             return cls(TransferMethod(), build_network(target, architecture, seed), {})
         if source is not None or not method.uses_source:
-            network, report, critics = method.build(source, target, architecture, seed)
+            network, report = method.build(source, target, architecture, seed)
+            critics, rows = FRESH_CRITICS if source is None else method.carry_critics(source, network, seed)
+            if report is not None:
+                report = replace(report, rows=report.rows + rows)
             return cls(method, network, method.init(network, source), report, critics)
         network = build_network(target, architecture, seed)
         return cls(method, network, method.init(network, None) if method.watches_source else {})

@@ -12,7 +12,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import Stem, build_encoder
 from graft.agents.networks.normaliser import normalisers, varied
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
-from graft.agents.training.critics import CRITICS, ENCODER, HEADS, LOG_ALPHA, ONLINE, TARGET
+from graft.agents.training.critics import CRITICS, ENCODER, HEADS, LOG_ALPHA, ONLINE, TARGET, stored
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError, unknown
 from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
@@ -323,9 +323,9 @@ def carried_critics(
 ) -> tuple[dict[str, torch.Tensor], tuple[TensorRow, ...]]:
     """The source's critics, their target and temperature, moved by name as `transplant` moves the network.
 
-    A new observation's columns are as those of ``network``, which `transplant` made. A new action's columns are zero:
-    its estimate is then the source's whatever the action does, and learns from the first step on, where random columns
-    would push the action to one of its bounds.
+    Of a new observation, columns that are to be random are those of ``network``, which `transplant` made. Columns of a
+    new action are zero: the estimate is then the source's whatever that action does, and learns from the first step on,
+    where random columns would push the action to one of its bounds.
 
     Returns:
         Tensors as of `CriticState`, and a row for each of them; nothing where the source has none.
@@ -337,7 +337,7 @@ def carried_critics(
         return {}, ()
     fits = _match_observations(source, network, rename, new_channels)
     actions = _match_actions(source.schemas, network.schemas, rename)
-    encoder, features = network.encoder.state_dict(), network.encoder.out_dim
+    encoder, features = stored(network.encoder), network.encoder.out_dim
     tensors: dict[str, torch.Tensor] = {}
     rows: list[TensorRow] = []
     for group in (ONLINE, TARGET):

@@ -51,7 +51,7 @@ class CriticState:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Fill all but a fixed temperature; raises GraftError for critics of another layout."""
-        places = {f"{group}.{name}": _stored(module)[path] for group, module, name, path in self._entries()}
+        places = {f"{group}.{name}": stored(module)[path] for group, module, name, path in self._entries()}
         given = {name: tensor for name, tensor in tensors.items() if name != LOG_ALPHA}
         wrong = sorted(given.keys() ^ places.keys())
         wrong += [name for name in sorted(given.keys() & places.keys()) if given[name].shape != places[name].shape]
@@ -69,7 +69,7 @@ class CriticState:
         """Group, module, name here and path in the module of every tensor."""
         entries = []
         for group, module in ((ONLINE, self.online), (TARGET, self.target)):
-            for path in _stored(module):
+            for path in stored(module):
                 start = next((start for start in self.names if path.startswith(start)), "")
                 name = self.names.get(start, "") + path.removeprefix(start)
                 if not (self.shared and group == ONLINE and name.startswith(f"{ENCODER}.")):
@@ -95,7 +95,7 @@ def without_gradients(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _stored(module: nn.Module) -> dict[str, torch.Tensor]:
+def stored(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by path; of a parametrised weight the one that is corrected, under the weight's path."""
     found = {}
     for path, tensor in module.state_dict().items():

@@ -72,6 +72,8 @@ def _check_tasks(graph: Graph) -> None:
 
 def _begin(method: TransferMethod, source: Checkpoint | None, stage: Stage) -> TransferSession:
     try:
+        if method.critic_warmup and stage.algorithm.distribution != "squashed":
+            raise GraftError("critic_warmup is for algorithms with critics beside the network: sac; leave it out.")
         session = TransferSession.begin(method, source, stage.schemas, stage.network, 0)
         session.hooks()
     except GraftError as error:

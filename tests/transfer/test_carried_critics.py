@@ -43,7 +43,7 @@ def source(shared: bool = False) -> Checkpoint:
 
 
 def built(method="finetune", target=SOURCE, given=None, **options):
-    return METHODS[method](**options).build(given or source(), target, architecture(), 7)
+    return TransferSession.begin(METHODS[method](**options), given or source(), target, architecture(), 7)
 
 
 @pytest.mark.parametrize("heads", ["by_name", "shared"])
@@ -102,6 +102,11 @@ def estimate(tensors, inputs):
     name = "online.heads.1"
     hidden = torch.relu(inputs @ tensors[f"{name}.0.weight"].T + tensors[f"{name}.0.bias"])
     return hidden @ tensors[f"{name}.2.weight"].T + tensors[f"{name}.2.bias"]
+
+
+def test_lora_carries_them_to_its_corrected_encoder():
+    given = source()
+    assert_same(built("lora", given=given, heads="by_name").critics, dict(given.parts[CRITICS]))
 
 
 def test_rename_and_similar_observations_hold_for_critics_too():

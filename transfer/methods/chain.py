@@ -21,6 +21,7 @@ from graft.transfer.method import (
     METHODS,
     PART,
     Built,
+    CarriedCritics,
     Consolidated,
     FromSource,
     State,
@@ -97,8 +98,14 @@ class Chain(TransferMethod):
             member.check(source)
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        builder = next((m for m in self.members if _builds(m)), self.members[0])
-        return builder.build(source, target, architecture, seed)
+        return self._builder.build(source, target, architecture, seed)
+
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+        return self._builder.carry_critics(source, network, seed)
+
+    @property
+    def _builder(self) -> TransferMethod:
+        return next((m for m in self.members if _builds(m)), self.members[0])
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """Each member's state, under its number; while the source is learned, of members that watch it."""

@@ -15,7 +15,7 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.algorithm import Share
 from graft.agents.training.critics import HEADS, ONLINE
 from graft.envs.core.schema import Schemas
-from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
+from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, CarriedCritics, FromSource
 
 
 @METHODS.register("shrink_perturb")
@@ -39,7 +39,7 @@ class ShrinkPerturb(FromSource):
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The transplanted network, shrunk and perturbed (new slices of carried layers, too); everything trains."""
-        network, report, critics = super().build(source, target, architecture, seed)
+        network, report = super().build(source, target, architecture, seed)
         assert report is not None
         carried = {row.tensor for row in report.rows if row.status not in ("initialised", "dropped")}
         carried -= statistics(network)
@@ -49,15 +49,20 @@ class ShrinkPerturb(FromSource):
                 if name in carried and tensor.is_floating_point():
                     tensor.mul_(self.shrink).add_((1 - self.shrink) * fresh[name])
         if self.shrink == 1:
-            return Built(network, report, critics)
+            return Built(network, report)
         note = f"times {self.shrink:g}, plus {1 - self.shrink:g} of a fresh one"
         rows = tuple(
             replace(row, detail=f"{row.detail}; {note}" if row.detail else note) if row.tensor in carried else row
             for row in report.rows
         )
-        return Built(
-            network, replace(report, rows=rows), _perturbed(critics, fresh, statistics(network), self.shrink, seed)
-        )
+        return Built(network, replace(report, rows=rows))
+
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+        critics, rows = super().carry_critics(source, network, seed)
+        if self.shrink == 1:
+            return CarriedCritics(critics, rows)
+        fresh = PolicyNetwork(network.schemas, network.config, seed).state_dict()
+        return CarriedCritics(_perturbed(critics, fresh, statistics(network), self.shrink, seed), rows)
 
 
 def _perturbed(

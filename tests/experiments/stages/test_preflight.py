@@ -67,3 +67,9 @@ def test_a_source_of_several_columns(tmp_path, method):
     assert [report is None for _, report in reports] == [True, True, False]
     with pytest.raises(GraftError, match=f"{method} on Gather: The source is a progressive network"):
         preflight(expand(load_config(str(write_config(tmp_path, methods=[method], **changes)))))
+
+
+def test_a_warmup_of_critics_needs_an_algorithm_with_critics(tmp_path):
+    config = load_config(str(write_config(tmp_path, methods=[{"finetune": {"critic_warmup": 0.1}}])))
+    with pytest.raises(GraftError, match=r"critic_warmup is for algorithms with critics.*sac"):
+        preflight(expand(config))

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import LONGEST_EPISODE
 from graft.envs.core.task import Groups, TaskVectorEnv
 from graft.errors import GraftError
 
-LONGEST_EPISODE = 30_000  # most steps of an episode in an evaluation; the longest of Atari's have 27,000
 WORST = 0.1  # share of the episodes that `worst_tenth` is the mean of
 
 
@@ -52,7 +52,9 @@ class Episodes(NamedTuple):
         }
 
 
-def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int) -> Episodes:
+def play_episodes(
+    choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int, max_steps: int = LONGEST_EPISODE
+) -> Episodes:
     """Play ``episodes`` episodes and return their outcomes.
 
     Each environment contributes its first ``ceil(episodes / num_envs)`` episodes: counting the first to finish would
@@ -62,8 +64,9 @@ def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: in
     Args:
         choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
         env: same-step autoreset; it is reset at the start and goes on with its own random numbers.
+        max_steps: of an episode.
     Raises:
-        GraftError: an episode that does not end within `LONGEST_EPISODE` steps, or no row in play in all of the games.
+        GraftError: an episode that does not end within ``max_steps``, or no row in play in all of the games.
     """
     quota = -(-episodes // env.num_envs)
     done_counts = np.zeros(env.num_envs, np.int64)
@@ -77,10 +80,11 @@ def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: in
         returns += rewards
         lengths += alive
         steps += 1
-        if steps.max() > LONGEST_EPISODE:
+        if steps.max() > max_steps:
             raise GraftError(
-                f"An episode did not end within {LONGEST_EPISODE:,} steps; give the task a time limit, "
-                f"such as kwargs: {{max_episode_steps: 500}}."
+                f"An episode did not end within {max_steps:,} steps; give the task a time limit, such as kwargs: "
+                f"{{max_episode_steps: 500}}, or let evaluations wait longer with evaluation: "
+                f"{{max_steps: {2 * max_steps}}}."
             )
         ended = terminated | truncated
         for i in np.flatnonzero(ended):
@@ -97,13 +101,19 @@ def play_episodes(choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: in
 
 
 def evaluate(
-    network: PolicyNetwork, env: TaskVectorEnv, episodes: int, generator: torch.Generator, deterministic: bool = False
+    network: PolicyNetwork,
+    env: TaskVectorEnv,
+    episodes: int,
+    generator: torch.Generator,
+    deterministic: bool = False,
+    max_steps: int = LONGEST_EPISODE,
 ) -> Episodes:
     """`play_episodes` with a network, in eval mode.
 
     Args:
         generator: of the action samples, on the network's device.
         deterministic: play the most likely action (or the mean) instead of a sample.
+        max_steps: of an episode.
     """
     device = next(network.parameters()).device
 
@@ -111,7 +121,7 @@ def evaluate(
         return network.act(torch.as_tensor(obs, device=device), generator, deterministic).cpu().numpy()
 
     with eval_mode(network):
-        return play_episodes(choose, env, episodes)
+        return play_episodes(choose, env, episodes, max_steps)
 
 
 @contextlib.contextmanager

@@ -53,7 +53,10 @@ class PeriodicEvaluation:
         return env_steps >= self._due
 
     def evaluate(self, env_steps: int) -> None:
-        episodes = evaluate(self._network, self._env, self._plan.episodes, self._generator, self._plan.deterministic)
+        plan = self._plan
+        episodes = evaluate(
+            self._network, self._env, plan.episodes, self._generator, plan.deterministic, plan.max_steps
+        )
         self._returns, self._means = episodes.returns.tolist(), episodes.means(self._env.groups)
         self._due += self._plan.every
         measured = self._report(self._network) if self._report is not None else {}
@@ -63,11 +66,13 @@ class PeriodicEvaluation:
         return sum_faults([*self._training_faults(), self._env.faults])
 
     def new_faults(self) -> dict[str, float]:
-        """All faults so far as metrics, if there are new ones."""
+        """All faults and clipped observations so far as metrics, if there are new ones."""
         faults, before = self.faults(), self._known_faults
-        self._known_faults = faults.total
-        return faults.metrics() if faults.total > before else {}
+        self._known_faults = faults.total + faults.clipped
+        return faults.metrics() if self._known_faults > before else {}
 
     def result(self, env_steps: int, seconds: float) -> TrainResult:
-        faults = {kind: count for kind, count in self.faults().items() if count}
-        return TrainResult(env_steps, seconds, self._returns, self._means, faults)
+        found = self.faults()
+        faults = {kind: count for kind, count in found.items() if count}
+        clipped = found.clipped, found.clipped_first
+        return TrainResult(env_steps, seconds, self._returns, self._means, faults, clipped)

@@ -14,6 +14,7 @@ from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
+    clip_notes,
     cost,
     env_steps,
     estimate_bounds,
@@ -218,6 +219,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
                 lines.append(
                     f"{entry['method']}: {share:.0%} of {reference['method']}'s forgetting, performance {gain:+.2f}."
                 )
+    lines += clip_notes(data)
     lines += seed_notes(data["rows"])
     estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]
     if estimated:

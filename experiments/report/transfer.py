@@ -14,6 +14,7 @@ from graft.envs.factory import bounds
 from graft.experiments.config.experiment import GIVEN, Config
 from graft.experiments.plan.stage import Comparison, Graph
 from graft.experiments.report.common import (
+    clip_notes,
     cost,
     estimate_bounds,
     format_score,
@@ -226,6 +227,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     if failed:
         first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
         lines.append(f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}")
+    lines += clip_notes(data)
     lines += seed_notes(rows)
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
         lines.append(

@@ -1,0 +1,102 @@
+"""Observations that are dictionaries or tuples: every part is checked, then packed into one array."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from graft.envs.adapters.spaces import ObservationCodec, observation_codec, parts_of
+from graft.envs.core.schema import joined
+from graft.envs.supervision.observation_check import ObservationCheck
+from graft.envs.supervision.restarts import EnvFailure
+
+
+class PartsCheck(ObservationCheck):
+    """Checks the parts of an observation and packs them one after the other; ``codec`` is of batches of the result.
+
+    Args:
+        names: part -> names of its features, where its author gave them. strict: as of `ObservationCheck`.
+        channels: of pictures, as of `observation_codec`.
+    Raises:
+        GraftError: a part that can't be shown.
+    """
+
+    packs = True
+
+    def __init__(
+        self,
+        task: str,
+        space: gym.Space[Any],
+        strict: bool,
+        names: Mapping[str, tuple[str, ...]],
+        channels: Any = None,
+    ) -> None:
+        parts = parts_of(task, space, names, channels)
+        schema = joined({name: part.codec.schema for name, part in parts.items()})
+        super().__init__(schema.space(), strict=False)
+        self.checks = False  # the parts are checked
+        self.codec = ObservationCodec(schema, np.copy)
+        self._parts, start = [], 0
+        for name, (path, inner, codec) in parts.items():
+            vector = isinstance(inner, gym.spaces.Box | gym.spaces.MultiBinary) and codec.schema.kind == "vector"
+            features = tuple(f"{name}/{feature}" for feature in codec.schema.names) if vector else ()
+            place = slice(start, start + int(np.prod(codec.schema.shape)))
+            check = ObservationCheck(inner, strict, name, features, self.clips)
+            self._parts.append((name, path, check, codec.encode, place))
+            start = place.stop
+
+    def fitting(self, shown: Any) -> Any:
+        row = np.empty(self.shape, self.dtype)
+        for name, path, check, encode, place in self._parts:
+            part = shown
+            try:
+                for key in path:
+                    part = part[key]
+            except (KeyError, IndexError, TypeError):
+                raise EnvFailure("outside", f"part '{name}' of the observation is missing") from None
+            row[place] = encode(check.read(part)[None]).reshape(-1)
+        return row
+
+
+class PartCheck(ObservationCheck):
+    """Checks one part of observations that are dictionaries, which alone is shown."""
+
+    packs = True
+
+    def __init__(self, space: gym.spaces.Dict, part: str, strict: bool) -> None:
+        super().__init__(space[part], strict, part)
+
+    def fitting(self, shown: Any) -> Any:
+        return super().fitting(part_of(shown, self._part))
+
+
+def part_of(shown: Any, part: str) -> Any:
+    """The part of a dictionary; raises EnvFailure where it is missing."""
+    try:
+        return shown[part]
+    except (KeyError, IndexError, TypeError):
+        raise EnvFailure("outside", f"part '{part}' of the observation is missing") from None
+
+
+def check_and_codec(
+    task: str,
+    space: gym.Space[Any],
+    strict: bool,
+    names: tuple[str, ...] | None = None,
+    parts: Mapping[str, tuple[str, ...]] | None = None,
+    channels: Any = None,
+) -> tuple[ObservationCheck, ObservationCodec]:
+    """The check of single observations and the codec of their batches.
+
+    ``names`` are of the features of one array, ``parts`` those of a Dict or Tuple, ``channels`` of pictures as of
+    `observation_codec`; raises GraftError for other spaces.
+    """
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        packed = PartsCheck(task, space, strict, parts or {}, channels)
+        return packed, packed.codec
+    codec = observation_codec(task, space, names, channels)
+    vector = isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary) and codec.schema.kind == "vector"
+    return ObservationCheck(space, strict, names=codec.schema.names if vector else ()), codec

@@ -27,7 +27,13 @@ from graft.envs.adapters.minigrid.missions import (
     mission_observation,
     split_mission,
 )
-from graft.envs.adapters.minigrid.worlds import image_beside_sentence, is_world, makes_world, symbolic_view
+from graft.envs.adapters.minigrid.worlds import (
+    WORLD_PARTS,
+    image_beside_sentence,
+    is_world,
+    makes_world,
+    symbolic_view,
+)
 from graft.envs.adapters.names import Names, known_names
 from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours
 from graft.envs.adapters.parts import PartCheck, check_and_codec
@@ -231,6 +237,12 @@ def _codecs(
     """The check of single observations, and the codecs; of dictionaries of MiniGrid's worlds the image is shown."""
     space = env.observation_space
     if is_world(env) and (view := symbolic_view(env) or image_beside_sentence(env)) is not None:
+        if others := sorted(set(space) - WORLD_PARTS if isinstance(space, gym.spaces.Dict) else ()):
+            warnings.warn(
+                f"Of worlds of MiniGrid the image and the mission are shown; what {task_id} has beside them is not: "
+                f"{', '.join(others)}.",
+                stacklevel=2,
+            )
         if isinstance(env, MissionObservation):
             return MissionCheck(space, strict), *minigrid_codecs(task_id, view, env.action_space, mission=True)
         whole = not isinstance(space, gym.spaces.Dict)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,8 @@ from graft.envs.supervision.restarts import EnvFailure
 
 class PartsCheck(ObservationCheck):
     """Checks the parts of an observation and packs them one after the other; ``codec`` is of batches of the result.
+
+    Types, shapes and categories are checked before a part is packed; bounds of the numbers afterwards, at once.
 
     Args:
         names: part -> names of its features, where its author gave them. strict: as of `ObservationCheck`.
@@ -36,29 +39,47 @@ class PartsCheck(ObservationCheck):
     ) -> None:
         parts = parts_of(task, space, names, channels)
         schema = joined({name: part.codec.schema for name, part in parts.items()})
-        super().__init__(schema.space(), strict=False)
-        self.checks = False  # the parts are checked
+        cells = [place.stop - place.start for place in schema.places]
+        entries = tuple(name for name, count in zip(schema.names, cells, strict=True) for _ in range(count))
+        super().__init__(schema.space(), strict=False, names=entries)
         self.codec = ObservationCodec(schema, np.copy)
-        self._parts, start = [], 0
+        self._parts, start, spans = [], 0, []
         for name, (path, inner, codec) in parts.items():
-            vector = isinstance(inner, gym.spaces.Box | gym.spaces.MultiBinary) and codec.schema.kind == "vector"
-            features = tuple(f"{name}/{feature}" for feature in codec.schema.names) if vector else ()
-            place = slice(start, start + int(np.prod(codec.schema.shape)))
-            check = ObservationCheck(inner, strict, name, features, self.clips)
-            self._parts.append((name, path, check, codec.encode, place))
+            check = ObservationCheck(inner, strict, name, clips=self.clips)
+            box = isinstance(inner, gym.spaces.Box)
+            place = slice(start, start + math.prod(codec.schema.shape))
             start = place.stop
+            plain = codec.schema.kind == "vector" and (box or isinstance(inner, gym.spaces.MultiBinary))
+            self._parts.append((path, check, check.fitting if box else check.read, plain, codec.encode, place))
+            if box and check.checks:
+                self.low[place], self.high[place] = (codec.encode(end[None]).ravel() for end in (check.low, check.high))
+                spans.append(place)
+        self.spans, self.checks = _merged(spans), bool(spans)
 
     def fitting(self, shown: Any) -> Any:
         row = np.empty(self.shape, self.dtype)
-        for name, path, check, encode, place in self._parts:
-            part = shown
-            try:
-                for key in path:
-                    part = part[key]
-            except (KeyError, IndexError, TypeError):
-                raise EnvFailure("outside", f"part '{name}' of the observation is missing") from None
-            row[place] = encode(check.read(part)[None]).reshape(-1)
+        with np.errstate(over="ignore"):  # what becomes infinite is found later
+            for path, check, read, plain, encode, place in self._parts:
+                part = shown
+                try:
+                    for key in path:
+                        part = part[key]
+                except (KeyError, IndexError, TypeError):
+                    raise EnvFailure("outside", f"part '{check.part}' of the observation is missing") from None
+                values = read(part)
+                row[place] = values.reshape(-1) if plain else encode(values[None]).reshape(-1)
         return row
+
+
+def _merged(spans: Sequence[slice]) -> tuple[slice, ...]:
+    """Ascending slices, those that touch as one."""
+    found: list[slice] = []
+    for span in spans:
+        if found and found[-1].stop == span.start:
+            found[-1] = slice(found[-1].start, span.stop)
+        else:
+            found.append(span)
+    return tuple(found)
 
 
 class PartCheck(ObservationCheck):
@@ -70,7 +91,7 @@ class PartCheck(ObservationCheck):
         super().__init__(space[part], strict, part)
 
     def fitting(self, shown: Any) -> Any:
-        return super().fitting(part_of(shown, self._part))
+        return super().fitting(part_of(shown, self.part))
 
 
 def part_of(shown: Any, part: str) -> Any:

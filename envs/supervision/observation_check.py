@@ -22,6 +22,9 @@ UNBOUNDED = float(np.finfo(np.float32).max)
 """A bound from which on there is none."""
 
 
+_WHOLE = (int, np.int64, np.int32)
+
+
 class Clips:
     """Observations with values that were moved to their bounds: how many, and the first of them in words."""
 
@@ -41,7 +44,7 @@ class ObservationCheck:
         space, shape, dtype: of what `fitting` returns. low, high: see `limits`.
         packs: whether `fitting` has to see every observation, as those that have parts.
         checks: whether an observation of the right shape and dtype can still be a fault, or out of bounds.
-        clips: what was clipped.
+        spans: of the entries, in a row, those that can be. part: see below. clips: what was clipped.
 
     Args:
         strict: whether values are clipped to a Box's bounds; without it they are passed on, if they are finite.
@@ -49,6 +52,7 @@ class ObservationCheck:
     """
 
     packs = False
+    spans: tuple[slice, ...] = (slice(None),)
 
     def __init__(
         self,
@@ -60,9 +64,11 @@ class ObservationCheck:
     ) -> None:
         self.space, self.shape, self.dtype = space, space.shape or (), np.dtype(space.dtype)
         self.low, self.high = limits(space, strict)
-        self._part, self._names = part, names if len(names) == self.low.size else ()
+        self.part, self._names = part, names if len(names) == self.low.size else ()
         self._categories = not isinstance(space, gym.spaces.Box)
         self.clips = Clips() if clips is None else clips
+        single = isinstance(space, gym.spaces.Discrete)
+        self._choices = (int(self.low), int(self.high)) if single else None
         whole = np.iinfo(self.dtype) if self.dtype.kind in "iu" else None
         # All numbers that bytes can hold are allowed in most images: nothing to look at.
         narrower = whole is not None and bool(np.any(self.low > whole.min) or np.any(self.high < whole.max))
@@ -70,8 +76,21 @@ class ObservationCheck:
 
     def fitting(self, shown: Any) -> Any:
         """The observation ``shown`` in the space's shape and dtype; raises EnvFailure where that is impossible."""
-        if type(shown) is np.ndarray and shown.shape == self.shape and shown.dtype == self.dtype:
+        if type(shown) is np.ndarray and shown.dtype == self.dtype and shown.shape == self.shape:
             return shown
+        return self._converted(shown)
+
+    def read(self, shown: Any) -> Any:
+        """`fitting`, then `bounded`."""
+        if type(shown) is np.ndarray and shown.dtype == self.dtype and shown.shape == self.shape:
+            return self.bounded(shown) if self.checks else shown
+        row = self._converted(shown)
+        return self.bounded(row) if self.dtype.kind == "f" else row
+
+    def _converted(self, shown: Any) -> Array:
+        """`fitting` of what has another type, shape or dtype; whole numbers are within their bounds."""
+        if type(shown) in _WHOLE and self._choices is not None and self._choices[0] <= shown <= self._choices[1]:
+            return np.array(shown, self.dtype)  # most of them
         values = self._numbers(shown)
         if values.shape != self.shape:
             raise EnvFailure("outside", f"{self._place()} has shape {values.shape}, its space has {self.shape}")
@@ -82,11 +101,6 @@ class ObservationCheck:
             raise EnvFailure("outside", f"{self._place()} is of {values.dtype}, its space of {self.dtype}")
         # Before it is cast: 300 would become a byte, 44.
         return self.bounded(values).astype(self.dtype)
-
-    def read(self, shown: Any) -> Any:
-        """`fitting`, then `bounded`."""
-        row = self.fitting(shown)
-        return self.bounded(row) if self.checks else row
 
     def bounded(self, row: Array) -> Array:
         """An observation of the right shape, within its bounds; clips values of a Box.
@@ -124,8 +138,8 @@ class ObservationCheck:
         if place is not None and self._names:
             return f"feature '{self._names[int(np.ravel_multi_index(place, self.shape)) if place else 0]}'"
         indices = list(place) if place else ""
-        if self._part:
-            return f"part '{self._part}'{indices}"
+        if self.part:
+            return f"part '{self.part}'{indices}"
         return f"observation{indices}" if place else "the observation"
 
     def _beyond(self, row: Array, beyond: Array) -> str:

@@ -133,7 +133,8 @@ class SupervisedBatch:
         if check.checks:
             self._next = self.raw.copy()
             # Not broadcast: that takes longer than the comparison itself.
-            self._low, self._high = (np.array(np.broadcast_to(x, self.raw.shape)) for x in (check.low, check.high))
+            low, high = (np.array(np.broadcast_to(x, self.raw.shape)) for x in (check.low, check.high))
+            self._limits = [tuple(x.reshape(self.num_envs, -1)[:, span] for x in (low, high)) for span in check.spans]
         group = partial(EnvGroup, self._make, check, self._weights)
         if self._processes > 1 or self._timeout is not None:
             self._group = ProcessGroup(group, check.space, self.num_envs, self._processes, self._task, self._timeout)
@@ -228,7 +229,10 @@ class SupervisedBatch:
         check, log = self._check, self._log
         if clipped[0]:
             log.clip(*clipped)
-        if not check.checks or within(self._next, self._low, self._high):
+        if not check.checks:
+            return
+        rows = self._next.reshape(self.num_envs, -1)
+        if all(within(rows[:, span], *ends) for span, ends in zip(check.spans, self._limits, strict=True)):
             return
         for i in which:
             try:

@@ -47,11 +47,13 @@ class PartsCheck(ObservationCheck):
         for name, (path, inner, codec) in parts.items():
             check = ObservationCheck(inner, strict, name, clips=self.clips)
             box = isinstance(inner, gym.spaces.Box)
+            # Of categories that are planes, bounds say nothing about what is packed.
+            later = isinstance(inner, gym.spaces.Box) and math.prod(codec.schema.shape) == math.prod(inner.shape)
             place = slice(start, start + math.prod(codec.schema.shape))
             start = place.stop
             plain = codec.schema.kind == "vector" and (box or isinstance(inner, gym.spaces.MultiBinary))
-            self._parts.append((path, check, check.fitting if box else check.read, plain, codec.encode, place))
-            if box and check.checks:
+            self._parts.append((path, check, check.fitting if later else check.read, plain, codec.encode, place))
+            if later and check.checks:
                 self.low[place], self.high[place] = (codec.encode(end[None]).ravel() for end in (check.low, check.high))
                 spans.append(place)
         self.spans, self.checks = _merged(spans), bool(spans)

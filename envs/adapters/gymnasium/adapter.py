@@ -235,7 +235,7 @@ def _codecs(
     env: SingleEnv, task_id: str, strict: bool, channels: Any
 ) -> tuple[ObservationCheck, ObservationCodec, ActionCodec]:
     """The check of single observations, and the codecs; of dictionaries of MiniGrid's worlds the image is shown."""
-    space = env.observation_space
+    space: Any = env.observation_space
     if is_world(env) and (view := symbolic_view(env) or image_beside_sentence(env)) is not None:
         if others := sorted(set(space) - WORLD_PARTS if isinstance(space, gym.spaces.Dict) else ()):
             warnings.warn(

@@ -21,7 +21,7 @@ Box, Discrete = gym.spaces.Box, gym.spaces.Discrete
 MultiDiscrete, MultiBinary = gym.spaces.MultiDiscrete, gym.spaces.MultiBinary
 WHOLE = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32)
 SIDES = (1, 2, 5, 6)  # of pictures and boards
-MOST = 2**40  # of whole numbers; Gymnasium can't sample all of int64
+MOST = 2**40  # of whole numbers; Gymnasium can't sample all of int64, nor the last two of smaller types
 LIFE = 8  # steps of each environment
 
 
@@ -88,7 +88,7 @@ def boxes(draw: st.DrawFn) -> gym.Space[Any]:
         return Box(0, 1, row, np.bool_)
     if kind == "whole":
         dtype = draw(st.sampled_from(WHOLE))
-        least, most = max(-MOST, int(np.iinfo(dtype).min)), min(MOST, int(np.iinfo(dtype).max))
+        least, most = max(-MOST, int(np.iinfo(dtype).min) + 2), min(MOST, int(np.iinfo(dtype).max) - 2)
         low = draw(st.lists(st.integers(least, most - 1), min_size=row[0], max_size=row[0]))
         high = [draw(st.integers(number, most)) for number in low]
         return Box(np.array(low, dtype), np.array(high, dtype), dtype=dtype)

@@ -363,6 +363,7 @@ def test_our_own_arenas_play_the_same_through_the_adapter(game: str) -> None:
     sizes = {"pursuit": {"hunters": 3, "prey": 3}, "gather": {"reds": 3, "blues": 3}}[game]
     mine = envs.make(Task(native.id, {**native.kwargs, **sizes}), 6, 11)
     theirs = envs.make(Task("pettingzoo:graft.envs.builtin.arena.pettingzoo_env", {"game": game, **sizes}), 6, 11)
+    assert mine.schemas == theirs.schemas
     np.testing.assert_array_equal(mine.reset()[0], theirs.reset()[0])
     draw, died = np.random.default_rng(1), 0
     while True:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from graft.envs.core.naming import CHANNELS, LIKE, like_task, names_like, rename, split_names
@@ -13,6 +17,9 @@ from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVector
 from graft.envs.core.teams import TeamEnv
 from graft.envs.core.union import UnionObservation
 from graft.errors import GraftError
+
+SECONDS_OF_CHECK = 10.0
+"""How long `check` plays to see an episode end."""
 
 ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters")
 
@@ -110,10 +117,15 @@ def schemas(task: Task) -> Schemas:
         env.close()
 
 
-def check(task: Task) -> int:
+def check(task: Task, longest: int | None = None) -> int:
     """Play a first step of ``task``; returns how many environments a batch of it needs to have all its parts.
 
-    Raises GraftError where it cannot be made, or fails; some environments notice bad keyword arguments only then.
+    Args:
+        longest: most steps of an episode that evaluations wait for. Where the task has no such limit, random actions
+            are played until an episode has ended, or for `SECONDS_OF_CHECK`, after which a warning says so.
+    Raises:
+        GraftError: it cannot be made, or fails (some environments notice bad keyword arguments only then), or none of
+            its episodes ends in ``longest`` steps.
     """
     env = make(task, num_envs=1, seed=0)
     if env.groups is not None:  # a batch of one holds one of its parts
@@ -122,9 +134,11 @@ def check(task: Task) -> int:
     try:
         env.reset()
         env.action_space.seed(0)
-        env.step(env.action_space.sample())
+        ended = _ended(env.step(env.action_space.sample()))
         if env.faults.total:  # it was restarted, and would be again
             raise GraftError(f"Task {task} fails in its first step: {env.faults.last}.")
+        if longest is not None and not ended and (env.step_limit is None or env.step_limit > longest):
+            _check_end(task, env, longest)
         return 1 if env.groups is None else len(env.groups.names)
     except GraftError:
         raise
@@ -132,6 +146,29 @@ def check(task: Task) -> int:
         raise GraftError(f"Task {task} fails in its first step: {type(error).__name__}, {error}.") from error
     finally:
         env.close()
+
+
+def _ended(step: tuple[Any, ...]) -> bool:
+    return bool(np.any(step[2] | step[3]))
+
+
+def _check_end(task: Task, env: TaskVectorEnv, longest: int) -> None:
+    """Play random actions, after a first step, until an episode ends; raises GraftError after ``longest`` steps."""
+    start, taken = time.monotonic(), 1
+    while taken < longest and time.monotonic() - start < SECONDS_OF_CHECK:
+        if _ended(env.step(env.action_space.sample())):
+            return
+        taken += 1
+    limit = "it has no max_episode_steps" if env.step_limit is None else f"its max_episode_steps is {env.step_limit}"
+    seen = f"No episode of {task} ended within {taken:,} steps of random actions, and {limit}"
+    mend = "give it a time limit, such as kwargs: {max_episode_steps: 500}"
+    if taken < longest:
+        warnings.warn(f"{seen}; if episodes never end, {mend}.", stacklevel=3)
+        return
+    raise GraftError(
+        f"{seen}; {mend}, or, where episodes are long on purpose, let evaluations wait for their end, such as "
+        f"evaluation: {{max_steps: {env.step_limit or 10 * longest}}}."
+    )
 
 
 def bounds(task: Task) -> Bounds | None:

@@ -17,6 +17,8 @@ from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.critics import CriticTensors
 from graft.envs.core.task import Task
 
+LONGEST_EPISODE = 30_000  # most steps of an episode in an evaluation; the longest of Atari's have 27,000
+
 Grads = dict[str, torch.Tensor]  # parameter name -> gradient; a parameter without a gradient is absent
 
 
@@ -76,12 +78,14 @@ class Evaluation:
     Attributes:
         episodes: per evaluation, spread over ``num_envs`` environments.
         deterministic: play the most likely action instead of a sample.
+        max_steps: of an episode; one that does not end within them ends the stage. Results do not depend on it.
     """
 
     every: Annotated[int, Field(ge=1)] = 20_000
     episodes: Annotated[int, Field(ge=1)] = 64
     num_envs: Annotated[int, Field(ge=1)] = 64
     deterministic: bool = False
+    max_steps: Annotated[int, Field(ge=1)] = LONGEST_EPISODE
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class TrainResult(NamedTuple):
     """Env steps taken, wall-clock seconds, and returns of the final evaluation's episodes.
 
     ``final_means``: their mean for each part of a batch with parts. ``faults``: restarts of environments by kind.
+    ``clipped``: how many observations left their bounds and were clipped, and the first of them in words.
     """
 
     env_steps: int
@@ -160,3 +165,4 @@ class TrainResult(NamedTuple):
     final_returns: list[float]
     final_means: Mapping[str, float] = {}
     faults: Mapping[str, int] = {}
+    clipped: tuple[int, str] = (0, "")

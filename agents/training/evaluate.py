@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.backend import LONGEST_EPISODE
 from graft.envs.core.task import Groups, TaskVectorEnv
 from graft.errors import GraftError
 
-LONGEST_EPISODE = 30_000  # most steps of an episode in an evaluation; the longest of Atari's have 27,000
 WORST = 0.1  # share of the episodes that `worst_tenth` is the mean of
 
 
@@ -61,6 +61,7 @@ def play_episodes(
     choose: Callable[[Any], Any],
     env: TaskVectorEnv,
     episodes: int,
+    max_steps: int = LONGEST_EPISODE,
     seed: int | None = None,
     number: int = 0,
     begin: Callable[[int], object] = lambda _: None,
@@ -74,22 +75,23 @@ def play_episodes(
     Args:
         choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
         env: same-step autoreset; it is reset at the start.
+        max_steps: of an episode.
         seed: of the levels. An environment's next episode would depend on how it played the last one, so each is
             begun anew in all environments at once, the k-th with the seeds from ``nth_seed(seed, k)`` on. None goes on
             with the environments' own random numbers.
         number: of the evaluation, from 0: k goes on from one to the next.
         begin: called with k before each.
     Raises:
-        GraftError: an episode that does not end within `LONGEST_EPISODE` steps, or no row in play in all of the games.
+        GraftError: an episode that does not end within ``max_steps``, or no row in play in all of the games.
     """
     quota = -(-episodes // env.num_envs)
     if seed is None:
-        finished = _play(choose, env, quota, None)
+        finished = _play(choose, env, quota, max_steps, None)
     else:
         finished = []
         for k in range(number * quota, (number + 1) * quota):
             begin(k)
-            finished += _play(choose, env, 1, nth_seed(seed, k))
+            finished += _play(choose, env, 1, max_steps, nth_seed(seed, k))
     if not finished:
         raise GraftError(f"None of the {env.num_envs} rows was in play in {quota} games; evaluate more episodes.")
     outcomes = np.array(finished, np.float64)
@@ -97,7 +99,7 @@ def play_episodes(
 
 
 def _play(
-    choose: Callable[[Any], Any], env: TaskVectorEnv, quota: int, seed: int | None
+    choose: Callable[[Any], Any], env: TaskVectorEnv, quota: int, max_steps: int, seed: int | None
 ) -> list[tuple[float, float, int]]:
     """Returns, lengths and rows of the first ``quota`` episodes of each environment after a reset."""
     done_counts = np.zeros(env.num_envs, np.int64)
@@ -111,10 +113,11 @@ def _play(
         returns += rewards
         lengths += alive
         steps += 1
-        if steps.max() > LONGEST_EPISODE:
+        if steps.max() > max_steps:
             raise GraftError(
-                f"An episode did not end within {LONGEST_EPISODE:,} steps; give the task a time limit, "
-                f"such as kwargs: {{max_episode_steps: 500}}."
+                f"An episode did not end within {max_steps:,} steps; give the task a time limit, such as kwargs: "
+                f"{{max_episode_steps: 500}}, or let evaluations wait longer with evaluation: "
+                f"{{max_steps: {2 * max_steps}}}."
             )
         ended = terminated | truncated
         for i in np.flatnonzero(ended):
@@ -133,6 +136,7 @@ def evaluate(
     episodes: int,
     generator: torch.Generator,
     deterministic: bool = False,
+    max_steps: int = LONGEST_EPISODE,
     seed: int | None = None,
     number: int = 0,
 ) -> Episodes:
@@ -141,6 +145,7 @@ def evaluate(
     Args:
         generator: of the action samples, on the network's device.
         deterministic: play the most likely action (or the mean) instead of a sample.
+        max_steps: of an episode.
         seed, number: of the levels, as in `play_episodes`. With a seed, the action samples of every episode start anew
             as well, from the generator's own: what two networks meet, and the dice they roll, do not depend on how
             long their episodes were.
@@ -151,7 +156,9 @@ def evaluate(
         return network.act(torch.as_tensor(obs, device=device), generator, deterministic).cpu().numpy()
 
     with eval_mode(network):
-        return play_episodes(choose, env, episodes, seed, number, lambda k: generator.manual_seed(nth_seed(dice, k)))
+        return play_episodes(
+            choose, env, episodes, max_steps, seed, number, lambda k: generator.manual_seed(nth_seed(dice, k))
+        )
 
 
 @contextlib.contextmanager

@@ -61,7 +61,14 @@ class PeriodicEvaluation:
         plan, number = self._plan, self._due // self._plan.every
         generator = torch.Generator(self._device).manual_seed(self._dice)
         episodes = evaluate(
-            self._network, self._env, plan.episodes, generator, plan.deterministic, self._levels, number
+            self._network,
+            self._env,
+            plan.episodes,
+            generator,
+            plan.deterministic,
+            plan.max_steps,
+            self._levels,
+            number,
         )
         self._returns, self._means = episodes.returns.tolist(), episodes.means(self._env.groups)
         self._due += plan.every
@@ -72,11 +79,13 @@ class PeriodicEvaluation:
         return sum_faults([*self._training_faults(), self._env.faults])
 
     def new_faults(self) -> dict[str, float]:
-        """All faults so far as metrics, if there are new ones."""
+        """All faults and clipped observations so far as metrics, if there are new ones."""
         faults, before = self.faults(), self._known_faults
-        self._known_faults = faults.total
-        return faults.metrics() if faults.total > before else {}
+        self._known_faults = faults.total + faults.clipped
+        return faults.metrics() if self._known_faults > before else {}
 
     def result(self, env_steps: int, seconds: float) -> TrainResult:
-        faults = {kind: count for kind, count in self.faults().items() if count}
-        return TrainResult(env_steps, seconds, self._returns, self._means, faults)
+        found = self.faults()
+        faults = {kind: count for kind, count in found.items() if count}
+        clipped = found.clipped, found.clipped_first
+        return TrainResult(env_steps, seconds, self._returns, self._means, faults, clipped)

@@ -163,10 +163,10 @@ def _reals(task: str, space: gym.spaces.Box, layout: Layout, given: tuple[str, .
         ends = (tuple(map(float, end)) for end in (low.min(axis=(0, 2, 3)), high.max(axis=(0, 2, 3))))
         schema = replace(schema, low=next(ends), high=next(ends))
         return schema, lambda raw: np.array(layout.arrange(raw), np.float32, order="C")
-    scale = np.float32(most) / (high - low)
+    width, most_real = high - low, np.float32(most)
 
     def encode(raw: Array) -> Array:
-        scaled: Array = np.clip((layout.arrange(raw).astype(np.float32) - low) * scale, 0, most)
+        scaled: Array = (layout.arrange(raw).astype(np.float32) - low) / width * most_real
         return scaled
 
     return schema, encode

@@ -129,7 +129,7 @@ def _leaves(space: gym.Space[Any], path: tuple[Any, ...] = ()) -> Iterator[tuple
         yield path, space
 
 
-def part_name(path: tuple[Any, ...]) -> str:
+def _part_name(path: tuple[Any, ...]) -> str:
     """What a leaf of nested dictionaries and tuples is called: its keys, as in ``body/gear``."""
     return "/".join(str(key).replace(".", "_") for key in path)
 
@@ -140,7 +140,7 @@ def _has_channels(space: gym.Space[Any]) -> bool:
 
 def _channels_of_parts(task: str, leaves: Mapping[Any, gym.Space[Any]], given: Any) -> dict[str, Channels]:
     """Part -> where its channels are, as ``given`` says: a word is for every picture."""
-    pictures = [part_name(path) for path, space in leaves.items() if _has_channels(space)]
+    pictures = [_part_name(path) for path, space in leaves.items() if _has_channels(space)]
     if not isinstance(given, Mapping):
         return dict.fromkeys(pictures, given) if given is not None else {}
     for name in given:
@@ -149,26 +149,41 @@ def _channels_of_parts(task: str, leaves: Mapping[Any, gym.Space[Any]], given: A
     return dict(given)
 
 
+class Part(NamedTuple):
+    """A leaf of a Dict or a Tuple: its keys from the outside in, its space and its codec."""
+
+    path: tuple[Any, ...]
+    space: gym.Space[Any]
+    codec: ObservationCodec
+
+
+def parts_of(
+    task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]], channels: Any = None
+) -> dict[str, Part]:
+    """The parts of a Dict or a Tuple by name; ``names`` and ``channels`` are by part. Raises as `parts_codec`."""
+    leaves, parts = dict(_leaves(space)), dict[str, Part]()
+    asked = _channels_of_parts(task, leaves, channels)
+    for path, inner in leaves.items():
+        name = _part_name(path)
+        if name in parts:
+            raise GraftError(f"'{task}' shows two parts that are called '{name}' here; give one another key.")
+        try:
+            parts[name] = Part(path, inner, observation_codec(task, inner, names.get(name), asked.get(name)))
+        except GraftError as error:
+            raise GraftError(f"Part '{name}' of what '{task}' shows cannot be shown. {error}") from error
+    return parts
+
+
 def parts_codec(
     task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]], channels: Any = None
 ) -> ObservationCodec:
     """The codec of a Dict or a Tuple, ``names`` by part; raises GraftError for a part that can't be shown."""
-    leaves = dict(_leaves(space))
-    asked = _channels_of_parts(task, leaves, channels)
-    codecs = {}
-    for path, inner in leaves.items():
-        name = part_name(path)
-        if name in codecs:
-            raise GraftError(f"'{task}' shows two parts that are called '{name}' here; give one another key.")
-        try:
-            codecs[name] = observation_codec(task, inner, names.get(name), asked.get(name))
-        except GraftError as error:
-            raise GraftError(f"Part '{name}' of what '{task}' shows cannot be shown. {error}") from error
-    schema = joined({name: codec.schema for name, codec in codecs.items()})
+    parts = parts_of(task, space, names, channels)
+    schema = joined({name: part.codec.schema for name, part in parts.items()})
 
     def encode(raw: Any) -> Array:
         found = []
-        for path, codec in zip(leaves, codecs.values(), strict=True):
+        for path, _, codec in parts.values():
             part = raw
             for key in path:
                 part = part[key]

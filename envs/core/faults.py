@@ -15,8 +15,8 @@ from graft.errors import GraftError, unknown
 KEYWORD = "faults"  # the task's keyword for `FaultRules`, unless the environment's constructor has one of that name
 
 KINDS = ("raised", "hung", "not_finite", "outside")
-"""An exception; no answer in time; a reward or observation that is NaN or infinite; an observation that its space does
-not allow."""
+"""An exception; no answer in time; a reward or observation that is NaN or infinite; an observation of another shape or
+type than its space, or a category that the space does not have."""
 
 LOOSE_BOUNDS = ("LunarLander", "BipedalWalker")
 """Gymnasium's own tasks whose bounds are those of usual play and not of all states."""
@@ -31,7 +31,8 @@ class FaultRules:
         window: env steps, of all environments of the batch together.
         step_timeout: seconds that a step may take; a reset, which may make the environment, five times as long. Then
             every environment has a process of its own, which is ended when it hangs. None is for ever.
-        outside: whether observations outside their space are faults; None is for all but `LOOSE_BOUNDS`.
+        outside: whether values outside their space are clipped to its bounds, and counted; ``false`` passes them on as
+            they are. None is for all but `LOOSE_BOUNDS`.
     """
 
     limit: Annotated[int, Field(ge=0)] = 10
@@ -64,10 +65,13 @@ class Faults(dict[str, int]):
     """Kind -> how often environments failed so, each failure followed by a restart.
 
     ``last`` is the text of the last failure, and ``error`` what it raised, if it did; that is not pickled.
+    ``clipped`` is how many observations left their bounds and were clipped, which is no fault; ``clipped_first`` is the
+    first of them in words: feature, value and bounds.
     """
 
     def __init__(self) -> None:
         super().__init__(dict.fromkeys(KINDS, 0))
+        self.clipped, self.clipped_first = 0, ""
         self.last = ""
         self.error: BaseException | None = None
 
@@ -83,9 +87,10 @@ class Faults(dict[str, int]):
         return ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in self.items() if n) or "none"
 
     def metrics(self) -> dict[str, float]:
-        """``env/faults``, and ``env/faults_<kind>`` of those that happened; nothing where none did."""
+        """``env/faults``, ``env/faults_<kind>`` of those that happened and ``env/clipped``; nothing where none did."""
         found = {f"env/faults_{kind}": float(n) for kind, n in self.items() if n}
-        return {"env/faults": float(self.total), **found} if found else {}
+        clipped = {"env/clipped": float(self.clipped)} if self.clipped else {}
+        return {"env/faults": float(self.total), **found, **clipped} if found else clipped
 
     def add(self, kind: str, text: str, error: BaseException | None = None) -> None:
         self[kind] += 1
@@ -99,6 +104,8 @@ def sum_faults(parts: Iterable[Faults]) -> Faults:
         for kind, n in part.items():
             whole[kind] += n
         whole.last = part.last or whole.last
+        whole.clipped += part.clipped
+        whole.clipped_first = whole.clipped_first or part.clipped_first
     return whole
 
 
@@ -132,6 +139,11 @@ class FaultLog:
         self.faults.add(kind, text, error)
         self._recent.append(self._steps)
 
+    def clip(self, observations: int, first: str) -> None:
+        """Count observations that were clipped, of which ``first`` tells in words."""
+        self.faults.clipped += observations
+        self.faults.clipped_first = self.faults.clipped_first or first
+
     def check(self) -> None:
         """Raise TooManyFaults if more than the limit are within the window."""
         while self._recent and self._recent[0] <= self._steps - self._rules.window:
@@ -145,14 +157,13 @@ class FaultLog:
 
     def error(self, what: str) -> TooManyFaults:
         """The error that ends the run, whose message begins with ``what``."""
-        hint = f"; {KEYWORD}: {{outside: false}} allows such observations" if self.faults["outside"] else ""
-        message = f"{what}: {self.faults} in all; the last, {self.faults.last}{hint}."
+        message = f"{what}: {self.faults} in all; the last, {self.faults.last}."
         error = TooManyFaults(self._task, self.faults, message)
         error.__cause__ = self.faults.error
         return error
 
 
 def checks_bounds(rules: FaultRules, task_id: str) -> bool:
-    """Whether observations of the task that are outside their space are faults."""
+    """Whether observations of the task that are outside their space are clipped to its bounds."""
     loose = task_id.rpartition(":")[2].startswith(LOOSE_BOUNDS)
     return not loose if rules.outside is None else rules.outside

@@ -93,7 +93,8 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     ``reset()`` without a seed uses the seed given to `envs.make` the first time and goes on with the running random
     numbers after that; ``options={"reset_mask": (N,) bool}`` resets only those environments, where rows are games of
-    their own. ``groups`` names the parts of a batch that has several.
+    their own. ``groups`` names the parts of a batch that has several. ``step_limit`` is the most steps of an episode;
+    None where it is not known.
 
     Where ``dead_rows`` is set, rows can be out of play, such as agents that died: ``infos["alive"]`` (N,) of every
     reset and step says which of the observations that it returns are of rows in play. Where rows share a game,
@@ -104,6 +105,7 @@ class TaskVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     action_schema: ActionSchema
     groups: Groups | None = None
     dead_rows: bool = False
+    step_limit: int | None = None
 
     @property
     def schemas(self) -> Schemas:

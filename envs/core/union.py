@@ -81,7 +81,7 @@ class UnionObservation(TaskVectorEnv):
         wanted = [places[schema.names.index(name)] for name in own.names]
         self._places = np.concatenate([np.arange(place.start, place.stop) for place in wanted])
         self.metadata, self.render_mode = env.metadata, env.render_mode
-        self.groups, self.dead_rows = env.groups, env.dead_rows
+        self.groups, self.dead_rows, self.step_limit = env.groups, env.dead_rows, env.step_limit
         self._set_schemas(env.num_envs, schema, env.action_schema)
 
     def _widen(self, obs: Any) -> Any:

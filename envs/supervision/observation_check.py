@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -14,65 +14,146 @@ from graft.envs.supervision.restarts import EnvFailure
 Array = NDArray[Any]
 
 TOLERANCE = 1e-3
-"""How far beyond its bounds a real number may be, as a share of the width between them: rounding, or a limit that a
-simulator enforces a step late."""
+"""How far beyond its bounds a real number is rounding, or a limit that a simulator enforces a step late, as a share of
+the width between them: it is clipped, and not counted."""
+
+
+UNBOUNDED = float(np.finfo(np.float32).max)
+"""A bound from which on there is none."""
+
+
+_WHOLE = (int, np.int64, np.int32)
+
+
+class Clips:
+    """Observations with values that were moved to their bounds: how many, and the first of them in words."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def take(self) -> tuple[int, str]:
+        """How many there were since the last call, and the first of all."""
+        count, self.count = self.count, 0
+        return count, self.first
 
 
 class ObservationCheck:
-    """Checks observations of a space.
+    """Checks observations of a space of numbers, and clips finite values of a Box to its bounds.
 
     Attributes:
-        space, shape, dtype: of one observation. low, high: see `limits`.
-        checks: whether an observation of the right shape and dtype can still be a fault.
+        space, shape, dtype: of what `fitting` returns. low, high: see `limits`.
+        packs: whether `fitting` has to see every observation, as those that have parts.
+        checks: whether an observation of the right shape and dtype can still be a fault, or out of bounds.
+        spans: of the entries, in a row, those that can be. part: see below. clips: what was clipped.
 
     Args:
-        strict: whether values outside the space are faults.
+        strict: whether values are clipped to a Box's bounds; without it they are passed on, if they are finite.
+        part: of a Dict or Tuple, for messages. names: of the entries, for messages, if there are as many.
     """
 
-    def __init__(self, space: gym.Space[Any], strict: bool) -> None:
-        self.space, self.shape, self.dtype, self._strict = space, space.shape or (), np.dtype(space.dtype), strict
+    packs = False
+    spans: tuple[slice, ...] = (slice(None),)
+
+    def __init__(
+        self,
+        space: Any,
+        strict: bool,
+        part: str = "",
+        names: tuple[str, ...] = (),
+        clips: Clips | None = None,
+    ) -> None:
+        self.space, self.shape, self.dtype = space, space.shape or (), np.dtype(space.dtype)
         self.low, self.high = limits(space, strict)
+        self.part, self._names = part, names if len(names) == self.low.size else ()
+        self._categories = not isinstance(space, gym.spaces.Box)
+        self.clips = Clips() if clips is None else clips
+        single = isinstance(space, gym.spaces.Discrete)
+        self._choices = (int(self.low), int(self.high)) if single else None
         whole = np.iinfo(self.dtype) if self.dtype.kind in "iu" else None
         # All numbers that bytes can hold are allowed in most images: nothing to look at.
         narrower = whole is not None and bool(np.any(self.low > whole.min) or np.any(self.high < whole.max))
-        self.checks = self.dtype.kind == "f" or (strict and narrower)
+        self.checks = self.dtype.kind == "f" or narrower
 
     def fitting(self, shown: Any) -> Any:
         """The observation ``shown`` in the space's shape and dtype; raises EnvFailure where that is impossible."""
-        if type(shown) is np.ndarray and shown.shape == self.shape and shown.dtype == self.dtype:
+        if type(shown) is np.ndarray and shown.dtype == self.dtype and shown.shape == self.shape:
             return shown
-        values = np.asarray(shown)
+        return self._converted(shown)
+
+    def read(self, shown: Any) -> Any:
+        """`fitting`, then `bounded`."""
+        if type(shown) is np.ndarray and shown.dtype == self.dtype and shown.shape == self.shape:
+            return self.bounded(shown) if self.checks else shown
+        row = self._converted(shown)
+        return self.bounded(row) if self.dtype.kind == "f" else row
+
+    def _converted(self, shown: Any) -> Array:
+        """`fitting` of what has another type, shape or dtype; whole numbers are within their bounds."""
+        if type(shown) in _WHOLE and self._choices is not None and self._choices[0] <= shown <= self._choices[1]:
+            return np.array(shown, self.dtype)  # most of them
+        values = self._numbers(shown)
+        if values.shape != self.shape:
+            raise EnvFailure("outside", f"{self._place()} has shape {values.shape}, its space has {self.shape}")
+        if self.dtype.kind == "f":
+            with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is found later
+                return values.astype(self.dtype)
+        if values.dtype.kind == "f":
+            raise EnvFailure("outside", f"{self._place()} is of {values.dtype}, its space of {self.dtype}")
+        # Before it is cast: 300 would become a byte, 44.
+        return self.bounded(values).astype(self.dtype)
+
+    def bounded(self, row: Array) -> Array:
+        """An observation of the right shape, within its bounds; clips values of a Box.
+
+        Raises:
+            EnvFailure: a value that is not finite, or a category that does not exist.
+        """
+        if within(row, self.low, self.high):
+            return row
+        if row.dtype.kind == "f" and not np.isfinite(row).all():
+            place = tuple(np.argwhere(~np.isfinite(row))[0].tolist())
+            raise EnvFailure("not_finite", f"{self._place(place)} is {row[place]!s}")
+        if self._categories:
+            raise EnvFailure("outside", self._beyond(row, (row < self.low) | (row > self.high)))
+        low, high = _with_slack(self.low, self.high)
+        beyond = (row < low) | (row > high)
+        if beyond.any():
+            self.clips.count += 1
+            if not self.clips.first:
+                self.clips.first = self._beyond(row, beyond)
+        return np.clip(row, self.low, self.high)
+
+    def _numbers(self, shown: Any) -> Array:
+        try:
+            values = np.asarray(shown)
+        except ValueError as error:  # a list of lists of different lengths
+            raise EnvFailure("outside", f"{self._place()} is not an array: {error}") from error
         if values.dtype.kind not in "biuf":
             kind = type(shown).__name__
-            raise EnvFailure("outside", f"the observation is a {kind}, its space has {self.dtype} numbers")
-        if not self._strict:
-            with contextlib.suppress(ValueError):
-                return self._cast(np.broadcast_to(values, self.shape))
-        if values.shape != self.shape:
-            raise EnvFailure("outside", f"the observation has shape {values.shape}, its space has {self.shape}")
-        if values.dtype.kind == "f" and self.dtype.kind != "f":
-            raise EnvFailure("outside", f"the observation is of {values.dtype}, its space of {self.dtype}")
-        # Before it is cast: 300 would become a byte, 44.
-        if self.dtype.kind != "f" and not within(values, self.low, self.high):
-            raise EnvFailure("outside", _beyond(values, self.low, self.high))
-        return self._cast(values)
+            raise EnvFailure("outside", f"{self._place()} is a {kind}, its space has {self.dtype} numbers")
+        return values
 
-    def _cast(self, values: Array) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is found later
-            return values.astype(self.dtype)
+    def _place(self, place: tuple[int, ...] | None = None) -> str:
+        """An entry of the observation, or all of it, as messages name it."""
+        if place is not None and self._names:
+            return f"feature '{self._names[int(np.ravel_multi_index(place, self.shape)) if place else 0]}'"
+        indices = list(place) if place else ""
+        if self.part:
+            return f"part '{self.part}'{indices}"
+        return f"observation{indices}" if place else "the observation"
 
-    def failure(self, row: Array) -> EnvFailure | None:
-        """What is wrong with the numbers of an observation that fits."""
-        if within(row, self.low, self.high):
-            return None
-        if self.dtype.kind == "f" and not np.isfinite(row).all():
-            place = np.argwhere(~np.isfinite(row))[0].tolist()
-            return EnvFailure("not_finite", f"observation{place or ''} is {row[tuple(place)]}")
-        return EnvFailure("outside", _beyond(row, self.low, self.high))
+    def _beyond(self, row: Array, beyond: Array) -> str:
+        place = tuple(np.argwhere(beyond)[0].tolist())
+        least, most = (_shown(float(end[place])) for end in (self.low, self.high))
+        return f"{self._place(place)} is {row[place]!s}, allowed are {least} to {most}"
 
 
 def limits(space: gym.Space[Any], strict: bool = True) -> tuple[Array, Array]:
-    """Lowest and highest values that are no fault, in the space's dtype: finite ones, and with ``strict`` its own."""
+    """Lowest and highest values that are passed on, in the space's dtype.
+
+    A Box's are its own, if they are finite; without ``strict``, all finite values that the dtype holds. Reals are
+    those of float32, which networks take.
+    """
     dtype = np.dtype(space.dtype)
     if isinstance(space, gym.spaces.Discrete):
         return np.array(space.start, dtype), np.array(int(space.start) + int(space.n) - 1, dtype)
@@ -81,18 +162,12 @@ def limits(space: gym.Space[Any], strict: bool = True) -> tuple[Array, Array]:
     if isinstance(space, gym.spaces.MultiBinary):
         return np.zeros(space.shape, dtype), np.ones(space.shape, dtype)
     assert isinstance(space, gym.spaces.Box)
-    if dtype.kind != "f":
+    if dtype.kind == "b" or (strict and dtype.kind != "f"):
         return space.low, space.high
-    most: Any = np.finfo(dtype).max
+    held: Any = np.finfo(np.float16 if dtype == np.float16 else np.float32) if dtype.kind == "f" else np.iinfo(dtype)
     if not strict:
-        return np.full(space.shape, -most), np.full(space.shape, most)
-    with np.errstate(over="ignore", invalid="ignore"):
-        width: Any = np.nan_to_num(space.high - space.low, nan=0.0, posinf=0.0)
-        # Where only one side is bounded, its own size is the measure.
-        size = np.maximum(1.0, np.abs(np.nan_to_num(space.low, neginf=0.0)))
-        slack: Any = TOLERANCE * np.where(width > 0, width, size)
-        low, high = np.subtract(space.low, slack).astype(dtype), np.add(space.high, slack).astype(dtype)
-    return np.clip(low, -most, most), np.clip(high, -most, most)
+        return np.full(space.shape, held.min, dtype), np.full(space.shape, held.max, dtype)
+    return np.clip(space.low, held.min, held.max), np.clip(space.high, held.min, held.max)
 
 
 def within(values: Array, low: Array, high: Array) -> bool:
@@ -101,8 +176,17 @@ def within(values: Array, low: Array, high: Array) -> bool:
     return int(np.count_nonzero(values >= low)) == size == int(np.count_nonzero(values <= high))
 
 
-def _beyond(values: Array, low: Array, high: Array) -> str:
-    place = tuple(np.argwhere((values < low) | (values > high))[0].tolist())
-    value, least, most = values[place], low[place], high[place]
-    named = f"observation{list(place)}" if place else "the observation"
-    return f"{named} is {value}, allowed are {least:g} to {most:g}"
+def _shown(bound: float) -> str:
+    return f"{math.copysign(math.inf, bound) if abs(bound) >= UNBOUNDED else bound:g}"
+
+
+def _with_slack(low: Array, high: Array) -> tuple[Array, Array]:
+    """Limits `TOLERANCE` wider, of reals; where only one side is bounded, its own size is the measure."""
+    if low.dtype.kind != "f":
+        return low, high
+    least, greatest = low.astype(np.float64), high.astype(np.float64)
+    most = min(UNBOUNDED, float(np.finfo(low.dtype).max))
+    size = np.maximum(1.0, np.abs(np.where(least > -most, least, np.where(greatest < most, greatest, 0.0))))
+    width = greatest - least
+    slack = TOLERANCE * np.where((least > -most) & (greatest < most) & (width > 0), width, size)
+    return least - slack, greatest + slack

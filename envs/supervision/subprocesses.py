@@ -24,8 +24,11 @@ from graft.errors import GraftError
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
-Steps = tuple[NDArray[np.float64], Bools, Bools, dict[int, EnvFailure]]
-"""Rewards, terminated and truncated, (N,), and the failures by environment."""
+Begun = tuple[dict[int, EnvFailure], tuple[int, str]]
+"""Failures by environment; how many observations were clipped, and the first in words."""
+
+Steps = tuple[NDArray[np.float64], Bools, Bools, *Begun]
+"""Rewards, terminated and truncated, (N,), then as `Begun`."""
 
 Reset = tuple[bool, dict[str, Any]]  # whether the environment is made again first, and the keywords of its reset
 SECONDS_TO_CLOSE = 30.0  # environments that take longer to close are ended with their process
@@ -186,19 +189,21 @@ class ProcessGroup:
         count = self._num_envs
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         answers, failures = self._play("step", which, actions, shown, self._timeout)
-        for k, (earned, died, cut, failed) in answers.items():
+        clipped = []
+        for k, (earned, died, cut, failed, clips) in answers.items():
             rows = self._rows[k]
             rewards[rows], terminated[rows], truncated[rows] = earned, died, cut
             failures |= {rows.start + i: failure for i, failure in failed.items()}
-        return rewards, terminated, truncated, failures
+            clipped.append(clips)
+        return rewards, terminated, truncated, failures, _sum_clips(clipped)
 
-    def reset(self, which: Sequence[int], resets: Sequence[Reset], shown: Array) -> dict[int, EnvFailure]:
+    def reset(self, which: Sequence[int], resets: Sequence[Reset], shown: Array) -> Begun:
         self._start({int(np.searchsorted(self._ends, i, "right")) - 1 for i in which})
         limit = None if self._timeout is None else RESET_FACTOR * self._timeout
         answers, failures = self._play("reset", which, resets, shown, limit)
-        for k, failed in answers.items():
+        for k, (failed, _) in answers.items():
             failures |= {self._rows[k].start + i: failure for i, failure in failed.items()}
-        return failures
+        return failures, _sum_clips([clips for _, clips in answers.values()])
 
     def attribute(self, name: str) -> list[Any]:
         values: list[Any] = [None] * self._num_envs
@@ -261,3 +266,7 @@ class ProcessGroup:
         if missing:  # threads, as each waits until its process has loaded its libraries
             with one_thread_each(), clear_mpi_env_vars(), ThreadPoolExecutor(STARTS_AT_ONCE) as pool:
                 list(pool.map(start, missing))
+
+
+def _sum_clips(parts: Sequence[tuple[int, str]]) -> tuple[int, str]:
+    return sum(count for count, _ in parts), next((first for count, first in parts if count), "")

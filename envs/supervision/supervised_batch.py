@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
+from graft.envs.supervision.interface import NUMBERS, WrongInterface, first_observation, scalar_reward, step_error
 from graft.envs.supervision.observation_check import Array, ObservationCheck, within
 from graft.envs.supervision.restarts import EnvFailure, RestartableEnvs, attempts, derived_seed, failure_of
-from graft.envs.supervision.subprocesses import Bools, ProcessGroup, Reset, Steps
+from graft.envs.supervision.subprocesses import Begun, Bools, ProcessGroup, Reset, Steps
+from graft.errors import GraftError
 
 SingleEnv = gym.Env[Any, Any]
 _NDARRAY = np.ndarray
@@ -25,36 +27,47 @@ class EnvGroup(RestartableEnvs):
     """Environments stepped one after the other in one process; failures are returned instead of raised.
 
     Args:
-        make: makes one of them, at its first reset. check: of observations, under ``key`` of dictionaries.
+        make: makes one of them, at its first reset. check: of observations. weights: of rewards that are arrays.
         obs: (count, ...), takes observations where a call gives no other array.
     """
 
     def __init__(
-        self, make: Callable[[], SingleEnv], check: ObservationCheck, key: str | None, count: int, obs: Array
+        self,
+        make: Callable[[], SingleEnv],
+        check: ObservationCheck,
+        weights: tuple[float, ...] | None,
+        count: int,
+        obs: Array,
     ) -> None:
         super().__init__(make, count)
-        self._check, self._key, self._obs = check, key, obs
+        self._check, self._weights, self._obs = check, weights, obs
 
     def step(self, which: Sequence[int], actions: Any, shown: Array | None = None) -> Steps:
-        """Step the environments ``which`` with an action each; ``shown`` takes their observations."""
+        """Step the environments ``which`` with an action each; ``shown`` takes their observations.
+
+        Rewards and flags are those of the step where it returned some, whatever is wrong with its observation.
+        """
         count, shown = len(self.envs), self._obs if shown is None else shown
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        envs, key, shape, dtype = self.envs, self._key, self._check.shape, self._check.dtype
+        envs, check, weights = self.envs, self._check, self._weights
+        packs, shape, dtype, numbers = check.packs, check.shape, check.dtype, NUMBERS if weights is None else ()
         failures: dict[int, EnvFailure] = {}
         for i, action in zip(which, actions, strict=True):  # few calls: this runs as often as the environments
             try:
                 obs, reward, terminated[i], truncated[i], _ = envs[i].step(action)
+                if type(reward) not in numbers:
+                    reward = scalar_reward(reward, weights)
                 if not isfinite(reward):
                     raise EnvFailure("not_finite", f"the reward is {reward}")
                 rewards[i] = reward
-                if key is not None or type(obs) is not _NDARRAY or obs.dtype is not dtype or obs.shape != shape:
-                    obs = self._fitting(obs)
+                if packs or type(obs) is not _NDARRAY or obs.dtype is not dtype or obs.shape != shape:
+                    obs = check.fitting(obs)
                 shown[i] = obs
             except (Exception, SystemExit) as error:
-                failures[i] = failure_of(error)
-        return rewards, terminated, truncated, failures
+                failures[i] = failure_of(step_error(error))
+        return rewards, terminated, truncated, failures, check.clips.take()
 
-    def reset(self, which: Sequence[int], resets: Sequence[Reset], shown: Array | None = None) -> dict[int, EnvFailure]:
+    def reset(self, which: Sequence[int], resets: Sequence[Reset], shown: Array | None = None) -> Begun:
         """Begin episodes of the environments ``which``; ``shown`` takes their observations."""
         shown, given = self._obs if shown is None else shown, dict(zip(which, resets, strict=True))
 
@@ -62,9 +75,9 @@ class EnvGroup(RestartableEnvs):
             again, keywords = given[i]
             if again or self.envs[i] is None:
                 self.restart(i)
-            shown[i] = self._fitting(self.envs[i].reset(**keywords)[0])
+            shown[i] = self._check.fitting(first_observation(self.envs[i], keywords))
 
-        return attempts(reset_one, given)
+        return attempts(reset_one, given), self._check.clips.take()
 
     def attribute(self, name: str) -> list[Any]:
         """The attribute ``name`` of every environment, from the outermost of its wrappers that has it."""
@@ -72,9 +85,6 @@ class EnvGroup(RestartableEnvs):
 
     def render(self) -> list[Any]:
         return [env.render() for env in self.envs]
-
-    def _fitting(self, obs: Any) -> Any:
-        return self._check.fitting(obs if self._key is None else obs[self._key])
 
 
 class SupervisedBatch:
@@ -85,39 +95,49 @@ class SupervisedBatch:
 
     Attributes:
         first: one of them, for its spaces and attributes. envs: those that run in this process.
+        strict: of the `ObservationCheck` that `start` takes.
 
     Args:
         make: makes one of them. num_envs: how many, N. task: id, for messages.
         seed: environment i's first seed is ``seed + i``.
         rules: of faults. With a ``step_timeout`` every environment has a process of its own, which can be ended.
         workers: processes to spread the environments over; 1 is for none but this one.
+        weights: of rewards that are arrays: their weighted sum is the reward.
     """
 
     def __init__(
-        self, make: Callable[[], SingleEnv], num_envs: int, task: str, seed: int, rules: FaultRules, workers: int = 1
+        self,
+        make: Callable[[], SingleEnv],
+        num_envs: int,
+        task: str,
+        seed: int,
+        rules: FaultRules,
+        workers: int = 1,
+        weights: tuple[float, ...] | None = None,
     ) -> None:
         self._make, self.num_envs, self._task = make, num_envs, task
         self._log, self._timeout = FaultLog(task, rules), rules.step_timeout
         self._seeds = [seed + i for i in range(num_envs)]
         self._restarts = [0] * num_envs
         self._broken: set[int] = set()  # to be made again
-        self._strict = checks_bounds(rules, task)
+        self.strict, self._weights = checks_bounds(rules, task), weights
         self._processes = num_envs if rules.step_timeout is not None else min(workers, num_envs)
         self._group: Any = None  # an EnvGroup or a ProcessGroup
         self.first: Any = make()
         self.envs: list[SingleEnv] = []
 
-    def start(self, space: gym.Space[Any], key: str | None = None) -> None:
-        """Make the environments, whose observations are of ``space``, under ``key`` where they are dictionaries."""
-        self._check = check = ObservationCheck(space, self._strict)
+    def start(self, check: ObservationCheck) -> None:
+        """Make the environments, whose observations ``check`` puts into arrays."""
+        self._check = check
         self.raw = self._next = np.zeros((self.num_envs, *check.shape), check.dtype)
         if check.checks:
             self._next = self.raw.copy()
             # Not broadcast: that takes longer than the comparison itself.
-            self._low, self._high = (np.array(np.broadcast_to(x, self.raw.shape)) for x in (check.low, check.high))
-        group = partial(EnvGroup, self._make, check, key)
+            low, high = (np.array(np.broadcast_to(x, self.raw.shape)) for x in (check.low, check.high))
+            self._limits = [tuple(x.reshape(self.num_envs, -1)[:, span] for x in (low, high)) for span in check.spans]
+        group = partial(EnvGroup, self._make, check, self._weights)
         if self._processes > 1 or self._timeout is not None:
-            self._group = ProcessGroup(group, space, self.num_envs, self._processes, self._task, self._timeout)
+            self._group = ProcessGroup(group, check.space, self.num_envs, self._processes, self._task, self._timeout)
             with contextlib.suppress(Exception):
                 self.first.close()
         else:
@@ -139,7 +159,10 @@ class SupervisedBatch:
         return tuple(self._group.render())
 
     def step(self, which: Sequence[int], actions: Any) -> tuple[NDArray[np.float64], Bools, Bools]:
-        """Step the environments ``which``; a failure truncates the episode, with reward 0 and the last observation.
+        """Step the environments ``which``.
+
+        A failure ends the episode with the last observation and what the step gave beside the fault: its reward, and
+        whether it terminated; else reward 0, and the episode is truncated.
 
         Args:
             actions: (N, ...), one for each environment of the batch.
@@ -147,20 +170,21 @@ class SupervisedBatch:
             Rewards, terminated and truncated, (N,).
         Raises:
             TooManyFaults: more than the rules allow.
+            GraftError: an environment of another interface.
         """
         if len(which) < self.num_envs:
             actions = actions[list(which)]
             if self._check.checks:
                 self._next[...] = self.raw
-        rewards, terminated, truncated, failures = self._group.step(which, actions, self._next)
+        rewards, terminated, truncated, failures, clipped = self._group.step(which, actions, self._next)
         self._log.count_steps(len(which))
         truncated &= ~terminated  # Gymnasium's time limits set it whatever else the last step did
         for i in failures:
             self._next[i] = self.raw[i]
-        self._check_values(which, failures)
+        self._check_values(which, failures, clipped)
         for i, failure in failures.items():
             self._next[i] = self.raw[i]
-            rewards[i], terminated[i], truncated[i] = 0.0, False, True
+            truncated[i] = not terminated[i]
             self._count(i, "step", failure)
         self.raw, self._next = self._next, self.raw
         if failures:
@@ -181,9 +205,10 @@ class SupervisedBatch:
                 if seed is not None:  # what follows depends on nothing that came before
                     self._seeds[i], self._restarts[i] = seed, 0
         while given:
-            failures = self._group.reset(list(given), [self._reset(i, own) for i, own in given.items()], self._next)
+            resets = [self._reset(i, own) for i, own in given.items()]
+            failures, clipped = self._group.reset(list(given), resets, self._next)
             self._broken -= set(given)
-            self._check_values(list(given), failures)
+            self._check_values(list(given), failures, clipped)
             for i in given:
                 if i in failures:
                     self._count(i, "reset", failures[i])
@@ -196,11 +221,27 @@ class SupervisedBatch:
     def close(self) -> None:
         (self._group or self.first).close()
 
-    def _check_values(self, which: Sequence[int], failures: dict[int, EnvFailure]) -> None:
-        """Add the failures of observations that fit, but whose numbers are a fault."""
-        if self._check.checks and not within(self._next, self._low, self._high):
-            found = {i: self._check.failure(self._next[i]) for i in which if i not in failures}
-            failures |= {i: failure for i, failure in found.items() if failure is not None}
+    def _check_values(self, which: Sequence[int], failures: dict[int, EnvFailure], clipped: tuple[int, str]) -> None:
+        """Clip the numbers of observations that fit, or add their failures where they are a fault.
+
+        ``clipped``: how many were clipped before, and the first in words.
+        """
+        check, log = self._check, self._log
+        if clipped[0]:
+            log.clip(*clipped)
+        if not check.checks:
+            return
+        rows = self._next.reshape(self.num_envs, -1)
+        if all(within(rows[:, span], *ends) for span, ends in zip(check.spans, self._limits, strict=True)):
+            return
+        for i in which:
+            try:
+                if i not in failures:
+                    self._next[i] = check.bounded(self._next[i])
+            except EnvFailure as failure:
+                failures[i] = failure
+        if check.clips.count:
+            log.clip(*check.clips.take())
 
     def _reset(self, i: int, given: dict[str, Any]) -> Reset:
         """How the reset of environment i goes: after a failure, with a seed that follows from its first."""
@@ -212,5 +253,7 @@ class SupervisedBatch:
         return True, given
 
     def _count(self, i: int, doing: str, failure: EnvFailure) -> None:
+        if isinstance(failure.error, WrongInterface):
+            raise GraftError(f"Task '{self._task}' cannot be played: {failure.error}.") from failure.error
         self._broken.add(i)
         self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)

@@ -277,7 +277,7 @@ class Config(Common):
     def _named_like_source(cls, data: Any) -> Any:
         """Writes the source's task where a target's ``schema`` says ``as: source``."""
         targets = data.get("targets") if isinstance(data, dict) else None
-        listed = targets if isinstance(targets, list) else [targets]
+        listed: list[Any] = targets if isinstance(targets, list) else [targets]
         if not any(map(_says_source, listed)):
             return data
         return {**data, "targets": [_like_source(t, data.get("sources")) if _says_source(t) else t for t in listed]}

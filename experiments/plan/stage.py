@@ -112,7 +112,7 @@ class Stage:
             "budget": self.budget,
             "network": self.network.to_json(),
             "algorithm": {"name": self.algorithm_name, **asdict(self.algorithm)},
-            "evaluation": asdict(self.evaluation),
+            "evaluation": {key: value for key, value in asdict(self.evaluation).items() if key != "max_steps"},
             "method": None if self.method is None else method_json(self.method),
             "source": self.source,
         }

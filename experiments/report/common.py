@@ -68,6 +68,7 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
                 "error": failed.get(stage.id),
             }
             | {name: record[name] for name in ("return_means", "faults") if name in record}
+            | ({"clipped": {"task": str(stage.task), **record["clipped"]}} if "clipped" in record else {})
         )
     return stages
 
@@ -125,6 +126,20 @@ def seed_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _of_row(row: Mapping[str, Any]) -> str:
     return f"{row['method']} on {row['target']}" if "target" in row else str(row["method"])
+
+
+def clip_notes(data: Mapping[str, Any]) -> list[str]:
+    """A sentence for each task whose observations left their bounds."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for stage in data["stages"]:
+        if "clipped" in stage:
+            found.setdefault(stage["clipped"]["task"], []).append(stage["clipped"])
+    return [
+        f"WARNING: {sum(stage['observations'] for stage in clipped):,} observations of {task} left their space and "
+        f"were clipped to its bounds; the first: {clipped[0]['first']}. Mend the bounds, or pass such values on with "
+        f"kwargs: {{faults: {{outside: false}}}}."
+        for task, clipped in found.items()
+    ]
 
 
 def cost(data: Mapping[str, Any]) -> str:

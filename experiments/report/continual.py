@@ -16,6 +16,7 @@ from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
     TWO_GROUPS,
     bounded,
+    clip_notes,
     cost,
     env_steps,
     estimate_bounds,
@@ -262,6 +263,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
     if split:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
+    lines += clip_notes(data)
     lines += seed_notes(data["rows"])
     estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]
     if estimated:

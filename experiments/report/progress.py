@@ -45,8 +45,10 @@ class _Row:
         return "-" if latest is None else f"{latest:.2f}"
 
     @property
-    def faults(self) -> float:
-        return self.values.get("env/faults", 0.0)
+    def faults(self) -> str:
+        """What went wrong in environments, for the line of a stage that is done."""
+        counts = {"environment faults": "env/faults", "observations clipped": "env/clipped"}
+        return "".join(f", {self.values[tag]:,.0f} {what}" for what, tag in counts.items() if self.values.get(tag))
 
     @property
     def eta(self) -> str:
@@ -109,8 +111,8 @@ class Progress:
         self._done += 1
         self._steps_of_finished += stage.budget
         took = duration(time.monotonic() - row.start)
-        faults = f", {row.faults:.0f} environment faults" if row.faults else ""
-        self._say(f"done     {stage.label} in {took}, return {row.shown_return}{faults} [{self._done}/{self._total}]")
+        result = f"return {row.shown_return}{row.faults}"
+        self._say(f"done     {stage.label} in {took}, {result} [{self._done}/{self._total}]")
 
     def noted(self, text: str) -> None:
         self._say(text)

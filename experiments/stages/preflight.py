@@ -56,7 +56,8 @@ def _check_chain(graph: Graph, comparison: ContinualComparison) -> None:
 
 
 def _check_tasks(graph: Graph) -> None:
-    parts = {task: check(task) for task in dict.fromkeys(stage.task for stage in graph.stages.values())}
+    longest = {stage.task: stage.evaluation.max_steps for stage in graph.stages.values()}
+    parts = {task: check(task, steps) for task, steps in longest.items()}
     for stage in graph.stages.values():
         sizes = {"algorithm": stage.algorithm.num_envs, "evaluation": stage.evaluation.num_envs}
         for section, size in sizes.items():

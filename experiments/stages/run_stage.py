@@ -103,6 +103,7 @@ def run_stage(
         size=_size(stage, outcome),
         **_entry("return_means", outcome.result.final_means),
         **_entry("faults", outcome.result.faults),
+        **_clipped(outcome.result),
     )
 
 
@@ -246,7 +247,8 @@ class _StageRun(NamedTuple):
         env = make(task, evaluation.num_envs, seed, observation=network.schemas.observation)
         try:
             generator = _generator(network, seed)
-            episodes = evaluate(network, env, stage.recall_episodes, generator, evaluation.deterministic, seed)
+            count, longest = stage.recall_episodes, evaluation.max_steps
+            episodes = evaluate(network, env, count, generator, evaluation.deterministic, longest, seed)
         finally:
             env.close()
         entry = {"index": index, "task": str(task), "return_mean": float(episodes.returns.mean())}
@@ -265,6 +267,7 @@ class _StageRun(NamedTuple):
             "evaluation": {"episodes": len(returns), "return_mean": mean, "ci95": half_width}
             | _entry("return_means", result.final_means),
             **_entry("faults", result.faults),
+            **_clipped(result),
             "transplant": None if session.report is None else session.report.summary(),
             "licence": "unspecified",
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -281,6 +284,12 @@ def _generator(network: PolicyNetwork, seed: int) -> torch.Generator:
 def _entry(name: str, values: Mapping[str, float]) -> dict[str, Any]:
     """``values`` under ``name``, for a record; nothing where there are none."""
     return {name: dict(values)} if values else {}
+
+
+def _clipped(result: TrainResult) -> dict[str, Any]:
+    """How many observations were clipped to their bounds, for a record; nothing where none were."""
+    count, first = result.clipped
+    return {"clipped": {"observations": count, "first": first}} if count else {}
 
 
 def _size(stage: Stage, outcome: Outcome) -> dict[str, int]:

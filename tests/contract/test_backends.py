@@ -72,9 +72,9 @@ def test_evaluations_have_the_same_seeds_whatever_is_trained(by, monkeypatch):
     """Of levels and of actions; they follow from the number of the evaluation."""
     seen = []
 
-    def watched(network, env, episodes, generator, deterministic, seed, number):
+    def watched(network, env, episodes, generator, deterministic, max_steps, seed, number):
         seen.append((seed, number, generator.initial_seed()))
-        return evaluate(network, env, episodes, generator, deterministic, seed, number)
+        return evaluate(network, env, episodes, generator, deterministic, max_steps, seed, number)
 
     monkeypatch.setattr(periodic_evaluation, "evaluate", watched)
     plan = Evaluation(every=1, episodes=8, num_envs=8)

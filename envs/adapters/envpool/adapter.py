@@ -69,7 +69,9 @@ class EnvPoolAdapter(Adapter):
 
         codecs = codecs_of(task, name, config, *_spaces(spec), mission, options.channels)
         log = FaultLog(task.id, rules)
-        return EnvPoolVectorEnv(build, options, codecs, is_grid(name), log, limit)
+        env = EnvPoolVectorEnv(build, options, codecs, is_grid(name), log, limit)
+        env.step_limit = int(config[LIMIT]) if config[LIMIT] < MAX_SEED else None
+        return env
 
     def bounds(self, task: Task) -> Bounds | None:
         return known_bounds(task.id.removeprefix(PREFIX), task.kwargs)

@@ -82,12 +82,14 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
         before, self._seen = self._seen, []
         obs, rewards, terminated, truncated = self._play(self._decode(np.asarray(actions)))
         if not (_finite(rewards) and (obs.dtype != np.float32 or _finite(obs))):
-            bad = ~(np.isfinite(rewards) & np.isfinite(obs).reshape(self.num_envs, -1).all(axis=1))
+            failures = self._failures(obs, rewards)
+            bad = np.isin(np.arange(self.num_envs), list(failures))
             obs[bad] = self._shown(before)[bad]
             self._seen.append((bad, obs[bad], True))
-            rewards = np.where(bad, 0.0, rewards)
-            terminated, truncated = terminated & ~bad, truncated | bad
-            self._count_faults(bad)
+            # The step's own reward and end count, whatever is wrong with its observation.
+            rewards = np.where(np.isfinite(rewards), rewards, 0.0)
+            truncated = truncated | (bad & ~terminated)
+            self._count_faults(failures)
         infos: dict[str, Any] = {}
         if self._same_step and (np.count_nonzero(terminated) or np.count_nonzero(truncated)):
             ended = np.flatnonzero(terminated | truncated).astype(np.int32)
@@ -149,12 +151,21 @@ class EnvPoolVectorEnv(AdaptedVectorEnv):
             obs[which] = shown if encoded else self._encode(shown)
         return obs
 
-    def _count_faults(self, failed: Bools) -> None:
-        for i in np.flatnonzero(failed).tolist():
-            self._log.add("not_finite", f"environment {i} in its step: the reward or an observation is not finite")
+    def _failures(self, obs: Array, rewards: Array) -> dict[int, str]:
+        """What is not finite, by environment."""
+        failures = {i: f"the reward is {rewards[i]}" for i in np.flatnonzero(~np.isfinite(rewards)).tolist()}
+        flat, schema = obs.reshape(self.num_envs, -1), self.observation_schema
+        for i, place in reversed(np.argwhere(~np.isfinite(flat)).tolist()):  # the first of each is kept
+            k = next(k for k, part in enumerate(schema.places) if part.stop * (flat.shape[1] // obs.shape[1]) > place)
+            failures[i] = f"feature '{schema.names[k]}' is {flat[i, place]}"
+        return failures
+
+    def _count_faults(self, failures: dict[int, str]) -> None:
+        for i, text in sorted(failures.items()):
+            self._log.add("not_finite", f"environment {i} in its step: {text}")
         self._log.check()
         if not self._same_step:
-            self._overdue |= failed
+            self._overdue[list(failures)] = True
 
     def close_extras(self, **kwargs: Any) -> None:
         self._pool = None

@@ -16,15 +16,27 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
-from graft.envs.adapters.gymnasium.flatten import FlattenObservation, flatten_parts, own_attribute
 from graft.envs.adapters.joints import model_names
 from graft.envs.adapters.minigrid.adapter import ACTIONS as GRID_ACTIONS
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
-from graft.envs.adapters.minigrid.missions import MissionObservation, is_grid, mission_observation, split_mission
-from graft.envs.adapters.minigrid.worlds import image_beside_sentence, is_world, makes_world, symbolic_view
+from graft.envs.adapters.minigrid.missions import (
+    MissionCheck,
+    MissionObservation,
+    is_grid,
+    mission_observation,
+    split_mission,
+)
+from graft.envs.adapters.minigrid.worlds import (
+    WORLD_PARTS,
+    image_beside_sentence,
+    is_world,
+    makes_world,
+    symbolic_view,
+)
 from graft.envs.adapters.names import Names, known_names
 from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours
+from graft.envs.adapters.parts import PartCheck, check_and_codec
 from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import (
     ActionCodec,
@@ -37,9 +49,11 @@ from graft.envs.adapters.spaces import (
 )
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
 from graft.envs.core.naming import with_names
+from graft.envs.core.rewards import WEIGHTS, split_weights
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
+from graft.envs.supervision.observation_check import ObservationCheck
 from graft.envs.supervision.subprocesses import Bools
 from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
 from graft.errors import GraftError, unknown
@@ -53,9 +67,10 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
         self._batch = batch  # first of all: `close` runs even when the lines below fail
         first = batch.first
-        space, observation, action = _codecs(first, task, options.channels)
+        check, observation, action = _codecs(first, task, batch.strict, options.channels)
         super().__init__(options, observation, action)
-        batch.start(space, "image" if space is not first.observation_space else None)
+        batch.start(check)
+        self.step_limit = getattr(first.spec, "max_episode_steps", None)
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
         self.render_mode = first.render_mode
@@ -119,15 +134,16 @@ class GymnasiumAdapter(Adapter):
         task, mission = split_mission(task) if grid else (task, None)
         names = (*names, MISSION) if grid else names
         rules, rest = split_rules(task.id, task.kwargs, allowed)
+        weights, rest = split_weights(task.id, rest, allowed)
         task = Task(task.id, rest)
         unlisted = next((name for name in task.kwargs if name not in allowed), None)
-        refusal = unknown(f"keyword of {task.id}", unlisted, {*allowed, KEYWORD, *names}) if unlisted else None
+        refusal = unknown(f"keyword of {task.id}", unlisted, {*allowed, KEYWORD, WEIGHTS, *names}) if unlisted else None
         if unlisted == "render_mode":
             refusal = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if refusal and not takes_others:
             raise refusal
-        make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission, options.channels)
-        return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers)
+        make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission)
+        return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers, weights)
 
     def bounds(self, task: Task) -> Bounds | None:
         return known_bounds(task.id.rpartition(":")[2], task.kwargs)
@@ -181,25 +197,14 @@ def _make_one(
     refusal: GraftError | None,
     wrap: Wrap | None,
     mission: bool | None,
-    channels: Any,
 ) -> SingleEnv:
     """One environment; ``refusal`` is the error for a keyword that its constructor does not spell out."""
     with context():
         env = _make_plain(spec, task, refusal)
         if mission is not None and not is_world(env):
             raise unknown(f"keyword of {task.id}", MISSION, task.kwargs)
-        if is_world(env):
-            env = mission_observation(env, task.id, mission)
-        if not is_world(env) or _shown_alone(env) is None:
-            env = flatten_parts(env, task.id, channels)
+        env = mission_observation(env, task.id, mission) if is_world(env) else env
         return wrap(env) if wrap else env
-
-
-def _shown_alone(env: SingleEnv) -> gym.spaces.Box | None:
-    """The view of a world that is all that is shown of it, beside its mission; None where it shows something else."""
-    if isinstance(env, MissionObservation):
-        return env.image
-    return symbolic_view(env) or image_beside_sentence(env)
 
 
 def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> SingleEnv:
@@ -226,31 +231,45 @@ def _missing(task_id: str, error: Exception) -> GraftError:
     return GraftError(f"Task '{task_id}' needs a package that is not installed; install it: {line}")
 
 
-def _codecs(env: SingleEnv, task_id: str, channels: Any) -> tuple[gym.Space[Any], ObservationCodec, ActionCodec]:
-    """The space of observations, and the codecs; of dictionaries of MiniGrid's worlds the image is shown."""
-    space = env.observation_space
-    if is_world(env) and (view := _shown_alone(env)) is not None:
+def _codecs(
+    env: SingleEnv, task_id: str, strict: bool, channels: Any
+) -> tuple[ObservationCheck, ObservationCodec, ActionCodec]:
+    """The check of single observations, and the codecs; of dictionaries of MiniGrid's worlds the image is shown."""
+    space: Any = env.observation_space
+    if is_world(env) and (view := symbolic_view(env) or image_beside_sentence(env)) is not None:
+        if others := sorted(set(space) - WORLD_PARTS if isinstance(space, gym.spaces.Dict) else ()):
+            warnings.warn(
+                f"Of worlds of MiniGrid the image and the mission are shown; what {task_id} has beside them is not: "
+                f"{', '.join(others)}.",
+                stacklevel=2,
+            )
         if isinstance(env, MissionObservation):
-            return space, *minigrid_codecs(task_id, view, env.action_space, mission=True)
+            return MissionCheck(space, strict), *minigrid_codecs(task_id, view, env.action_space, mission=True)
+        whole = not isinstance(space, gym.spaces.Dict)
+        check = ObservationCheck(space, strict) if whole else PartCheck(space, "image", strict)
         if symbolic_view(env) is not None:
-            return view, *minigrid_codecs(task_id, view, env.action_space)
+            return check, *minigrid_codecs(task_id, view, env.action_space)
         picture = observation_codec(task_id, view, channels=channels)
-        return view, picture, action_codec(task_id, env.action_space, GRID_ACTIONS)
+        return check, picture, action_codec(task_id, env.action_space, GRID_ACTIONS)
     names = env_names(env, task_id)
     actions, own = action_codec(task_id, env.action_space, names.action), own_attribute(env, "schemas")
     if isinstance(own, Schemas) and own.observation.space() == space:  # a built-in game's, in somebody's wrappers
-        return space, ObservationCodec(own.observation, np.copy), actions
-    if isinstance(env, FlattenObservation):
-        return space, _with_attributes(env.codec, env), actions
-    shown = observation_codec(task_id, space, names.observation, channels)
+        return ObservationCheck(space, strict), ObservationCodec(own.observation, np.copy), actions
     given = own_attribute(env, "observation_names")
+    of_parts = {str(part): tuple(map(str, n)) for part, n in given.items()} if isinstance(given, Mapping) else {}
+    check, shown = check_and_codec(task_id, space, strict, names.observation, of_parts, channels)
     if isinstance(given, list | tuple) and given and not any(str(given[0]) in _forms(n) for n in shown.schema.names):
         warnings.warn(
             f"observation_names of {task_id} are not used: it gives {len(given)}, and its observations have "
             f"{len(shown.schema.names)}, such as {shown.schema.names[0]}.",
             stacklevel=2,
         )
-    return space, _with_attributes(shown, env), actions
+    return check, _with_attributes(shown, env), actions
+
+
+def own_attribute(env: SingleEnv, name: str) -> Any:
+    """What an author says about an environment, in the outermost wrapper that has it; None where nobody does."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
 def _with_attributes(codec: ObservationCodec, env: SingleEnv) -> ObservationCodec:

@@ -48,9 +48,17 @@ class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
 
     ``state`` is the environment's own, ``dynamics`` the values of all its mechanics for the step to come, ``history``
     the observations and the actions chosen in the last steps, the latest first, and zeros before the episode began.
+    ``observation_names``: of the features of each part, from those of the state and the actions, where these have some.
     """
 
-    def __init__(self, env: Any, parts: tuple[str, ...], steps: int) -> None:
+    def __init__(
+        self,
+        env: Any,
+        parts: tuple[str, ...],
+        steps: int,
+        state_names: Sequence[str] | None = None,
+        action_names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(env)
         self._tunable, self._parts, self._steps = env, parts, steps
         state: Any = env.observation_space
@@ -60,9 +68,9 @@ class PrivilegedObservation(gym.Wrapper[Any, Any, Any, Any]):
         reach = np.full(steps * self._width, np.inf, np.float32)
         spaces = {STATE: state, DYNAMICS: gym.spaces.Box(low, high), HISTORY: gym.spaces.Box(-reach, reach)}
         self.observation_space = gym.spaces.Dict({part: spaces[part] for part in parts})
+        self.observation_names = self._feature_names(state_names, action_names)
 
-    def feature_names(self, state: Sequence[str] | None, actions: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-        """Names of the features of each part, from those of the state and of the actions, where these have some."""
+    def _feature_names(self, state: Sequence[str] | None, actions: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
         state = state or [f"state_{i}" for i in range(self._width - _width(self.env.action_space))]
         actions = actions or [f"action_{i}" for i in range(_width(self.env.action_space))]
         lately = [f"{name}@-{back}" for back in range(1, self._steps + 1) for name in (*state, *actions)]

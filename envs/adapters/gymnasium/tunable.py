@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter, GymnasiumVectorEnv, env_names
-from graft.envs.adapters.gymnasium.flatten import FlattenObservation
 from graft.envs.adapters.gymnasium.privileged import KEYWORDS, PrivilegedObservation, split_parts
 from graft.envs.adapters.gymnasium.randomisation import Randomisation, parse
 from graft.envs.builtin.engine.mechanics import Mechanic
@@ -219,9 +218,7 @@ class TunableAdapter(GymnasiumAdapter):
             tunable = TunableWrapper(env, spec, given, task.id)
             if not parts:
                 return tunable
-            privileged = PrivilegedObservation(tunable, parts, steps)
-            feature_names = privileged.feature_names(*env_names(env, task.id))
-            return FlattenObservation(privileged, task.id, feature_names, options.channels)
+            return PrivilegedObservation(tunable, parts, steps, *env_names(env, task.id))
 
         names = (*KEYWORDS, *spec.names, *(f"{stem}<{what}>" for stem, what in spec.stems.items()))
         batch = self.supervised(Task(task.id, rest), options, wrap, names)

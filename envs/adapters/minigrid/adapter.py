@@ -97,7 +97,7 @@ def minigrid_codecs(
     """The codecs of a MiniGrid task, whose view ``image`` is a Box (W, H, 3) of object, colour and state codes.
 
     Args:
-        mission: whether words are shown: then a batch is (N, W * H * 3 + words), as of `MissionObservation`.
+        mission: whether words are shown: then a batch is (N, W * H * 3 + words), as of `MissionCheck`.
     """
     assert image.shape is not None
     shape = image.shape

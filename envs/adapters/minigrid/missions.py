@@ -6,7 +6,6 @@ The order of words is lost. Every task of both shows the same words, so that net
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,9 +13,11 @@ import gymnasium as gym
 import numpy as np
 
 from graft.envs.adapters.minigrid.worlds import is_sentence, symbolic_view
+from graft.envs.adapters.parts import PartCheck, part_of
 from graft.envs.adapters.spaces import Array
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task
+from graft.envs.supervision.observation_check import ObservationCheck
 from graft.errors import GraftError
 
 GRIDS = ("MiniGrid-", "BabyAI-")  # how the ids of the tasks with missions begin, without a provider's prefix
@@ -96,19 +97,28 @@ def with_words(schema: ObservationSchema) -> ObservationSchema:
     return schema.extended(tuple(f"mission:{word}" for word in WORDS), "mission")
 
 
-class MissionObservation(gym.ObservationWrapper[Any, Any, Any]):
-    """One environment of MiniGrid's package, with the image's bytes and the words as one array."""
+class MissionObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """Marks an environment of MiniGrid's package whose mission is shown (`MissionCheck`); changes nothing."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        space: Any = env.observation_space
-        self.image: gym.spaces.Box = space["image"]
-        size = int(np.prod(self.image.shape)) + len(WORDS)
-        self.observation_space = gym.spaces.Box(0, 255, (size,), np.uint8)
+        self.step = env.step  # type: ignore[method-assign]  # not even a call
 
-    def observation(self, observation: Mapping[str, Any]) -> Any:
-        row = np.frombuffer(word_row(str(observation["mission"]).encode()), np.uint8)
-        return np.concatenate([np.asarray(observation["image"], np.uint8).ravel(), row])
+
+class MissionCheck(ObservationCheck):
+    """Checks the image of observations with a mission, and packs its bytes and the words into one array."""
+
+    packs = True
+
+    def __init__(self, space: gym.spaces.Dict, strict: bool) -> None:
+        self._image = PartCheck(space, "image", strict)
+        size = int(np.prod(self._image.shape)) + len(WORDS)
+        super().__init__(gym.spaces.Box(0, 255, (size,), np.uint8), strict, clips=self._image.clips)
+
+    def fitting(self, shown: Any) -> Any:
+        image = self._image.read(shown)
+        row = np.frombuffer(word_row(str(part_of(shown, KEYWORD)).encode()), np.uint8)
+        return np.concatenate([image.ravel(), row])
 
 
 def mission_observation(env: gym.Env[Any, Any], task_id: str, mission: bool | None) -> gym.Env[Any, Any]:

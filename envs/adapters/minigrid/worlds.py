@@ -8,6 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+WORLD_PARTS = {"image", "direction", "mission"}
+"""What every world shows; the direction is left out."""
+
 _OTHER_VIEWS = {"RGBImgObsWrapper", "RGBImgPartialObsWrapper", "OneHotPartialObsWrapper", "SymbolicObsWrapper"}
 """MiniGrid's wrappers whose image is not one of objects, colours and states."""
 

@@ -21,6 +21,7 @@ from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
 from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
 from graft.envs.adapters.spaces import first_line
 from graft.envs.core.faults import KEYWORD, split_rules
+from graft.envs.core.rewards import WEIGHTS, split_weights
 from graft.envs.core.task import Adapter, BatchOptions, Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
 from graft.envs.core.teams import ALL, TeamEnv
@@ -59,12 +60,14 @@ class PettingZooAdapter(Adapter):
 def _make_batch(task: Task, rows: int, team: str | None, channels: Any) -> PettingZooBatch:
     """As many environments as hold ``rows`` agents of ``team``, or as many as ``rows`` where that is None."""
     module = _module(task.id)
-    rules, rest = split_rules(task.id, task.kwargs, _keywords(module)[0])
+    own = _keywords(module)[0]
+    rules, rest = split_rules(task.id, task.kwargs, own)
+    weights, rest = split_weights(task.id, rest, own)
     options = {name: value for name, value in rest.items() if name not in OPTIONS}
     make: Callable[[], Any] = partial(_make_one, module, task.id, options)
     if rules.step_timeout is not None:
         make = partial(ProcessParallelEnv, make, task.id, rules.step_timeout)
-    return PettingZooBatch(make, task.id, rules, rows, team, channels)
+    return PettingZooBatch(make, task.id, rules, rows, team, weights, channels)
 
 
 def _in_package(package: str) -> list[str]:
@@ -111,7 +114,7 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
             if not takes_others and name not in allowed:
                 if name == "render_mode":
                     raise GraftError(f"Task '{task_id}' cannot be drawn: it takes no render_mode.") from error
-                raise unknown(f"keyword of {task_id}", name, [*allowed, *OPTIONS, KEYWORD]) from error
+                raise unknown(f"keyword of {task_id}", name, [*allowed, *OPTIONS, KEYWORD, WEIGHTS]) from error
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise GraftError(f"Task '{task_id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
     drawn, offered = options.get("render_mode"), getattr(env, "metadata", {}).get("render_modes") or ["nothing"]

@@ -13,6 +13,7 @@ from graft.envs.adapters.spaces import Array, first_line
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.core.schema import Schemas
 from graft.envs.core.teams import Bools, TeamEnv, envs_needed, team_slots
+from graft.envs.supervision.interface import NUMBERS, WrongInterface, first_observation, scalar_reward, step_error
 from graft.envs.supervision.restarts import EnvFailure, RestartableEnvs, attempts, derived_seed
 from graft.errors import GraftError
 
@@ -33,12 +34,14 @@ class PettingZooBatch(TeamEnv):
     over when no agent is left to act; its next seed follows from its first one and the number of its episode, because
     some environments lose their random numbers at a reset without a seed.
 
-    One that fails is counted and made again (`FaultRules`): its agents in play are truncated with reward 0 and their
-    last observations, and its next episode begins. Every attempt at an episode counts in its number.
+    One that fails is counted and made again (`FaultRules`): the episode of its agents in play ends with their last
+    observations and what the step gave beside the fault, their rewards and who terminated; the others are truncated.
+    Then its next episode begins. Every attempt at an episode counts in its number.
 
     Args:
         make: makes one of the environments; they are closed with the batch. task: id, for messages.
         rules: of faults; a step of one environment is one env step, however many agents act.
+        weights: of rewards that are arrays: their weighted sum is the reward.
         rows, team: how many environments: as many as hold ``rows`` agents of ``team``, or ``rows`` where it is None.
         channels: of pictures, as the user says.
     Raises:
@@ -52,8 +55,10 @@ class PettingZooBatch(TeamEnv):
         rules: FaultRules,
         rows: int = 1,
         team: str | None = None,
+        weights: tuple[float, ...] | None = None,
         channels: Any = None,
     ) -> None:
+        self._weights = weights
         self._task, self._restartable, self._log = task, RestartableEnvs(make, 1), FaultLog(task, rules)
         self._envs = self._restartable.envs
         self._broken: set[int] = set()  # to be made again
@@ -112,7 +117,7 @@ class PettingZooBatch(TeamEnv):
             self._restartable.restart(i)
             self._broken.discard(i)
         env = self._envs[i]
-        obs = env.reset(seed=derived_seed(seed, episode) if episode else seed)[0]
+        obs = first_observation(env, {"seed": derived_seed(seed, episode) if episode else seed})
         return _Shown({self._roster.slot(agent): self._roster.observation(agent, obs) for agent in env.agents}, {})
 
     def _call(
@@ -125,9 +130,13 @@ class PettingZooBatch(TeamEnv):
             seen[i] = one(i)
 
         failures = attempts(call, which)
+        for clipped in self._roster.take_clips():
+            self._log.clip(*clipped)
         for i, failure in failures.items():
             if isinstance(failure.error, UnknownAgent):
                 raise failure.error
+            if isinstance(failure.error, WrongInterface):
+                raise GraftError(f"Task '{self._task}' cannot be played: {failure.error}.") from failure.error
             self._broken.add(i)
             self._log.add(failure.kind, f"environment {i} in its {doing}: {failure.text}", failure.error)
         return seen, list(failures)
@@ -154,7 +163,7 @@ class PettingZooBatch(TeamEnv):
         for i, shown in seen.items():
             self._keep(i, shown)
         for i in failed:
-            rewards[i], terminated[i], truncated[i] = 0.0, False, self._alive[i]
+            truncated[i] = self._alive[i] & ~terminated[i]
             for team in self.teams:
                 self._last[team][i] = self._raw[team][i]
             self._alive[i] = False
@@ -178,26 +187,44 @@ class PettingZooBatch(TeamEnv):
         for agent in env.agents:  # some environments go on listing agents that have ended
             team, k = self._roster.places[self._roster.slot(agent)]
             given[agent] = actions[team][i, k]
-        obs, earned, died, cut, _ = env.step(given)
-        listed, seen = set(env.agents), _Shown({}, {})
+        try:
+            obs, earned, died, cut, _ = env.step(given)
+        except ValueError as error:
+            raise step_error(error) from error.__cause__
+        listed = set(env.agents)
+        ended = [agent for agent in self._roster.slots if died.get(agent, False) or cut.get(agent, False)]
+        staying = listed.difference(ended)
+        for agent, a in self._roster.slots.items():  # before observations, which may be faulty
+            if acted[a]:
+                terminated[a] = bool(died.get(agent, False)) or (agent not in staying and not cut.get(agent, False))
+                truncated[a] = agent not in staying and not terminated[a]
+        self._earn(earned, acted, rewards)
+        seen = _Shown({}, {})
         for agent, a in self._roster.slots.items():
-            ended = bool(died.get(agent, False)), bool(cut.get(agent, False))
-            if agent in listed and not any(ended):
+            if agent in staying:
                 seen.next[a] = self._roster.observation(agent, obs)
-            if not acted[a]:
-                continue
-            reward = earned.get(agent, 0.0)
-            if not isfinite(reward):
-                raise EnvFailure("not_finite", f"the reward of agent '{agent}' is {reward}")
-            rewards[a] = reward
-            terminated[a], truncated[a] = ended[0], ended[1] and not ended[0]
-            if a not in seen.next:
-                terminated[a] |= not truncated[a]
+            elif acted[a]:
                 team, k = self._roster.places[a]
                 seen.last[a] = self._roster.observation(agent, obs) if agent in obs else self._raw[team][i, k]
         for agent in listed:
             self._roster.slot(agent)
         return seen
+
+    def _earn(self, earned: dict[Any, Any], acted: Bools, rewards: Array) -> None:
+        """Write the rewards of agents that acted; one that is a fault is reported when the others are written."""
+        faulty = None
+        for agent, a in self._roster.slots.items():
+            if not acted[a] or agent not in earned:
+                continue
+            reward = earned[agent]
+            if self._weights is not None or type(reward) not in NUMBERS:
+                reward = scalar_reward(reward, self._weights)
+            if isfinite(reward):
+                rewards[a] = reward
+            else:
+                faulty = faulty or EnvFailure("not_finite", f"the reward of agent '{agent}' is {reward}")
+        if faulty:
+            raise faulty
 
     def render(self) -> tuple[Any, ...]:
         return tuple(self._picture(i) for i in range(self.num_envs))

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from graft.envs.supervision.interface import first_observation, step_error
 from graft.envs.supervision.restarts import RESET_FACTOR
 from graft.envs.supervision.subprocesses import SECONDS_TO_CLOSE, Subprocess
 
@@ -23,10 +24,14 @@ class _Served:
         return dict(getattr(env, "metadata", {})), getattr(env, "render_mode", None), agents, spaces
 
     def reset(self, seed: int) -> Any:
-        return self._env.reset(seed=seed)[0], list(self._env.agents)
+        return first_observation(self._env, {"seed": seed}), list(self._env.agents)
 
     def step(self, actions: dict[Any, Any]) -> Any:
-        return *self._env.step(actions)[:4], list(self._env.agents)
+        try:
+            obs, rewards, terminated, truncated, _ = self._env.step(actions)
+        except ValueError as error:
+            raise step_error(error) from error.__cause__
+        return obs, rewards, terminated, truncated, list(self._env.agents)
 
     def render(self) -> Any:
         return self._env.render()

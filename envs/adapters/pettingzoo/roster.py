@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec, observation_codec
+from graft.envs.adapters.parts import check_and_codec
+from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec
 from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import Schemas
 from graft.envs.core.teams import Bools
@@ -31,7 +32,7 @@ class Roster:
 
     Args:
         env: one environment, not yet reset. task: id, for error messages.
-        strict: whether observations outside their space are faults. channels: of pictures, as the user says.
+        strict: whether observations are clipped to the bounds of their space. channels: of pictures, as the user says.
     Raises:
         GraftError: no list of possible agents, a team whose agents have different spaces, or spaces without a codec.
     """
@@ -47,11 +48,14 @@ class Roster:
         self.teams = {stem: tuple(a for a, s in enumerate(stems) if s == stem) for stem in dict.fromkeys(stems)}
         self.places = [(stem, self.teams[stem].index(a)) for a, stem in enumerate(stems)]
         self._spaces = [(env.observation_space(agent), env.action_space(agent)) for agent in possible]
-        self._codecs = self._make_codecs()
-        self._checks = {team: ObservationCheck(self._spaces[its[0]][0], strict) for team, its in self.teams.items()}
+        own = getattr(env, "schemas", None)  # agent -> `Schemas`: a built-in game's
+        self._known = own if isinstance(own, dict) else {}
+        self._checks: dict[str, ObservationCheck] = {}
+        self._codecs: dict[str, tuple[ObservationCodec, ActionCodec]] = {}
+        self._make_codecs(strict)
 
-    def _make_codecs(self) -> dict[str, tuple[ObservationCodec, ActionCodec]]:
-        """Of each team. Where spaces of teams differ, the names of features or actions contain the team."""
+    def _make_codecs(self, strict: bool) -> None:
+        """Those of each team. Where spaces of teams differ, the names of features or actions contain the team."""
         for team, its in self.teams.items():
             for a in its[1:]:
                 for mine, theirs in zip(self._spaces[its[0]], self._spaces[a], strict=True):
@@ -63,13 +67,22 @@ class Roster:
         alike = [all(spaces[n] == self._spaces[0][n] for spaces in self._spaces) for n in (0, 1)]
         game = re.sub(r"_v\d+$", "", self._task.rpartition(".")[2])
         moves = MOVES if ":mpe2." in self._task else None
-        found = {}
         for team, its in self.teams.items():
             seen, done = self._spaces[its[0]]
             sees, does = (game if same else f"{game}.{team}" for same in alike)
-            channels = self._channels if len(seen.shape or ()) > 2 else None  # some teams may see no pictures
-            found[team] = observation_codec(sees, seen, channels=channels), action_codec(does, done, moves)
-        return found
+            flat = seen.shape is not None and len(seen.shape) < 3
+            channels = None if flat else self._channels  # some teams may see no pictures
+            known = self._known.get(self.agents[its[0]])
+            if isinstance(known, Schemas) and (known.observation.space(), known.action.space()) == (seen, done):
+                self._checks[team], shown = ObservationCheck(seen, strict), ObservationCodec(known.observation, np.copy)
+                self._codecs[team] = shown, action_codec(does, done, known.action.names)
+                continue
+            self._checks[team], shown = check_and_codec(sees, seen, strict, channels=channels)
+            self._codecs[team] = shown, action_codec(does, done, moves)
+
+    def take_clips(self) -> list[tuple[int, str]]:
+        """How many observations were clipped since the last call, and the first in words, of teams that had some."""
+        return [check.clips.take() for check in self._checks.values() if check.clips.count]
 
     def buffers(self, num_envs: int) -> dict[str, Array]:
         """Raw observations (N, size, *raw) of each team, zeros."""
@@ -114,10 +127,6 @@ class Roster:
             raise UnknownAgent(f"Task '{self._task}' shows nothing to agent '{agent}', who is to act.")
         check = self._checks[self.places[self.slots[agent]][0]]
         try:
-            shown = np.array(check.fitting(obs[agent]))
+            return np.array(check.read(obs[agent]))
         except EnvFailure as failure:
             raise EnvFailure(failure.kind, f"agent '{agent}': {failure.text}") from None
-        found = check.failure(shown) if check.checks else None
-        if found:
-            raise EnvFailure(found.kind, f"agent '{agent}': {found.text}")
-        return shown

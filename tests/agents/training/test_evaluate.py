@@ -10,6 +10,7 @@ from torch import nn
 
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.evaluate import evaluate
+from graft.errors import GraftError
 
 
 def play(lengths, episodes, **options):
@@ -31,6 +32,12 @@ def test_short_episodes_are_not_favoured():
     assert sorted(outcome.lengths) == [1, 1, 1, 10, 10, 10]
     assert sorted(outcome.returns) == [10, 10, 10, 245, 245, 245]  # 10 * 20 + (0 + ... + 9)
     assert len(env.played) == 30
+
+
+def test_an_episode_may_take_max_steps_and_no_more():
+    assert sorted(play([3, 7], 2, max_steps=7)[0].lengths) == [3, 7]
+    with pytest.raises(GraftError, match=r"did not end within 6 steps; .* evaluation: \{max_steps: 12\}\."):
+        play([3, 7], 2, max_steps=6)
 
 
 @pytest.mark.parametrize(("episodes", "each"), [(1, 1), (3, 1), (4, 2), (6, 2), (7, 3)])

@@ -71,6 +71,12 @@ def test_a_name_is_not_part_of_the_hash(tmp_path):
     assert graph_of(tmp_path).stages.keys() == graph_of(tmp_path, "name=other").stages.keys()
 
 
+def test_how_long_an_evaluation_waits_is_not_part_of_the_hash(tmp_path):
+    waits = graph_of(tmp_path, "evaluation.max_steps=40000")
+    assert graph_of(tmp_path).stages.keys() == waits.stages.keys()
+    assert {stage.evaluation.max_steps for stage in waits.stages.values()} == {40_000}
+
+
 def test_methods_meet_the_same_levels_and_seeds_are_apart(tmp_path):
     graph = graph_of(tmp_path, seeds=20)
     by_seed = {}

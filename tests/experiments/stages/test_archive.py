@@ -62,7 +62,7 @@ def test_a_transfers_checkpoint_as_the_next_source(tmp_path):
         env = make(stage.task, known.evaluation.num_envs, known.recall_seed(stage.task))
         seed = known.recall_seed(stage.task)
         dice, plan = torch.Generator().manual_seed(seed), known.evaluation
-        returns = evaluate(network, env, known.recall_episodes, dice, plan.deterministic, seed).returns
+        returns = evaluate(network, env, known.recall_episodes, dice, plan.deterministic, seed=seed).returns
         assert next_store.record(known.id)["recall"][0]["return_mean"] == returns.mean()
         foreign = transfer_by(next_graph, "ewc" if name == "finetune" else "finetune")
         assert [recall.index for recall in foreign.recall] == [0]

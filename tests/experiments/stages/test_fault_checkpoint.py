@@ -15,6 +15,7 @@ from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import run_graph
 from graft.experiments.launchers.local import LocalLauncher
 from graft.experiments.plan.pairs import expand
+from graft.experiments.report.common import clip_notes, stage_records
 from graft.experiments.report.progress import Progress
 from graft.experiments.store.records import FAULT_CHECKPOINT, Store
 
@@ -24,6 +25,7 @@ import numpy as np
 
 class Leaky(gym.Env):
     observation_space = gym.spaces.Box(-1, 1, (3,))
+    observation_names = ["level", "flow", "heat"]
     action_space = gym.spaces.Discrete(2)
     steps = 0  # of all instances in this process
 
@@ -40,7 +42,8 @@ class Leaky(gym.Env):
         self.taken += 1
         if Leaky.steps > self.since and Leaky.steps % self.burst == 0:
             raise RuntimeError("a pipe burst")
-        return np.full(3, 0.1, np.float32), float(action), self.taken == 5, False, {}
+        full = self.taken == 5
+        return np.array([0.1, 1.5 if full else 0.2, 0], np.float32), float(action), full, False, {}
 
 gym.register("Leaky-v0", entry_point=Leaky)
 """
@@ -72,16 +75,24 @@ def test_a_few_faults_are_told_of_and_too_many_leave_an_error_and_a_checkpoint(
     record = store.record(fine.id)
     assert record is not None
     assert record["status"] == "done"
-    counts = [line["env/faults"] for line in metrics(store, fine.id) if "env/faults" in line]
-    assert counts == sorted(set(counts))  # recorded where it changes
-    assert record["faults"] == {"raised": counts[-1]}
-    assert f", {counts[-1]:.0f} environment faults [1/2]" in printed
+    found = [line for line in metrics(store, fine.id) if line.keys() & {"env/faults", "env/clipped"}]
+    counts = [(line.get("env/faults", 0), line["env/clipped"]) for line in found]
+    assert counts == sorted(set(counts))  # recorded where one changes
+    faults, clipped = counts[-1]
+    assert record["faults"] == {"raised": faults}
+    said = "feature 'flow' is 1.5, allowed are -1 to 1"
+    assert record["clipped"] == {"observations": clipped, "first": said}
+    assert f", {faults:.0f} environment faults, {clipped:,.0f} observations clipped [1/2]" in printed
+    note = clip_notes({"stages": stage_records(graph, store, failed)})
+    assert len(note) == 1
+    assert note[0].startswith(f"WARNING: {clipped:,.0f} observations of {fine.task} left their space and were clipped")
+    assert f"the first: {said}. Mend the bounds" in note[0]
 
     record, folder = store.record(bad.id), store.folder(bad.id) / FAULT_CHECKPOINT
     assert record is not None
     assert record["status"] == "failed"
     assert f"Environments of '{NAME}' failed too often (4 times within" in record["error"]
-    assert "RuntimeError: a pipe burst (leaky_pipes.py:22, in step)" in record["error"]
+    assert "RuntimeError: a pipe burst (leaky_pipes.py:23, in step)" in record["error"]
     assert record["error"].endswith(f"env steps is in {folder}.")
     assert "raise RuntimeError(" in record["traceback"]
     saved, last = Checkpoint.load(folder), metrics(store, bad.id)[-1]

@@ -88,6 +88,22 @@ def test_its_mission_is_shown_where_it_varies_or_as_is_said() -> None:
         envs.make(Task("MeadowImg-v0", {"mission": True}), 1, 0)
 
 
+def test_what_else_a_world_shows_is_not_left_out_in_silence() -> None:
+    def tired(**kwargs: Any) -> Any:
+        return gym.wrappers.TransformObservation(
+            Meadow(**kwargs),
+            lambda obs: {**obs, "energy": 3},
+            gym.spaces.Dict({**Meadow().observation_space, "energy": gym.spaces.Discrete(5)}),
+        )
+
+    gym.register("Tired-v0", entry_point=tired)
+    try:
+        with pytest.warns(UserWarning, match="what Tired-v0 has beside them is not: energy"):
+            assert envs.schemas(Task("Tired-v0")).observation.shape == (20, 7, 7)
+    finally:
+        del gym.registry["Tired-v0"]
+
+
 def test_pictures_of_a_world_are_no_codes() -> None:
     env, plain = envs.make(Task("MeadowRgb-v0"), 1, 4), gym.make("MeadowRgb-v0")
     assert env.observation_schema.names == ("red", "green", "blue")

@@ -82,6 +82,9 @@ class ObservationCheck:
 
     def read(self, shown: Any) -> Any:
         """`fitting`, then `bounded`."""
+        if self.packs:
+            row = self.fitting(shown)
+            return self.bounded(row) if self.checks else row
         if type(shown) is np.ndarray and shown.dtype == self.dtype and shown.shape == self.shape:
             return self.bounded(shown) if self.checks else shown
         row = self._converted(shown)

@@ -186,6 +186,48 @@ def test_an_agent_that_nobody_announced_is_named(tide: list[Tide], monkeypatch: 
         env.step(np.zeros(4, np.int64))
 
 
+def test_observations_may_have_parts_whose_faults_are_named(tide: list[Tide], monkeypatch: pytest.MonkeyPatch) -> None:
+    space = gym.spaces.Dict({"kind": gym.spaces.Discrete(3, start=1), "place": gym.spaces.Box(0, 1, (2,))})
+    monkeypatch.setattr(Tide, "observation_space", lambda self, agent: space)
+    wrong: dict[str, Any] = {}
+
+    def see(self: Tide, agents: Any) -> dict[str, Any]:
+        shown = {"kind": 2, "place": np.array([0.25, 1.5])}
+        return {a: shown | (wrong if a == "gull_1" and self.time == 1 else {}) for a in agents}
+
+    monkeypatch.setattr(Tide, "_see", see)
+    env = envs.make(Task("pettingzoo:tide_v0"), 4, 0)
+    assert env.observation_schema.names[3:] == ("place/tide.obs_0", "place/tide.obs_1")
+    obs, infos = env.reset()
+    assert obs[infos["alive"]].tolist() == [[0, 1, 0, 0.25, 1]] * 3
+    assert env.faults.clipped == 3
+    assert env.faults.clipped_first == "feature 'place/tide.obs_1' is 1.5, allowed are 0 to 1"
+    wrong["kind"] = 0
+    assert env.step(np.zeros(4, np.int64))[1].tolist() == [1, 0, 3, 4]
+    assert env.faults.last.endswith("agent 'gull_1': part 'kind' is 0, allowed are 1 to 3")
+
+
+def test_rewards_of_several_numbers_and_old_interfaces(tide: list[Tide], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, reset, form = Tide.step, Tide.reset, 5
+
+    def paid(self: Tide, actions: dict[str, int]) -> Any:
+        obs, rewards, *rest = step(self, actions)
+        return (obs, {a: np.array([[r], [2.0]]) for a, r in rewards.items()}, *rest)[:form]
+
+    monkeypatch.setattr(Tide, "step", paid)
+    env = envs.make(Task("pettingzoo:tide_v0", {"reward_weights": [10, -1]}), 4, 0)
+    env.reset()
+    assert env.step(np.zeros(4, np.int64))[1].tolist() == [8, 0, 28, 38]
+    with pytest.raises(GraftError, match=r"'pettingzoo:tide_v0' cannot be played: its reward is 2 numbers"):
+        check(Task("pettingzoo:tide_v0"))
+    form = 4
+    with pytest.raises(GraftError, match=r"its step\(\) returns 4 values"):
+        check(Task("pettingzoo:tide_v0"))
+    monkeypatch.setattr(Tide, "reset", lambda self, seed=None, options=None: reset(self, seed)[0])
+    with pytest.raises(GraftError, match=r"its reset\(\) returns the observation alone"):
+        check(Task("pettingzoo:tide_v0"))
+
+
 class Storm(Tide):
     """Does ``what`` in step ``at`` of every life of an instance, or only of the first that was made."""
 

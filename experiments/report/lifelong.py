@@ -133,7 +133,9 @@ def _write_log(run: Sequence[Block], tasks: Sequence[str], folder: Path, result:
         for block in group:
             names_of_block = ("0", kind, "wake", names[block.task], json.dumps({"task": block.task}))
             for score in block.scores:
-                writer.writerow((number, next(experience), *names_of_block, "complete", "", score))
+                count = next(experience)
+                time = f"20000101T000000.{count:06d}"  # the tool wants times; only their order is known
+                writer.writerow((number, count, *names_of_block, "complete", time, score))
         _write(folder / "0" / f"{number}-{kind}" / "data-log.tsv", page.getvalue())
 
 

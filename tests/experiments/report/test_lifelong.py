@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -80,6 +81,8 @@ def test_logs_hold_the_blocks_in_order(tmp_path):
     ]
     rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines(), delimiter="\t")]
     assert [int(row["exp_num"]) for row in rows] == list(range(17))
+    times = [datetime.strptime(row["timestamp"], "%Y%m%dT%H%M%S.%f") for row in rows]
+    assert times == sorted(set(times))
     assert [float(row["score"]) for row in rows[3:7]] == [0.4, 0.8, 0.8, 0.2]
     assert [row["task_name"] for row in rows[:3]] == ["task0_1", "task1_1", "task2_1"]
     assert json.loads(rows[1]["task_params"]) == {"task": "Gather(invert=True)"}

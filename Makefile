@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/graft run
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 # a file in one process: what its tests share is made once
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -68,13 +68,3 @@ def no_ray() -> None:
 def pytest_sessionfinish() -> None:
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
-
-
-@pytest.hookimpl(tryfirst=True)  # before the tests are shared out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file runs in one process, so that what its tests share is made once; and so do all that use a Ray."""
-    for item in items:
-        if "one_ray" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))

@@ -27,9 +27,6 @@ from graft.transfer.method import METHODS
 
 pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
-RAY = pytest.mark.xdist_group("ray")
-"""Of tests that start it only in part; those with the fixture `one_ray` in their arguments are in it already."""
-
 LOSSES = ("loss", "value_loss", "policy_gradient_loss", "explained_variance")
 OWN = {"sb3": ("entropy_loss", "approx_kl"), "rllib": ("entropy",)}
 """What a backend records beside these."""
@@ -48,7 +45,7 @@ INFORMED = {
 """For methods that watch how their source is learned."""
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[RAY] if name == "rllib" else []) for name in BACKENDS])
+@pytest.fixture(params=list(BACKENDS))
 def by(request):
     """The backend's name."""
     if request.param == "rllib":

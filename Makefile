@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+unexport PYTHONDONTWRITEBYTECODE # or each process that a test starts compiles all of Graft anew
+
 .PHONY: setup demo test test-slow lint bench docs clean
 
 setup: $(VENV)/installed
@@ -17,7 +19,7 @@ demo: setup
 	$(BIN)/graft run
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 # a file in one process: what its tests share is made once
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

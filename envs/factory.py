@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from graft.envs.core.naming import rename, split_names
+from graft.envs.core.naming import CHANNELS, LIKE, like_task, names_like, rename, split_names
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
@@ -75,9 +75,17 @@ def make(
                 f"such as minigrid:MiniGrid-DoorKey-6x6-v0."
             )
         task = Task(task.id, {**task.kwargs, "render_mode": render_mode})
-    env = adapter.make(task, BatchOptions(num_envs, seed, autoreset, max_threads, workers))
+    if CHANNELS in names and not adapter.reads_channels:
+        raise GraftError(f"schema of {task.id}: {CHANNELS} is known of these pictures; leave it out.")
+    if LIKE in names and adapter.has_teams:
+        raise GraftError(f"schema of {task.id}: '{LIKE}' is not for teams; give names under observation and action.")
+    options = BatchOptions(num_envs, seed, autoreset, max_threads, workers, names.get(CHANNELS))
+    env = adapter.make(task, options)
     try:
-        if names:
+        if LIKE in names:
+            other = like_task(names[LIKE], task.id)
+            env.observation_schema, env.action_schema = names_like(env.schemas, schemas(other), task.id, other)
+        elif names:
             env.observation_schema, env.action_schema = rename(env.schemas, names, task.id)
         return env if observation in (None, env.observation_schema) else UnionObservation(env, observation)
     except GraftError:
@@ -88,13 +96,15 @@ def make(
 def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
     """Games of a task for squads, with the agents of all its teams; `make` shows those of one as rows.
 
-    The keywords ``team``, ``opponents`` and ``schema`` are ignored. Raises GraftError as `make`, and for other tasks.
+    The keywords ``team``, ``opponents`` and the names of ``schema`` are ignored. Raises GraftError as `make`, and for
+    other tasks.
     """
     adapter = adapter_for(task.id)
     if not adapter.has_teams:
         offered = ", ".join(sorted(prefix for _, a in ADAPTERS.items() if a.has_teams for prefix in a.prefixes))
         raise GraftError(f"Task {task} is not for squads; ids of those begin with: {offered}.")
-    return adapter.make_teams(split_names(task)[0], BatchOptions(num_envs, seed))
+    plain, names = split_names(task)
+    return adapter.make_teams(plain, BatchOptions(num_envs, seed, channels=names.get(CHANNELS)))
 
 
 @lru_cache(maxsize=256)

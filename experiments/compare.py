@@ -11,6 +11,7 @@ from graft.command import command, command_parser
 EXAMPLES = """examples:
   graft compare runs/mechanics runs/mechanics_rllib --names sb3 rllib
   graft compare runs/before runs/after --markdown > table.md
+  graft compare runs/before runs/after --profiles profiles.png
 """
 
 
@@ -26,14 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("second", type=Path, metavar="OTHER", help="folder of another")
     parser.add_argument("--names", nargs=2, metavar=("ONE", "OTHER"), help="what to call them (default: the folders)")
     parser.add_argument("--markdown", action="store_true", help="a table to paste into a page")
+    parser.add_argument("--profiles", type=Path, metavar="FILE", help="also draw performance profiles of both (PNG)")
     options = parser.parse_args(arguments)
     from rich.console import Console
     from rich.table import Table
 
-    from graft.experiments.report.comparison import pairs, read, summary, table
+    from graft.experiments.report.comparison import draw_profiles, pairs, read, summary, table
 
     found = pairs(read(options.first), read(options.second))
-    headings, *lines = table(found, *(options.names or (options.first.name, options.second.name)))
+    names = options.names or (options.first.name, options.second.name)
+    headings, *lines = table(found, *names)
     if options.markdown:
         print("\n".join("| " + " | ".join(line) + " |" for line in (headings, ["---"] * len(headings), *lines)))
         print()
@@ -46,4 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(width=None if sys.stdout.isatty() else 160).print(shown)
     for measure, what in (("transfer_ratio", "Transfer ratios"), ("auc", "Areas under the curves")):
         print(summary(found, measure, what))
+    if options.profiles is not None:
+        draw_profiles(found, names[0], names[1], options.profiles)
+        print(f"Performance profiles: {options.profiles}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,13 +38,15 @@ def tiny_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ADAPTERS._entries, "tiny", TinyTaskAdapter())
 
 
-@pytest.fixture(scope="module")
-def one_ray() -> Iterator[None]:
-    """Four logical cores, no GPU; ends with the module, as others start clusters of their own."""
+@pytest.fixture
+def one_ray() -> None:
+    """Four logical cores, no GPU; started once in a process, and left to the tests that follow: see `no_ray`."""
     import ray
 
     from graft.agents.ray_session.auth import private_token
 
+    if ray.is_initialized():
+        return
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -51,14 +54,17 @@ def one_ray() -> Iterator[None]:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         with private_token():
             ray.init("local", num_cpus=4, num_gpus=0, include_dashboard=False, **quiet)
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which other tests would find
-        yield
-        ray.shutdown()
+    signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which other tests would find
 
 
-@pytest.hookimpl(tryfirst=True)  # before the tests are shared out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a Ray run in one process, where it is started once."""
-    for item in items:
-        if "one_ray" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+@pytest.fixture(scope="module")
+def no_ray() -> None:
+    """For tests that start clusters of their own: ends what `one_ray` has started."""
+    import ray
+
+    ray.shutdown()
+
+
+def pytest_sessionfinish() -> None:
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()

@@ -22,7 +22,7 @@ from graft.envs.factory import schemas
 from graft.experiments.config.experiment import Config, SequenceConfig, load_config
 from graft.experiments.config.packaged import PACKAGED, packaged_configs
 from graft.experiments.plan.stage import Comparison
-from graft.experiments.report import continual, transfer
+from graft.experiments.report import continual, lifelong, transfer
 from graft.experiments.search.definition import SearchFile, load_search
 from graft.transfer import METHODS
 from graft.transfer.metrics import Curve
@@ -193,4 +193,7 @@ def test_fields_of_a_sequences_results_are_those_in_the_docs():
     lived = continual.ContinualResult(
         METHODS["finetune"](), np.eye(2)[None], curves, ({"parameters": 1, "bytes_beside": 0},), 0
     )
-    assert fields_of("docs/output.md", "Fields of a sequence's row") == set(continual.row(lived, lived))
+    fields = {*continual.row(lived, lived), "lifelong"}  # of `report.lifelong`, which builds on it
+    assert fields_of("docs/output.md", "Fields of a sequence's row") == fields
+    suite = fields_of("docs/output.md", "Which of them are those of l2metrics?")
+    assert suite == set(lifelong.metrics_of(lived, lived, ["A", "B"]))

@@ -1,4 +1,4 @@
-"""Importances of parameters, from per-sample gradients: the diagonal Fisher information, and MAS's sensitivities."""
+"""Importances of parameters, from per-sample gradients: diagonal Fisher information, and MAS's sensitivities."""
 
 from __future__ import annotations
 
@@ -64,6 +64,40 @@ def diagonal_fisher(network: PolicyNetwork, observations: Tensor, names: Sequenc
         return torch.cat([(part.unsqueeze(1) * _factor(part.detach().softmax(-1))).sum(-1) for part in parts], -1)
 
     return _mean_over_samples(network, observations, names, rows, Tensor.square_)
+
+
+def value_fisher(network: PolicyNetwork, observations: Tensor, names: Sequence[str]) -> Tensors:
+    """Diagonal Fisher information of the value function, as the mean of a Gaussian of variance 1: E[(d V / d theta)^2].
+
+    Arguments, shapes and errors as of `diagonal_fisher`; in squared units of the return.
+    """
+    return _mean_over_samples(network, observations, names, lambda outputs: outputs.value.unsqueeze(-1), Tensor.square_)
+
+
+def policy_and_value_fisher(
+    network: PolicyNetwork, observations: Tensor, names: Sequence[str], weight: float
+) -> Tensors:
+    """`diagonal_fisher` plus ``weight`` times `value_fisher`, which is brought to the same mean over all entries first.
+
+    Returns count in nats and returns in whatever the task pays, so their sum alone would depend on its scale.
+
+    Raises:
+        GraftError: as of `diagonal_fisher`, or a weight for a value head that the algorithm does not train.
+    """
+    policy = diagonal_fisher(network, observations, names)
+    if weight == 0:
+        return policy
+    if network.config.distribution is not None:
+        raise GraftError(
+            f"value_fisher={weight:g} is not allowed here: an algorithm with critics of its own does not train the "
+            f"network's value head; leave it at 0, or use PPO or APPO."
+        )
+    value = value_fisher(network, observations, names)
+    means = [torch.stack([t.double().sum() for t in part.values()]).sum() for part in (policy, value)]
+    if means[1] == 0:
+        return policy
+    scale = weight * float(means[0] / means[1])
+    return {name: t + scale * value[name] for name, t in policy.items()}
 
 
 def _factor(pi: Tensor) -> Tensor:
@@ -208,4 +242,5 @@ def _add_others(
     every_row = torch.eye(count, device=obs.device)
     per_sample = vmap(vmap(grad(row), in_dims=(None, None, 0)), in_dims=(None, 0, None))
     for name, gradients in per_sample(chosen, obs, every_row).items():
-        total[name] += power(gradients).sum((0, 1))
+        # Where a row does not depend on a parameter, all of its zeros are one number.
+        total[name] += power(gradients.contiguous()).sum((0, 1))

@@ -1,4 +1,4 @@
-"""Base class of A-GEM and replay: a memory of states of earlier tasks, and of the policy's outputs there."""
+"""Base class of A-GEM, replay and CLEAR: a memory of states of earlier tasks, and of the policy's outputs there."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.func import functional_call
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork
 from graft.agents.training.algorithm import Count
-from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.errors import GraftError
 from graft.transfer.divergence import evaluating, kl, policy_outputs, rows_of
 from graft.transfer.method import Consolidated, FromSource, State, TaskPosition
-from graft.transfer.state import group, named
+from graft.transfer.state import Tensors, group, named
 from graft.transfer.transplant import match_names
 
 STATES = 10_000
@@ -33,7 +33,8 @@ SEED = 0x5EED << 32
 
 class Drawn(NamedTuple):
     """A minibatch of one task: raw observations (n, *obs_shape) and the stored policy's outputs, which actions it knew
-    (A,), its heads by name (empty where all tasks share them), and the sizes of its choices, as in `ActionSchema`.
+    (A,), its heads by name (empty where all tasks share them), and the sizes of its choices, as in `ActionSchema`;
+    the task's index, and which of its states they are (n,).
     """
 
     observations: torch.Tensor
@@ -41,6 +42,20 @@ class Drawn(NamedTuple):
     known: torch.Tensor
     heads: Mapping[str, torch.Tensor]
     sizes: tuple[int, ...]
+    task: int
+    rows: torch.Tensor
+
+
+class Replayed(NamedTuple):
+    """A minibatch of one task, and the outputs of the policy now and of the stored one, on the network's device.
+
+    ``known``: (A,) the actions that the stored policy knew; None for all.
+    """
+
+    drawn: Drawn
+    now: Outputs
+    then: Outputs
+    known: torch.Tensor | None
 
 
 class _Heads(nn.Module):
@@ -70,26 +85,37 @@ class Memory(FromSource):
     batch: Count = 256
 
     states: ClassVar[int] = STATES
+    stored_heads: ClassVar[tuple[str, ...]] = ("policy.",)
     provides: ClassVar[frozenset[str]] = frozenset({"needs_source_weights", "remembers_tasks"})
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """Store states of the task with the outputs of the policy in eval mode, on the CPU."""
         generator = torch.Generator().manual_seed(SEED + where.task)
-        chosen = torch.randperm(len(rollouts.observations), generator=generator)[: self.memory]
-        observations = rollouts.observations[chosen.to(rollouts.observations.device)]
-        outputs = policy_outputs(network, observations)
-        stored = {"observations": observations.cpu().clone(), "action": outputs.action.cpu()}
+        chosen = self.chosen(rollouts, generator)
+        outputs = policy_outputs(network, rollouts.observations[chosen])
+        kept = dict(state) | named(f"memory.{where.task}", self.stored(network, rollouts, chosen, outputs))
+        kept.setdefault(DRAWS, torch.zeros((), dtype=torch.int64))
+        if not self.shares_heads:
+            own = network.state_dict()
+            heads = {name: t.cpu().clone() for name, t in own.items() if name.startswith(self.stored_heads)}
+            kept |= named(f"heads.{where.task}", heads)
+        return Consolidated(network, kept)
+
+    def chosen(self, rollouts: Rollouts, generator: torch.Generator) -> torch.Tensor:
+        """Indices of the states to store, at random."""
+        return torch.randperm(len(rollouts.observations), generator=generator)[: self.memory]
+
+    def stored(self, network: PolicyNetwork, rollouts: Rollouts, chosen: torch.Tensor, outputs: Outputs) -> Tensors:
+        """The memory of a task: of the states ``chosen``, which have these ``outputs``."""
+        stored = {"observations": rollouts.observations[chosen].cpu(), "action": outputs.action.cpu()}
         if outputs.log_std is not None:
             stored["log_std"] = outputs.log_std.cpu()
         stored["known"] = torch.ones(stored["action"].shape[1], dtype=torch.bool)
         if network.schemas.action.sizes:
             stored["sizes"] = torch.tensor(network.schemas.action.sizes)
-        kept = dict(state) | named(f"memory.{where.task}", stored)
-        kept.setdefault(DRAWS, torch.zeros((), dtype=torch.int64))
-        if not self.shares_heads:
-            heads = {name: t.cpu().clone() for name, t in network.state_dict().items() if name.startswith("policy.")}
-            kept |= named(f"heads.{where.task}", heads)
-        return Consolidated(network, kept)
+        return stored
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """The source's memory in the layout of the target's observations and, where heads are shared, of its actions.
@@ -122,19 +148,26 @@ class Memory(FromSource):
         The policy is the network's encoder in eval mode under the stored head of each state's task, which is constant,
         or under the network's own where all tasks share it.
         """
+        replayed, state = self.replay(network, state)
+        total = torch.zeros((), device=next(network.parameters()).device)
+        for drawn, now, then, known in replayed:
+            total = total + kl(then, now, network.config.distribution, known, drawn.sizes).sum()
+        return total / self.batch, {**state, DRAWS: state[DRAWS] + 1}
+
+    def replay(self, network: PolicyNetwork, state: State) -> tuple[list[Replayed], State]:
+        """The next minibatch of every task under the policy of `divergence`, and the state with heads where it is."""
         device = next(network.parameters()).device
         state = _on_device(state, device)
         drawn = self._draw(state)
         observations = torch.cat([d.observations for d in drawn]).to(device)
+        replayed = []
         with evaluating(network):
             features = network.encoder(observations).split([len(d.observations) for d in drawn])
-            total = torch.zeros((), device=device)
             for d, hidden in zip(drawn, features, strict=True):
                 known = d.known.to(device) if self.shares_heads else None
-                policy = _head_outputs(network, d.heads, hidden)
-                stored = _to_device(d.outputs, device)
-                total = total + kl(stored, policy, network.config.distribution, known, d.sizes).sum()
-        return total / self.batch, {**state, DRAWS: state[DRAWS] + 1}
+                now = _head_outputs(network, d.heads, hidden)
+                replayed.append(Replayed(d, now, _to_device(d.outputs, device), known))
+        return replayed, state
 
     def _draw(self, state: State) -> list[Drawn]:
         """The next minibatch by task, on the CPU; tasks take turns in having one state more than others."""
@@ -147,13 +180,17 @@ class Memory(FromSource):
             if count == 0:
                 continue
             memory = group(state, f"memory.{task}")
-            rows = torch.randint(len(memory["observations"]), (count,), generator=generator)
+            rows = self.rows(memory, count, generator)
             of_all = Outputs(memory["action"], memory.get("log_std"), torch.zeros(len(memory["action"])))
             outputs = rows_of(of_all, rows)
             heads = {} if self.shares_heads else group(state, f"heads.{task}")
             sizes = tuple(memory["sizes"].tolist()) if "sizes" in memory else ()
-            drawn.append(Drawn(memory["observations"][rows], outputs, memory["known"], heads, sizes))
+            drawn.append(Drawn(memory["observations"][rows], outputs, memory["known"], heads, sizes, task, rows))
         return drawn
+
+    def rows(self, memory: Mapping[str, torch.Tensor], count: int, generator: torch.Generator) -> torch.Tensor:
+        """Which states of a task's memory a minibatch of ``count`` consists of."""
+        return torch.randint(len(memory["observations"]), (count,), generator=generator)
 
 
 def tasks(state: State) -> list[int]:
@@ -210,6 +247,8 @@ def _with_actions(
     moved["known"] = _by_name(stored["known"].unsqueeze(0), match.sources)[0]
     if target.action.sizes:
         moved["sizes"] = torch.tensor(target.action.sizes)
+    if "taken" in stored:
+        moved["taken"] = _by_name(stored["taken"], match.sources)
     if "log_std" in stored:
         log_std = stored["log_std"]
         moved["log_std"] = _by_name(log_std.view(-1, log_std.shape[-1]), match.sources).view(*log_std.shape[:-1], -1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import torch
@@ -11,13 +12,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch, Grads
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
-from graft.transfer.transplant import NewChannels, transplant
-from graft.transfer.transplant_report import TransplantReport
+from graft.transfer.transplant import NewChannels, carried_critics, transplant
+from graft.transfer.transplant_report import TensorRow, TransplantReport
 
 State = Mapping[str, torch.Tensor]
 """What a method remembers: tensors by name, so that a checkpoint can hold them."""
@@ -28,6 +31,16 @@ class Built(NamedTuple):
 
     network: PolicyNetwork
     report: TransplantReport | None
+
+
+class CarriedCritics(NamedTuple):
+    """Critics to train the target with (`CriticState`), and their rows of the report; both empty for fresh critics."""
+
+    tensors: State
+    rows: tuple[TensorRow, ...]
+
+
+FRESH_CRITICS = CarriedCritics({}, ())
 
 
 class Step(NamedTuple):
@@ -59,8 +72,8 @@ class TransferMethod:
     """How knowledge is carried over; the fields of a subclass are its options in a config.
 
     Every function but `build` defaults to plain training. `TransferSession` calls `build` and `init`; `rates`,
-    `schedule` and `gradients` during training; `finish`; and, where another task follows, `consolidate` before the
-    next `build`. Checkpoints hold the state as the part `PART`.
+    `schedule`, `gradients` and `measures` during training; `finish`, `lasting` and `remarks` after it; and, where
+    another task follows, `consolidate` before the next `build`. Checkpoints hold the state as the part `PART`.
     """
 
     uses_source: ClassVar[bool] = True
@@ -89,14 +102,14 @@ class TransferMethod:
 
     def __post_init__(self) -> None:
         """Check the options against their annotations."""
-        hints = get_type_hints(type(self), include_extras=True)
-        for option in fields(self):
+        kind: Any = type(self)  # a class is hashable, which mypy doubts of dataclasses
+        for option, checker in _checkers(kind).items():
             try:
-                TypeAdapter(hints[option.name], config=_ARBITRARY).validate_python(getattr(self, option.name))
+                checker.validate_python(getattr(self, option))
             except ValidationError as error:
-                value, message = getattr(self, option.name), error.errors()[0]["msg"]
+                value, message = getattr(self, option), error.errors()[0]["msg"]
                 why = f"{message[0].lower()}{message[1:]}"
-                raise GraftError(f"{type(self).__name__}: {option.name}={value!r} is not allowed: {why}.") from error
+                raise GraftError(f"{type(self).__name__}: {option}={value!r} is not allowed: {why}.") from error
 
     def overrides(self, hook: str) -> bool:
         """Whether the method has a ``hook`` of its own; others are not called."""
@@ -105,6 +118,11 @@ class TransferMethod:
     def words(self) -> frozenset[str]:
         """Its properties under its options."""
         return self.provides | ({"trains_again"} if self.retraining else set())
+
+    @property
+    def critic_warmup(self) -> float:
+        """As of `Hooks`, in transfers."""
+        return 0.0
 
     @property
     def watches_source(self) -> bool:
@@ -129,6 +147,14 @@ class TransferMethod:
             GraftError: source and target do not fit, or the options do not fit the network.
         """
         raise NotImplementedError
+
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+        """Of the source, for a target whose algorithm has critics beside the network; by default none.
+
+        Args:
+            network: as `build` made it. seed: as given to `build`.
+        """
+        return FRESH_CRITICS
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """The state before training: by default that of `consolidate`, from the source.
@@ -155,12 +181,26 @@ class TransferMethod:
         """The network to keep when training on a task has ended; a checkpoint must be able to build it again."""
         return network
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def measures(self, state: State) -> Mapping[str, float]:
+        """What it measured of itself during training, tag -> number: every evaluation records it."""
+        return {}
+
+    def remarks(self, state: State) -> Sequence[str]:
+        """What users should know when training on a task has ended, in sentences."""
+        return ()
+
+    def lasting(self, state: State) -> State:
+        """What of the state outlives the training on a task; the rest is in snapshots, not in checkpoints."""
+        return state
+
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """Called at the end of a task.
 
         Args:
             network: as trained; it may be changed in place.
-            rollouts: at least ``states`` states of the task under the trained policy, and the actions taken.
+            rollouts: ``states`` states of the task under the trained policy, over whole episodes.
             where: which task of how many.
         """
         return Consolidated(network, state)
@@ -175,6 +215,11 @@ class TransferMethod:
         if self.uses_source:
             raise GraftError(f"{label(self)} gives every task its own heads, so they cannot be shared.")
         return self
+
+    @property
+    def unroll_states(self) -> int:
+        """States in a row that `consolidate` is given together."""
+        return 1
 
     @property
     def retraining(self) -> int:
@@ -195,6 +240,13 @@ PART = "method"
 _ARBITRARY = ConfigDict(arbitrary_types_allowed=True)
 
 
+@cache
+def _checkers(kind: type[Any]) -> dict[str, TypeAdapter[Any]]:
+    """What checks each option; kept, as making one takes far longer than using it."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {option.name: TypeAdapter(hints[option.name], config=_ARBITRARY) for option in fields(kind)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FromSource(TransferMethod):
     """Options of every method that starts from the source's weights.
@@ -207,6 +259,9 @@ class FromSource(TransferMethod):
         strict: whether any loss in the transplant is an error.
         statistics: whether running statistics of observations (``normalise``) ``go_on`` or ``freeze``; by default
             they go on where the first block trains.
+        critic_warmup: with ``sac``, how long only the critics train, so that fresh ones do not mislead the network:
+            below 1 a share of the budget, else env steps, after the algorithm's ``learning_starts``. Carried heads
+            come with the source's critics and temperature, and need none.
     """
 
     heads: Literal["fresh", "by_name", "shared"] = "fresh"
@@ -214,6 +269,7 @@ class FromSource(TransferMethod):
     rename: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     statistics: Literal["go_on", "freeze"] | None = None
+    critic_warmup: NotNegative = 0.0
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The source's network for the target's names; everything trains."""
@@ -231,6 +287,12 @@ class FromSource(TransferMethod):
         if self.statistics is not None:
             network.encoder.hold_statistics(self.statistics == "freeze")
         return Built(network, report)
+
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+        if self.heads == "fresh":
+            return FRESH_CRITICS
+        moved = carried_critics(source, network, new_channels=self.new_channels, rename=self.rename)
+        return CarriedCritics(*moved)
 
     @property
     def shares_heads(self) -> bool:

@@ -12,20 +12,21 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from graft.errors import GraftError
 from graft.transfer.statistics import (
-    RESAMPLES,
+    CONFIDENCE,
+    Estimate,
     FloatArray,
     Interval,
     Runs,
-    interquartile_mean,
-    strata,
-    stratified_bootstrap,
+    holm,
+    iqm_estimate,
+    ratio_interval,
 )
 
 Verdict: TypeAlias = Literal["positive", "negative", "unclear"]
@@ -33,8 +34,24 @@ Verdict: TypeAlias = Literal["positive", "negative", "unclear"]
 SMALLEST_DENOMINATOR = 0.01
 """In score units; a ratio with a smaller denominator is undefined."""
 
-ROUNDING = 1e-9
-"""In score units; an interval this close to 0 includes it."""
+LEAST_SEEDS = 4
+"""Of each group; below, no verdict is given."""
+
+
+class Judgement(NamedTuple):
+    """Whether a transfer helped, among all that were judged together.
+
+    Attributes:
+        verdict: "positive" or "negative" where a difference as large, between groups of one distribution, is seen in
+            fewer than 5 % of *tables*; "unclear" otherwise.
+        alone: the same as if it were the only one of its table: where the 95 % interval of the difference lies.
+        p_value, corrected: two-sided, alone and after Holm's correction; None for fewer than 4 seeds.
+    """
+
+    verdict: Verdict
+    alone: Verdict
+    p_value: float | None
+    corrected: float | None
 
 
 @dataclass(frozen=True)
@@ -109,15 +126,11 @@ def final_score(curve: Curve) -> float:
     return statistics.mean(tail)
 
 
-def _iqm_of_each(scores: FloatArray) -> FloatArray:
-    return interquartile_mean(scores, axis=1)
-
-
-def transfer_ratio(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
+def transfer_ratio(p_areas: Runs, b_areas: Runs) -> Interval | None:
     """(AUC_p - AUC_b) / AUC_b, with AUC the interquartile mean of the areas of a group's seeds.
 
-    The 95 % interval resamples both groups independently. A resampled denominator below 0.01 is clipped to 0.01:
-    the ratio stays finite and keeps the sign of AUC_p - AUC_b, and a bound from clipped resamples understates it.
+    The 95 % interval knows the error of both groups (`ratio_interval`): it holds 0 where that of AUC_p - AUC_b does,
+    and has no upper end where scratch's AUC may be 0.
 
     Args:
         p_areas: `area` of each seed of the method (or task name -> areas).
@@ -125,28 +138,23 @@ def transfer_ratio(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: in
     Returns:
         Ratio with its interval; None (undefined, not infinite) where AUC_b < 0.01.
     Raises:
-        GraftError: as of `stratified_bootstrap`.
-    Source: Taylor & Stone 2009; the interval as in Agarwal et al. 2021.
+        GraftError: empty or non-finite scores.
+    Source: Taylor & Stone 2009; Fieller 1954 for the interval.
     """
-
-    def ratio(p: FloatArray, b: FloatArray) -> FloatArray:
-        auc_b = _iqm_of_each(b)
-        return (_iqm_of_each(p) - auc_b) / np.maximum(auc_b, SMALLEST_DENOMINATOR)
-
-    auc_b = interquartile_mean(np.concatenate(strata(b_areas)))
-    interval = stratified_bootstrap(ratio, p_areas, b_areas, seed=seed, resamples=resamples)
-    return None if auc_b < SMALLEST_DENOMINATOR else interval
+    p, b = iqm_estimate(p_areas), iqm_estimate(b_areas)
+    return None if b.value < SMALLEST_DENOMINATOR else Interval(*(end - 1 for end in ratio_interval(p, b)))
 
 
-def transfer_ratio_bound(p_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> float | None:
+def transfer_ratio_bound(p_areas: Runs, b_areas: Runs) -> float | None:
     """A lower bound where `transfer_ratio` is undefined because scratch's AUC is below 0.01.
 
-    (AUC_p - 0.01) / 0.01, with the lower end of the 95 % interval of AUC_p; None where that is not above 0.
+    The lower end of the interval of AUC_p / AUC_b - 1, with an AUC_b of 0.01 and the error that it has; None where that
+    is not above 0.
 
     Source: a convention of this project, for ratios that are censored by a small denominator.
     """
-    low = stratified_bootstrap(_iqm_of_each, p_areas, seed=seed, resamples=resamples).low
-    bound = (low - SMALLEST_DENOMINATOR) / SMALLEST_DENOMINATOR
+    p, b = iqm_estimate(p_areas), iqm_estimate(b_areas)
+    bound = ratio_interval(p, b._replace(value=max(b.value, SMALLEST_DENOMINATOR))).low - 1
     return bound if bound > 0 else None
 
 
@@ -219,24 +227,32 @@ def forward_transfer(p_area: float, b_area: float) -> float | None:
     return None if 1 - b_area < SMALLEST_DENOMINATOR else (p_area - b_area) / (1 - b_area)
 
 
-def verdict(p_areas: Runs, b_areas: Runs, *, seed: int = 0, resamples: int = RESAMPLES) -> Verdict:
-    """Whether a transfer helped: the 95 % interval of IQM(p) - IQM(b) against 0.
+def difference(p: Runs, b: Runs) -> Estimate:
+    """IQM(p) - IQM(b) with its error; the groups are of different runs, whose number may differ."""
+    return iqm_estimate(p) - iqm_estimate(b)
 
-    "positive" where the interval lies above 0, "negative" where it lies below, "unclear" otherwise, and always where
-    a group (or one of its tasks) has fewer than 2 seeds. For equal normal groups it is not "unclear" in about 1 of 3
-    comparisons of 2 seeds each, 1 of 5 with 3, 1 of 14 with 5 and 1 of 20 from 8 on.
 
-    Args: as of `transfer_ratio`.
-    Source: Agarwal et al. 2021 for the interval.
+def verdicts(pairs: Sequence[tuple[Runs, Runs]]) -> list[Judgement]:
+    """Whether each of several transfers helped, by groups (p, b) of scores: of the method and of scratch.
+
+    A pair with fewer than 4 runs in a group (or in one of its tasks) is "unclear" and counts for nothing.
+
+    Source: Student's t of `difference`; Holm 1979 for the correction.
     """
-    if min(_fewest(p_areas), _fewest(b_areas)) < 2:
+    differences = [difference(p, b) for p, b in pairs]
+    judged = [i for i, pair in enumerate(pairs) if min(map(_fewest, pair)) >= LEAST_SEEDS]
+    p_values = [differences[i].p_value() for i in judged]
+    found = [Judgement("unclear", "unclear", None, None)] * len(pairs)
+    for i, alone, corrected in zip(judged, p_values, holm(p_values), strict=True):
+        value = differences[i].value
+        found[i] = Judgement(_verdict(value, corrected), _verdict(value, alone), alone, corrected)
+    return found
+
+
+def _verdict(value: float, p_value: float) -> Verdict:
+    if p_value >= 1 - CONFIDENCE:
         return "unclear"
-    difference = stratified_bootstrap(
-        lambda p, b: _iqm_of_each(p) - _iqm_of_each(b), p_areas, b_areas, seed=seed, resamples=resamples
-    )
-    if difference.low > ROUNDING:
-        return "positive"
-    return "negative" if difference.high < -ROUNDING else "unclear"
+    return "positive" if value > 0 else "negative"
 
 
 def _fewest(runs: Runs) -> int:

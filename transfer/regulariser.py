@@ -11,6 +11,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import NotNegative
 from graft.agents.training.backend import Batch, Grads
+from graft.agents.training.rollouts import Rollouts
 from graft.errors import GraftError
 from graft.transfer.method import Consolidated, FromSource, State, Step, TaskPosition
 from graft.transfer.state import Tensors, group, named
@@ -99,7 +100,9 @@ class Regulariser(FromSource):
         anchor = {name: parameters[name].detach().clone() for name in omega}
         return {**state, **named(f"anchor.{k}", anchor), **named(f"omega.{k}", scaled), f"raw.{k}": mean}
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         omega = self.importances(network, rollouts.observations)
         return Consolidated(network, self.anchored(network, state, omega, where.task))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,14 +12,16 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.snapshot import Savable, SavedState
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.agents.training.backend import Batch, Grads, Hooks
+from graft.agents.training.critics import CRITICS
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
-from graft.transfer.method import PART, State, TaskPosition, TransferMethod
+from graft.transfer.method import FRESH_CRITICS, PART, State, TaskPosition, TransferMethod
 from graft.transfer.probe import GradientMeter, Probe
 from graft.transfer.transplant_report import TransplantReport
 
-Play = Callable[[PolicyNetwork, int], Batch]
-"""``(network, states) -> batch`` of at least so many states of the network's task."""
+Play = Callable[[PolicyNetwork, int, int], Rollouts]
+"""``(network, states, unroll) -> rollouts`` of so many states of the network's task, ``unroll`` of them in a row."""
 
 
 class TransferSession(Savable):
@@ -26,13 +29,20 @@ class TransferSession(Savable):
 
     Attributes:
         report: of the transplant; None where there was none.
+        critics: what training starts from, and leaves, where the algorithm has critics beside the network.
         probe: measures the network at every evaluation, where one is set.
     """
 
     def __init__(
-        self, method: TransferMethod, network: PolicyNetwork, state: State, report: TransplantReport | None = None
+        self,
+        method: TransferMethod,
+        network: PolicyNetwork,
+        state: State,
+        report: TransplantReport | None = None,
+        critics: State | None = None,
     ) -> None:
         self.method, self.network, self.state, self.report = method, network, state, report
+        self.critics = dict(critics or {})
         self.probe: Probe | None = None
         self._meter = GradientMeter()
 
@@ -58,18 +68,22 @@ class TransferSession(Savable):
             return cls(TransferMethod(), build_network(target, architecture, seed), {})
         if source is not None or not method.uses_source:
             network, report = method.build(source, target, architecture, seed)
-            return cls(method, network, method.init(network, source), report)
+            critics, rows = FRESH_CRITICS if source is None else method.carry_critics(source, network, seed)
+            if report is not None:
+                report = replace(report, rows=report.rows + rows)
+            return cls(method, network, method.init(network, source), report, critics)
         network = build_network(target, architecture, seed)
         return cls(method, network, method.init(network, None) if method.watches_source else {})
 
     @classmethod
     def of(cls, method: TransferMethod, checkpoint: Checkpoint) -> TransferSession:
         """A session as it was when ``checkpoint`` was made of it."""
-        return cls(method, checkpoint.build(), checkpoint.parts.get(PART, {}))
+        parts = checkpoint.parts
+        return cls(method, checkpoint.build(), parts.get(PART, {}), critics=parts.get(CRITICS, {}))
 
     def __getstate__(self) -> dict[str, Any]:
         """For learners in other processes, which have a network of their own and report nothing."""
-        return {**vars(self), "network": None, "probe": None}
+        return {**vars(self), "network": None, "probe": None, "critics": {}}
 
     def hooks(self) -> Hooks:
         """For `TrainJob`; gradients and schedule only where the method has its own."""
@@ -78,6 +92,8 @@ class TransferSession(Savable):
             schedule=self.schedule if self.method.overrides("schedule") else None,
             rates=self.method.rates(self.network, self.state),
             report=self.measure,
+            # Where the source itself is learned, or the same task goes on, there is no report.
+            critic_warmup=self.method.critic_warmup if self.report is not None else 0.0,
             state=self,
         )
 
@@ -93,7 +109,7 @@ class TransferSession(Savable):
 
     def measure(self, network: PolicyNetwork) -> Mapping[str, float]:
         """Diagnostics of the network and of the method's gradients, tag -> number."""
-        values = dict(self._meter.report())
+        values = self._meter.report() | dict(self.method.measures(self.state))
         return values if self.probe is None else values | self.probe.measure(network)
 
     def save(self) -> SavedState:
@@ -105,25 +121,30 @@ class TransferSession(Savable):
 
     def finish(self) -> TransferSession:
         """After training: a session on the network to keep. This one can still go on."""
-        return TransferSession(self.method, self.method.finish(self.network, self.state), self.state, self.report)
+        network = self.method.finish(self.network, self.state)
+        return TransferSession(self.method, network, self.method.lasting(self.state), self.report, self.critics)
 
     def consolidate(self, play: Play, position: TaskPosition) -> int:
         """At the end of a task; returns the env steps that were played for it."""
         if not self.method.overrides("consolidate"):
             return 0
         if self.method.states:
-            rollouts = play(self.network, self.method.states)
+            rollouts = play(self.network, self.method.states, self.method.unroll_states)
         else:
-            shape = self.network.schemas.observation.shape
-            rollouts = Batch(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long))
-        self.network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
-        return len(rollouts.actions)
+            nothing = torch.zeros(0)
+            rollouts = Rollouts(
+                torch.zeros(0, *self.network.schemas.observation.shape), nothing.long(), nothing, nothing
+            )
+        network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
+        if network is not self.network:  # critics of another network's features
+            self.network, self.critics = network, {}
+        return rollouts.env_steps
 
     def view(self, task: int) -> PolicyNetwork:
         """The network as it serves the task of index ``task``; its heads may be of another task."""
         return self.method.view(self.network, self.state, task)
 
     def checkpoint(self, task: Task, parts: Mapping[str, State] | None = None, **rest: Any) -> Checkpoint:
-        """Of the network as it is, the method's state, and further ``parts``; without those that are empty."""
-        kept = {name: part for name, part in {PART: self.state, **(parts or {})}.items() if part}
+        """Of the network as it is, the method's state, critics, and further ``parts``; without those that are empty."""
+        kept = {name: part for name, part in {PART: self.state, CRITICS: self.critics, **(parts or {})}.items() if part}
         return Checkpoint.of(self.network, task, parts=kept, **rest)

@@ -1,16 +1,23 @@
-"""Statistics of few runs: interquartile mean, stratified bootstrap, probability of improvement.
+"""Statistics of few runs: interquartile mean, t-type intervals, ratios, corrected p-values, performance profiles.
 
-Source: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice".
+An interval is an estimate +- t * its standard error, t of Student's distribution. The error is the bootstrap's, with
+n / (n - 1) times its variance, since a resample of n runs varies as little as the n runs do about their own mean.
+Percentile bootstrap intervals, which this field mostly prints, are far too narrow for 3 to 8 runs.
+
+Source: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice"; Efron & Tibshirani
+1993, chapters 12 and 16, for intervals and tests from a bootstrap's standard error.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache
 from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv, stdtr, stdtrit
 
 from graft.errors import GraftError
 
@@ -22,13 +29,53 @@ Runs: TypeAlias = Stratum | Mapping[str, Stratum]
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
+ROUNDING = 1e-9
+"""In score units; an estimate this close to 0 is 0."""
+
+LEAST_GAP = 0.1
+"""In score units; runs that are less apart are never called bimodal."""
+
 
 class Interval(NamedTuple):
-    """A point estimate (``iqm``: of interquartile means) with the bounds of its confidence interval."""
+    """A point estimate (``iqm``: of interquartile means) with its bounds, infinite where nothing is known."""
 
     iqm: float
     low: float
     high: float
+
+
+class Estimate(NamedTuple):
+    """A statistic of runs, the variance of its error, and the degrees of freedom behind that variance."""
+
+    value: float
+    variance: float
+    freedom: float
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Value +- t * standard error: the values that `p_value` would not reject."""
+        half = float(stdtrit(self.freedom, (1 + confidence) / 2)) * math.sqrt(self.variance)
+        return Interval(self.value, self.value - half, self.value + half)
+
+    def p_value(self) -> float:
+        """Chance of a value as far from 0, either way, if the true one is 0."""
+        if abs(self.value) <= ROUNDING:
+            return 1.0
+        if self.variance == 0:
+            return 0.0
+        return float(2 * stdtr(self.freedom, -abs(self.value) / math.sqrt(self.variance)))
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """Difference of two that come from different runs."""
+        parts = [(self.variance, self.freedom), (other.variance, other.freedom)]
+        return Estimate(self.value - other.value, *_joint(parts))
+
+
+def _joint(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Variance and degrees of freedom of a sum of independent errors (Satterthwaite 1946, Welch 1947)."""
+    total = sum(variance for variance, _ in parts)
+    if total == 0 or math.isinf(total):
+        return total, sum(freedom for _, freedom in parts)
+    return total, total**2 / sum(variance**2 / freedom for variance, freedom in parts)
 
 
 @overload
@@ -94,58 +141,151 @@ def _stratum(name: str, values: Stratum) -> FloatArray:
     return np.sort(array)
 
 
-def stratified_bootstrap(
-    statistic: Callable[..., npt.ArrayLike],
-    *groups: Runs,
-    seed: int,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """Percentile bootstrap interval of a statistic of one or several groups of runs (`scipy.stats.bootstrap`).
+@cache
+def _draws(count: int, resamples: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(0).integers(count, size=(resamples, count))
 
-    Runs are drawn with replacement within each task, groups independently of each other. With few runs the interval is
-    too narrow: for the IQM of normal scores it covers about 77 % at 3 runs, 90 % at 5 and 94 % at 8. A task with a
-    single run adds no spread at all.
+
+def bootstrap(statistic: Callable[..., FloatArray], *samples: npt.ArrayLike, resamples: int = RESAMPLES) -> Estimate:
+    """A statistic of one or several samples of runs, with the error that comes from each of them.
+
+    The runs of one sample at a time are drawn with replacement, the others stay as they are; the errors of samples
+    add up, as they are independent. A sample of one run says nothing about its error: the variance is infinite.
 
     Args:
-        statistic: takes one array (K, n) per group, n = its runs of all tasks side by side, and returns (K,).
-        groups: scores per run, or task name -> scores per run; all of the same tasks.
-        seed: of the resampling; the same seed and scores, in any order, give the same interval.
-        resamples: number of resamples, K.
-        confidence: share of the resamples between the bounds, in (0, 1).
-    Returns:
-        The statistic of the scores as given, and the bounds.
+        statistic: takes an array (K or 1, n, ...) per sample and returns (K,), or (1,) where all have 1.
+        samples: an array (n, ...) each, one row per run.
+        resamples: number of resamples, K; always the same ones, so that equal runs give equal estimates.
     Raises:
-        GraftError: groups of different tasks, or empty or non-finite scores.
-        ValueError: no groups, or a confidence or number of resamples out of range.
-    Source: Agarwal et al. 2021, section 4.1; Efron 1979 for the percentile interval.
+        GraftError: the statistic returns another shape.
+    Source: Efron & Tibshirani 1993, algorithm 6.1, with the variance times n / (n - 1); `_joint` for degrees of
+    freedom.
     """
-    from scipy.stats import bootstrap  # takes a second to import
+    arrays = [np.asarray(sample, np.float64) for sample in samples]
+    alone = [array[None] for array in arrays]
+    parts = []
+    for i, array in enumerate(arrays):
+        count = len(array)
+        if count == 1:
+            parts.append((math.inf, 1.0))
+            continue
+        drawn = array[_draws(count, resamples)]
+        values = np.asarray(statistic(*alone[:i], drawn, *alone[i + 1 :]))
+        if values.shape != (resamples,):
+            raise GraftError(f"The statistic gave shape {values.shape} for {resamples} resamples; keep axis 0 alone.")
+        parts.append((float(values.var()) * count / (count - 1), count - 1.0))
+    return Estimate(float(statistic(*alone)[0]), *_joint(parts))
 
-    _check_same_tasks(groups)
-    stratified = [strata(group) for group in groups]
-    every = [stratum for group in stratified for stratum in group]
 
-    def of_resamples(*drawn: FloatArray, axis: int = -1) -> FloatArray:
-        kept = iter(resample[:, : stratum.size] for resample, stratum in zip(drawn, every, strict=True))
-        values = statistic(*(np.concatenate([next(kept) for _ in group], axis=1) for group in stratified))
-        if np.shape(values) != (len(drawn[0]),):
-            raise GraftError(
-                f"The statistic gave shape {np.shape(values)} for {len(drawn[0])} resamples; reduce axis 1 only."
-            )
-        return np.asarray(values, dtype=np.float64)
+def _pooled_iqm(*samples: FloatArray) -> FloatArray:
+    count = max(map(len, samples))
+    return interquartile_mean(np.concatenate([np.repeat(s, count // len(s), axis=0) for s in samples], axis=1), axis=1)
 
-    point = of_resamples(*(stratum[None, :] for stratum in every))[0]
-    low, high = bootstrap(
-        [stratum.repeat(2) if stratum.size == 1 else stratum for stratum in every],  # it refuses a sample of one
-        of_resamples,
-        n_resamples=resamples,
-        vectorized=True,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(point), float(low), float(high))
+
+def iqm_estimate(runs: Runs, resamples: int = RESAMPLES) -> Estimate:
+    """Interquartile mean over runs x tasks; runs are resampled within each task.
+
+    Over several tasks the middle half holds the worst runs of the best task and the best runs of the worst, of whose
+    tails a few runs tell little. So the variance is doubled, with the degrees of freedom of the task with the fewest
+    runs. By simulation of 2 to 4 tasks of 4 to 10 runs, intervals then cover .99 (normal) and .94 at least (lognormal),
+    where they would cover .95 and .87 otherwise.
+
+    Raises:
+        GraftError: as of `strata`.
+    Source: Agarwal et al. 2021, section 4.3.
+    """
+    samples = strata(runs)
+    found = bootstrap(_pooled_iqm, *samples, resamples=resamples)
+    if len(samples) == 1:
+        return found
+    return Estimate(found.value, 2 * found.variance, max(1.0, min(map(len, samples)) - 1.0))
+
+
+def iqm_interval(runs: Runs, confidence: float = CONFIDENCE) -> Interval:
+    """Interquartile mean over runs x tasks with its interval; infinitely wide where a task has a single run."""
+    return iqm_estimate(runs).interval(confidence)
+
+
+def ratio_interval(x: Estimate, y: Estimate, confidence: float = CONFIDENCE) -> Interval:
+    """x / y with its interval, for y > 0 from other runs than x: the ratios r at which x - r * y may be 0.
+
+    It holds 1 where the interval of x - y holds 0. Where y may be 0, the ratio has no upper end (no lower one for a
+    negative x), and neither where x may be 0 as well.
+
+    Raises:
+        GraftError: y is not above 0.
+    Source: Fieller 1954, with the degrees of freedom of x - y.
+    """
+    if y.value <= 0:
+        raise GraftError(f"A ratio to {y.value:g} is undefined; give a denominator above 0.")
+    if x.value < 0:
+        iqm, low, high = ratio_interval(x._replace(value=-x.value), y, confidence)
+        return Interval(-iqm, -high, -low)
+    ratio, variance = x.value / y.value, x.variance + y.variance
+    if math.isinf(variance):
+        return Interval(ratio, -math.inf, math.inf)
+    t = float(stdtrit((x - y).freedom, (1 + confidence) / 2))
+    # The bounds are the roots of a r^2 - 2 b r + c = 0.
+    a, b, c = y.value**2 - t**2 * y.variance, x.value * y.value, x.value**2 - t**2 * x.variance
+    if a <= 0 and c <= 0:
+        return Interval(ratio, -math.inf, math.inf)
+    root = math.sqrt(max(b**2 - a * c, 0.0))
+    low = c / (b + root) if b + root > 0 else 0.0
+    return Interval(ratio, low, (b + root) / a if a > 0 else math.inf)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in the same order.
+
+    Calling those below 5 % real is wrong about any of them in at most 5 % of tables.
+
+    Source: Holm 1979.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def is_bimodal(runs: Stratum) -> bool:
+    """Whether runs fall into two groups, such as those that learned and those that did not.
+
+    They do where the widest gap between neighbours has two runs or more on either side, is wider than 1.5 / sqrt(n) of
+    the range, and `LEAST_GAP` wide. Of groups of 4 to 10 runs from one normal distribution at most 4 % are called
+    bimodal, from one lognormal distribution 7 %; of 5 runs that each learn or do not with the same chance, 54 %, of 8
+    runs 89 % (a group of 5 has two on either side in 62 %).
+    """
+    ordered = np.sort(np.asarray(runs, np.float64))
+    if len(ordered) < 4:
+        return False
+    gaps = np.diff(ordered)
+    widest, span = int(gaps.argmax()), ordered[-1] - ordered[0]
+    if not 1 <= widest <= len(ordered) - 3:
+        return False
+    return bool(gaps[widest] > max(LEAST_GAP, 1.5 / math.sqrt(len(ordered)) * span))
+
+
+def performance_profile(runs: Runs, levels: npt.ArrayLike) -> FloatArray:
+    """Share of runs x tasks with a score above each level, and its 95 % interval.
+
+    The interval is the exact one of a share of independent runs, since with few runs a resample of all that
+    succeeded never fails. It is wider than needed where tasks differ.
+
+    Args:
+        levels: (T,).
+    Returns:
+        (3, T): shares, lower and upper bounds.
+    Source: Agarwal et al. 2021, section 4.2 (score distribution); Clopper & Pearson 1934 for the interval.
+    """
+    scores = np.concatenate(strata(runs))
+    count = len(scores)
+    above = (scores[:, None] > np.asarray(levels, np.float64)).sum(axis=0)
+    tail = (1 - CONFIDENCE) / 2
+    low = np.where(above == 0, 0.0, betaincinv(np.maximum(above, 1), count - above + 1, tail))
+    high = np.where(above == count, 1.0, betaincinv(above + 1, np.maximum(count - above, 1), 1 - tail))
+    return np.stack([above / count, low, high])
 
 
 def _check_same_tasks(groups: Sequence[Runs]) -> None:
@@ -153,15 +293,6 @@ def _check_same_tasks(groups: Sequence[Runs]) -> None:
     for other in tasks[1:]:
         if other != tasks[0]:
             raise GraftError(f"The groups are of different tasks, {tasks[0]} and {other}; give the same to each.")
-
-
-def iqm_interval(runs: Runs, *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE) -> Interval:
-    """Interquartile mean over runs x tasks with its stratified-bootstrap interval.
-
-    Source: Agarwal et al. 2021, section 4.3. Arguments and errors as in `stratified_bootstrap`.
-    """
-    iqm = partial(interquartile_mean, axis=1)
-    return stratified_bootstrap(iqm, runs, seed=seed, resamples=resamples, confidence=confidence)
 
 
 def probability_of_improvement(x: Runs, y: Runs) -> float:

@@ -10,7 +10,9 @@ import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import Stem, build_encoder
+from graft.agents.networks.normaliser import normalisers, varied
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
+from graft.agents.training.critics import CRITICS, ENCODER, HEADS, LOG_ALPHA, ONLINE, TARGET, stored
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError, unknown
 from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
@@ -180,11 +182,23 @@ def _match_observations(
         old = before.get(stem.name, stem._replace(names=(), attributes=()))
         same_cells = old.group == stem.group and (stem.group == 1 or old.board == stem.board)
         match = _match_stem(old, stem, rename, new_channels)
+        if stem.dim == 0:
+            match = match._replace(sources=_of_varied(source, old, match.sources))
         # Statistics of a new feature are those of nothing seen yet. Of a new part, zeros in what reads its features
         # keep it out until it is learned; with zeros below these as well, no gradient would ever reach it.
         random = new_channels == "random" or stem.dim == 0 or (stem.within and stem.name not in before)
         fits[f"encoder.{stem.name}"] = Fit(match, None if same_cells else (old.board, stem.board), stem.dim, random)
     return fits
+
+
+def _of_varied(source: Checkpoint, stem: Stem, sources: list[list[int]]) -> list[list[int]]:
+    """``sources`` of statistics without names that never varied, where others did: their mean says nothing."""
+    path = f"encoder.{stem.name.rpartition('.')[0]}"
+    mean, var = (source.tensors.get(f"{path}.running_{name}") for name in ("mean", "var"))
+    if mean is None or var is None:
+        return sources
+    known = varied(mean, var).view(-1, stem.group).any(1).tolist()
+    return [[i for i in origins if known[i]] or origins for origins in sources]
 
 
 def _rebuilt(source: Checkpoint) -> tuple[Stem, ...]:
@@ -260,7 +274,8 @@ def transplant(
     """A network for ``target`` with the weights that ``source`` has under the same names.
 
     The encoder's stem takes its input slices by observation name and the rest of the encoder is copied. Heads are
-    fresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied.
+    fresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied. Features that
+    never varied in the source count as not seen (`Normaliser`).
 
     Args:
         heads: ``fresh`` or ``by_name``.
@@ -298,7 +313,59 @@ def transplant(
     if strict and report.partial:
         raise GraftError(f"strict=true, and the transplant would lose or invent {_listed(list(report.lost))}.")
     network.load_exactly(assembly.tensors)
+    for normaliser in normalisers(network):
+        normaliser.forget_constant()
     return network, report
+
+
+def carried_critics(
+    source: Checkpoint, network: PolicyNetwork, *, new_channels: NewChannels, rename: Mapping[str, str]
+) -> tuple[dict[str, torch.Tensor], tuple[TensorRow, ...]]:
+    """The source's critics, their target and temperature, moved by name as `transplant` moves the network.
+
+    Of a new observation, columns that are to be random are those of ``network``, which `transplant` made. Columns of a
+    new action are zero: the estimate is then the source's whatever that action does, and learns from the first step on,
+    where random columns would push the action to one of its bounds.
+
+    Returns:
+        Tensors as of `CriticState`, and a row for each of them; nothing where the source has none.
+    Raises:
+        GraftError: no action in common.
+    """
+    held = source.parts.get(CRITICS, {})
+    if not held:
+        return {}, ()
+    fits = _match_observations(source, network, rename, new_channels)
+    actions = _match_actions(source.schemas, network.schemas, rename)
+    encoder, features = stored(network.encoder), network.encoder.out_dim
+    tensors: dict[str, torch.Tensor] = {}
+    rows: list[TensorRow] = []
+    for group in (ONLINE, TARGET):
+        own = {name.removeprefix(f"{group}."): t for name, t in held.items() if name.startswith(f"{group}.")}
+        wanted = {name: torch.zeros_like(t) for name, t in own.items() if not name.startswith(f"{ENCODER}.")}
+        if any(name.startswith(f"{ENCODER}.") for name in own):
+            wanted |= {f"{ENCODER}.{name}": t for name, t in encoder.items()}
+        first = {name for name in wanted if name.startswith(f"{HEADS}.") and name.endswith(".0.weight")}
+        for name in first:
+            wanted[name] = torch.zeros(len(own[name]), len(actions.sources))
+        heads = {name: own[name][:, features:] if name in first else own[name] for name in own}
+        assembly = _Assembly(heads, wanted)
+        for name in wanted:
+            if name in first:
+                assembly.remap(name, 1, actions, "zero")
+                assembly.tensors[name] = torch.cat([own[name][:, :features], assembly.tensors[name]], 1)
+            elif name in fits and fits[name].boards is None:
+                assembly.remap(name, fits[name].dim, fits[name].match, "random" if fits[name].random else "zero")
+            elif name in fits:
+                assembly.fresh(name, "its input is another board", wanted=True)
+            else:
+                assembly.copy(name)
+        tensors |= {f"{group}.{name}": t for name, t in assembly.tensors.items()}
+        rows += [replace(row, tensor=f"{CRITICS}.{group}.{row.tensor}") for row in assembly.rows]
+    if LOG_ALPHA in held:
+        tensors[LOG_ALPHA] = held[LOG_ALPHA].clone()
+        rows.append(TensorRow(f"{CRITICS}.{LOG_ALPHA}", "copied", 1.0))
+    return tensors, tuple(rows)
 
 
 def carried(

@@ -16,6 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from graft.agents.checkpoints.files import flush_folder, write_durably
+from graft.agents.checkpoints.old_names import NAMES, translated
 from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
@@ -83,6 +84,7 @@ class Checkpoint:
         }
         manifest = {
             "format": FORMAT,
+            "names": NAMES,
             "network": self.network.to_json(),
             "observation": self.schemas.observation.to_json(),
             "action": self.schemas.action.to_json(),
@@ -110,7 +112,10 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path | str) -> Checkpoint:
-        """Read ``folder``; raises GraftError for a missing, truncated or altered file, or another format version."""
+        """Read ``folder``; raises GraftError for a missing, truncated or altered file, or another format version.
+
+        Names of observations and actions that earlier versions gave are translated (`translated`).
+        """
         folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
             folder = _previous(folder)
@@ -124,6 +129,8 @@ class Checkpoint:
                     f"{MANIFEST}; restore it from a copy or train it again."
                 )
             groups[name.removesuffix(".safetensors")] = load_tensors(data)
+        if manifest.get("names", 1) < NAMES:
+            manifest = translated(manifest)
         return cls(
             network=NetworkConfig.from_json(manifest["network"]),
             schemas=Schemas(

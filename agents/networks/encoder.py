@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from graft.agents.networks.activation import layer_gains
 from graft.agents.networks.normaliser import Normaliser, normalisers
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema
@@ -51,11 +52,13 @@ class Encoder(nn.Module):
     """
 
     kinds: tuple[str, ...] = ()  # observation kinds it accepts
-    default_for: tuple[str, ...] = ()  # observation kinds whose default encoder it is
+    least: int = 1  # the fewest rows and columns of a picture or a board
+    default_for: tuple[str, ...] = ()  # observation kinds whose default encoder it is, where they are large enough
 
     blocks: nn.ModuleList
     out_dim: int
     stems: tuple[Stem, ...]
+    highest: float = 1.0  # what raw observations are divided by: see `highest`
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
@@ -64,7 +67,7 @@ class Encoder(nn.Module):
 
     def scale(self, obs: torch.Tensor) -> torch.Tensor:
         """Raw observations -> float input of the first block, same shape."""
-        return obs.float()
+        return obs.float() if self.highest == 1.0 else obs.float() / self.highest
 
     def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
         """Output of the first ``depth`` blocks on raw observations (N, *obs_shape); depth 0 gives these."""
@@ -129,6 +132,10 @@ class Encoder(nn.Module):
                 normaliser.train(mode)
         return self
 
+    def gains(self) -> dict[nn.Module, float]:
+        """Layer -> gain of its orthogonal weights, for the layers that an activation function follows."""
+        return layer_gains(self)
+
     @property
     def unread(self) -> tuple[str, ...]:
         """Prefixes of parameters without effect, because the weights that read their outputs are zero."""
@@ -143,11 +150,25 @@ class Encoder(nn.Module):
 ENCODERS: Registry[type[Encoder]] = Registry("encoder", "graft.agents.networks.encoders")
 
 
+PIXEL = 255.0  # the highest value of a pixel
+
+
+def highest(schema: ObservationSchema) -> float:
+    """What an encoder divides observations by: pixels become numbers from 0 to 1, others stay."""
+    return PIXEL if schema.kind == "pixels" else 1.0
+
+
+def encoders_for(schema: ObservationSchema) -> list[str]:
+    """Names of the encoders that take such observations, the default one first; every kind has one at any size."""
+    kind, smallest = schema.kind, min(schema.shape[1:], default=None)
+    fitting = [name for name, e in ENCODERS.items() if kind in e.kinds and (smallest is None or smallest >= e.least)]
+    return sorted(fitting, key=lambda name: kind not in ENCODERS[name].default_for)
+
+
 def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, Any]) -> Encoder:
     """The encoder ``name``; raises GraftError for an unknown name or option, a wrong type, or an unfit observation."""
     kind = ENCODERS[name]
-    if schema.kind not in kind.kinds:
-        fitting = [n for n, e in ENCODERS.items() if schema.kind in e.kinds]
+    if name not in (fitting := encoders_for(schema)):
         raise GraftError(
             f"Encoder '{name}' cannot take a {schema.kind} observation of shape {schema.shape}; "
             f"allowed here: {', '.join(fitting)}."
@@ -165,6 +186,11 @@ def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, An
     return kind(schema, **checked)
 
 
+def has_option(name: str, option: str) -> bool:
+    """Whether the encoder ``name`` takes the option."""
+    return option in inspect.signature(ENCODERS[name]).parameters
+
+
 def default_encoder(schema: ObservationSchema) -> str:
-    """Name of the default encoder for the kind of observation."""
-    return next(name for name, kind in ENCODERS.items() if schema.kind in kind.default_for)
+    """Name of the default encoder for such observations."""
+    return encoders_for(schema)[0]

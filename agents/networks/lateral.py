@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from graft.agents.networks.activation import gain, make
 from graft.agents.networks.policy_network import PolicyHead, PolicyNetwork, ValueHead
 from graft.errors import GraftError
 
@@ -27,12 +28,12 @@ class Lateral(nn.Module):
         layer: W, the new column's layer to whose output this is added.
         inputs: channels or features of h, one entry for each earlier column.
         width: channels or features that V projects to.
-        activation: between V and U.
-        gain: of U's orthogonal start.
+        activation: between V and U; V starts orthogonal with its gain.
+        out_gain: of U's orthogonal start.
     """
 
     def __init__(
-        self, layer: nn.Linear | nn.Conv2d, inputs: Sequence[int], width: int, activation: nn.Module, gain: float
+        self, layer: nn.Linear | nn.Conv2d, inputs: Sequence[int], width: int, activation: nn.Module, out_gain: float
     ) -> None:
         super().__init__()
         self.scales = nn.Parameter(torch.empty(len(inputs)).uniform_(*SCALE_RANGE))
@@ -47,10 +48,10 @@ class Lateral(nn.Module):
         else:
             self.project = nn.Linear(sum(inputs), width)
             self.out = nn.Linear(width, layer.out_features, bias=False)
-        nn.init.orthogonal_(self.project.weight, 2**0.5)
+        nn.init.orthogonal_(self.project.weight, gain(activation))
         assert self.project.bias is not None
         nn.init.zeros_(self.project.bias)
-        nn.init.orthogonal_(self.out.weight, gain)
+        nn.init.orthogonal_(self.out.weight, out_gain)
 
     def forward(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
         """One tensor (N, ...) for each earlier column, in order -> a tensor of the shape of W's output."""
@@ -109,7 +110,8 @@ def run_column(
 
 
 def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace]) -> nn.ModuleDict:
-    """Laterals into every block but the encoder's first, and into the output layers; from torch's random numbers.
+    """Laterals into every block but the encoder's first, with its activation, and into the output layers, with the
+    heads'; from torch's random numbers.
 
     ``own`` and ``earlier`` are activations of any observation in the column and in each earlier one. Raises GraftError
     for a block without exactly one layer to add to, or columns that do not fit together.
@@ -124,11 +126,11 @@ def fresh_laterals(network: PolicyNetwork, own: Trace, earlier: Sequence[Trace])
             inputs = _widths(layer, name, block_input(own, part, index), earlier, part, index)
             width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
             nonlinear = next((m for m in block if type(m).__module__ == nn.ReLU.__module__), nn.Identity())
-            laterals[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), 2**0.5)
-    for key, (part, layer, gain) in output_layers(network).items():
+            laterals[f"{part}_{index}"] = Lateral(layer, inputs, width, copy.deepcopy(nonlinear), gain(nonlinear))
+    for key, (part, layer, small) in output_layers(network).items():
         depth = len(own[part])
         inputs = _widths(layer, f"the output of the {part}", block_input(own, part, depth), earlier, part, depth)
-        laterals[key] = Lateral(layer, inputs, layer.in_features, nn.Tanh(), gain)
+        laterals[key] = Lateral(layer, inputs, layer.in_features, make(network.config.in_heads), small)
     return laterals
 
 

@@ -13,10 +13,14 @@ Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 
 CLIP = 10.0  # normalised values are clipped to this, as in Stable-Baselines3's VecNormalize
 EPSILON = 1e-8
+RESOLUTION = 1e-6
+"""Deviations of this share of a feature's mean, or of 1 where that is more, are rounding (float32's is 1.2e-7)."""
 
 
 class Normaliser(nn.Module):
     """Observations (N, ...) -> (N, D) with mean 0 and variance 1, by running statistics.
+
+    The scale of a feature that has never varied is unknown: its mean is subtracted, and it is not divided by anything.
 
     A policy must not change between acting and learning. So observations in training mode are only counted, and enter
     the statistics when a backend calls `commit_statistics`, between two rollouts; in eval mode they are not counted.
@@ -45,8 +49,23 @@ class Normaliser(nn.Module):
         flat = obs.flatten(1).float()
         if self.training and not self.held:
             self._count(flat.detach().double())
-        scaled = (flat - self.running_mean) / (self.running_var + EPSILON).sqrt()
-        return torch.where(self.running_count > 0, scaled.clamp(-CLIP, CLIP), flat)
+        varies = self.varied
+        scale = torch.where(varies, (self.running_var + EPSILON).sqrt(), 1.0)
+        scaled = (flat - self.running_mean) / scale
+        return torch.where((self.running_count > 0) | ~varies, scaled.clamp(-CLIP, CLIP), flat)
+
+    @property
+    def varied(self) -> torch.Tensor:
+        """Whether each feature was ever seen to vary, by more than `RESOLUTION`: booleans (D,)."""
+        return varied(self.running_mean, self.running_var)
+
+    @torch.no_grad()
+    def forget_constant(self) -> None:
+        """Count features that never varied as not seen, for a network that moves to another task.
+
+        If their statistics go on, they will be those of that task alone; until then the output stays the same.
+        """
+        self.running_count.mul_(self.varied)
 
     @torch.no_grad()
     def _count(self, flat: torch.Tensor) -> None:
@@ -68,6 +87,11 @@ class Normaliser(nn.Module):
         self.running_mean.copy_(mean)
         self.running_var.copy_(squares / count)
         self._pending.zero_()
+
+
+def varied(mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+    """Whether features of this mean and variance vary by more than rounding; elementwise."""
+    return var > (RESOLUTION * mean.abs().clamp(min=1)).square()
 
 
 def _merged(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from graft.agents.networks.encoder import Encoder, build_encoder, default_encoder
+from graft.agents.networks.activation import HIDDEN_GAIN, OWN, Activation, check_activation, layer_gains, make
+from graft.agents.networks.encoder import Encoder, build_encoder, default_encoder, has_option
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
@@ -32,6 +33,8 @@ class NetworkConfig:
         kind: registered name of the network's class (`NETWORKS`).
         parts: JSON values that describe a network of another kind than ``plain``.
         distribution: of actions, where not the default one (`Outputs`).
+        activation: in the heads, and in an encoder that has the option, unless ``options`` give it another; ``own`` is
+            tanh in the heads and the encoder's default. None is not decided: the algorithm's, else ``own``.
     """
 
     encoder: str | None = None
@@ -40,18 +43,38 @@ class NetworkConfig:
     kind: str = "plain"
     parts: Mapping[str, Any] = field(default_factory=dict)
     distribution: Distribution | None = None
+    activation: str | None = None
+
+    @property
+    def in_heads(self) -> Activation:
+        """The activation in the heads."""
+        return "tanh" if self.activation in (None, OWN) else cast(Activation, self.activation)
+
+    def encoder_options(self, encoder: str) -> dict[str, Any]:
+        """All options of an encoder of this name."""
+        own = self.activation in (None, OWN) or not has_option(encoder, "activation")
+        return dict(self.options) if own else {"activation": self.activation, **self.options}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ``kind``, ``parts`` and ``distribution`` only where they are not the default."""
+        """Plain JSON values; but for ``encoder``, ``options`` and ``head`` only those that are not the default."""
         data: dict[str, Any] = {"encoder": self.encoder, "options": dict(self.options), "head": list(self.head)}
         if self.kind != "plain":
             data |= {"kind": self.kind, "parts": dict(self.parts)}
+        if self.activation not in (None, OWN):
+            data["activation"] = self.activation
         return data if self.distribution is None else data | {"distribution": self.distribution}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NetworkConfig:
-        kind, parts = data.get("kind", "plain"), dict(data.get("parts", {}))
-        return cls(data["encoder"], dict(data["options"]), tuple(data["head"]), kind, parts, data.get("distribution"))
+        return cls(
+            data["encoder"],
+            dict(data["options"]),
+            tuple(data["head"]),
+            kind=data.get("kind", "plain"),
+            parts=dict(data.get("parts", {})),
+            distribution=data.get("distribution"),
+            activation=data.get("activation", OWN),
+        )
 
 
 class Outputs(NamedTuple):
@@ -111,10 +134,10 @@ def unscale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor
     return low + 0.5 * (actions + 1.0) * (high - low)
 
 
-def mlp(inputs: int, hidden: tuple[int, ...], activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+def mlp(inputs: int, hidden: tuple[int, ...], activation: Activation) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(inputs, width), activation()]
+        layers += [nn.Linear(inputs, width), make(activation)]
         inputs = width
     return nn.Sequential(*layers)
 
@@ -125,16 +148,14 @@ class PolicyHead(nn.Module):
     ``spread`` is the second output layer of a squashed distribution: its log standard deviations.
     """
 
-    def __init__(
-        self, inputs: int, hidden: tuple[int, ...], actions: ActionSchema, distribution: Distribution | None = None
-    ) -> None:
+    def __init__(self, inputs: int, config: NetworkConfig, actions: ActionSchema) -> None:
         super().__init__()
-        width = hidden[-1] if hidden else inputs
-        self.hidden = mlp(inputs, hidden)
+        width = config.head[-1] if config.head else inputs
+        self.hidden = mlp(inputs, config.head, config.in_heads)
         self.out = nn.Linear(width, len(actions.names))
         self.log_std: nn.Parameter | None = None
         self.spread: nn.Linear | None = None
-        if distribution == "squashed":
+        if config.distribution == "squashed":
             self.spread = nn.Linear(width, len(actions.names))
         elif actions.kind == "box":
             self.log_std = nn.Parameter(torch.zeros(len(actions.names)))
@@ -154,10 +175,10 @@ class PolicyHead(nn.Module):
 class ValueHead(nn.Module):
     """Features -> estimated return."""
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, config: NetworkConfig) -> None:
         super().__init__()
-        self.hidden = mlp(inputs, hidden)
-        self.out = nn.Linear(hidden[-1] if hidden else inputs, 1)
+        self.hidden = mlp(inputs, config.head, config.in_heads)
+        self.out = nn.Linear(config.head[-1] if config.head else inputs, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Values, (N,)."""
@@ -170,10 +191,11 @@ class PolicyNetwork(nn.Module):
     Args:
         schemas: of the task it plays.
         config: architecture.
-        seed: of the weights. Orthogonal with gain sqrt(2), output layers 0.01 (policy) and 1 (value), biases zero,
-            as in Stable-Baselines3; the caller's random state is left alone.
+        seed: of the weights. Orthogonal with the gain of the activation that follows (`activation.gain`: sqrt(2) for
+            tanh and ReLU), output layers 0.01 (policy) and 1 (value), biases zero, as in Stable-Baselines3; the
+            caller's random state is left alone.
     Raises:
-        GraftError: an encoder or a distribution that does not fit the schemas.
+        GraftError: an encoder or a distribution that does not fit the schemas, or an unknown activation.
     """
 
     def __init__(self, schemas: Schemas, config: NetworkConfig, seed: int) -> None:
@@ -185,20 +207,28 @@ class PolicyNetwork(nn.Module):
             )
         self.schemas = schemas
         name = config.encoder or default_encoder(schemas.observation)
-        self.config = replace(config, encoder=name, options=dict(config.options), head=tuple(config.head))
+        check_activation(config.activation or OWN)
+        self.config = replace(
+            config,
+            encoder=name,
+            options=dict(config.options),
+            head=tuple(config.head),
+            activation=config.activation or OWN,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the caller's GPU as well
-            self.encoder: Encoder = build_encoder(name, schemas.observation, config.options)
-            self.policy = PolicyHead(self.encoder.out_dim, self.config.head, schemas.action, config.distribution)
-            self.value = ValueHead(self.encoder.out_dim, self.config.head)
+            self.encoder: Encoder = build_encoder(name, schemas.observation, config.encoder_options(name))
+            self.policy = PolicyHead(self.encoder.out_dim, self.config, schemas.action)
+            self.value = ValueHead(self.encoder.out_dim, self.config)
             self._initialise()
 
     def _initialise(self) -> None:
+        gains = {**self.encoder.gains(), **layer_gains(self.policy), **layer_gains(self.value)}
+        gains |= {layer: 0.01 for layer in (self.policy.out, self.policy.spread) if layer is not None}
+        gains[self.value.out] = 1.0
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                small = module in (self.policy.out, self.policy.spread)
-                gain = 0.01 if small else 1.0 if module is self.value.out else 2**0.5
-                nn.init.orthogonal_(module.weight, gain)
+                nn.init.orthogonal_(module.weight, gains.get(module, HIDDEN_GAIN))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -22,6 +22,7 @@ class AlgorithmMixin(Algorithm):
 
     Attributes:
         env_steps: taken so far. budget: env steps of the whole training, once the backend has set it.
+        critics_carried: whether critics beside the network are those of a source.
         fragments: of the latest training step, one for each runner. results: metrics of each learner in it.
         memory: state between training steps beside learners and runners (a replay buffer), or None.
         tags: RLlib's names of what a learner measures -> tags of Graft's records.
@@ -29,6 +30,7 @@ class AlgorithmMixin(Algorithm):
 
     env_steps = 0
     budget: int | None = None
+    critics_carried = False
     fragments: tuple[Fragment, ...] = ()
     results: tuple[Any, ...] = ()
     memory: Savable | None = None

@@ -15,7 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from graft.agents.checkpoints.learner_state import arrays, tensors
 from graft.agents.checkpoints.snapshot import Savable, SavedState
-from graft.agents.checkpoints.snapshotter import EnvState, RandomState, Snapshotter
+from graft.agents.checkpoints.snapshotter import RandomState, Snapshotter
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.ray_session.session import join
 from graft.agents.rllib.algorithm import Algorithm
@@ -161,26 +161,30 @@ def train(job: TrainJob) -> TrainResult:
     runner_env = RunnerEnvConfig(task, network.schemas.observation, seed, algorithm.reward_scale, job.workers, plays)
     partners = {} if job.partners is None else dict(job.partners.networks)
     with contextlib.ExitStack() as stack:
-        eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, algorithm.num_envs)))
+        levels = seed + algorithm.num_envs
+        eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, levels)))
         built = build_algorithm(algorithm, network, runner_env, job.hooks, seed, job.resources, partners)
         stack.callback(built.stop)
-        return _run(RemoteTraining(built, network, job.hooks, partners), job, eval_env)
+        return _run(RemoteTraining(built, network, job.hooks, partners), job, eval_env, levels)
 
 
-def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv) -> TrainResult:
+def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv, levels: int) -> TrainResult:
+    """``levels``: seed of the first evaluation's."""
     algorithm = training.algorithm
-    evaluation = PeriodicEvaluation(job, eval_env, training.faults)
+    evaluation = PeriodicEvaluation(job, eval_env, levels, training.faults)
     rollouts = RolloutMetrics(eval_env.groups)
     parts: Mapping[str, Savable] | None = None
     if eval_env.savable:
         parts = {
             "training": training,
             "random": RandomState(torch.device("cpu")),
-            "evaluation": EnvState(eval_env),
             "trials": evaluation,
             "supervisor": rollouts,
         }
     algorithm.budget = job.budget
+    if job.critics:
+        training.load_critics(job.critics)
+        algorithm.critics_carried = True
     snapshotter = Snapshotter(job.snapshots, parts)
     snapshotter.resume()
 
@@ -207,10 +211,12 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv) -> Tr
             cause = training.failure() or cause
         if isinstance(cause, TooManyFaults):
             training.fetch()
+            job.critics.update(training.critics())
             cause.env_steps = algorithm.env_steps
             job.record(algorithm.env_steps, cause.faults.metrics())
         if cause is error:
             raise
         raise cause from error
     evaluate()
+    job.critics.update(training.critics())
     return evaluation.result(algorithm.env_steps, snapshotter.seconds)

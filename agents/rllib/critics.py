@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import check_finite, mlp
 from graft.agents.rllib.module import TargetNetworkModule
+from graft.agents.training.critics import without_gradients
 from graft.envs.core.schema import ActionSchema
 from graft.errors import GraftError
 
@@ -24,7 +26,7 @@ class Critics(nn.Module):
     """Two estimates of the return of actions in [-1, 1], on features of one encoder.
 
     Args:
-        shared: whether the encoder is the actor's, which alone trains it. hidden: units of the layers above it.
+        shared: whether the encoder is the network's own. hidden: units of the layers above it.
     """
 
     def __init__(self, encoder: Encoder, shared: bool, actions: int, hidden: tuple[int, ...]) -> None:
@@ -34,8 +36,7 @@ class Critics(nn.Module):
 
     def features(self, obs: torch.Tensor) -> torch.Tensor:
         """Features (N, F) of raw observations."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.shared):
-            return cast(torch.Tensor, self.encoder(obs))
+        return cast(torch.Tensor, self.encoder(obs))
 
     def forward(self, features: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both estimates (N,) from features (N, F) and actions (N, A)."""
@@ -43,12 +44,13 @@ class Critics(nn.Module):
         return first, second
 
     def trained(self) -> list[nn.Parameter]:
+        """What the critics' own optimiser trains: a shared encoder is stepped with the network."""
         return list((self.heads if self.shared else self).parameters())
 
 
 def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
     """A critic's layers, initialised as in Stable-Baselines3."""
-    return nn.Sequential(*mlp(inputs, hidden, nn.ReLU), nn.Linear((inputs, *hidden)[-1], 1))
+    return nn.Sequential(*mlp(inputs, hidden, "relu"), nn.Linear((inputs, *hidden)[-1], 1))
 
 
 def scale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
@@ -105,7 +107,8 @@ class SACModule(TargetNetworkModule, QNetAPI):
     def _forward_train(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         """What RLlib's loss reads, by its names."""
         obs, after = batch[Columns.OBS], batch[Columns.NEXT_OBS]
-        drawn, logp = self.policy(obs).rsample_and_logp()
+        with without_gradients(self.network.encoder) if self.critics.shared else nullcontext():
+            drawn, logp = self.policy(obs).rsample_and_logp()
         with torch.no_grad():
             drawn_after, logp_after = self.policy(after).sample_and_logp()
             value_after = torch.minimum(*self.target(self.target.features(after), drawn_after))

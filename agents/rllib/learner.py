@@ -19,7 +19,8 @@ from graft.agents.checkpoints.snapshotter import RandomState
 from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.networks.policy_network import PolicyNetwork, Unstable
 from graft.agents.rllib.module import NetworkModule
-from graft.agents.training.backend import Batch, Hooks
+from graft.agents.training.backend import Batch, CriticLayers, Hooks
+from graft.agents.training.critics import CriticState
 from graft.agents.training.learning_rates import scale_rates
 
 HOOKS = "hooks"  # key of ``learner_config_dict`` under which the method's hooks are, a `Reference`
@@ -121,7 +122,9 @@ class TransferLearner(TorchLearner):
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
         columns = batch.get(DEFAULT_MODULE_ID)
-        self._batch = None if columns is None else Batch(columns[Columns.OBS], columns[Columns.ACTIONS])
+        self._batch = None
+        if columns is not None:
+            self._batch = Batch(columns[Columns.OBS], columns[Columns.ACTIONS], self.critic_layers)
         try:
             return super()._uncompiled_update(batch, **kwargs)
         except Exception as error:
@@ -134,8 +137,20 @@ class TransferLearner(TorchLearner):
         """The mean over all learners; raises Unstable where the loss is not finite: RLlib would skip the minibatch."""
         if not all(bool(torch.isfinite(loss)) for loss in loss_per_module.values()):
             raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
-        gradients = super().compute_gradients(loss_per_module, **kwargs)
+        gradients = self.library_gradients(loss_per_module)
         return self._averaged({parameter: grad for parameter, grad in gradients.items() if grad is not None})
+
+    def library_gradients(self, loss_per_module: dict[str, Any]) -> dict[Any, Any]:
+        return super().compute_gradients(loss_per_module)
+
+    @property
+    def critic_state(self) -> CriticState | None:
+        """Critics beside the network, where there are any."""
+        return None
+
+    @property
+    def critic_layers(self) -> CriticLayers | None:
+        return None
 
     def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
         """The method's change, then RLlib's clipping."""
@@ -145,7 +160,8 @@ class TransferLearner(TorchLearner):
         named = dict(self.network.named_parameters())
         given = {name: gradients_dict[p] for name, p in named.items() if p in gradients_dict}
         others = {p: grad for p, grad in gradients_dict.items() if p not in set(named.values())}
-        # Without a batch (in a squad, all agents of the team may be out of play) the method's weights don't change:
+        # Without a batch (in a squad, all agents of the team may be out of play; or only critics train now) the
+        # method's weights don't change:
         # its gradients are dropped, as a partner's loss could move weights that the method protects.
         changed = {} if self._batch is None else change(given, self.network, self._batch)
         for name in given.keys() - changed.keys():
@@ -176,8 +192,20 @@ class TransferLearner(TorchLearner):
         return gathered
 
     def schedule(self, progress: float) -> None:
-        if self.hooks.schedule is not None:
-            self.hooks.schedule(self.network, progress)
+        """The method's. Where it trains by itself, on states that only this learner has, the first learner's weights
+        hold for all.
+        """
+        if self.hooks.schedule is None:
+            return
+        self.hooks.schedule(self.network, progress)
+        if self.config.num_learners > 1:
+            weights = [p.detach() for p in self.network.parameters()]
+            flat = torch.cat([weight.reshape(-1) for weight in weights])
+            if self._learner_index:
+                flat.zero_()
+            torch.distributed.all_reduce(flat)  # a sum: the ranks that a broadcast goes by may be in another order
+            for weight, part in zip(weights, torch.split(flat, [w.numel() for w in weights]), strict=True):
+                weight.copy_(part.view_as(weight))
 
     def save(self) -> SavedState:
         held, rest = optimiser_state(self.get_optimizer())

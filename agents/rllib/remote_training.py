@@ -13,6 +13,7 @@ from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.rllib.learner import TransferLearner
 from graft.agents.rllib.runner import BatchRunner
 from graft.agents.training.backend import Hooks
+from graft.agents.training.critics import CriticTensors
 from graft.envs.core.faults import Faults
 
 T = TypeVar("T")
@@ -70,6 +71,15 @@ class RemoteTraining:
         if self._hooks.state is not None:
             self._hooks.state.restore(SavedState(saved.group("method"), saved.values["method"]))
 
+    def load_critics(self, critics: CriticTensors) -> None:
+        """Fill the learners' critics, where they have any beside the network."""
+        packed = _packed(SavedState(critics, {}))
+        self.learners(lambda learner: _load_critics(learner, packed))
+
+    def critics(self) -> CriticTensors:
+        """Of the first learner."""
+        return dict(_unpacked(self.learners(_packed_critics)[0]).tensors)
+
     def schedule(self, progress: float) -> None:
         """Call the method's schedule in every learner, and send the weights to the runners."""
         self.learners(lambda learner: learner.schedule(progress))
@@ -108,6 +118,16 @@ class RemoteTraining:
         """The first learner's last minibatch, by Graft's tags."""
         measured = self.algorithm.results[0][DEFAULT_MODULE_ID] if self.algorithm.results else {}
         return {tag: float(measured[name].peek()) for name, tag in self.algorithm.tags.items() if name in measured}
+
+
+def _load_critics(learner: TransferLearner, packed: Packed) -> None:
+    if learner.critic_state is not None:
+        learner.critic_state.load(_unpacked(packed).tensors)
+
+
+def _packed_critics(learner: TransferLearner) -> Packed:
+    state = learner.critic_state
+    return _packed(SavedState({} if state is None else state.save(), {}))
 
 
 def _packed(saved: SavedState) -> Packed:

@@ -16,9 +16,11 @@ from graft.agents.checkpoints.snapshot import Savable
 from graft.agents.checkpoints.snapshotter import EnvState, RandomState, Snapshotter
 from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.sb3.algorithm import Algorithm
+from graft.agents.sb3.gradients import MethodGradients
 from graft.agents.sb3.learner_state import SavableLearner, network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Record, TrainJob, TrainResult
+from graft.agents.training.critics import CriticState
 from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.periodic_evaluation import PeriodicEvaluation, log_period, make_env
 from graft.agents.training.recent_returns import RecentReturns
@@ -112,26 +114,42 @@ def train(job: TrainJob) -> TrainResult:
     assert isinstance(algorithm, Algorithm), "an algorithm of this backend"
     algorithm.check_network(network)
     with contextlib.ExitStack() as stack:
-        batch = stack.enter_context(contextlib.closing(make_env(job, algorithm.num_envs, 0)))
-        eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, algorithm.num_envs)))
+        batch = stack.enter_context(contextlib.closing(make_env(job, algorithm.num_envs, job.seed)))
+        levels = job.seed + algorithm.num_envs
+        eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, levels)))
         env = BatchVecEnv(batch, algorithm.reward_scale)
         learner = algorithm.learner(network, env, job.seed % 2**32, job.hooks.gradients, job.device)
         learner.set_logger(Logger(None, [RecordWriter(job.record)]))
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
-        evaluation = PeriodicEvaluation(job, eval_env, lambda: [batch.faults])
+        critics = _prepare_critics(learner, job)
+        evaluation = PeriodicEvaluation(job, eval_env, levels, lambda: [batch.faults])
         parts: dict[str, Savable] | None = None
-        if batch.savable and eval_env.savable:
+        if batch.savable:
             parts = {
                 "learner": SavableLearner(learner),
                 "random": RandomState(learner.device),
                 "training": EnvState(env),
-                "evaluation": EnvState(eval_env),
                 "trials": evaluation,
             }
         snapshotter = Snapshotter(job.snapshots, parts)
         snapshotter.resume()
-        _learn(learner, job, TrainingCallback(job, evaluation, env.recent, snapshotter), evaluation)
+        try:
+            _learn(learner, job, TrainingCallback(job, evaluation, env.recent, snapshotter), evaluation)
+        finally:
+            if critics is not None:
+                job.critics.update(critics.save())
         return evaluation.result(learner.num_timesteps, snapshotter.seconds)
+
+
+def _prepare_critics(learner: BaseAlgorithm, job: TrainJob) -> CriticState | None:
+    """The learner's critics beside the network, filled with the job's where it has any; None without critics."""
+    assert isinstance(learner, MethodGradients)
+    learner.critic_warmup = job.hooks.critic_warmup
+    critics = learner.critic_state()
+    if critics is not None and job.critics:
+        critics.load(job.critics)
+        learner.critics_carried = True
+    return critics
 
 
 def _learn(learner: BaseAlgorithm, job: TrainJob, callback: TrainingCallback, evaluation: PeriodicEvaluation) -> None:

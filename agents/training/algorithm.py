@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from graft.agents.networks.activation import OWN, Activation
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
@@ -23,13 +24,15 @@ class Algorithm:
     """Options that every algorithm has.
 
     Attributes:
-        num_envs: environments in the training batch.
+        num_envs: environments in the training batch. gamma: discount.
         reward_scale: multiplies the rewards that the algorithm sees, not reported returns.
     """
 
     distribution: ClassVar[Distribution | None] = None  # of actions, by the heads' outputs (see `Outputs`)
+    activation: ClassVar[Activation | None] = None  # of networks for which none was chosen; None: each encoder's own
 
     num_envs: Count = 64
+    gamma: Share = 0.99
     reward_scale: Positive = 1.0
 
     @classmethod
@@ -61,8 +64,11 @@ class Algorithm:
 
 
 def architecture_for(algorithm: Algorithm, config: NetworkConfig) -> NetworkConfig:
-    """``config`` with the algorithm's action distribution, to build its networks from."""
-    return replace(config, distribution=algorithm.distribution)
+    """``config`` with the algorithm's action distribution, and its activation where none is chosen, to build its
+    networks from.
+    """
+    activation = config.activation or algorithm.activation or OWN
+    return replace(config, distribution=algorithm.distribution, activation=activation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +107,8 @@ class ReplayOptions(Algorithm):
     Attributes:
         learning_rate: of Adam. gamma: discount. batch: transitions per gradient step.
         buffer: transitions kept. tau: weight of the network in each update of its target.
-        learning_starts: env steps of uniformly random play before the first update.
+        learning_starts: env steps before the first update, of uniformly random play; of the network's own where it came
+            with its critics.
         train_freq: steps of each environment between updates.
         gradient_steps: per update; -1 for as many as env steps since the last one.
     Raises:
@@ -133,9 +140,10 @@ class SACOptions(ReplayOptions):
 
     Attributes:
         entropy: coefficient of the entropy; ``auto`` learns it, towards an entropy of -1 per action.
-        encoder: of the critics: ``separate``, a copy of the network's encoder *as the transfer made it*, trained by the
-            critics' loss except where frozen; or ``shared``, the network's own, trained only by the actor's loss. A
-            transfer method changes neither the critics' gradients nor the copy's.
+        encoder: of the critics: ``separate``, a copy of the network's encoder *as the transfer made it* (with carried
+            heads: that of the source's critics), trained by the critics' loss except where frozen; or ``shared``, the
+            network's own, trained by the critics' loss only, as usual. A transfer method changes the gradients of the
+            network and so of a shared encoder, but not those of the critics or a copy.
         critic: hidden units of each critic above the encoder.
     """
 

@@ -10,9 +10,11 @@ import torch
 from pydantic import Field
 
 from graft.agents.checkpoints.snapshot import Savable, Snapshots
+from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.networks.policy_network import Unstable as Unstable
 from graft.agents.training.algorithm import Algorithm
+from graft.agents.training.critics import CriticTensors
 from graft.envs.core.task import Task
 
 LONGEST_EPISODE = 30_000  # most steps of an episode in an evaluation; the longest of Atari's have 27,000
@@ -20,11 +22,24 @@ LONGEST_EPISODE = 30_000  # most steps of an episode in an evaluation; the longe
 Grads = dict[str, torch.Tensor]  # parameter name -> gradient; a parameter without a gradient is absent
 
 
+class CriticLayers(NamedTuple):
+    """The encoder that critics beside the network read, the network's own or one of the same layout, and the weights
+    (U, F + A) of their first layers, which read its F features, then actions.
+    """
+
+    encoder: Encoder
+    first: tuple[torch.Tensor, ...]
+
+
 class Batch(NamedTuple):
-    """A minibatch as an algorithm sees it: raw observations (N, *obs_shape), and actions (N,) or (N, A)."""
+    """A minibatch as an algorithm sees it: raw observations (N, *obs_shape), and actions (N,) or (N, A).
+
+    ``critics``: beside the network, where the algorithm has some.
+    """
 
     observations: torch.Tensor
     actions: torch.Tensor
+    critics: CriticLayers | None = None
 
 
 Gradients = Callable[[Grads, PolicyNetwork, Batch], Grads]  # called after backward and before clipping
@@ -39,6 +54,8 @@ class Hooks:
         schedule: ``(network, progress)``, called before each rollout with the share of the budget spent, in [0, 1).
         rates: parameter name -> factor of its learning rate, where it is not 1.
         report: returns metrics by tag, which every evaluation records.
+        critic_warmup: how long only critics train, where there are critics beside the network, and the network stays as
+            it is: below 1 a share of the budget, else env steps, after ``learning_starts``.
         state: of these functions. Where copies of the hooks are called in other processes, the backend copies their
             state to this object before each evaluation and at the end.
     """
@@ -47,6 +64,7 @@ class Hooks:
     schedule: Callable[[PolicyNetwork, float], None] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     report: Callable[[PolicyNetwork], Mapping[str, float]] | None = None
+    critic_warmup: float = 0.0
     state: Savable | None = None
 
 
@@ -115,6 +133,8 @@ class TrainJob:
             None are taken where an environment's state can't be saved (all but the built-in games).
         workers: processes that each batch is spread over (`envs.make`).
         resources, partners: of RLlib only.
+        critics: of an algorithm with critics beside the network (`CriticState`). Training starts from them where there
+            are any, else from fresh ones, and leaves its own here.
     """
 
     network: PolicyNetwork
@@ -130,6 +150,7 @@ class TrainJob:
     workers: int = 1
     resources: Resources = Resources()
     partners: Partners | None = None
+    critics: CriticTensors = field(default_factory=dict)
 
 
 class TrainResult(NamedTuple):

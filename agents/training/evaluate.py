@@ -52,8 +52,19 @@ class Episodes(NamedTuple):
         }
 
 
+def nth_seed(seed: int, number: int) -> int:
+    """A seed of its own for each number: ``seed`` itself for 0, any in [0, 2**30) for those after."""
+    return seed if number == 0 else int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0] >> 2)
+
+
 def play_episodes(
-    choose: Callable[[Any], Any], env: TaskVectorEnv, episodes: int, max_steps: int = LONGEST_EPISODE
+    choose: Callable[[Any], Any],
+    env: TaskVectorEnv,
+    episodes: int,
+    max_steps: int = LONGEST_EPISODE,
+    seed: int | None = None,
+    number: int = 0,
+    begin: Callable[[int], object] = lambda _: None,
 ) -> Episodes:
     """Play ``episodes`` episodes and return their outcomes.
 
@@ -63,17 +74,39 @@ def play_episodes(
 
     Args:
         choose: observations (N, *obs_shape) -> actions (N,) or (N, A), both numpy.
-        env: same-step autoreset; it is reset at the start and goes on with its own random numbers.
+        env: same-step autoreset; it is reset at the start.
         max_steps: of an episode.
+        seed: of the levels. An environment's next episode would depend on how it played the last one, so each is
+            begun anew in all environments at once, the k-th with the seeds from ``nth_seed(seed, k)`` on. None goes on
+            with the environments' own random numbers.
+        number: of the evaluation, from 0: k goes on from one to the next.
+        begin: called with k before each.
     Raises:
         GraftError: an episode that does not end within ``max_steps``, or no row in play in all of the games.
     """
     quota = -(-episodes // env.num_envs)
+    if seed is None:
+        finished = _play(choose, env, quota, max_steps, None)
+    else:
+        finished = []
+        for k in range(number * quota, (number + 1) * quota):
+            begin(k)
+            finished += _play(choose, env, 1, max_steps, nth_seed(seed, k))
+    if not finished:
+        raise GraftError(f"None of the {env.num_envs} rows was in play in {quota} games; evaluate more episodes.")
+    outcomes = np.array(finished, np.float64)
+    return Episodes(outcomes[:, 0], outcomes[:, 1], outcomes[:, 2].astype(np.int64))
+
+
+def _play(
+    choose: Callable[[Any], Any], env: TaskVectorEnv, quota: int, max_steps: int, seed: int | None
+) -> list[tuple[float, float, int]]:
+    """Returns, lengths and rows of the first ``quota`` episodes of each environment after a reset."""
     done_counts = np.zeros(env.num_envs, np.int64)
     returns, lengths, steps = np.zeros(env.num_envs), np.zeros(env.num_envs), np.zeros(env.num_envs)
     all_rows = np.ones(env.num_envs, np.bool_)
     finished: list[tuple[float, float, int]] = []
-    obs, infos = env.reset()
+    obs, infos = env.reset(seed=seed)
     while done_counts.min() < quota:
         alive = infos.get("alive", all_rows)
         obs, rewards, terminated, truncated, infos = env.step(choose(obs))
@@ -94,10 +127,7 @@ def play_episodes(
         over = infos.get("over", ended)
         done_counts[over] += 1
         steps[over] = 0.0
-    if not finished:
-        raise GraftError(f"None of the {env.num_envs} rows was in play in {quota} games; evaluate more episodes.")
-    outcomes = np.array(finished, np.float64)
-    return Episodes(outcomes[:, 0], outcomes[:, 1], outcomes[:, 2].astype(np.int64))
+    return finished
 
 
 def evaluate(
@@ -107,6 +137,8 @@ def evaluate(
     generator: torch.Generator,
     deterministic: bool = False,
     max_steps: int = LONGEST_EPISODE,
+    seed: int | None = None,
+    number: int = 0,
 ) -> Episodes:
     """`play_episodes` with a network, in eval mode.
 
@@ -114,14 +146,19 @@ def evaluate(
         generator: of the action samples, on the network's device.
         deterministic: play the most likely action (or the mean) instead of a sample.
         max_steps: of an episode.
+        seed, number: of the levels, as in `play_episodes`. With a seed, the action samples of every episode start anew
+            as well, from the generator's own: what two networks meet, and the dice they roll, do not depend on how
+            long their episodes were.
     """
-    device = next(network.parameters()).device
+    device, dice = next(network.parameters()).device, generator.initial_seed()
 
     def choose(obs: Any) -> Any:
         return network.act(torch.as_tensor(obs, device=device), generator, deterministic).cpu().numpy()
 
     with eval_mode(network):
-        return play_episodes(choose, env, episodes, max_steps)
+        return play_episodes(
+            choose, env, episodes, max_steps, seed, number, lambda k: generator.manual_seed(nth_seed(dice, k))
+        )
 
 
 @contextlib.contextmanager

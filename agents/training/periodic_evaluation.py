@@ -21,44 +21,57 @@ def log_period(budget: int) -> int:
     return max(1, min(LOG_PERIOD, budget // 100))
 
 
-def make_env(job: TrainJob, num_envs: int, first: int) -> TaskVectorEnv:
-    """``num_envs`` environments of a training's task; number i is seeded with ``job.seed + first + i``."""
-    return make(job.task, num_envs, job.seed + first, observation=job.network.schemas.observation, workers=job.workers)
+def make_env(job: TrainJob, num_envs: int, seed: int) -> TaskVectorEnv:
+    """``num_envs`` environments of a training's task; number i is seeded with ``seed + i``."""
+    return make(job.task, num_envs, seed, observation=job.network.schemas.observation, workers=job.workers)
 
 
 class PeriodicEvaluation:
     """Evaluates a network when due, and records the results, new environment faults and the method's report.
 
+    The levels and the action samples of an evaluation follow from its number, from 0, and the job's seed: whatever a
+    network did before, all that are trained with this seed meet the same.
+
     Args:
-        job: the training; its seed is that of the action samples. env: of the evaluation.
+        job: the training; its seed is that of the first evaluation's action samples.
+        env: of the evaluation. seed: of its levels in the first.
         training_faults: returns the faults of the training environments.
     """
 
-    def __init__(self, job: TrainJob, env: TaskVectorEnv, training_faults: Callable[[], Iterable[Faults]]) -> None:
+    def __init__(
+        self, job: TrainJob, env: TaskVectorEnv, seed: int, training_faults: Callable[[], Iterable[Faults]]
+    ) -> None:
         self._network, self._env, self._plan = job.network, env, job.evaluation
         self._report, self._record, self._training_faults = job.hooks.report, job.record, training_faults
-        self._generator = torch.Generator(next(job.network.parameters()).device).manual_seed(job.seed)
+        self._dice, self._levels, self._device = job.seed, seed, next(job.network.parameters()).device
         self._due = self._known_faults = 0
         self._returns: list[float] = []
         self._means: dict[str, float] = {}
 
     def save(self) -> SavedState:
-        return SavedState({"generator": self._generator.get_state()}, {"due": self._due, "faults": self._known_faults})
+        return SavedState({}, {"due": self._due, "faults": self._known_faults})
 
     def restore(self, saved: SavedState) -> None:
-        self._generator.set_state(saved.tensors["generator"])
         self._due, self._known_faults = saved.values["due"], saved.values["faults"]
 
     def due(self, env_steps: int) -> bool:
         return env_steps >= self._due
 
     def evaluate(self, env_steps: int) -> None:
-        plan = self._plan
+        plan, number = self._plan, self._due // self._plan.every
+        generator = torch.Generator(self._device).manual_seed(self._dice)
         episodes = evaluate(
-            self._network, self._env, plan.episodes, self._generator, plan.deterministic, plan.max_steps
+            self._network,
+            self._env,
+            plan.episodes,
+            generator,
+            plan.deterministic,
+            plan.max_steps,
+            self._levels,
+            number,
         )
         self._returns, self._means = episodes.returns.tolist(), episodes.means(self._env.groups)
-        self._due += self._plan.every
+        self._due += plan.every
         measured = self._report(self._network) if self._report is not None else {}
         self._record(env_steps, {**episodes.metrics(self._env.groups), **self.new_faults(), **measured})
 

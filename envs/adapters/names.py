@@ -1,4 +1,4 @@
-"""Names of features and actions of well-known environments, from their documentation.
+"""Names of features and actions: of well-known environments from their documentation, and where nobody knows any.
 
 Two tasks that share a name share its weights in a transfer, so a name is used only where it means the same.
 """
@@ -6,9 +6,42 @@ Two tasks that share a name share its weights in a transfer, so a name is used o
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+
+
+def index_names(task: str, stem: str, count: int, start: int = 0) -> tuple[str, ...]:
+    """``("Maze.obs_0", "Maze.obs_1", ...)``: names where a library knows none.
+
+    They carry the task's name, without its version, because feature 3 of one game is not feature 3 of another.
+    """
+    return tuple(f"{game_name(task)}.{stem}_{i}" for i in range(start, start + count))
+
+
+def game_name(task: str) -> str:
+    """A task's id without provider, module and version: ``Maze``."""
+    return re.sub(r"-v\d+$", "", task.removeprefix("envpool/").rpartition(":")[2])
+
+
+def value_names(entries: tuple[str, ...], values: Sequence[range], given: tuple[str, ...] | None) -> tuple[str, ...]:
+    """``("Maze.obs_0=5", "Maze.obs_0=6", ...)``: one name for each value of each entry, so that sizes may change.
+
+    Args:
+        entries: names of the entries where nobody knows any. values: those of each entry.
+        given: names of all values, or of all entries; not used where there are as many of neither.
+    """
+    if given is not None and len(given) == sum(map(len, values)):
+        return given
+    named = given if given is not None and len(given) == len(entries) else entries
+    return tuple(f"{entry}={value}" for entry, own in zip(named, values, strict=True) for value in own)
+
+
+def frame_names(names: tuple[str, ...], frames: int) -> tuple[str, ...]:
+    """``names`` of each of several frames, the oldest first: ``frame_0:red``."""
+    return tuple(f"frame_{i}:{name}" for i in range(frames) for name in names)
 
 
 class Names(NamedTuple):

@@ -22,14 +22,22 @@ class PartsCheck(ObservationCheck):
 
     Args:
         names: part -> names of its features, where its author gave them. strict: as of `ObservationCheck`.
+        channels: of pictures, as of `observation_codec`.
     Raises:
         GraftError: a part that can't be shown.
     """
 
     packs = True
 
-    def __init__(self, task: str, space: gym.Space[Any], strict: bool, names: Mapping[str, tuple[str, ...]]) -> None:
-        parts = parts_of(task, space, names)
+    def __init__(
+        self,
+        task: str,
+        space: gym.Space[Any],
+        strict: bool,
+        names: Mapping[str, tuple[str, ...]],
+        channels: Any = None,
+    ) -> None:
+        parts = parts_of(task, space, names, channels)
         schema = joined({name: part.codec.schema for name, part in parts.items()})
         cells = [place.stop - place.start for place in schema.places]
         entries = tuple(name for name, count in zip(schema.names, cells, strict=True) for _ in range(count))
@@ -42,9 +50,10 @@ class PartsCheck(ObservationCheck):
             check = ObservationCheck(inner, strict, name, features, self.clips)
             place = slice(start, start + math.prod(codec.schema.shape))
             start = place.stop
-            reals = check.dtype.kind == "f"
-            self._parts.append((path, check, check.fitting if reals else check.read, plain, codec.encode, place))
-            if reals:
+            # Of categories that are planes, bounds say nothing about what is packed.
+            later = check.dtype.kind == "f" and math.prod(codec.schema.shape) == math.prod(check.shape)
+            self._parts.append((path, check, check.fitting if later else check.read, plain, codec.encode, place))
+            if later:
                 self.low[place], self.high[place] = (codec.encode(end[None]).ravel() for end in (check.low, check.high))
                 spans.append(place)
         self.spans, self.checks = _merged(spans), bool(spans)
@@ -101,14 +110,16 @@ def check_and_codec(
     strict: bool,
     names: tuple[str, ...] | None = None,
     parts: Mapping[str, tuple[str, ...]] | None = None,
+    channels: Any = None,
 ) -> tuple[ObservationCheck, ObservationCodec]:
     """The check of single observations and the codec of their batches.
 
-    ``names`` are of the features of one array, ``parts`` those of a Dict or Tuple; raises GraftError for other spaces.
+    ``names`` are of the features of one array, ``parts`` those of a Dict or Tuple, ``channels`` of pictures as of
+    `observation_codec`; raises GraftError for other spaces.
     """
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-        packed = PartsCheck(task, space, strict, parts or {})
+        packed = PartsCheck(task, space, strict, parts or {}, channels)
         return packed, packed.codec
-    codec = observation_codec(task, space, names)
+    codec = observation_codec(task, space, names, channels)
     vector = isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary) and codec.schema.kind == "vector"
     return ObservationCheck(space, strict, names=codec.schema.names if vector else ()), codec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,12 +11,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from graft.envs.core.schema import ActionSchema, ObservationKind, ObservationSchema, joined, uint8_schema
+from graft.envs.adapters.images import Channels, image_codec
+from graft.envs.adapters.names import frame_names, game_name, index_names, value_names
+from graft.envs.core.naming import CHANNELS
+from graft.envs.core.schema import ActionSchema, ObservationSchema, joined
 from graft.envs.core.task import BatchOptions, TaskVectorEnv, check_autoreset
-from graft.errors import GraftError
+from graft.errors import GraftError, unknown
 
 Array = NDArray[Any]
-CHANNELS = (1, 3, 4)  # numbers of channels that make a three-dimensional box of bytes an image
 
 
 class ObservationCodec(NamedTuple):
@@ -34,15 +35,6 @@ class ActionCodec(NamedTuple):
     decode: Callable[[Array], Array]
 
 
-def index_names(task: str, stem: str, count: int) -> tuple[str, ...]:
-    """``("Maze.obs_0", "Maze.obs_1", ...)``: names where a library knows none.
-
-    They carry the task's name, without its version, because feature 3 of one game is not feature 3 of another.
-    """
-    game = re.sub(r"-v\d+$", "", task.removeprefix("envpool/").rpartition(":")[2])
-    return tuple(f"{game}.{stem}_{i}" for i in range(count))
-
-
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
@@ -56,94 +48,76 @@ def _bounds(values: Array) -> tuple[float, ...]:
     return tuple(math.copysign(math.inf, v) if abs(v) >= largest else float(v) for v in cast)
 
 
-def _named(names: tuple[str, ...] | None, task: str, stem: str, count: int) -> tuple[str, ...]:
-    return names if names is not None and len(names) == count else index_names(task, stem, count)
+def _named(names: tuple[str, ...] | None, task: str, stem: str, count: int, start: int = 0) -> tuple[str, ...]:
+    return names if names is not None and len(names) == count else index_names(task, stem, count, start)
 
 
-def _vector(task: str, low: Array, high: Array, names: tuple[str, ...] | None) -> ObservationSchema:
-    count = int(np.size(low))
-    found = _named(names, task, "obs", count)
-    return ObservationSchema("vector", found, ((),) * count, (count,), "float32", _bounds(low), _bounds(high))
-
-
-def _flatten(raw: Array) -> Array:
-    return raw.reshape(len(raw), -1).astype(np.float32)
-
-
-def _image(task: str, space: gym.spaces.Box) -> ObservationCodec | None:
-    """The codec of a box of bytes or flags in the shape of an image, or None for any other box."""
-    if space.dtype not in (np.uint8, np.bool_) or len(space.shape) not in (2, 3):
-        return None
-    order: tuple[int, ...] | None
-    shape: tuple[int, ...]
-    if len(space.shape) == 2:
-        order, shape = None, (1, *space.shape)
-    elif space.shape[2] in CHANNELS or bool(np.all(space.high == 1)):
-        order, shape = (0, 3, 1, 2), (space.shape[2], *space.shape[:2])
-    elif space.shape[0] in CHANNELS:
-        order, shape = (0, 1, 2, 3), space.shape
+def _vector(
+    task: str, space: gym.spaces.Box | gym.spaces.MultiBinary, given: tuple[str, ...] | None
+) -> ObservationCodec:
+    """Numbers as they are, one after the other; ``given`` may name those of one frame of a stack (frames, n)."""
+    if isinstance(space, gym.spaces.Box):
+        low, high = space.low, space.high
     else:
-        return None
-    high = float(space.high.max())
-    kind: ObservationKind = "planes" if high == 1 else "pixels"
+        low, high = np.zeros(space.shape), np.ones(space.shape)
+    count, frames = int(np.size(low)), space.shape[0] if len(space.shape) == 2 else 1
+    if given is not None and len(given) * frames == count and frames > 1:
+        given = frame_names(given, frames)
+    names = _named(given, task, "obs", count)
+    schema = ObservationSchema("vector", names, ((),) * count, (count,), "float32", _bounds(low), _bounds(high))
+    return ObservationCodec(schema, lambda raw: raw.reshape(len(raw), -1).astype(np.float32))
+
+
+def _one_hots(entries: tuple[str, ...], starts: Any, sizes: Any, given: tuple[str, ...] | None) -> ObservationCodec:
+    """Categories (N, entries) or (N,) as ones among zeros, (N, sum of the sizes)."""
+    starts, sizes = np.asarray(starts, np.int64).ravel(), np.asarray(sizes, np.int64).ravel()
+    values = [range(first, first + size) for first, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
+    names, width = value_names(entries, values, given), int(sizes.sum())
+    schema = ObservationSchema("vector", names, ((),) * width, (width,), "float32", (0.0,) * width, (1.0,) * width)
+    places = np.cumsum(sizes) - sizes - starts
 
     def encode(raw: Array) -> Array:
-        batch = raw[:, None] if order is None else raw.transpose(order)
-        return np.array(batch, np.uint8, order="C")
+        ones = np.asarray(raw).reshape(len(raw), -1).astype(np.int64) + places
+        found = np.zeros((len(raw), width), np.float32)
+        np.put_along_axis(found, ones, 1.0, 1)
+        return found
 
-    count = shape[0]
-    colours = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
-    if kind == "planes":
-        names = index_names(task, "plane", count)
-    elif order in (None, (0, 3, 1, 2)):
-        names = colours[count]
-    else:
-        names = tuple(f"frame_{i}" for i in range(count))
-    return ObservationCodec(uint8_schema(kind, names, shape, high if kind == "planes" else 255), encode)
+    return ObservationCodec(schema, encode)
 
 
-def observation_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ObservationCodec:
+def observation_codec(task: str, space: gym.Space[Any], names: Any = None, channels: Any = None) -> ObservationCodec:
     """The codec of observations of ``space``.
 
     Args:
-        space: a one-dimensional Box or a Box of reals becomes a float32 vector (n,); a Box of bytes in the form of an
-            image becomes pixels (C, H, W), or planes where its highest value is 1; Discrete becomes one-hot float32,
-            MultiDiscrete several of them, MultiBinary zeros and ones. Dict and Tuple, nested or not, become `parts`;
-            their batches are dictionaries and tuples of arrays (N, ...).
-        names: of the features of a vector, used where there are as many.
+        space: Discrete becomes one-hot float32, MultiDiscrete several of them, MultiBinary zeros and ones. A Box that
+            is a board or a picture becomes planes or pixels (C, H, W), see `image_codec`; any other a float32 vector
+            (n,). Dict and Tuple, nested or not, become `parts`; their batches are dictionaries and tuples of arrays
+            (N, ...).
+        names: of features, of channels, of values or of what holds these; used where there are as many. Of parts,
+            part -> names.
+        channels: ``first`` or ``last`` of the sides of a picture, where the user says so. Of parts, also part -> one of
+            these.
     Raises:
-        GraftError: any other space.
+        GraftError: any other space, a picture whose channels could come first or last, ``channels`` of what has none.
     """
-    if isinstance(space, gym.spaces.Discrete):
-        start, count = int(space.start), int(space.n)
-        one_hot = np.eye(count, dtype=np.float32)
-        schema = _vector(task, np.zeros(count), np.ones(count), names)
-        return ObservationCodec(schema, lambda raw: one_hot[np.asarray(raw).reshape(-1) - start])
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        sizes, starts = space.nvec.ravel(), space.start.ravel()
-        rows = [np.eye(int(size), dtype=np.float32) for size in sizes]
-        schema = _vector(task, np.zeros(int(sizes.sum())), np.ones(int(sizes.sum())), names)
-
-        def encode(raw: Array) -> Array:
-            flat = raw.reshape(len(raw), -1) - starts
-            return np.concatenate([row[flat[:, i]] for i, row in enumerate(rows)], 1)
-
-        return ObservationCodec(schema, encode)
-    if isinstance(space, gym.spaces.MultiBinary):
-        flags = np.zeros(space.shape)
-        return ObservationCodec(_vector(task, flags, flags + 1, names), _flatten)
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-        return parts_codec(task, space, {})
-    if isinstance(space, gym.spaces.Box):
-        image = _image(task, space)
-        if image is not None:
-            return image
-        if len(space.shape) == 1 or np.issubdtype(space.dtype, np.floating):
-            return ObservationCodec(_vector(task, space.low, space.high, names), _flatten)
+        return parts_codec(task, space, names if isinstance(names, Mapping) else {}, channels)
+    if channels is not None and not _has_channels(space):
+        raise GraftError(
+            f"schema of {task}: {CHANNELS}: {channels} is for pictures of three sides or a stack of these, and "
+            f"observations are {space}; leave it out."
+        )
+    if isinstance(space, gym.spaces.Box) and (image := image_codec(task, space, names, channels)) is not None:
+        return ObservationCodec(*image)
+    if isinstance(space, gym.spaces.Discrete):
+        return _one_hots((f"{game_name(task)}.obs",), space.start, space.n, names)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return _one_hots(index_names(task, "obs", space.nvec.size), space.start, space.nvec, names)
+    if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
+        return _vector(task, space, names)
     raise GraftError(
-        f"Observations of '{task}' are {space}; allowed: a Box of reals, a uint8 image Box with 1, 3 or 4 channels, "
-        f"Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these, so wrap it in one of them and register "
-        f"the wrapped environment."
+        f"Observations of '{task}' are {space}; allowed: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple "
+        f"of these, so wrap it in one of them and register the wrapped environment."
     )
 
 
@@ -155,6 +129,26 @@ def _leaves(space: gym.Space[Any], path: tuple[Any, ...] = ()) -> Iterator[tuple
         yield path, space
 
 
+def _part_name(path: tuple[Any, ...]) -> str:
+    """What a leaf of nested dictionaries and tuples is called: its keys, as in ``body/gear``."""
+    return "/".join(str(key).replace(".", "_") for key in path)
+
+
+def _has_channels(space: gym.Space[Any]) -> bool:
+    return isinstance(space, gym.spaces.Box) and len(space.shape) in (3, 4)
+
+
+def _channels_of_parts(task: str, leaves: Mapping[Any, gym.Space[Any]], given: Any) -> dict[str, Channels]:
+    """Part -> where its channels are, as ``given`` says: a word is for every picture."""
+    pictures = [_part_name(path) for path, space in leaves.items() if _has_channels(space)]
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(pictures, given) if given is not None else {}
+    for name in given:
+        if name not in pictures:
+            raise unknown(f"picture in {CHANNELS} of {task}", str(name), pictures)
+    return dict(given)
+
+
 class Part(NamedTuple):
     """A leaf of a Dict or a Tuple: its keys from the outside in, its space and its codec."""
 
@@ -163,23 +157,28 @@ class Part(NamedTuple):
     codec: ObservationCodec
 
 
-def parts_of(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]]) -> dict[str, Part]:
-    """The parts of a Dict or a Tuple by name, ``names`` of features by part; raises GraftError as `parts_codec`."""
-    parts: dict[str, Part] = {}
-    for path, inner in _leaves(space):
-        name = "/".join(str(key).replace(".", "_") for key in path)
+def parts_of(
+    task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]], channels: Any = None
+) -> dict[str, Part]:
+    """The parts of a Dict or a Tuple by name; ``names`` and ``channels`` are by part. Raises as `parts_codec`."""
+    leaves, parts = dict(_leaves(space)), dict[str, Part]()
+    asked = _channels_of_parts(task, leaves, channels)
+    for path, inner in leaves.items():
+        name = _part_name(path)
         if name in parts:
             raise GraftError(f"'{task}' shows two parts that are called '{name}' here; give one another key.")
         try:
-            parts[name] = Part(path, inner, observation_codec(task, inner, names.get(name)))
+            parts[name] = Part(path, inner, observation_codec(task, inner, names.get(name), asked.get(name)))
         except GraftError as error:
             raise GraftError(f"Part '{name}' of what '{task}' shows cannot be shown. {error}") from error
     return parts
 
 
-def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]]) -> ObservationCodec:
+def parts_codec(
+    task: str, space: gym.Space[Any], names: Mapping[str, tuple[str, ...]], channels: Any = None
+) -> ObservationCodec:
     """The codec of a Dict or a Tuple, ``names`` by part; raises GraftError for a part that can't be shown."""
-    parts = parts_of(task, space, names)
+    parts = parts_of(task, space, names, channels)
     schema = joined({name: part.codec.schema for name, part in parts.items()})
 
     def encode(raw: Any) -> Array:
@@ -197,12 +196,13 @@ def parts_codec(task: str, space: gym.Space[Any], names: Mapping[str, tuple[str,
 def action_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None = None) -> ActionCodec:
     """The codec of actions of ``space``: Discrete as indices from 0, a Box of reals as a flat vector.
 
-    MultiDiscrete and MultiBinary are several choices at once, (N, M) indices from 0. ``names`` are used where there are
-    as many. Raises GraftError for any other space.
+    MultiDiscrete and MultiBinary are several choices at once, (N, M) indices from 0; ``names`` may be those of the
+    choices or of all their values, and are used where there are as many. Without, values are named as the library
+    counts them, so that its first number may change. Raises GraftError for any other space.
     """
     if isinstance(space, gym.spaces.Discrete):
         start = int(space.start)
-        discrete = ActionSchema("discrete", _named(names, task, "action", int(space.n)))
+        discrete = ActionSchema("discrete", _named(names, task, "action", int(space.n), start))
         return ActionCodec(discrete, lambda actions: actions.astype(np.int64) + start)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         shape, dtype = space.shape, space.dtype
@@ -226,10 +226,9 @@ def _choices(
         sizes, starts = tuple(map(int, space.nvec.ravel())), space.start.ravel()
     else:
         sizes, starts = (2,) * math.prod(shape), np.zeros(math.prod(shape), np.int64)
-    if names is None or len(names) != sum(sizes):
-        stems = index_names(task, "action", len(sizes))
-        names = tuple(f"{stem}={i}" for stem, size in zip(stems, sizes, strict=True) for i in range(size))
-    schema = ActionSchema("multi", names, sizes=sizes)
+    values = [range(int(start), int(start) + size) for start, size in zip(starts, sizes, strict=True)]
+    named = value_names(index_names(task, "action", len(sizes)), values, names)
+    schema = ActionSchema("multi", named, sizes=sizes)
     return ActionCodec(schema, lambda actions: (actions + starts).astype(dtype).reshape(-1, *shape))
 
 

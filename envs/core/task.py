@@ -146,13 +146,14 @@ def check_autoreset(mode: AutoresetMode | str) -> AutoresetMode:
 
 
 class BatchOptions(NamedTuple):
-    """How a batch is made: arguments of `envs.make`."""
+    """How a batch is made: arguments of `envs.make`, and where pictures have their channels, as the user says."""
 
     num_envs: int
     seed: int
     autoreset: AutoresetMode = AutoresetMode.SAME_STEP
     max_threads: int = 1
     workers: int = 1
+    channels: Any = None
 
 
 class Adapter(ABC):
@@ -161,10 +162,11 @@ class Adapter(ABC):
     Attributes:
         renders: whether batches can be rendered: then ``render_mode`` is a keyword of the task.
         has_teams: whether its tasks are games of several teams, which `make_teams` makes.
+        reads_channels: whether pictures may have their channels first or last, as `BatchOptions` say.
     """
 
     prefix: str
-    renders = has_teams = False
+    renders = has_teams = reads_channels = False
 
     @property
     def prefixes(self) -> tuple[str, ...]:

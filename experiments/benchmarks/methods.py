@@ -16,9 +16,8 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import ALGORITHMS
 from graft.agents.sb3.learner_state import network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
-from graft.agents.training.backend import Batch
 from graft.agents.training.learning_rates import scale_rates
-from graft.agents.training.rollouts import collect
+from graft.agents.training.rollouts import Rollouts, collect
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
 from graft.experiments.benchmarks.timing import bench_table
@@ -50,9 +49,9 @@ def _source() -> Checkpoint:
     return Checkpoint.of(network, SOURCE)
 
 
-def _play(network: PolicyNetwork, states: int) -> Batch:
+def _play(network: PolicyNetwork, states: int, unroll: int) -> Rollouts:
     with closing(make(SOURCE, 64, 1)) as env:
-        return collect(network, env, states, torch.Generator().manual_seed(0))
+        return collect(network, env, states, torch.Generator().manual_seed(0), unroll)
 
 
 def _consolidated(method: TransferMethod, source: Checkpoint) -> Checkpoint:

@@ -6,6 +6,8 @@ import inspect
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
+from graft.agents.networks.activation import OWN
+from graft.agents.training.algorithm import Algorithm
 from graft.errors import unknown
 from graft.experiments.config.backends import BACKENDS, DEFAULT, backend
 from graft.transfer.method import METHODS
@@ -23,6 +25,8 @@ def describe(name: str) -> str:
     hints = get_type_hints(kind)
     lines = [name, "", *str(inspect.getdoc(kind)).splitlines(), "", "Options and defaults:"]
     lines += [f"    {option.name}: {_type(hints[option.name])} = {_default(option)}" for option in fields(kind)]
+    if issubclass(kind, Algorithm):
+        lines += ["", f"Network, unless the config says otherwise: network: {{activation: {kind.activation or OWN}}}"]
     for base in kind.__mro__[1:]:
         _, heading, attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
         if heading:

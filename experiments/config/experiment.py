@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from graft.envs.core.naming import KEYWORD
+from graft.envs.core.naming import KEYWORD, LIKE
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
 from graft.envs.factory import bounds
@@ -89,7 +90,12 @@ class TaskSection(Strict):
 
     id: str | None = Field(None, description="id of the task to pretrain on")
     kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
-    names: dict[str, JsonValue] = Field({}, alias="schema", description="names of its observations and actions")
+    names: dict[str, JsonValue] = Field(
+        {},
+        alias="schema",
+        description="names of its observations and actions; of a target, as: source takes the source's, and as: ID "
+        "those of any task that looks the same",
+    )
     policy_mapping: dict[str, PolicyName] | None = Field(
         None, description="team -> policy, where all teams of a squad learn (backend: rllib)"
     )
@@ -171,6 +177,11 @@ class NetworkSection(Strict):
     head: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(64,), description="hidden units of each head, layer by layer"
     )
+    activation: str | None = Field(
+        default=None,
+        description="tanh, relu, leaky_relu, elu, silu or gelu, in heads and in encoders that have the option; own: "
+        "tanh in heads, and the encoder's default. By default relu for dqn, own for other algorithms",
+    )
 
 
 class Budget(Strict):
@@ -213,7 +224,9 @@ class Common(Strict):
         """Architecture as the agents know it."""
         from graft.agents.networks.policy_network import NetworkConfig
 
-        return NetworkConfig(self.network.encoder, self.network.options, self.network.head)
+        return NetworkConfig(
+            self.network.encoder, self.network.options, self.network.head, activation=self.network.activation
+        )
 
     def algorithm_and_name(self, by: str | None = None) -> tuple[str, Algorithm]:
         """The algorithm's registered name, and the algorithm with its options: of a backend, or of the experiment's."""
@@ -258,6 +271,45 @@ class Config(Common):
     sim_to_sim: bool = Field(
         False, description="whether the targets stand in for reality: adds gap, recovery and worst"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_like_source(cls, data: Any) -> Any:
+        """Writes the source's task where a target's ``schema`` says ``as: source``."""
+        targets = data.get("targets") if isinstance(data, dict) else None
+        listed: list[Any] = targets if isinstance(targets, list) else [targets]
+        if not any(map(_says_source, listed)):
+            return data
+        return {**data, "targets": [_like_source(t, data.get("sources")) if _says_source(t) else t for t in listed]}
+
+
+def _says_source(target: Any) -> bool:
+    names = target.get("schema") if isinstance(target, dict) else None
+    return isinstance(names, dict) and names.get(LIKE) == "source"
+
+
+def _like_source(target: dict[str, Any], sources: Any) -> dict[str, Any]:
+    listed = sources if isinstance(sources, list) else [sources]
+    if len(listed) != 1 or not isinstance(listed[0], str | dict):
+        raise ValueError(
+            f"as: source of {target.get('id')} needs one source, and there are {len(listed)}; give as: the id of the "
+            f"task whose names it takes, or as: {{id, kwargs}}"
+        )
+    return {**target, "schema": {**target["schema"], LIKE: _task_of(listed[0])}}
+
+
+def _task_of(source: str | dict[str, Any]) -> Any:
+    """A source's task as JSON values, with the names that it has; of a checkpoint, from its manifest."""
+    if isinstance(source, str):
+        return {"id": source}
+    if source.get("checkpoint") is None:
+        named = {KEYWORD: source["schema"]} if "schema" in source else {}
+        return {"id": source.get("id"), "kwargs": {**source.get("kwargs", {}), **named}}
+    manifest = Path(source["checkpoint"]) / "manifest.json"
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"as: source needs the source's task, and {manifest} cannot be read") from error
 
 
 class SequenceConfig(Common):

@@ -52,6 +52,7 @@ def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> N
     """The checkpoint's (of several columns, one column's), as the controls must have the same; not the config's."""
     asked, plain = config.network_config, NetworkConfig()
     own = replace(loaded.network, kind=plain.kind, parts=plain.parts, distribution=plain.distribution)
+    asked = replace(asked, activation=asked.activation or own.activation)
     encoder = asked.encoder or default_encoder(loaded.schemas.observation)
     if replace(asked, encoder=encoder).to_json() == own.to_json():
         return asked

@@ -13,12 +13,18 @@ from graft.envs.core.task import Bounds
 from graft.experiments.plan.stage import Graph
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
-from graft.transfer.statistics import iqm_interval
+from graft.transfer.metrics import LEAST_SEEDS
+from graft.transfer.statistics import Interval, iqm_interval
 
 SMALLEST_SPAN = 1e-6
 """Of estimated bounds, so that a task on which nothing was learned does not divide by zero."""
 
 ENOUGH_SEEDS = 5
+
+TWO_GROUPS = (
+    "the seeds fall into two groups, such as those that learned and those that did not; the mean describes neither, "
+    "and its interval may be too narrow."
+)
 
 
 def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str]) -> Bounds:
@@ -31,9 +37,14 @@ def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str])
     return Bounds(low, max(best, low + SMALLEST_SPAN), how)
 
 
-def interval(values: Sequence[float]) -> dict[str, float] | None:
+def bounded(found: Interval) -> dict[str, float | None]:
+    """An interval for JSON: None for a bound that is infinite."""
+    return {name: value if np.isfinite(value) else None for name, value in found._asdict().items()}
+
+
+def interval(values: Sequence[float]) -> dict[str, float | None] | None:
     """Interquartile mean with its 95 % interval, for JSON; None where a value is missing or not a number."""
-    return None if not len(values) or np.isnan(values).any() else iqm_interval(values)._asdict()
+    return None if not len(values) or np.isnan(values).any() else bounded(iqm_interval(values))
 
 
 def env_steps(store: Store, stage_ids: Sequence[str]) -> int:
@@ -72,12 +83,17 @@ def format_signed(value: float) -> str:
     return f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
 
 
-def format_score(values: Mapping[str, float] | None, separator: str | None = None) -> str:
-    """A cell of a table: the interquartile mean, with its interval where a separator of the bounds is given."""
-    if values is None:
+def format_score(values: Mapping[str, float | None] | None, separator: str | None = None) -> str:
+    """A cell of a table: the interquartile mean, with its interval where a separator of the bounds is given.
+
+    A single seed has no interval.
+    """
+    if values is None or (iqm := values["iqm"]) is None:
         return "-"
-    iqm, low, high = (rounded(values[name]) for name in ("iqm", "low", "high"))
-    return f"{iqm:.2f}" if separator is None else f"{iqm:.2f} [{low:.2f}{separator}{high:.2f}]"
+    low, high = values["low"], values["high"]
+    if separator is None or low is None or high is None:
+        return f"{rounded(iqm):.2f}"
+    return f"{rounded(iqm):.2f} [{rounded(low):.2f}{separator}{rounded(high):.2f}]"
 
 
 def format_steps(steps: float | None) -> str:
@@ -95,16 +111,21 @@ def score_table(title: str, widths: Mapping[str, int | None], text: Sequence[str
 
 def seed_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences on missing and on few seeds."""
-    lines = []
-    for row in rows:
-        if row["missing_seeds"]:
-            where = f" on {row['target']}" if "target" in row else ""
-            lines.append(f"{row['method']}{where}: {row['missing_seeds']} seeds missing.")
+    lines = [f"{_of_row(row)}: {row['missing_seeds']} seeds missing." for row in rows if row["missing_seeds"]]
     few = min((row["seeds"] for row in rows), default=ENOUGH_SEEDS)
     if 0 < few < ENOUGH_SEEDS:
         seeds = "1 seed" if few == 1 else f"{few} seeds"
-        lines.append(f"Only {seeds}: intervals are too narrow for a claim; use {ENOUGH_SEEDS} or more.")
+        lines.append(
+            f"Only {seeds}: intervals are wide, and one seed has none; use {ENOUGH_SEEDS} or more for a claim."
+        )
+    lacking = [f"{_of_row(row)} lacks {LEAST_SEEDS - row['seeds']}" for row in rows if row["seeds"] < LEAST_SEEDS]
+    if lacking and any("verdict" in row for row in rows):
+        lines.append(f"A verdict needs {LEAST_SEEDS} seeds of the method and of scratch: {', '.join(lacking)}.")
     return lines
+
+
+def _of_row(row: Mapping[str, Any]) -> str:
+    return f"{row['method']} on {row['target']}" if "target" in row else str(row["method"])
 
 
 def clip_notes(data: Mapping[str, Any]) -> list[str]:

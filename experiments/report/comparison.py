@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from graft.errors import GraftError
 from graft.experiments.report.common import rounded
+from graft.experiments.report.plots import profiles, row_scores
 from graft.experiments.report.transfer import format_ratio
 
 Key = tuple[str | None, str, str]
@@ -63,6 +64,8 @@ def _auc(row: Mapping[str, Any]) -> str:
     auc = row["auc"]
     if auc is None:
         return ""
+    if auc["low"] is None:  # a single seed has no interval
+        return f"{rounded(auc['iqm'], 3):.3f}"
     return f"{rounded(auc['iqm'], 3):.3f} [{rounded(auc['low'], 3):.3f}, {rounded(auc['high'], 3):.3f}]"
 
 
@@ -92,3 +95,15 @@ def table(found: Mapping[Key, Pair], one: str, other: str) -> list[list[str]]:
         lines.append([where if where != last else "", method, *cells(pair)])
         last = where
     return lines
+
+
+def draw_profiles(found: Mapping[Key, Pair], one: str, other: str, path: Path) -> None:
+    """Performance profiles of what both have; raises GraftError where a run is too old to hold its seeds' scores."""
+    rows = [
+        {**row, "method": f"{row['method']}, {name}"}
+        for pair in found.values()
+        for row, name in zip(pair, (one, other), strict=True)
+    ]
+    if not all("areas" in row and "finals" in row for row in rows):
+        raise GraftError("These results have no scores of each seed; run `graft run` on the folders again to add them.")
+    profiles(row_scores(rows), path, f"{one} and {other}")

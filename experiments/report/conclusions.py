@@ -10,7 +10,7 @@ from rich.table import Table
 
 from graft.experiments.config.experiment import Config, SequenceConfig
 from graft.experiments.plan.stage import Comparison, Graph
-from graft.experiments.report import continual, plots, sim2real, transfer
+from graft.experiments.report import continual, lifelong, plots, sim2real, transfer
 from graft.experiments.stages.preflight import preflight, preflight_sequence
 from graft.experiments.store.records import Store, write_json
 from graft.transfer.method import label
@@ -61,9 +61,10 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
     write_json(store.out / "results.json", data)
     pictures: list[str] = []
     if measured:
-        pictures = ["curves.png", "areas.png"]
+        pictures = ["curves.png", "areas.png", "profiles.png"]
         plots.learning_curves(measured, store.out / "curves.png", config.name)
         plots.areas(data["rows"], store.out / "areas.png", config.name)
+        plots.profiles(plots.row_scores(data["rows"]), store.out / "profiles.png", config.name)
         if len(config.sources) > 1 and len(config.targets) > 1:
             pictures.append("pairs.png")
             plots.pairs(data["rows"], store.out / "pairs.png", config.name)
@@ -79,12 +80,18 @@ def conclude_sequence(
     """Write results and the score matrices of a sequence, print its table."""
     measured = continual.measure(config, graph, store)
     data = continual.results(config, graph, store, measured, failed)
+    scratch = next((result for result in measured if result.method.baseline), None)
+    for row, result in zip(data["rows"], measured, strict=True):
+        row["lifelong"] = lifelong.metrics_of(result, scratch, data["sequence"])
     write_json(store.out / "results.json", data)
-    tables, pictures = [], []
+    tables, notes, pictures = [], continual.notes(data), []
     if measured:
-        tables, pictures = [continual.table(data, console.width)], ["matrix.png"]
+        tables = [continual.table(data, console.width), lifelong.table(data["rows"], console.width)]
+        notes, pictures = [notes[0], lifelong.NOTE, *notes[1:]], ["matrix.png", "profiles.png"]
         plots.score_matrices(measured, data["sequence"], store.out / "matrix.png", config.name)
-    _print(console, store, tables, continual.notes(data), pictures)
+        plots.profiles(plots.final_scores(measured, data["sequence"]), store.out / "profiles.png", config.name)
+        lifelong.write_logs(measured, data["sequence"], store.out / "l2logs")
+    _print(console, store, tables, notes, pictures)
 
 
 def _print(

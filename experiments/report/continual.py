@@ -14,6 +14,8 @@ from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
+    TWO_GROUPS,
+    bounded,
     clip_notes,
     cost,
     env_steps,
@@ -28,6 +30,7 @@ from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label
 from graft.transfer.metrics import Curve
+from graft.transfer.statistics import Estimate, bootstrap, interquartile_mean, iqm_estimate, is_bimodal, ratio_interval
 
 Matrices = NDArray[np.float64]
 
@@ -108,49 +111,82 @@ def _size(store: Store, stage_ids: Sequence[str]) -> dict[str, int]:
     return {name: sum(record["size"][name] for record in records) for name in ("parameters", "bytes_beside")}
 
 
-def forward_transfer(result: ContinualResult, scratch: ContinualResult) -> list[float]:
-    """Per seed, the mean over tasks after the first of the forward transfer of its AUC over the mean of scratch's.
+def forward_transfer(result: ContinualResult, scratch: ContinualResult) -> Estimate | None:
+    """Interquartile mean over seeds of the mean over tasks after the first of (A - B) / (1 - B).
 
-    NaN where scratch leaves nothing to gain on any task.
+    A is a seed's AUC on the task and B the mean of scratch's seeds, whose error counts as well. Tasks on which B leaves
+    nothing to gain (1 - B < 0.01) are left out; None where that is all of them.
 
     Source: Wolczyk et al. 2021 (Continual World); their mean includes the first task.
     """
-    base = np.mean([[metrics.area(curve) for curve in run[1:]] for run in scratch.curves], axis=0)
-    means = []
-    for run in result.curves:
-        values = [metrics.forward_transfer(metrics.area(c), b) for c, b in zip(run[1:], base.tolist(), strict=True)]
-        means.append(float(np.mean([v for v in values if v is not None] or [np.nan])))
-    return means
+    own, base = (np.array([[metrics.area(c) for c in run[1:]] for run in r.curves]) for r in (result, scratch))
+    open_tasks = 1 - base.mean(axis=0) >= metrics.SMALLEST_DENOMINATOR
+    if not open_tasks.any():
+        return None
+
+    def gain(own: Matrices, base: Matrices) -> Matrices:
+        mean = base.mean(axis=1, keepdims=True)
+        gains = (own - mean) / np.maximum(1 - mean, metrics.SMALLEST_DENOMINATOR)
+        return interquartile_mean(gains.mean(axis=2), axis=1)
+
+    return bootstrap(gain, own[:, open_tasks], base[:, open_tasks])
 
 
-def intransigence(result: ContinualResult, scratch: ContinualResult) -> list[float]:
-    """Per seed, the mean over tasks after the first of scratch's final score minus R[k, k]: what could not be learned.
+def intransigence(result: ContinualResult, scratch: ContinualResult) -> Estimate:
+    """Interquartile mean over seeds of the mean over tasks after the first of B - R[k, k]: what could not be learned.
+
+    B is the mean final score of scratch's seeds, whose error counts as well.
 
     Source: Chaudhry et al. 2018 (Riemannian walk), eq. 3, with scratch on the task's own budget as the reference.
     """
-    reference = np.mean([[metrics.final_score(c) for c in run] for run in scratch.curves], axis=0)
-    own = np.diagonal(result.matrices, axis1=1, axis2=2)
-    return [float(v) for v in (reference - own)[:, 1:].mean(axis=1)]
+    base = np.array([[metrics.final_score(c) for c in run[1:]] for run in scratch.curves])
+    own = np.diagonal(result.matrices, axis1=1, axis2=2)[:, 1:]
+
+    def loss(own: Matrices, base: Matrices) -> Matrices:
+        return interquartile_mean((base.mean(axis=1, keepdims=True) - own).mean(axis=2), axis=1)
+
+    return bootstrap(loss, own, base)
 
 
-def row(result: ContinualResult, scratch: ContinualResult | None) -> dict[str, Any]:
+def _performances(result: ContinualResult) -> list[float]:
+    return [metrics.average_performance(matrix) for matrix in result.matrices]
+
+
+def _forgotten(result: ContinualResult) -> list[float]:
+    return [metrics.forgetting(matrix, include_last=False) for matrix in result.matrices]
+
+
+def _against(result: ContinualResult, reference: ContinualResult) -> dict[str, dict[str, float | None] | None]:
+    """Performance minus the reference's, and forgetting divided by it where it forgets, with the errors of both."""
+    gain = iqm_estimate(_performances(result)) - iqm_estimate(_performances(reference))
+    own, base = iqm_estimate(_forgotten(result)), iqm_estimate(_forgotten(reference))
+    share = bounded(ratio_interval(own, base)) if base.value > 0 else None
+    return {"performance": bounded(gain.interval()), "forgetting": share}
+
+
+def row(
+    result: ContinualResult, scratch: ContinualResult | None, reference: ContinualResult | None = None
+) -> dict[str, Any]:
     """A row of the table; the fields are described in docs/output.md."""
 
-    def of_each(metric: Callable[[Matrices], float]) -> dict[str, float] | None:
+    def of_each(metric: Callable[[Matrices], float]) -> dict[str, float | None] | None:
         return interval([metric(matrix) for matrix in result.matrices])
 
+    gained = None if scratch is None else forward_transfer(result, scratch)
     return {
         "method": label(result.method),
         "seeds": len(result.matrices),
         "missing_seeds": result.missing,
         "network_per_task": not result.method.uses_source,
         "reference": "reference" in result.method.provides,
-        "average_performance": of_each(metrics.average_performance),
-        "forgetting": of_each(lambda m: metrics.forgetting(m, include_last=False)),
+        "average_performance": interval(_performances(result)),
+        "bimodal": is_bimodal(_performances(result)),
+        "forgetting": interval(_forgotten(result)),
         "backward_transfer": of_each(metrics.backward_transfer),
         "learned": of_each(lambda m: float(np.diagonal(m)[1:].mean())),
-        "forward_transfer": None if scratch is None else interval(forward_transfer(result, scratch)),
-        "intransigence": None if scratch is None else interval(intransigence(result, scratch)),
+        "forward_transfer": None if gained is None else bounded(gained.interval()),
+        "intransigence": None if scratch is None else bounded(intransigence(result, scratch).interval()),
+        "against_reference": None if reference in (None, result) else _against(result, reference),
         "parameters": int(np.median([size["parameters"] for size in result.sizes])),
         "bytes_beside": int(np.median([size["bytes_beside"] for size in result.sizes])),
         "env_steps": dict(result.env_steps),
@@ -168,13 +204,14 @@ def results(
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
     scratch = next((result for result in measured if result.method.baseline), None)
+    reference = next((result for result in measured if "reference" in result.method.provides), None)
     return {
         "name": config.name,
         "sequence": [str(entry.task) for entry in config.sequence],
         "heads": config.heads,
         "task_known": config.task_known,
         "bounds": [scale._asdict() for scale in task_bounds(config, graph, store)],
-        "rows": [row(result, scratch) for result in measured],
+        "rows": [row(result, scratch, reference) for result in measured],
         "stages": stage_records(graph, store, failed),
     }
 
@@ -199,6 +236,12 @@ def table(data: Mapping[str, Any], width: int = 80) -> Table:
     return made
 
 
+def _with_bounds(values: Mapping[str, float | None], style: str) -> str:
+    iqm, low, high = values["iqm"], values["low"], values["high"]
+    ends = ("-inf" if low is None else f"{low:{style}}", "inf" if high is None else f"{high:{style}}")
+    return f"{iqm:{style}}" if low is None and high is None else f"{iqm:{style}} [{', '.join(ends)}]"
+
+
 def notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences under the table."""
     known = "is told which task it is in" if data["task_known"] else "is not told which task it is in"
@@ -209,16 +252,17 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"network and memory at the end. Heads are {data['heads'].replace('_', ' ')}, and the agent {known}.",
         "scratch and random_frozen have a network for each task, and so forget nothing.",
     ]
-    reference = next((r for r in data["rows"] if r["reference"]), None)
-    if reference is not None and reference["forgetting"]["iqm"] > 0:
-        base, performance = reference["forgetting"]["iqm"], reference["average_performance"]["iqm"]
-        for entry in data["rows"]:
-            if entry is not reference and not entry["network_per_task"]:
-                share = entry["forgetting"]["iqm"] / base
-                gain = entry["average_performance"]["iqm"] - performance
-                lines.append(
-                    f"{entry['method']}: {share:.0%} of {reference['method']}'s forgetting, performance {gain:+.2f}."
-                )
+    reference = next((r["method"] for r in data["rows"] if r["reference"]), None)
+    for entry in data["rows"]:
+        compared = entry["against_reference"]
+        if compared is not None and compared["forgetting"] is not None and not entry["network_per_task"]:
+            lines.append(
+                f"{entry['method']}: {_with_bounds(compared['forgetting'], '.0%')} of {reference}'s forgetting, "
+                f"performance {_with_bounds(compared['performance'], '+.2f')}."
+            )
+    split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
+    if split:
+        lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
     lines += clip_notes(data)
     lines += seed_notes(data["rows"])
     estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]

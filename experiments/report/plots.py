@@ -1,11 +1,12 @@
-"""PNG plots of an experiment: learning curves, areas under them, transfer ratios of pairs, and score matrices."""
+"""PNG plots of an experiment: learning curves, areas under them, performance profiles, ratios of pairs, matrices."""
 
 from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from graft.experiments.report.common import rounded
 from graft.experiments.report.continual import ContinualResult
 from graft.experiments.report.transfer import TransferResult, format_ratio, row_name
 from graft.transfer.method import label
-from graft.transfer.statistics import interquartile_mean, iqm_interval
+from graft.transfer.statistics import Runs, interquartile_mean, iqm_interval, performance_profile, strata
 
 COLOURS = ("#7f7f7f", "#b8b8b8", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Controls in grey, then Okabe and Ito's palette, which colour-blind people can tell apart."""
@@ -61,7 +62,10 @@ def _fill(text: str) -> str:
 
 
 def learning_curves(measured: list[TransferResult], path: Path, title: str) -> None:
-    """One panel per target: interquartile mean of the normalised score over seeds, with its 95 % interval."""
+    """One panel per target: interquartile mean of the normalised score over seeds, with its 95 % interval.
+
+    Intervals of two or three seeds may reach far out of the picture.
+    """
     targets = list(dict.fromkeys(str(m.comparison.target) for m in measured))
     rows = [{"method": label(m.comparison.method), "source": m.comparison.source} for m in measured]
     names_of = [row_name(row, rows) for row in rows]
@@ -79,13 +83,17 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
             steps = np.array(m.curves[0].steps) / 1000
             scores = np.array([c.scores for c in m.curves])
             axis.plot(steps, interquartile_mean(scores, axis=0), **line, label=name)
-            bands = [iqm_interval(column) for column in scores.T]
-            low, high = [band.low for band in bands], [band.high for band in bands]
-            axis.fill_between(steps, low, high, color=line["color"], alpha=alpha, lw=0)
+            if len(scores) > 1:
+                bands = [iqm_interval(column) for column in scores.T]
+                low, high = [band.low for band in bands], [band.high for band in bands]
+                axis.fill_between(steps, low, high, color=line["color"], alpha=alpha, lw=0)
         axis.set_title(_fill(target))
         axis.set_xlabel("env steps on the target (thousands)")
         axis.axhline(0, color="black", lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
+    scores = np.concatenate([curve.scores for m in measured for curve in m.curves])
+    margin = 0.1 * (scores.max() - scores.min()) or 0.1
+    axes[0][0].set_ylim(scores.min() - margin, scores.max() + margin)
     axes[0][0].set_ylabel("score (0 random, 1 expert)")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
@@ -105,10 +113,11 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     for axis, target in zip(axes[0], targets, strict=True):
         for row in (row for row in rows if row["target"] == target):
             auc, colour = row["auc"], VERDICT_COLOURS[row["verdict"]]
-            if row["verdict"] == "baseline":
-                axis.axvspan(auc["low"], auc["high"], color=colour, alpha=0.2, lw=0)
             y = names.index(row_name(row, rows))
-            axis.plot([auc["low"], auc["high"]], [y, y], color=colour, lw=2)
+            if auc["low"] is not None:  # a single seed has no interval
+                if row["verdict"] == "baseline":
+                    axis.axvspan(auc["low"], auc["high"], color=colour, alpha=0.2, lw=0)
+                axis.plot([auc["low"], auc["high"]], [y, y], color=colour, lw=2)
             axis.plot([auc["iqm"]], [y], "o", color=colour, ms=5)
         axis.set_title(_fill(target), fontsize=10)
         axis.set_xlabel("mean score over training")
@@ -118,6 +127,48 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_yticks(range(len(names)), labels, fontsize=9)
     axes[0][0].invert_yaxis()
+    _save(figure, path)
+
+
+Panels: TypeAlias = Mapping[str, Mapping[str, Runs]]
+"""Title of a panel -> line -> scores of its runs by task."""
+
+
+def row_scores(rows: Sequence[Mapping[str, Any]]) -> Panels:
+    """Per method (and source) the scores of its runs by target: over training, and at its end."""
+    made: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for title, key in (("mean score over training", "areas"), ("final score", "finals")):
+        for row in rows:
+            made.setdefault(title, {}).setdefault(row_name(row, rows), {})[row["target"]] = row[key]
+    return made
+
+
+def final_scores(measured: Sequence[ContinualResult], tasks: Sequence[str]) -> Panels:
+    """Per method the scores of its runs on each task of a sequence once the last was learned."""
+    lines = {label(m.method): {f"{j}. {t}": m.matrices[:, -1, j] for j, t in enumerate(tasks)} for m in measured}
+    return {"score at the end of the sequence": lines}
+
+
+def profiles(panels: Panels, path: Path, title: str) -> None:
+    """Performance profiles: per line, the share of runs x tasks that score above each level, with its 95 % interval."""
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    alpha = 0.18 if len(names) <= len(COLOURS) else 0.05
+    columns = max(1, min(int(80 / (min(LINE_LETTERS, max(map(len, names))) + 8)), len(names)))
+    height = 3.6 + 0.22 * -(-sum(-(-len(name) // LINE_LETTERS) for name in names) // columns)
+    figure, axes = _panels(1, len(panels), 1.5 + 4.2 * max(len(panels), 1.5), height, title, sharey=True)
+    for axis, (heading, lines) in zip(axes[0], panels.items(), strict=True):
+        every = np.concatenate([scores for runs in lines.values() for scores in strata(runs)])
+        levels = np.linspace(min(0.0, every.min()), max(1.0, every.max()), 201)
+        for name, runs in lines.items():
+            line = _line(names.index(name))
+            shares, low, high = performance_profile(runs, levels)
+            axis.plot(levels, shares, **line, label=name)
+            axis.fill_between(levels, low, high, color=line["color"], alpha=alpha, lw=0)
+        axis.set_xlabel(heading)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("share of runs x tasks above")
+    handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
     _save(figure, path)
 
 

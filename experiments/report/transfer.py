@@ -14,6 +14,8 @@ from graft.envs.factory import bounds
 from graft.experiments.config.experiment import GIVEN, Config
 from graft.experiments.plan.stage import Comparison, Graph
 from graft.experiments.report.common import (
+    TWO_GROUPS,
+    bounded,
     clip_notes,
     cost,
     estimate_bounds,
@@ -30,7 +32,7 @@ from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import label
 from graft.transfer.metrics import Curve
-from graft.transfer.statistics import interquartile_mean, probability_of_improvement
+from graft.transfer.statistics import interquartile_mean, is_bimodal, probability_of_improvement
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,25 @@ def _transfer_ratio(areas: list[float], base: list[float]) -> dict[str, float | 
     """The ratio with its interval; where it is undefined, only a lower bound, or nothing."""
     ratio = metrics.transfer_ratio(areas, base)
     if ratio is None:
-        return {"iqm": None, "low": metrics.transfer_ratio_bound(areas), "high": None}
-    return dict(ratio._asdict())
+        return {"iqm": None, "low": metrics.transfer_ratio_bound(areas, base), "high": None}
+    return bounded(ratio)
+
+
+def _areas(curves: Sequence[Curve]) -> list[float]:
+    return [metrics.area(curve) for curve in curves]
+
+
+def _starts(curves: Sequence[Curve]) -> list[float]:
+    return [curve.scores[0] for curve in curves]
 
 
 def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
-    """A row of the table, in normalised score; the fields are described in docs/output.md."""
+    """A row of the table before `rows` judges it, in normalised score; the fields are described in docs/output.md."""
     comparison, is_scratch = measured.comparison, measured.is_scratch
     curves, scratch = measured.curves, measured.scratch
-    areas, base = ([metrics.area(c) for c in group] for group in (curves, scratch))
+    areas, base = _areas(curves), _areas(scratch)
     finals, base_finals = ([metrics.final_score(c) for c in group] for group in (curves, scratch))
-    starts, base_starts = ([c.scores[0] for c in group] for group in (curves, scratch))
+    starts, base_starts = _starts(curves), _starts(scratch)
     efficiency = metrics.data_efficiency(mean_curve(curves), mean_curve(scratch))
     return {
         "source": comparison.source,
@@ -129,9 +139,12 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "missing_seeds": measured.missing,
         "transfer_ratio": None if is_scratch else _transfer_ratio(areas, base),
         "auc": interval(areas),
+        "areas": areas,
+        "bimodal": is_bimodal(areas),
         "jumpstart": interquartile_mean(starts) - interquartile_mean(base_starts),
         "final": interquartile_mean(finals),
         "final_interval": interval(finals),
+        "finals": finals,
         "asymptotic_gain": interquartile_mean(finals) - interquartile_mean(base_finals),
         "steps_to_threshold": metrics.aggregate_steps_to_threshold(
             [metrics.steps_to_threshold(c, threshold) for c in curves]
@@ -139,11 +152,29 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "data_efficiency": efficiency if efficiency is None or np.isfinite(efficiency) else None,
         "forward_transfer": metrics.forward_transfer(interquartile_mean(areas), interquartile_mean(base)),
         "kept": interval(measured.kept),
+        "gain": None if is_scratch else bounded(metrics.difference(areas, base).interval()),
         "probability_of_improvement": None if is_scratch else probability_of_improvement(areas, base),
-        "verdict": "baseline" if is_scratch else metrics.verdict(areas, base),
-        "starts": "baseline" if is_scratch else metrics.verdict(starts, base_starts),
+        "verdict": "baseline",
+        "verdict_alone": "baseline",
+        "starts": "baseline",
+        "p_value": None,
+        "p_corrected": None,
         "env_steps": dict(measured.env_steps),
     }
+
+
+def rows(measured: Sequence[TransferResult], threshold: float) -> list[dict[str, Any]]:
+    """All rows, with verdicts that allow for the number of methods on the same target."""
+    made = [row(m, threshold) for m in measured]
+    for target in dict.fromkeys(entry["target"] for entry in made):
+        judged = [i for i, m in enumerate(measured) if made[i]["target"] == target and not m.is_scratch]
+        groups = [(measured[i].curves, measured[i].scratch) for i in judged]
+        areas = metrics.verdicts([(_areas(curves), _areas(scratch)) for curves, scratch in groups])
+        starts = metrics.verdicts([(_starts(curves), _starts(scratch)) for curves, scratch in groups])
+        for i, area, start in zip(judged, areas, starts, strict=True):
+            made[i] |= {"verdict": area.verdict, "verdict_alone": area.alone, "starts": start.verdict}
+            made[i] |= {"p_value": area.p_value, "p_corrected": area.corrected}
+    return made
 
 
 def mean_curve(curves: tuple[Curve, ...]) -> Curve:
@@ -164,7 +195,7 @@ def results(
         "name": config.name,
         "threshold": config.threshold,
         "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
-        "rows": [row(m, config.threshold) for m in measured],
+        "rows": rows(measured, config.threshold),
         "stages": stage_records(graph, store, failed),
     }
 
@@ -174,10 +205,14 @@ def format_ratio(ratio: Mapping[str, float | None] | None, separator: str = " ")
     if ratio is None:
         return "-"
     iqm, low, high = (ratio[name] for name in ("iqm", "low", "high"))
-    if iqm is None or low is None or high is None:
+    if iqm is None:
         return "undefined" if low is None else f"> {format_signed(low)}"
-    return f"{format_signed(iqm)}{separator}[{format_signed(low)}, {format_signed(high)}]"
+    start, end = ("-inf" if low is None else format_signed(low)), ("inf" if high is None else format_signed(high))
+    return f"{format_signed(iqm)}{separator}[{start}, {end}]"
 
+
+BIMODAL = "*"
+"""Beside an area of seeds that fall into two groups."""
 
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
 
@@ -203,13 +238,32 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
 def _cells(entry: Mapping[str, Any]) -> list[str]:
     return [
         format_ratio(entry["transfer_ratio"]),
-        f"{rounded(entry['auc']['iqm'], 3):.3f}",
+        f"{rounded(entry['auc']['iqm'], 3):.3f}{BIMODAL if entry['bimodal'] else ''}",
         f"{rounded(entry['jumpstart']):+.2f}",
         f"{rounded(entry['final']):.2f}",
         format_steps(entry["steps_to_threshold"]),
         format_score(entry["kept"]),
-        f"[{VERDICT_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
+        f"[{VERDICT_STYLE[entry['verdict']]}]{entry['verdict']}{_alone(entry)}[/]",
     ]
+
+
+def _alone(entry: Mapping[str, Any]) -> str:
+    """The sign of a verdict that holds for its row alone, but not among all of its table."""
+    return (
+        "" if entry["verdict"] == entry["verdict_alone"] else {"positive": "+", "negative": "-"}[entry["verdict_alone"]]
+    )
+
+
+def _verdict_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    if any(_alone(entry) for entry in rows):
+        lines.append(
+            "unclear+, unclear-: above or below scratch by its own interval (5 % of equal methods are), but not once "
+            "the number of methods on this target is allowed for (Holm)."
+        )
+    if any(entry["bimodal"] for entry in rows):
+        lines.append(f"{BIMODAL}: {TWO_GROUPS} curves.png and 'areas' in results.json show them.")
+    return lines
 
 
 def notes(data: Mapping[str, Any]) -> list[str]:
@@ -227,8 +281,8 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     if failed:
         first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
         lines.append(f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}")
+    lines += [*_verdict_notes(rows), *seed_notes(rows)]
     lines += clip_notes(data)
-    lines += seed_notes(rows)
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
         lines.append(
             "Where scratch's mean score is below 0.01 the ratio is undefined; "

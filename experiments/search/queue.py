@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 
 from optuna.trial import Trial, TrialState
 
@@ -112,8 +113,8 @@ class TrialQueue:
             return False
         if running.reported < len(running.plan.runs):
             return True
-        score, *interval = final_interval(self._trials.search.metric, self._store, running.plan.runs)
-        running.trial.set_user_attr("interval", interval)
+        score, *bounds = final_interval(self._trials.search.metric, self._store, running.plan.runs)
+        running.trial.set_user_attr("interval", [bound if isfinite(bound) else None for bound in bounds])
         running.trial.study.tell(running.trial.number, score)
         self._end(running, "done")
         return False

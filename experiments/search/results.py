@@ -79,7 +79,7 @@ def _score(row: Mapping[str, Any]) -> str:
     if row["score"] is None:
         return "-"
     text = f"{rounded(row['score'], 3):.3f}"
-    if row["interval"] is None:
+    if row["interval"] is None or None in row["interval"]:  # unfinished, or with groups of a single seed
         return text
     low, high = (rounded(bound) for bound in row["interval"])
     return f"{text} [{low:.2f}, {high:.2f}]"

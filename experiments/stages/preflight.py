@@ -6,7 +6,7 @@ import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork, build_network
-from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.random_actions import no_op
 from graft.envs.core.task import Task
 from graft.envs.factory import check
@@ -73,6 +73,8 @@ def _check_tasks(graph: Graph) -> None:
 
 def _begin(method: TransferMethod, source: Checkpoint | None, stage: Stage) -> TransferSession:
     try:
+        if method.critic_warmup and stage.algorithm.distribution != "squashed":
+            raise GraftError("critic_warmup is for algorithms with critics beside the network: sac; leave it out.")
         session = TransferSession.begin(method, source, stage.schemas, stage.network, 0)
         session.hooks()
     except GraftError as error:
@@ -109,7 +111,7 @@ def _consolidate(session: TransferSession, task: Task, position: TaskPosition) -
     return finished.checkpoint(task)
 
 
-def _zeros(network: PolicyNetwork, _: int) -> Batch:
-    schemas = network.schemas
-    actions = torch.from_numpy(no_op(schemas.action, (STATES,)).copy())
-    return Batch(torch.zeros(STATES, *schemas.observation.shape), actions)
+def _zeros(network: PolicyNetwork, _: int, unroll: int) -> Rollouts:
+    schemas, count = network.schemas, unroll * -(-STATES // unroll)
+    actions, numbers = torch.from_numpy(no_op(schemas.action, (count,)).copy()), torch.zeros(count)
+    return Rollouts(torch.zeros(count, *schemas.observation.shape), actions, numbers, numbers, unroll)

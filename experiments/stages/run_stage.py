@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.agents.training.backend import Batch, Evaluation, Partners, TrainJob, TrainResult
+from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult
 from graft.agents.training.evaluate import evaluate
-from graft.agents.training.rollouts import collect
+from graft.agents.training.rollouts import Rollouts, collect, collect_random
 from graft.envs.factory import make, schemas
 from graft.errors import GraftError
 from graft.experiments.config.backends import backend
@@ -46,7 +45,7 @@ PROBE_STATES, PROBE_ENVS = 256, 16
 """States on which diagnostics are measured, and the number of environments that they are from."""
 
 ROLLOUT_ENVS = 64
-"""Environments in the batch that plays a task before it is consolidated."""
+"""Environments in the batch that plays a task before it is consolidated: each plays one whole episode or more."""
 
 NOT_TRAINED = TrainResult(0, 0.0, [])
 
@@ -75,7 +74,7 @@ def run_stage(
 
     Args:
         workers: processes that environments are spread over in training (`envs.make`); results do not depend on it.
-        note: called with a sentence that says why a stopped stage starts over.
+        note: called with sentences for the user: why a stopped stage starts over, or a method's remarks at the end.
     Raises:
         GraftError: the source's checkpoint is damaged, or does not fit the task.
         Unstable: training diverged.
@@ -85,7 +84,7 @@ def run_stage(
         note(f"Note: {stage.label} starts over: {resumption.refusal}.")
     source, folder = _load_source(stage, store), store.folder(stage.id)
     with MetricsLog(folder, stage.scale, progress) as log:
-        run = _StageRun(stage, source, folder, log, resumption, workers)
+        run = _StageRun(stage, source, folder, log, resumption, workers, note)
         outcome = run.consolidate() if stage.kind == "consolidate" else run.train()
         with run.checkpoint_on_faults(lambda _: outcome):
             evaluations = [run.evaluate(outcome, recall) for recall in stage.recall]
@@ -126,6 +125,7 @@ class _StageRun(NamedTuple):
     log: MetricsLog
     resumption: Resumption
     workers: int
+    note: Callable[[str], None]
 
     def train(self) -> Outcome:
         stage, source = self.stage, self.source
@@ -147,6 +147,8 @@ class _StageRun(NamedTuple):
         with self.checkpoint_on_faults(outcome):
             before = tuple(self.evaluate(outcome(NOT_TRAINED), recall) for recall in stage.recall if recall.before)
             result = self._backend_train(session, stage.budget, stage.evaluation, partners)
+        for remark in session.method.remarks(session.state):
+            self.note(f"Warning: {stage.label}: {remark}")
         self.log.write_hparams(stage, sum(result.final_returns) / len(result.final_returns))
         return outcome(result)
 
@@ -203,23 +205,19 @@ class _StageRun(NamedTuple):
             workers=self.workers,
             resources=stage.resources,
             partners=partners,
+            critics=session.critics,
         )
         return backend(stage.backend).train(job)
 
     def _probe(self, network: PolicyNetwork, seed: int) -> Probe:
-        """Measures ``network`` on states of a random player on the target.
+        """Measures ``network`` on states of a random player on the target, over whole episodes.
 
         Features are compared with those of the initial network; with the source's own where the method starts from
         fresh weights and both tasks have the same observations.
         """
         env = make(self.stage.task, PROBE_ENVS, seed, observation=network.schemas.observation)
         try:
-            env.action_space.seed(seed % 2**32)
-            obs, infos = env.reset()
-            states = [obs[infos.get("alive", slice(None))]]  # of rows in play
-            for _ in range(PROBE_STATES // PROBE_ENVS - 1):
-                obs, *_, infos = env.step(env.action_space.sample())
-                states.append(obs[infos.get("alive", slice(None))])
+            states = collect_random(env, PROBE_STATES, seed)
         finally:
             env.close()
         assert self.stage.method is not None
@@ -227,13 +225,14 @@ class _StageRun(NamedTuple):
         if self.source is not None and "fresh_weights" in self.stage.method.words():
             same = self.source.schemas.observation == network.schemas.observation
             reference = self.source.build() if same else None
-        return Probe(network, np.concatenate(states), reference)
+        return Probe(network, states, reference)
 
-    def _rollouts(self, network: PolicyNetwork, states: int) -> Batch:
-        seed, _ = self.stage.random_seeds()
+    def _rollouts(self, network: PolicyNetwork, states: int, unroll: int) -> Rollouts:
+        (seed, _), learner = self.stage.random_seeds(), self.stage.algorithm
         env = make(self.stage.task, ROLLOUT_ENVS, seed, observation=network.schemas.observation)
         try:
-            return collect(network, env, states, _generator(network, seed))
+            generator = _generator(network, seed)
+            return collect(network, env, states, generator, unroll, learner.gamma, learner.reward_scale)
         finally:
             env.close()
 
@@ -249,7 +248,7 @@ class _StageRun(NamedTuple):
         try:
             generator = _generator(network, seed)
             count, longest = stage.recall_episodes, evaluation.max_steps
-            episodes = evaluate(network, env, count, generator, evaluation.deterministic, longest)
+            episodes = evaluate(network, env, count, generator, evaluation.deterministic, longest, seed)
         finally:
             env.close()
         entry = {"index": index, "task": str(task), "return_mean": float(episodes.returns.mean())}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,21 @@ def _git(*arguments: str) -> str | None:
         return None
 
 
+@cache
+def _git_state() -> dict[str, Any]:
+    """Of the code that this process has loaded: asked for once, as every stage records it."""
+    status = _git("status", "--porcelain")
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
 def provenance() -> dict[str, Any]:
     """Versions, platform, git commit and whether the working tree differs from it."""
     versions: dict[str, str] = {}
     for library in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
-    status = _git("status", "--porcelain")
     return {
         "versions": {"graft": __version__, "python": platform.python_version(), **versions},
         "platform": platform.platform(),
-        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)},
+        "git": {**_git_state()},
     }

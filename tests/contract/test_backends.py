@@ -13,7 +13,9 @@ from support.trainings import recorded, trained
 
 from graft import envs
 from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.training import periodic_evaluation
 from graft.agents.training.backend import Evaluation, Hooks
+from graft.agents.training.evaluate import evaluate
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS
@@ -25,9 +27,6 @@ from graft.transfer.method import METHODS
 
 pytestmark = pytest.mark.usefixtures("tiny_tasks")
 
-RAY = pytest.mark.xdist_group("ray")
-"""Of tests that start it only in part; those with the fixture `one_ray` in their arguments are in it already."""
-
 LOSSES = ("loss", "value_loss", "policy_gradient_loss", "explained_variance")
 OWN = {"sb3": ("entropy_loss", "approx_kl"), "rllib": ("entropy",)}
 """What a backend records beside these."""
@@ -35,7 +34,7 @@ OWN = {"sb3": ("entropy_loss", "approx_kl"), "rllib": ("entropy",)}
 QUICK = ("ewc",)
 """Methods that are tried in every run of the tests; the others are slow."""
 
-OPTIONS = {"packnet": {"retrain": 128}, "rma": {"teaching": 0.4}}
+OPTIONS = {"packnet": {"retrain": 128}, "rma": {"teaching": 0.4, "updates": 20}}
 
 DRAWN = {"length": {"uniform": [1, 2]}}
 INFORMED = {
@@ -46,7 +45,7 @@ INFORMED = {
 """For methods that watch how their source is learned."""
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[RAY] if name == "rllib" else []) for name in BACKENDS])
+@pytest.fixture(params=list(BACKENDS))
 def by(request):
     """The backend's name."""
     if request.param == "rllib":
@@ -64,6 +63,21 @@ def test_same_seed_same_weights_bit_for_bit(by):
 def test_how_often_it_is_evaluated_does_not_change_the_training(by):
     rare, often = (trained(by, evaluation=Evaluation(every=e, episodes=8, num_envs=8)) for e in (10_000, 1))
     assert_same(weights(rare.network), weights(often.network))
+
+
+def test_evaluations_have_the_same_seeds_whatever_is_trained(by, monkeypatch):
+    """Of levels and of actions; they follow from the number of the evaluation."""
+    seen = []
+
+    def watched(network, env, episodes, generator, deterministic, max_steps, seed, number):
+        seen.append((seed, number, generator.initial_seed()))
+        return evaluate(network, env, episodes, generator, deterministic, max_steps, seed, number)
+
+    monkeypatch.setattr(periodic_evaluation, "evaluate", watched)
+    plan = Evaluation(every=1, episodes=8, num_envs=8)
+    for rate in (1e-3, 1e-2):
+        trained(by, seed=5, evaluation=plan, learning_rate=rate)
+    assert seen == [(5 + 8, number, 5) for number in range(4)] * 2
 
 
 def test_metrics_their_env_steps_and_the_result(by):
@@ -92,7 +106,8 @@ def test_metrics_their_env_steps_and_the_result(by):
 
 
 def test_a_tiny_task_is_solved(by):
-    run = trained(by, budget=4000, learning_rate=0.01, epochs=4, evaluation=Evaluation(every=10_000))
+    options = {"num_envs": 32, "learning_rate": 0.01, "minibatch": 64, "epochs": 4}
+    run = trained(by, budget=4000, evaluation=Evaluation(every=10_000), **options)
     scores = recorded(run.records, "eval/return_mean")
     assert scores[0] < 8 * 0.5
     assert min(scores[4096], np.mean(run.result.final_returns)) > 8 * 0.9
@@ -100,10 +115,11 @@ def test_a_tiny_task_is_solved(by):
 
 def test_a_tiny_box_task_improves(by):
     """The best is 2 * E[max(|x| - 0.5, 0)^2] = 2 * 0.5^3 / 3 below zero per step, 5 steps; doing nothing is 10 / 3."""
-    run = trained(by, task=REACH, budget=8000, learning_rate=0.01, epochs=8, evaluation=Evaluation(every=10_000))
+    options = {"num_envs": 32, "learning_rate": 0.01, "minibatch": 128, "epochs": 8}
+    run = trained(by, task=REACH, budget=8000, evaluation=Evaluation(every=10_000), **options)
     scores = recorded(run.records, "eval/return_mean")
     assert scores[0] < -10 / 3
-    assert -10 / 3 < -2.0 < scores[8064] < -5 / 12 + 0.2
+    assert -10 / 3 < -2.0 < scores[8192] < -5 / 12 + 0.2
 
 
 def entries():

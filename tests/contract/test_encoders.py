@@ -89,7 +89,7 @@ def test_every_parameter_is_used(case, obs):
     network = scrambled(network_of(*case)).train()
     with torch.no_grad():
         for parameter in network.encoder.parameters():
-            parameter.mul_(0.01)  # far from where activations saturate
+            parameter.mul_(0.001)  # far from where activations saturate
     network.encoder(obs).sum().backward()
     unused = [n for n, p in network.encoder.named_parameters() if p.grad is None or not p.grad.any()]
     assert unused == []

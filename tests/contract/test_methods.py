@@ -13,13 +13,13 @@ from support.method_fixtures import (
     SETTINGS,
     CheckedSession,
     Setting,
-    batch_of,
     build,
     cases,
     first,
     held,
     quick,
     register_norm_encoder,
+    rollouts_of,
     shrunk,
     source_of,
     variants,
@@ -110,7 +110,8 @@ def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, setting
     network = shrunk(build_network(SETTINGS[setting].schemas(0), SETTINGS[setting].architecture, 0))
     before = torch.get_rng_state()
     state = method.init(network, None) if method.watches_source else {}
-    method.consolidate(network, state, batch_of(network.schemas, method.states), TaskPosition(0, 2))
+    rollouts = rollouts_of(network.schemas, method.states, method.unroll_states)
+    method.consolidate(network, state, rollouts, TaskPosition(0, 2))
     assert torch.equal(torch.get_rng_state(), before)
 
 

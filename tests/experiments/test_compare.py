@@ -65,6 +65,16 @@ def test_rows_are_matched_by_source_target_and_method(runs, capsys):
     assert lines[-1] == "Areas under the curves: intervals overlap in 2 of 3; apart: scratch on B."
 
 
+def test_profiles_of_both_are_drawn(runs, tmp_path, capsys):
+    seeds = {"areas": [0.1, 0.2], "finals": [0.3, 0.4]}
+    one, other = runs([row("frozen", (1, 2)) | seeds], [row("frozen", (1, 2)) | seeds])
+    assert main([one, other, "--profiles", str(tmp_path / "p.png")]) == 0
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+    (tmp_path / "one" / "results.json").write_text(json.dumps({"rows": [row("frozen", (1, 2))]}))
+    assert main([one, other, "--profiles", str(tmp_path / "q.png")]) == 2
+    assert "no scores of each seed" in capsys.readouterr().err
+
+
 def test_what_cannot_be_compared_is_said(runs, tmp_path, capsys):
     one, other = runs([row("frozen", (1, 2))], [row("frozen", (1, 2), target="C")])
     assert main([one, other]) == 2

@@ -16,6 +16,7 @@ from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.agents.sb3 import ALGORITHMS, Algorithm, architecture_for, train
 from graft.agents.training.backend import Batch, Evaluation, Grads, TrainJob
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.transfer.method import (
@@ -148,9 +149,19 @@ def batch_of(schemas: Schemas, count: int, seed: int = 0) -> Batch:
     generator, act = torch.Generator().manual_seed(seed), schemas.action
     if act.kind == "discrete":
         actions = torch.randint(len(act.names), (count,), generator=generator)
+    elif act.kind == "multi":
+        actions = torch.stack([torch.randint(size, (count,), generator=generator) for size in act.sizes], 1)
     else:
         actions = torch.rand(count, len(act.names), generator=generator) - 0.5
     return Batch(observations(schemas.observation, count, seed), actions)
+
+
+def rollouts_of(schemas: Schemas, count: int, unroll: int = 1, seed: int = 0) -> Rollouts:
+    """Random states, actions and rewards, as of episodes of ten steps; ``unroll`` states in a row."""
+    count = unroll * max(1, count // unroll)
+    generator = torch.Generator().manual_seed(seed)
+    discounts = torch.where(torch.arange(count) % 10 == 9, 0.0, 0.9)
+    return Rollouts(*batch_of(schemas, count, seed), torch.randn(count, generator=generator), discounts, unroll, count)
 
 
 def ones(network: PolicyNetwork) -> Grads:
@@ -255,7 +266,7 @@ def consolidated(method: TransferMethod, setting: Setting, end: Checkpoint, inde
     """What goes on from the end of a task to the next."""
     session = CheckedSession(method, end.build(), end.parts.get(PART, {}))
     position = TaskPosition(index, max(len(setting.tasks), 2))
-    session.consolidate(lambda network, states: batch_of(network.schemas, states, index), position)
+    session.consolidate(lambda network, *how: rollouts_of(network.schemas, *how, index), position)
     if method.retraining:
         session.train(setting, index, method.retraining)
         assert not session.moved

@@ -39,15 +39,19 @@ def fresh(config=None, seed=0):
 
 
 def trained(network=None, budget=60, seed=0, hooks=None, evaluation=QUIET, more=None, **options):
-    """The network, what `train` returned, what it recorded as (env_steps, values), and the learners' last states."""
+    """The network, what `train` returned, what it recorded as (env_steps, values), the learners' last states, and the
+    critics that they leave.
+    """
     network, records, ends = network or fresh(), [], []
     with pytest.MonkeyPatch.context() as patch:
         original = sac.TransferSACLearner.save
         patch.setattr(sac.TransferSACLearner, "save", lambda self: ends.append(original(self)) or ends[-1])
         record = lambda n, values: records.append((n, dict(values)))  # noqa: E731
         given = network, REACH, algorithm(**options), budget, seed, record, evaluation, hooks or Hooks()
-        result = train(TrainJob(*given, **(more or {})))
-    return SimpleNamespace(network=network, result=result, records=records, last=ends[-1] if ends else None)
+        job = TrainJob(*given, **(more or {}))
+        result = train(job)
+    last = ends[-1] if ends else None
+    return SimpleNamespace(network=network, result=result, records=records, last=last, critics=job.critics)
 
 
 def moved(after, before):

@@ -20,6 +20,7 @@ TINY = {
     },
     "algorithm": {"name": "ppo", "num_envs": 8, "num_steps": 16, "minibatch": 64, "epochs": 1},
     "evaluation": {"every": 128, "episodes": 8, "num_envs": 8},
+    "recall": 8,
 }
 
 

@@ -89,6 +89,10 @@ def test_cka_with_a_constant_is_zero(columns):
     constant = torch.full((20, columns), 0.1)
     assert cka(torch.tensor(features(20, columns)), constant) == 0
     assert cka(constant, constant) == 0
+    ulp = float(np.spacing(np.float32(0.1)))
+    rounded = constant + ulp * torch.randint(-2, 3, (20, columns), generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(rounded, constant)
+    assert cka(rounded, rounded) == 0
 
 
 def test_cka_with_nan_is_nan():

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
+import gymnasium as gym
 import pytest
 import torch
 from support.tiny_tasks import MATCH, NormEncoder, box, discrete, multi, observations, planes, small_network, vector
 from torch.func import functional_call, jacrev, vmap
 
+from graft import envs
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.rollouts import collect
 from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
 from graft.errors import GraftError
-from graft.transfer.fisher import CHUNK, VARIANCE_FLOOR, diagonal_fisher, sensitivities
+from graft.transfer.fisher import (
+    CHUNK,
+    VARIANCE_FLOOR,
+    diagonal_fisher,
+    policy_and_value_fisher,
+    sensitivities,
+    value_fisher,
+)
 
+ACROBOT = Task("Acrobot-v1")
 GRID = planes(["hero", "wall", "coin"])
 XY = box(["x", "y"])
 NESW = discrete("north", "east", "south", "west")
@@ -308,3 +322,84 @@ def test_the_random_numbers_of_the_process_are_left_alone(importances):
     before = torch.get_rng_state()
     importances(network, observations(network.schemas.observation, 3), policy_names(network))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("case", ["mlp, categorical", "grid_cnn, gaussian"])
+def test_the_value_functions_is_the_mean_square_of_its_gradient(case):
+    schema, actions, _ = CASES[case]
+    network = shaken(small_network(Schemas(schema, actions)))
+    obs = observations(schema, 5)
+    found = value_fisher(network, obs, policy_names(network))
+    wanted = slow(network, obs, lambda outputs: [(outputs.value[0], 1.0)], torch.square)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-8)
+    assert not any(found[name].any() for name in found if name.startswith("policy."))
+
+
+def test_policy_and_value_have_equal_means():
+    network = shaken(small_network(MATCH))
+    obs, names = observations(MATCH.observation, 6), [n for n in policy_names(network) if n.startswith("encoder.")]
+    policy, value = diagonal_fisher(network, obs, names), value_fisher(network, obs, names)
+    both = policy_and_value_fisher(network, obs, names, 0.5)
+    ratio = sum(t.sum() for t in policy.values()) / sum(t.sum() for t in value.values())
+    for name in names:
+        torch.testing.assert_close(both[name], policy[name] + 0.5 * ratio * value[name])
+    assert all(torch.equal(t, policy[n]) for n, t in policy_and_value_fisher(network, obs, names, 0.0).items())
+
+
+def test_values_that_the_algorithm_does_not_train():
+    network = PolicyNetwork(MATCH, NetworkConfig(None, {}, (8,), distribution="greedy"), 0)
+    with pytest.raises(GraftError, match="value_fisher=1 is not allowed here: an algorithm with critics of its own"):
+        policy_and_value_fisher(network, observations(MATCH.observation, 2), ["encoder.blocks.0.1.weight"], 1.0)
+
+
+def swinging() -> PolicyNetwork:
+    """A policy that brings Acrobot up, learned from a rule: push as the second joint turns, which adds energy."""
+    network = PolicyNetwork(envs.schemas(ACROBOT), NetworkConfig("mlp", {"widths": [32, 32]}, (16,)), 0)
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(300):
+        angles = (torch.rand(256, 2, generator=generator) - 0.5) * 2 * torch.pi
+        speeds = torch.randn(256, 2, generator=generator) * torch.tensor([2.0, 4.0])
+        obs = torch.cat([angles[:, :1].cos(), angles[:, :1].sin(), angles[:, 1:].cos(), angles[:, 1:].sin(), speeds], 1)
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(network(obs).action, 2 * (speeds[:, 1] > 0).long()).backward()
+        optimiser.step()
+    return network
+
+
+def every_state(network: PolicyNetwork, episodes: int) -> torch.Tensor:
+    """All states of so many whole episodes of Acrobot, one after the other."""
+    env, generator, states = gym.make("Acrobot-v1"), torch.Generator().manual_seed(99), []
+    for episode in range(episodes):
+        obs, over = env.reset(seed=10_000 + episode)[0], False
+        while not over:
+            states.append(torch.from_numpy(obs))
+            obs, _, ended, cut, _ = env.step(int(network.act(states[-1][None], generator)[0]))
+            over = ended or cut
+    env.close()
+    return torch.stack(states)
+
+
+def cosine(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return float(
+        torch.nn.functional.cosine_similarity(*(torch.cat([t.flatten() for t in x.values()]) for x in (a, b)), 0)
+    )
+
+
+@pytest.mark.slow
+def test_of_acrobot_it_is_that_of_whole_episodes():
+    """Of the first steps it is something else, as it was before whole episodes were played."""
+    network = swinging()
+    names = [name for name, _ in network.named_parameters() if name.startswith("encoder.")]
+    wanted = diagonal_fisher(network, every_state(network, 60), names)
+    for seed in (0, 1):
+        with closing(envs.make(ACROBOT, 64, 1000 * seed)) as env:
+            states = collect(network, env, 2048, torch.Generator().manual_seed(seed)).observations
+        assert cosine(diagonal_fisher(network, states, names), wanted) >= 0.97
+    with closing(envs.make(ACROBOT, 64, 0)) as env:
+        obs, generator, early = env.reset()[0], torch.Generator().manual_seed(0), []
+        for _ in range(32):
+            early.append(torch.from_numpy(obs))
+            obs = env.step(network.act(early[-1], generator).numpy())[0]
+    assert cosine(diagonal_fisher(network, torch.cat(early), names), wanted) < 0.95

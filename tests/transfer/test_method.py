@@ -61,7 +61,7 @@ def test_finetune_is_the_transplant_with_everything_trainable(source):
 
 
 def test_the_sources_architecture_is_kept(source):
-    other = NetworkConfig("mlp", {"widths": [3]}, ())
+    other = NetworkConfig("mlp", {"widths": [3]}, (), activation="elu")
     assert METHODS["finetune"]().build(source, SAME, other, 1).network.config == source.network
     assert METHODS["scratch"]().build(None, SAME, other, 1).network.config == other
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from graft.errors import GraftError
 from graft.transfer import metrics
 from graft.transfer.metrics import Curve
+from graft.transfer.statistics import iqm_estimate
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
 SCORE = st.integers(-64, 64).map(lambda k: k / 64)
@@ -113,26 +114,19 @@ def test_transfer_ratio_by_hand():
     assert found.low < 1.0 < found.high
 
 
-def test_transfer_ratio_resamples_both_groups():
-    # p and b of two seeds each; every corner has chance 1/16 > 2.5 %. Lowest: p 0.4, b 0.5: -0.1 / 0.5 = -0.2.
-    # Highest: p 0.8, b 0.25: 0.55 / 0.25 = 2.2. Itself: (0.6 - 0.375) / 0.375 = 0.6.
-    assert metrics.transfer_ratio([0.4, 0.8], [0.25, 0.5]) == pytest.approx((0.6, -0.2, 2.2))
+def test_transfer_ratio_knows_the_error_of_both_groups():
+    p, b = [0.70, 0.75, 0.80, 0.85], [0.45, 0.50, 0.52, 0.55]
+    whole, of_p, of_b = (metrics.transfer_ratio(*groups) for groups in ((p, b), (p, [0.51] * 4), ([0.775] * 4, b)))
+    assert whole.iqm == pytest.approx(0.775 / 0.51 - 1) == of_p.iqm == of_b.iqm
+    assert whole.high - whole.low > max(of_p.high - of_p.low, of_b.high - of_b.low) > 0
 
 
-def test_transfer_ratio_agrees_with_scipy():
-    rng = np.random.default_rng(8)
-    p, b = rng.normal(0.7, 0.1, 9), rng.normal(0.5, 0.05, 6)
-
-    def ratio(p, b, axis):
-        bottom = scipy.stats.trim_mean(b, 0.25, axis=axis)
-        return (scipy.stats.trim_mean(p, 0.25, axis=axis) - bottom) / bottom
-
-    theirs = scipy.stats.bootstrap(
-        (p, b), ratio, n_resamples=20_000, method="percentile", vectorized=True, rng=np.random.default_rng(1)
-    ).confidence_interval
-    ours = metrics.transfer_ratio(p, b, resamples=20_000)
-    assert ours.low == pytest.approx(theirs.low, abs=0.01)
-    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+def test_transfer_ratio_of_an_unsure_scratch_has_no_upper_end():
+    # The interval of {0.05, 0.5, 0.1, 0.4} holds 0, where the ratio is infinite.
+    found = metrics.transfer_ratio([0.8, 0.82, 0.84, 0.86], [0.05, 0.5, 0.1, 0.4])
+    assert found.iqm == pytest.approx(0.83 / 0.25 - 1)
+    assert -1 < found.low < found.iqm
+    assert found.high == math.inf
 
 
 @pytest.mark.parametrize("auc_b", [0.009, 0.0, -0.5])
@@ -142,18 +136,13 @@ def test_transfer_ratio_over_nothing_is_undefined(auc_b):
 
 def test_where_the_ratio_is_undefined_it_has_a_bound():
     # Against a scratch at 0.01: (0.5 - 0.01) / 0.01 = 49.
-    assert metrics.transfer_ratio_bound([0.5] * 3) == pytest.approx(49.0)
-    # The interval of {0.2, 0.6}: each corner has chance 1/4, so it reaches down to 0.2: 19.
-    assert metrics.transfer_ratio_bound([0.2, 0.6]) == pytest.approx(19.0)
-    assert metrics.transfer_ratio_bound([0.01] * 3) is None
-    assert metrics.transfer_ratio_bound([-1.0, 0.5]) is None
-
-
-def test_transfer_ratio_clips_the_denominator_of_a_resample():
-    # b = {-0.1, 0.2}: its IQM is 0.05, defined; p = 0.1. A quarter of the resamples draws b = -0.1, clipped to 0.01:
-    # (0.1 + 0.1) / 0.01 = 20; a quarter b = 0.2: -0.1 / 0.2 = -0.5; itself (0.1 - 0.05) / 0.05 = 1.
-    # Unclipped, the first would be 0.2 / -0.1 = -2: the best resamples would pull the lower bound below.
-    assert metrics.transfer_ratio([0.1] * 2, [-0.1, 0.2]) == pytest.approx((1.0, -0.5, 20.0))
+    assert metrics.transfer_ratio_bound([0.5] * 3, [0.0] * 3) == pytest.approx(49.0)
+    # A scratch at 0.01 at least may be higher by its own error, so that the ratio is at least 0.5 / (0.01 + error) - 1.
+    scratch = [-0.01, 0.0, 0.01, 0.02]
+    error = scipy.stats.t.ppf(0.975, 3) * math.sqrt(iqm_estimate(scratch).variance)
+    assert metrics.transfer_ratio_bound([0.5] * 4, scratch) == pytest.approx(0.5 / (0.01 + error) - 1)
+    assert metrics.transfer_ratio_bound([0.01] * 3, [0.0] * 3) is None
+    assert metrics.transfer_ratio_bound([-1.0, 0.5], [0.0] * 3) is None
 
 
 @pytest.mark.parametrize(
@@ -253,59 +242,70 @@ def test_forward_transfer_by_hand():
     assert metrics.forward_transfer(0.75, 1.5) is None  # Above the expert: the sign would flip.
 
 
+def verdict(p, b):
+    """Of a table with this method alone."""
+    return metrics.verdicts([(p, b)])[0].verdict
+
+
 def test_verdict_by_hand():
-    # Two seeds each: the interval is the range of differences, as all four corners have chance 1/16 > 2.5 %.
-    assert metrics.verdict([0.6, 0.9], [0.1, 0.5]) == "positive"  # [0.1, 0.8]
-    assert metrics.verdict([0.1, 0.5], [0.6, 0.9]) == "negative"
-    assert metrics.verdict([0.4, 0.9], [0.1, 0.5]) == "unclear"  # [-0.1, 0.8]
-    assert metrics.verdict([0.5, 0.5], [0.5, 0.5]) == "unclear"
+    # 4 runs each, 1 cut each end; the error of the mean of the middle two of {0, .1, .2, .3} is about 0.07.
+    b = [0.0, 0.1, 0.2, 0.3]
+    assert verdict([0.8, 0.9, 1.0, 1.1], b) == "positive"  # 0.8 +- 2.4 * 0.11
+    assert verdict([-0.8, -0.7, -0.6, -0.5], b) == "negative"
+    assert verdict([0.2, 0.3, 0.4, 0.5], b) == "unclear"  # 0.2 +- 2.4 * 0.11
+    assert verdict([0.5] * 4, [0.5] * 4) == "unclear"
+
+
+def test_verdicts_are_corrected_for_their_number():
+    rng = np.random.default_rng(0)
+    scratch, better = rng.normal(0.5, 0.05, 5), rng.normal(0.6, 0.05, 5)
+    found = metrics.verdicts([(better, scratch)] + [(rng.normal(0.5, 0.05, 5), scratch) for _ in range(17)])
+    p_value = metrics.difference(better, scratch).p_value()
+    assert found[0] == ("unclear", "positive", p_value, pytest.approx(18 * p_value))
+    assert metrics.verdicts([(better, scratch)])[0] == ("positive", "positive", p_value, p_value)
+    assert 0.05 / 18 < p_value < 0.05
+    few = metrics.verdicts([(better, scratch), (better[:3], scratch)])
+    assert few == [("positive", "positive", p_value, p_value), ("unclear", "unclear", None, None)]
 
 
 @pytest.mark.parametrize(
     ("p", "b"),
     [
-        ([9.0], [0.0] * 5),
-        ([9.0] * 5, [0.0]),
-        ([], [0.0] * 5),
-        ({"a": [9.0] * 5, "b": [9.0]}, {"a": [0.0] * 5, "b": [0.0] * 5}),
+        ([9.0] * 3, [0.0] * 5),
+        ([9.0] * 5, [0.0] * 3),
+        ({"a": [9.0] * 5, "b": [9.0] * 3}, {"a": [0.0] * 5, "b": [0.0] * 5}),
     ],
 )
-def test_verdict_needs_two_seeds(p, b):
-    assert metrics.verdict(p, b) == "unclear"
+def test_verdict_needs_four_seeds(p, b):
+    assert verdict(p, b) == "unclear"
 
 
 def test_verdict_does_not_rest_on_rounding():
     # The IQM of five times 0.1 is 0.3 / 3 in floats, which need not be the IQM of four times 0.1.
-    for count in range(2, 12):
-        for other in range(2, 12):
-            assert metrics.verdict([0.1] * count, [0.1] * other, resamples=10) == "unclear"
-
-
-def test_verdict_of_clear_groups_and_of_equal_ones():
-    rng = np.random.default_rng(2)
-    assert metrics.verdict(rng.normal(0.8, 0.05, 5), rng.normal(0.5, 0.05, 5)) == "positive"
-    # The same distribution: with 10 seeds about 1 in 20 is not "unclear"; 60 groups, so 3 expected and 10 absurd.
-    found = [metrics.verdict(rng.normal(size=10), rng.normal(size=10), seed=k) for k in range(60)]
-    assert sum(name != "unclear" for name in found) < 10
+    for count in range(4, 12):
+        for other in range(4, 12):
+            assert verdict([0.1] * count, [0.1] * other) == "unclear"
 
 
 @SETTINGS
 @given(GROUP, GROUP, SCORE, st.randoms(use_true_random=False))
 def test_verdict_knows_no_order_and_no_shift(p, b, shift, random):
-    found = metrics.verdict(p, b, resamples=300)
+    p, b = p * 4, b * 4
+    found = verdict(p, b)
     shuffled = random.sample(p, len(p)), random.sample(b, len(b))
-    assert metrics.verdict(*shuffled, resamples=300) == found
+    assert verdict(*shuffled) == found
     moved = [score + shift for score in p], [score + shift for score in b]
-    assert metrics.verdict(*moved, resamples=300) == found
+    assert verdict(*moved) == found
 
 
 @SETTINGS
 @given(GROUP, GROUP)
-def test_ratio_and_verdict_agree_on_the_sign(p, b):
-    ratio = metrics.transfer_ratio(p, b, resamples=300)
-    found = metrics.verdict(p, b, resamples=300)
+def test_ratio_and_verdict_agree(p, b):
+    ratio, found = metrics.transfer_ratio(p * 4, b * 4), verdict(p * 4, b * 4)
     if ratio is not None and found != "unclear":
         assert (ratio.iqm > 0) == (found == "positive")
+    if ratio is not None and (ratio.low > 0 or ratio.high < 0) and abs(ratio.iqm) > 1e-6:
+        assert found != "unclear"
 
 
 # R[k, j]: row = after task k, column = score on task j; what was not measured is NaN.

@@ -12,6 +12,7 @@ from support.tiny_tasks import MATCH, TASK, assert_same, observations, small_con
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.transfer.method import PART, TaskPosition, parse_method
 from graft.transfer.session import TransferSession
@@ -19,8 +20,10 @@ from graft.transfer.session import TransferSession
 CONFIG = small_config(MATCH.observation.kind)
 
 
-def play(network: PolicyNetwork, states: int) -> Batch:
-    return Batch(observations(network.schemas.observation, states), torch.zeros(states, dtype=torch.long))
+def play(network: PolicyNetwork, states: int, unroll: int) -> Rollouts:
+    assert unroll == 1
+    numbers = torch.zeros(states)
+    return Rollouts(observations(network.schemas.observation, states), numbers.long(), numbers, numbers, 1, 3 * states)
 
 
 def test_plain_training_has_no_hooks_and_leaves_no_state():
@@ -38,7 +41,7 @@ def test_a_life_from_one_task_to_the_next():
     first = TransferSession.begin(method, None, MATCH, CONFIG, 0)
     assert (first.state, first.report) == ({}, None)
     finished = first.finish()
-    assert finished.consolidate(play, TaskPosition(0, 2)) == method.states
+    assert finished.consolidate(play, TaskPosition(0, 2)) == 3 * method.states  # played for them
     source = finished.checkpoint(TASK, {"empty": {}})
     assert source.parts.keys() == {PART}
     second = TransferSession.begin(method, source, MATCH, CONFIG, 1)
@@ -49,7 +52,7 @@ def test_a_life_from_one_task_to_the_next():
     with torch.no_grad():
         for parameter in second.network.parameters():
             parameter.add_(0.1)
-    changed = gradients(grads, second.network, play(second.network, 4))
+    changed = gradients(grads, second.network, Batch(*play(second.network, 4, 1)[:2]))
     assert not torch.equal(changed["encoder.blocks.0.1.weight"], grads["encoder.blocks.0.1.weight"])
     measured = second.measure(second.network)
     assert measured["transfer/penalty"] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import permutations
@@ -14,12 +14,14 @@ from pydantic import BeforeValidator
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.backend import Batch, Grads
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.method import (
     METHODS,
     PART,
     Built,
+    CarriedCritics,
     Consolidated,
     FromSource,
     State,
@@ -96,8 +98,14 @@ class Chain(TransferMethod):
             member.check(source)
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
-        builder = next((m for m in self.members if _builds(m)), self.members[0])
-        return builder.build(source, target, architecture, seed)
+        return self._builder.build(source, target, architecture, seed)
+
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+        return self._builder.carry_critics(source, network, seed)
+
+    @property
+    def _builder(self) -> TransferMethod:
+        return next((m for m in self.members if _builds(m)), self.members[0])
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """Each member's state, under its number; while the source is learned, of members that watch it."""
@@ -139,13 +147,40 @@ class Chain(TransferMethod):
             network = member.finish(network, _part(state, i))
         return network
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def measures(self, state: State) -> Mapping[str, float]:
+        return {
+            tag: value
+            for i, member in enumerate(self.members)
+            for tag, value in member.measures(_part(state, i)).items()
+        }
+
+    def remarks(self, state: State) -> Sequence[str]:
+        return [remark for i, member in enumerate(self.members) for remark in member.remarks(_part(state, i))]
+
+    def lasting(self, state: State) -> State:
+        after = dict(state)
+        for i, member in enumerate(self.members):
+            after = _with_part(after, i, member.lasting(_part(state, i)))
+        return after
+
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """Through all members, each with as many states as it asks for."""
         after: dict[str, torch.Tensor] = {}
         for i, member in enumerate(self.members):
-            network, own = member.consolidate(network, _part(state, i), _evenly(rollouts, member.states), where)
+            shown = rollouts.evenly(member.states, member.unroll_states)
+            network, own = member.consolidate(network, _part(state, i), shown, where)
             after |= named(i, own, "/")
         return Consolidated(network, after)
+
+    @property
+    def unroll_states(self) -> int:
+        return max(member.unroll_states for member in self.members)
+
+    @property
+    def critic_warmup(self) -> float:
+        return max(member.critic_warmup for member in self.members)
 
     @property
     def retraining(self) -> int:
@@ -175,12 +210,6 @@ def _order(method: TransferMethod) -> tuple[bool, bool]:
 def _builds(method: TransferMethod) -> bool:
     """Whether it has a `build` of its own, other than the plain transplant."""
     return type(method).build is not FromSource.build
-
-
-def _evenly(rollouts: Batch, count: int) -> Batch:
-    """``count`` states or a few more, evenly spaced; all, where there are not twice as many."""
-    every = max(1, len(rollouts.actions) // max(1, count))
-    return rollouts._replace(observations=rollouts.observations[::every], actions=rollouts.actions[::every])
 
 
 TRANSPLANT = {option.name for option in fields(FromSource)}

@@ -9,7 +9,7 @@ import torch
 
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import NotNegative
-from graft.transfer.fisher import diagonal_fisher
+from graft.transfer.fisher import policy_and_value_fisher
 from graft.transfer.method import METHODS
 from graft.transfer.regulariser import Regulariser
 from graft.transfer.state import Tensors
@@ -22,12 +22,16 @@ class EWC(Regulariser):
 
     The paper's importances are not normalised, so its strengths (400 to 1e5) do not carry over.
 
+    Attributes:
+        value_fisher: weight of the value function's Fisher information, E[(dV/dtheta)^2], beside the policy's, both
+            of equal mean; 0 for none.
     Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", eq. 3.
     """
 
     strength: NotNegative = 10.0
+    value_fisher: NotNegative = 0.0
 
     states: ClassVar[int] = 2048
 
     def importances(self, network: PolicyNetwork, observations: torch.Tensor) -> Tensors:
-        return diagonal_fisher(network, observations, self.held(network))
+        return policy_and_value_fisher(network, observations, self.held(network), self.value_fisher)

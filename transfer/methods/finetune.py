@@ -11,7 +11,7 @@ from pydantic import Field
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.transfer.method import METHODS, Consolidated, FromSource, State, TaskPosition
 
 ROUNDING = 1e-9
@@ -75,7 +75,9 @@ class Finetune(FromSource):
             encoder.freeze(wanted)
         return state
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         return Consolidated(network, {name: t for name, t in state.items() if name != "frozen"})
 
     def rates(self, network: PolicyNetwork, state: State) -> Mapping[str, float]:

@@ -10,7 +10,7 @@ import torch
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import NotNegative
-from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.transfer.method import METHODS, Consolidated, State, TaskPosition
 from graft.transfer.regulariser import Regulariser
 
@@ -37,6 +37,8 @@ class L2(Regulariser):
         self.check_held(network, state)
         return state
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """Nothing to remember: the next task's anchor is where it starts."""
         return Consolidated(network, {})

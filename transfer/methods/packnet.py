@@ -13,6 +13,7 @@ from pydantic import Field
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Batch, Grads
+from graft.agents.training.rollouts import Rollouts
 from graft.errors import GraftError
 from graft.transfer.method import METHODS, PART, Consolidated, FromSource, State, Step, TaskPosition
 from graft.transfer.state import group, named
@@ -116,7 +117,9 @@ class PackNet(FromSource):
         return Step(masked, state)
 
     @torch.no_grad()
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         owner = group(state, OWNER) or group(self.init(network, None), OWNER)
         kept: dict[str, torch.Tensor] = {}
         for name, parameter in weights(network).items():

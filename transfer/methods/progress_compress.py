@@ -12,7 +12,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork
 from graft.agents.networks.progressive import ProgressiveNetwork
 from graft.agents.training.algorithm import NotNegative, Positive, Share
-from graft.agents.training.backend import Batch
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.divergence import evaluating, kl, policy_outputs, rows_of
@@ -83,7 +83,9 @@ class ProgressCompress(Progressive):
         moved = carried(source, omega, network.schemas, new_channels=self.new_channels, rename=self.rename)
         return without(state, OMEGA) | named(OMEGA, moved)
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """The knowledge base with the task in it, as a plain network, and its importances with the task's added."""
         base = network
         if isinstance(network, ProgressiveNetwork):

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.normaliser import statistics
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.algorithm import Share
+from graft.agents.training.critics import HEADS, ONLINE
 from graft.envs.core.schema import Schemas
-from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, FromSource
+from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, CarriedCritics, FromSource
 
 
 @METHODS.register("shrink_perturb")
@@ -22,7 +24,8 @@ class ShrinkPerturb(FromSource):
     """``theta <- s * theta + (1 - s) * fresh`` for all that was carried over, once, before training starts.
 
     ``fresh`` are the weights that `scratch` starts from with the same architecture and seed. Floating-point buffers of
-    layers are treated as parameters; counters and statistics of observations stay the source's.
+    layers are treated as parameters; counters and statistics of observations stay the source's. Critics that come with
+    carried heads, and the logarithm of the temperature, are treated alike.
 
     Attributes:
         shrink: s in [0, 1]; 1 is `finetune` and 0 has the weights of `scratch`, bit for bit.
@@ -53,3 +56,39 @@ class ShrinkPerturb(FromSource):
             for row in report.rows
         )
         return Built(network, replace(report, rows=rows))
+
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+        critics, rows = super().carry_critics(source, network, seed)
+        if self.shrink == 1:
+            return CarriedCritics(critics, rows)
+        fresh = PolicyNetwork(network.schemas, network.config, seed).state_dict()
+        return CarriedCritics(_perturbed(critics, fresh, statistics(network), self.shrink, seed), rows)
+
+
+def _perturbed(
+    critics: Mapping[str, torch.Tensor],
+    fresh: Mapping[str, torch.Tensor],
+    kept: set[str],
+    shrink: float,
+    seed: int,
+) -> dict[str, torch.Tensor]:
+    """Critics and temperature, shrunk, with fresh ones: critics and target get the same, as they start equal.
+
+    Args:
+        fresh: a network's tensors; what is fresh above its encoder is initialised as in the backends.
+        kept: names of the network's statistics, which stay the source's.
+    """
+    noise = {name: t for name, t in fresh.items() if name.startswith("encoder.")}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for name, weight in critics.items():
+            group, _, own = name.partition(".")
+            if group == ONLINE and own.startswith(f"{HEADS}.") and own.endswith(".weight"):
+                layer = nn.Linear(weight.shape[1], weight.shape[0])
+                noise |= {own: layer.weight.detach(), own.removesuffix("weight") + "bias": layer.bias.detach()}
+    made = {}
+    for name, tensor in critics.items():
+        own = name.partition(".")[2]
+        keeps = own in kept or not tensor.is_floating_point()
+        made[name] = tensor if keeps else shrink * tensor + (1 - shrink) * noise.get(own, torch.zeros_like(tensor))
+    return made

@@ -11,6 +11,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import NotNegative, Positive
 from graft.agents.training.backend import Batch, Grads
+from graft.agents.training.rollouts import Rollouts
 from graft.errors import GraftError
 from graft.transfer.method import METHODS, Consolidated, State, Step, TaskPosition
 from graft.transfer.regulariser import Regulariser
@@ -71,7 +72,9 @@ class SI(Regulariser):
         added = torch._foreach_addcmul([path[n] for n in names], [last[n] for n in names], step, value=-1.0)
         return {**path, **dict(zip(names, added, strict=True))}
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, where: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, where: TaskPosition
+    ) -> Consolidated:
         """Raises GraftError where the task was not watched."""
         path, start, total = self._path(network, state), group(state, "start.0"), group(state, "total.0")
         if not path:

@@ -10,18 +10,21 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from graft.agents.networks.encoder import ENCODERS, Encoder, Stem, build_encoder, default_encoder
+from graft.agents.networks.activation import Activation, gain, make
+from graft.agents.networks.encoder import ENCODERS, Encoder, Stem, build_encoder, default_encoder, has_option
 from graft.envs.core.schema import ObservationSchema
 from graft.errors import GraftError, unknown
 
 
 class Branches(nn.Module):
-    """Flat observations (N, D) of parts -> tanh of the sum of a linear layer of each part's encoder.
+    """Flat observations (N, D) of parts -> an activation of the sum of a linear layer of each part's encoder.
 
     This is one layer over all features, stored by part: adding or removing a part keeps the other weights.
     """
 
-    def __init__(self, schema: ObservationSchema, encoders: Mapping[str, Encoder], features: int) -> None:
+    def __init__(
+        self, schema: ObservationSchema, encoders: Mapping[str, Encoder], features: int, activation: Activation
+    ) -> None:
         super().__init__()
         self.shapes = {name: part.shape for name, part in schema.parts}
         self.parts = nn.ModuleDict({_key(name): encoder for name, encoder in encoders.items()})
@@ -29,12 +32,13 @@ class Branches(nn.Module):
             {_key(name): nn.Linear(encoder.out_dim, features, bias=False) for name, encoder in encoders.items()}
         )
         self.bias = nn.Parameter(torch.zeros(features))
+        self.activation = make(activation)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.bias
         for name, piece in self._pieces(obs).items():
             total = total + self.joins[_key(name)](self.parts[_key(name)](piece))
-        return torch.tanh(total)
+        return cast(torch.Tensor, self.activation(total))
 
     def branch(self, part: str, obs: torch.Tensor) -> torch.Tensor:
         """Features of one part's encoder, (N, its features)."""
@@ -51,7 +55,7 @@ class Branches(nn.Module):
 
 @ENCODERS.register("branches")
 class BranchesEncoder(Encoder):
-    """An encoder for each part of the observation, then a layer of tanh units over all of them.
+    """An encoder for each part of the observation, then one layer over all of them.
 
     Args:
         schema: an observation of ``parts``.
@@ -59,6 +63,8 @@ class BranchesEncoder(Encoder):
         normalise: whether a `Normaliser` scales vector parts, unless the options of a part say otherwise.
         encoders: part -> ``{encoder: name, options: {...}}``; the default encoder for other parts. Entries of parts
             that this task does not have are ignored.
+        activation: of the layer, and of encoders that have the option, unless the options of a part say otherwise. None
+            is tanh in the layer, and what each encoder has by default.
     """
 
     kinds = ("parts",)
@@ -70,13 +76,14 @@ class BranchesEncoder(Encoder):
         features: Annotated[int, Field(ge=1)] = 128,
         normalise: bool = False,
         encoders: Mapping[str, Mapping[str, object]] | None = None,
+        activation: Activation | None = None,
     ) -> None:
         super().__init__()
         chosen, parts = dict(encoders or {}), dict(schema.parts)
         if chosen and not chosen.keys() & parts.keys():
             raise unknown("part of the observation", next(iter(chosen)), parts)
-        built = {name: _branch(name, part, chosen.get(name, {}), normalise) for name, part in parts.items()}
-        self.blocks = nn.ModuleList([Branches(schema, built, features)])
+        built = {name: _branch(name, part, chosen.get(name, {}), normalise, activation) for name, part in parts.items()}
+        self.blocks = nn.ModuleList([Branches(schema, built, features, activation or "tanh")])
         self.out_dim = features
         stems = []
         for name, encoder in built.items():
@@ -85,6 +92,10 @@ class BranchesEncoder(Encoder):
                 stems.append(stem._replace(name=f"blocks.0.parts.{_key(name)}.{stem.name}", names=names, within=True))
             stems.append(Stem(f"blocks.0.joins.{_key(name)}.weight", encoder.out_dim, (name,), ((),)))
         self.stems = tuple(stems)
+
+    def gains(self) -> dict[nn.Module, float]:
+        block = cast(Branches, self.blocks[0])
+        return super().gains() | dict.fromkeys(block.joins.values(), gain(block.activation))
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -97,7 +108,9 @@ def _key(part: str) -> str:
     return f"{part}:" if not part or hasattr(nn.ModuleDict(), part) else part
 
 
-def _branch(name: str, part: ObservationSchema, chosen: Mapping[str, object], normalise: bool) -> Encoder:
+def _branch(
+    name: str, part: ObservationSchema, chosen: Mapping[str, object], normalise: bool, activation: Activation | None
+) -> Encoder:
     for key in chosen:
         if key not in ("encoder", "options"):
             raise unknown(f"entry of encoders: {name}", key, ("encoder", "options"))
@@ -107,4 +120,6 @@ def _branch(name: str, part: ObservationSchema, chosen: Mapping[str, object], no
     encoder = str(chosen.get("encoder") or default_encoder(part))
     if normalise and part.kind == "vector" and encoder == default_encoder(part):
         options = {"normalise": True, **options}
+    if activation is not None and has_option(encoder, "activation"):
+        options = {"activation": activation, **options}
     return build_encoder(encoder, part, options)

@@ -1,4 +1,4 @@
-"""Convolutional encoders: `grid_cnn` for small boards of entity planes, `nature_cnn` for screens."""
+"""Convolutional encoders: `grid_cnn` for boards of entity planes and small pictures, `nature_cnn` for screens."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
+from graft.agents.networks.activation import Activation, make
+from graft.agents.networks.encoder import ENCODERS, Encoder, Stem, highest
 from graft.envs.core.schema import ObservationSchema
 from graft.errors import GraftError
+
+HINT = "make them smaller, or take the encoder mlp, which has none."
 
 
 def flat_size(blocks: nn.ModuleList, shape: tuple[int, ...]) -> int:
@@ -20,9 +23,11 @@ def flat_size(blocks: nn.ModuleList, shape: tuple[int, ...]) -> int:
             for block in blocks:
                 hidden = block(hidden)
     except RuntimeError as error:
-        raise GraftError(f"These kernels, strides and pools do not fit an observation of shape {shape}.") from error
+        raise GraftError(
+            f"These kernels, strides and pools do not fit an observation of shape {shape}; {HINT}"
+        ) from error
     if hidden.numel() == 0:
-        raise GraftError(f"These kernels, strides and pools leave nothing of an observation of shape {shape}.")
+        raise GraftError(f"These kernels, strides and pools leave nothing of an observation of shape {shape}; {HINT}")
     return hidden.numel()
 
 
@@ -35,16 +40,17 @@ def check_sizes(encoder: str, **sizes: Sequence[int]) -> None:
 
 @ENCODERS.register("grid_cnn")
 class GridCNN(Encoder):
-    """Convolutions over entity planes, then one fully connected layer; ReLU after each.
+    """Convolutions over entity planes or a picture, then one fully connected layer; an activation after each.
 
     Args:
-        schema: a ``planes`` observation (C, H, W).
+        schema: a ``planes`` observation (C, H, W), or ``pixels``, which are scaled to [0, 1].
         channels, kernels, strides: one entry per convolution; a kernel k is padded by (k - 1) // 2.
         pools: size of the max-pool after each convolution; 1 is none.
         features: number of features.
+        activation: after each layer.
     """
 
-    kinds = ("planes",)
+    kinds = ("planes", "pixels")
     default_for = ("planes",)
 
     def __init__(
@@ -55,6 +61,7 @@ class GridCNN(Encoder):
         strides: Sequence[int] = (1, 2),
         pools: Sequence[int] = (1, 1),
         features: int = 128,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         if len({len(channels), len(kernels), len(strides), len(pools)}) != 1:
@@ -65,16 +72,17 @@ class GridCNN(Encoder):
         if not channels:
             raise GraftError("grid_cnn needs at least one convolution; use the mlp to have none.")
         check_sizes("grid_cnn", channels=channels, kernels=kernels, strides=strides, pools=pools, features=(features,))
-        self.blocks = nn.ModuleList()
+        self.blocks, self.highest = nn.ModuleList(), highest(schema)
         inputs = schema.shape[0]
         for outputs, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True):
-            layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2), nn.ReLU()]
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2)
+            layers: list[nn.Module] = [convolution, make(activation)]
             if pool > 1:
                 layers.append(nn.MaxPool2d(pool))
             self.blocks.append(nn.Sequential(*layers))
             inputs = outputs
         flat = flat_size(self.blocks, schema.shape)
-        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
+        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), make(activation)))
         self.out_dim = features
         self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
 
@@ -86,20 +94,20 @@ class NatureCNN(Encoder):
     Args:
         schema: a ``pixels`` observation (C, H, W), at least 36 by 36.
         features: number of features.
+        activation: after each layer.
     """
 
     kinds = ("pixels",)
+    least = 36
     default_for = ("pixels",)
 
-    def __init__(self, schema: ObservationSchema, features: int = 512) -> None:
+    def __init__(self, schema: ObservationSchema, features: int = 512, activation: Activation = "relu") -> None:
         super().__init__()
         check_sizes("nature_cnn", features=(features,))
+        self.highest = highest(schema)
         layers = ((schema.shape[0], 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1))
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(*sizes), nn.ReLU()) for sizes in layers)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(*sizes), make(activation)) for sizes in layers)
         flat = flat_size(self.blocks, schema.shape)
-        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.ReLU()))
+        self.blocks.append(nn.Sequential(nn.Flatten(), nn.Linear(flat, features), make(activation)))
         self.out_dim = features
         self.stems = (Stem.of("blocks.0.0.weight", 1, schema),)
-
-    def scale(self, obs: torch.Tensor) -> torch.Tensor:
-        return obs.float() / 255.0

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron over a vector of named features, or over flattened planes."""
+"""Multi-layer perceptron over a vector of named features, or over flattened planes or pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import cast
 
 from torch import nn
 
-from graft.agents.networks.encoder import ENCODERS, Encoder, Stem
+from graft.agents.networks.activation import Activation, make
+from graft.agents.networks.encoder import ENCODERS, Encoder, Stem, highest
 from graft.agents.networks.normaliser import Normaliser
 from graft.envs.core.schema import ObservationSchema
 from graft.errors import GraftError
@@ -17,26 +18,33 @@ from graft.errors import GraftError
 
 @ENCODERS.register("mlp")
 class MLP(Encoder):
-    """Fully connected layers with tanh.
+    """Fully connected layers, each with an activation function.
 
     Args:
-        schema: a ``vector`` or ``planes`` observation.
+        schema: a ``vector``, ``planes`` or ``pixels`` observation; pixels are scaled to [0, 1].
         widths: units of each layer; the last is the number of features.
         normalise: whether running statistics scale what the first layer reads (`Normaliser`).
+        activation: after each layer.
     """
 
-    kinds = ("vector", "planes")
+    kinds = ("vector", "planes", "pixels")
     default_for = ("vector",)
 
-    def __init__(self, schema: ObservationSchema, widths: Sequence[int] = (64, 64), normalise: bool = False) -> None:
+    def __init__(
+        self,
+        schema: ObservationSchema,
+        widths: Sequence[int] = (64, 64),
+        normalise: bool = False,
+        activation: Activation = "tanh",
+    ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise GraftError(
                 f"widths={list(widths)} is not allowed; the mlp needs one or more layers of at least 1 unit."
             )
-        sizes = [math.prod(schema.shape), *widths]
+        sizes, self.highest = [math.prod(schema.shape), *widths], highest(schema)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Flatten(), nn.Linear(fan_in, fan_out), nn.Tanh())
+            nn.Sequential(nn.Flatten(), nn.Linear(fan_in, fan_out), make(activation))
             for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.out_dim = sizes[-1]

@@ -24,11 +24,13 @@ from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.rllib.algorithm import ALGORITHMS, Algorithm
 from graft.agents.rllib.algorithm_mixin import AlgorithmMixin, merged
 from graft.agents.rllib.critics import SACModule
-from graft.agents.rllib.learner import TransferLearner
+from graft.agents.rllib.learner import HOOKS, TransferLearner
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.rllib.replay import ReplayBuffer, TransitionRunner
 from graft.agents.rllib.runner import Fragment
 from graft.agents.training.algorithm import SACOptions
+from graft.agents.training.backend import CriticLayers
+from graft.agents.training.critics import CriticState, warmup_steps
 from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.periodic_evaluation import LOG_PERIOD, log_period
 from graft.errors import GraftError
@@ -36,14 +38,18 @@ from graft.errors import GraftError
 CRITICS = "critics"  # key of ``learner_config_dict`` for the critics' options
 ACTOR, CRITIC, ALPHA = "policy", "qf", "alpha"  # RLlib's names of losses and optimisers
 MINIBATCHES_PER_UPDATE = 16  # most minibatches that are drawn and sent to the learners at once
+HELD = "held"  # in an update's ``timesteps``: whether only the critics train
 NO_ENTROPY = 1e-30  # instead of a coefficient of 0, which has no logarithm
 
 
 class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc]  # RLlib's own bases differ
     """RLlib's SAC learner, whose losses and updates are the library's, with a method's hooks on the actor.
 
-    Both critics read one encoder, so one optimiser trains them, on the sum of their losses.
+    Both critics read one encoder, so one optimiser trains them, on the sum of their losses. Where that encoder is the
+    network's own, it has the gradients of this sum, and is stepped with the rest of the network.
     """
+
+    _held = False
 
     @property
     def sac_module(self) -> SACModule:
@@ -52,6 +58,17 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
     @property
     def log_alpha(self) -> torch.Tensor:
         return cast(torch.Tensor, self.curr_log_alpha[DEFAULT_MODULE_ID])
+
+    @property
+    def critic_state(self) -> CriticState:
+        module = self.sac_module
+        learned = self.get_optimizer(optimizer_name=ALPHA).param_groups[0]["lr"] > 0
+        return CriticState(module.critics, module.target, self.log_alpha, learned, module.critics.shared)
+
+    @property
+    def critic_layers(self) -> CriticLayers:
+        critics = self.sac_module.critics
+        return CriticLayers(critics.encoder, tuple(cast(Any, head)[0].weight for head in critics.heads))
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """Adam for the actor (with the method's learning rates), the critics and the entropy's coefficient."""
@@ -93,6 +110,7 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
         """Freeze the critics' encoder as far as the actor's is frozen now."""
         super().before_gradient_based_update(timesteps=dict(timesteps))
         self._timesteps = dict(timesteps)
+        self._held = bool(timesteps.get(HELD, 0))
         self.sac_module.follow_freezing()
 
     def compute_loss_for_module(self, *, module_id: str, **given: Any) -> Any:
@@ -101,6 +119,18 @@ class TransferSACLearner(TransferLearner, SACTorchLearner):  # type: ignore[misc
         both = [self._temp_losses.pop((module_id, key)) for key in (QF_LOSS_KEY, QF_TWIN_LOSS_KEY)]
         self._temp_losses[(module_id, QF_LOSS_KEY)] = sum(both)
         return loss
+
+    def library_gradients(self, loss_per_module: dict[str, Any]) -> dict[Any, Any]:
+        """RLlib's, with those of a shared encoder; only the critics' where all else is held."""
+        gradients = super().library_gradients(loss_per_module)
+        if self.sac_module.critics.shared:
+            gradients |= {parameter: parameter.grad for parameter in self.network.encoder.parameters()}
+        if self._held:
+            self._batch = None  # the method isn't called
+            for parameter in [*self.network.parameters(), self.log_alpha]:
+                gradients.pop(parameter, None)
+                parameter.grad = None  # or the optimiser would still step it
+        return gradients
 
     def after_gradient_based_update(self, *, timesteps: Mapping[str, Any]) -> None:
         """Update the target, then commit observation statistics."""
@@ -167,19 +197,21 @@ class TransferSAC(AlgorithmMixin, SAC):
     def _round(self) -> list[Fragment]:
         """A rollout, and the updates that are due after it; what was sampled, without columns."""
         options, (runners, _) = self._config.options, self.actor_groups()
-        at_random = self.env_steps < options.learning_starts
+        at_random = self.env_steps < options.learning_starts and not self.critics_carried
         fragments: list[Fragment] = runners.foreach_env_runner(lambda runner: runner.sample_transitions(at_random))  # type: ignore[attr-defined]
         taken = sum(fragment.env_steps for fragment in fragments)
         self.env_steps += taken
         for fragment in fragments:
             self.memory.add(fragment.columns)
         if self.env_steps > options.learning_starts and self.memory.size:
-            self._update(taken if options.gradient_steps < 0 else options.gradient_steps, options.batch)
+            warmup = warmup_steps(self._config.learner_config_dict[HOOKS].value.critic_warmup, self.budget or 0)
+            held = warmup > 0 and self.env_steps <= options.learning_starts + warmup
+            self._update(taken if options.gradient_steps < 0 else options.gradient_steps, options.batch, held)
             self.send_weights()
         return [fragment._replace(columns={}) for fragment in fragments]
 
-    def _update(self, steps: int, size: int) -> None:
-        """``steps`` gradient steps; several learners share each minibatch."""
+    def _update(self, steps: int, size: int, held: bool) -> None:
+        """``steps`` gradient steps, of the critics only where the rest is held; learners share each minibatch."""
         _, learners = self.actor_groups()
         for first in range(0, steps, MINIBATCHES_PER_UPDATE):
             count = size * min(MINIBATCHES_PER_UPDATE, steps - first)
@@ -189,7 +221,7 @@ class TransferSAC(AlgorithmMixin, SAC):
             self.results = tuple(
                 learners.update(
                     batch=MultiAgentBatch({DEFAULT_MODULE_ID: states}, count),
-                    timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps},
+                    timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps, HELD: int(held)},
                     minibatch_size=size // max(1, self._config.num_learners),
                 )
             )
@@ -209,8 +241,8 @@ class TransferSACConfig(SACConfig):
 class SACAlgorithm(SACOptions, Algorithm):
     """Soft actor-critic (Haarnoja et al. 2018) for Box actions with finite bounds.
 
-    The network is the actor; its value head is not used. Critics are not part of it and not transferred: they start
-    fresh in every training, on an encoder that the option ``encoder`` chooses.
+    The network is the actor; its value head is not used. Critics, their target and the temperature are a part of their
+    own in checkpoints, and move with carried heads; else they start fresh, on an encoder that ``encoder`` chooses.
 
     Other than in Stable-Baselines3, the critics' loss is Huber's instead of the squared error, and actor, critics and
     coefficient step at the same time, from the same weights, as RLlib has it. Steps of rows out of play are left out.

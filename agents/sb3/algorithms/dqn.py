@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
+from graft.agents.networks.activation import Activation
 from graft.agents.networks.policy_network import Distribution, PolicyNetwork, check_finite
 from graft.agents.sb3.algorithm import ALGORITHMS
 from graft.agents.sb3.gradients import MethodGradients
@@ -73,7 +74,8 @@ class TransferDQN(MethodGradients, DQN):
 class DQNAlgorithm(OffPolicy):
     """Deep Q-learning (Mnih et al. 2015) for discrete actions; no double Q-learning, as in the library.
 
-    The policy head's rows are the Q values; the value head is not used. The target network starts as a copy.
+    The policy head's rows are the Q values; the value head is not used. The target network starts as a copy. Networks
+    have ReLU unless the config says otherwise (``network: {activation: own}``).
 
     Attributes:
         target_update: env steps between updates of the target network.
@@ -85,15 +87,15 @@ class DQNAlgorithm(OffPolicy):
     """
 
     distribution: ClassVar[Distribution | None] = "greedy"
+    activation: ClassVar[Activation | None] = "relu"
     learner_class: ClassVar[type[BaseAlgorithm]] = TransferDQN
     policy_class: ClassVar[type[BasePolicy]] = NetworkDQNPolicy
 
-    learning_rate: Positive = 5e-4
-    batch: Count = 64
-    gamma: Share = 0.97
-    gradient_steps: Annotated[int, Field(ge=-1)] = 2
-    target_update: Count = 1000
-    exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    learning_rate: Positive = 1e-3
+    batch: Count = 128
+    gradient_steps: Annotated[int, Field(ge=-1)] = 4
+    target_update: Count = 500
+    exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.15
     exploration_initial: Share = 1.0
     exploration_final: Share = 0.05
     max_grad_norm: Positive = 10.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
+from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
@@ -14,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
+from torch import nn
 
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import PolicyNetwork, check_finite, unscale_actions
@@ -22,22 +25,27 @@ from graft.agents.sb3.gradients import MethodGradients
 from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import SACOptions
-from graft.agents.training.backend import Batch
+from graft.agents.training.backend import Batch, CriticLayers
+from graft.agents.training.critics import CriticState, warmup_steps, without_gradients
 from graft.errors import GraftError
+
+CRITIC_NAMES = {"features_extractor.encoder.": "encoder.", "qf0.": "heads.0.", "qf1.": "heads.1."}
+"""How names of the library's critics begin -> how they begin in `CriticState`."""
 
 
 class NetworkActor(Actor):
-    """The library's actor on a PolicyNetwork, without the library's layers."""
+    """The library's actor on a PolicyNetwork, without the library's layers; its loss may leave out the encoder."""
 
-    def __init__(self, observation_space: Any, action_space: Any, network: PolicyNetwork) -> None:
+    def __init__(self, observation_space: Any, action_space: Any, network: PolicyNetwork, shared: bool) -> None:
         BasePolicy.__init__(self, observation_space, action_space, squash_output=True)
-        self.network = network
+        self.network, self.shared = network, shared
         self.use_sde = False
         self.action_dist = SquashedDiagGaussianDistribution(len(network.schemas.action.names))  # type: ignore[assignment]
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """Means and log standard deviations (N, A) before the tanh; raises Unstable where training diverged."""
-        outputs = self.network(obs)
+        with without_gradients(self.network.encoder) if self.shared else nullcontext():
+            outputs = self.network(obs)
         check_finite(outputs)
         if outputs.log_std is None:
             raise GraftError(f"A network of kind '{self.network.config.kind}' has no squashed policy, which SAC needs.")
@@ -56,7 +64,16 @@ class EncoderFeatures(BaseFeaturesExtractor):
 
 
 class RawCritic(ContinuousCritic):
-    """The library's pair of critics on raw observations, which the encoder scales."""
+    """The library's pair of critics on raw observations, which the encoder scales.
+
+    A shared encoder is trained by the critics' loss, whose actions need no gradient, and not through the actor's.
+    """
+
+    shared = False
+
+    def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.share_features_extractor = self.shared and actions.requires_grad
+        return super().forward(obs, actions)
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> torch.Tensor:
         return cast(torch.Tensor, features_extractor(obs))
@@ -67,7 +84,7 @@ class NetworkSACPolicy(SACPolicy):
 
     Args:
         network: the actor, trained in place.
-        shared: whether the critics read the actor's encoder, without training it, instead of a copy.
+        shared: whether the critics read the actor's encoder, which their loss trains, instead of a copy.
         hidden: units of each critic's hidden layers above the encoder.
     """
 
@@ -83,7 +100,7 @@ class NetworkSACPolicy(SACPolicy):
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule, normalize_images=False, **kwargs)
         self.shared = shared
-        self.actor = NetworkActor(observation_space, action_space, network)
+        self.actor = NetworkActor(observation_space, action_space, network, shared)
         encoder = network.encoder if shared else copy.deepcopy(network.encoder)
         self.critic = RawCritic(
             observation_space,
@@ -92,8 +109,9 @@ class NetworkSACPolicy(SACPolicy):
             features_extractor=EncoderFeatures(observation_space, encoder),
             features_dim=encoder.out_dim,
             normalize_images=False,
-            share_features_extractor=shared,
+            share_features_extractor=False,
         )
+        self.critic.shared = shared
         self.critic_target = copy.deepcopy(self.critic)
         self.critic_target.set_training_mode(False)
         trained = [p for q in self.critic.q_networks for p in q.parameters()] if shared else self.critic.parameters()
@@ -104,6 +122,7 @@ class NetworkSACPolicy(SACPolicy):
     def _build(self, lr_schedule: Schedule) -> None: ...
 
     def follow_freezing(self) -> None:
+        """Freeze and unfreeze the critics' encoder as the actor's is now."""
         assert isinstance(self.actor, NetworkActor)
         assert isinstance(self.critic.features_extractor, EncoderFeatures)
         if not self.shared:
@@ -111,7 +130,70 @@ class NetworkSACPolicy(SACPolicy):
 
 
 class TransferSAC(MethodGradients, SAC):
-    """`stable_baselines3.SAC` with its own losses and updates; ``gradients`` sees the actor's."""
+    """`stable_baselines3.SAC` with its own losses and updates; ``gradients`` sees the network's.
+
+    A shared encoder has the gradients of the critics' loss. It is stepped with the rest of the network, after the
+    method has seen all gradients; the library would clear these before the actor's loss.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._encoder_grads: list[torch.Tensor | None] = []
+        if self.ent_coef_optimizer is not None:
+            self.ent_coef_optimizer.register_step_pre_hook(self._before_temperature)
+        if self._shared:
+            self.critic.optimizer.register_step_pre_hook(self._keep_encoder_gradients)
+            self.actor.optimizer.register_step_post_hook(self._clear_encoder_gradients)
+
+    @property
+    def _network(self) -> PolicyNetwork:
+        assert isinstance(self.actor, NetworkActor)
+        return self.actor.network
+
+    @property
+    def _shared(self) -> bool:
+        assert isinstance(self.policy, NetworkSACPolicy)
+        return self.policy.shared
+
+    @property
+    def held(self) -> bool:
+        """Whether only the critics train now; network and temperature stay as they are."""
+        warmup = warmup_steps(self.critic_warmup, self._total_timesteps)
+        return warmup > 0 and self.num_timesteps <= self.learning_starts + warmup
+
+    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """At random before ``learning_starts``, except by a network that came with its critics: what it will be
+        trained on are then states that it meets.
+        """
+        return super()._sample_action(0 if self.critics_carried else learning_starts, *args, **kwargs)
+
+    def critic_state(self) -> CriticState:
+        learned = self.log_ent_coef
+        log_alpha = self.ent_coef_tensor.log() if learned is None else learned
+        return CriticState(self.critic, self.critic_target, log_alpha, learned is not None, self._shared, CRITIC_NAMES)
+
+    def _before_temperature(self, *_: Any) -> None:
+        assert self.log_ent_coef is not None
+        if self.held:
+            self.log_ent_coef.grad = None
+
+    def _keep_encoder_gradients(self, *_: Any) -> None:
+        self._encoder_grads = [parameter.grad for parameter in self._network.encoder.parameters()]
+        self._clear_encoder_gradients()
+
+    def _clear_encoder_gradients(self, *_: Any) -> None:
+        for parameter in self._network.encoder.parameters():
+            parameter.grad = None
+
+    def _before_step(self, *_: Any) -> None:
+        if self.held:
+            for parameter in self._network.parameters():
+                parameter.grad = None
+            return
+        if self._shared:
+            for parameter, grad in zip(self._network.encoder.parameters(), self._encoder_grads, strict=True):
+                parameter.grad = grad
+        super()._before_step()
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Updates of actor and critics from the replay buffer; raises Unstable where training diverged."""
@@ -120,9 +202,11 @@ class TransferSAC(MethodGradients, SAC):
         super().train(gradient_steps, batch_size)
 
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
-        assert isinstance(self.actor, NetworkActor)
-        network, sample = self.actor.network, last_minibatch(self.replay_buffer)
-        return network, Batch(sample.observations, unscale_actions(sample.actions, network.schemas.action))
+        network, sample = self._network, last_minibatch(self.replay_buffer)
+        assert isinstance(self.critic.features_extractor, EncoderFeatures)
+        first = tuple(cast(nn.Sequential, q)[0].weight for q in self.critic.q_networks)
+        critics = CriticLayers(self.critic.features_extractor.encoder, cast(tuple[torch.Tensor, ...], first))
+        return network, Batch(sample.observations, unscale_actions(sample.actions, network.schemas.action), critics)
 
 
 @ALGORITHMS.register("sac")
@@ -130,8 +214,8 @@ class TransferSAC(MethodGradients, SAC):
 class SACAlgorithm(SACOptions, OffPolicy):
     """Soft actor-critic (Haarnoja et al. 2018) for Box actions with finite bounds.
 
-    The network is the actor; its value head is not used. Critics are not part of it and not transferred: they start
-    fresh in every training, on an encoder that the option ``encoder`` chooses.
+    The network is the actor; its value head is not used. Critics, their target and the temperature are a part of their
+    own in checkpoints, and move with carried heads; else they start fresh, on an encoder that ``encoder`` chooses.
     """
 
     learner_class: ClassVar[type[BaseAlgorithm]] = TransferSAC

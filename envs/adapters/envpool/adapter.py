@@ -40,6 +40,7 @@ class EnvPoolAdapter(Adapter):
     """MiniGrid and BabyAI, and every other EnvPool task whose observation is of boxes of reals, images and numbers."""
 
     prefix = PREFIX
+    reads_channels = True
 
     def ids(self) -> Iterable[str]:
         try:
@@ -53,7 +54,8 @@ class EnvPoolAdapter(Adapter):
         if name not in library.list_all_envs():
             raise unknown("task", task.id, self.ids())
         rules, rest = split_rules(task.id, task.kwargs, offered=("limit", "window"))
-        task, mission = split_mission(Task(task.id, rest))
+        task = Task(task.id, rest)
+        task, mission = split_mission(task) if is_grid(name) else (task, None)
         spec = _spec(library, name, task)
         config = spec.config._asdict()
         played, limit = _with_limit(name, config, task)
@@ -65,7 +67,7 @@ class EnvPoolAdapter(Adapter):
             _spaces(pool)  # a pool builds its spaces when first asked, and keeps them
             return pool
 
-        codecs = codecs_of(task, name, config, *_spaces(spec), mission)
+        codecs = codecs_of(task, name, config, *_spaces(spec), mission, options.channels)
         log = FaultLog(task.id, rules)
         env = EnvPoolVectorEnv(build, options, codecs, is_grid(name), log, limit)
         env.step_limit = int(config[LIMIT]) if config[LIMIT] < MAX_SEED else None

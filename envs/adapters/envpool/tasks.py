@@ -45,10 +45,12 @@ def codecs_of(
     space: gym.Space[Any],
     action: gym.Space[Any],
     mission: bool | None = None,
+    channels: Any = None,
 ) -> Codecs:
     """The codecs of EnvPool's ``name``, the id of ``task`` without its prefix; raises GraftError for other spaces.
 
-    ``config`` holds all its keywords; ``mission`` says whether MiniGrid's is shown, None for the default.
+    ``config`` holds all its keywords; ``mission`` says whether MiniGrid's is shown, None for the default; ``channels``
+    is what the user says of pictures.
     """
     if is_grid(name) and isinstance(space, gym.spaces.Dict):
         return _grid_codecs(task.id, space, action, shows_mission(name) if mission is None else mission)
@@ -56,7 +58,7 @@ def codecs_of(
         moves = atari_actions(name, int(action.n))
         return atari_codec(space, int(config["stack_num"])), action_codec(task.id, action, moves)
     names = _names(task, name, space, action)
-    shown = observation_codec(task.id, _unbounded(space), names.observation)
+    shown = observation_codec(task.id, _unbounded(space), names.observation, channels)
     if is_procgen(config):
         return procgen_codec(shown), action_codec(task.id, action, ACTIONS)
     return shown, action_codec(task.id, action, names.action)

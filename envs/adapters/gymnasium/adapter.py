@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
 from graft.envs.adapters.joints import model_names
+from graft.envs.adapters.minigrid.adapter import ACTIONS as GRID_ACTIONS
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
 from graft.envs.adapters.minigrid.missions import (
@@ -24,6 +26,13 @@ from graft.envs.adapters.minigrid.missions import (
     is_grid,
     mission_observation,
     split_mission,
+)
+from graft.envs.adapters.minigrid.worlds import (
+    WORLD_PARTS,
+    image_beside_sentence,
+    is_world,
+    makes_world,
+    symbolic_view,
 )
 from graft.envs.adapters.names import Names, known_names
 from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours
@@ -36,9 +45,12 @@ from graft.envs.adapters.spaces import (
     ObservationCodec,
     action_codec,
     first_line,
+    observation_codec,
 )
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
+from graft.envs.core.naming import with_names
 from graft.envs.core.rewards import WEIGHTS, split_weights
+from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.observation_check import ObservationCheck
@@ -55,7 +67,7 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
     def __init__(self, batch: SupervisedBatch, task: str, options: BatchOptions) -> None:
         self._batch = batch  # first of all: `close` runs even when the lines below fail
         first = batch.first
-        check, observation, action = _codecs(first, task, batch.strict)
+        check, observation, action = _codecs(first, task, batch.strict, options.channels)
         super().__init__(options, observation, action)
         batch.start(check)
         self.step_limit = getattr(first.spec, "max_episode_steps", None)
@@ -102,7 +114,7 @@ class GymnasiumAdapter(Adapter):
     """Every id that no other adapter claims."""
 
     prefix = ""
-    renders = True
+    renders = reads_channels = True
     construction_context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def ids(self) -> Iterable[str]:
@@ -117,9 +129,10 @@ class GymnasiumAdapter(Adapter):
     ) -> SupervisedBatch:
         """The environments of a batch, each in ``wrap``, whose keywords are ``names``; raises GraftError as `make`."""
         spec = _find(task.id)
-        allowed, takes_others = _keywords(spec, task)
-        task, mission = split_mission(task)
-        names = (*names, MISSION) if is_grid(task.id) else names
+        allowed, takes_others, creator = _keywords(spec, task)
+        grid = is_grid(task.id) or (makes_world(creator) and MISSION not in allowed)
+        task, mission = split_mission(task) if grid else (task, None)
+        names = (*names, MISSION) if grid else names
         rules, rest = split_rules(task.id, task.kwargs, allowed)
         weights, rest = split_weights(task.id, rest, allowed)
         task = Task(task.id, rest)
@@ -160,8 +173,8 @@ def _find(task_id: str) -> EnvSpec:
     return gym.registry[name]
 
 
-def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
-    """Keywords of the environment's constructor, and whether it takes others; raises GraftError if there is none."""
+def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool, Callable[..., Any]]:
+    """Keywords of the environment's constructor, whether it takes others, and itself; raises GraftError without one."""
     try:
         entry = spec.entry_point
         creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry
@@ -174,7 +187,7 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool]:
         raise GraftError(f"Task '{task.id}' cannot be drawn as {drawn}; it offers: {', '.join(offered) or 'nothing'}.")
     parameters = inspect.signature(creator).parameters.values()
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters), creator
 
 
 def _make_one(
@@ -188,7 +201,9 @@ def _make_one(
     """One environment; ``refusal`` is the error for a keyword that its constructor does not spell out."""
     with context():
         env = _make_plain(spec, task, refusal)
-        env = mission_observation(env, task.id, mission) if is_grid(task.id) else env
+        if mission is not None and not is_world(env):
+            raise unknown(f"keyword of {task.id}", MISSION, task.kwargs)
+        env = mission_observation(env, task.id, mission) if is_world(env) else env
         return wrap(env) if wrap else env
 
 
@@ -216,26 +231,72 @@ def _missing(task_id: str, error: Exception) -> GraftError:
     return GraftError(f"Task '{task_id}' needs a package that is not installed; install it: {line}")
 
 
-def _codecs(env: SingleEnv, task_id: str, strict: bool) -> tuple[ObservationCheck, ObservationCodec, ActionCodec]:
-    """The check of single observations, and the codecs; of MiniGrid's dictionary the image is shown."""
-    space, names = env.observation_space, env_names(env, task_id)
-    if is_grid(task_id) and isinstance(space, gym.spaces.Dict) and "image" in space.spaces:
-        mission = isinstance(env, MissionObservation)
-        check = MissionCheck(space, strict) if mission else PartCheck(space, "image", strict)
-        return check, *minigrid_codecs(task_id, space["image"], env.action_space, mission)
-    shown = check_and_codec(task_id, space, strict, names.observation, _part_names(env))
-    return *shown, action_codec(task_id, env.action_space, names.action)
+def _codecs(
+    env: SingleEnv, task_id: str, strict: bool, channels: Any
+) -> tuple[ObservationCheck, ObservationCodec, ActionCodec]:
+    """The check of single observations, and the codecs; of dictionaries of MiniGrid's worlds the image is shown."""
+    space: Any = env.observation_space
+    if is_world(env) and (view := symbolic_view(env) or image_beside_sentence(env)) is not None:
+        if others := sorted(set(space) - WORLD_PARTS if isinstance(space, gym.spaces.Dict) else ()):
+            warnings.warn(
+                f"Of worlds of MiniGrid the image and the mission are shown; what {task_id} has beside them is not: "
+                f"{', '.join(others)}.",
+                stacklevel=2,
+            )
+        if isinstance(env, MissionObservation):
+            return MissionCheck(space, strict), *minigrid_codecs(task_id, view, env.action_space, mission=True)
+        whole = not isinstance(space, gym.spaces.Dict)
+        check = ObservationCheck(space, strict) if whole else PartCheck(space, "image", strict)
+        if symbolic_view(env) is not None:
+            return check, *minigrid_codecs(task_id, view, env.action_space)
+        picture = observation_codec(task_id, view, channels=channels)
+        return check, picture, action_codec(task_id, env.action_space, GRID_ACTIONS)
+    names = env_names(env, task_id)
+    actions, own = action_codec(task_id, env.action_space, names.action), own_attribute(env, "schemas")
+    if isinstance(own, Schemas) and own.observation.space() == space:  # a built-in game's, in somebody's wrappers
+        return ObservationCheck(space, strict), ObservationCodec(own.observation, np.copy), actions
+    given = own_attribute(env, "observation_names")
+    of_parts = {str(part): tuple(map(str, n)) for part, n in given.items()} if isinstance(given, Mapping) else {}
+    check, shown = check_and_codec(task_id, space, strict, names.observation, of_parts, channels)
+    if isinstance(given, list | tuple) and given and not any(str(given[0]) in _forms(n) for n in shown.schema.names):
+        warnings.warn(
+            f"observation_names of {task_id} are not used: it gives {len(given)}, and its observations have "
+            f"{len(shown.schema.names)}, such as {shown.schema.names[0]}.",
+            stacklevel=2,
+        )
+    return check, _with_attributes(shown, env), actions
 
 
-def _part_names(env: SingleEnv) -> dict[str, tuple[str, ...]]:
-    """Names of the features of parts: part -> names, as the environment gives them."""
-    given = getattr(env, "observation_names", None) or getattr(env.unwrapped, "observation_names", None)
-    return {str(part): tuple(map(str, own)) for part, own in given.items()} if isinstance(given, dict) else {}
+def own_attribute(env: SingleEnv, name: str) -> Any:
+    """What an author says about an environment, in the outermost wrapper that has it; None where nobody does."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def _with_attributes(codec: ObservationCodec, env: SingleEnv) -> ObservationCodec:
+    """``codec`` with what the environment's author says that names mean: ``observation_attributes``, name -> words.
+
+    A name may leave out the part, the frame or the value.
+    """
+    words = own_attribute(env, "observation_attributes")
+    if not isinstance(words, Mapping):
+        return codec
+    found = []
+    for name, before in zip(codec.schema.names, codec.schema.attributes, strict=True):
+        key = next((form for form in _forms(name) if form in words), None)
+        said = words[key] if key is not None else before
+        found.append((said,) if isinstance(said, str) else tuple(sorted(map(str, said))))
+    return codec._replace(schema=with_names(codec.schema, codec.schema.names, tuple(found)))
+
+
+def _forms(name: str) -> tuple[str, str, str]:
+    """A name of an observation, then without its part and frame, then without its value."""
+    short = re.sub(r"^frame_\d+:", "", name.rpartition("/")[2])
+    return name, short, short.rpartition("=")[0]
 
 
 def env_names(env: SingleEnv, task_id: str) -> Names:
     """Names by the environment's author, or of `known_names`; else ALE's actions or MuJoCo's joints."""
-    own = [getattr(env.unwrapped, name, None) for name in ("observation_names", "action_names")]
+    own = [own_attribute(env, name) for name in ("observation_names", "action_names")]
     given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
     known = known_names(task_id.rpartition(":")[2], env.action_space)
     known = Names(given[0] or known.observation, given[1] or known.action)

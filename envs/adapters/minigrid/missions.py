@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from graft.envs.adapters.minigrid.worlds import is_sentence, symbolic_view
 from graft.envs.adapters.parts import PartCheck, part_of
 from graft.envs.adapters.spaces import Array
 from graft.envs.core.schema import ObservationSchema
@@ -51,17 +52,19 @@ def short(task_id: str) -> str:
 def shows_mission(task_id: str, space: gym.Space[Any] | None = None) -> bool:
     """Whether a task shows its mission by default: MiniGrid's where it differs between episodes, BabyAI's all do.
 
-    The mission's ``space``, where it is known, says which words of the sentence vary.
+    The mission's ``space``, where it is known, says which words of the sentence vary, or that it is a BabyAI's.
     """
     choices = getattr(space, "ordered_placeholders", None)
+    if type(space).__name__ == "BabyAIMissionSpace":
+        return True
     if choices is None or short(task_id).startswith("BabyAI-"):
         return _VARYING.match(short(task_id)) is not None
     return any(len(words) > 1 for words in choices)
 
 
 def split_mission(task: Task) -> tuple[Task, bool | None]:
-    """The task without the keyword ``mission``, and its value or None; raises GraftError where that is no boolean."""
-    if not is_grid(task.id) or KEYWORD not in task.kwargs:
+    """A grid's task without the keyword ``mission``, and its value or None; raises GraftError for no boolean."""
+    if KEYWORD not in task.kwargs:
         return task, None
     value = task.kwargs[KEYWORD]
     if not isinstance(value, bool):
@@ -119,9 +122,16 @@ class MissionCheck(ObservationCheck):
 
 
 def mission_observation(env: gym.Env[Any, Any], task_id: str, mission: bool | None) -> gym.Env[Any, Any]:
-    """``env`` of MiniGrid's package, wrapped where its mission is to be shown."""
+    """A world in whatever wrappers, wrapped where its mission is to be shown.
+
+    Raises:
+        GraftError: it is to be shown, but there is no view by codes with a sentence.
+    """
     space: Any = env.observation_space
-    if not isinstance(space, gym.spaces.Dict) or not {"image", KEYWORD} <= set(space):  # a wrapper of its own
+    sentence = space.get(KEYWORD) if isinstance(space, gym.spaces.Dict) else None
+    if not is_sentence(sentence) or symbolic_view(env) is None:
+        if mission:
+            raise GraftError(f"mission=true of {task_id} is not possible: its wrappers leave no view with a sentence.")
         return env
-    wanted = shows_mission(task_id, space[KEYWORD]) if mission is None else mission
+    wanted = shows_mission(task_id, sentence) if mission is None else mission
     return MissionObservation(env) if wanted else env

@@ -35,7 +35,7 @@ class PettingZooAdapter(Adapter):
     """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, ``faults``, and their options."""
 
     prefix = PREFIX
-    renders = has_teams = True
+    renders = has_teams = reads_channels = True
 
     def ids(self) -> Iterable[str]:
         return _in_package("mpe2")
@@ -46,7 +46,7 @@ class PettingZooAdapter(Adapter):
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         check_same_step(task, options.autoreset)
         team, opponents = string_option(task, "team", ALL), string_option(task, "opponents", "random")
-        batch = _make_batch(task, options.num_envs, team)
+        batch = _make_batch(task, options.num_envs, team, options.channels)
         try:
             return TeamRows(batch, team, options.num_envs, opponents, options.seed)
         except GraftError:
@@ -54,10 +54,10 @@ class PettingZooAdapter(Adapter):
             raise
 
     def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
-        return _make_batch(task, options.num_envs, None)
+        return _make_batch(task, options.num_envs, None, options.channels)
 
 
-def _make_batch(task: Task, rows: int, team: str | None) -> PettingZooBatch:
+def _make_batch(task: Task, rows: int, team: str | None, channels: Any) -> PettingZooBatch:
     """As many environments as hold ``rows`` agents of ``team``, or as many as ``rows`` where that is None."""
     module = _module(task.id)
     own = _keywords(module)[0]
@@ -67,7 +67,7 @@ def _make_batch(task: Task, rows: int, team: str | None) -> PettingZooBatch:
     make: Callable[[], Any] = partial(_make_one, module, task.id, options)
     if rules.step_timeout is not None:
         make = partial(ProcessParallelEnv, make, task.id, rules.step_timeout)
-    return PettingZooBatch(make, task.id, rules, rows, team, weights)
+    return PettingZooBatch(make, task.id, rules, rows, team, weights, channels)
 
 
 def _in_package(package: str) -> list[str]:

@@ -32,13 +32,13 @@ class Roster:
 
     Args:
         env: one environment, not yet reset. task: id, for error messages.
-        strict: whether observations are clipped to the bounds of their space.
+        strict: whether observations are clipped to the bounds of their space. channels: of pictures, as the user says.
     Raises:
         GraftError: no list of possible agents, a team whose agents have different spaces, or spaces without a codec.
     """
 
-    def __init__(self, env: Any, task: str, strict: bool) -> None:
-        self._task = task
+    def __init__(self, env: Any, task: str, strict: bool, channels: Any = None) -> None:
+        self._task, self._channels = task, channels
         possible = getattr(env, "possible_agents", None)
         if not possible:
             raise GraftError(f"Task '{task}' does not list its possible_agents, which Graft needs to number them.")
@@ -48,6 +48,8 @@ class Roster:
         self.teams = {stem: tuple(a for a, s in enumerate(stems) if s == stem) for stem in dict.fromkeys(stems)}
         self.places = [(stem, self.teams[stem].index(a)) for a, stem in enumerate(stems)]
         self._spaces = [(env.observation_space(agent), env.action_space(agent)) for agent in possible]
+        own = getattr(env, "schemas", None)  # agent -> `Schemas`: a built-in game's
+        self._known = own if isinstance(own, dict) else {}
         self._checks: dict[str, ObservationCheck] = {}
         self._codecs: dict[str, tuple[ObservationCodec, ActionCodec]] = {}
         self._make_codecs(strict)
@@ -68,7 +70,14 @@ class Roster:
         for team, its in self.teams.items():
             seen, done = self._spaces[its[0]]
             sees, does = (game if same else f"{game}.{team}" for same in alike)
-            self._checks[team], shown = check_and_codec(sees, seen, strict)
+            flat = seen.shape is not None and len(seen.shape) < 3
+            channels = None if flat else self._channels  # some teams may see no pictures
+            known = self._known.get(self.agents[its[0]])
+            if isinstance(known, Schemas) and (known.observation.space(), known.action.space()) == (seen, done):
+                self._checks[team], shown = ObservationCheck(seen, strict), ObservationCodec(known.observation, np.copy)
+                self._codecs[team] = shown, action_codec(does, done, known.action.names)
+                continue
+            self._checks[team], shown = check_and_codec(sees, seen, strict, channels=channels)
             self._codecs[team] = shown, action_codec(does, done, moves)
 
     def take_clips(self) -> list[tuple[int, str]]:

@@ -57,9 +57,9 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
         }
         self.possible_agents = list(self._batch.agents)
         self.agents: list[str] = []
-        schemas = {agent: self._batch.schemas_of(team) for agent, (team, _) in self._places.items()}
-        self.observation_spaces = {agent: own.observation.space() for agent, own in schemas.items()}
-        self.action_spaces = {agent: own.action.space() for agent, own in schemas.items()}
+        self.schemas = {agent: self._batch.schemas_of(team) for agent, (team, _) in self._places.items()}
+        self.observation_spaces = {agent: own.observation.space() for agent, own in self.schemas.items()}
+        self.action_spaces = {agent: own.action.space() for agent, own in self.schemas.items()}
         self.state_space = gym.spaces.Box(0, 1, self._batch.board().shape[1:], np.uint8)
 
     def observation_space(self, agent: str) -> gym.Space[Obs]:

@@ -184,6 +184,10 @@ class GameEnv(gym.Env[NDArray[Any], np.int64]):
         self.render_mode = self._batch.render_mode
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
+        self.schemas = self._batch.schemas  # what stays of it in somebody's wrappers
+        shown, self.action_names = self.schemas.observation, self.schemas.action.names
+        self.observation_names = shown.names
+        self.observation_attributes = dict(zip(shown.names, shown.attributes, strict=True))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -99,8 +99,8 @@ def test_a_wrong_kind_of_observation_lists_the_encoders_that_fit(monkeypatch):
     monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
     with pytest.raises(GraftError, match=r"'nature_cnn' cannot take a planes .* \(2, 5, 5\); .*grid_cnn, mlp, norm"):
         build_encoder("nature_cnn", planes("ab"), {})
-    with pytest.raises(GraftError, match=r"'grid_cnn' cannot take a pixels .*; allowed here: nature_cnn\."):
-        build_encoder("grid_cnn", pixels("ab"), {})
+    with pytest.raises(GraftError, match=r"'nature_cnn' cannot take a pixels .* \(2, 35, 84\); .*: grid_cnn, mlp\."):
+        build_encoder("nature_cnn", pixels("ab", 35, 84), {})
 
 
 @pytest.mark.parametrize("schema", [vector("abc"), planes("abc"), pixels("abc")], ids=lambda s: s.kind)
@@ -112,7 +112,6 @@ def test_the_default_encoder_takes_the_kind_it_is_the_default_of(schema):
 @pytest.mark.parametrize(
     ("name", "schema", "options"),
     [
-        ("nature_cnn", pixels("a", 35, 84), {}),  # 35 -> 7 -> 2, below the last kernel of 3
         ("grid_cnn", planes("a", 1, 3), {"kernels": [2, 1]}),  # (2 - 1) // 2 = 0: no padding
         ("grid_cnn", planes("a", 3, 3), {"pools": [4, 1]}),
         ("grid_cnn", planes("a", 7, 3), {"pools": [2, 2]}),  # 3 -> 1 (pool) -> 1 (stride), below the next pool of 2
@@ -121,6 +120,34 @@ def test_the_default_encoder_takes_the_kind_it_is_the_default_of(schema):
 def test_shapes_that_do_not_fit_are_refused(name, schema, options):
     with pytest.raises(GraftError, match=r"do not fit an observation of shape|leave nothing"):
         build_encoder(name, schema, options)
+
+
+@pytest.mark.parametrize(
+    ("schema", "default"),
+    [
+        (vector("ab"), "mlp"),
+        (planes("ab"), "grid_cnn"),
+        (planes("ab", 40, 40), "grid_cnn"),
+        (pixels("ab"), "nature_cnn"),
+        (pixels("ab", 35, 84), "grid_cnn"),
+        (pixels("a", 1, 1), "grid_cnn"),
+    ],
+)
+def test_every_kind_has_a_default_at_any_size(schema, default):
+    assert default_encoder(schema) == default
+    assert build_encoder(default, schema, {})(observations(schema, 2)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["grid_cnn", "mlp"])
+def test_small_pictures_are_scaled_like_large_ones(name):
+    schema, board = pixels("ab", 6, 6), planes("ab", 6, 6)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        of_pixels = build_encoder(name, schema, {})
+        torch.manual_seed(0)
+        of_planes = build_encoder(name, board, {})
+    obs = observations(board, 4)
+    torch.testing.assert_close(of_pixels(obs * 255), of_planes(obs), rtol=0, atol=0)
 
 
 def test_the_smallest_screen_fits():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.progressive_columns import ACTIONS, SMALL, columns
@@ -49,6 +51,7 @@ def test_the_number_of_parameters_of_convolutions_by_hand():
 
 Tensors = dict[str, torch.Tensor]
 ACTS = {"vector": torch.tanh, "planes": F.relu}
+"""Of encoders by default; heads have tanh."""
 
 
 def linear(t: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -67,16 +70,16 @@ def lateral(t: Tensors, key: str, hidden: list[torch.Tensor], act=torch.tanh, st
     return act(torch.cat([a[j] * h.flatten(1) for j, h in enumerate(hidden)], 1) @ v.T + bias) @ u.T
 
 
-def by_hand(t: Tensors, x: torch.Tensor, kind: str, before: list[Tensors]) -> Tensors:
+def by_hand(t: Tensors, x: torch.Tensor, kind: str, before: list[Tensors], act, act_of_heads) -> Tensors:
     """Activations of a column of `small_config` with the tensors ``t``, from those of the columns before it."""
 
     def heard(what: str) -> list[torch.Tensor]:
         return [column[what] for column in before]
 
-    act, h = ACTS[kind], {}
+    h: Tensors = {}
     if kind == "vector":
         h["1"] = act(linear(t, "encoder.blocks.0.1", x))
-        h["f"] = act(linear(t, "encoder.blocks.1.1", h["1"]) + lateral(t, "encoder_1", heard("1")))
+        h["f"] = act(linear(t, "encoder.blocks.1.1", h["1"]) + lateral(t, "encoder_1", heard("1"), act))
     else:
         (w1, b1), (w2, b2) = ((t[f"encoder.blocks.{i}.0.weight"], t[f"encoder.blocks.{i}.0.bias"]) for i in (0, 1))
         h["1"] = act(F.conv2d(x, w1, b1, stride=1, padding=1))
@@ -84,23 +87,27 @@ def by_hand(t: Tensors, x: torch.Tensor, kind: str, before: list[Tensors]) -> Te
         h["2"] = act(F.conv2d(h["1"], w2, b2, stride=2, padding=1) + added)
         h["f"] = act(linear(t, "encoder.blocks.2.1", h["2"]) + lateral(t, "encoder_2", heard("2"), act))
     for head in ("policy", "value"):
-        h[head] = torch.tanh(linear(t, f"{head}.hidden.0", h["f"]) + lateral(t, f"{head}_0", heard("f")))
-        h[f"{head}.out"] = linear(t, f"{head}.out", h[head]) + lateral(t, f"{head}_out", heard(head))
+        hidden = linear(t, f"{head}.hidden.0", h["f"]) + lateral(t, f"{head}_0", heard("f"), act_of_heads)
+        h[head] = act_of_heads(hidden)
+        h[f"{head}.out"] = linear(t, f"{head}.out", h[head]) + lateral(t, f"{head}_out", heard(head), act_of_heads)
     return h
 
 
+@pytest.mark.parametrize("activation", ["own", "silu"])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("kind", ACTS)
-def test_equation_2_by_plain_operations(kind, count):
+def test_equation_2_by_plain_operations(kind, count, activation):
     schemas = Schemas(OBSERVATIONS[kind](["a", "b", "c"]), ACTIONS)
-    network, obs = columns(count, schemas).double(), observations(schemas.observation, 6).double()
+    config = replace(small_config(kind), activation=activation)
+    acts = (ACTS[kind], torch.tanh) if activation == "own" else (F.silu, F.silu)
+    network, obs = columns(count, schemas, config).double(), observations(schemas.observation, 6).double()
     before: list[Tensors] = []
     for column in network.columns:
         column.encoder.scale = lambda x: x  # in doubles
     for number, column in enumerate(network.columns):
         prefix = "earlier." * (count - 1 - number)
         tensors = {n.removeprefix(prefix): p for n, p in network.state_dict().items() if n.startswith(prefix)}
-        expected, outputs = by_hand(tensors, obs, kind, before), column(obs)
+        expected, outputs = by_hand(tensors, obs, kind, before, *acts), column(obs)
         assert expected["policy.out"].std(0).min() > 1e-3
         torch.testing.assert_close(outputs.action, expected["policy.out"], rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(outputs.value, expected["value.out"].squeeze(1), rtol=1e-10, atol=1e-10)

@@ -91,7 +91,7 @@ def test_parameters_lie_under_three_names(schemas):
 
 def test_the_config_is_resolved_and_survives_json():
     network = PolicyNetwork(VECTOR, NetworkConfig(None, {"widths": [5, 7]}, (3, 2)), 0)
-    assert network.config == NetworkConfig("mlp", {"widths": [5, 7]}, (3, 2))
+    assert network.config == NetworkConfig("mlp", {"widths": [5, 7]}, (3, 2), activation="own")
     assert NetworkConfig.from_json(network.config.to_json()) == network.config
     shapes = {n: tuple(p.shape) for n, p in network.named_parameters() if n.endswith("weight")}
     assert shapes == {

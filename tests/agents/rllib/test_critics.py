@@ -110,10 +110,8 @@ def test_gradients_and_targets_by_hand(made, encoder):
         inputs = torch.cat([reads(given["obs"]).detach(), drawn], 1)
         actor = (0.3 * logp - torch.minimum(*(head(inputs).squeeze(1) for head in critics.heads))).mean()
     names = [name for name, _ in twin.named_parameters() if not name.startswith("value.")]
-    expected = torch.autograd.grad(actor, [twin.get_parameter(name) for name in names])
-    assert set(seen[0]) == set(names)
-    for name, wanted in zip(names, expected, strict=True):
-        torch.testing.assert_close(seen[0][name], wanted, rtol=1e-4, atol=1e-6)
+    by_name = [twin.get_parameter(name) for name in names]
+    expected = dict(zip(names, torch.autograd.grad(actor, by_name, retain_graph=True), strict=True))
 
     with torch.no_grad():
         after, logp_after = policy_by_hand(twin, given["new_obs"], later)
@@ -121,6 +119,12 @@ def test_gradients_and_targets_by_hand(made, encoder):
         goal = given["rewards"] + 0.9 * ~given["terminateds"] * value
     taken = given["actions"] * 2  # from [-0.5, 0.5] to [-1, 1]
     loss = sum(huber_loss(q, goal) for q in critics_by_hand(critics, reads, given["obs"], taken))
+    if encoder == "shared":  # the critics' loss alone trains it
+        own = dict(twin.encoder.named_parameters(prefix="encoder"))
+        expected |= dict(zip(own, torch.autograd.grad(loss, list(own.values()), retain_graph=True), strict=True))
+    assert set(seen[0]) == set(names)
+    for name, wanted in expected.items():
+        torch.testing.assert_close(seen[0][name], wanted, rtol=1e-4, atol=1e-6)
     trains = dict(critics.heads.named_parameters(prefix="heads") if encoder == "shared" else critics.named_parameters())
     for name, wanted in zip(trains, torch.autograd.grad(loss, list(trains.values())), strict=True):
         found = learner.sac_module.critics.get_parameter(name).grad

@@ -112,7 +112,8 @@ def consolidated():
             return method, source
         env = envs.make(SOURCE, 16, 0)
         network = source.build()
-        rollouts = collect(network, env, max(64, min(method.states, 256)), torch.Generator().manual_seed(0))
+        states, generator = max(64, min(method.states, 256)), torch.Generator().manual_seed(0)
+        rollouts = collect(network, env, states, generator, method.unroll_states)
         env.close()
         network, state = method.consolidate(network, {}, rollouts, TaskPosition(0, 2))
         return method, Checkpoint.of(network, SOURCE, parts={PART: state})
@@ -144,6 +145,20 @@ def test_two_learners_stay_equal_to_the_bit(entry, consolidated):
     assert trains, "something learns"
     if not method.overrides("gradients"):
         assert len(trains) < len(before)
+
+
+def jumps(network, progress):
+    """A schedule that trains by itself, on what the other learner does not have."""
+    with torch.no_grad():
+        network.policy.out.bias.fill_(10.0 + torch.distributed.get_rank())
+
+
+@pytest.mark.slow
+def test_after_a_schedule_two_learners_have_the_firsts_weights():
+    first, second = learn(fresh(), hooks=Hooks(schedule=jumps), budget=1, num_learners=2)
+    assert_same(dict(first.tensors), dict(second.tensors))
+    (bias,) = (t for name, t in first.tensors.items() if name == "network/policy.out.bias")
+    torch.testing.assert_close(bias, torch.full_like(bias, 10.0), rtol=0, atol=0.1)
 
 
 class Kept:

@@ -23,7 +23,7 @@ from graft.envs.core.task import Bounds, Groups, Task
 MIX = mixture(["Graft/Dodge-v0", Task("Graft/Gather-v0", {"slip": 0.2}), "Graft/Snake-v0"])
 OPTIONS = {
     "ppo": {"num_steps": 64, "minibatch": 128, "epochs": 1},
-    "dqn": {"buffer": 400, "batch": 16, "learning_starts": 100},
+    "dqn": {"buffer": 400, "batch": 16, "learning_starts": 100, "gradient_steps": 1},
 }
 NAMES = ("Dodge", "Gather(slip=0.2)", "Snake")
 

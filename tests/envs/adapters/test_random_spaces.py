@@ -1,8 +1,4 @@
-"""Random environments on random spaces: what reaches the network, decoded, is what the environment gave.
-
-Left out are boxes that are refused: of whole numbers with another shape than (n,) or an image's; and images whose
-order of channels has no one answer.
-"""
+"""Random environments on random spaces: what reaches the network, decoded by its names, is what they gave."""
 
 from __future__ import annotations
 
@@ -19,20 +15,24 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from graft import envs
-from graft.envs import Task
+from graft.envs import ObservationSchema, Task
 
 Box, Discrete = gym.spaces.Box, gym.spaces.Discrete
 MultiDiscrete, MultiBinary = gym.spaces.MultiDiscrete, gym.spaces.MultiBinary
 WHOLE = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32)
-SIDES = (2, 5, 6)  # of images: no number of channels
-MOST = 2**40  # of whole numbers; Gymnasium can't sample all of int64
+SIDES = (1, 2, 5, 6)  # of pictures and boards
+MOST = 2**40  # of whole numbers; Gymnasium can't sample all of int64, nor the last two of smaller types
 LIFE = 8  # steps of each environment
 
 
 class Plan(NamedTuple):
-    """What the environments show, and what is wrong (``fault``) with the part at ``path`` in step ``at`` of a life."""
+    """What the environments show, and what is wrong (``fault``) with the part at ``path`` in step ``at`` of a life.
+
+    ``side``: which of the sides of pictures counts channels, as the user says.
+    """
 
     space: gym.Space[Any]
+    side: str
     seed: int
     fault: str
     path: tuple[Any, ...]
@@ -68,23 +68,27 @@ class Anything(gym.Env[Any, Any]):
 
 @st.composite
 def boxes(draw: st.DrawFn) -> gym.Space[Any]:
-    """A Box of reals of any shape, or of whole numbers or flags in a row, or an image."""
-    kind = draw(st.sampled_from(("real", "whole", "flags", "image")))
-    if kind == "image":
-        planes, first = draw(st.booleans()), draw(st.booleans())
-        size = (draw(st.sampled_from(SIDES)), draw(st.sampled_from(SIDES)))
-        channels = draw(st.sampled_from((1, 3, 4)))
-        shape: tuple[int, ...] = size if draw(st.booleans()) else (*size, channels)
-        if first and not planes and len(shape) == 3:
-            shape = (channels, *size)
-        dtype = draw(st.sampled_from((np.uint8, np.bool_))) if planes else np.uint8
-        return Box(0, 1 if planes else draw(st.integers(2, 255)), shape, dtype)
+    """A Box of reals of any shape, or of whole numbers or flags in a row, or what could be a picture."""
+    kind = draw(st.sampled_from(("real", "whole", "flags", "picture")))
+    if kind == "picture":
+        shape = tuple(draw(st.lists(st.sampled_from(SIDES), min_size=2, max_size=4)))
+        if len(shape) == 3 and draw(st.integers(0, 9)) == 0:
+            shape = (36, 40, 3)
+        kinds = (np.uint8, np.uint8, np.bool_, np.int8, np.int32, np.float16, np.float32, np.float64)
+        dtype: type[Any] = draw(st.sampled_from(kinds))
+        if np.issubdtype(dtype, np.floating):
+            return Box(
+                draw(st.sampled_from((0.0, -1.0, -7.5))), draw(st.sampled_from((1.0, 200.0, np.inf))), shape, dtype
+            )
+        most = {np.bool_: 1, np.int8: 127}.get(dtype, 255)
+        low = 0 if dtype in (np.uint8, np.bool_) else draw(st.sampled_from((0, -1, -100)))
+        return Box(low, draw(st.sampled_from((1, min(3, most), min(100, most), most))), shape, dtype)
     row = (draw(st.integers(1, 4)),)
     if kind == "flags":
         return Box(0, 1, row, np.bool_)
     if kind == "whole":
         dtype = draw(st.sampled_from(WHOLE))
-        least, most = max(-MOST, int(np.iinfo(dtype).min)), min(MOST, int(np.iinfo(dtype).max))
+        least, most = max(-MOST, int(np.iinfo(dtype).min) + 2), min(MOST, int(np.iinfo(dtype).max) - 2)
         low = draw(st.lists(st.integers(least, most - 1), min_size=row[0], max_size=row[0]))
         high = [draw(st.integers(number, most)) for number in low]
         return Box(np.array(low, dtype), np.array(high, dtype), dtype=dtype)
@@ -127,8 +131,9 @@ SPACES = st.recursive(
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     space, seed, at = draw(SPACES), draw(st.integers(0, 1000)), draw(st.integers(1, LIFE))
+    side = draw(st.sampled_from(("first", "last")))
     path, leaf = draw(st.sampled_from(list(leaves(space))))
-    return Plan(space, seed, draw(st.sampled_from(("", *faults_of(leaf, path)))), path, at)
+    return Plan(space, side, seed, draw(st.sampled_from(("", *faults_of(leaf, path)))), path, at)
 
 
 def leaves(space: gym.Space[Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -193,52 +198,64 @@ def name_of(path: tuple[Any, ...]) -> str:
     return "/".join(str(key).replace(".", "_") for key in path)
 
 
-def is_image(leaf: Any) -> bool:
-    return isinstance(leaf, Box) and leaf.dtype in (np.uint8, np.bool_) and len(leaf.shape) > 1
-
-
-def decoded(leaf: Any, flat: Any) -> Any:
-    """The value of ``leaf`` that the numbers ``flat`` of the network's input stand for."""
+def decoded(schema: ObservationSchema, leaf: Any, shown: Any, side: str) -> Any:
+    """The value of ``leaf`` that the numbers ``shown`` of the network's input stand for, by their names and bounds."""
+    values = [name.rpartition("=") for name in schema.names]
     if isinstance(leaf, Discrete | MultiDiscrete):
-        sizes = [int(leaf.n)] if isinstance(leaf, Discrete) else leaf.nvec.ravel().tolist()
-        groups = np.split(flat, np.cumsum(sizes)[:-1])
-        assert all(group.sum() == 1 and group.max() == 1 for group in groups)
-        return np.array([group.argmax() for group in groups]).reshape(leaf.shape) + leaf.start
-    if is_image(leaf) and len(leaf.shape) == 3 and leaf.shape[2] not in SIDES:
-        return flat.reshape(leaf.shape[2], *leaf.shape[:2]).transpose(1, 2, 0)
-    return flat.reshape(leaf.shape)
+        on = [(entry, int(value)) for (entry, _, value), one in zip(values, shown, strict=True) if one]
+        assert len({entry for entry, _ in on}) == len(on)
+        return np.reshape([value for _, value in on], leaf.shape)
+    if schema.kind == "vector":
+        return np.reshape(shown, leaf.shape)
+    if values[0][0]:  # a plane for each value
+        entries = len(dict.fromkeys(entry for entry, _, _ in values))
+        ones = np.reshape(shown, (entries, -1, *schema.shape[1:]))
+        assert (ones.sum(1) == 1).all()
+        shown = np.take([int(value) for _, _, value in values[: ones.shape[1]]], ones.argmax(1))
+    elif leaf.dtype.kind == "f" and not (schema.kind == "planes" and (leaf.low >= -1).all() and (leaf.high <= 1).all()):
+        low, high = float(leaf.low.min()), float(leaf.high.max())
+        shown = shown / schema.high[0] * (high - low) + low
+    apart = np.reshape(shown, (leaf.shape[0] if len(leaf.shape) == 4 else 1, -1, *schema.shape[1:]))
+    return np.reshape(apart if side == "first" else np.moveaxis(apart, 1, 3), leaf.shape)
 
 
-def assert_shows(env: envs.TaskVectorEnv, row: Any, space: gym.Space[Any], shown: Any) -> None:
+def assert_shows(env: envs.TaskVectorEnv, row: Any, plan: Plan, shown: Any) -> None:
     """``row`` of a batch is ``shown``, its values out of bounds clipped."""
     assert np.isfinite(row).all()
-    flat, start = np.ravel(row), 0
-    for path, leaf in leaves(space):
+    flat, start, whole = np.ravel(row), 0, env.observation_schema
+    parts = [part for _, part in whole.parts] or [whole]
+    for (path, leaf), part in zip(leaves(plan.space), parts, strict=True):
         value = shown
         for key in path:
             value = value[key]
-        sizes = {Discrete: lambda its: int(its.n), MultiDiscrete: lambda its: int(its.nvec.sum())}
-        size = sizes.get(type(leaf), lambda its: math.prod(its.shape))(leaf)
         expected = np.asarray(value)
         if isinstance(leaf, Box):
             expected = np.clip(expected, leaf.low, leaf.high).astype(leaf.dtype)
-        if not is_image(leaf) and not isinstance(leaf, Discrete | MultiDiscrete):
-            expected = expected.astype(np.float32)
-        np.testing.assert_array_equal(decoded(leaf, flat[start : start + size]), expected)
-        start += size
+        piece = flat[start : start + math.prod(part.shape)].reshape(part.shape)
+        found, expected = decoded(part, leaf, piece, plan.side), expected.astype(np.float32)
+        if part.kind != "vector" and isinstance(leaf, Box) and leaf.dtype.kind == "f":  # scaled
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+        else:
+            np.testing.assert_array_equal(found, expected)
+        start += piece.size
     assert start == len(flat)
     assert env.single_observation_space.contains(row)
+
+
+def task_of(plan: Plan) -> Task:
+    pictures = any(isinstance(leaf, Box) and len(leaf.shape) in (3, 4) for _, leaf in leaves(plan.space))
+    return Task("Anything-v0", {"schema": {"channels": plan.side}} if pictures else {})
 
 
 def play(plan: Plan, mode: str) -> None:
     """Two environments under Graft beside two in plain loops."""
     Anything.plan = plan
-    with closing(envs.make(Task("Anything-v0"), 2, plan.seed, envs_mode(mode))) as env:
+    with closing(envs.make(task_of(plan), 2, plan.seed, envs_mode(mode))) as env:
         plain = [Anything() for _ in range(2)]
         before = [one.reset(seed=plan.seed + i)[0] for i, one in enumerate(plain)]
         obs, _ = env.reset()
         for i, shown in enumerate(before):
-            assert_shows(env, obs[i], plan.space, shown)
+            assert_shows(env, obs[i], plan, shown)
         comparable = {0, 1}  # not made again
         waiting: set[int] = set()
         while comparable and min(one.taken for one in plain) < LIFE:
@@ -247,7 +264,7 @@ def play(plan: Plan, mode: str) -> None:
                 if i in waiting:
                     before[i] = plain[i].reset()[0]
                     waiting.discard(i)
-                    assert_shows(env, obs[i], plan.space, before[i])
+                    assert_shows(env, obs[i], plan, before[i])
                     continue
                 shown, reward, died, cut, _ = plain[i].step(0)
                 clipped = plan.fault in ("above", "below") and isinstance(dict(leaves(plan.space))[plan.path], Box)
@@ -255,13 +272,13 @@ def play(plan: Plan, mode: str) -> None:
                 assert rewards[i] == float(np.reshape(reward, ()))
                 assert (terminated[i], truncated[i]) == (died, not died and (cut or faulty))
                 last = infos["final_obs"][i] if mode == "SameStep" and (died or cut or faulty) else obs[i]
-                assert_shows(env, last, plan.space, before[i] if faulty else shown)
+                assert_shows(env, last, plan, before[i] if faulty else shown)
                 before[i] = shown
                 if faulty:
                     comparable.discard(i)
                 elif (died or cut) and mode == "SameStep":
                     before[i] = plain[i].reset()[0]
-                    assert_shows(env, obs[i], plan.space, before[i])
+                    assert_shows(env, obs[i], plan, before[i])
                 elif died or cut:
                     waiting.add(i)
         assert_told(env, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import gymnasium as gym
@@ -15,11 +16,11 @@ Box = gym.spaces.Box
 
 
 def test_image_becomes_channels_first_pixels() -> None:
-    codec = observation_codec("t", Box(0, 255, (4, 5, 3), np.uint8))
-    image = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    codec = observation_codec("t", Box(0, 255, (6, 5, 3), np.uint8))
+    image = np.arange(2 * 6 * 5 * 3, dtype=np.uint8).reshape(2, 6, 5, 3)
     assert (codec.schema.kind, codec.schema.shape, codec.schema.names) == (
         "pixels",
-        (3, 4, 5),
+        (3, 6, 5),
         ("red", "green", "blue"),
     )
     assert codec.encode(image)[1, 2, 3, 4] == image[1, 3, 4, 2]
@@ -65,6 +66,47 @@ def test_index_names_belong_to_a_game_whatever_its_version_and_library() -> None
 def test_discrete_observation_becomes_one_hot() -> None:
     codec = observation_codec("t", gym.spaces.Discrete(3, start=-1))
     assert codec.encode(np.array([-1, 1])).tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    assert codec.schema.names == ("t.obs=-1", "t.obs=0", "t.obs=1")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_categories_are_named_by_entry_and_value(dtype: type[Any]) -> None:
+    space = gym.spaces.MultiDiscrete(np.array([[2, 3]]), start=np.array([[5, 0]]), dtype=dtype)
+    codec = observation_codec("Game-v1", space)
+    names = ("Game.obs_0=5", "Game.obs_0=6", "Game.obs_1=0", "Game.obs_1=1", "Game.obs_1=2")
+    assert codec.schema.names == names
+    for raw in (space.sample() for _ in range(20)):
+        ones = {name for name, value in zip(names, codec.encode(raw[None])[0], strict=True) if value}
+        assert ones == {f"Game.obs_0={raw[0, 0]}", f"Game.obs_1={raw[0, 1]}"}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (("gear", "door"), ("gear=1", "gear=2", "door=0", "door=1")),
+        (("low", "high", "shut", "open"), ("low", "high", "shut", "open")),
+        (("gear",), ("t.obs_0=1", "t.obs_0=2", "t.obs_1=0", "t.obs_1=1")),
+    ],
+)
+def test_names_of_entries_or_of_all_their_values(given: tuple[str, ...], names: tuple[str, ...]) -> None:
+    space = gym.spaces.MultiDiscrete([2, 2], start=[1, 0])
+    assert observation_codec("t", space, given).schema.names == names
+
+
+def test_many_categories_take_no_more_memory_than_what_is_shown() -> None:
+    codec = observation_codec("t", gym.spaces.Discrete(20_000))
+    tracemalloc.start()
+    shown = codec.encode(np.array([19_999, 0]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.argwhere(shown).tolist() == [[0, 19_999], [1, 0]]
+    assert peak < 10 * shown.nbytes
+
+
+def test_actions_are_named_as_the_library_counts_them() -> None:
+    assert action_codec("t", gym.spaces.Discrete(2, start=3)).schema.names == ("t.action_3", "t.action_4")
+    choices = action_codec("t", gym.spaces.MultiDiscrete([2, 1], start=[1, -1])).schema
+    assert choices.names == ("t.action_0=1", "t.action_0=2", "t.action_1=-1")
 
 
 def test_integer_vector_becomes_float32() -> None:

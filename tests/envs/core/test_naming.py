@@ -97,6 +97,20 @@ def test_a_list_names_everything_and_a_mapping_some() -> None:
     assert action.names == ("torque_negative", "rest", "torque_positive")
 
 
+def test_a_task_takes_the_names_of_another_that_looks_the_same() -> None:
+    other = {"id": "MountainCar-v0", "kwargs": {"schema": {"observation": ["x", "v"], "attributes": {"v": "speed"}}}}
+    for given in ("MountainCar-v0", other):
+        like = Task.from_json({"id": given} if isinstance(given, str) else given)
+        task = Task("MountainCar-v0", {"gravity": 0.003, "schema": {"as": given}})
+        assert envs.schemas(task) == envs.schemas(like)
+    with pytest.raises(GraftError, match="MountainCarContinuous-v0 takes 1 box actions, MountainCar 3 discrete"):
+        envs.make(Task("MountainCarContinuous-v0", {"schema": {"as": "MountainCar-v0"}}), 1, 0)
+    with pytest.raises(GraftError, match="'as' is not for teams"):
+        envs.make(Task("Graft/Pursuit-v0", {"schema": {"as": "MountainCar-v0"}}), 1, 0)
+    with pytest.raises(GraftError, match=r"schema of Graft/Gather-v0: channels is known of these pictures"):
+        envs.make(Task("Graft/Gather-v0", {"schema": {"channels": "first"}}), 1, 0)
+
+
 def test_attributes_are_words_about_an_observation() -> None:
     given = {"observation": {"wall": "hedge"}, "attributes": {"hedge": ["solid", "green"], "coin": "shiny"}}
     observation = envs.schemas(Task("Graft/Gather-v0", {"schema": given})).observation
@@ -127,6 +141,11 @@ def test_names_of_parts_reach_what_reads_them() -> None:
         ({"attributes": "y"}, "attributes='y' is not allowed"),
         ({"attributes": {"sin_angle_1": 5}}, "attributes of sin_angle_1 are 5; give words"),
         (7, "schema=7 of Acrobot-v1 is not allowed"),
+        ({"channels": "middle"}, "schema of Acrobot-v1: channels: 'middle' is not allowed; give first or last"),
+        ({"channels": "last"}, "schema of Acrobot-v1: channels: last is for pictures of three sides"),
+        ({"as": "CartPole-v1"}, "as: CartPole-v1 is not possible, as Acrobot-v1 shows vector 6, CartPole-v1 vector 4"),
+        ({"as": 5}, "schema of Acrobot-v1: as: 5 is not allowed; give the id of a task"),
+        ({"as": "Acrobot-v1", "action": ["a"]}, "'as' takes all names of another task; leave the others out"),
     ],
 )
 def test_names_that_do_not_fit(given: object, complaint: str) -> None:

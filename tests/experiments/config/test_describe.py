@@ -36,6 +36,12 @@ def test_the_command(capsys):
         describe("pacnet")
 
 
+def test_the_activation_of_an_algorithms_networks():
+    assert "network: {activation: relu}" in describe("dqn")
+    assert "network: {activation: own}" in describe("ppo")
+    assert "activation" not in describe("finetune")
+
+
 def test_algorithms_of_both_backends():
     assert describe("appo") == describe("rllib/appo").replace("rllib/appo", "appo", 1)
     assert describe("ppo").startswith("ppo\n")

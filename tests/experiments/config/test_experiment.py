@@ -7,6 +7,9 @@ import re
 import pytest
 from support.tiny_experiment import write_config
 
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.config.packaged import packaged_configs
@@ -61,6 +64,23 @@ def test_overrides_reach_inside_lists_and_abbreviations(tmp_path):
     assert config.algorithm_and_name()[1].gamma == 0.9
     assert config.seeds == [4, 7]
     assert config.transfer.steps == 1000
+
+
+def test_a_target_takes_the_names_of_its_source(tmp_path):
+    source = {"id": "Graft/Gather-v0", "schema": {"observation": {"wall": "hedge"}, "attributes": {"coin": "shiny"}}}
+    target = {"id": "Graft/Gather-v0", "kwargs": {"slip": 0.5}, "schema": {"as": "source"}}
+    config = load_config(str(write_config(tmp_path, sources=[source], targets=[target])))
+    assert schemas(config.targets[0].task) == schemas(config.sources[0].task)
+    assert "hedge" in schemas(config.targets[0].task).observation.names
+    assert all(stage.recall for stage in expand(config).stages.values() if stage.kind == "transfer" and stage.source)
+    network = PolicyNetwork(schemas(config.sources[0].task), NetworkConfig(), 0)
+    Checkpoint.of(network, config.sources[0].task).save(tmp_path / "c")
+    trained = load_config(str(write_config(tmp_path, sources=[{"checkpoint": str(tmp_path / "c")}], targets=[target])))
+    assert trained.targets[0].task == config.targets[0].task
+    with pytest.raises(GraftError, match=r"as: source of Graft/Gather-v0 needs one source, and there are 2"):
+        load_config(str(write_config(tmp_path, sources=[source, "Graft/Dodge-v0"], targets=[target])))
+    with pytest.raises(GraftError, match=r"as: source needs the source's task, and .*manifest.json cannot be read"):
+        load_config(str(write_config(tmp_path, sources=[{"checkpoint": str(tmp_path)}], targets=[target])))
 
 
 def test_controls_come_first_and_once(tmp_path):

@@ -10,7 +10,7 @@ from support.tiny_experiment import write_config
 
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
-from graft.experiments.launchers.launcher import run_graph
+from graft.experiments.launchers.launcher import attempt, run_graph
 from graft.experiments.launchers.local import LocalLauncher
 from graft.experiments.plan.pairs import expand
 from graft.experiments.store.records import Store
@@ -45,21 +45,24 @@ def set_up(tmp_path, **changes):
     return expand(config), store
 
 
-def test_stages_run_after_their_source_and_leave_results(tmp_path):
-    graph, store = set_up(tmp_path, methods="frozen")
-    diary = Diary()
-    assert run_graph(LocalLauncher(1), graph, list(graph.stages), store, diary) == {}
-    assert all(store.done(stage_id) for stage_id in graph.stages)
-    order = [event[1] for event in diary.events if event[0] == "end"]
-    for stage in graph.stages.values():
-        if stage.source:
-            assert order.index(stage.source) < order.index(stage.id)
+class Here:
+    """Runs stages in this process, and tells nobody how they go."""
+
+    def run(self, queue, store, listener):
+        while stage := queue.take():
+            queue.finish(stage, attempt(stage, store, self, 1))
+
+    def __call__(self, env_steps, values):
+        pass
+
+    def noted(self, text):
+        pass
 
 
 def test_a_failed_source_fails_what_needs_it_and_nothing_else(tmp_path, monkeypatch):
     # So large a step makes the first update's loss infinite; the frozen stage needs that source.
     graph, store = set_up(tmp_path, methods="frozen", algorithm={"num_envs": 8, "num_steps": 16, "learning_rate": 1e30})
-    failed = run_graph(LocalLauncher(1), graph, list(graph.stages), store, Diary())
+    failed = run_graph(Here(), graph, list(graph.stages), store, Diary())
     pretrain, *_, frozen = graph.stages
     assert "learning rate" in failed[pretrain]
     assert failed[frozen] == "its source failed"
@@ -67,7 +70,7 @@ def test_a_failed_source_fails_what_needs_it_and_nothing_else(tmp_path, monkeypa
     assert "Unstable" in store.record(pretrain)["error"]
 
 
-def test_a_killed_worker_fails_its_stage_and_the_rest_goes_on(tmp_path):
+def test_a_killed_worker_fails_its_stage_and_the_rest_runs_after_its_source(tmp_path):
     import multiprocessing
 
     graph, store = set_up(tmp_path, methods="frozen")
@@ -77,21 +80,24 @@ def test_a_killed_worker_fails_its_stage_and_the_rest_goes_on(tmp_path):
         if stage.id == scratch:
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
-    failed = run_graph(LocalLauncher(1), graph, list(graph.stages), store, Diary(kill))
+    diary = Diary(kill)
+    failed = run_graph(LocalLauncher(1), graph, list(graph.stages), store, diary)
     assert list(failed) == [scratch]
     assert "worker died (exit code -9)" in failed[scratch]
     assert all(store.done(i) for i in graph.stages if i != scratch)
+    order = [event[1] for event in diary.events if event[0] == "end"]
+    for stage in graph.stages.values():
+        assert stage.source is None or order.index(stage.source) < order.index(stage.id)
 
 
 def test_environments_in_processes_of_their_own_change_no_result(tmp_path):
     changes = {"sources": "CartPole-v1", "targets": "CartPole-v1", "methods": "scratch", "network": None}
     trained = []
-    for env_workers in 1, 2:
-        folder = tmp_path / str(env_workers)
-        folder.mkdir()
-        graph, store = set_up(folder, **changes)
+    for name, launcher in {"here": Here(), "two": LocalLauncher(1, 2)}.items():
+        (tmp_path / name).mkdir()
+        graph, store = set_up(tmp_path / name, **changes)
         scratch = graph.comparisons[0].stages[0]
-        assert run_graph(LocalLauncher(1, env_workers), graph, [scratch], store, Diary()) == {}
+        assert run_graph(launcher, graph, [scratch], store, Diary()) == {}
         trained.append((scratch, (store.folder(scratch) / "checkpoint" / "weights.safetensors").read_bytes()))
     assert trained[0] == trained[1]
     assert LocalLauncher(env_workers=10**6).jobs == 1

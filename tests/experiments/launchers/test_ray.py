@@ -59,7 +59,7 @@ def ray_cluster(folder, nodes):
 
 
 @pytest.fixture(scope="module")
-def cluster(places):
+def cluster(places, no_ray):
     with ray_cluster(places, 2) as made:
         yield made
 

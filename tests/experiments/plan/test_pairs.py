@@ -100,6 +100,20 @@ def test_a_checkpoint_is_a_source(tmp_path):
     assert graph.comparisons[2].source == f"checkpoint {tmp_path / 'npc'}"
 
 
+@pytest.mark.parametrize("activation", ["own", "relu"])
+def test_a_checkpoint_decides_on_the_activation_where_the_config_does_not(tmp_path, activation):
+    """Also where the algorithm's networks have another today."""
+    task = Task("Graft/Dodge-v0")
+    config = NetworkConfig("mlp", {"widths": [8]}, (4,), distribution="greedy", activation=activation)
+    Checkpoint.of(PolicyNetwork(schemas(task), config, 0), task).save(tmp_path / "npc")
+    for network in (None, {"encoder": "mlp", "options": {"widths": [8]}, "head": [4]}):
+        graph = graph_of(
+            tmp_path, sources={"checkpoint": str(tmp_path / "npc")}, network=network, algorithm={"name": "dqn"}
+        )
+        assert {stage.network.activation for stage in graph.stages.values()} == {activation}
+        assert {stage.network.to_json().get("activation", "own") for stage in graph.stages.values()} == {activation}
+
+
 @pytest.mark.parametrize("section", ["algorithm", "evaluation"])
 def test_a_mixture_with_too_few_environments_is_refused_before_training(tmp_path, section):
     games = ["Graft/Dodge-v0", "Graft/Gather-v0", "Graft/Hunt-v0"]

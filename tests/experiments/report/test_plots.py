@@ -44,3 +44,26 @@ def test_the_heat_map_of_pairs_holds_ratios_and_intervals(tmp_path, monkeypatch)
 def test_it_is_written(tmp_path):
     plots.pairs(rows(), tmp_path / "pairs.png", "a title")
     assert image.imread(tmp_path / "pairs.png")[..., :3].std() > 0.05, "an empty page has no contrast"
+
+
+def test_profiles_hold_the_share_of_runs_above_each_level(tmp_path, monkeypatch):
+    rows = [
+        {"source": "A", "target": "B", "method": "finetune", "areas": [0.2, 0.6], "finals": [0.5, 0.9]},
+        {"source": "A", "target": "C", "method": "finetune", "areas": [0.2, 0.2], "finals": [0.5, 1.5]},
+        {"source": None, "target": "B", "method": "scratch", "areas": [-0.5, 0.1], "finals": [0.0, 0.3]},
+    ]
+    figures = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+        plots.profiles(plots.row_scores(rows), tmp_path / "profiles.png", "a title")
+    areas, finals = figures[0].axes
+    assert (areas.get_xlabel(), finals.get_xlabel()) == ("mean score over training", "final score")
+    lines = {line.get_label(): line.get_xydata() for line in areas.get_lines()}
+    assert list(lines) == ["finetune", "scratch"]
+    levels, shares = lines["finetune"].T
+    assert (levels[0], levels[-1]) == (-0.5, 1.0)
+    np.testing.assert_allclose(shares, [(level < 0.2) * 0.75 + (level < 0.6) * 0.25 for level in levels])
+    assert finals.get_lines()[0].get_xdata()[-1] == 1.5
+    assert len(areas.collections) == 2, "a band for each line"
+    plots.profiles(plots.row_scores(rows), tmp_path / "profiles.png", "a title")
+    assert image.imread(tmp_path / "profiles.png")[..., :3].std() > 0.05

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import yaml
 
+from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.training.evaluate import worst_tenth
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
 from graft.experiments.run import main
+from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.store.records import Store
 from graft.transfer.method import label
 
 DRAWN = {"masscart": {"uniform": [0.5, 2.0]}}
@@ -26,7 +29,7 @@ PROXY = {
             "name": "informed",
             "id": "CartPole-v1",
             "kwargs": {"show": SEEN, "history": 3, **DRAWN},
-            "methods": [{"rma": {"heads": "shared"}}],
+            "methods": [{"rma": {"heads": "shared", "updates": 20}}],
         },
     ],
     "targets": [
@@ -43,17 +46,24 @@ PROXY = {
     "transfer": {"steps": 256},
     "network": {"options": {"features": 8, "normalise": True}, "head": [8]},
     "algorithm": {"num_envs": 8, "num_steps": 16, "minibatch": 64, "epochs": 1},
-    "evaluation": {"every": 128, "episodes": 16, "num_envs": 8},
-    "recall": 16,
+    "evaluation": {"every": 256, "episodes": 8, "num_envs": 8},
+    "recall": 8,
     "sim_to_sim": True,
 }
+
+
+KINDS, R2 = ("pretrain", "transfer"), "transfer/latent_r2"
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("proxy")
     (folder / "proxy.yaml").write_text(yaml.safe_dump(PROXY))
-    assert main([str(folder / "proxy.yaml"), "--out", str(folder / "out"), "--jobs", "1"]) == 0
+    config, store = load_config(str(folder / "proxy.yaml")), Store(folder / "out")
+    store.open(config)
+    for stage in expand(config).stages.values():
+        run_stage(stage, store, lambda *_: None)
+    assert main([str(folder / "proxy.yaml"), "--out", str(folder / "out")]) == 0
     return folder / "out"
 
 
@@ -65,15 +75,15 @@ def evaluations(out: Path, stage: str, tag: str) -> list[float]:
 def test_rows_are_what_the_stages_measured(out):
     results = json.loads((out / "results.json").read_text())
     rows = {row["method"]: row for row in results["recovery"]}
-    assert set(rows) == {"scratch", "random_frozen", "finetune(heads=shared)", "rma(heads=shared)"}
+    assert set(rows) == {"scratch", "random_frozen", "finetune(heads=shared)", "rma(heads=shared, updates=20)"}
     assert rows["scratch"]["gap"] is None
     assert rows["scratch"]["forgotten"] is None
     graph = expand(load_config(str(out.parent / "proxy.yaml")))
-    found = next(c for c in graph.comparisons if label(c.method) == "rma(heads=shared)")
+    found = next(c for c in graph.comparisons if label(c.method) == "rma(heads=shared, updates=20)")
     tag = "eval/return_mean"
     starts = [evaluations(out, stage, tag)[0] for stage in found.stages]
     simulator = [evaluations(out, stage, tag)[-1] for stage in found.pretrain]
-    row = rows["rma(heads=shared)"]
+    row = rows["rma(heads=shared, updates=20)"]
     assert row["zero_shot"]["iqm"] == pytest.approx(np.mean(starts))
     assert row["simulator"]["iqm"] == pytest.approx(np.mean(simulator))
     assert row["gap"]["iqm"] == pytest.approx(np.mean(simulator) - np.mean(starts))
@@ -94,12 +104,32 @@ def test_the_table_says_what_it_is(out, capsys):
     assert "a sim-to-sim proxy. gap:" in printed
 
 
+def test_a_students_r2_is_in_the_log_and_a_low_one_comes_with_a_warning(tmp_path):
+    """Its checkpoint has no buffer, and the target's training does not mention it."""
+    source = {**PROXY["sources"][1], "methods": [{"rma": {"teaching": 0.5, "updates": 4}}]}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**PROXY, "sources": source, "seeds": 1}))
+    graph = expand(load_config(str(tmp_path / "r.yaml")))
+    learned, transferred = (next(s for s in graph.stages.values() if s.kind == kind and s.method) for kind in KINDS)
+    store, notes = Store(tmp_path / "out"), []
+    run_stage(learned, store, lambda *_: None, note=notes.append)
+    (note,) = notes
+    assert note.startswith(f"Warning: {learned.label}: rma's student hardly knows the dynamics: R2 = -")
+    lines = (store.folder(learned.id) / "metrics.jsonl").read_text().splitlines()
+    logged = {line["env_steps"]: line["transfer/latent_r2"] for line in map(json.loads, lines) if R2 in line}
+    assert list(logged) == [512]
+    assert f"R2 = {logged[512]:.2f} of" in note
+    kept = Checkpoint.load(store.folder(learned.id) / "checkpoint").parts["method"]
+    assert set(kept) == {"student", "begun", "updates", "error", "spread"}
+    run_stage(transferred, store, lambda *_: None, note=notes.append)
+    assert len(notes) == 1
+
+
 def test_a_source_has_its_own_methods_beside_the_controls(out):
     graph = expand(load_config(str(out.parent / "proxy.yaml")))
     pairs = [(c.source, label(c.method)) for c in graph.comparisons]
     assert len(pairs) == len(set(pairs)) == 4
     assert ("nominal", "finetune(heads=shared)") in pairs
-    assert ("informed", "rma(heads=shared)") in pairs
+    assert ("informed", "rma(heads=shared, updates=20)") in pairs
 
 
 def test_two_sources_of_one_name_are_refused(out):

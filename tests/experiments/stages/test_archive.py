@@ -60,13 +60,16 @@ def test_a_transfers_checkpoint_as_the_next_source(tmp_path):
         network = after.build()
         network.load_state_dict({**network.state_dict(), **of_task(after.parts[HEADS], 1)})
         env = make(stage.task, known.evaluation.num_envs, known.recall_seed(stage.task))
-        generator = torch.Generator().manual_seed(known.recall_seed(stage.task))
-        returns = evaluate(network, env, known.recall_episodes, generator, known.evaluation.deterministic).returns
+        seed = known.recall_seed(stage.task)
+        dice, plan = torch.Generator().manual_seed(seed), known.evaluation
+        returns = evaluate(network, env, known.recall_episodes, dice, plan.deterministic, seed=seed).returns
         assert next_store.record(known.id)["recall"][0]["return_mean"] == returns.mean()
         foreign = transfer_by(next_graph, "ewc" if name == "finetune" else "finetune")
         assert [recall.index for recall in foreign.recall] == [0]
         assert tasks_learned(archive_of(next_store.checkpoint(foreign.id))) == 2
-    assert env_steps(graph, store, "ewc") == {"pretrain": 256, "consolidation": 2048, "transfer": 256}
+    played = env_steps(graph, store, "ewc")
+    assert (played["pretrain"], played["transfer"]) == (256, 256)
+    assert played["consolidation"] > 2048  # for so many states, over whole episodes
     assert env_steps(graph, store, "scratch") == {"pretrain": 0, "consolidation": 0, "transfer": 256}
     assert env_steps(next_graph, next_store, "finetune") == {"pretrain": None, "consolidation": 0, "transfer": 256}
     anchors = {name for name in after.parts[PART] if name.startswith("raw.")}

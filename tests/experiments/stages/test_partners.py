@@ -22,12 +22,12 @@ from graft.experiments.store.records import FAULT_CHECKPOINT, Store
 
 SOURCE = {
     "id": "Graft/Pursuit-v0",
-    "kwargs": {"team": "hunters"},
+    "kwargs": {"team": "hunters", "max_steps": 20},
     "policy_mapping": {"hunters": "hunter", "prey": "prey"},
 }
 TARGET = {
     "id": "Graft/TeamGather-v0",
-    "kwargs": {"team": "reds"},
+    "kwargs": {"team": "reds", "max_steps": 20},
     "policy_mapping": {"reds": "gatherer", "blues": "rival"},
     "share_encoder": True,
 }
@@ -168,10 +168,10 @@ def test_partners_are_saved_and_can_be_sources(tmp_path):
         folder = next((store.folder(stage.id) / "policies").iterdir())
         kept[folder.name] = folder
     assert set(kept) == {"prey", "rival"}
-    assert Checkpoint.load(kept["prey"]).task == Task("Graft/Pursuit-v0", {"team": "prey"})
+    assert Checkpoint.load(kept["prey"]).task == Task("Graft/Pursuit-v0", {"team": "prey", "max_steps": 20})
     graph = graph_of(
         tmp_path, backend="sb3", sources={"checkpoint": str(kept["prey"])}, network=None,
-        targets={"id": "Graft/TeamGather-v0", "kwargs": {"team": "reds"}},
+        targets={"id": "Graft/TeamGather-v0", "kwargs": {"team": "reds", "max_steps": 20}},
     )  # fmt: skip
     transfer = next(stage for stage in graph.stages.values() if stage.source is not None)
     run_stage(transfer, store, lambda *_: None)

@@ -41,20 +41,17 @@ def test_a_method_that_has_nothing_to_do_is_found(tmp_path):
         preflight(expand(config))
 
 
-@pytest.mark.parametrize(
-    ("methods", "message"),
-    [([{"frozen": {"depth": 9}}], "frozen"), ([{"chain": ["frozen", "mas"]}], "nothing to hold")],
-)
-def test_every_step_of_a_sequence_is_gone_through(tmp_path, methods, message):
+def test_every_step_of_a_sequence_is_gone_through(tmp_path):
     sequence = [GATHER, {"id": GATHER, "kwargs": {"invert": True}}, "Graft/Dodge-v0"]
     changes, shown = {"sources": None, "targets": None, "sequence": sequence}, schemas(Task(GATHER))
     good = load_config(
         str(write_config(tmp_path, methods=[n for n in METHODS if n != "chain" and takes(n, shown)], **changes))
     )
     preflight_sequence(expand_sequence(good))
-    config = load_config(str(write_config(tmp_path, methods=methods, **changes)))
-    with pytest.raises(GraftError, match=message):
-        preflight_sequence(expand_sequence(config))
+    for bad, message in {"frozen: {depth: 9}": "frozen", "chain: [frozen, mas]": "nothing to hold"}.items():
+        config = load_config(str(tmp_path / "tiny.yaml"), [f"methods=[{{{bad}}}]"])
+        with pytest.raises(GraftError, match=message):
+            preflight_sequence(expand_sequence(config))
 
 
 @pytest.mark.parametrize("method", ["finetune", "kickstart", "lora"])
@@ -70,3 +67,9 @@ def test_a_source_of_several_columns(tmp_path, method):
     assert [report is None for _, report in reports] == [True, True, False]
     with pytest.raises(GraftError, match=f"{method} on Gather: The source is a progressive network"):
         preflight(expand(load_config(str(write_config(tmp_path, methods=[method], **changes)))))
+
+
+def test_a_warmup_of_critics_needs_an_algorithm_with_critics(tmp_path):
+    config = load_config(str(write_config(tmp_path, methods=[{"finetune": {"critic_warmup": 0.1}}])))
+    with pytest.raises(GraftError, match=r"critic_warmup is for algorithms with critics.*sac"):
+        preflight(expand(config))

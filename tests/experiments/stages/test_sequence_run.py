@@ -123,5 +123,7 @@ def test_table_notes_and_picture_are_there(lived):
     _, store, _, printed = lived
     assert "Gather → Dodge" in printed
     assert "Heads are per task, and the agent is told which task it is in." in printed
-    assert "intervals are too narrow" in printed
-    assert (store.out / "matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert "intervals are wide" in printed
+    assert "Lifelong metrics" in printed
+    for name in ("matrix.png", "profiles.png"):
+        assert (store.out / name).read_bytes().startswith(b"\x89PNG")

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from support.tiny_tasks import MATCH, TASK, assert_same, discrete, observations, small_network, small_ppo, weights
+from support.method_fixtures import rollouts_of
+from support.tiny_tasks import MATCH, TASK, assert_same, discrete, small_network, small_ppo, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.sb3 import train
 from graft.agents.training.backend import Batch, Evaluation, Grads, Hooks, TrainJob
+from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.method import (
@@ -36,7 +38,7 @@ from graft.transfer.methods.mas import MAS
 from graft.transfer.methods.packnet import PackNet
 from graft.transfer.methods.si import SI
 
-STATES = Batch(observations(MATCH.observation, 6), torch.zeros(6, dtype=torch.long))
+STATES = rollouts_of(MATCH, 6)
 BIAS = "policy.out.bias"
 
 
@@ -68,7 +70,9 @@ class Affine(FromSource):
     def schedule(self, network: PolicyNetwork, state: State, progress: float) -> State:
         return self._count(state, "schedule")
 
-    def consolidate(self, network: PolicyNetwork, state: State, rollouts: Batch, place: TaskPosition) -> Consolidated:
+    def consolidate(
+        self, network: PolicyNetwork, state: State, rollouts: Rollouts, place: TaskPosition
+    ) -> Consolidated:
         return Consolidated(network, self._count(state, "consolidate"))
 
     def finish(self, network: PolicyNetwork, state: State) -> PolicyNetwork:
@@ -200,7 +204,7 @@ def test_a_member_sees_as_many_states_as_it_asks_for(monkeypatch):
     monkeypatch.setattr(Affine, "states", 3 * EWC.states)
     chain = Chain(methods=(Looks(), Affine()))
     states = torch.arange(chain.states, dtype=torch.float32).unsqueeze(1).expand(-1, *MATCH.observation.shape)
-    chain.consolidate(network, {}, Batch(states, torch.zeros(chain.states)), TaskPosition(0, 2))
+    chain.consolidate(network, {}, rollouts_of(MATCH, chain.states)._replace(observations=states), TaskPosition(0, 2))
     assert chain.states == 3 * EWC.states
     assert seen[0][:, 0].tolist() == list(range(0, chain.states, 3))
 

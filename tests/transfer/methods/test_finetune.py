@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 import torch
-from support.tiny_tasks import MATCH, TASK, observations, small_network, small_ppo, weights
+from support.method_fixtures import rollouts_of
+from support.tiny_tasks import MATCH, TASK, small_network, small_ppo, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.sb3 import train
-from graft.agents.training.backend import Batch, Evaluation, Hooks, TrainJob
+from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.errors import GraftError
 from graft.transfer.method import TaskPosition, TransferMethod, parse_method
 from graft.transfer.methods.finetune import Finetune
@@ -152,7 +153,7 @@ def test_what_thaws_cannot_be_chained_with_a_network_that_is_not_the_sources():
 def test_retraining_after_the_task_is_no_part_of_the_schedule():
     chain = parse_method({"chain": [{"finetune": {"head_warmup": 0.5}}, {"packnet": {"retrain": 8}}]})
     network, source = small_network(MATCH), Checkpoint.of(small_network(MATCH), TASK)
-    rollouts = Batch(observations(MATCH.observation, 2), torch.zeros(2))
+    rollouts = rollouts_of(MATCH, 2)
     for state in ({}, chain.init(network, source)):
         after = chain.consolidate(network, state, rollouts, TaskPosition(0, 2)).state
         chain.schedule(network, after, 0.0)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from support.off_policy import small_sac
 from support.rllib_sac import LEARNT, OPTIONS, QUIET, algorithm, fresh, moved, part, trained
 from support.savable_reach import SavableAdapter
 from support.tiny_tasks import (
@@ -119,6 +120,37 @@ def test_statistics_of_observations_are_those_of_the_critics_target():
             [t for n, t in part(run.last, group).items() if n.endswith(name)] for group in ("critics", "target")
         )
         assert torch.equal(*mine, *target)
+
+
+# Critics
+
+
+@pytest.mark.parametrize("encoder", ["separate", pytest.param("shared", marks=pytest.mark.slow)])
+def test_training_starts_from_the_critics_given_and_leaves_its_own(encoder):
+    first = trained(budget=40, encoder=encoder).critics
+    assert first.keys() >= {"online.heads.1.2.weight", "target.encoder.blocks.0.1.weight", "log_alpha"}
+    assert ("online.encoder.blocks.0.1.weight" in first) == (encoder == "separate")
+    kept = trained(budget=20, encoder=encoder, more={"critics": dict(first)})  # nothing is learned
+    assert_same(dict(kept.critics), first)
+    sac = small_sac.learner(fresh(), encoder=encoder)
+    sac.critic_state().load(first)
+    assert_same(sac.critic_state().save(), first)  # in the other backend under the same names
+
+
+def test_only_critics_train_while_they_warm_up():
+    network, seen = fresh(), []
+    before = weights(network)
+    hooks = Hooks(lambda grads, *_: seen.append(0) or grads, critic_warmup=0.5)
+    run = trained(network, budget=80, hooks=hooks)  # held up to 60
+    assert len(seen) == 2 * 5
+    assert moved(weights(run.network), before) == {name for name in before if name.startswith(LEARNT)}
+    network = fresh()
+    run = trained(network, budget=60, hooks=Hooks(hooks.gradients, critic_warmup=40))
+    assert len(seen) == 2 * 5
+    assert_same(weights(run.network), before)
+    assert float(part(run.last, "entropy")["log"]) == 0
+    first = trained(budget=20).last
+    assert moved(part(run.last, "critics"), part(first, "critics")) == set(part(first, "critics"))
 
 
 # Options

@@ -25,8 +25,9 @@ from torch import nn
 
 from graft import envs
 from graft.agents.networks.policy_network import NetworkConfig, build_network
+from graft.agents.sb3 import ALGORITHMS, architecture_for, train
 from graft.agents.sb3.vec_env import BatchVecEnv
-from graft.agents.training.backend import Evaluation, Hooks, Unstable
+from graft.agents.training.backend import Evaluation, Hooks, TrainJob, Unstable
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
@@ -65,7 +66,7 @@ def test_the_policy_learns_what_the_librarys_own_policy_learns():
             "features_extractor_class": Features,
             "features_extractor_kwargs": {"encoder": network.encoder},
             "net_arch": [8],
-            "activation_fn": nn.Tanh,
+            "activation_fn": nn.ReLU,
         },
         seed=3,
         device="cpu",
@@ -214,3 +215,20 @@ def test_a_tiny_task_is_solved():
 def test_a_loss_that_is_not_finite_is_unstable(budget):
     with pytest.raises(Unstable, match="smaller learning rate"):
         small.trained(budget, task=Task("tiny/Match-v0", {"reward": math.nan}))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_defaults_learn_cartpole(seed):
+    """Within 50,000 env steps some evaluation passes 195, CartPole-v0's threshold; a random player's return is 22."""
+    task, algorithm, returns = Task("CartPole-v1"), ALGORITHMS["dqn"](), []
+    network = build_network(envs.schemas(task), architecture_for(algorithm, NetworkConfig()), seed)
+    evaluation = Evaluation(every=5000, episodes=20, num_envs=20)
+
+    def record(_, values):
+        returns.extend(value for tag, value in values.items() if tag == "eval/return_mean")
+
+    train(TrainJob(network, task, algorithm, 50_000, seed, record, evaluation, device="cpu"))
+    assert len(returns) == 11
+    assert max(returns) >= 195

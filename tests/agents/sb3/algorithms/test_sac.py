@@ -59,10 +59,9 @@ def test_actions_and_their_probability_by_hand():
     torch.testing.assert_close(log_prob.double(), by_hand, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("encoder", ["separate", "shared"])
-def test_the_policy_learns_what_the_librarys_own_policy_learns(encoder):
+def test_the_policy_learns_what_the_librarys_own_policy_learns():
     network = small.network()
-    learner = small.learner(network, encoder=encoder)
+    learner = small.learner(network)
     options = small.algorithm()
     reference = SAC(
         "MlpPolicy",
@@ -75,7 +74,7 @@ def test_the_policy_learns_what_the_librarys_own_policy_learns(encoder):
         policy_kwargs={
             "features_extractor_class": Features,
             "features_extractor_kwargs": {"encoder": network.encoder},
-            "share_features_extractor": encoder == "shared",
+            "share_features_extractor": False,
             "net_arch": {"pi": [8], "qf": [16]},
             "activation_fn": nn.Tanh,
         },
@@ -173,7 +172,7 @@ def test_separate_critics_start_from_the_networks_encoder_and_go_their_own_way()
     assert moved(mine.state_dict(), network.encoder.state_dict()) == set(mine.state_dict())
 
 
-def test_shared_critics_read_the_actors_encoder_and_do_not_train_it():
+def test_shared_critics_read_the_actors_encoder_and_go_with_what_a_method_leaves_of_it():
     network = small.network()
     learner = small.learner(network, no_gradients, encoder="shared")
     assert learner.critic.features_extractor.encoder is network.encoder
@@ -181,8 +180,8 @@ def test_shared_critics_read_the_actors_encoder_and_do_not_train_it():
     before = weights(network)
     learner.learn(STEPS)
     assert_same(weights(network), before)
-    trained_by_actor = moved(small.learned(small.network(), encoder="shared"), before)
-    assert trained_by_actor == {name for name in before if not name.startswith("value.")}
+    trained = moved(small.learned(small.network(), encoder="shared"), before)
+    assert trained == {name for name in before if not name.startswith("value.")}
 
 
 @pytest.mark.parametrize("encoder", ["separate", "shared"])

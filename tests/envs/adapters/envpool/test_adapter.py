@@ -214,9 +214,14 @@ def test_dictionary_observations_are_parts(name: str, parts: int) -> None:
 
 
 @needs_envpool
-def test_a_part_that_cannot_be_shown_is_named() -> None:
-    with pytest.raises(GraftError, match="Part 'board' of what 'envpool/Game2048-v1' shows cannot be shown"):
-        make("Game2048-v1")
+def test_a_board_of_wide_whole_numbers_is_a_vector() -> None:
+    env = make("Game2048-v1")
+    pool = envpool._library().make_gymnasium("Game2048-v1", num_envs=1, env_seed=[0])
+    obs, raw = env.reset()[0], pool.reset()[0]
+    assert [name for name, _ in env.observation_schema.parts] == ["board", "action_mask"]
+    for action in (0, 1, 2, 3):
+        np.testing.assert_array_equal(obs[0], np.concatenate([raw["board"].ravel(), raw["action_mask"].ravel()]))
+        obs, raw = env.step(np.array([action]))[0], pool.step(np.array([action]))[0]
 
 
 @needs_envpool

@@ -164,8 +164,8 @@ class _Play:
             raise GraftError(
                 f"The {env.num_envs} rows were in play for {met} of {limit} steps; {self._unroll} or more are needed."
             )
-        observations, actions, rewards, discounts = map(torch.from_numpy, self._kept.arrays())
-        return Rollouts(observations, actions, rewards, discounts, self._unroll, played)
+        kept, taken, earned, discounts = map(torch.from_numpy, self._kept.arrays())
+        return Rollouts(kept, taken, earned, discounts, self._unroll, played)
 
 
 class _EvenSample:

@@ -164,8 +164,8 @@ class _Play:
             raise GraftError(
                 f"The {env.num_envs} rows were in play for {met} of {limit} steps; {self._unroll} or more are needed."
             )
-        tensors = [torch.from_numpy(array) for array in self._kept.arrays()]
-        return Rollouts(tensors[0], tensors[1], tensors[2], tensors[3], self._unroll, played)
+        kept, taken, earned, discounts = map(torch.from_numpy, self._kept.arrays())
+        return Rollouts(kept, taken, earned, discounts, self._unroll, played)
 
 
 class _EvenSample:

@@ -161,7 +161,8 @@ def rollouts_of(schemas: Schemas, count: int, unroll: int = 1, seed: int = 0) ->
     count = unroll * max(1, count // unroll)
     generator = torch.Generator().manual_seed(seed)
     discounts = torch.where(torch.arange(count) % 10 == 9, 0.0, 0.9)
-    return Rollouts(*batch_of(schemas, count, seed), torch.randn(count, generator=generator), discounts, unroll, count)
+    obs, actions, _ = batch_of(schemas, count, seed)
+    return Rollouts(obs, actions, torch.randn(count, generator=generator), discounts, unroll, count)
 
 
 def ones(network: PolicyNetwork) -> Grads:

@@ -21,11 +21,11 @@ def fishers(monkeypatch):
     """The Fisher information that each task will be found to have, first to last: one value per half of a bias."""
     values: list[tuple[float, float]] = []
 
-    def given(network, states, names):
+    def given(network, states, names, value_weight):
         first, second = values.pop(0)
         return {NAME: torch.tensor([float(first)] * 8 + [float(second)] * 8)}
 
-    monkeypatch.setattr(online_ewc, "diagonal_fisher", given)
+    monkeypatch.setattr(online_ewc, "policy_and_value_fisher", given)
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,11 @@ class Resumption:
         snapshot, self._snapshot = self._snapshot, None
         return snapshot
 
-    def snapshots(self, log: MetricsLog, session: Savable) -> Snapshots:
-        """Of the stage's training, with the state of its transfer session and the length of its metrics."""
+    def snapshots(self, log: MetricsLog, session: Savable, fresh: Callable[[int], None]) -> Snapshots:
+        """Of the stage's training, with the state of its transfer session and the length of its metrics.
+
+        ``fresh`` is called with the env steps where environments whose state can't be saved begin fresh episodes.
+        """
 
         def save() -> SavedState:
             self._check_holder()
@@ -95,7 +99,8 @@ class Resumption:
             log.truncate(saved.values["metrics"][0], env_steps)
             session.restore(SavedState(saved.tensors, saved.values["running"]))
 
-        return Snapshots(self._folder, self._identity, SECONDS, save=save, restore=restore, found=self._take)
+        where = self._folder, self._identity, SECONDS
+        return Snapshots(*where, save=save, restore=restore, fresh=fresh, found=self._take)
 
 
 def prepare(stage: Stage, store: Store) -> Resumption:

@@ -14,6 +14,7 @@ from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from support.stage_outcomes import assert_same, assert_same_outcomes, outcome
 from support.tiny_experiment import write_config
@@ -285,6 +286,39 @@ def test_a_stage_on_cartpole_goes_on_with_fresh_episodes_and_its_record_says_so(
     (note,) = resume_notes({"stages": entries})
     assert note.startswith("Stopped, and gone on with fresh episodes")
     assert f"{stage.label} (at 256, 384 env steps)" in note
+
+
+OWN_GAME = """
+import gymnasium as gym
+
+
+class Own(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 1).astype("float32"), {}
+
+    def step(self, action):
+        return self.np_random.uniform(-1, 1, 1).astype("float32"), float(action), False, False, {}
+
+
+gym.register("Own-v0", "own_game_of_a_user:Own", max_episode_steps=5)
+"""
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_stage_starts_over_where_the_users_environment_was_changed(tmp_path, monkeypatch):
+    file = tmp_path / "own_game_of_a_user.py"
+    file.write_text(OWN_GAME)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = "own_game_of_a_user:Own-v0"
+    (stage, *_), store = set_up(tmp_path, sources=task, targets=task, network=None, methods="finetune")
+    stop(store, stage, 2 * ROLLOUT, "train/")
+    assert resume.Resumption(stage, store).possible
+    file.write_text(OWN_GAME.replace("float(action)", "-float(action)"))
+    assert resume.Resumption(stage, store).refusal == "its snapshot is of another version of the environment's code"
+    del gym.registry["Own-v0"]
 
 
 EAGER_RUN = """

@@ -384,7 +384,14 @@ def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_res
 
 
 CHEETAH = {
-    "algorithm": {"name": "sac", "num_envs": 4, "batch": 32, "learning_starts": 200, "buffer": 20_000},
+    "algorithm": {
+        "name": "sac",
+        "num_envs": 4,
+        "train_freq": 16,
+        "batch": 32,
+        "learning_starts": 200,
+        "buffer": 20_000,
+    },
     "network": {"head": [32]},
 }
 
@@ -394,13 +401,14 @@ CHEETAH = {
     ("task", "changes", "budget"),
     [
         ("CartPole-v1", {"network": None}, 20_000),
-        ("HalfCheetah-v5", CHEETAH, 3_000),
+        ("HalfCheetah-v5", CHEETAH, 1_500),
         ("MiniGrid-Empty-5x5-v0", {"network": None}, 10_000),
     ],
 )
 def test_killed_in_an_environment_that_cannot_be_saved_one_interval_at_most_is_lost(tmp_path, task, changes, budget):
     evaluation = {"every": budget, "episodes": 2, "num_envs": 2}
-    given = {"sources": task, "targets": task, "methods": "finetune", "pretrain": {"steps": budget}}
+    given = {"sources": task, "targets": task, "methods": "finetune", "recall": 2}
+    given |= {"pretrain": {"steps": budget}, "transfer": {"steps": ROLLOUT}}
     stages, store = set_up(tmp_path, **given, evaluation=evaluation, **changes)
     pretrain, config = stages[0], tmp_path / "tiny.yaml"
     manifest, metrics = (store.folder(pretrain.id) / name for name in (f"{SNAPSHOT}/snapshot.json", METRICS))

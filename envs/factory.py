@@ -107,6 +107,11 @@ def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
     return adapter.make_teams(plain, BatchOptions(num_envs, seed, channels=names.get(CHANNELS)))
 
 
+def modules(task: Task) -> tuple[str, ...]:
+    """Names of the modules that environments are from, where they aren't Graft's; raises GraftError as `make`."""
+    return adapter_for(task.id).modules(task)
+
+
 @lru_cache(maxsize=256)
 def schemas(task: Task) -> Schemas:
     """Both schemas of ``task``, from a throw-away batch of one."""

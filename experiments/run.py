@@ -245,8 +245,8 @@ def _run_stages(
             return run_graph(launcher, graph, todo, store, progress)
     except KeyboardInterrupt:
         say(
-            "Interrupted. Finished stages are kept, of running ones all but the last half minute; "
-            "the same command goes on from there."
+            "Interrupted. Finished stages are kept, of running ones all up to their last snapshots, half a minute old "
+            "at most unless a replay buffer is large; the same command goes on from there."
         )
         return None
 

@@ -44,11 +44,15 @@ class Savable(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training between two rollouts: env steps and wall-clock seconds so far, over all runs, and states by part."""
+    """A training between two rollouts: env steps and wall-clock seconds so far, over all runs, and states by part.
+
+    ``fresh_at``: env steps at which it was resumed with fresh episodes before.
+    """
 
     env_steps: int
     seconds: float
     parts: Mapping[str, SavedState]
+    fresh_at: tuple[int, ...] = ()
 
     def write(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Replace the snapshot in ``folder`` atomically."""
@@ -60,6 +64,7 @@ class Snapshot:
             "identity": dict(identity),
             "env_steps": self.env_steps,
             "seconds": self.seconds,
+            "fresh_at": list(self.fresh_at),
             "values": {part: dict(saved.values) for part, saved in self.parts.items()},
             "devices": {name: str(t.device) for name, t in tensors.items() if t.device.type != "cpu"},
             "tensors": {"file": file, "sha256": hashlib.sha256(data).hexdigest()},
@@ -93,7 +98,7 @@ class Snapshot:
             # Cloned: arithmetic may depend on how memory is aligned, and a view of the file's bytes is not.
             groups[part][rest] = tensor.clone().to(manifest["devices"].get(name, "cpu"))
         parts = {part: SavedState(groups[part], values) for part, values in manifest["values"].items()}
-        return cls(manifest["env_steps"], manifest["seconds"], parts)
+        return cls(manifest["env_steps"], manifest["seconds"], parts, tuple(manifest.get("fresh_at", ())))
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Snapshots:
         env_steps: where set, also after so many env steps.
         save: returns the caller's part, such as a method's state.
         restore: gets that part and the env steps taken, before training resumes.
+        fresh: called with the env steps at which a resumed training begins fresh episodes (`Snapshotter`).
         found: returns the snapshot that the caller has read already; by default it is read from ``folder``.
     """
 
@@ -116,6 +122,7 @@ class Snapshots:
     env_steps: int | None = None
     save: Callable[[], SavedState] = lambda: SavedState({}, {})
     restore: Callable[[SavedState, int], None] = lambda saved, env_steps: None
+    fresh: Callable[[int], None] = lambda env_steps: None
     found: Callable[[], Snapshot | None] | None = None
 
     def latest(self) -> Snapshot | None:

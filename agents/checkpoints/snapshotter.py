@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ LARGEST_SHARE = 0.05  # most of the time that snapshots take; large ones (replay
 
 
 class SavesArrays(Protocol):
-    """A batch of environments that is ``savable``."""
+    """A batch of environments, or what is around one that is not ``savable``."""
 
     def save_state(self) -> dict[str, NDArray[Any]]:
         """The state, copied."""
@@ -70,13 +70,22 @@ class Snapshotter:
 
     Args:
         snapshots: where and when; None for none.
-        parts: of the training, by name; None where some can't be saved (environments other than the built-in games):
-            then no snapshot is taken.
+        parts: of the training, by name.
+        begin: begins fresh episodes of a training that is resumed, given its env steps, where the parts lack the state
+            of its environments (all but the built-in games); None where they have it.
+
+    Attributes:
+        fresh_at: env steps at which the training was resumed with fresh episodes, in all its runs.
     """
 
-    def __init__(self, snapshots: Snapshots | None, parts: Mapping[str, Savable] | None) -> None:
-        self._snapshots = None if parts is None else snapshots
-        self._parts = parts or {}
+    def __init__(
+        self,
+        snapshots: Snapshots | None,
+        parts: Mapping[str, Savable],
+        begin: Callable[[int], None] | None = None,
+    ) -> None:
+        self._snapshots, self._parts, self._begin = snapshots, parts, begin
+        self.fresh_at: tuple[int, ...] = ()
         self._start = self._last = time.perf_counter()
         self._last_steps, self._cost = 0, 0.0
 
@@ -96,7 +105,11 @@ class Snapshotter:
             shutil.rmtree(self._snapshots.folder, ignore_errors=True)
             raise GraftError(f"The snapshot in {self._snapshots.folder} does not fit; start again.") from error
         self._start -= snapshot.seconds
-        self._last_steps = snapshot.env_steps
+        self._last_steps, self.fresh_at = snapshot.env_steps, snapshot.fresh_at
+        if self._begin is not None:
+            self.fresh_at = (*self.fresh_at, snapshot.env_steps)
+            self._snapshots.fresh(snapshot.env_steps)
+            self._begin(snapshot.env_steps)
 
     def maybe_save(self, env_steps: int) -> None:
         """Take a snapshot where one is due; called between rollouts, after ``env_steps``."""
@@ -106,6 +119,6 @@ class Snapshotter:
         waited = now - self._last >= max(plan.seconds, self._cost / LARGEST_SHARE)
         if waited or (plan.env_steps is not None and env_steps - self._last_steps >= plan.env_steps):
             parts = {name: part.save() for name, part in self._parts.items()} | {"caller": plan.save()}
-            Snapshot(env_steps, self.seconds, parts).write(plan.folder, plan.identity)
+            Snapshot(env_steps, self.seconds, parts, self.fresh_at).write(plan.folder, plan.identity)
             self._last, self._last_steps = time.perf_counter(), env_steps
             self._cost = self._last - now

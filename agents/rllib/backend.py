@@ -25,6 +25,7 @@ from graft.agents.rllib.remote_training import RemoteTraining
 from graft.agents.rllib.runner import Fragment, RunnerEnvConfig
 from graft.agents.rllib.squad_runner import SquadRunner, check, check_algorithm
 from graft.agents.training.backend import Hooks, Partners, Resources, TrainJob, TrainResult
+from graft.agents.training.evaluate import nth_seed
 from graft.agents.training.periodic_evaluation import PeriodicEvaluation, make_env
 from graft.agents.training.recent_returns import WINDOW, RecentReturns
 from graft.envs.core.faults import TooManyFaults
@@ -173,20 +174,21 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv, level
     algorithm = training.algorithm
     evaluation = PeriodicEvaluation(job, eval_env, levels, training.faults)
     rollouts = RolloutMetrics(eval_env.groups)
-    parts: Mapping[str, Savable] | None = None
-    if eval_env.savable:
-        parts = {
-            "training": training,
-            "random": RandomState(torch.device("cpu")),
-            "trials": evaluation,
-            "supervisor": rollouts,
-        }
+    parts: Mapping[str, Savable] = {
+        "training": training,
+        "random": RandomState(torch.device("cpu")),
+        "trials": evaluation,
+        "supervisor": rollouts,
+    }
     algorithm.budget = job.budget
     if job.critics:
         training.load_critics(job.critics)
         algorithm.critics_carried = True
-    snapshotter = Snapshotter(job.snapshots, parts)
-    snapshotter.resume()
+
+    def begin(env_steps: int) -> None:
+        training.begin_episodes(nth_seed(job.seed, env_steps))
+
+    snapshotter = Snapshotter(job.snapshots, parts, None if eval_env.savable else begin)
 
     def evaluate() -> None:
         training.fetch()
@@ -194,6 +196,7 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv, level
         training.send_method_state()  # the method's report has reset what it measures
 
     try:
+        snapshotter.resume()
         while algorithm.env_steps < job.budget:
             snapshotter.maybe_save(algorithm.env_steps)
             if evaluation.due(algorithm.env_steps):
@@ -219,4 +222,4 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv, level
         raise cause from error
     evaluate()
     job.critics.update(training.critics())
-    return evaluation.result(algorithm.env_steps, snapshotter.seconds)
+    return evaluation.result(algorithm.env_steps, snapshotter.seconds)._replace(fresh_at=snapshotter.fresh_at)

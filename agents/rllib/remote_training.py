@@ -114,6 +114,10 @@ class RemoteTraining:
         self.algorithm.send_weights()
         self.algorithm.env_steps = saved.values["env_steps"]
 
+    def begin_episodes(self, seed: int) -> None:
+        """Fresh episodes of all runners' environments; number i is seeded with ``seed + i``."""
+        self.runners(lambda runner: runner.begin_episodes(seed))
+
     def metrics(self) -> dict[str, float]:
         """The first learner's last minibatch, by Graft's tags."""
         measured = self.algorithm.results[0][DEFAULT_MODULE_ID] if self.algorithm.results else {}

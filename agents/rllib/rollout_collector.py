@@ -137,6 +137,8 @@ class RolloutCollector:
     def reset(self, obs: Array, alive: Array) -> None:
         """The first observations of all rows, and which are in play."""
         self._obs, self._alive = obs, alive
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
 
     def begin(self, steps: int) -> None:
         self.module.eval()

@@ -84,9 +84,9 @@ class BatchRunner(SingleAgentEnvRunner):
         made = self.collector(self.module, self.num_envs, seed, config.reward_scale, self._device)
         self.collectors = {DEFAULT_MODULE_ID: made}
 
-    def reset_env(self) -> dict[str, tuple[Array, Array]]:
-        """First observations, and which rows are in play, by policy."""
-        obs, infos = self.env.reset()
+    def reset_env(self, seed: int | None = None) -> dict[str, tuple[Array, Array]]:
+        """First observations, and which rows are in play, by policy; environment i is seeded with ``seed + i``."""
+        obs, infos = self.env.reset(seed=seed)
         return {DEFAULT_MODULE_ID: (obs, infos.get("alive", self._all))}
 
     def step_env(self, actions: dict[str, Array]) -> dict[str, StepResult]:
@@ -95,12 +95,17 @@ class BatchRunner(SingleAgentEnvRunner):
         alive = infos.get("alive", self._all)
         return {DEFAULT_MODULE_ID: StepResult(obs, rewards, terminated, truncated, alive, infos.get("final_obs"))}
 
+    def begin_episodes(self, seed: int | None = None) -> None:
+        """Fresh episodes of all environments; those of all runners together are seeded from ``seed`` on."""
+        first = None if seed is None else seed + self.index * self.num_envs
+        for policy, (obs, alive) in self.reset_env(first).items():
+            self.collectors[policy].reset(obs, alive)
+
     def sample(self, **_: Any) -> Fragment:  # type: ignore[override]  # arrays, not episodes
         """``rollout_fragment_length`` steps of every environment."""
         collectors, length = self.collectors, self.config.rollout_fragment_length
         if not collectors[DEFAULT_MODULE_ID].started:
-            for policy, (obs, alive) in self.reset_env().items():
-                collectors[policy].reset(obs, alive)
+            self.begin_episodes()
         for collector in collectors.values():
             collector.begin(length)
         for _step in range(length):
@@ -138,15 +143,17 @@ class BatchRunner(SingleAgentEnvRunner):
         return ""
 
     def save_state(self) -> dict[str, Array]:
-        """What its next samples depend on, beside the weights; its environments' state can be saved."""
-        state = {f"batch.{name}": array.copy() for name, array in self.env.save_state().items()}
+        """What its next samples depend on, beside the weights; of its environments where they are savable."""
+        inner = self.env.save_state() if self.env.savable else {}
+        state = {f"batch.{name}": array.copy() for name, array in inner.items()}
         for policy, collector in self.collectors.items():
             prefix = self.state_prefix(policy)
             state |= {f"{prefix}{name}": array for name, array in collector.save_state().items()}
         return state
 
     def restore_state(self, saved: Mapping[str, Array]) -> None:
-        self.env.restore_state(_under("batch.", saved))
+        if self.env.savable:
+            self.env.restore_state(_under("batch.", saved))
         for policy, collector in self.collectors.items():
             collector.restore_state(_under(self.state_prefix(policy), saved))
 

@@ -60,8 +60,9 @@ class SquadVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def faults(self) -> Faults:
         return self.squad.faults
 
-    def reset_policies(self) -> dict[str, tuple[Array, Array]]:
-        obs, alive, _ = self.squad.reset(self._seed)
+    def reset_policies(self, seed: int | None = None) -> dict[str, tuple[Array, Array]]:
+        """First observations, and who is in play, by policy; game i is seeded with ``seed + i``."""
+        obs, alive, _ = self.squad.reset(self._seed if seed is None else seed)
         return {policy: (self._obs(policy, obs), self._of(policy, alive)) for policy in self.teams}
 
     def step_policies(self, actions: Mapping[str, Array]) -> dict[str, StepResult]:
@@ -93,6 +94,10 @@ class SquadVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         parts = [by_team[team] for team in self.teams[policy]]
         joined = np.concatenate(parts, 1)
         return joined.reshape(-1, *joined.shape[2:])
+
+    @property
+    def savable(self) -> bool:
+        return self.squad.savable
 
     def save_state(self) -> dict[str, Array]:
         return self.squad.save_state()
@@ -140,8 +145,8 @@ class SquadRunner(BatchRunner):
             rows = self.env.rows[policy]
             self.collectors[policy] = RolloutCollector(module, rows, seed, config.reward_scale, self._device)
 
-    def reset_env(self) -> dict[str, tuple[Array, Array]]:
-        return self.env.reset_policies()
+    def reset_env(self, seed: int | None = None) -> dict[str, tuple[Array, Array]]:
+        return self.env.reset_policies(seed)
 
     def step_env(self, actions: dict[str, Array]) -> dict[str, StepResult]:
         return self.env.step_policies(actions)

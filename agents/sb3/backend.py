@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from functools import partial
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -21,6 +23,7 @@ from graft.agents.sb3.learner_state import SavableLearner, network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Record, TrainJob, TrainResult
 from graft.agents.training.critics import CriticState
+from graft.agents.training.evaluate import nth_seed
 from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.periodic_evaluation import PeriodicEvaluation, log_period, make_env
 from graft.agents.training.recent_returns import RecentReturns
@@ -123,22 +126,26 @@ def train(job: TrainJob) -> TrainResult:
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
         critics = _prepare_critics(learner, job)
         evaluation = PeriodicEvaluation(job, eval_env, levels, lambda: [batch.faults])
-        parts: dict[str, Savable] | None = None
-        if batch.savable:
-            parts = {
-                "learner": SavableLearner(learner),
-                "random": RandomState(learner.device),
-                "training": EnvState(env),
-                "trials": evaluation,
-            }
-        snapshotter = Snapshotter(job.snapshots, parts)
-        snapshotter.resume()
+        parts: dict[str, Savable] = {
+            "learner": SavableLearner(learner),
+            "random": RandomState(learner.device),
+            "training": EnvState(env),
+            "trials": evaluation,
+        }
+        begin = None if batch.savable else partial(_begin_episodes, learner, env, job.seed)
+        snapshotter = Snapshotter(job.snapshots, parts, begin)
         try:
-            _learn(learner, job, TrainingCallback(job, evaluation, env.recent, snapshotter), evaluation)
+            _learn(learner, job, evaluation, env.recent, snapshotter)
         finally:
             if critics is not None:
                 job.critics.update(critics.save())
-        return evaluation.result(learner.num_timesteps, snapshotter.seconds)
+        return evaluation.result(learner.num_timesteps, snapshotter.seconds)._replace(fresh_at=snapshotter.fresh_at)
+
+
+def _begin_episodes(learner: BaseAlgorithm, env: BatchVecEnv, seed: int, env_steps: int) -> None:
+    """Fresh episodes of a training that goes on after ``env_steps``; what it stored ends with complete transitions."""
+    learner._last_obs = env.reset(nth_seed(seed, env_steps))
+    learner._last_episode_starts = np.ones(env.num_envs, np.bool_)
 
 
 def _prepare_critics(learner: BaseAlgorithm, job: TrainJob) -> CriticState | None:
@@ -152,11 +159,20 @@ def _prepare_critics(learner: BaseAlgorithm, job: TrainJob) -> CriticState | Non
     return critics
 
 
-def _learn(learner: BaseAlgorithm, job: TrainJob, callback: TrainingCallback, evaluation: PeriodicEvaluation) -> None:
+def _learn(
+    learner: BaseAlgorithm,
+    job: TrainJob,
+    evaluation: PeriodicEvaluation,
+    recent: RecentReturns,
+    snapshotter: Snapshotter,
+) -> None:
+    """Train from the latest snapshot, if there is one."""
     # A replay learner would log at ends of episodes, several at once; here the callback logs.
     interval = sys.maxsize if isinstance(learner, OffPolicyAlgorithm) else 1
-    taken = learner.num_timesteps
+    callback = TrainingCallback(job, evaluation, recent, snapshotter)
     try:
+        snapshotter.resume()
+        taken = learner.num_timesteps
         learner.learn(job.budget - taken, callback=callback, log_interval=interval, reset_num_timesteps=not taken)
     except TooManyFaults as error:
         error.env_steps = learner.num_timesteps

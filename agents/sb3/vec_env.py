@@ -41,8 +41,9 @@ class BatchVecEnv(VecEnv):
         self.recent = RecentReturns(env.groups)
         self._no_infos: list[dict[str, Any]] = [{}] * env.num_envs
 
-    def reset(self) -> Any:
-        obs, infos = self.env.reset()
+    def reset(self, seed: int | None = None) -> Any:
+        """Fresh episodes; environment i is seeded with ``seed + i``."""
+        obs, infos = self.env.reset(seed=seed)
         self.alive = infos.get("alive", self._all)
         self._returns[:] = 0.0
         self._lengths[:] = 0
@@ -76,13 +77,16 @@ class BatchVecEnv(VecEnv):
         self.env.close()
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        batch = {f"batch.{name}": array for name, array in self.env.save_state().items()}
+        """Also of the batch, where that is savable."""
+        inner = self.env.save_state() if self.env.savable else {}
+        batch = {f"batch.{name}": array for name, array in inner.items()}
         mine = {"alive": self.alive, "returns": self._returns, "lengths": self._lengths}
         return {**batch, **{name: array.copy() for name, array in mine.items()}, **self.recent.save_state()}
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         inner = {name.removeprefix("batch."): array for name, array in saved.items() if name.startswith("batch.")}
-        self.env.restore_state(inner)
+        if self.env.savable:
+            self.env.restore_state(inner)
         self.alive, self._returns[:], self._lengths[:] = saved["alive"], saved["returns"], saved["lengths"]
         self.recent.restore_state(saved)
 

@@ -130,7 +130,8 @@ class TrainJob:
         record: receives metrics; evaluations come at least at 0 and at the last env step.
         device: a torch device; "auto" is the GPU where there is one. Unused by RLlib (see ``resources``).
         snapshots: where to keep one; training resumes from one that is there, with the same results as uninterrupted.
-            None are taken where an environment's state can't be saved (all but the built-in games).
+            Environments whose state can't be saved (all but the built-in games) begin fresh episodes then, seeded by
+            ``seed`` and the env steps taken.
         workers: processes that each batch is spread over (`envs.make`).
         resources, partners: of RLlib only.
         critics: of an algorithm with critics beside the network (`CriticState`). Training starts from them where there
@@ -158,6 +159,7 @@ class TrainResult(NamedTuple):
 
     ``final_means``: their mean for each part of a batch with parts. ``faults``: restarts of environments by kind.
     ``clipped``: how many observations left their bounds and were clipped, and the first of them in words.
+    ``fresh_at``: env steps at which training was resumed with fresh episodes.
     """
 
     env_steps: int
@@ -166,3 +168,4 @@ class TrainResult(NamedTuple):
     final_means: Mapping[str, float] = {}
     faults: Mapping[str, int] = {}
     clipped: tuple[int, str] = (0, "")
+    fresh_at: tuple[int, ...] = ()

@@ -45,14 +45,19 @@ class PeriodicEvaluation:
         self._report, self._record, self._training_faults = job.hooks.report, job.record, training_faults
         self._dice, self._levels, self._device = job.seed, seed, next(job.network.parameters()).device
         self._due = self._known_faults = 0
+        self._earlier = Faults()  # before the training was resumed
         self._returns: list[float] = []
         self._means: dict[str, float] = {}
 
     def save(self) -> SavedState:
-        return SavedState({}, {"due": self._due, "faults": self._known_faults})
+        found = self.faults()
+        counts = {"kinds": dict(found), "clipped": found.clipped, "first": found.clipped_first}
+        return SavedState({}, {"due": self._due, "known": self._known_faults, "faults": counts})
 
     def restore(self, saved: SavedState) -> None:
-        self._due, self._known_faults = saved.values["due"], saved.values["faults"]
+        self._due, self._known_faults, counts = (saved.values[name] for name in ("due", "known", "faults"))
+        self._earlier.update(counts["kinds"])
+        self._earlier.clipped, self._earlier.clipped_first = counts["clipped"], counts["first"]
 
     def due(self, env_steps: int) -> bool:
         return env_steps >= self._due
@@ -76,7 +81,8 @@ class PeriodicEvaluation:
         self._record(env_steps, {**episodes.metrics(self._env.groups), **self.new_faults(), **measured})
 
     def faults(self) -> Faults:
-        return sum_faults([*self._training_faults(), self._env.faults])
+        """Of all environments, also before the training was resumed."""
+        return sum_faults([self._earlier, *self._training_faults(), self._env.faults])
 
     def new_faults(self) -> dict[str, float]:
         """All faults and clipped observations so far as metrics, if there are new ones."""

@@ -184,6 +184,10 @@ class Adapter(ABC):
         """Games with the agents of all teams; raises GraftError as `make`."""
         raise NotImplementedError
 
+    def modules(self, task: Task) -> tuple[str, ...]:
+        """Names of the modules that environments are from, where they aren't Graft's; raises GraftError as `make`."""
+        return ()
+
     def bounds(self, task: Task) -> Bounds | None:
         """Registered scores of the task, or None."""
         return None

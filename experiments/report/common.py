@@ -11,7 +11,7 @@ from rich.table import Table
 
 from graft.envs.core.task import Bounds
 from graft.experiments.plan.stage import Graph
-from graft.experiments.store.records import Store
+from graft.experiments.store.records import RESUMED, Store
 from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
 from graft.transfer.statistics import Interval, iqm_interval
@@ -67,7 +67,7 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
                 "seconds": record.get("seconds", 0.0),
                 "error": failed.get(stage.id),
             }
-            | {name: record[name] for name in ("return_means", "faults") if name in record}
+            | {name: record[name] for name in ("return_means", "faults", RESUMED) if name in record}
             | ({"clipped": {"task": str(stage.task), **record["clipped"]}} if "clipped" in record else {})
         )
     return stages
@@ -139,6 +139,21 @@ def clip_notes(data: Mapping[str, Any]) -> list[str]:
         f"were clipped to its bounds; the first: {clipped[0]['first']}. Mend the bounds, or pass such values on with "
         f"kwargs: {{faults: {{outside: false}}}}."
         for task, clipped in found.items()
+    ]
+
+
+def resume_notes(data: Mapping[str, Any]) -> list[str]:
+    """A sentence that names the stages that were stopped and went on with fresh episodes."""
+    found = [
+        f"{stage['label']} (at {', '.join(f'{steps:,}' for steps in stage[RESUMED]['env_steps'])} env steps)"
+        for stage in data["stages"]
+        if RESUMED in stage
+    ]
+    if not found:
+        return []
+    return [
+        f"Stopped, and gone on with fresh episodes, as the state of their environments cannot be saved: "
+        f"{', '.join(found)}. Their results are not those of an undisturbed run to the last bit."
     ]
 
 

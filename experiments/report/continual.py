@@ -22,6 +22,7 @@ from graft.experiments.report.common import (
     estimate_bounds,
     format_score,
     interval,
+    resume_notes,
     score_table,
     seed_notes,
     stage_records,
@@ -263,7 +264,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
     if split:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
-    lines += clip_notes(data)
+    lines += [*clip_notes(data), *resume_notes(data)]
     lines += seed_notes(data["rows"])
     estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]
     if estimated:

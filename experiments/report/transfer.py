@@ -23,6 +23,7 @@ from graft.experiments.report.common import (
     format_signed,
     format_steps,
     interval,
+    resume_notes,
     rounded,
     score_table,
     seed_notes,
@@ -282,7 +283,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
         lines.append(f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}")
     lines += [*_verdict_notes(rows), *seed_notes(rows)]
-    lines += clip_notes(data)
+    lines += [*clip_notes(data), *resume_notes(data)]
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
         lines.append(
             "Where scratch's mean score is below 0.01 the ratio is undefined; "

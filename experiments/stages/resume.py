@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from graft.agents.checkpoints.files import replace_file
 from graft.agents.checkpoints.snapshot import MANIFEST, Savable, SavedState, Snapshot, Snapshots
+from graft.envs.core.task import Task
+from graft.envs.factory import modules
 from graft.experiments.plan.stage import Stage
 from graft.experiments.stages.metrics_log import MetricsLog
 from graft.experiments.store.provenance import provenance
@@ -19,7 +23,10 @@ from graft.experiments.store.records import METRICS, SNAPSHOT, Store
 SECONDS = 30.0
 """Between two snapshots of a stage; a shorter stage has none, and starts over."""
 
-LIBRARIES = ("graft", "python", "torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid")
+LIBRARIES = (
+    *("graft", "python", "torch", "numpy", "gymnasium", "stable-baselines3", "numba", "envpool", "minigrid"),
+    *("ray", "mujoco", "ale-py", "pettingzoo", "mpe2", "box2d"),
+)
 """Libraries that a snapshot depends on; one that is not installed counts as None."""
 
 PACKAGES = ("envs", "agents", "transfer", "experiments")
@@ -31,6 +38,15 @@ def code_hash() -> str:
     root, digest = Path(__file__).parents[2], hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _environment_hash(task: Task) -> str:
+    """sha256 of the files that the task's environments are written in; one that they import in turn is not seen."""
+    digest = hashlib.sha256()
+    for name in modules(task):
+        path = getattr(sys.modules.get(name), "__file__", None)
+        digest.update(Path(path).read_bytes() if path is not None else name.encode())
     return digest.hexdigest()
 
 
@@ -47,6 +63,7 @@ def _identity(stage: Stage) -> dict[str, Any]:
         "versions": {library: versions.get(library) for library in LIBRARIES},
         "platform": [platform.system(), platform.machine(), platform.python_implementation(), *platform.libc_ver()],
         "code": code_hash(),
+        "environment": _environment_hash(stage.task),
     }
 
 
@@ -81,8 +98,11 @@ class Resumption:
         snapshot, self._snapshot = self._snapshot, None
         return snapshot
 
-    def snapshots(self, log: MetricsLog, session: Savable) -> Snapshots:
-        """Of the stage's training, with the state of its transfer session and the length of its metrics."""
+    def snapshots(self, log: MetricsLog, session: Savable, fresh: Callable[[int], None]) -> Snapshots:
+        """Of the stage's training, with the state of its transfer session and the length of its metrics.
+
+        ``fresh`` is called with the env steps where environments whose state can't be saved begin fresh episodes.
+        """
 
         def save() -> SavedState:
             self._check_holder()
@@ -95,7 +115,8 @@ class Resumption:
             log.truncate(saved.values["metrics"][0], env_steps)
             session.restore(SavedState(saved.tensors, saved.values["running"]))
 
-        return Snapshots(self._folder, self._identity, SECONDS, save=save, restore=restore, found=self._take)
+        where = self._folder, self._identity, SECONDS
+        return Snapshots(*where, save=save, restore=restore, fresh=fresh, found=self._take)
 
 
 def prepare(stage: Stage, store: Store) -> Resumption:
@@ -125,7 +146,11 @@ def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
         differences = []
     if not differences:
         return "its snapshot is damaged"
-    words = {"platform": "another operating system or C library", "code": "another version of Graft's code"}
+    words = {
+        "platform": "another operating system or C library",
+        "code": "another version of Graft's code",
+        "environment": "another version of the environment's code",
+    }
     return f"its snapshot is of {', '.join(words.get(key, key) for key in differences)}"
 
 

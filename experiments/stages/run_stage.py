@@ -25,7 +25,7 @@ from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
 from graft.experiments.stages.resume import Resumption, prepare
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import FAULT_CHECKPOINT, Store, write_json
+from graft.experiments.store.records import FAULT_CHECKPOINT, RESUMED, Store, write_json
 from graft.transfer.probe import Probe
 from graft.transfer.session import TransferSession
 from graft.transfer.state import without
@@ -74,7 +74,8 @@ def run_stage(
 
     Args:
         workers: processes that environments are spread over in training (`envs.make`); results do not depend on it.
-        note: called with sentences for the user: why a stopped stage starts over, or a method's remarks at the end.
+        note: called with sentences for the user: why a stopped stage starts over, where one goes on with fresh
+            episodes, or a method's remarks at the end.
     Raises:
         GraftError: the source's checkpoint is damaged, or does not fit the task.
         Unstable: training diverged.
@@ -104,6 +105,7 @@ def run_stage(
         **_entry("return_means", outcome.result.final_means),
         **_entry("faults", outcome.result.faults),
         **_clipped(outcome.result),
+        **_resumed(outcome.result),
     )
 
 
@@ -201,13 +203,19 @@ class _StageRun(NamedTuple):
             record=self.log,
             evaluation=evaluation,
             hooks=session.hooks(),
-            snapshots=self.resumption.snapshots(self.log, session),
+            snapshots=self.resumption.snapshots(self.log, session, self._note_fresh),
             workers=self.workers,
             resources=stage.resources,
             partners=partners,
             critics=session.critics,
         )
         return backend(stage.backend).train(job)
+
+    def _note_fresh(self, env_steps: int) -> None:
+        self.note(
+            f"Note: {self.stage.label} goes on from its snapshot at {env_steps:,} env steps, with fresh episodes, as "
+            f"the state of its environments cannot be saved."
+        )
 
     def _probe(self, network: PolicyNetwork, seed: int) -> Probe:
         """Measures ``network`` on states of a random player on the target, over whole episodes.
@@ -268,6 +276,7 @@ class _StageRun(NamedTuple):
             | _entry("return_means", result.final_means),
             **_entry("faults", result.faults),
             **_clipped(result),
+            **_resumed(result),
             "transplant": None if session.report is None else session.report.summary(),
             "licence": "unspecified",
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -290,6 +299,12 @@ def _clipped(result: TrainResult) -> dict[str, Any]:
     """How many observations were clipped to their bounds, for a record; nothing where none were."""
     count, first = result.clipped
     return {"clipped": {"observations": count, "first": first}} if count else {}
+
+
+def _resumed(result: TrainResult) -> dict[str, Any]:
+    """How often training was resumed with fresh episodes, and when, for a record; nothing where it never was."""
+    steps = list(result.fresh_at)
+    return {RESUMED: {"count": len(steps), "env_steps": steps}} if steps else {}
 
 
 def _size(stage: Stage, outcome: Outcome) -> dict[str, int]:

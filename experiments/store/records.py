@@ -31,6 +31,9 @@ SNAPSHOT = "snapshot"
 FAULT_CHECKPOINT = "checkpoint-at-fault"
 """Checkpoint of a stage whose environments failed too often, in its folder; kept until the stage is done."""
 
+RESUMED = "resumed_with_fresh_episodes"
+"""In records of stages: how often that was, and at which env steps."""
+
 
 def write_json(path: Path, data: Any) -> None:
     """Replace ``path`` in one step by indented JSON."""

@@ -1,4 +1,4 @@
-"""The hand-made task with box actions, whose state can be saved."""
+"""The hand-made task with box actions that takes seeds, with and without a state that can be saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import numpy as np
 from support.tiny_tasks import ReachEnv, TinyTaskAdapter
 
 
-class SavableReach(ReachEnv):
+class SeededReach(ReachEnv):
+    """Reach whose resets take seeds."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self._rngs = [np.random.default_rng(seed + i) for i in range(self.num_envs)]
+        return super().reset()
+
+
+class SavableReach(SeededReach):
     """Reach with random numbers that can be saved."""
 
     savable = True
@@ -26,8 +35,15 @@ class SavableReach(ReachEnv):
             rng.bit_generator.state = state
 
 
+class SeededAdapter(TinyTaskAdapter):
+    """Makes that which can't be saved, whatever is asked for."""
+
+    def make(self, task: Any, options: Any) -> SeededReach:
+        return SeededReach(options.num_envs, options.seed)
+
+
 class SavableAdapter(TinyTaskAdapter):
-    """Makes it, whatever is asked for."""
+    """Makes that which can be saved, whatever is asked for."""
 
     def make(self, task: Any, options: Any) -> SavableReach:
         return SavableReach(options.num_envs, options.seed)

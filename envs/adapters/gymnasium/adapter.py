@@ -145,6 +145,10 @@ class GymnasiumAdapter(Adapter):
         make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission)
         return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers, weights)
 
+    def modules(self, task: Task) -> tuple[str, ...]:
+        """That of the environment's constructor."""
+        return (getattr(_keywords(_find(task.id), task)[2], "__module__", ""),)
+
     def bounds(self, task: Task) -> Bounds | None:
         return known_bounds(task.id.rpartition(":")[2], task.kwargs)
 

@@ -53,6 +53,9 @@ class PettingZooAdapter(Adapter):
             batch.close()
             raise
 
+    def modules(self, task: Task) -> tuple[str, ...]:
+        return (_module(task.id).__name__,)
+
     def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
         return _make_batch(task, options.num_envs, None, options.channels)
 

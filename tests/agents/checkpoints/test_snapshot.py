@@ -10,18 +10,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.savable_reach import SavableAdapter
-from support.tiny_tasks import REACH, NormEncoder, scrambled, small_network
+from support.savable_reach import SavableAdapter, SeededAdapter
+from support.tiny_tasks import REACH, ClockEnv, NormEncoder, TinyTaskAdapter, scrambled, small_network
 
 from graft import envs
 from graft.agents.checkpoints.snapshot import SavedState, Snapshot, Snapshots
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig
-from graft.agents.sb3 import ALGORITHMS, train
+from graft.agents.sb3 import ALGORITHMS, backend, train
 from graft.agents.sb3.learner_state import SavableLearner
 from graft.agents.training.algorithm import architecture_for
 from graft.agents.training.backend import Evaluation, Hooks, TrainJob
 from graft.envs.adapters.mixture import mixture
+from graft.envs.core.faults import Faults
 from graft.envs.core.task import Task
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError
@@ -251,12 +252,97 @@ def test_sac_goes_on_with_its_critics_and_entropy_coefficient(tmp_path, monkeypa
     assert all(resumed)
 
 
-@pytest.mark.usefixtures("tiny_tasks")
-def test_where_environments_cannot_be_saved_it_starts_over(tmp_path, monkeypatch):
-    trainer = Trainer(tmp_path / "s", task=REACH)
-    assert trainer.run(monkeypatch, stop_at=8) is None
-    assert not (tmp_path / "s").exists()
-    compare(trainer, monkeypatch, [8])
+def offer(monkeypatch, adapter):
+    list(ADAPTERS)
+    monkeypatch.setitem(ADAPTERS._entries, "tiny", adapter)
+
+
+def stopped_and_resumed(trainer, monkeypatch, stop):
+    """The run that goes on, with what its learner held just before its fresh episodes, and the snapshot."""
+    assert trainer.run(monkeypatch, stop_at=stop) is None
+    disturb()
+    found, held = trainer.snapshots().latest(), []
+    begin = backend._begin_episodes
+
+    def watched(learner, *given):
+        held.append({name: tensor.clone() for name, tensor in SavableLearner(learner).save().tensors.items()})
+        begin(learner, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "_begin_episodes", watched)
+        run = trainer.run(monkeypatch, spoil=True)
+    for path in trainer.plan["folder"].glob("*"):
+        path.unlink()
+    return run, held, found
+
+
+@pytest.mark.parametrize(("name", "stop"), [("ppo", 8), ("sac", 40)])
+def test_where_environments_cannot_be_saved_all_else_goes_on_with_fresh_episodes(tmp_path, monkeypatch, name, stop):
+    offer(monkeypatch, SeededAdapter())
+    algorithm = PPO if name == "ppo" else ALGORITHMS["sac"](**REPLAY, critic=(16,))
+    trainer = Trainer(tmp_path / "s", algorithm, REACH, network_for(algorithm, REACH), noisy, env_steps=100)
+    reference = trainer.run(monkeypatch, snapshots=False)
+    run, (held,), found = stopped_and_resumed(trainer, monkeypatch, stop)
+    theirs = found.parts["learner"].tensors
+    assert held.keys() == theirs.keys()
+    assert [n for n in held if not torch.equal(held[n], theirs[n])] == []
+    at = found.env_steps
+    assert run.result.fresh_at == (at,)
+    assert reference.result.fresh_at == ()
+    assert run.result.env_steps == reference.result.env_steps
+    early = [record for record in run.records if record[0] < at]
+    assert early
+    assert early == [record for record in reference.records if record[0] < at]
+    assert len(run.records) == len(reference.records)
+    assert run.records != reference.records, "episodes that nobody could save went on"
+    again, _, _ = stopped_and_resumed(trainer, monkeypatch, stop)
+    assert_equal_runs(again, run)
+
+
+class FaultyClock(ClockEnv):
+    """Episodes of 7 steps; fails once, in its third step."""
+
+    def __init__(self, num_envs):
+        super().__init__([7] * num_envs)
+        self._faults = Faults()
+
+    @property
+    def faults(self):
+        return self._faults
+
+    def step(self, actions):
+        if len(self.played) == 2:
+            self._faults.add("raised", "it failed")
+        return super().step(actions)
+
+
+class ClockAdapter(TinyTaskAdapter):
+    def make(self, task, options):
+        return FaultyClock(options.num_envs)
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn"])
+def test_no_episode_goes_on_across_the_gap_and_faults_are_those_of_both_parts(tmp_path, monkeypatch, name):
+    offer(monkeypatch, ClockAdapter())
+    task = Task("tiny/Clock-v0")
+    algorithm = PPO if name == "ppo" else ALGORITHMS["dqn"](**{**REPLAY, "buffer": 100_000})
+    trainer = Trainer(tmp_path / "s", algorithm, task, network_for(algorithm, task), env_steps=64)
+    run, _, found = stopped_and_resumed(trainer, monkeypatch, 12)
+    each = found.env_steps // algorithm.num_envs
+    assert each % 7, "it was stopped between two episodes"
+    assert {episode["l"] for episode in run.learner.ep_info_buffer} == {7}
+    assert {values["rollout/length_mean"] for _, values in run.records if "rollout/length_mean" in values} == {7.0}
+    counts = [values["env/faults"] for _, values in run.records if "env/faults" in values]
+    assert (counts, counts[-1]) == (sorted(counts), 4)
+    assert run.result.faults == {"raised": 4}
+    if name == "dqn":
+        buffer = run.learner.replay_buffer
+        times, following = (a[: buffer.size(), :, 1] for a in (buffer.observations, buffer.next_observations))
+        assert np.array_equal(following, times + 1), "a transition leads from one episode to another"
+        assert np.all(times[each - 1] == each % 7 - 1)
+        assert np.all(times[each] == 0)
+        ended = buffer.dones[: buffer.size()].astype(bool)
+        assert np.array_equal(ended, times == 6)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 from ray.util.placement_group import placement_group, remove_placement_group
 from support import trainings
+from support.savable_reach import SeededAdapter
 from support.tiny_tasks import (
     EVALUATION,
     MATCH,
@@ -19,6 +21,7 @@ from support.tiny_tasks import (
     TINY,
     assert_same,
     observations,
+    scrambled,
     small_network,
     small_ppo,
     weights,
@@ -32,9 +35,11 @@ from graft.agents.checkpoints.snapshot import Snapshots
 from graft.agents.ray_session import session
 from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.module import distribution_class, distribution_inputs, module_spec
+from graft.agents.rllib.remote_training import RemoteTraining
 from graft.agents.rllib.rollout_collector import advantages
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
 from graft.envs.core.task import Task
+from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError
 
 pytestmark = pytest.mark.usefixtures("tiny_tasks", "one_ray")
@@ -216,6 +221,40 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
     assert (
         late == [(n, {k: v for k, v in values.items() if k[:4] != "time"}) for n, values in whole.records][-len(late) :]
     )
+
+
+def test_where_environments_cannot_be_saved_all_else_goes_on_with_fresh_episodes(tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def record(env_steps, values):
+        if env_steps >= 512 and "train/loss" in values:
+            raise Stopped
+
+    monkeypatch.setitem(ADAPTERS._entries, "tiny", SeededAdapter())
+    held, begin = [], RemoteTraining.begin_episodes
+    monkeypatch.setattr(RemoteTraining, "begin_episodes", lambda *a: held.append(a[0].save()) or begin(*a))
+    given = small_network(envs.schemas(REACH)), REACH, ALGORITHMS["ppo"](**TINY), 1024, 0, record, EVALUATION
+    kept = Snapshots(tmp_path / "s", env_steps=128)
+    with pytest.raises(Stopped):
+        train(TrainJob(*given, snapshots=kept))
+    found = kept.latest()
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    first, again = (
+        trained(
+            network=scrambled(small_network(envs.schemas(REACH)), 9),
+            task=REACH,
+            budget=1024,
+            more={"snapshots": Snapshots(tmp_path / folder, env_steps=128)},
+        )
+        for folder in ("s", "copy")
+    )
+    assert_same(dict(held[0].tensors), dict(found.parts["training"].tensors))
+    assert first.result.fresh_at == again.result.fresh_at == (found.env_steps,) == (384,)
+    assert (first.records[0][0], first.result.env_steps) == (512, 1024)
+    assert set(recorded(first.records, "rollout/length_mean").values()) == {5.0}, "an episode went on across the gap"
+    assert_same(weights(first.network), weights(again.network))
+    assert first.result.final_returns == again.result.final_returns
 
 
 def test_rows_out_of_play_are_not_learned_from():

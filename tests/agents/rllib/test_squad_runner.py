@@ -245,6 +245,25 @@ def test_it_goes_on_where_it_was_stopped(share, tmp_path):
         assert_same(weights(mine), weights(theirs))
 
 
+def test_games_that_cannot_be_saved_go_on_with_fresh_episodes(tmp_path):
+    crabs, gulls = (Task(TIDE, {"team": team}) for team in ("crab", "gull"))
+    given, kept = {"task": crabs, "plays": {"crab": "crab", "gull": "gull"}}, Snapshots(tmp_path, env_steps=100)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(network, progress):
+        if progress > 0.6:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        together(*pair(False, crabs, gulls), budget=800, hooks=Hooks(schedule=stop), snapshots=kept, **given)
+    at = kept.latest().env_steps
+    result, records = together(*pair(False, crabs, gulls), budget=800, snapshots=kept, **given)
+    assert result.fresh_at == (at,)
+    assert 0 < at <= min(env_steps for env_steps, _ in records)
+
+
 def test_one_policy_may_play_all_teams():
     reds = Task("Graft/TeamGather-v0", {"team": "reds"})
     network = fresh(reds)

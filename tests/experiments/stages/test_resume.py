@@ -14,6 +14,7 @@ from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from support.stage_outcomes import assert_same, assert_same_outcomes, outcome
 from support.tiny_experiment import write_config
@@ -26,11 +27,12 @@ from graft.envs.factory import schemas
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt
 from graft.experiments.plan.pairs import expand
+from graft.experiments.report.common import resume_notes
 from graft.experiments.report.transfer import stage_records
 from graft.experiments.stages import resume
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import METRICS, SNAPSHOT, Store
+from graft.experiments.store.records import METRICS, RESUMED, SNAPSHOT, Store
 from graft.transfer.method import METHODS
 
 ROOT = Path(__file__).parents[3]
@@ -261,6 +263,64 @@ def test_a_short_stage_takes_no_snapshot(tmp_path):
     assert go_on(store, stage)[1][0] == 0
 
 
+@pytest.mark.usefixtures("eager")
+def test_a_stage_on_cartpole_goes_on_with_fresh_episodes_and_its_record_says_so(tmp_path):
+    evaluation = {"every": 2 * ROLLOUT, "episodes": 8, "num_envs": 8}
+    given = {"sources": "CartPole-v1", "targets": "CartPole-v1", "network": None, "methods": "finetune"}
+    (stage, *_), store = set_up(tmp_path, **given, evaluation=evaluation)
+    stop(store, stage, 2 * ROLLOUT, "train/")
+    stop(store, stage, 3 * ROLLOUT, "train/")
+    reports = Reports()
+    assert attempt(stage, store, reports, 1) is None
+    assert reports.steps[0] == 3 * ROLLOUT, "more than one interval was trained again"
+    assert reports.notes == [
+        f"Note: {stage.label} goes on from its snapshot at 384 env steps, with fresh episodes, as the state of its "
+        f"environments cannot be saved."
+    ]
+    said = {"count": 2, "env_steps": [2 * ROLLOUT, 3 * ROLLOUT]}
+    record, made = store.record(stage.id), store.checkpoint(stage.id)
+    assert (record[RESUMED], made.record[RESUMED], record["env_steps"]) == (said, said, STEPS)
+    assert list(store.evaluations(stage.id).steps) == [0, 2 * ROLLOUT, STEPS]
+    entries = stage_records(expand(load_config(str(tmp_path / "tiny.yaml"))), store, {})
+    assert [entry.get(RESUMED) for entry in entries] == [said] + [None] * (len(entries) - 1)
+    (note,) = resume_notes({"stages": entries})
+    assert note.startswith("Stopped, and gone on with fresh episodes")
+    assert f"{stage.label} (at 256, 384 env steps)" in note
+
+
+OWN_GAME = """
+import gymnasium as gym
+
+
+class Own(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 1).astype("float32"), {}
+
+    def step(self, action):
+        return self.np_random.uniform(-1, 1, 1).astype("float32"), float(action), False, False, {}
+
+
+gym.register("Own-v0", "own_game_of_a_user:Own", max_episode_steps=5)
+"""
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_stage_starts_over_where_the_users_environment_was_changed(tmp_path, monkeypatch):
+    file = tmp_path / "own_game_of_a_user.py"
+    file.write_text(OWN_GAME)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = "own_game_of_a_user:Own-v0"
+    (stage, *_), store = set_up(tmp_path, sources=task, targets=task, network=None, methods="finetune")
+    stop(store, stage, 2 * ROLLOUT, "train/")
+    assert resume.Resumption(stage, store).possible
+    file.write_text(OWN_GAME.replace("float(action)", "-float(action)"))
+    assert resume.Resumption(stage, store).refusal == "its snapshot is of another version of the environment's code"
+    del gym.registry["Own-v0"]
+
+
 EAGER_RUN = """
 import sys
 
@@ -321,3 +381,55 @@ def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_res
     assert_same_outcomes(stages, killed, undisturbed)
     again = json.loads((killed.folder(pretrain.id) / METRICS).read_text().splitlines()[1])["time/env_steps_per_s"]
     assert again == begun, "it started over"
+
+
+CHEETAH = {
+    "algorithm": {
+        "name": "sac",
+        "num_envs": 4,
+        "train_freq": 16,
+        "batch": 32,
+        "learning_starts": 200,
+        "buffer": 20_000,
+    },
+    "network": {"head": [32]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "changes", "budget"),
+    [
+        ("CartPole-v1", {"network": None}, 20_000),
+        ("HalfCheetah-v5", CHEETAH, 1_500),
+        ("MiniGrid-Empty-5x5-v0", {"network": None}, 10_000),
+    ],
+)
+def test_killed_in_an_environment_that_cannot_be_saved_one_interval_at_most_is_lost(tmp_path, task, changes, budget):
+    evaluation = {"every": budget, "episodes": 2, "num_envs": 2}
+    given = {"sources": task, "targets": task, "methods": "finetune", "recall": 2}
+    given |= {"pretrain": {"steps": budget}, "transfer": {"steps": ROLLOUT}}
+    stages, store = set_up(tmp_path, **given, evaluation=evaluation, **changes)
+    pretrain, config = stages[0], tmp_path / "tiny.yaml"
+    manifest, metrics = (store.folder(pretrain.id) / name for name in (f"{SNAPSHOT}/snapshot.json", METRICS))
+
+    process = eager_run(tmp_path, config)
+    while not manifest.exists() or json.loads(manifest.read_text())["env_steps"] < budget // 3:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = metrics.read_text().splitlines()
+    reached = json.loads(manifest.read_text())["env_steps"]
+    assert json.loads(before[-1])["env_steps"] - ROLLOUT <= reached < budget
+
+    process = eager_run(tmp_path, config)
+    printed = " ".join(process.communicate(timeout=600)[0].split())
+    assert process.returncode == 0, printed
+    assert f"goes on from its snapshot at {reached:,} env steps, with fresh episodes" in printed
+    assert "Stopped, and gone on with fresh episodes" in printed
+    assert store.record(pretrain.id)[RESUMED] == {"count": 1, "env_steps": [reached]}
+    kept = [line for line in before if json.loads(line)["env_steps"] < reached]
+    assert metrics.read_text().splitlines()[: len(kept)] == kept, "it started over"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["stages"][0][RESUMED]["env_steps"] == [reached]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.off_policy import small_sac
 from support.rllib_sac import LEARNT, OPTIONS, QUIET, algorithm, fresh, moved, part, trained
-from support.savable_reach import SavableAdapter
+from support.savable_reach import SavableAdapter, SeededAdapter
 from support.tiny_tasks import (
     MATCH,
     REACH,
@@ -243,6 +243,29 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch, en
     late = [(n, {k: v for k, v in values.items() if k[:4] != "time"}) for n, values in run.records]
     early = [(n, {k: v for k, v in values.items() if k[:4] != "time"}) for n, values in whole.records]
     assert late == early[-len(late) :]
+
+
+def test_where_environments_cannot_be_saved_the_buffer_goes_on_with_fresh_episodes(monkeypatch, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def record(env_steps, values):
+        if env_steps >= 60 and "train/loss" in values:
+            raise Stopped
+
+    monkeypatch.setitem(ADAPTERS._entries, "tiny", SeededAdapter())
+    kept, held, begin = Snapshots(tmp_path, env_steps=4), [], RemoteTraining.begin_episodes
+    monkeypatch.setattr(RemoteTraining, "begin_episodes", lambda *a: held.append(a[0].save()) or begin(*a))
+    with pytest.raises(Stopped):
+        train(TrainJob(fresh(), REACH, algorithm(), 100, 0, record, QUIET, snapshots=kept))
+    found = kept.latest()
+    run = trained(scrambled(fresh()), budget=100, more={"snapshots": kept})
+    (saved,) = held
+    assert_same(dict(saved.tensors), dict(found.parts["training"].tensors))
+    assert len(saved.tensors["memory/rewards"]) == found.env_steps
+    assert run.result.fresh_at == (found.env_steps,)
+    assert run.result.env_steps == 100
+    assert {values["rollout/length_mean"] for _, values in run.records if "rollout/length_mean" in values} == {5.0}
 
 
 def test_from_one_backend_to_the_other_and_back(tmp_path):

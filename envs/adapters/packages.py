@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 import gymnasium as gym
 
+from graft.errors import GraftError
+
 READY = "ready"
 INSTALL = "pip install 'graft-rl[games]'"
 
@@ -31,6 +33,14 @@ def state(package: str, name: str = "", install: str = INSTALL) -> str:
 def is_ours(package: str) -> bool:
     """Whether `INSTALL` installs ``package``, as Python imports it."""
     return any(needed == package for needed, _ in PARTS.values())
+
+
+def missing_package(what: str, error: Exception) -> GraftError:
+    """The error for ``what`` (such as "Task 'X-v0'"), whose import failed with ``error``."""
+    package = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
+    root = package.partition(".")[0] if package else ""
+    line = f"`{INSTALL if is_ours(root) else f'pip install {root}'}`" if root else f"{error}"
+    return GraftError(f"{what} needs a package that is not installed; install it: {line}")
 
 
 def gymnasium_states() -> dict[str, str]:

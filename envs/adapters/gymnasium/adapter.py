@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
+from graft.envs.adapters.gymnasium.wrappers import Wrapper, find_wrappers
 from graft.envs.adapters.joints import model_names
 from graft.envs.adapters.minigrid.adapter import ACTIONS as GRID_ACTIONS
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
@@ -35,7 +36,7 @@ from graft.envs.adapters.minigrid.worlds import (
     symbolic_view,
 )
 from graft.envs.adapters.names import Names, known_names
-from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours
+from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours, missing_package
 from graft.envs.adapters.parts import PartCheck, check_and_codec
 from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import (
@@ -52,6 +53,7 @@ from graft.envs.core.naming import with_names
 from graft.envs.core.rewards import WEIGHTS, split_weights
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
+from graft.envs.core.wrappers import WRAPPERS
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.observation_check import ObservationCheck
 from graft.envs.supervision.subprocesses import Bools
@@ -114,7 +116,7 @@ class GymnasiumAdapter(Adapter):
     """Every id that no other adapter claims."""
 
     prefix = ""
-    renders = reads_channels = True
+    renders = reads_channels = takes_wrappers = True
     construction_context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def ids(self) -> Iterable[str]:
@@ -135,17 +137,22 @@ class GymnasiumAdapter(Adapter):
         names = (*names, MISSION) if grid else names
         rules, rest = split_rules(task.id, task.kwargs, allowed)
         weights, rest = split_weights(task.id, rest, allowed)
+        wrappers = () if WRAPPERS in allowed else find_wrappers(rest.pop(WRAPPERS, []), task.id)
         task = Task(task.id, rest)
         unlisted = next((name for name in task.kwargs if name not in allowed), None)
-        refusal = unknown(f"keyword of {task.id}", unlisted, {*allowed, KEYWORD, WEIGHTS, *names}) if unlisted else None
+        offered = {*allowed, KEYWORD, WEIGHTS, WRAPPERS, *names}
+        refusal = unknown(f"keyword of {task.id}", unlisted, offered) if unlisted else None
         if unlisted == "render_mode":
             refusal = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if refusal and not takes_others:
             raise refusal
-        make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission)
+        make = partial(_make_one, self.construction_context, spec, task, refusal, wrappers, wrap, mission)
         return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers, weights)
 
     def bounds(self, task: Task) -> Bounds | None:
+        wrappers = find_wrappers(task.kwargs.get(WRAPPERS, []), task.id)
+        if not all(wrapper.keeps_rewards for wrapper in wrappers):
+            return None
         return known_bounds(task.id.rpartition(":")[2], task.kwargs)
 
     def states(self) -> dict[str, str]:
@@ -179,7 +186,7 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool, Callable[..., 
         entry = spec.entry_point
         creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry
     except (ImportError, gym.error.DependencyNotInstalled) as error:
-        raise _missing(task.id, error) from error
+        raise missing_package(f"Task '{task.id}'", error) from error
     if creator is None:
         raise GraftError(f"Task '{task.id}' has only a vector entry point; allowed: ids that gymnasium.make makes.")
     drawn, offered = task.kwargs.get("render_mode"), getattr(creator, "metadata", {}).get("render_modes")
@@ -195,12 +202,15 @@ def _make_one(
     spec: EnvSpec,
     task: Task,
     refusal: GraftError | None,
+    wrappers: tuple[Wrapper, ...],
     wrap: Wrap | None,
     mission: bool | None,
 ) -> SingleEnv:
     """One environment; ``refusal`` is the error for a keyword that its constructor does not spell out."""
     with context():
         env = _make_plain(spec, task, refusal)
+        for wrapper in wrappers:
+            env = wrapper.around(env, task.id)
         if mission is not None and not is_world(env):
             raise unknown(f"keyword of {task.id}", MISSION, task.kwargs)
         env = mission_observation(env, task.id, mission) if is_world(env) else env
@@ -214,7 +224,7 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
         try:
             return gym.make(spec, disable_env_checker=True, **task.kwargs)
         except (ImportError, gym.error.DependencyNotInstalled) as error:
-            raise _missing(task.id, error) from error
+            raise missing_package(f"Task '{task.id}'", error) from error
         except Exception as error:  # constructors refuse keywords in many ways
             if not task.kwargs:  # then it is the environment's own fault, and its author needs the traceback
                 raise
@@ -222,13 +232,6 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
                 raise refusal from error
             given = ", ".join(f"{key}={value!r}" for key, value in task.kwargs.items())
             raise GraftError(f"Task '{task.id}' does not accept {given}: {first_line(error)}.") from error
-
-
-def _missing(task_id: str, error: Exception) -> GraftError:
-    package = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
-    root = package.partition(".")[0] if package else ""
-    line = f"`{INSTALL if is_ours(root) else f'pip install {root}'}`" if root else f"{error}"
-    return GraftError(f"Task '{task_id}' needs a package that is not installed; install it: {line}")
 
 
 def _codecs(
@@ -294,12 +297,21 @@ def _forms(name: str) -> tuple[str, str, str]:
     return name, short, short.rpartition("=")[0]
 
 
+def _grey_frames(env: SingleEnv) -> tuple[str, ...] | None:
+    """Names of the channels of grey pictures that a wrapper stacks; else they would be taken for colours."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.FrameStackObservation) and len(env.env.observation_space.shape or ()) == 2:
+            return tuple(f"frame_{i}" for i in range(env.stack_size))
+        env = env.env
+    return None
+
+
 def env_names(env: SingleEnv, task_id: str) -> Names:
     """Names by the environment's author, or of `known_names`; else ALE's actions or MuJoCo's joints."""
     own = [own_attribute(env, name) for name in ("observation_names", "action_names")]
     given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
     known = known_names(task_id.rpartition(":")[2], env.action_space)
-    known = Names(given[0] or known.observation, given[1] or known.action)
+    known = Names(given[0] or known.observation or _grey_frames(env), given[1] or known.action)
     if known.action is not None:
         return known
     meanings = getattr(env.unwrapped, "get_action_meanings", None)

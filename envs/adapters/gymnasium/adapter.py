@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,14 @@ from graft.envs.adapters.minigrid.worlds import (
     symbolic_view,
 )
 from graft.envs.adapters.names import Names, known_names
-from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours, missing_package
+from graft.envs.adapters.packages import (
+    INSTALL,
+    READY,
+    gymnasium_counts,
+    gymnasium_states,
+    install_line,
+    missing_package,
+)
 from graft.envs.adapters.parts import PartCheck, check_and_codec
 from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import (
@@ -58,7 +66,7 @@ from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.observation_check import ObservationCheck
 from graft.envs.supervision.subprocesses import Bools
 from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, nearest, unknown
 
 Wrap = Callable[[SingleEnv], SingleEnv]
 
@@ -76,7 +84,8 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
         self.render_mode = first.render_mode
-        self.metadata |= {key: first.metadata[key] for key in ("render_modes", "render_fps") if key in first.metadata}
+        metadata = first.metadata or {}  # None in environments of the old Gym
+        self.metadata |= {key: metadata[key] for key in ("render_modes", "render_fps") if key in metadata}
 
     @property
     def faults(self) -> Faults:
@@ -132,6 +141,8 @@ class GymnasiumAdapter(Adapter):
         """The environments of a batch, each in ``wrap``, whose keywords are ``names``; raises GraftError as `make`."""
         spec = _find(task.id)
         allowed, takes_others, creator = _keywords(spec, task)
+        if getattr(creator, "metadata", {}) is None:  # as in the old Gym; gymnasium.make wants a dictionary or nothing
+            spec = replace(spec, entry_point=partial(creator))
         grid = is_grid(task.id) or (makes_world(creator) and MISSION not in allowed)
         task, mission = split_mission(task) if grid else (task, None)
         names = (*names, MISSION) if grid else names
@@ -162,22 +173,57 @@ class GymnasiumAdapter(Adapter):
         return gymnasium_counts()
 
 
+_OWN_IDS: dict[str, set[str]] = {}
+"""Module that ids name -> what it registered when it was first imported here."""
+
+
 def _find(task_id: str) -> EnvSpec:
     module, _, name = task_id.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever the code of a user's module raises
-            raise GraftError(
-                f"Module '{module}' of task '{task_id}' cannot be imported ({error}); install the package"
-                f"{f' with `{INSTALL}`' if is_ours(module) else ''}, or put its folder on PYTHONPATH."
-            ) from error
-    if name not in gym.registry:
-        known = {i for _, adapter in ADAPTERS.items() for i in adapter.ids()}
-        missing = [part for part, state in gymnasium_states().items() if state != READY]
-        hint = f" Not installed: {', '.join(missing)}; `{INSTALL}` brings them." if missing else ""
-        raise GraftError(f"{unknown('task', task_id, known | {f'{module}:{i}' for i in gym.registry if module})}{hint}")
-    return gym.registry[name]
+        _import_module(module, task_id)
+    if name in gym.registry:
+        return gym.registry[name]
+    if module:  # ids of others, which are registered as well, would be no help
+        own = [i for i, spec in gym.registry.items() if i in _OWN_IDS[module] or _is_from(spec, module)]
+        if not own:
+            raise GraftError(f"Unknown task '{task_id}'; module '{module}' registers no environments with Gymnasium.")
+        cutoff = 0.5 if nearest(name, own, LIKE_AN_ID) else 1.0
+        raise unknown("task", task_id, [f"{module}:{i}" for i in own], cutoff=cutoff)
+    missing = [part for part, state in gymnasium_states().items() if state != READY]
+    hint = f" Not installed: {', '.join(missing)}; `{INSTALL}` brings them." if missing else ""
+    known = {i for _, adapter in ADAPTERS.items() for i in adapter.ids()}
+    if "/" not in name:  # a game of that name in another provider is another game
+        known = {i for i in known if i.startswith("Graft/") or not re.search("[/:]", i)}
+    if nearest(task_id, known, LIKE_AN_ID) is None:
+        hint = f" Ids of other packages name the module that registers them: package:{name}.{hint}"
+    raise GraftError(f"{unknown('task', task_id, known, cutoff=LIKE_AN_ID)}{hint}")
+
+
+LIKE_AN_ID = 0.75
+"""How alike ids are that are suggested for each other; endings such as -v0 make all of them alike."""
+
+
+def _import_module(module: str, task_id: str) -> None:
+    before = set(gym.registry)
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever the code of a user's module raises
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] != module.partition(".")[0]:
+            raise missing_package(f"Module '{module}' of task '{task_id}'", error) from error
+        line = install_line(module.partition(".")[0])
+        raise GraftError(
+            f"Module '{module}' of task '{task_id}' cannot be imported ({error}); install the package"
+            f"{f' with `{line}`' if line else ''}, or put its folder on PYTHONPATH."
+        ) from error
+    _OWN_IDS.setdefault(module, set()).update(set(gym.registry) - before)
+
+
+def _is_from(spec: EnvSpec, module: str) -> bool:
+    """Whether an id's environment is defined in the package of ``module``."""
+    entry = spec.entry_point
+    place = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+    return re.split(r"[.:]", place)[0] == module.partition(".")[0]
 
 
 def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool, Callable[..., Any]]:
@@ -189,11 +235,17 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool, Callable[..., 
         raise missing_package(f"Task '{task.id}'", error) from error
     if creator is None:
         raise GraftError(f"Task '{task.id}' has only a vector entry point; allowed: ids that gymnasium.make makes.")
-    drawn, offered = task.kwargs.get("render_mode"), getattr(creator, "metadata", {}).get("render_modes")
+    drawn, offered = task.kwargs.get("render_mode"), (getattr(creator, "metadata", None) or {}).get("render_modes")
     if drawn is not None and offered is not None and drawn not in offered:
         raise GraftError(f"Task '{task.id}' cannot be drawn as {drawn}; it offers: {', '.join(offered) or 'nothing'}.")
     parameters = inspect.signature(creator).parameters.values()
-    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    named, given = {p.name for p in takes}, {*spec.kwargs, *task.kwargs}
+    if lacking := [p.name for p in takes if p.default is p.empty and p.name not in given]:
+        raise GraftError(
+            f"Task '{task.id}' needs {' and '.join(lacking)}; give kwargs: "
+            f"{{{', '.join(f'{name}: ...' for name in lacking)}}}."
+        )
     return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters), creator
 
 

@@ -86,8 +86,9 @@ def make(
     env = adapter.make(task, options)
     try:
         if LIKE in names:
-            other = like_task(names[LIKE], task.id)
-            env.observation_schema, env.action_schema = names_like(env.schemas, schemas(other), task.id, other)
+            other, known = like_task(names[LIKE], task.id)
+            theirs = known or schemas(other)
+            env.observation_schema, env.action_schema = names_like(env.schemas, theirs, task.id, other)
         elif names:
             env.observation_schema, env.action_schema = rename(env.schemas, names, task.id)
         return env if observation in (None, env.observation_schema) else UnionObservation(env, observation)

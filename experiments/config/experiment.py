@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from graft.envs.core.naming import KEYWORD, LIKE
+from graft.envs.core.naming import KEYWORD, LIKE, NAMES, SCHEMAS
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
 from graft.envs.core.wrappers import WRAPPERS
@@ -309,7 +309,7 @@ def _like_source(target: dict[str, Any], sources: Any) -> dict[str, Any]:
 
 
 def _task_of(source: str | dict[str, Any]) -> Any:
-    """A source's task as JSON values, with the names that it has; of a checkpoint, from its manifest."""
+    """A source's task as JSON values, with the names that it has; of a checkpoint, with the schemas in its manifest."""
     if isinstance(source, str):
         return {"id": source}
     if source.get("checkpoint") is None:
@@ -317,7 +317,10 @@ def _task_of(source: str | dict[str, Any]) -> Any:
         return {"id": source.get("id"), "kwargs": {**source.get("kwargs", {}), **named}}
     manifest = Path(source["checkpoint"]) / "manifest.json"
     try:
-        return json.loads(manifest.read_text(encoding="utf-8"))["task"]
+        saved = json.loads(manifest.read_text(encoding="utf-8"))
+        if saved.get("names", 1) < NAMES:  # names of an earlier version are those of its task today
+            return saved["task"]
+        return {**saved["task"], SCHEMAS: {key: saved[key] for key in ("observation", "action")}}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"as: source needs the source's task, and {manifest} cannot be read") from error
 

@@ -208,6 +208,7 @@ def results(
         "threshold": config.threshold,
         "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
         "rows": rows(measured, config.threshold),
+        "not_kept": dict(graph.unplayable),
         "stages": stage_records(graph, store, failed),
     }
 
@@ -308,6 +309,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             "Where scratch's mean score is below 0.01 the ratio is undefined; "
             "a method that is surely above 0.01 gets a lower bound."
         )
+    lines += [f"kept is not measured from {source}: {why}" for source, why in data.get("not_kept", {}).items()]
     shown = {r["target"] for r in rows}
     lines += _no_scale_notes({task: scale for task, scale in scales.items() if task in shown})
     estimated = [t for t, scale in scales.items() if scale["how"].startswith("estimated") and t in shown]

@@ -16,6 +16,7 @@ from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.core.teams import TeamEnv
 from graft.envs.core.union import UnionObservation
+from graft.envs.core.wrappers import WRAPPERS
 from graft.errors import GraftError
 
 SECONDS_OF_CHECK = 10.0
@@ -75,6 +76,8 @@ def make(
                 f"such as minigrid:MiniGrid-DoorKey-6x6-v0."
             )
         task = Task(task.id, {**task.kwargs, "render_mode": render_mode})
+    if WRAPPERS in task.kwargs and not adapter.takes_wrappers:
+        raise GraftError(f"{WRAPPERS} of {task.id}: those are for environments of gymnasium.make only; leave them out.")
     if CHANNELS in names and not adapter.reads_channels:
         raise GraftError(f"schema of {task.id}: {CHANNELS} is known of these pictures; leave it out.")
     if LIKE in names and adapter.has_teams:
@@ -83,8 +86,9 @@ def make(
     env = adapter.make(task, options)
     try:
         if LIKE in names:
-            other = like_task(names[LIKE], task.id)
-            env.observation_schema, env.action_schema = names_like(env.schemas, schemas(other), task.id, other)
+            other, known = like_task(names[LIKE], task.id)
+            theirs = known or schemas(other)
+            env.observation_schema, env.action_schema = names_like(env.schemas, theirs, task.id, other)
         elif names:
             env.observation_schema, env.action_schema = rename(env.schemas, names, task.id)
         return env if observation in (None, env.observation_schema) else UnionObservation(env, observation)

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import ParamSpec
 
-from graft.errors import GraftError
+from graft.errors import GraftError, full_disk
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes."""
@@ -75,6 +75,11 @@ def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         except BrokenPipeError:
             with contextlib.suppress(OSError):  # or Python complains when it flushes at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        except OSError as error:
+            if (sentence := full_disk(error)) is None:
+                raise
+            print(f"error: {sentence}", file=sys.stderr)
             return FAILED
         return code
 

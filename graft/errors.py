@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+
+
+def full_disk(error: BaseException) -> str | None:
+    """The sentence for a disk, or a quota, that is full; None where ``error`` and its causes are something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            where = f" ({cause.filename})" if cause.filename else ""
+            return f"The disk is full{where}; make room, then give the same command again, which goes on from there."
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 class GraftError(ValueError):
     """Bad input. Its text is one sentence for the person who gave it; the command line exits with 2."""
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that is most like ``given``, or None where nothing is close."""
+def nearest(given: str, allowed: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The allowed name that is most like ``given``, or None where none is as close as ``cutoff`` (0 to 1)."""
     by_folded = {name.casefold(): name for name in allowed}
-    found = difflib.get_close_matches(given.casefold(), by_folded, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(given.casefold(), by_folded, n=1, cutoff=cutoff)
     return by_folded[found[0]] if found else None
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str], limit: int = 24) -> GraftError:
+def unknown(kind: str, given: str, allowed: Iterable[str], limit: int = 24, cutoff: float = 0.5) -> GraftError:
     """The error for a name that is not one of ``allowed``.
 
     Args:
         kind: what the name is of, as a noun: "method", "task".
         given: the name as the user wrote it.
         allowed: the valid names; above ``limit`` only their count is printed, beside the nearest one.
+        cutoff: how close that has to be, as of `nearest`.
     """
     names = sorted(allowed)
     listing = ", ".join(names) if len(names) <= limit else f"one of {len(names)} names"
     if not names:
         return GraftError(f"Unknown {kind} '{given}'; it takes none.")
-    close = nearest(given, names)
+    close = nearest(given, names, cutoff)
     hint = f" Did you mean '{close}'?" if close else ""
     return GraftError(f"Unknown {kind} '{given}'; allowed: {listing}.{hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -28,6 +29,11 @@ def flush_folder(folder: Path) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file in one step: a reader, or a restart after a kill, sees the old content or the new."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    write_durably(temporary, data)
+    try:
+        write_durably(temporary, data)
+    except OSError:  # of a full disk, which it would keep full
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
     flush_folder(path.parent)

@@ -13,9 +13,6 @@ from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
 
-NAMES = 2
-"""Version of the names: 1 named categories by their place (``Game.obs_3``), and pictures by their memory layout."""
-
 _COUNTED = re.compile(r"(^|/)[^/]+\.(obs|plane)_\d+$")
 _COUNTED_ACTION = re.compile(r"\.action_\d+(=\d+)?$")
 _CHANNELS = (("frame_0",), ("frame_0", "frame_1", "frame_2"), ("red", "green", "blue", "alpha"))

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from graft.envs.core.schema import ObservationSchema, Schemas, joined
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined
 from graft.envs.core.task import Task
 from graft.errors import GraftError, unknown
 
 KEYWORD = "schema"
-CHANNELS, LIKE = "channels", "as"
+CHANNELS, LIKE, SCHEMAS = "channels", "as", "schemas"
+NAMES = 2
+"""Version of the names: 1 named categories by their place (``Game.obs_3``), and pictures by their memory layout."""
+
 ENTRIES = ("observation", "action", "attributes", CHANNELS, LIKE)
 SIDES = ("first", "last")
 LISTED = 24  # names in a message; the rest are counted
@@ -85,12 +88,22 @@ def with_names(
     return joined(parts)
 
 
-def like_task(given: Any, task: str) -> Task:
-    """The task whose names ``as`` takes: an id, or ``{id, kwargs}``; raises GraftError for any other form."""
+def like_task(given: Any, task: str) -> tuple[Task, Schemas | None]:
+    """The task whose names ``as`` takes, and its schemas where they are given, as those of a checkpoint are.
+
+    Args:
+        given: an id, ``{id, kwargs}``, or these with ``schemas: {observation, action}``, as checkpoints have them.
+    Raises:
+        GraftError: any other form.
+    """
     if isinstance(given, str):
-        return Task(given)
-    if isinstance(given, Mapping) and isinstance(given.get("id"), str) and given.keys() <= {"id", "kwargs"}:
-        return Task.from_json(given)
+        return Task(given), None
+    if isinstance(given, Mapping) and isinstance(given.get("id"), str) and given.keys() <= {"id", "kwargs", SCHEMAS}:
+        saved = given.get(SCHEMAS)
+        if saved is None:
+            return Task.from_json(given), None
+        seen, action = ObservationSchema.from_json(saved["observation"]), ActionSchema.from_json(saved["action"])
+        return Task.from_json(given), Schemas(seen, action)
     raise GraftError(f"schema of {task}: {LIKE}: {given!r} is not allowed; give the id of a task, or {{id, kwargs}}.")
 
 

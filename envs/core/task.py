@@ -162,11 +162,12 @@ class Adapter(ABC):
     Attributes:
         renders: whether batches can be rendered: then ``render_mode`` is a keyword of the task.
         has_teams: whether its tasks are games of several teams, which `make_teams` makes.
+        takes_wrappers: whether ``wrappers`` is a keyword of its tasks.
         reads_channels: whether pictures may have their channels first or last, as `BatchOptions` say.
     """
 
     prefix: str
-    renders = has_teams = reads_channels = False
+    renders = has_teams = reads_channels = takes_wrappers = False
 
     @property
     def prefixes(self) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from graft.envs.core.naming import KEYWORD, LIKE
+from graft.envs.core.naming import KEYWORD, LIKE, NAMES, SCHEMAS
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
+from graft.envs.core.wrappers import WRAPPERS
 from graft.envs.factory import bounds
 from graft.errors import GraftError
 from graft.experiments.config.backends import DEFAULT as DEFAULT_BACKEND
@@ -96,6 +97,11 @@ class TaskSection(Strict):
         description="names of its observations and actions; of a target, as: source takes the source's, and as: ID "
         "those of any task that looks the same",
     )
+    wrappers: Annotated[list[JsonValue], _LIST] = Field(
+        [],
+        description="Gymnasium wrappers around its environments, the innermost first: a name or module:Class, or "
+        "name: {argument: value}",
+    )
     policy_mapping: dict[str, PolicyName] | None = Field(
         None, description="team -> policy, where all teams of a squad learn (backend: rllib)"
     )
@@ -118,7 +124,11 @@ class TaskSection(Strict):
         return self._named(str(self.id), self.kwargs)
 
     def _named(self, task_id: str, kwargs: dict[str, JsonValue]) -> Task:
-        return Task(task_id, {**kwargs, KEYWORD: self.names} if self.names else kwargs)
+        return Task(task_id, kwargs | self._keywords())
+
+    def _keywords(self) -> dict[str, Any]:
+        """Keywords of the task that have keys of their own."""
+        return {key: value for key, value in ((KEYWORD, self.names), (WRAPPERS, self.wrappers)) if value}
 
 
 class TaskConfig(TaskSection):
@@ -140,7 +150,7 @@ class TaskConfig(TaskSection):
 
     @property
     def recalled(self) -> Task | None:
-        """The task of ``recall``, under the same names."""
+        """The task of ``recall``, under the same names and in the same wrappers."""
         return None if self.recall is None else self._named(self.recall.id, self.recall.kwargs)
 
     @property
@@ -159,7 +169,7 @@ class SourceConfig(TaskSection):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        of_task = self.kwargs or self.names or self.backend or self.policy_mapping
+        of_task = self.kwargs or self._keywords() or self.backend or self.policy_mapping
         if (self.id is None) == (self.checkpoint is None) or (self.checkpoint is not None and of_task):
             raise ValueError(
                 "a source is either a task (id, kwargs, backend) or a checkpoint (a folder, which knows its task)"
@@ -299,15 +309,18 @@ def _like_source(target: dict[str, Any], sources: Any) -> dict[str, Any]:
 
 
 def _task_of(source: str | dict[str, Any]) -> Any:
-    """A source's task as JSON values, with the names that it has; of a checkpoint, from its manifest."""
+    """A source's task as JSON values, with the names that it has; of a checkpoint, with the schemas in its manifest."""
     if isinstance(source, str):
         return {"id": source}
     if source.get("checkpoint") is None:
-        named = {KEYWORD: source["schema"]} if "schema" in source else {}
+        named = {key: source[key] for key in (KEYWORD, WRAPPERS) if key in source}
         return {"id": source.get("id"), "kwargs": {**source.get("kwargs", {}), **named}}
     manifest = Path(source["checkpoint"]) / "manifest.json"
     try:
-        return json.loads(manifest.read_text(encoding="utf-8"))["task"]
+        saved = json.loads(manifest.read_text(encoding="utf-8"))
+        if saved.get("names", 1) < NAMES:  # names of an earlier version are those of its task today
+            return saved["task"]
+        return {**saved["task"], SCHEMAS: {key: saved[key] for key in ("observation", "action")}}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"as: source needs the source's task, and {manifest} cannot be read") from error
 

@@ -29,6 +29,8 @@ class _PairsBuilder(StageBuilder):
                 f"only, so give each an experiment of its own."
             )
         self.network = network
+        if source.unplayable is not None:
+            self.graph.unplayable[source.name] = f"{source.task} can't be made here: {source.unplayable}"
         if source.checkpoint is not None:
             self.graph.checkpoints[str(source.checkpoint.id)] = source.checkpoint
         plain = any(m.uses_source and not m.watches_source for m in methods)
@@ -64,6 +66,11 @@ class _PairsBuilder(StageBuilder):
             pretrained = self._pretrained(source, seed, method)
         if not method.overrides("consolidate"):
             return pretrained, pretrained
+        if source.unplayable is not None:
+            raise GraftError(
+                f"{label(method)} has to play {source.task} again, which {source.name} learned, and it can't be made "
+                f"here: {source.unplayable}; install what it needs, or leave that method out."
+            )
         last, folder = source.last_task(method), source.config.checkpoint
         position = TaskPosition(last, last + 2)
         return pretrained, self.add(
@@ -102,6 +109,8 @@ class _PairsBuilder(StageBuilder):
 
     def _recall(self, source: Source, target: TaskConfig, method: TransferMethod) -> tuple[Recall, ...]:
         """The task on which transfers to ``target`` are evaluated as well, where its schemas are the target's."""
+        if target.recalled is None and source.unplayable is not None:
+            return ()
         task = target.recalled or source.task
         alike = schemas(task) == schemas(target.task)
         if target.recalled is not None and not alike:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import default_encoder
 from graft.agents.networks.policy_network import NetworkConfig
+from graft.envs.adapters.spaces import first_line
 from graft.envs.core.task import Task
+from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.experiment import Config, SourceConfig
 from graft.transfer.method import TransferMethod
@@ -23,6 +25,8 @@ class Source:
         task: what it was, or will be, trained on.
         network: architecture of the experiment's fresh networks.
         checkpoint: None where it is to be pretrained.
+        unplayable: why the task of a checkpoint can't be made on this machine, such as a package that is missing; its
+            schemas are in the checkpoint.
     """
 
     config: SourceConfig
@@ -30,6 +34,7 @@ class Source:
     task: Task
     network: NetworkConfig
     checkpoint: Checkpoint | None = None
+    unplayable: str | None = None
 
     @classmethod
     def resolve(cls, config: Config, source: SourceConfig) -> Source:
@@ -39,13 +44,23 @@ class Source:
             return cls(source, source.name or name, source.task, config.network_config)
         loaded = Checkpoint.load(source.checkpoint)
         network = _architecture(config, loaded, source)
-        return cls(source, source.name or f"checkpoint {source.checkpoint}", loaded.task, network, loaded)
+        name = source.name or f"checkpoint {source.checkpoint}"
+        return cls(source, name, loaded.task, network, loaded, _why_not(loaded.task))
 
     def last_task(self, method: TransferMethod) -> int:
         """Index of its own task among those in the checkpoint's memory of ``method``."""
         if self.checkpoint is None:
             return 0
         return tasks_learned(archive_of(inherited(self.checkpoint, method))) - 1
+
+
+def _why_not(task: Task) -> str | None:
+    """Why ``task`` can't be made; None where it can."""
+    try:
+        schemas(task)
+    except Exception as error:  # whatever a third party's package raises
+        return first_line(error)
+    return None
 
 
 def _architecture(config: Config, loaded: Checkpoint, source: SourceConfig) -> NetworkConfig:

@@ -196,11 +196,13 @@ class ContinualComparison:
 class Graph:
     """Stages by id, sources before the stages that use them, and the comparisons made from them.
 
-    ``checkpoints``: id -> checkpoint that stages start from and no stage makes.
+    ``checkpoints``: id -> checkpoint that stages start from and no stage makes. ``unplayable``: source -> why its task
+    can't be played again.
     """
 
     stages: dict[str, Stage] = field(default_factory=dict)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    unplayable: dict[str, str] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     continual: list[ContinualComparison] = field(default_factory=list)
 

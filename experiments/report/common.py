@@ -16,10 +16,17 @@ from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
 from graft.transfer.statistics import Interval, iqm_interval
 
-SMALLEST_SPAN = 1e-6
-"""Of estimated bounds, so that a task on which nothing was learned does not divide by zero."""
+UNLEARNED = "none, as no run ends above untrained scratch"
+NO_SCRATCH = "none, as no run of scratch has finished"
+"""`Bounds.how` where there is no scale."""
+
+LEAST_SPAN = 1e-6
+"""Of estimated bounds, relative to the larger of them: less is the error of rounding."""
 
 ENOUGH_SEEDS = 5
+
+LEAST_NAME = 8
+"""Letters in a line of a name, in a table that is short of room."""
 
 TWO_GROUPS = (
     "the seeds fall into two groups, such as those that learned and those that did not; the mean describes neither, "
@@ -27,14 +34,32 @@ TWO_GROUPS = (
 )
 
 
-def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str]) -> Bounds:
-    """Scale of a task. Random: scratch before training. Expert: the best final return of the stages that trained."""
+def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str], expert: float = 1.0) -> Bounds:
+    """Scale of a task. Random: scratch before training. Expert: the best final return of the stages that trained.
+
+    Where that is not above every untrained network, nothing was learned, and there is no scale: Bounds(0, ``expert``),
+    by which returns stay as they are (1), or are all 0 (infinity).
+    """
     curves = {i: store.evaluations(i) for i in stages if store.done(i)}
     untrained = [curves[i].scores[0] for i in scratch if i in curves]
-    low = float(np.mean(untrained)) if untrained else 0.0
-    best = max((metrics.final_score(curve) for curve in curves.values()), default=low)
+    if not untrained:
+        return Bounds(0.0, expert, NO_SCRATCH)
+    low, best = float(np.mean(untrained)), max(metrics.final_score(curve) for curve in curves.values())
+    if best <= max(untrained) or best - low <= LEAST_SPAN * max(abs(best), abs(low)):
+        return Bounds(0.0, expert, UNLEARNED)
     how = "estimated from this experiment: untrained scratch, and the best final return; give 'bounds' to fix it"
-    return Bounds(low, max(best, low + SMALLEST_SPAN), how)
+    return Bounds(low, best, how)
+
+
+def has_scale(how: str) -> bool:
+    """Whether bounds obtained like this (`Bounds.how`) are a scale."""
+    return how not in (UNLEARNED, NO_SCRATCH)
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """``value`` with ``digits`` decimals, fewer from 10 on (raw returns), without the sign of a zero."""
+    shown = round(value, digits) + 0.0
+    return f"{shown:.{max(0, digits + 1 - len(str(int(abs(shown)))))}f}"
 
 
 def bounded(found: Interval) -> dict[str, float | None]:
@@ -73,11 +98,6 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
     return stages
 
 
-def rounded(value: float, digits: int = 2) -> float:
-    """``value`` rounded for print, without the sign of a zero."""
-    return round(value, digits) + 0.0
-
-
 def format_signed(value: float) -> str:
     """With its sign and two significant digits or more: ``+1.5``, ``+34``."""
     return f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
@@ -92,8 +112,8 @@ def format_score(values: Mapping[str, float | None] | None, separator: str | Non
         return "-"
     low, high = values["low"], values["high"]
     if separator is None or low is None or high is None:
-        return f"{rounded(iqm):.2f}"
-    return f"{rounded(iqm):.2f} [{rounded(low):.2f}{separator}{rounded(high):.2f}]"
+        return fixed(iqm)
+    return f"{fixed(iqm)} [{fixed(low)}{separator}{fixed(high)}]"
 
 
 def format_steps(steps: float | None) -> str:
@@ -102,10 +122,17 @@ def format_steps(steps: float | None) -> str:
 
 
 def score_table(title: str, widths: Mapping[str, int | None], text: Sequence[str] = ("method",)) -> Table:
-    """An empty table with columns of these widths (None: as needed); those of ``text`` are left-aligned."""
+    """An empty table with columns of these widths (None: as needed); those of ``text`` are left-aligned.
+
+    Columns of numbers get wider where a number needs it, and those of text narrower: no digit is folded or cut off.
+    """
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0)
     for column, width in widths.items():
-        table.add_column(column, width=width, justify="left" if column in text else "right", overflow="fold")
+        if column in text:  # the heading keeps the width where there is room
+            least = min(width or LEAST_NAME, LEAST_NAME)
+            table.add_column(column.ljust(width or 0), min_width=least, max_width=width, overflow="fold")
+        else:
+            table.add_column(column, min_width=width, justify="right", no_wrap=True)
     return table
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graft.errors import GraftError
-from graft.experiments.report.common import rounded
+from graft.experiments.report.common import fixed
 from graft.experiments.report.plots import profiles, row_scores
 from graft.experiments.report.transfer import format_ratio
 
@@ -23,8 +23,10 @@ class Pair(NamedTuple):
     second: Mapping[str, Any]
 
     def agree(self, measure: str) -> bool | None:
-        """Whether the two intervals of a measure overlap; None where one run has none."""
+        """Whether the two intervals of a measure overlap; None where one run has none, or no scale."""
         one, other = self.first[measure], self.second[measure]
+        if not all(row.get("scored", True) for row in self):
+            return None
         if one is None or other is None or one["low"] is None or other["low"] is None:
             return None
         # A ratio without an upper end is one whose baseline learned nothing.
@@ -65,8 +67,8 @@ def _auc(row: Mapping[str, Any]) -> str:
     if auc is None:
         return ""
     if auc["low"] is None:  # a single seed has no interval
-        return f"{rounded(auc['iqm'], 3):.3f}"
-    return f"{rounded(auc['iqm'], 3):.3f} [{rounded(auc['low'], 3):.3f}, {rounded(auc['high'], 3):.3f}]"
+        return fixed(auc["iqm"], 3)
+    return f"{fixed(auc['iqm'], 3)} [{fixed(auc['low'], 3)}, {fixed(auc['high'], 3)}]"
 
 
 def cells(pair: Pair) -> list[str]:
@@ -98,12 +100,15 @@ def table(found: Mapping[Key, Pair], one: str, other: str) -> list[list[str]]:
 
 
 def draw_profiles(found: Mapping[Key, Pair], one: str, other: str, path: Path) -> None:
-    """Performance profiles of what both have; raises GraftError where a run is too old to hold its seeds' scores."""
+    """Performance profiles of what both have; raises GraftError where a run has no scale, or no scores of its seeds."""
     rows = [
         {**row, "method": f"{row['method']}, {name}"}
         for pair in found.values()
+        if all(row.get("scored", True) for row in pair)
         for row, name in zip(pair, (one, other), strict=True)
     ]
+    if not rows:
+        raise GraftError("One of these runs learned nothing, so that it has no scores to draw profiles of.")
     if not all("areas" in row and "finals" in row for row in rows):
         raise GraftError("These results have no scores of each seed; run `graft run` on the folders again to add them.")
     profiles(row_scores(rows), path, f"{one} and {other}")

@@ -61,10 +61,12 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
     write_json(store.out / "results.json", data)
     pictures: list[str] = []
     if measured:
-        pictures = ["curves.png", "areas.png", "profiles.png"]
+        pictures = ["curves.png", "areas.png"]
         plots.learning_curves(measured, store.out / "curves.png", config.name)
         plots.areas(data["rows"], store.out / "areas.png", config.name)
-        plots.profiles(plots.row_scores(data["rows"]), store.out / "profiles.png", config.name)
+        if any(m.scored for m in measured):
+            pictures.append("profiles.png")
+            plots.profiles(plots.row_scores(data["rows"]), store.out / "profiles.png", config.name)
         if len(config.sources) > 1 and len(config.targets) > 1:
             pictures.append("pairs.png")
             plots.pairs(data["rows"], store.out / "pairs.png", config.name)

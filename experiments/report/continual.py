@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from graft.experiments.report.common import (
     env_steps,
     estimate_bounds,
     format_score,
+    has_scale,
     interval,
     resume_notes,
     score_table,
@@ -58,12 +60,15 @@ class ContinualResult:
 
 
 def task_bounds(config: SequenceConfig, graph: Graph, store: Store) -> list[Bounds]:
-    """Scale of every task: the config's, else the registered one, else an estimate from this experiment's runs."""
+    """Scale of every task: the config's, else the registered one, else an estimate from this experiment's runs.
+
+    Where there is none (`has_scale`), the expert's return is infinite, so that every score is 0.
+    """
     scales = []
     for j, entry in enumerate(config.sequence):
         ids = [run[j] for comparison in graph.continual for run in comparison.trained]
         scratch = [run[j] for comparison in graph.continual if comparison.method.baseline for run in comparison.trained]
-        scales.append(entry.scale or estimate_bounds(store, ids, scratch))
+        scales.append(entry.scale or estimate_bounds(store, ids, scratch, inf))
     return scales
 
 
@@ -211,7 +216,10 @@ def results(
         "sequence": [str(entry.task) for entry in config.sequence],
         "heads": config.heads,
         "task_known": config.task_known,
-        "bounds": [scale._asdict() for scale in task_bounds(config, graph, store)],
+        "bounds": [
+            {**scale._asdict(), "expert": scale.expert if isfinite(scale.expert) else None}
+            for scale in task_bounds(config, graph, store)
+        ],
         "rows": [row(result, scratch, reference) for result in measured],
         "stages": stage_records(graph, store, failed),
     }
@@ -266,6 +274,13 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
     lines += [*clip_notes(data), *resume_notes(data)]
     lines += seed_notes(data["rows"])
+    without = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if not has_scale(b["how"])]
+    if without:
+        lines.append(
+            f"NOTHING LEARNED on {', '.join(without)}: no run ends above untrained scratch. So there is no scale, and "
+            f"scores on it are 0; its returns are in metrics.jsonl of its stages. Train for longer, or give the task "
+            f"'bounds: [random, expert]'."
+        )
     estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]
     if estimated:
         lines.append(f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment.")

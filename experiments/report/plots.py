@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graft.agents.checkpoints.files import replace_file
-from graft.experiments.report.common import rounded
+from graft.experiments.report.common import fixed
 from graft.experiments.report.continual import ContinualResult
 from graft.experiments.report.transfer import TransferResult, format_ratio, row_name
 from graft.transfer.method import label
@@ -64,7 +64,8 @@ def _fill(text: str) -> str:
 def learning_curves(measured: list[TransferResult], path: Path, title: str) -> None:
     """One panel per target: interquartile mean of the normalised score over seeds, with its 95 % interval.
 
-    Intervals of two or three seeds may reach far out of the picture.
+    Intervals of two or three seeds may reach far out of the picture. Targets without a scale show mean returns, each
+    in its own panel's range.
     """
     targets = list(dict.fromkeys(str(m.comparison.target) for m in measured))
     rows = [{"method": label(m.comparison.method), "source": m.comparison.source} for m in measured]
@@ -72,9 +73,10 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
     names = list(dict.fromkeys(names_of))
     alpha = 0.18 if len(names) <= len(COLOURS) else 0.05  # more bands hide the lines; `areas` shows intervals
     width = 1.5 + max(4.2 * len(targets), 6.0)
+    scored = all(m.scored for m in measured)
     columns = max(1, min(int(width * LETTERS_PER_INCH / (min(LINE_LETTERS, max(map(len, names))) + 8)), len(names)))
     lines = sum(-(-len(name) // LINE_LETTERS) for name in names)
-    figure, axes = _panels(1, len(targets), width, 3.6 + 0.22 * -(-lines // columns), title, sharey=True)
+    figure, axes = _panels(1, len(targets), width, 3.6 + 0.22 * -(-lines // columns), title, sharey=scored)
     for axis, target in zip(axes[0], targets, strict=True):
         for name, m in zip(names_of, measured, strict=True):
             if str(m.comparison.target) != target:
@@ -91,10 +93,12 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
         axis.set_xlabel("env steps on the target (thousands)")
         axis.axhline(0, color="black", lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
-    scores = np.concatenate([curve.scores for m in measured for curve in m.curves])
-    margin = 0.1 * (scores.max() - scores.min()) or 0.1
-    axes[0][0].set_ylim(scores.min() - margin, scores.max() + margin)
-    axes[0][0].set_ylabel("score (0 random, 1 expert)")
+    for axis, target in zip(axes[0][:1] if scored else axes[0], targets, strict=False):
+        shown = [m for m in measured if scored or str(m.comparison.target) == target]
+        scores = np.concatenate([curve.scores for m in shown for curve in m.curves])
+        margin = 0.1 * (scores.max() - scores.min()) or 0.1
+        axis.set_ylim(scores.min() - margin, scores.max() + margin)
+        axis.set_ylabel("score (0 random, 1 expert)" if shown[0].scored else "mean return (nothing was learned)")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
     _save(figure, path)
@@ -120,7 +124,8 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
                 axis.plot([auc["low"], auc["high"]], [y, y], color=colour, lw=2)
             axis.plot([auc["iqm"]], [y], "o", color=colour, ms=5)
         axis.set_title(_fill(target), fontsize=10)
-        axis.set_xlabel("mean score over training")
+        scored = all(row.get("scored", True) for row in rows if row["target"] == target)
+        axis.set_xlabel(f"mean {'score' if scored else 'return'} over training")
         axis.axvline(0, color="black", lw=0.5)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.grid(axis="x", alpha=0.3)
@@ -135,7 +140,11 @@ Panels: TypeAlias = Mapping[str, Mapping[str, Runs]]
 
 
 def row_scores(rows: Sequence[Mapping[str, Any]]) -> Panels:
-    """Per method (and source) the scores of its runs by target: over training, and at its end."""
+    """Per method (and source) the scores of its runs by target: over training, and at its end.
+
+    Targets without a scale are left out; empty where none has one.
+    """
+    rows = [row for row in rows if row.get("scored", True)]
     made: dict[str, dict[str, dict[str, list[float]]]] = {}
     for title, key in (("mean score over training", "areas"), ("final score", "finals")):
         for row in rows:
@@ -224,7 +233,7 @@ def score_matrices(measured: list[ContinualResult], tasks: list[str], path: Path
         for (k, j), value in np.ndenumerate(mean):
             if not np.isnan(value):
                 colour = "black" if value > 0.6 else "white"
-                axis.text(j, k, f"{rounded(value):.2f}", ha="center", va="center", fontsize=7, color=colour)
+                axis.text(j, k, fixed(value), ha="center", va="center", fontsize=7, color=colour)
         axis.set_title(label(result.method), fontsize=8)
         axis.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=7)
         axis.set_yticks(range(len(tasks)), [f"after {t}" for t in tasks] if i % columns == 0 else [], fontsize=7)

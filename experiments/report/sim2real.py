@@ -12,7 +12,7 @@ from rich.table import Table
 from graft.agents.training.evaluate import WORST
 from graft.envs.core.task import Bounds, Task
 from graft.experiments.plan.stage import Comparison, Graph
-from graft.experiments.report.common import format_score, format_steps, interval
+from graft.experiments.report.common import format_score, format_steps, has_scale, interval
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import label
@@ -46,7 +46,7 @@ def _row(comparison: Comparison, store: Store, scale: Bounds) -> dict[str, Any] 
     if simulator:
         thresholds = [score - (1 - RECOVERED) * abs(score) for score in simulator]
         reached = [metrics.steps_to_threshold(c, level) for c, level in zip(curves, thresholds, strict=True)]
-        steps = metrics.aggregate_steps_to_threshold(reached)
+        steps = metrics.aggregate_steps_to_threshold(reached) if has_scale(scale.how) else None
         gaps = [s - c.scores[0] for c, s in zip(curves, simulator, strict=True)]
     forgotten = [lost for stage, _ in done if (lost := _forgotten(store, stage, scale)) is not None]
     return {
@@ -54,6 +54,7 @@ def _row(comparison: Comparison, store: Store, scale: Bounds) -> dict[str, Any] 
         "target": str(comparison.target),
         "method": label(comparison.method),
         "seeds": len(done),
+        "scored": has_scale(scale.how),
         "simulator": interval(simulator),
         "zero_shot": interval([c.scores[0] for c in curves]),
         "gap": interval(gaps),
@@ -86,7 +87,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
             escape(row["method"]),
             format_score(row["zero_shot"], ","),
             format_score(row["gap"]),
-            "-" if row["simulator"] is None else format_steps(row["recovery_steps"]),
+            "-" if row["simulator"] is None or not row["scored"] else format_steps(row["recovery_steps"]),
             *(format_score(row[name]) for name in ("final", "worst_at_first", "worst_at_last", "forgotten")),
         )
     return made

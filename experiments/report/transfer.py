@@ -19,12 +19,13 @@ from graft.experiments.report.common import (
     clip_notes,
     cost,
     estimate_bounds,
+    fixed,
     format_score,
     format_signed,
     format_steps,
+    has_scale,
     interval,
     resume_notes,
-    rounded,
     score_table,
     seed_notes,
     stage_records,
@@ -44,6 +45,7 @@ class TransferResult:
         missing: number of seeds whose stages failed or have not run.
         kept: per seed, the normalised score on the source after the transfer; empty where its schemas differ.
         env_steps: of one seed's pretraining, consolidation and transfer; None for a checkpoint that was given.
+        scored: whether the target has a scale; else scores are returns.
     """
 
     comparison: Comparison
@@ -52,6 +54,7 @@ class TransferResult:
     missing: int
     kept: tuple[float, ...] = ()
     env_steps: Mapping[str, int | None] = field(default_factory=dict)
+    scored: bool = True
 
     @property
     def is_scratch(self) -> bool:
@@ -60,7 +63,10 @@ class TransferResult:
 
 
 def target_bounds(config: Config, graph: Graph, store: Store) -> dict[Task, Bounds]:
-    """Scale of every target: the config's, else the registered one, else an estimate from this experiment's runs."""
+    """Scale of every target: the config's, else the registered one, else an estimate from this experiment's runs.
+
+    Bounds of 0 and 1, which leave returns as they are, where there is none (`has_scale`).
+    """
     scales = {}
     for target in config.targets:
         comparisons = [c for c in graph.comparisons if c.target == target.task]
@@ -81,7 +87,8 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
         if curves and scratch:
             missing = len(comparison.stages) - len(curves)
             kept, steps = _kept(graph, store, comparison), _env_steps(store, comparison)
-            measured.append(TransferResult(comparison, curves, scratch, missing, kept, steps))
+            scored = has_scale(scale.how)
+            measured.append(TransferResult(comparison, curves, scratch, missing, kept, steps, scored))
     return measured
 
 
@@ -116,6 +123,10 @@ def _transfer_ratio(areas: list[float], base: list[float]) -> dict[str, float | 
     return bounded(ratio)
 
 
+def _steps_to_threshold(curves: Sequence[Curve], threshold: float) -> float | None:
+    return metrics.aggregate_steps_to_threshold([metrics.steps_to_threshold(c, threshold) for c in curves])
+
+
 def _areas(curves: Sequence[Curve]) -> list[float]:
     return [metrics.area(curve) for curve in curves]
 
@@ -126,7 +137,7 @@ def _starts(curves: Sequence[Curve]) -> list[float]:
 
 def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
     """A row of the table before `rows` judges it, in normalised score; the fields are described in docs/output.md."""
-    comparison, is_scratch = measured.comparison, measured.is_scratch
+    comparison, is_scratch, scored = measured.comparison, measured.is_scratch, measured.scored
     curves, scratch = measured.curves, measured.scratch
     areas, base = _areas(curves), _areas(scratch)
     finals, base_finals = ([metrics.final_score(c) for c in group] for group in (curves, scratch))
@@ -138,20 +149,21 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "method": label(comparison.method),
         "seeds": len(curves),
         "missing_seeds": measured.missing,
-        "transfer_ratio": None if is_scratch else _transfer_ratio(areas, base),
+        "scored": scored,
+        "transfer_ratio": None if is_scratch or not scored else _transfer_ratio(areas, base),
         "auc": interval(areas),
         "areas": areas,
-        "bimodal": is_bimodal(areas),
+        "bimodal": scored and is_bimodal(areas),
         "jumpstart": interquartile_mean(starts) - interquartile_mean(base_starts),
         "final": interquartile_mean(finals),
         "final_interval": interval(finals),
         "finals": finals,
         "asymptotic_gain": interquartile_mean(finals) - interquartile_mean(base_finals),
-        "steps_to_threshold": metrics.aggregate_steps_to_threshold(
-            [metrics.steps_to_threshold(c, threshold) for c in curves]
-        ),
+        "steps_to_threshold": _steps_to_threshold(curves, threshold) if scored else None,
         "data_efficiency": efficiency if efficiency is None or np.isfinite(efficiency) else None,
-        "forward_transfer": metrics.forward_transfer(interquartile_mean(areas), interquartile_mean(base)),
+        "forward_transfer": metrics.forward_transfer(interquartile_mean(areas), interquartile_mean(base))
+        if scored
+        else None,
         "kept": interval(measured.kept),
         "gain": None if is_scratch else bounded(metrics.difference(areas, base).interval()),
         "probability_of_improvement": None if is_scratch else probability_of_improvement(areas, base),
@@ -197,6 +209,7 @@ def results(
         "threshold": config.threshold,
         "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
         "rows": rows(measured, config.threshold),
+        "not_kept": dict(graph.unplayable),
         "stages": stage_records(graph, store, failed),
     }
 
@@ -239,10 +252,10 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
 def _cells(entry: Mapping[str, Any]) -> list[str]:
     return [
         format_ratio(entry["transfer_ratio"]),
-        f"{rounded(entry['auc']['iqm'], 3):.3f}{BIMODAL if entry['bimodal'] else ''}",
-        f"{rounded(entry['jumpstart']):+.2f}",
-        f"{rounded(entry['final']):.2f}",
-        format_steps(entry["steps_to_threshold"]),
+        f"{fixed(entry['auc']['iqm'], 3)}{BIMODAL if entry['bimodal'] else ''}",
+        f"{'' if entry['jumpstart'] < 0 and fixed(entry['jumpstart'])[0] == '-' else '+'}{fixed(entry['jumpstart'])}",
+        fixed(entry["final"]),
+        format_steps(entry["steps_to_threshold"]) if entry["scored"] else "-",
         format_score(entry["kept"]),
         f"[{VERDICT_STYLE[entry['verdict']]}]{entry['verdict']}{_alone(entry)}[/]",
     ]
@@ -267,6 +280,14 @@ def _verdict_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _no_scale_notes(scales: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    without = [task for task, scale in scales.items() if not has_scale(scale["how"])]
+    return [
+        f"NOTHING LEARNED on {', '.join(without)}: no run ends above untrained scratch. So there is no scale, and AUC, "
+        f"jump and final are mean returns; train for longer, or give the target 'bounds: [random, expert]'."
+    ][: len(without)]
+
+
 def notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences under the table: alarms first, then what the numbers cost and how to read them."""
     rows, scales = data["rows"], data["bounds"]
@@ -289,7 +310,9 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             "Where scratch's mean score is below 0.01 the ratio is undefined; "
             "a method that is surely above 0.01 gets a lower bound."
         )
+    lines += [f"kept is not measured from {source}: {why}" for source, why in data.get("not_kept", {}).items()]
     shown = {r["target"] for r in rows}
+    lines += _no_scale_notes({task: scale for task, scale in scales.items() if task in shown})
     estimated = [t for t, scale in scales.items() if scale["how"].startswith("estimated") and t in shown]
     if estimated:
         lines.append(
@@ -302,7 +325,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             f"Scores of {', '.join(mixed)} are on the mean of their tasks' scales, in which large returns weigh most; "
             f"metrics.jsonl has each task's own."
         )
-    own_scale = {*estimated, *mixed}
+    own_scale = {*estimated, *mixed, *(task for task, scale in scales.items() if not has_scale(scale["how"]))}
     if any("(" in t and t not in own_scale and scale["how"] != GIVEN for t, scale in scales.items()):
         lines.append("Changed tasks are on the scale of the unchanged ones; give 'bounds' for another.")
     lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")

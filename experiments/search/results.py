@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from graft.experiments.report.common import rounded
+from graft.experiments.report.common import fixed
 from graft.experiments.search.definition import Search, short, shown
 from graft.experiments.search.trials import STATES, Trials
 from graft.experiments.store.records import Store
@@ -78,11 +78,11 @@ def table(search: Search, rows: Sequence[Mapping[str, Any]], seeds: int) -> Tabl
 def _score(row: Mapping[str, Any]) -> str:
     if row["score"] is None:
         return "-"
-    text = f"{rounded(row['score'], 3):.3f}"
+    text = fixed(row["score"], 3)
     if row["interval"] is None or None in row["interval"]:  # unfinished, or with groups of a single seed
         return text
-    low, high = (rounded(bound) for bound in row["interval"])
-    return f"{text} [{low:.2f}, {high:.2f}]"
+    low, high = map(fixed, row["interval"])
+    return f"{text} [{low}, {high}]"
 
 
 def notes(search: Search, rows: Sequence[Mapping[str, Any]], spent: Mapping[str, int]) -> list[str]:

@@ -48,6 +48,14 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [prefix.rstrip(".")]
 
 
+def _with_defaults(before: dict[str, Any], config: AnyConfig) -> dict[str, Any]:
+    """The config of an older Graft, which lacks newer keys, as this one writes it; as it is where it can't be read."""
+    try:
+        return type(config).model_validate(before).model_dump(mode="json", by_alias=True)
+    except ValueError:
+        return before
+
+
 RECORD_KEYS = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """Keys of a finished stage's record beside those of every record."""
 
@@ -79,7 +87,7 @@ class Store:
             before = dict(json.loads(record.read_text(encoding="utf-8"))["config"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
-        differences = _differences(before, config.model_dump(mode="json", by_alias=True))
+        differences = _differences(_with_defaults(before, config), config.model_dump(mode="json", by_alias=True))
         if set(differences) - MUTABLE_KEYS:
             raise GraftError(
                 f"{self.out} holds another experiment ('{before.get('name')}', which differs in "

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
+from graft.envs.adapters.gymnasium.wrappers import Wrapper, find_wrappers
 from graft.envs.adapters.joints import model_names
 from graft.envs.adapters.minigrid.adapter import ACTIONS as GRID_ACTIONS
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
@@ -35,7 +37,14 @@ from graft.envs.adapters.minigrid.worlds import (
     symbolic_view,
 )
 from graft.envs.adapters.names import Names, known_names
-from graft.envs.adapters.packages import INSTALL, READY, gymnasium_counts, gymnasium_states, is_ours
+from graft.envs.adapters.packages import (
+    INSTALL,
+    READY,
+    gymnasium_counts,
+    gymnasium_states,
+    install_line,
+    missing_package,
+)
 from graft.envs.adapters.parts import PartCheck, check_and_codec
 from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import (
@@ -52,11 +61,12 @@ from graft.envs.core.naming import with_names
 from graft.envs.core.rewards import WEIGHTS, split_weights
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
+from graft.envs.core.wrappers import WRAPPERS
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.observation_check import ObservationCheck
 from graft.envs.supervision.subprocesses import Bools
 from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, nearest, unknown
 
 Wrap = Callable[[SingleEnv], SingleEnv]
 
@@ -74,7 +84,8 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
         self.render_mode = first.render_mode
-        self.metadata |= {key: first.metadata[key] for key in ("render_modes", "render_fps") if key in first.metadata}
+        metadata = first.metadata or {}  # None in environments of the old Gym
+        self.metadata |= {key: metadata[key] for key in ("render_modes", "render_fps") if key in metadata}
 
     @property
     def faults(self) -> Faults:
@@ -114,7 +125,7 @@ class GymnasiumAdapter(Adapter):
     """Every id that no other adapter claims."""
 
     prefix = ""
-    renders = reads_channels = True
+    renders = reads_channels = takes_wrappers = True
     construction_context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def ids(self) -> Iterable[str]:
@@ -130,19 +141,23 @@ class GymnasiumAdapter(Adapter):
         """The environments of a batch, each in ``wrap``, whose keywords are ``names``; raises GraftError as `make`."""
         spec = _find(task.id)
         allowed, takes_others, creator = _keywords(spec, task)
+        if getattr(creator, "metadata", {}) is None:  # as in the old Gym; gymnasium.make wants a dictionary or nothing
+            spec = replace(spec, entry_point=partial(creator))
         grid = is_grid(task.id) or (makes_world(creator) and MISSION not in allowed)
         task, mission = split_mission(task) if grid else (task, None)
         names = (*names, MISSION) if grid else names
         rules, rest = split_rules(task.id, task.kwargs, allowed)
         weights, rest = split_weights(task.id, rest, allowed)
+        wrappers = () if WRAPPERS in allowed else find_wrappers(rest.pop(WRAPPERS, []), task.id)
         task = Task(task.id, rest)
         unlisted = next((name for name in task.kwargs if name not in allowed), None)
-        refusal = unknown(f"keyword of {task.id}", unlisted, {*allowed, KEYWORD, WEIGHTS, *names}) if unlisted else None
+        offered = {*allowed, KEYWORD, WEIGHTS, WRAPPERS, *names}
+        refusal = unknown(f"keyword of {task.id}", unlisted, offered) if unlisted else None
         if unlisted == "render_mode":
             refusal = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if refusal and not takes_others:
             raise refusal
-        make = partial(_make_one, self.construction_context, spec, task, refusal, wrap, mission)
+        make = partial(_make_one, self.construction_context, spec, task, refusal, wrappers, wrap, mission)
         return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers, weights)
 
     def modules(self, task: Task) -> tuple[str, ...]:
@@ -150,6 +165,9 @@ class GymnasiumAdapter(Adapter):
         return (getattr(_keywords(_find(task.id), task)[2], "__module__", ""),)
 
     def bounds(self, task: Task) -> Bounds | None:
+        wrappers = find_wrappers(task.kwargs.get(WRAPPERS, []), task.id)
+        if not all(wrapper.keeps_rewards for wrapper in wrappers):
+            return None
         return known_bounds(task.id.rpartition(":")[2], task.kwargs)
 
     def states(self) -> dict[str, str]:
@@ -159,22 +177,57 @@ class GymnasiumAdapter(Adapter):
         return gymnasium_counts()
 
 
+_OWN_IDS: dict[str, set[str]] = {}
+"""Module that ids name -> what it registered when it was first imported here."""
+
+
 def _find(task_id: str) -> EnvSpec:
     module, _, name = task_id.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever the code of a user's module raises
-            raise GraftError(
-                f"Module '{module}' of task '{task_id}' cannot be imported ({error}); install the package"
-                f"{f' with `{INSTALL}`' if is_ours(module) else ''}, or put its folder on PYTHONPATH."
-            ) from error
-    if name not in gym.registry:
-        known = {i for _, adapter in ADAPTERS.items() for i in adapter.ids()}
-        missing = [part for part, state in gymnasium_states().items() if state != READY]
-        hint = f" Not installed: {', '.join(missing)}; `{INSTALL}` brings them." if missing else ""
-        raise GraftError(f"{unknown('task', task_id, known | {f'{module}:{i}' for i in gym.registry if module})}{hint}")
-    return gym.registry[name]
+        _import_module(module, task_id)
+    if name in gym.registry:
+        return gym.registry[name]
+    if module:  # ids of others, which are registered as well, would be no help
+        own = [i for i, spec in gym.registry.items() if i in _OWN_IDS[module] or _is_from(spec, module)]
+        if not own:
+            raise GraftError(f"Unknown task '{task_id}'; module '{module}' registers no environments with Gymnasium.")
+        cutoff = 0.5 if nearest(name, own, LIKE_AN_ID) else 1.0
+        raise unknown("task", task_id, [f"{module}:{i}" for i in own], cutoff=cutoff)
+    missing = [part for part, state in gymnasium_states().items() if state != READY]
+    hint = f" Not installed: {', '.join(missing)}; `{INSTALL}` brings them." if missing else ""
+    known = {i for _, adapter in ADAPTERS.items() for i in adapter.ids()}
+    if "/" not in name:  # a game of that name in another provider is another game
+        known = {i for i in known if i.startswith("Graft/") or not re.search("[/:]", i)}
+    if nearest(task_id, known, LIKE_AN_ID) is None:
+        hint = f" Ids of other packages name the module that registers them: package:{name}.{hint}"
+    raise GraftError(f"{unknown('task', task_id, known, cutoff=LIKE_AN_ID)}{hint}")
+
+
+LIKE_AN_ID = 0.75
+"""How alike ids are that are suggested for each other; endings such as -v0 make all of them alike."""
+
+
+def _import_module(module: str, task_id: str) -> None:
+    before = set(gym.registry)
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever the code of a user's module raises
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] != module.partition(".")[0]:
+            raise missing_package(f"Module '{module}' of task '{task_id}'", error) from error
+        line = install_line(module.partition(".")[0])
+        raise GraftError(
+            f"Module '{module}' of task '{task_id}' cannot be imported ({error}); install the package"
+            f"{f' with `{line}`' if line else ''}, or put its folder on PYTHONPATH."
+        ) from error
+    _OWN_IDS.setdefault(module, set()).update(set(gym.registry) - before)
+
+
+def _is_from(spec: EnvSpec, module: str) -> bool:
+    """Whether an id's environment is defined in the package of ``module``."""
+    entry = spec.entry_point
+    place = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+    return re.split(r"[.:]", place)[0] == module.partition(".")[0]
 
 
 def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool, Callable[..., Any]]:
@@ -183,14 +236,20 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool, Callable[..., 
         entry = spec.entry_point
         creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry
     except (ImportError, gym.error.DependencyNotInstalled) as error:
-        raise _missing(task.id, error) from error
+        raise missing_package(f"Task '{task.id}'", error) from error
     if creator is None:
         raise GraftError(f"Task '{task.id}' has only a vector entry point; allowed: ids that gymnasium.make makes.")
-    drawn, offered = task.kwargs.get("render_mode"), getattr(creator, "metadata", {}).get("render_modes")
+    drawn, offered = task.kwargs.get("render_mode"), (getattr(creator, "metadata", None) or {}).get("render_modes")
     if drawn is not None and offered is not None and drawn not in offered:
         raise GraftError(f"Task '{task.id}' cannot be drawn as {drawn}; it offers: {', '.join(offered) or 'nothing'}.")
     parameters = inspect.signature(creator).parameters.values()
-    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    named, given = {p.name for p in takes}, {*spec.kwargs, *task.kwargs}
+    if lacking := [p.name for p in takes if p.default is p.empty and p.name not in given]:
+        raise GraftError(
+            f"Task '{task.id}' needs {' and '.join(lacking)}; give kwargs: "
+            f"{{{', '.join(f'{name}: ...' for name in lacking)}}}."
+        )
     return named | {"max_episode_steps"}, any(p.kind is p.VAR_KEYWORD for p in parameters), creator
 
 
@@ -199,12 +258,15 @@ def _make_one(
     spec: EnvSpec,
     task: Task,
     refusal: GraftError | None,
+    wrappers: tuple[Wrapper, ...],
     wrap: Wrap | None,
     mission: bool | None,
 ) -> SingleEnv:
     """One environment; ``refusal`` is the error for a keyword that its constructor does not spell out."""
     with context():
         env = _make_plain(spec, task, refusal)
+        for wrapper in wrappers:
+            env = wrapper.around(env, task.id)
         if mission is not None and not is_world(env):
             raise unknown(f"keyword of {task.id}", MISSION, task.kwargs)
         env = mission_observation(env, task.id, mission) if is_world(env) else env
@@ -218,7 +280,7 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
         try:
             return gym.make(spec, disable_env_checker=True, **task.kwargs)
         except (ImportError, gym.error.DependencyNotInstalled) as error:
-            raise _missing(task.id, error) from error
+            raise missing_package(f"Task '{task.id}'", error) from error
         except Exception as error:  # constructors refuse keywords in many ways
             if not task.kwargs:  # then it is the environment's own fault, and its author needs the traceback
                 raise
@@ -226,13 +288,6 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
                 raise refusal from error
             given = ", ".join(f"{key}={value!r}" for key, value in task.kwargs.items())
             raise GraftError(f"Task '{task.id}' does not accept {given}: {first_line(error)}.") from error
-
-
-def _missing(task_id: str, error: Exception) -> GraftError:
-    package = getattr(error, "name", None) or getattr(error.__cause__, "name", None)
-    root = package.partition(".")[0] if package else ""
-    line = f"`{INSTALL if is_ours(root) else f'pip install {root}'}`" if root else f"{error}"
-    return GraftError(f"Task '{task_id}' needs a package that is not installed; install it: {line}")
 
 
 def _codecs(
@@ -298,12 +353,21 @@ def _forms(name: str) -> tuple[str, str, str]:
     return name, short, short.rpartition("=")[0]
 
 
+def _grey_frames(env: SingleEnv) -> tuple[str, ...] | None:
+    """Names of the channels of grey pictures that a wrapper stacks; else they would be taken for colours."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.FrameStackObservation) and len(env.env.observation_space.shape or ()) == 2:
+            return tuple(f"frame_{i}" for i in range(env.stack_size))
+        env = env.env
+    return None
+
+
 def env_names(env: SingleEnv, task_id: str) -> Names:
     """Names by the environment's author, or of `known_names`; else ALE's actions or MuJoCo's joints."""
     own = [own_attribute(env, name) for name in ("observation_names", "action_names")]
     given = [tuple(map(str, found)) if isinstance(found, list | tuple) else None for found in own]
     known = known_names(task_id.rpartition(":")[2], env.action_space)
-    known = Names(given[0] or known.observation, given[1] or known.action)
+    known = Names(given[0] or known.observation or _grey_frames(env), given[1] or known.action)
     if known.action is not None:
         return known
     meanings = getattr(env.unwrapped, "get_action_meanings", None)

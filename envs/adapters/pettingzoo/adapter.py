@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from graft.envs.adapters.builtin.teams import OPTIONS, check_same_step, string_option
-from graft.envs.adapters.packages import state
+from graft.envs.adapters.packages import missing_package, state
 from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
 from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
 from graft.envs.adapters.spaces import first_line
@@ -92,10 +92,7 @@ def _module(task_id: str) -> Any:
         known = _in_package(package) if package and missing.startswith(package) and missing != package else []
         if known or missing == "" or not name:
             raise unknown("task", task_id, known or ADAPTERS["pettingzoo"].ids()) from error
-        root = missing.partition(".")[0]
-        raise GraftError(
-            f"Task '{task_id}' needs a package that is not installed; install it: `pip install {root}`."
-        ) from error
+        raise missing_package(f"Task '{task_id}'", error) from error
     except Exception as error:  # whatever the code of a user's module raises
         raise GraftError(f"Module '{name}' of task '{task_id}' cannot be imported: {first_line(error)}.") from error
     if not callable(getattr(module, "parallel_env", None)):
@@ -110,7 +107,7 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
     except GraftError:
         raise
     except ImportError as error:
-        raise GraftError(f"Task '{task_id}' needs a package that is not installed: {first_line(error)}.") from error
+        raise missing_package(f"Task '{task_id}'", error) from error
     except Exception as error:  # constructors refuse keywords in many ways
         allowed, takes_others = _keywords(module)
         for name in options:
@@ -120,7 +117,8 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
                 raise unknown(f"keyword of {task_id}", name, [*allowed, *OPTIONS, KEYWORD, WEIGHTS]) from error
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise GraftError(f"Task '{task_id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
-    drawn, offered = options.get("render_mode"), getattr(env, "metadata", {}).get("render_modes") or ["nothing"]
+    metadata = getattr(env, "metadata", None) or {}
+    drawn, offered = options.get("render_mode"), metadata.get("render_modes") or ["nothing"]
     if drawn is not None and drawn not in offered:
         raise GraftError(f"Task '{task_id}' cannot be drawn as {drawn}; it offers: {', '.join(offered)}.")
     return env

@@ -66,7 +66,7 @@ class PettingZooBatch(TeamEnv):
             self._restartable.restart(0)
             self._roster = Roster(self._envs[0], task, checks_bounds(rules, task), channels)
             self.agents, self.teams = self._roster.agents, self._roster.teams
-            self.metadata = getattr(self._envs[0], "metadata", {})
+            self.metadata = getattr(self._envs[0], "metadata", None) or {}
             self.render_mode = getattr(self._envs[0], "render_mode", None)
             self.num_envs = rows if team is None else envs_needed(rows, len(team_slots(self, team)))
             for i in range(1, self.num_envs):

@@ -21,7 +21,7 @@ class _Served:
         env = self._env
         agents = list(getattr(env, "possible_agents", None) or [])
         spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in agents}
-        return dict(getattr(env, "metadata", {})), getattr(env, "render_mode", None), agents, spaces
+        return dict(getattr(env, "metadata", None) or {}), getattr(env, "render_mode", None), agents, spaces
 
     def reset(self, seed: int) -> Any:
         return first_observation(self._env, {"seed": seed}), list(self._env.agents)

@@ -470,11 +470,11 @@ def test_tag_plays_as_it_does_alone() -> None:
         (Task("pettingzoo:mpe2"), "has no parallel_env"),
         (
             Task("pettingzoo:simple_tag_v3"),
-            "is not installed; install it: `pip install simple_tag_v3`",
+            "needs the Python module 'simple_tag_v3', which is not installed",
         ),
         (
             Task("pettingzoo:nothere.game_v0"),
-            "is not installed; install it: `pip install nothere`",
+            "needs the Python module 'nothere', which is not installed",
         ),
     ],
 )

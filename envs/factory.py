@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -85,16 +86,20 @@ def make(
     options = BatchOptions(num_envs, seed, autoreset, max_threads, workers, names.get(CHANNELS))
     env = adapter.make(task, options)
     try:
-        if LIKE in names:
-            other, known = like_task(names[LIKE], task.id)
-            theirs = known or schemas(other)
-            env.observation_schema, env.action_schema = names_like(env.schemas, theirs, task.id, other)
-        elif names:
-            env.observation_schema, env.action_schema = rename(env.schemas, names, task.id)
+        if names:
+            env.observation_schema, env.action_schema = _named(env.schemas, names, task.id)
         return env if observation in (None, env.observation_schema) else UnionObservation(env, observation)
     except GraftError:
         env.close()
         raise
+
+
+def _named(own: Schemas, names: Mapping[str, Any], task: str) -> Schemas:
+    """A task's ``own`` schemas under the names of its keyword ``schema``; raises GraftError."""
+    if LIKE not in names:
+        return rename(own, names, task)
+    other, known = like_task(names[LIKE], task)
+    return names_like(own, known or schemas(other), task, other)
 
 
 def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:

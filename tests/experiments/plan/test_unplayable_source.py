@@ -56,7 +56,7 @@ def test_a_target_takes_its_names(tmp_path, source):
     assert schemas(task) == Checkpoint.load(source["checkpoint"]).schemas
     assert "farmer" in schemas(task).observation.names
     other = {"id": "CartPole-v1", "schema": {"as": "source"}}
-    with pytest.raises(GraftError, match="as: .* is not possible, as CartPole-v1 shows vector 4"):
+    with pytest.raises(GraftError, match=r"as: .* is not possible, as CartPole-v1 shows vector 4"):
         schemas(config_of(tmp_path, source, targets=[other]).targets[0].task)
 
 

@@ -113,7 +113,7 @@ def _own(name: str, task: str) -> Make:
             f"Module '{module}' of wrapper '{name}' of task '{task}' cannot be imported ({first_line(error)}); install "
             f"its package, or put its folder on PYTHONPATH."
         ) from error
-    make = getattr(imported, attribute, None)
+    make: Make | None = getattr(imported, attribute, None)
     if not callable(make):
         raise unknown(f"wrapper of {module}", attribute, _callables(imported))
     return make

@@ -397,6 +397,7 @@ CHEETAH = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("task", "changes", "budget"),
     [

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from graft.agents.networks.encoder import ENCODERS, default_encoder
+from graft.agents.networks.encoder import default_encoder
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.agents.training.algorithm import PPOOptions
 from graft.agents.training.backend import Resources
@@ -164,9 +164,9 @@ def cost(task: Task, encoder: str) -> int:
 
 
 def encoders() -> dict[str, Task]:
-    """Encoder -> task: the default one of the game, and the one with most operations in any of its views."""
+    """Encoder -> task: the default one of the game, and of its views the default one with most operations."""
     views = [Task(GAME, {"view": view}) for view in VIEWS]
-    fitting = [(name, v) for v in views for name, e in ENCODERS.items() if schemas(v).observation.kind in e.kinds]
+    fitting = [(default_encoder(schemas(view).observation), view) for view in views]
     largest, view = max(fitting, key=lambda pair: cost(pair[1], pair[0]))
     return {default_encoder(schemas(Task(GAME)).observation): Task(GAME), largest: view}
 

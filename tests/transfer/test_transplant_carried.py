@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.tiny_tasks import MATCH, box, discrete, pixels, planes, small_config, vector
+from support.tiny_tasks import MATCH, box, discrete, planes, small_config, vector
 from support.transplant_fixtures import FLAT_PLANES, LEFT_RIGHT, checkpoint, moved, stem_of
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.envs.core.schema import Schemas
+from graft.envs.core.schema import Schemas, joined
 from graft.errors import GraftError
 from graft.transfer.transplant import carried
 
@@ -124,8 +124,8 @@ def test_nothing_in_common():
 
 def test_an_encoder_that_cannot_read_the_target():
     source = checkpoint(vector(["a", "b"]))
-    with pytest.raises(GraftError, match="cannot take a pixels observation"):
-        carry(source, policy_of(source), Schemas(pixels(["a", "b"]), UP_DOWN))
+    with pytest.raises(GraftError, match="cannot take a parts observation"):
+        carry(source, policy_of(source), Schemas(joined({"a": vector(["a"]), "b": vector(["b"])}), LEFT_RIGHT))
 
 
 def test_the_random_numbers_of_the_process_are_left_alone():

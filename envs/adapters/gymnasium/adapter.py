@@ -80,7 +80,7 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         check, observation, action = _codecs(first, task, batch.strict, options.channels)
         super().__init__(options, observation, action)
         batch.start(check)
-        self.step_limit = getattr(first.spec, "max_episode_steps", None)
+        self.step_limit = getattr(first.unwrapped.spec, "max_episode_steps", None)
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
         self.render_mode = first.render_mode

@@ -60,7 +60,7 @@ def test_a_few_faults_are_told_of_and_too_many_leave_an_error_and_a_checkpoint(
     (tmp_path / "leaky_pipes.py").write_text(GAME)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")  # of the workers
-    targets = [target(burst=150, faults={"limit": 50}), target(burst=10, since=960, faults={"limit": 3})]
+    targets = [target(burst=150, faults={"limit": 50}), target(burst=10, since=1060, faults={"limit": 3})]
     changes = {"sources": NAME, "targets": targets, "methods": "scratch", "seeds": 1, "network": None}
     config, store = load_config(str(write_config(tmp_path, **changes))), Store(tmp_path / "out")
     store.open(config)

@@ -95,8 +95,13 @@ SOON = {"retrain": STEPS, "every": 3, "gradual_unfreeze": True, "layer_decay": 0
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
-    "name", [n for n in METHODS if METHODS[n].uses_source and takes(n, schemas(Task("Graft/Dodge-v0")))]
-)
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("ewc", "packnet", "progressive") else pytest.mark.slow)
+        for name in METHODS
+        if METHODS[name].uses_source and takes(name, schemas(Task("Graft/Dodge-v0")))
+    ],
+)  # without the files of a stage, test_methods_training resumes every method
 def test_under_every_method_a_stopped_stage_ends_as_if_it_had_not_been(tmp_path, name):
     options = {key: value for key, value in SOON.items() if key in {field.name for field in fields(METHODS[name])}}
     evaluation = {"every": 2 * ROLLOUT, "episodes": 8, "num_envs": 8}
@@ -350,7 +355,7 @@ def eager_run(folder, config):
 
 
 def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_results(tmp_path):
-    budget = 40 * ROLLOUT
+    budget = 20 * ROLLOUT
     changes = {
         "methods": "finetune",
         "pretrain": {"steps": budget},

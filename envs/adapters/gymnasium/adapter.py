@@ -80,7 +80,7 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         check, observation, action = _codecs(first, task, batch.strict, options.channels)
         super().__init__(options, observation, action)
         batch.start(check)
-        self.step_limit = getattr(first.unwrapped.spec, "max_episode_steps", None)
+        self.step_limit = _step_limit(first)
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
         self.render_mode = first.render_mode
@@ -288,6 +288,12 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
                 raise refusal from error
             given = ", ".join(f"{key}={value!r}" for key, value in task.kwargs.items())
             raise GraftError(f"Task '{task.id}' does not accept {given}: {first_line(error)}.") from error
+
+
+def _step_limit(env: SingleEnv) -> int | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of arguments that cannot be copied, as wrappers copy the spec
+        return getattr(env.spec or env.unwrapped.spec, "max_episode_steps", None)
 
 
 def _codecs(

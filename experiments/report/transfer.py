@@ -215,12 +215,14 @@ def results(
 
 
 def format_ratio(ratio: Mapping[str, float | None] | None, separator: str = " ") -> str:
-    """A transfer ratio and its interval; ``separator`` is between the two."""
+    """A transfer ratio and its interval, if it has one; ``separator`` is between the two."""
     if ratio is None:
         return "-"
     iqm, low, high = (ratio[name] for name in ("iqm", "low", "high"))
     if iqm is None:
         return "undefined" if low is None else f"> {format_signed(low)}"
+    if low is None and high is None:
+        return format_signed(iqm)
     start, end = ("-inf" if low is None else format_signed(low)), ("inf" if high is None else format_signed(high))
     return f"{format_signed(iqm)}{separator}[{start}, {end}]"
 

@@ -107,7 +107,7 @@ def test_a_single_seed_has_no_interval():
     row = judged(measured("finetune", flat(0.5, 1), flat(0.2, 1)))
     assert row["auc"] == {"iqm": pytest.approx(0.5), "low": None, "high": None}
     assert row["transfer_ratio"] == {"iqm": pytest.approx(1.5), "low": None, "high": None}
-    assert "+1.5 [-inf, inf]" in report._cells(row)
+    assert "+1.5" in report._cells(row)
 
 
 def test_verdicts_allow_for_the_methods_on_their_target():

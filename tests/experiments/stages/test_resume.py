@@ -408,7 +408,7 @@ CHEETAH = {
     [
         ("CartPole-v1", {"network": None}, 20_000),
         ("HalfCheetah-v5", CHEETAH, 1_500),
-        ("MiniGrid-Empty-5x5-v0", {"network": None}, 10_000),
+        ("minigrid:MiniGrid-Empty-5x5-v0", {"network": None}, 10_000),
     ],
 )
 def test_killed_in_an_environment_that_cannot_be_saved_one_interval_at_most_is_lost(tmp_path, task, changes, budget):

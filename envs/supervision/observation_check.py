@@ -124,7 +124,7 @@ class ObservationCheck:
             self.clips.count += 1
             if not self.clips.first:
                 self.clips.first = self._beyond(row, beyond)
-        return np.clip(row, self.low, self.high)
+        return np.clip(row, self.low, self.high).astype(row.dtype, copy=False)
 
     def _numbers(self, shown: Any) -> Array:
         try:
@@ -152,7 +152,7 @@ class ObservationCheck:
 
 
 def limits(space: gym.Space[Any], strict: bool = True) -> tuple[Array, Array]:
-    """Lowest and highest values that are passed on, in the space's dtype.
+    """Lowest and highest values that are passed on, in the space's dtype (of float16, in float32).
 
     A Box's are its own, if they are finite; without ``strict``, all finite values that the dtype holds. Reals are
     those of float32, which networks take.
@@ -167,10 +167,13 @@ def limits(space: gym.Space[Any], strict: bool = True) -> tuple[Array, Array]:
     assert isinstance(space, gym.spaces.Box)
     if dtype.kind == "b" or (strict and dtype.kind != "f"):
         return space.low, space.high
-    held: Any = np.finfo(np.float16 if dtype == np.float16 else np.float32) if dtype.kind == "f" else np.iinfo(dtype)
+    if dtype == np.float16:  # whose largest number would look like a bound beside other parts
+        dtype = np.dtype(np.float32)
+    held: Any = np.finfo(np.float32) if dtype.kind == "f" else np.iinfo(dtype)
     if not strict:
         return np.full(space.shape, held.min, dtype), np.full(space.shape, held.max, dtype)
-    return np.clip(space.low, held.min, held.max), np.clip(space.high, held.min, held.max)
+    low, high = (np.clip(end.astype(dtype), held.min, held.max) for end in (space.low, space.high))
+    return low, high
 
 
 def within(values: Array, low: Array, high: Array) -> bool:
@@ -188,8 +191,8 @@ def _with_slack(low: Array, high: Array) -> tuple[Array, Array]:
     if low.dtype.kind != "f":
         return low, high
     least, greatest = low.astype(np.float64), high.astype(np.float64)
-    most = min(UNBOUNDED, float(np.finfo(low.dtype).max))
-    size = np.maximum(1.0, np.abs(np.where(least > -most, least, np.where(greatest < most, greatest, 0.0))))
+    bounded_below, bounded_above = least > -UNBOUNDED, greatest < UNBOUNDED
+    size = np.maximum(1.0, np.abs(np.where(bounded_below, least, np.where(bounded_above, greatest, 0.0))))
     width = greatest - least
-    slack = TOLERANCE * np.where((least > -most) & (greatest < most) & (width > 0), width, size)
+    slack = TOLERANCE * np.where(bounded_below & bounded_above & (width > 0), width, size)
     return least - slack, greatest + slack

@@ -292,7 +292,8 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
 
 def _step_limit(env: SingleEnv) -> int | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of arguments that cannot be copied, as wrappers copy the spec
+        # Wrappers copy the spec, and cannot where an argument cannot be copied.
+        warnings.filterwarnings("ignore", message=".*while copying the environment spec")
         return getattr(env.spec or env.unwrapped.spec, "max_episode_steps", None)
 
 

@@ -315,7 +315,7 @@ RELAXED = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
-    phases=(Phase.generate, Phase.shrink),
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
     report_multiple_bugs=False,
 )
 

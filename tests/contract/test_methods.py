@@ -17,6 +17,7 @@ from support.method_fixtures import (
     cases,
     first,
     held,
+    of_each_kind,
     quick,
     register_norm_encoder,
     rollouts_of,
@@ -50,12 +51,6 @@ BOARD = NetworkConfig("grid_cnn", {"channels": [4], "kernels": [3], "strides": [
 GAME = Setting((Task("Graft/Dodge-v0"), Task("Graft/Dodge-v0", {"slip": 0.2})), PPO, BOARD)
 
 
-@pytest.fixture(params=["ppo", "mlp"])
-def setting(request: pytest.FixtureRequest) -> str:
-    """With running statistics, and without."""
-    return request.param
-
-
 @pytest.fixture(autouse=True)
 def _setting(monkeypatch: pytest.MonkeyPatch, tiny_tasks: None) -> None:
     register_norm_encoder(monkeypatch)
@@ -63,6 +58,12 @@ def _setting(monkeypatch: pytest.MonkeyPatch, tiny_tasks: None) -> None:
 
 def of_all(methods: list[TransferMethod]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("method", methods, ids=label)
+
+
+def in_settings(methods: list[TransferMethod]) -> pytest.MarkDecorator:
+    """An encoder with running statistics for all, and one without for each method's defaults."""
+    found = [(method, "ppo") for method in methods] + [(method, "mlp") for method in of_each_kind(methods)]
+    return pytest.mark.parametrize(("method", "setting"), found, ids=lambda v: v if isinstance(v, str) else label(v))
 
 
 def begin(method: TransferMethod, setting: str) -> tuple[Built, State]:
@@ -93,7 +94,7 @@ def test_labels_and_records_tell_methods_apart():
         assert len({tell(method) for method in ALL}) == len(ALL)
 
 
-@of_all(ALL)
+@in_settings(ALL)
 def test_the_same_seed_builds_the_same_and_nothing_else_changes(method, setting):
     before, state = held(source_of(method, setting)), torch.get_rng_state()
     (one, remembered), (again, remembered_again) = (begin(method, setting) for _ in range(2))
@@ -105,7 +106,7 @@ def test_the_same_seed_builds_the_same_and_nothing_else_changes(method, setting)
     assert frozen(one.network) == frozen(again.network)
 
 
-@of_all([method for method in OWN if method.overrides("consolidate")])
+@in_settings([method for method in OWN if method.overrides("consolidate")])
 def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, setting):
     network = shrunk(build_network(SETTINGS[setting].schemas(0), SETTINGS[setting].architecture, 0))
     before = torch.get_rng_state()
@@ -115,7 +116,7 @@ def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, setting
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@of_all(ALL)
+@in_settings(ALL)
 def test_the_network_is_the_targets(method, setting):
     network = begin(method, setting)[0].network
     assert network.schemas == SETTINGS[setting].schemas(1)
@@ -124,7 +125,7 @@ def test_the_network_is_the_targets(method, setting):
     assert outputs.action.isfinite().all()
 
 
-@of_all(ALL)
+@in_settings(ALL)
 def test_the_report_tells_the_truth(method, setting):
     (network, report), state = begin(method, setting)
     promised = method.uses_source and "fresh_weights" not in method.words()
@@ -144,7 +145,7 @@ def test_the_report_tells_the_truth(method, setting):
     assert not (promised and same.partial), "something is lost although the task is the same"
 
 
-@of_all(OWN)
+@in_settings(OWN)
 def test_the_source_is_used_where_the_method_says_so(method, setting):
     source = source_of(method, setting)
     if source is None:

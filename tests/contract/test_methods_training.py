@@ -21,6 +21,7 @@ from support.method_fixtures import (
     consolidated,
     first,
     held,
+    of_each_kind,
     register_norm_encoder,
     run_transfer,
     source_of,
@@ -58,13 +59,22 @@ def only(found: list[TransferMethod]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("method", found, ids=label, scope="module")
 
 
-@pytest.mark.parametrize(("name", "heads"), [("ppo", ("policy", "value")), ("dqn", ("policy",)), ("sac", ("policy",))])
-def test_what_it_froze_stays_and_the_heads_train(method, name, heads):
+def check_what_moved(method: TransferMethod, name: str, *heads: str) -> None:
     run = cached_run(method, name)
     assert run.session.moved == set()
     changed = {n for n, t in run.trained.items() if not torch.equal(t, run.before[n])}
     assert of_heads(run.before, *heads) <= changed
     assert len(run.session.frozen) >= 3
+
+
+def test_what_it_froze_stays_and_the_heads_train(method):
+    check_what_moved(method, "ppo", "policy", "value")
+
+
+@only(of_each_kind(PLAIN))
+@pytest.mark.parametrize("name", ["dqn", "sac"])
+def test_what_it_froze_stays_under_other_algorithms(method, name):
+    check_what_moved(method, name, "policy")
 
 
 class Masks(Finetune):
@@ -131,7 +141,7 @@ def test_without_strength_it_is_plain_training(method):
     assert_same(weights(built.network), run.trained)
 
 
-@only([Chain(methods=(m,)) for m in PLAIN if m.uses_source] + [Chain()])
+@only([Chain(methods=(m,)) for m in of_each_kind(PLAIN) if m.uses_source] + [Chain()])
 def test_a_chain_of_one_is_that_method(method):
     alone = method.methods[0] if method.methods else Finetune()
     run, other = run_transfer(method, PPO, first(method, PPO)), cached_run(alone, "ppo")

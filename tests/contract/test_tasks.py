@@ -84,7 +84,7 @@ def test_play_stays_inside_the_spaces_and_the_schemas(task: Task) -> None:
 def check_play(env: envs.TaskVectorEnv) -> None:
     obs, _ = env.reset()
     env.action_space.seed(0)
-    for _ in range(STEPS):
+    for _ in range(STEPS if obs[0].size < 10_000 else STEPS // 4):
         check_observation(env, obs)
         obs, rewards, terminated, truncated, infos = env.step(env.action_space.sample())
         assert rewards.shape == terminated.shape == truncated.shape == (NUM_ENVS,)

@@ -134,6 +134,11 @@ def cases() -> list[TransferMethod]:
     return list({label(method): method for method in map(quick, found)}.values())
 
 
+def of_each_kind(methods: list[TransferMethod]) -> list[TransferMethod]:
+    """The first of each class: of `cases` and `variants`, with its defaults."""
+    return list({type(method): method for method in reversed(methods)}.values())[::-1]
+
+
 def shrunk(network: PolicyNetwork, seed: int = 0) -> PolicyNetwork:
     """Different numbers everywhere, where no activation is flat; but a unit of every block of the encoder is dead."""
     with torch.no_grad():

@@ -234,7 +234,7 @@ def network_for(algorithm, task):
     return lambda: type(plain)(plain.schemas, architecture_for(algorithm, plain.config), 0)
 
 
-@pytest.mark.parametrize(("buffer", "stops"), [(480, [3, 25, 40]), (100_000, [25])])
+@pytest.mark.parametrize(("buffer", "stops"), [(480, [3, 40]), pytest.param(100_000, [25], marks=pytest.mark.slow)])
 def test_dqn_goes_on_with_its_target_network_and_replay_buffer(tmp_path, monkeypatch, buffer, stops):
     algorithm = ALGORITHMS["dqn"](**{**REPLAY, "buffer": buffer}, target_update=50, exploration_fraction=0.8)
     trainer = Trainer(tmp_path / "s", algorithm, network=network_for(algorithm, DODGE), hooks=noisy)
@@ -244,7 +244,9 @@ def test_dqn_goes_on_with_its_target_network_and_replay_buffer(tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("savable_reach")
-@pytest.mark.parametrize(("encoder", "stops"), [("separate", [3, 40]), ("shared", [40])])
+@pytest.mark.parametrize(
+    ("encoder", "stops"), [("separate", [40]), pytest.param("shared", [3, 40], marks=pytest.mark.slow)]
+)
 def test_sac_goes_on_with_its_critics_and_entropy_coefficient(tmp_path, monkeypatch, encoder, stops):
     algorithm = ALGORITHMS["sac"](**REPLAY, encoder=encoder, critic=(16,))
     trainer = Trainer(tmp_path / "s", algorithm, REACH, network_for(algorithm, REACH), noisy)

@@ -183,20 +183,21 @@ def test_parts_of_an_observation_have_the_same_rule():
 
 
 @pytest.mark.parametrize(
-    ("method", "moves"),
+    ("method", "moves", "algorithm"),
     [
-        ("finetune", True),
-        ({"finetune": {"statistics": "freeze"}}, False),
-        ("frozen", False),
-        ({"frozen": {"statistics": "go_on"}}, True),
-        ("random_frozen", True),
-        ("lora", False),
-        ({"lora": {"statistics": "go_on"}}, True),
-        ("scratch", True),
+        ("finetune", True, "ppo"),
+        ({"finetune": {"statistics": "freeze"}}, False, "ppo"),
+        ({"finetune": {"statistics": "freeze"}}, False, "sac"),
+        ("frozen", False, "ppo"),
+        ({"frozen": {"statistics": "go_on"}}, True, "ppo"),
+        ({"frozen": {"statistics": "go_on"}}, True, "sac"),
+        ("random_frozen", True, "ppo"),
+        ("lora", False, "ppo"),
+        ({"lora": {"statistics": "go_on"}}, True, "ppo"),
+        ("scratch", True, "ppo"),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_they_go_on_or_freeze_as_the_method_says(method, moves, algorithm):
     """In a real training, also where the first blocks' outputs are computed once per rollout."""
     options = {} if algorithm == "ppo" else {"learning_starts": 10, "batch": 8, "buffer": 500, "critic": (8,)}

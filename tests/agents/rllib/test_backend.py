@@ -223,6 +223,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_where_environments_cannot_be_saved_all_else_goes_on_with_fresh_episodes(tmp_path, monkeypatch):
     class Stopped(Exception):
         pass

@@ -262,6 +262,7 @@ def bias(part):
     return network.value.out.bias.item()
 
 
+@pytest.mark.slow
 def test_what_a_schedule_changes_reaches_the_runners_before_they_play(monkeypatch):
     seen = []
     original = TransferPPO.training_step
@@ -277,6 +278,7 @@ def test_what_a_schedule_changes_reaches_the_runners_before_they_play(monkeypatc
     assert all(len(biases) == 1 for biases in seen), seen
 
 
+@pytest.mark.slow
 def test_what_a_runner_raises_is_raised_here():
     task = Task("support.failing_env:FailsSoon-v0", {"faults": {"limit": 1}})
     with pytest.raises(TooManyFaults, match="a bug") as caught:

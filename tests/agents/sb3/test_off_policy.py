@@ -38,12 +38,12 @@ def test_options_that_make_no_sense(small, options, message):
 
 
 def test_same_seed_same_weights_bit_for_bit(small):
-    first, again, other = (small.trained(seed=s) for s in (5, 5, 6))
+    first, again, other = (small.trained(100, seed=s) for s in (5, 5, 6))
     assert_same(weights(first.network), weights(again.network))
     assert first.result.final_returns == again.result.final_returns
     assert not torch.equal(first.network.policy.out.weight, other.network.policy.out.weight)
 
 
 def test_how_often_it_is_evaluated_does_not_change_the_training(small):
-    rare, often = (small.trained(evaluation=Evaluation(every=e, episodes=8, num_envs=8)) for e in (10_000, 1))
+    rare, often = (small.trained(100, evaluation=Evaluation(every=e, episodes=8, num_envs=8)) for e in (10_000, 1))
     assert_same(weights(rare.network), weights(often.network))

@@ -239,8 +239,7 @@ def test_errors_of_a_process_are_those_of_one(odd: None) -> None:
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("how", ["sleep", "compiled"])
+@pytest.mark.parametrize(("how", "mode"), list(zip(["sleep", "compiled"], MODES, strict=True)))
 def test_a_step_that_hangs_is_ended_and_the_others_go_on(
     odd: None, tmp_path: Path, how: str, mode: AutoresetMode
 ) -> None:

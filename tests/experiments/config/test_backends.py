@@ -74,7 +74,7 @@ def test_stages_are_named_by_who_trains_them_and_by_the_processes_that_do():
     assert not rllib & runners
 
 
-@pytest.mark.parametrize("by", ["sb3", "rllib"])
+@pytest.mark.parametrize("by", ["sb3", pytest.param("rllib", marks=pytest.mark.slow)])
 def test_what_one_backend_pretrained_is_transferred_by_the_other(config, tmp_path, by, one_ray):
     graph = expand(config(f"backend={by}"))
     carried = {c.source: report for c, report in preflight(graph) if c.source is not None}

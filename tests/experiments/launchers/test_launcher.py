@@ -90,6 +90,7 @@ def test_a_killed_worker_fails_its_stage_and_the_rest_runs_after_its_source(tmp_
         assert stage.source is None or order.index(stage.source) < order.index(stage.id)
 
 
+@pytest.mark.slow
 def test_environments_in_processes_of_their_own_change_no_result(tmp_path):
     changes = {"sources": "CartPole-v1", "targets": "CartPole-v1", "methods": "scratch", "network": None}
     trained = []

@@ -48,8 +48,12 @@ class Stop(Exception):
 @pytest.fixture
 def eager(monkeypatch):
     """A snapshot at every rollout."""
-    monkeypatch.setattr(resume, "SECONDS", 0.0)
-    monkeypatch.setattr(snapshotter, "LARGEST_SHARE", 1e9)
+    be_eager(monkeypatch)
+
+
+def be_eager(patch):
+    patch.setattr(resume, "SECONDS", 0.0)
+    patch.setattr(snapshotter, "LARGEST_SHARE", 1e9)
 
 
 def ignore(env_steps, values):
@@ -144,15 +148,26 @@ def test_a_stage_on_a_mixture_goes_on_and_its_record_has_each_tasks_returns(tmp_
     assert store.record(last.id)["recall"][0]["return_means"].keys() == means.keys()
 
 
-@pytest.fixture
-def pretraining(tmp_path, eager):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
     """The first stage stopped at 384 env steps, just after its update; and what it leaves when it is not stopped."""
-    (stage, *_), store = set_up(tmp_path)
-    run_stage(stage, store, ignore)
-    expected = outcome(store, stage)
-    shutil.rmtree(store.folder(stage.id))
-    stop(store, stage, 3 * ROLLOUT, "train/")
-    return stage, store, expected
+    folder = tmp_path_factory.mktemp("stopped")
+    (stage, *_), store = set_up(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        be_eager(patch)
+        run_stage(stage, store, ignore)
+        expected = outcome(store, stage)
+        shutil.rmtree(store.folder(stage.id))
+        stop(store, stage, 3 * ROLLOUT, "train/")
+    return stage, folder / "out", expected
+
+
+@pytest.fixture
+def pretraining(tmp_path, stopped, eager):
+    """`stopped`, in a folder that the test may change."""
+    stage, out, expected = stopped
+    shutil.copytree(out, tmp_path / "out")
+    return stage, Store(tmp_path / "out"), expected
 
 
 def test_whoever_watches_hears_first_where_it_goes_on(pretraining):

@@ -217,6 +217,7 @@ def test_the_older_copy_is_renewed_when_it_is_due():
 # Hooks, and what stays
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_bit_for_bit(monkeypatch):
     register_encoder(monkeypatch)
     network = PolicyNetwork(MATCH, NetworkConfig("norm", head=(8,)), 0)
@@ -255,6 +256,7 @@ def test_hooks_are_called_where_they_belong():
     assert [n for n, values in run.records if "x/y" in values] == [0, 256, 384]
 
 
+@pytest.mark.slow
 def test_rates_reach_the_optimiser():
     still = dict.fromkeys((n for n, _ in small_network(MATCH).encoder.named_parameters(prefix="encoder")), 0.0)
     network = small_network(MATCH)
@@ -263,6 +265,7 @@ def test_rates_reach_the_optimiser():
     assert {n for n in after if torch.equal(after[n], before[n])} == set(still)
 
 
+@pytest.mark.slow
 def test_a_schedule_can_thaw():
     def schedule(network, progress):
         network.encoder.freeze(0 if progress > 0.5 else 2)
@@ -352,6 +355,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
 # Runners that don't wait
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_runners_of_their_own_play_on(monkeypatch, count):
     """Counters, records and episodes are as without; which fragments meet is left to time."""

@@ -50,6 +50,7 @@ def test_zero_gradients_leave_the_network_as_it_is_while_the_critics_learn():
     assert moved(critics, part(first, "critics")) == set(critics)
 
 
+@pytest.mark.slow
 def test_what_the_hook_leaves_out_does_not_change():
     network = fresh()
     before = weights(network)
@@ -65,6 +66,7 @@ def test_the_hook_gets_the_minibatch_with_actions_as_the_environment_took_them()
     assert 0.4 < largest <= 0.5
 
 
+@pytest.mark.slow
 def test_rates_reach_the_actors_optimiser_only():
     still = dict.fromkeys((n for n, _ in fresh().encoder.named_parameters(prefix="encoder")), 0.0)
     network = fresh()
@@ -110,6 +112,7 @@ def test_the_critics_encoder_thaws_with_the_networks():
     assert moved(encoder, before) == set(encoder)
 
 
+@pytest.mark.slow
 def test_statistics_of_observations_are_those_of_the_critics_target():
     network = fresh(NetworkConfig(None, {"widths": [16, 16], "normalise": True}, (8,)))
     run = trained(network)
@@ -125,6 +128,7 @@ def test_statistics_of_observations_are_those_of_the_critics_target():
 # Critics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["separate", pytest.param("shared", marks=pytest.mark.slow)])
 def test_training_starts_from_the_critics_given_and_leaves_its_own(encoder):
     first = trained(budget=40, encoder=encoder).critics
@@ -204,6 +208,7 @@ def test_evaluations_records_and_the_schedule_come_regularly():
     assert tags < set(run.records[-2][1])
 
 
+@pytest.mark.slow
 def test_a_record_is_of_many_rollouts_where_the_budget_is_large(monkeypatch):
     monkeypatch.setattr("graft.agents.training.periodic_evaluation.LOG_PERIOD", 12)
     run = trained(budget=5000, more={"snapshots": None}, learning_starts=10_000)
@@ -245,6 +250,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch, en
     assert late == early[-len(late) :]
 
 
+@pytest.mark.slow
 def test_where_environments_cannot_be_saved_the_buffer_goes_on_with_fresh_episodes(monkeypatch, tmp_path):
     class Stopped(Exception):
         pass

@@ -253,6 +253,7 @@ def test_evaluations_logs_and_the_schedule_come_regularly():
     assert {"train/critic_loss", "train/ent_coef", "train/n_updates", "time/env_steps_per_s"} < last
 
 
+@pytest.mark.slow
 def test_a_tiny_box_task_is_learned():
     """The best is -5 / 12 per episode, doing nothing -10 / 3 (see `test_backend`)."""
     run = small.trained(1500, learning_starts=200, gradient_steps=4, batch=64, gamma=0.0)

@@ -168,7 +168,7 @@ def _of_algorithm(name: str, options: Mapping[str, Any]) -> Iterator[Check]:
             network,
             task,
             made,
-            300,
+            3 * ROLLOUT,
             given.get("seed", 0),
             lambda steps, values: records.append((steps, dict(values))),
             plan,

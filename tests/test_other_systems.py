@@ -6,6 +6,7 @@ Windows itself is not tried here.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from graft.errors import GraftError
 from graft.experiments.store.records import Store
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("envs", "agents", "transfer", "experiments", "graft")
 
 OWN = '''"""Umlaute in the source: äöü."""
 
@@ -129,23 +131,30 @@ ALONE = """if True:
     import importlib, pkgutil, sys
     import gymnasium, numba, pandas, pydantic, tensorboard, torch  # whose own matter it is how they do without
     import gymnasium.vector, matplotlib.pyplot, pettingzoo, scipy.stats, stable_baselines3, torch.utils.tensorboard
-    if sys.argv[1] == "with Ray":
-        import optuna, ray, ray.rllib.algorithms.ppo, ray.rllib.algorithms.sac
+    import optuna, ray, ray.rllib.algorithms.ppo, ray.rllib.algorithms.sac
     for name in ("fcntl", "resource", "termios", "tty", "pwd", "grp"):
         sys.modules[name] = None  # importing it fails from here on
     import graft
     names = [module.name for module in pkgutil.walk_packages(graft.__path__, "graft.", onerror=lambda name: None)]
     for name in names:
-        rays = ("graft.agents.rllib", "graft.agents.ray_session", "graft.experiments.launchers.ray")
-        of_ray = name.startswith(rays) or name in ("graft.experiments.benchmarks.scaling", "graft.agents.rllib")
-        if not name.endswith("__main__") and (sys.argv[1] == "with Ray" or not of_ray):
+        if not name.endswith("__main__"):
             importlib.import_module(name)
     print(len(names))
 """
 
 
-@pytest.mark.parametrize("which", ["without Ray", pytest.param("with Ray", marks=pytest.mark.slow)])
-def test_every_module_can_be_imported_without_what_windows_lacks(which: str) -> None:
-    done = subprocess.run([sys.executable, "-c", ALONE, which], cwd=ROOT, capture_output=True, encoding="utf-8")
+def test_no_module_needs_what_windows_lacks_when_it_is_imported() -> None:
+    """At its top; `keys` has the console's way beside the terminal's."""
+    lacking = re.compile(r"^(?:import|from) (fcntl|resource|termios|tty|pwd|grp|msvcrt|winreg)\b", re.MULTILINE)
+    texts = {path: path.read_text(encoding="utf-8") for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert len(texts) > 200
+    assert [str(path) for path, text in texts.items() if lacking.search(text)] == []
+    forks = re.compile(r"os\.fork|get_context\(\"fork|set_start_method|preexec_fn|/dev/shm|ProcessPoolExecutor\(\w*\)")
+    assert [str(path) for path, text in texts.items() if forks.search(text)] == []
+
+
+@pytest.mark.slow
+def test_every_module_can_be_imported_without_what_windows_lacks() -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 200

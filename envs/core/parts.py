@@ -82,15 +82,16 @@ def _is_defined(entry: object, module: str) -> bool:
     return not isinstance(entry, type) or entry.__module__ == module or is_own(entry.__module__)
 
 
-@lru_cache(maxsize=4)
-def _installed(path: tuple[str, ...]) -> EntryPoints:
-    return entry_points()
+@lru_cache(maxsize=32)
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """Entry points of a group that distributions on ``path`` have, which is `sys.path`."""
+    return entry_points(group=group)
 
 
 def plugins(group: str) -> dict[str, EntryPoint]:
     """Entry points of a group by name; of two with one name, a warning says so and the first counts."""
     found: dict[str, EntryPoint] = {}
-    for entry in _installed(tuple(sys.path)).select(group=group):
+    for entry in _installed(group, tuple(sys.path)):
         if entry.name in found and found[entry.name].value != entry.value:
             warnings.warn(
                 f"{_source(entry)} is not used: {_source(found[entry.name])} has the same name.", stacklevel=2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import torch
 
@@ -148,6 +149,6 @@ CONTRACTS: tuple[Callable[[Case], None], ...] = (
 def cases(name: str, options: dict[str, object]) -> list[Case]:
     """One for each kind of observation that the encoder takes."""
     kinds = ENCODERS[name].kinds
-    every = ("vector", "planes", "pixels", "parts")
-    expect(kinds and set(kinds) <= set(every), f"kinds is {kinds!r}; it is a tuple of some of {', '.join(every)}")
-    return [Case(name, kind, options) for kind in kinds]
+    every = get_args(ObservationKind)
+    expect(kinds and set(kinds) <= {*every}, f"kinds is {kinds!r}; it is a tuple of some of {', '.join(every)}")
+    return [Case(name, kind, options) for kind in every if kind in kinds]

@@ -174,7 +174,7 @@ def consolidated(method: TransferMethod, setting: Setting, end: Checkpoint, inde
     """What goes on from the end of a task to the next."""
     session = CheckedSession(method, end.build(), end.parts.get(PART, {}))
     position = TaskPosition(index, max(len(setting.tasks), 2))
-    session.consolidate(lambda network, *how: rollouts_of(network.schemas, *how, index), position)
+    session.consolidate(lambda network, *how: rollouts_of(network.schemas, how[0], how[1], index), position)
     if method.retraining:
         session.train(setting, index, method.retraining)
         expect(not session.moved, f"what is frozen moved while it trained again: {', '.join(sorted(session.moved))}")

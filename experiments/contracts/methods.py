@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -150,7 +149,7 @@ def moved_away(network: PolicyNetwork, seed: int = 0) -> PolicyNetwork:
 
 
 def _differ(a: Outputs, b: Outputs) -> bool:
-    return any(x is not None and not torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return any(x is not None and y is not None and not torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def what_trains_matters_and_is_saved(method: TransferMethod, setting: Setting, source: Checkpoint | None) -> None:
@@ -175,9 +174,12 @@ def _doubled(network: PolicyNetwork, state: State) -> State:
     """Network and state in double precision; encoders turn observations into floats, which are doubled as well."""
     for module in network.double().modules():
         if isinstance(module, Encoder):
-            scale: Any = module.scale
-            module.scale = lambda obs, scale=scale: scale(obs).double()  # type: ignore[method-assign]
+            module.scale = _in_double(module.scale)  # type: ignore[method-assign]
     return {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
+
+
+def _in_double(scale: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda obs: scale(obs).double()
 
 
 def _unit(like: Grads, free: Mapping[str, torch.Tensor]) -> Grads:

@@ -102,8 +102,8 @@ def _checks(kind: str, name: str, options: Mapping[str, Any], env: str, folder: 
         yield from _of_view(name)
     elif kind == "wrapper":
         wrapper = import_part(name, Kind("wrapper", gym.Wrapper))
-        case = wrappers.Case(name, dict(options), env, lambda: wrapper(gym.make(env), **options))
-        yield from ((_words(c), partial(c, case)) for c in wrappers.CONTRACTS)
+        wrapped = wrappers.Case(name, dict(options), env, lambda: wrapper(gym.make(env), **options))
+        yield from ((_words(c), partial(c, wrapped)) for c in wrappers.CONTRACTS)
     else:
         yield from _of_algorithm(name, options)
 

@@ -48,7 +48,8 @@ def play(env: envs.TaskVectorEnv, actions: Any, same_step: bool) -> Played:
         if "final_obs" in infos:
             np.testing.assert_array_equal(infos["_final_obs"], ended)
             lasts.append(infos["final_obs"][ended])
-    return Played(*map(np.stack, zip(*steps, strict=True)), np.concatenate(lasts) if lasts else np.empty(0))
+    obs, rewards, terminated, truncated = map(np.stack, zip(*steps, strict=True))
+    return Played(obs, rewards, terminated, truncated, np.concatenate(lasts) if lasts else np.empty(0))
 
 
 def check_same(one: Played, other: Played, what: str) -> None:

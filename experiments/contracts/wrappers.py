@@ -55,7 +55,7 @@ def play_equals_a_plain_loop(case: Case) -> None:
         expect(not env.faults.total, f"it fails: {env.faults.last}")
     finally:
         env.close()
-        plain.close()
+        plain.close()  # type: ignore[no-untyped-call]
 
 
 def the_same_seed_plays_the_same(case: Case) -> None:

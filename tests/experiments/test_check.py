@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -160,3 +162,17 @@ def test_what_cannot_be_found_is_one_sentence(
     said = capsys.readouterr().err
     assert re.search(sentence, said)
     assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--launcher", "ray", "--address", "local"], ["rllib"]], ids=["launcher", "runners"])
+@pytest.mark.timeout(1200)
+def test_processes_of_ray_find_the_parts(own: Path, words: list[str]) -> None:
+    """Those of the launcher, which get stages, and env runners of RLlib, which build the network and the tasks."""
+    config = written(own)
+    if words == ["rllib"]:
+        words = ["backend=rllib", "resources.num_env_runners=1", "algorithm={name: ppo, num_envs: 8, num_steps: 16}"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "graft", "run", config, "--out", "out", "--jobs", "1", *words]
+    done = subprocess.run(command, cwd=own, env=environ, capture_output=True, encoding="utf-8", timeout=1000)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -152,7 +152,7 @@ def _check_encoder(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raise GraftError where the encoder, a part of one's own, is not on this machine."""
     name = manifest["network"]["encoder"]
     try:
-        ENCODERS[name]
+        ENCODERS[str(name)]
     except GraftError as error:
         raise GraftError(f"Checkpoint {folder} was made with an encoder that is not here. {error}") from error
 

@@ -147,7 +147,10 @@ CONTRACTS: tuple[Callable[[Case], None], ...] = (
 
 
 def cases(name: str, options: dict[str, object]) -> list[Case]:
-    """One for each kind of observation that the encoder takes."""
+    """It says which kinds of observations it takes.
+
+    One case for each of them.
+    """
     kinds = ENCODERS[name].kinds
     every = get_args(ObservationKind)
     expect(kinds and set(kinds) <= {*every}, f"kinds is {kinds!r}; it is a tuple of some of {', '.join(every)}")

@@ -174,7 +174,7 @@ def _doubled(network: PolicyNetwork, state: State) -> State:
     """Network and state in double precision; encoders turn observations into floats, which are doubled as well."""
     for module in network.double().modules():
         if isinstance(module, Encoder):
-            module.scale = _in_double(module.scale)  # type: ignore[method-assign]
+            module.scale = _in_double(module.scale)  # type: ignore[method-assign, assignment]
     return {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
 
 

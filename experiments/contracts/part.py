@@ -81,7 +81,7 @@ def _outcome(run: Callable[[], object], file: str | None) -> str | None:
     try:
         run()
     except Broken as error:
-        return f"{str(error)[:1].upper()}{str(error)[1:]}."
+        return f"{error}."
     except GraftError as error:
         return str(error)
     except Exception as error:  # whatever the code of a user's part raises
@@ -96,7 +96,9 @@ def _checks(kind: str, name: str, options: Mapping[str, Any], env: str, folder: 
     if kind == "method":
         yield from _of_method(parse_method({name: dict(options)}), folder)
     elif kind == "encoder":
-        for case in encoders.cases(name, dict(options)):
+        cases: list[encoders.Case] = []
+        yield _words(encoders.cases), lambda: cases.extend(encoders.cases(name, dict(options)))
+        for case in cases:
             yield from ((f"{_words(c)} ({case.schema.kind})", partial(c, case)) for c in encoders.CONTRACTS)
     elif kind == "view":
         yield from _of_view(name)
@@ -117,8 +119,15 @@ def _of_method(method: TransferMethod, folder: Path) -> Iterator[Check]:
     config = NetworkConfig("mlp", {"widths": [8, 8]}, (8,))
     changed = Task(SOURCE.id, {**SOURCE.kwargs, **_renamed()})
     setting = Setting((SOURCE, changed), ALGORITHMS["ppo"](**SMALL), config, 3 * ROLLOUT)
-    source = first(method, setting) if method.uses_source else None
+    sources: list[Any] = []
     yield _words(methods.options_are_data), partial(methods.options_are_data, method)
+    yield (
+        "The end of a task is consolidated",
+        lambda: sources.append(first(method, setting) if method.uses_source else None),
+    )
+    if not sources:
+        return
+    source = sources[0]
     yield from ((_words(c), partial(c, method, setting, source)) for c in methods.CONTRACTS)
     run: list[Any] = []
 

@@ -44,7 +44,10 @@ def play_equals_a_plain_loop(case: Case) -> None:
         for step in range(STEPS):
             action = plain.action_space.sample()
             _, reward, terminated, truncated, _ = plain.step(action)
-            batched = np.asarray(action)[None]
+            if isinstance(plain.action_space, gym.spaces.Discrete):
+                batched = np.array([action - plain.action_space.start])
+            else:
+                batched = np.asarray(action).reshape(1, -1)
             _, rewards, ends, cuts, _ = env.step(batched)
             mine, theirs = (float(rewards[0]), bool(ends[0] or cuts[0])), (float(reward), bool(terminated or truncated))
             expect(mine[1] == theirs[1], f"at step {step} an episode ends in one and not in the other")

@@ -176,3 +176,43 @@ def test_processes_of_ray_find_the_parts(own: Path, words: list[str]) -> None:
     command = [sys.executable, "-m", "graft", "run", config, "--out", "out", "--jobs", "1", *words]
     done = subprocess.run(command, cwd=own, env=environ, capture_output=True, encoding="utf-8", timeout=1000)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+OTHERS = '''
+import gymnasium as gym
+from graft.transfer.method import FromSource
+from my_encoder import ResidualMLP
+from my_view import View, schema
+
+class Fails(FromSource):
+    def consolidate(self, network, state, rollouts, where):
+        return 1 / 0
+
+class Nowhere(ResidualMLP):
+    kinds = ("sounds",)
+
+class Drawn(gym.RewardWrapper):
+    def reward(self, reward):
+        import random
+        return reward + random.random()
+
+LARGE = View("outside of its bounds", schema, lambda *_: lambda planes, out: out.fill(2.0))
+'''
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ("Fails", "ZeroDivisionError in other_parts.py, line 9: division by zero."),
+        ("Nowhere", "kinds is ('sounds',); it is a tuple of some of planes, pixels, vector, parts."),
+        ("Drawn", "the same seed plays differently; draw from self.np_random, not globally."),
+        ("LARGE", "player.row, player.column, wall.row, wall.column, hazard.row leaves the bounds of the schema."),
+    ],
+)
+def test_each_kind_can_break_its_contracts(own: Path, part: str, sentence: str) -> None:
+    (own / "other_parts.py").write_text(OTHERS, encoding="utf-8")
+    sys.modules.pop("other_parts", None)
+    said: list[str] = []
+    assert check(f"other_parts:{part}", {}, "CartPole-v1", said.append) >= 1
+    assert sentence in "\n".join(said)
+    sys.modules.pop("other_parts")

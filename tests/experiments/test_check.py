@@ -14,6 +14,7 @@ import yaml
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.errors import GraftError
 from graft.experiments.check import main
+from graft.experiments.config.describe import describe
 from graft.experiments.config.experiment import load_config
 from graft.experiments.contracts.part import check
 from graft.experiments.plan.pairs import expand
@@ -99,6 +100,13 @@ def test_an_experiment_with_the_templates_trains(own: Path) -> None:
         Checkpoint.load(folder)
 
 
+def test_options_of_ones_own_are_described(own: Path) -> None:
+    assert "    share: float = 0.1" in describe("my_method:Decay").splitlines()
+    assert "    weight_decay: float = 0.0" in describe("my_algorithm:DecayedPPO").splitlines()
+    with pytest.raises(GraftError, match="'my_wrapper:Hidden' is no method and no algorithm: it must be a subclass of"):
+        describe("my_wrapper:Hidden")
+
+
 def test_a_changed_file_starts_the_stages_that_use_it_over(own: Path) -> None:
     before = {stage.label: stage.id for stage in expanded(own).stages.values()}
     (own / "my_method.py").write_text(TEMPLATES["my_method"] + "\n# changed\n", encoding="utf-8")
@@ -178,7 +186,7 @@ def test_processes_of_ray_find_the_parts(own: Path, words: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-OTHERS = '''
+OTHERS = """
 import gymnasium as gym
 from graft.transfer.method import FromSource
 from my_encoder import ResidualMLP
@@ -197,7 +205,7 @@ class Drawn(gym.RewardWrapper):
         return reward + random.random()
 
 LARGE = View("outside of its bounds", schema, lambda *_: lambda planes, out: out.fill(2.0))
-'''
+"""
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from graft.errors import GraftError
 SECONDS_OF_CHECK = 10.0
 """How long `check` plays to see an episode end."""
 
-ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters")
+ADAPTERS: Registry[Adapter] = Registry("adapter", "graft.envs.adapters", Adapter, "graft.adapters", instances=True)
 
 
 def adapter_for(task_id: str) -> Adapter:
@@ -119,6 +119,11 @@ def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
 def modules(task: Task) -> tuple[str, ...]:
     """Names of the modules that environments are from, where they aren't Graft's; raises GraftError as `make`."""
     return adapter_for(task.id).modules(task)
+
+
+def part_modules(task: Task) -> tuple[str, ...]:
+    """Names of the modules of views and wrappers of one's own that ``task`` has; raises GraftError as `make`."""
+    return adapter_for(task.id).part_modules(task)
 
 
 @lru_cache(maxsize=256)

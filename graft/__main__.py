@@ -14,6 +14,7 @@ from graft.errors import unknown
 COMMANDS = {
     "run": ("graft.experiments.run", "pretrain, transfer by every method, and compare: an experiment from its config"),
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
+    "check": ("graft.experiments.check", "the contracts of a method, encoder, view, wrapper or algorithm of your own"),
     "compare": ("graft.experiments.compare", "two runs side by side"),
     "watch": ("graft.experiments.watch", "record how an agent plays, as a GIF"),
     "match": ("graft.experiments.match", "two teams of agents against each other"),

@@ -302,13 +302,12 @@ class FromSource(TransferMethod):
         return replace(self, heads="shared")
 
 
-METHODS: Registry[type[TransferMethod]] = Registry("method", "graft.transfer.methods")
+METHODS: Registry[type[TransferMethod]] = Registry("method", "graft.transfer.methods", TransferMethod, "graft.methods")
 
 
 def method_name(method: TransferMethod) -> str:
-    """The name a method, or a class that it is derived from, is registered under."""
-    names = {kind: name for name, kind in METHODS.items()}
-    return next(names[kind] for kind in type(method).__mro__ if kind in names)
+    """The name a method, or a class that it is derived from, is registered under; ``module:Class`` of one's own."""
+    return METHODS.name_of(type(method))
 
 
 def parse_method(entry: Any) -> TransferMethod:
@@ -330,6 +329,13 @@ def parse_method(entry: Any) -> TransferMethod:
     if not isinstance(options, Mapping | None):
         raise GraftError(f"A method is a name, or one name with its options, got {entry!r}.")
     return build_options(f"method {name}", kind, options or {})
+
+
+def kinds_of(method: TransferMethod) -> list[type[TransferMethod]]:
+    """Its class and those of methods among its options, such as the members of a chain."""
+    values = [getattr(method, option.name) for option in fields(method)]
+    inner = [value for entry in values for value in (entry if isinstance(entry, tuple | list) else [entry])]
+    return [type(method), *(kind for value in inner if isinstance(value, TransferMethod) for kind in kinds_of(value))]
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import nn
 
 from graft.agents.networks.activation import layer_gains
 from graft.agents.networks.normaliser import Normaliser, normalisers
+from graft.envs.core.parts import modules_of
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema
 from graft.errors import GraftError, unknown
@@ -147,7 +148,7 @@ class Encoder(nn.Module):
         return 0 if self.holds_statistics is False and normalisers(self) else self.frozen_blocks
 
 
-ENCODERS: Registry[type[Encoder]] = Registry("encoder", "graft.agents.networks.encoders")
+ENCODERS: Registry[type[Encoder]] = Registry("encoder", "graft.agents.networks.encoders", Encoder, "graft.encoders")
 
 
 PIXEL = 255.0  # the highest value of a pixel
@@ -159,19 +160,26 @@ def highest(schema: ObservationSchema) -> float:
 
 
 def encoders_for(schema: ObservationSchema) -> list[str]:
-    """Names of the encoders that take such observations, the default one first; every kind has one at any size."""
-    kind, smallest = schema.kind, min(schema.shape[1:], default=None)
-    fitting = [name for name, e in ENCODERS.items() if kind in e.kinds and (smallest is None or smallest >= e.least)]
-    return sorted(fitting, key=lambda name: kind not in ENCODERS[name].default_for)
+    """Names of the encoders that take such observations, the default one first; every kind has one at any size.
+
+    The default is one of Graft's, whatever other distributions offer.
+    """
+    fitting = {name: encoder for name, encoder in ENCODERS.items() if fits(encoder, schema)}
+    return sorted(fitting, key=lambda n: schema.kind not in fitting[n].default_for or bool(modules_of(fitting[n])))
+
+
+def fits(encoder: type[Encoder], schema: ObservationSchema) -> bool:
+    """Whether the encoder takes such observations."""
+    return schema.kind in encoder.kinds and min(schema.shape[1:], default=encoder.least) >= encoder.least
 
 
 def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, Any]) -> Encoder:
     """The encoder ``name``; raises GraftError for an unknown name or option, a wrong type, or an unfit observation."""
     kind = ENCODERS[name]
-    if name not in (fitting := encoders_for(schema)):
+    if not fits(kind, schema):
         raise GraftError(
             f"Encoder '{name}' cannot take a {schema.kind} observation of shape {schema.shape}; "
-            f"allowed here: {', '.join(fitting)}."
+            f"allowed here: {', '.join(encoders_for(schema))}."
         )
     allowed, types = list(inspect.signature(kind).parameters)[1:], get_type_hints(kind.__init__)
     checked = {}

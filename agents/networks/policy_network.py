@@ -309,7 +309,7 @@ class PolicyNetwork(nn.Module):
         self.load_state_dict(dict(tensors))
 
 
-NETWORKS: Registry[type[PolicyNetwork]] = Registry("network", "graft.agents.networks")
+NETWORKS: Registry[type[PolicyNetwork]] = Registry("network", "graft.agents.networks", PolicyNetwork)
 NETWORKS.add("plain", PolicyNetwork)
 
 

@@ -29,4 +29,6 @@ class Algorithm(algorithm.Algorithm):
         raise NotImplementedError
 
 
-ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "graft.agents.rllib.algorithms")
+ALGORITHMS: Registry[type[Algorithm]] = Registry(
+    "algorithm", "graft.agents.rllib.algorithms", Algorithm, "graft.algorithms.rllib"
+)

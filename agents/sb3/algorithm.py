@@ -50,4 +50,6 @@ class Algorithm(algorithm.Algorithm):
         return {}
 
 
-ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "graft.agents.sb3.algorithms")
+ALGORITHMS: Registry[type[Algorithm]] = Registry(
+    "algorithm", "graft.agents.sb3.algorithms", Algorithm, "graft.algorithms.sb3"
+)

@@ -12,7 +12,7 @@ from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.schema import ActionSchema, ObservationSchema
 from graft.envs.core.task import AVERAGED, Adapter, BatchOptions, Bounds, Groups, Task, TaskVectorEnv
 from graft.envs.core.union import union
-from graft.envs.factory import ADAPTERS, bounds, make, modules, schemas
+from graft.envs.factory import ADAPTERS, bounds, make, modules, part_modules, schemas
 from graft.errors import GraftError, unknown
 
 ID = "Graft/Mixture-v0"
@@ -196,6 +196,9 @@ class MixtureAdapter(Adapter):
 
     def modules(self, task: Task) -> tuple[str, ...]:
         return tuple(name for part in parts(task) for name in modules(part))
+
+    def part_modules(self, task: Task) -> tuple[str, ...]:
+        return tuple(name for part in parts(task) for name in part_modules(part))
 
     def bounds(self, task: Task) -> Bounds | None:
         found = [bounds(part) for part in parts(task)]

@@ -189,6 +189,10 @@ class Adapter(ABC):
         """Names of the modules that environments are from, where they aren't Graft's; raises GraftError as `make`."""
         return ()
 
+    def part_modules(self, task: Task) -> tuple[str, ...]:
+        """Names of the modules of views and wrappers of one's own that the task has; raises GraftError as `make`."""
+        return ()
+
     def bounds(self, task: Task) -> Bounds | None:
         """Registered scores of the task, or None."""
         return None

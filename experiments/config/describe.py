@@ -8,9 +8,10 @@ from typing import Any, get_type_hints
 
 from graft.agents.networks.activation import OWN
 from graft.agents.training.algorithm import Algorithm
-from graft.errors import unknown
+from graft.envs.core.parts import Kind, import_part, is_named
+from graft.errors import GraftError, unknown
 from graft.experiments.config.backends import BACKENDS, DEFAULT, backend
-from graft.transfer.method import METHODS
+from graft.transfer.method import METHODS, TransferMethod
 
 
 def describe(name: str) -> str:
@@ -37,6 +38,8 @@ def describe(name: str) -> str:
 
 def _find(name: str) -> Any:
     """The class of a method or an algorithm; imports other backends than the default only where they are needed."""
+    if is_named(name):
+        return _own(name)
     kinds: dict[str, Any] = {**dict(METHODS.items()), **dict(backend(DEFAULT).ALGORITHMS.items())}
     if name in kinds:
         return kinds[name]
@@ -46,6 +49,14 @@ def _find(name: str) -> Any:
         if name == key or key.endswith(f"/{name}"):
             return kind
     raise unknown("method or algorithm", name, kinds)
+
+
+def _own(name: str) -> Any:
+    part = import_part(name, Kind("method or algorithm", object, instances=True))
+    if isinstance(part, type) and issubclass(part, TransferMethod | Algorithm):
+        return part
+    bases = " or ".join(f"{base.__module__}.{base.__name__}" for base in (TransferMethod, Algorithm))
+    raise GraftError(f"'{name}' is no method and no algorithm: it must be a subclass of {bases}.")
 
 
 def _type(hint: Any) -> str:

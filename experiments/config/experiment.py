@@ -424,6 +424,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_value(text: str, whose: str) -> Any:
+    """A YAML value of the command line; raises GraftError, whose text begins with ``whose``, where it is none."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise GraftError(f"{whose}: '{text}' is not a YAML value.") from error
+
+
 def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read a config and apply ``dotted.key=value`` overrides, whose values are YAML.
 
@@ -434,11 +442,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
     data = _longhand(read_yaml(path))
     for override in overrides:
         key, _, text = override.partition("=")
-        try:
-            value = yaml.load(text, _Loader)
-        except (yaml.YAMLError, ValueError) as error:
-            raise GraftError(f"Override '{override}': '{text}' is not a YAML value.") from error
-        _set(data, key.split("."), value, override)
+        _set(data, key.split("."), read_value(text, f"Override '{override}'"), override)
     pairs = [key for key in ("sources", "targets") if key in data]
     if pairs and "sequence" in data:
         raise GraftError(

@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from graft.envs.core.parts import is_named, plugins
 from graft.envs.factory import schemas
 from graft.errors import unknown
 from graft.experiments.config.backends import BACKENDS
@@ -49,14 +50,17 @@ def _check_registered(config: AnyConfig) -> None:
     for name in [config.backend, *(source.backend for source in sources if source.backend)]:
         if name not in BACKENDS:
             raise unknown("backend", name, BACKENDS)
-        _check("algorithm", config.algorithm.get("name", "ppo"), f"{BACKENDS[name].package}.algorithms")
+        algorithms = f"{BACKENDS[name].package}.algorithms", f"graft.algorithms.{name}"
+        _check("algorithm", config.algorithm.get("name", "ppo"), *algorithms)
     if config.network.encoder is not None:
-        _check("encoder", config.network.encoder, "graft.agents.networks.encoders")
+        _check("encoder", config.network.encoder, "graft.agents.networks.encoders", "graft.encoders")
     for entry in [*config.methods, *(entry for source in sources for entry in source.methods or ())]:
         if isinstance(entry, str) or (isinstance(entry, dict) and len(entry) == 1):
-            _check("method", entry if isinstance(entry, str) else next(iter(entry)), "graft.transfer.methods")
+            named = entry if isinstance(entry, str) else next(iter(entry))
+            _check("method", named, "graft.transfer.methods", "graft.methods")
 
 
-def _check(kind: str, name: object, package: str) -> None:
-    if name not in (names := registered_names(package)):
+def _check(kind: str, name: object, package: str, group: str) -> None:
+    """What ``module:Class`` names is found when the experiment is expanded."""
+    if not is_named(name) and name not in (names := registered_names(package) | set(plugins(group))):
         raise unknown(kind, str(name), names)

@@ -13,15 +13,17 @@ import numpy as np
 
 from graft import __version__
 from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import Evaluation, Resources
+from graft.envs.core.parts import modules_of, source_hash
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.envs.core.task import Bounds, Task
-from graft.envs.factory import schemas
+from graft.envs.factory import part_modules, schemas
 from graft.experiments.config.backends import DEFAULT
 from graft.experiments.config.teams import Squad
-from graft.transfer.method import TaskPosition, TransferMethod, label
+from graft.transfer.method import TaskPosition, TransferMethod, kinds_of, label
 from graft.transfer.method import to_json as method_json
 
 LOCAL = Resources()
@@ -63,6 +65,7 @@ class Stage:
         squad: policy of each team, where all teams of a squad learn; ``task`` names the team of the stage's policy.
         backend, resources: what trains it, in which processes and on which GPUs.
         scale: bounds of the normalised score in its metrics; not hashed, as training does not use it.
+        own_parts: module -> sha256 of its file, for what of the stage is the user's own, when the stage was planned.
         observer: called with (env steps, {tag: value}) in the process that runs the stage; may raise StoppedEarly
             to end it. Not hashed.
     """
@@ -88,6 +91,19 @@ class Stage:
     resources: Resources = LOCAL
     scale: Bounds | None = None
     observer: Callable[[int, Mapping[str, float]], None] | None = None
+    own_parts: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "own_parts", {name: source_hash([name]) for name in sorted(self._part_modules())})
+
+    def _part_modules(self) -> set[str]:
+        """Modules of the method, encoder, algorithm, view and wrappers, where they are the user's own."""
+        found = {*modules_of(type(self.algorithm)), *part_modules(self.task)}
+        if self.method is not None:
+            found.update(module for kind in kinds_of(self.method) for module in modules_of(kind))
+        if self.network.encoder is not None:
+            found.update(ENCODERS.modules(self.network.encoder))
+        return found
 
     @property
     def label(self) -> str:
@@ -119,6 +135,8 @@ class Stage:
         if self.backend != DEFAULT:  # processes divide environments and minibatches, which changes results
             processes = {"runners": self.resources.num_env_runners, "learners": self.resources.num_learners}
             data["backend"] = {"name": self.backend, **processes}
+        if self.own_parts:
+            data["own_parts"] = dict(self.own_parts)
         if self.squad is not None:
             data["squad"] = self.squad.to_json()
         if self.position is not None:

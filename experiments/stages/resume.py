@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from graft.agents.checkpoints.files import replace_file
 from graft.agents.checkpoints.snapshot import MANIFEST, Savable, SavedState, Snapshot, Snapshots
+from graft.envs.core.parts import source_hash
 from graft.envs.core.task import Task
 from graft.envs.factory import modules
 from graft.experiments.plan.stage import Stage
@@ -43,11 +43,7 @@ def code_hash() -> str:
 
 def _environment_hash(task: Task) -> str:
     """sha256 of the files that the task's environments are written in; one that they import in turn is not seen."""
-    digest = hashlib.sha256()
-    for name in modules(task):
-        path = getattr(sys.modules.get(name), "__file__", None)
-        digest.update(Path(path).read_bytes() if path is not None else name.encode())
-    return digest.hexdigest()
+    return source_hash(modules(task))
 
 
 def _identity(stage: Stage) -> dict[str, Any]:

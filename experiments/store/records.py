@@ -110,6 +110,11 @@ class Store:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Make the folder and keep other runs out of it; raises GraftError where it can't, or another runs in it."""
+        if any("\udc80" <= letter <= "\udcff" for letter in str(self.out.absolute())):  # TensorBoard could not write
+            raise GraftError(
+                f"{self.out} has letters that the file names of this locale ({sys.getfilesystemencoding()}) lack; "
+                f"choose another --out, or set PYTHONUTF8=1."
+            )
         try:
             (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
         except OSError as error:

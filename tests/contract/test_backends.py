@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from support.tiny_experiment import one_method
-from support.tiny_tasks import REACH, assert_same, takes, weights
+from support.tiny_tasks import REACH, TASK, small_network, takes
 from support.trainings import recorded, trained
 
 from graft import envs
@@ -20,6 +20,7 @@ from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS
 from graft.experiments.config.experiment import load_config
+from graft.experiments.contracts import algorithms
 from graft.experiments.plan.pairs import expand
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
@@ -54,15 +55,18 @@ def by(request):
 
 
 def test_same_seed_same_weights_bit_for_bit(by):
-    first, again, other = (trained(by, seed=seed) for seed in (5, 5, 6))
-    assert_same(weights(first.network), weights(again.network))
-    assert first.result.final_returns == again.result.final_returns
-    assert not torch.equal(first.network.policy.out.weight, other.network.policy.out.weight)
+    algorithms.same_seed_same_weights(partial(trained, by), None)
 
 
 def test_how_often_it_is_evaluated_does_not_change_the_training(by):
-    rare, often = (trained(by, evaluation=Evaluation(every=e, episodes=8, num_envs=8)) for e in (10_000, 1))
-    assert_same(weights(rare.network), weights(often.network))
+    algorithms.evaluations_do_not_change_the_training(partial(trained, by), None)
+
+
+@pytest.mark.parametrize(
+    "contract", [algorithms.a_methods_gradients_are_used, algorithms.what_is_frozen_stays], ids=lambda c: c.__name__
+)
+def test_what_a_method_asks_for_is_done(by, contract):
+    contract(partial(trained, by), lambda: small_network(envs.schemas(TASK)))
 
 
 def test_evaluations_have_the_same_seeds_whatever_is_trained(by, monkeypatch):

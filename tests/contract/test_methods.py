@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass, replace
-
 import pytest
 import torch
 from support.method_fixtures import (
-    MATCH,
     PPO,
     ROLLOUT,
     SETTINGS,
@@ -16,7 +13,6 @@ from support.method_fixtures import (
     build,
     cases,
     first,
-    held,
     of_each_kind,
     quick,
     register_norm_encoder,
@@ -25,22 +21,16 @@ from support.method_fixtures import (
     source_of,
     variants,
 )
-from support.tiny_tasks import assert_same, observations, scrambled, weights
+from support.tiny_tasks import assert_same, scrambled, weights
 
-from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.snapshot import Snapshots
-from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
-from graft.envs.core.options import build_options
+from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.envs.core.task import Task
+from graft.experiments.contracts import methods
 from graft.transfer.method import (
-    METHODS,
-    Built,
-    State,
     TaskPosition,
     TransferMethod,
-    changed_options,
     label,
-    method_name,
     parse_method,
     to_json,
 )
@@ -66,27 +56,9 @@ def in_settings(methods: list[TransferMethod]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("method", "setting"), found, ids=lambda v: v if isinstance(v, str) else label(v))
 
 
-def begin(method: TransferMethod, setting: str) -> tuple[Built, State]:
-    """What it makes of the end of the first task for the second, and what it remembers then."""
-    source = source_of(method, setting)
-    built = build(method, SETTINGS[setting], source)
-    return built, method.init(built.network, source)
-
-
-def frozen(network: PolicyNetwork) -> tuple[set[str], int]:
-    return {name for name, p in network.named_parameters() if not p.requires_grad}, network.encoder.frozen_blocks
-
-
 @of_all(ALL)
 def test_options_are_data(method):
-    assert is_dataclass(method)
-    with pytest.raises(AttributeError):
-        method.anything = 1
-    name, options = method_name(method), changed_options(method)
-    assert METHODS[name] is type(method)
-    assert build_options(f"method {name}", METHODS[name], options) == method
-    assert label(method).startswith(name)
-    assert to_json(method)["name"] == name
+    methods.options_are_data(method)
 
 
 def test_labels_and_records_tell_methods_apart():
@@ -96,14 +68,7 @@ def test_labels_and_records_tell_methods_apart():
 
 @in_settings(ALL)
 def test_the_same_seed_builds_the_same_and_nothing_else_changes(method, setting):
-    before, state = held(source_of(method, setting)), torch.get_rng_state()
-    (one, remembered), (again, remembered_again) = (begin(method, setting) for _ in range(2))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert_same(held(source_of(method, setting)), before)
-    assert_same(weights(one.network), weights(again.network))
-    assert_same(dict(remembered), dict(remembered_again))
-    assert one.report == again.report
-    assert frozen(one.network) == frozen(again.network)
+    methods.the_same_seed_builds_the_same(method, SETTINGS[setting], source_of(method, setting))
 
 
 @in_settings([method for method in OWN if method.overrides("consolidate")])
@@ -118,47 +83,17 @@ def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, setting
 
 @in_settings(ALL)
 def test_the_network_is_the_targets(method, setting):
-    network = begin(method, setting)[0].network
-    assert network.schemas == SETTINGS[setting].schemas(1)
-    outputs = network(observations(network.schemas.observation, 3))
-    assert outputs.action.shape == (3, 4)
-    assert outputs.action.isfinite().all()
+    methods.the_network_is_the_targets(method, SETTINGS[setting], source_of(method, setting))
 
 
 @in_settings(ALL)
 def test_the_report_tells_the_truth(method, setting):
-    (network, report), state = begin(method, setting)
-    promised = method.uses_source and "fresh_weights" not in method.words()
-    if report is None:
-        assert not promised
-        return
-    source, after = source_of(method, setting), weights(method.finish(network, state))
-    assert source is not None
-    assert sorted(row.tensor for row in report.rows if row.status != "dropped") == sorted(after)
-    for row in report.rows:
-        assert row.share == 1.0 or row.status != "copied"
-        assert (row.share == 0.0) is (row.status in ("initialised", "dropped"))
-        if row.status == "copied" and not row.detail:
-            assert torch.equal(after[row.tensor], source.tensors[row.tensor.removeprefix("earlier.")])
-    assert {"new", "c"} <= set(report.lost)
-    same = build(method, SETTINGS[setting], source, index=0).report
-    assert not (promised and same.partial), "something is lost although the task is the same"
+    methods.the_report_tells_the_truth(method, SETTINGS[setting], source_of(method, setting))
 
 
 @in_settings(OWN)
 def test_the_source_is_used_where_the_method_says_so(method, setting):
-    source = source_of(method, setting)
-    if source is None:
-        given = Checkpoint.of(build_network(SETTINGS[setting].schemas(0), SETTINGS[setting].architecture, 0), MATCH)
-        networks = [build(method, SETTINGS[setting], s).network for s in (None, given)]
-        assert_same(*map(weights, networks))
-        return
-    other = replace(Checkpoint.of(scrambled(source.build(), seed=9), MATCH), parts=source.parts)
-    built = [build(method, SETTINGS[setting], s).network for s in (source, other)]
-    one, another = (
-        {**weights(network), **method.init(network, s)} for network, s in zip(built, (source, other), strict=True)
-    )
-    assert any(not torch.equal(one[name], another[name]) for name in one)
+    methods.the_source_is_used_where_it_says_so(method, SETTINGS[setting], source_of(method, setting))
 
 
 class Stop(Exception):

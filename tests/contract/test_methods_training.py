@@ -29,8 +29,8 @@ from support.method_fixtures import (
 from support.tiny_tasks import MatchEnv, assert_same, weights
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.checkpoints.snapshot import Snapshots
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.experiments.contracts import methods
 from graft.transfer.method import PART, FromSource, Step, TransferMethod, label
 from graft.transfer.methods.chain import Chain
 from graft.transfer.methods.finetune import Finetune
@@ -61,9 +61,7 @@ def only(found: list[TransferMethod]) -> pytest.MarkDecorator:
 
 def check_what_moved(method: TransferMethod, name: str, *heads: str) -> None:
     run = cached_run(method, name)
-    assert run.session.moved == set()
-    changed = {n for n, t in run.trained.items() if not torch.equal(t, run.before[n])}
-    assert of_heads(run.before, *heads) <= changed
+    methods.what_it_froze_stays(run, *heads)
     assert len(run.session.frozen) >= 3
 
 
@@ -152,22 +150,7 @@ def test_a_chain_of_one_is_that_method(method):
 
 
 def test_network_and_state_go_through_a_checkpoint(method, tmp_path):
-    run = cached_run(method, "ppo")
-    assert all(isinstance(t, torch.Tensor) for t in run.session.state.values())
-    run.checkpoint(PPO).save(tmp_path / "c")
-    loaded = Checkpoint.load(tmp_path / "c")
-    assert_same(dict(loaded.parts[PART]), dict(run.session.state))
-    network, obs = loaded.build(), batch_of(run.network.schemas, 5).observations
-    assert_same(weights(network), weights(run.network))
-    kept, restored, trained = (n.eval()(obs) for n in (run.network, network, run.built.network))
-    assert torch.equal(restored.action, kept.action)
-    assert torch.equal(restored.value, kept.value)
-    torch.testing.assert_close(kept.action, trained.action, rtol=0, atol=1e-5)  # `finish` keeps what it does
-    torch.testing.assert_close(kept.value, trained.value, rtol=0, atol=1e-5)
-
-
-class Stop(Exception):
-    """As sudden as a kill."""
+    methods.it_goes_through_a_checkpoint(cached_run(method, "ppo"), PPO, tmp_path / "c")
 
 
 def save_state(env: MatchEnv) -> dict[str, np.ndarray]:
@@ -186,29 +169,7 @@ def test_a_stopped_and_resumed_training_ends_as_one_that_ran_through(method, tmp
     monkeypatch.setattr(MatchEnv, "save_state", save_state, raising=False)
     monkeypatch.setattr(MatchEnv, "restore_state", restore_state, raising=False)
     run, source = cached_run(method, "ppo"), source_of(method, "ppo")
-
-    def train_until(stop_at):
-        built = build(method, PPO, source)
-        session = CheckedSession(method, built.network, method.init(built.network, source))
-
-        def record(env_steps, values):
-            if stop_at is not None and env_steps >= stop_at:
-                raise Stop
-
-        snapshots = Snapshots(tmp_path / "s", seconds=1e9, env_steps=1, save=session.save, restore=session.restore)
-        session.train(PPO, 1, PPO.budget, record, snapshots)
-        return session
-
-    for stop_at in (ROLLOUT + 1, 2 * ROLLOUT + 1):
-        with pytest.raises(Stop):
-            train_until(stop_at)
-        assert Snapshots(tmp_path / "s").latest().env_steps >= stop_at - 1
-        torch.manual_seed(99)
-    session = train_until(None)
-    assert len(session.frozen) < len(run.session.frozen), "it began anew"
-    assert_same(weights(session.network), run.trained)
-    assert_same(dict(session.state), dict(run.session.state))
-    assert_same(weights(method.finish(session.network, session.state)), weights(run.network))
+    methods.a_stopped_training_ends_as_one_that_ran_through(method, PPO, source, run, tmp_path / "s", ROLLOUT)
 
 
 def test_a_sequence_of_three_tasks(method, tmp_path):

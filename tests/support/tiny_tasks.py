@@ -19,6 +19,9 @@ from graft.agents.training.backend import Evaluation
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.errors import GraftError, unknown
+from graft.experiments.contracts.basics import assert_same, observations, scrambled, weights
+
+__all__ = ["assert_same", "observations", "scrambled", "weights"]
 
 NUM_STATES = 4
 TASK = Task("tiny/Match-v0")
@@ -78,31 +81,6 @@ def multi(**choices: int) -> ActionSchema:
 
 def box(names: Sequence[str], low: float = -1.0, high: float = 1.0) -> ActionSchema:
     return ActionSchema("box", tuple(names), (low,) * len(names), (high,) * len(names))
-
-
-def observations(schema: ObservationSchema, count: int, seed: int = 0) -> torch.Tensor:
-    """Random raw observations (count, *shape) of the schema's dtype, within its bounds."""
-    rng = np.random.default_rng(seed)
-    shape = (count, *schema.shape)
-    if schema.dtype == "uint8":
-        return torch.as_tensor(rng.integers(0, int(schema.high[0]) + 1, shape, dtype=np.uint8))
-    return torch.as_tensor(rng.uniform(schema.low[0], schema.high[0], shape).astype(schema.dtype))
-
-
-def scrambled(network: PolicyNetwork, seed: int = 0) -> PolicyNetwork:
-    """The network with random numbers in every parameter and float buffer, so that none is told by its zeros."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in network.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    return network
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    """Bit-equal tensors under equal names."""
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 class NormEncoder(Encoder):
@@ -336,8 +314,3 @@ REACH = Task("tiny/Reach-v0")
 EVALUATION = Evaluation(every=200, episodes=8, num_envs=8)
 MATCH = Schemas(vector(["a", "b", "c", "d"]), discrete("north", "south", "east", "west"))
 BOARD = Schemas(planes("ab", 5, 5), MATCH.action)
-
-
-def weights(network: PolicyNetwork) -> dict[str, torch.Tensor]:
-    """A copy of the network's tensors, to compare with later."""
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}

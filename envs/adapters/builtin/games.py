@@ -9,6 +9,7 @@ import gymnasium as gym
 from graft.envs.adapters.packages import READY
 from graft.envs.builtin.engine.batch import GameVectorEnv
 from graft.envs.builtin.engine.game import GAMES, Game
+from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import unknown
@@ -31,6 +32,9 @@ class BuiltinAdapter(Adapter):
         render_mode = mechanics.pop("render_mode", None)
         _game(task).resolve(mechanics)
         return GameVectorEnv(task.id, options.num_envs, options.seed, options.autoreset, render_mode, **mechanics)
+
+    def part_modules(self, task: Task) -> tuple[str, ...]:
+        return VIEWS.modules(str(task.kwargs.get("view", "planes")))
 
     def bounds(self, task: Task) -> Bounds | None:
         """The game's own bounds under any mechanics: a changed game is scored on the scale of the original."""

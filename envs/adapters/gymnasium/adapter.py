@@ -58,6 +58,7 @@ from graft.envs.adapters.spaces import (
 )
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
 from graft.envs.core.naming import with_names
+from graft.envs.core.parts import modules_of
 from graft.envs.core.rewards import WEIGHTS, split_weights
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
@@ -163,6 +164,10 @@ class GymnasiumAdapter(Adapter):
     def modules(self, task: Task) -> tuple[str, ...]:
         """That of the environment's constructor."""
         return (getattr(_keywords(_find(task.id), task)[2], "__module__", ""),)
+
+    def part_modules(self, task: Task) -> tuple[str, ...]:
+        wrappers = find_wrappers(task.kwargs.get(WRAPPERS, []), task.id)
+        return tuple(name for wrapper in wrappers for name in modules_of(wrapper.make))
 
     def bounds(self, task: Task) -> Bounds | None:
         wrappers = find_wrappers(task.kwargs.get(WRAPPERS, []), task.id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -12,11 +11,15 @@ import numpy as np
 
 from graft.envs.adapters.packages import missing_package
 from graft.envs.adapters.spaces import first_line
+from graft.envs.core.parts import Kind, import_module, load_plugin, plugins
 from graft.envs.core.wrappers import WRAPPERS, parse_wrappers
 from graft.envs.supervision.supervised_batch import SingleEnv
 from graft.errors import GraftError, unknown
 
 Make = Callable[..., Any]
+
+GROUP, KIND = "graft.wrappers", Kind("wrapper", gym.Wrapper)
+"""Of entry points of distributions, by whose names wrappers are known as Gymnasium's are."""
 
 REFUSED = {
     "NormalizeObservation": "its statistics would be others in training and in evaluation; give network: {options: "
@@ -70,7 +73,7 @@ def find_wrappers(given: Any, task: str) -> tuple[Wrapper, ...]:
 
 
 def _found(name: str, arguments: Mapping[str, Any], task: str) -> Wrapper:
-    make = _own(name, task) if ":" in name or "." in name else _of_gymnasium(name, task)
+    make = _own(name, task) if ":" in name or "." in name else _by_name(name, task)
     for refused, why in REFUSED.items():
         if isinstance(make, type) and issubclass(make, getattr(gym.wrappers, refused)):
             raise GraftError(f"Wrapper '{name}' of task '{task}' can't be used: {why}.")
@@ -90,11 +93,17 @@ def _found(name: str, arguments: Mapping[str, Any], task: str) -> Wrapper:
     return Wrapper(name, make, {key: _as_asked(value, asked[key], task) for key, value in arguments.items()})
 
 
-def _of_gymnasium(name: str, task: str) -> Make:
+def _by_name(name: str, task: str) -> Make:
+    """One of Gymnasium's, or of an entry point."""
     offered = [n for n in gym.wrappers.__all__ if n[0].isupper()]  # the others are modules
+    others = plugins(GROUP)
+    if name not in offered and name in others:
+        plugin: Make = load_plugin(others[name], KIND)
+        return plugin
     if name not in offered:
         raise GraftError(
-            f"{unknown(f'wrapper of {task}', name, offered)} Those of other packages are named module:Class."
+            f"{unknown(f'wrapper of {task}', name, [*offered, *others])} Those of other packages are named "
+            f"module:Class."
         )
     try:
         make: Make = getattr(gym.wrappers, name)
@@ -104,15 +113,9 @@ def _of_gymnasium(name: str, task: str) -> Make:
 
 
 def _own(name: str, task: str) -> Make:
-    """What ``module:Class`` or ``module.Class`` names."""
+    """What ``module:Class`` or ``module.Class`` names, also of a function that gives an environment."""
     module, _, attribute = name.rpartition(":" if ":" in name else ".")
-    try:
-        imported = importlib.import_module(module)
-    except Exception as error:  # whatever the code of a user's module raises
-        raise GraftError(
-            f"Module '{module}' of wrapper '{name}' of task '{task}' cannot be imported ({first_line(error)}); install "
-            f"its package, or put its folder on PYTHONPATH."
-        ) from error
+    imported = import_module(module, f"wrapper '{name}' of task '{task}'")
     make: Make | None = getattr(imported, attribute, None)
     if not callable(make):
         raise unknown(f"wrapper of {module}", attribute, _callables(imported))

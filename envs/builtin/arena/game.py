@@ -117,4 +117,4 @@ def _range(game: str, team: str, size: Any) -> tuple[int, int]:
     return ends[0], ends[1]
 
 
-ARENAS: Registry[Arena] = Registry("arena", "graft.envs.builtin.arena.rules")
+ARENAS: Registry[Arena] = Registry("arena", "graft.envs.builtin.arena.rules", Arena, "graft.arenas", instances=True)

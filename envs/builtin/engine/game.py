@@ -76,8 +76,7 @@ class Game:
         """The game under keyword arguments: mechanics, ``view``, ``palette``, ``levels``; raises GraftError."""
         mechanics = {name: value for name, value in kwargs.items() if name not in OPTIONS}
         view, palette = kwargs.get("view", "planes"), kwargs.get("palette", "day")
-        if view not in VIEWS:
-            raise unknown("view", str(view), VIEWS)
+        VIEWS[str(view)]  # raises GraftError where there is none
         if palette not in PALETTES:
             raise unknown("palette", str(palette), PALETTES)
         return Played(
@@ -121,4 +120,4 @@ def _levels(game: str, levels: Any) -> tuple[int, int]:
     return levels[0], levels[1] - levels[0]
 
 
-GAMES: Registry[Game] = Registry("game", "graft.envs.builtin.games")
+GAMES: Registry[Game] = Registry("game", "graft.envs.builtin.games", Game, "graft.games", instances=True)

@@ -35,7 +35,7 @@ class View:
     show: Callable[[tuple[str, ...], str], Show] | None = None
 
 
-VIEWS: Registry[View] = Registry("view", "graft.envs.builtin.views")
+VIEWS: Registry[View] = Registry("view", "graft.envs.builtin.views", View, "graft.views", instances=True)
 
 
 def planes_schema(names: tuple[str, ...], size: int = SIZE) -> ObservationSchema:

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 
 from graft.agents.checkpoints.files import flush_folder, write_durably
 from graft.agents.checkpoints.old_names import translated
-from graft.agents.networks.encoder import ENCODERS, Stem
+from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.envs.core.naming import NAMES
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
@@ -132,7 +132,6 @@ class Checkpoint:
             groups[name.removesuffix(".safetensors")] = load_tensors(data)
         if manifest.get("names", 1) < NAMES:
             manifest = translated(manifest)
-        _check_encoder(folder, manifest)
         return cls(
             network=NetworkConfig.from_json(manifest["network"]),
             schemas=Schemas(
@@ -146,15 +145,6 @@ class Checkpoint:
             id=manifest["id"],
             stems=tuple(map(Stem.from_json, manifest["stems"])) if "stems" in manifest else None,
         )
-
-
-def _check_encoder(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise GraftError where the encoder, a part of one's own, is not on this machine."""
-    name = manifest["network"]["encoder"]
-    try:
-        ENCODERS[str(name)]
-    except GraftError as error:
-        raise GraftError(f"Checkpoint {folder} was made with an encoder that is not here. {error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from graft.agents.checkpoints.checkpoint import Checkpoint
+
 PACKAGE = Path(__file__).parents[2] / "graft"
 
 METHOD = '''"""Decay: before each rollout the encoder moves part of the way back to the source."""
@@ -267,6 +269,6 @@ def test_each_of_them_runs_through_the_command(tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [stage["status"] for stage in results["stages"]] == ["done"] * 4  # pretrained, two controls, the method
     decay = next(stage for stage in results["stages"] if stage["label"].startswith("decay(share=0.5)"))
-    folder = tmp_path / "out" / "stages" / decay["id"] / "checkpoint"
-    assert '"residual_mlp"' in (folder / "manifest.json").read_text()
-    assert any(b"start.blocks.1.linear.weight" in file.read_bytes() for file in folder.glob("*.safetensors"))
+    end = Checkpoint.load(tmp_path / "out" / "stages" / decay["id"] / "checkpoint")
+    assert end.network.encoder == "residual_mlp"
+    assert "start.blocks.1.linear.weight" in end.parts["method"]

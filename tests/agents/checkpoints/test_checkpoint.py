@@ -236,6 +236,15 @@ def test_tensors_that_do_not_fit_their_network_are_refused_when_built(tmp_path):
         Checkpoint.load(tmp_path / "c").build()
 
 
+def test_reading_one_with_an_encoder_of_ones_own_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "their_encoder.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    replace(checkpoint(), network=NetworkConfig("their_encoder:Wide", {}, (8,))).save(tmp_path / "c")
+    loaded = Checkpoint.load(tmp_path / "c")
+    with pytest.raises(GraftError, match=r"Module 'their_encoder' of encoder 'their_encoder:Wide' .* \(imported\)"):
+        loaded.build()
+
+
 # Each case runs in a process of its own, which is killed at the n-th line of files.py, which writes everything, or at
 # the n-th change of the file system, whichever comes; the processes are forks of one, so that torch is imported once.
 KILLER = """

@@ -83,7 +83,7 @@ def test_a_template_keeps_its_contracts(own: Path, part: str) -> None:
 
 
 def test_an_experiment_with_the_templates_trains(own: Path) -> None:
-    """The checkpoint says which files took part, and is refused in one sentence where the encoder is not there."""
+    """The checkpoint says which files took part; its network is refused in one sentence where the encoder is not there."""
     graph, store = expanded(own), Store(own / "out")
     for stage in graph.stages.values():
         run_stage(stage, store, lambda *_: None)
@@ -96,8 +96,9 @@ def test_an_experiment_with_the_templates_trains(own: Path) -> None:
     assert "start.blocks.1.weight" in checkpoint.parts["method"]
     (own / "my_encoder.py").unlink()
     del sys.modules["my_encoder"]
-    with pytest.raises(GraftError, match=r"^Checkpoint .* encoder .* Module 'my_encoder' of encoder .* cannot be imp"):
-        Checkpoint.load(folder)
+    loaded = Checkpoint.load(folder)
+    with pytest.raises(GraftError, match=r"^Module 'my_encoder' of encoder .* cannot be imported"):
+        loaded.build()
 
 
 def test_options_of_ones_own_are_described(own: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_template_keeps_its_contracts(own: Path, part: str) -> None:
 
 
 def test_an_experiment_with_the_templates_trains(own: Path) -> None:
-    """The checkpoint says which files took part; its network is refused in one sentence where the encoder is not there."""
+    """The checkpoint says which files took part; its network is refused where the encoder is missing."""
     graph, store = expanded(own), Store(own / "out")
     for stage in graph.stages.values():
         run_stage(stage, store, lambda *_: None)

@@ -139,6 +139,12 @@ class ReplayOptions(Algorithm):
                 f"buffer={self.buffer} is not allowed: it must hold a step of all {self.num_envs} environments."
             )
 
+    def updates(self, budget: int) -> int:
+        """Updates in a training of ``budget`` env steps, from a network without critics of its own."""
+        steps = self.num_envs * self.train_freq
+        rounds = -(-budget // steps) - self.learning_starts // steps
+        return max(0, rounds) * (steps if self.gradient_steps < 0 else self.gradient_steps)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SACOptions(ReplayOptions):

@@ -8,7 +8,6 @@ import pytest
 from support.batches import make
 
 from graft.envs.core.keywords import ALIKE, meant
-from graft.envs.core.task import Task
 from graft.errors import GraftError
 
 
@@ -23,7 +22,7 @@ from graft.errors import GraftError
 )
 def test_the_environment_is_the_one_with_these_attributes(name, given, attributes):
     """Played beside a plain loop."""
-    batch, plain = make(Task(name, given), 1, 3), gym.make(name)
+    batch, plain = make(name, 1, 3, **given), gym.make(name)
     for attribute, value in attributes.items():
         setattr(plain.unwrapped, attribute, value)
     obs, _ = batch.reset(seed=3)
@@ -39,7 +38,7 @@ def test_the_environment_is_the_one_with_these_attributes(name, given, attribute
 
 
 def test_a_constant_is_drawn_under_either_name():
-    batch = make(Task("Pendulum-v1", {"gravity": {"uniform": [2.0, 4.0]}}), 8, 0)
+    batch = make("Pendulum-v1", 8, gravity={"uniform": [2.0, 4.0]})
     _, infos = batch.reset(seed=0)
     drawn = infos["dynamics"][:, [m.name for m in batch.mechanics].index("g")]
     assert (drawn >= 2.0).all()
@@ -61,7 +60,7 @@ def test_a_constant_is_drawn_under_either_name():
 )
 def test_what_is_called_otherwise_is_suggested(name, given, suggested):
     with pytest.raises(GraftError, match=f"Unknown .* of {name} '{given}'; allowed") as caught:
-        make(Task(name, {given: 1}), 1, 0)
+        make(name, **{given: 1})
     assert ("Did you mean" in str(caught.value)) == (suggested is not None)
     if suggested:
         assert str(caught.value).endswith(f"Did you mean '{suggested}'?")
@@ -69,7 +68,7 @@ def test_what_is_called_otherwise_is_suggested(name, given, suggested):
 
 def test_two_names_of_one_constant_are_refused():
     with pytest.raises(GraftError, match="'gravity' is another name of 'g'; give one of them"):
-        make(Task("Pendulum-v1", {"g": 1.0, "gravity": 2.0}), 1, 0)
+        make("Pendulum-v1", g=1.0, gravity=2.0)
 
 
 def test_the_meant_name_is_found_by_group():

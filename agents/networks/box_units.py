@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -62,6 +63,7 @@ def _scaled(low: float, high: float) -> bool:
     return math.isfinite(low) and math.isfinite(high) and low < high
 
 
+@lru_cache(maxsize=64)
 def from_units(schema: ActionSchema) -> Affine:
     """Of a box: from the policy's units to the environment's, [-1, 1] to the bounds of actions that have both."""
     ends = [

@@ -69,6 +69,16 @@ def test_actions_reach_both_bounds_of_a_lopsided_box(by):
     assert taken.mean(0) == pytest.approx([500.0, 0.01], rel=0.2)
 
 
+def test_bounds_that_float32_rounds_up_are_not_passed(by):
+    """0.1 as float32 is above 0.1; the environment asserts that its actions are in its space."""
+    task = pull((-0.1, -0.1), (0.1, 0.1))
+    trained(by, None, Task(task.id, {**task.kwargs, "dtype": "float64"}), budget=128, evaluation=SPARSE)
+    taken = np.array(pull_env.Pull.taken)
+    assert taken.dtype == np.float64
+    assert taken.min() == -0.1
+    assert taken.max() == 0.1
+
+
 @pytest.mark.parametrize("low", [-INF, 0.0])
 def test_sac_names_the_action_that_has_no_bounds(by, low):
     module = backend(by)

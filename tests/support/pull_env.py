@@ -19,8 +19,8 @@ class Pull(gym.Env[Any, Any]):
 
     taken: ClassVar[list[Any]] = []
 
-    def __init__(self, low: Sequence[float], high: Sequence[float], unit: float = 1.0) -> None:
-        self.action_space = gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    def __init__(self, low: Sequence[float], high: Sequence[float], unit: float = 1.0, dtype: str = "float32") -> None:
+        self.action_space = gym.spaces.Box(np.array(low, dtype), np.array(high, dtype), dtype=np.dtype(dtype).type)
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (2,))
         self.unit = unit
 

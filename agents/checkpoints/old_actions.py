@@ -33,7 +33,9 @@ def scaled(manifest: Mapping[str, Any], groups: Groups, weights: str) -> dict[st
     Args:
         weights: name of the file with the network's tensors.
     """
-    converted = {weights: _network(manifest["network"], manifest["action"], groups[weights])}
+    converted: dict[str, Mapping[str, Tensor]] = {
+        weights: _network(manifest["network"], manifest["action"], groups[weights])
+    }
     units = _units(manifest["network"], manifest["action"])
     for name, tensors in groups.items():
         if name != weights:

@@ -203,11 +203,15 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
+    from graft.experiments.stages.update_cost import update_cost
+
     for carried in kind.check(graph):
         console.print(carried.complete)
     steps = sum(stage.budget for stage in graph.stages.values())
     for stage in graph.stages.values():
         console.print(f"{stage.id}  {stage.label}  {stage.budget:,} env steps", highlight=False, soft_wrap=True)
+    if cost := update_cost(list(graph.stages.values())):
+        console.print(cost, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{len(graph.stages)} stages, {steps:,} env steps, into {out}. Nothing was trained or written.", soft_wrap=True
     )
@@ -219,6 +223,7 @@ def _run_stages(
     """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
     from graft.experiments.launchers.launcher import run_graph
     from graft.experiments.report.progress import Progress
+    from graft.experiments.stages.update_cost import update_cost
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -240,6 +245,8 @@ def _run_stages(
         f"{config.name}: {len(todo)} of {len(graph.stages)} stages to run, {budget:,} env steps, {workers}, into "
         f"{store.out}"
     )
+    if cost := update_cost([graph.stages[i] for i in todo]):
+        say(cost)
     try:
         with Progress(console, len(graph.stages), done, budget) as progress:
             return run_graph(launcher, graph, todo, store, progress)

@@ -31,7 +31,9 @@ def nearest(given: str, allowed: Iterable[str], cutoff: float = 0.5) -> str | No
     return by_folded[found[0]] if found else None
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str], limit: int = 24, cutoff: float = 0.5) -> GraftError:
+def unknown(
+    kind: str, given: str, allowed: Iterable[str], limit: int = 24, cutoff: float = 0.5, meant: str | None = None
+) -> GraftError:
     """The error for a name that is not one of ``allowed``.
 
     Args:
@@ -39,11 +41,12 @@ def unknown(kind: str, given: str, allowed: Iterable[str], limit: int = 24, cuto
         given: the name as the user wrote it.
         allowed: the valid names; above ``limit`` only their count is printed, beside the nearest one.
         cutoff: how close that has to be, as of `nearest`.
+        meant: the name to suggest instead, where it is known.
     """
     names = sorted(allowed)
     listing = ", ".join(names) if len(names) <= limit else f"one of {len(names)} names"
     if not names:
         return GraftError(f"Unknown {kind} '{given}'; it takes none.")
-    close = nearest(given, names, cutoff)
+    close = meant or nearest(given, names, cutoff)
     hint = f" Did you mean '{close}'?" if close else ""
     return GraftError(f"Unknown {kind} '{given}'; allowed: {listing}.{hint}")

@@ -20,7 +20,7 @@ from graft.errors import GraftError
 from graft.transfer.divergence import evaluating, kl, policy_outputs, rows_of
 from graft.transfer.method import Consolidated, FromSource, State, TaskPosition
 from graft.transfer.state import Tensors, group, named
-from graft.transfer.transplant import match_names
+from graft.transfer.transplant import action_units, match_names
 
 STATES = 10_000
 """The most states that are kept of a task."""
@@ -243,6 +243,7 @@ def _with_actions(
 ) -> dict[str, torch.Tensor]:
     """A task's memory with outputs under the target's action names; ``known`` says which the source had."""
     match = match_names(source.action.names, target.action.names, rename)
+    units = action_units(source, target, match) if "log_std" in stored else None
     moved = {"action": _by_name(stored["action"], match.sources)}
     moved["known"] = _by_name(stored["known"].unsqueeze(0), match.sources)[0]
     if target.action.sizes:
@@ -252,6 +253,9 @@ def _with_actions(
     if "log_std" in stored:
         log_std = stored["log_std"]
         moved["log_std"] = _by_name(log_std.view(-1, log_std.shape[-1]), match.sources).view(*log_std.shape[:-1], -1)
+    if units is not None:
+        of = {"action": units.of, "taken": units.of, "log_std": units.of_log_std}
+        moved |= {name: change(moved[name]) for name, change in of.items() if name in moved}
     return moved
 
 

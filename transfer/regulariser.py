@@ -15,7 +15,10 @@ from graft.agents.training.rollouts import Rollouts
 from graft.errors import GraftError
 from graft.transfer.method import Consolidated, FromSource, State, Step, TaskPosition
 from graft.transfer.state import Tensors, group, named
-from graft.transfer.transplant import carried
+from graft.transfer.transplant import Meaning, carried
+
+MEANINGS: dict[str, Meaning] = {"anchor": "weights", "omega": "importances", "total": "importances"}
+"""How names in the state begin -> what the numbers are."""
 
 
 def normalised(omega: Tensors) -> tuple[Tensors, torch.Tensor]:
@@ -62,8 +65,15 @@ class Regulariser(FromSource):
             raise GraftError(f"{type(self).__name__} needs a source that it has consolidated.")
         moved = {name: t for name, t in state.items() if name.count(".") < 2}  # not of a parameter
         for prefix in sorted({".".join(name.split(".", 2)[:2]) for name in state if name not in moved}):
-            old, target = group(state, prefix), network.schemas
-            moved |= named(prefix, carried(source, old, target, new_channels=self.new_channels, rename=self.rename))
+            found = carried(
+                source,
+                group(state, prefix),
+                network.schemas,
+                new_channels=self.new_channels,
+                rename=self.rename,
+                meaning=MEANINGS.get(prefix.split(".")[0]),
+            )
+            moved |= named(prefix, found)
         self.check_held(network, moved)
         return moved
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.box_units import Affine, carried_units
 from graft.agents.networks.encoder import Stem, build_encoder
 from graft.agents.networks.normaliser import normalisers, varied
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
@@ -19,6 +20,7 @@ from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
 
 Heads = Literal["fresh", "by_name"]
 NewChannels = Literal["zero", "random", "attributes"]
+Meaning = Literal["weights", "importances"]
 
 ROWS_ARE_ACTIONS = {f"policy.{n}" for n in ("out.weight", "out.bias", "log_std", "spread.weight", "spread.bias")}
 """Parameters of a network whose first dimension counts the action names."""
@@ -234,7 +236,21 @@ def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) 
     return match
 
 
-def _fill(assembly: _Assembly, source: Checkpoint, observations: Mapping[str, Fit], actions: Match | None) -> None:
+def action_units(source: Schemas, target: Schemas, match: Match) -> Affine | None:
+    """From the units of a source's actions to the target's; None where all keep theirs."""
+    if source.action.kind != "box" or target.action.kind != "box":
+        return None
+    units = carried_units(source.action, target.action, match.sources)
+    return None if units.identity else units
+
+
+def _fill(
+    assembly: _Assembly,
+    source: Checkpoint,
+    observations: Mapping[str, Fit],
+    actions: Match | None,
+    units: Affine | None,
+) -> None:
     """Fill every tensor of the target, and report the source's remaining ones as dropped."""
     for name in assembly.target:
         if name in observations:
@@ -251,6 +267,8 @@ def _fill(assembly: _Assembly, source: Checkpoint, observations: Mapping[str, Fi
             assembly.fresh(name, "fresh head", wanted=False)
         elif name in ROWS_ARE_ACTIONS:
             assembly.remap(name, 0, actions, "random")
+            if units is not None:
+                assembly.tensors[name] = units.of_rows(name, assembly.tensors[name])
         else:
             assembly.copy(name)
     for name in [n for n in source.tensors if n not in assembly.target]:
@@ -274,8 +292,9 @@ def transplant(
     """A network for ``target`` with the weights that ``source`` has under the same names.
 
     The encoder's stem takes its input slices by observation name and the rest of the encoder is copied. Heads are
-    fresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied. Features that
-    never varied in the source count as not seen (`Normaliser`).
+    fresh, or carried: the policy's last layer takes its rows by action name, all other layers are copied. Box actions
+    keep their place between their bounds, whatever these are, or their numbers where only one task has bounds
+    (`carried_units`). Features that never varied in the source count as not seen (`Normaliser`).
 
     Args:
         heads: ``fresh`` or ``by_name``.
@@ -308,7 +327,8 @@ def transplant(
         )
     network = PolicyNetwork(target, replace(source.network, distribution=distribution), seed)
     assembly = _Assembly(source.tensors, network.state_dict())
-    _fill(assembly, source, _match_observations(source, network, rename, new_channels), actions)
+    units = None if actions is None else action_units(source.schemas, target, actions)
+    _fill(assembly, source, _match_observations(source, network, rename, new_channels), actions, units)
     report = TransplantReport(tuple(assembly.rows), tuple(assembly.lost))
     if strict and report.partial:
         raise GraftError(f"strict=true, and the transplant would lose or invent {_listed(list(report.lost))}.")
@@ -375,11 +395,13 @@ def carried(
     *,
     new_channels: NewChannels,
     rename: Mapping[str, str],
+    meaning: Meaning | None = None,
 ) -> dict[str, torch.Tensor]:
     """Tensors about the source's parameters (importances, anchors), moved to the target's as `transplant` moves those.
 
     Args:
         tensors: parameter name -> tensor of that parameter's shape in ``source``; encoder and policy only.
+        meaning: of ``tensors``, which decides how they change with the units of box actions; None: not at all.
     Returns:
         The same for the target's parameters of equal shape; zero where the source has no counterpart.
     Raises:
@@ -400,7 +422,12 @@ def carried(
             if fits[name].boards is None:
                 assembly.remap(name, fits[name].dim, fits[name].match, "zero")
         elif name in ROWS_ARE_ACTIONS:
-            assembly.remap(name, 0, _match_actions(source.schemas, target, rename), "zero")
+            match = _match_actions(source.schemas, target, rename)
+            assembly.remap(name, 0, match, "zero")
+            units = action_units(source.schemas, target, match)
+            if units is not None and meaning is not None:
+                change = units.of_rows if meaning == "weights" else units.of_importances
+                assembly.tensors[name] = change(name, assembly.tensors[name])
         elif tensors[name].shape == wanted[name].shape:
             assembly.copy(name)
     return assembly.tensors

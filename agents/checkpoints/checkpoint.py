@@ -16,7 +16,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from graft.agents.checkpoints.files import flush_folder, write_durably
+from graft.agents.checkpoints.old_actions import scaled
 from graft.agents.checkpoints.old_names import translated
+from graft.agents.networks.box_units import KEY, SCALED
 from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
 from graft.envs.core.naming import NAMES
@@ -86,6 +88,7 @@ class Checkpoint:
         manifest = {
             "format": FORMAT,
             "names": NAMES,
+            KEY: SCALED,
             "network": self.network.to_json(),
             "observation": self.schemas.observation.to_json(),
             "action": self.schemas.action.to_json(),
@@ -115,13 +118,14 @@ class Checkpoint:
     def load(cls, folder: Path | str) -> Checkpoint:
         """Read ``folder``; raises GraftError for a missing, truncated or altered file, or another format version.
 
-        Names of observations and actions that earlier versions gave are translated (`translated`).
+        Of earlier versions, names of observations and actions are translated (`translated`), and policies of boxes that
+        played in the environment's numbers are converted to today's units (`scaled`).
         """
         folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
             folder = _previous(folder)
         manifest = _read_manifest(folder)
-        groups = {}
+        groups: dict[str, Mapping[str, torch.Tensor]] = {}
         for name, expected in manifest["files"].items():
             data = _read(folder / name)
             if hashlib.sha256(data).hexdigest() != expected:
@@ -130,6 +134,8 @@ class Checkpoint:
                     f"{MANIFEST}; restore it from a copy or train it again."
                 )
             groups[name.removesuffix(".safetensors")] = load_tensors(data)
+        if manifest.get(KEY) != SCALED:
+            groups = scaled(manifest, groups, WEIGHTS)
         if manifest.get("names", 1) < NAMES:
             manifest = translated(manifest)
         return cls(

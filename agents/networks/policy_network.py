@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from graft.agents.networks.activation import HIDDEN_GAIN, OWN, Activation, check_activation, layer_gains, make
+from graft.agents.networks.box_units import clipped, to_environment
 from graft.agents.networks.encoder import Encoder, build_encoder, default_encoder, has_option
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ActionSchema, Schemas
@@ -81,7 +82,7 @@ class Outputs(NamedTuple):
     """Outputs of the heads for N states, by the network's ``config.distribution``.
 
     None: ``action`` (N, A) are logits of a discrete action (of several choices, concatenated), or means of a box action
-    with ``log_std`` (A,), clipped to the schema's bounds.
+    with ``log_std`` (A,), in the policy's units (`box_units`): -1 and 1 are the bounds of an action that has both.
     ``squashed``: ``action`` (N, A) are means of a box action before a tanh, then scaled from [-1, 1] to the schema's
     bounds; ``log_std`` is (N, A).
     ``greedy``: ``action`` (N, A) are Q values of a discrete action; the largest is played.
@@ -120,12 +121,17 @@ def can_play(distribution: Distribution | None, actions: ActionSchema) -> bool:
         return True
     if distribution == "greedy":
         return actions.kind == "discrete"
-    return actions.kind == "box" and all(map(math.isfinite, (*actions.low, *actions.high)))
+    return actions.kind == "box" and not unbounded(actions)
+
+
+def unbounded(actions: ActionSchema) -> list[str]:
+    """Names of the box actions that lack a bound on one side or both."""
+    bounds = zip(actions.names, actions.low, actions.high, strict=False)  # others than a box have none
+    return [name for name, low, high in bounds if not (math.isfinite(low) and math.isfinite(high))]
 
 
 def _described(actions: ActionSchema) -> str:
-    infinite = not all(map(math.isfinite, (*actions.low, *actions.high)))
-    return f"{actions.kind} actions" + (" without bounds" if infinite else "")
+    return f"{actions.kind} actions" + (" without bounds" if unbounded(actions) else "")
 
 
 def unscale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
@@ -272,7 +278,10 @@ class PolicyNetwork(nn.Module):
 
     @torch.no_grad()
     def draw(self, outputs: Outputs, generator: torch.Generator | None, deterministic: bool = False) -> torch.Tensor:
-        """Actions from the distribution of ``outputs``, as `act`, but box actions may be out of bounds."""
+        """Actions from the distribution of ``outputs``, as `act`.
+
+        Box actions of the default distribution are in the policy's units, and may be out of bounds.
+        """
         check_finite(outputs)
         if outputs.log_std is None:
             sizes = self.schemas.action.sizes
@@ -291,11 +300,12 @@ class PolicyNetwork(nn.Module):
         return action
 
     def played(self, actions: torch.Tensor) -> torch.Tensor:
-        """Actions of `draw` as the environment takes them: box actions are clipped to the bounds."""
-        bounds = self.schemas.action
-        if bounds.kind != "box":
+        """Actions of `draw` as the environment takes them: box actions are scaled to the bounds, and clipped."""
+        if self.schemas.action.kind != "box":
             return actions
-        return actions.clamp(torch.tensor(bounds.low).to(actions), torch.tensor(bounds.high).to(actions))
+        # A squashed distribution draws in the environment's numbers.
+        convert = clipped if self.config.distribution == "squashed" else to_environment
+        return convert(actions, self.schemas.action)
 
     def load_exactly(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Load all parameters and buffers; raises GraftError that names what is missing, extra or misshapen."""

@@ -36,6 +36,7 @@ class Algorithm(algorithm.Algorithm):
     ) -> BaseAlgorithm:
         """A learner of the library that trains ``network`` in place and passes its gradients through ``gradients``."""
         self.check_network(network)
+        env.play_as(network)
         chosen = {"gradients": gradients, "seed": seed, "device": device, **self.arguments(env)}
         return self.learner_class(
             self.policy_class, env, policy_kwargs={"network": network, **self.policy_arguments()}, **chosen

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
+from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.recent_returns import RecentReturns
 from graft.envs.core.task import TaskVectorEnv
 from graft.errors import GraftError
@@ -34,12 +37,25 @@ class BatchVecEnv(VecEnv):
             raise GraftError("Stable-Baselines3 needs same-step autoreset; this batch resets at the next step.")
         self.env, self._reward_scale = env, reward_scale
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self._network: PolicyNetwork | None = None
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self.alive = self.acted = self._all = np.ones(env.num_envs, np.bool_)
         self._start = time.time()
         self.recent = RecentReturns(env.groups)
         self._no_infos: list[dict[str, Any]] = [{}] * env.num_envs
+
+    def play_as(self, network: PolicyNetwork) -> None:
+        """Take actions as ``network`` draws them, where these are not what the environment takes.
+
+        Box actions of the default distribution then have no bounds here. The library asserts that they are finite, and
+        clips to them: so they are the largest numbers.
+        """
+        schema = network.schemas.action
+        if schema.kind == "box" and network.config.distribution is None:
+            self._network = network
+            largest = float(np.finfo(np.float32).max)
+            self.action_space = gym.spaces.Box(-largest, largest, (len(schema.names),), np.float32)
 
     def reset(self, seed: int | None = None) -> Any:
         """Fresh episodes; environment i is seeded with ``seed + i``."""
@@ -50,6 +66,8 @@ class BatchVecEnv(VecEnv):
         return obs
 
     def step_async(self, actions: Any) -> None:
+        if self._network is not None:
+            actions = self._network.played(torch.as_tensor(actions)).numpy()
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:

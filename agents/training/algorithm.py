@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from graft.agents.networks.activation import OWN, Activation
-from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
+from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play, unbounded
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 
@@ -46,6 +46,12 @@ class Algorithm:
             siblings = self.siblings()
             name = next((n for n, kind in siblings.items() if kind is type(self)), type(self).__name__)
             fitting = [n for n, kind in siblings.items() if can_play(kind.distribution, schemas.action)]
+            open_ended = unbounded(schemas.action)
+            if self.distribution == "squashed" and open_ended:
+                raise GraftError(
+                    f"Algorithm '{name}' needs actions with finite bounds, and '{open_ended[0]}' has none; use "
+                    f"{' or '.join(fitting)}, or a wrapper of your own that gives it bounds (`wrappers:`)."
+                )
             needs = "discrete actions" if self.distribution == "greedy" else "box actions with finite bounds"
             raise GraftError(
                 f"Algorithm '{name}' needs {needs}, and the task's are {schemas.action.kind} "
@@ -132,6 +138,12 @@ class ReplayOptions(Algorithm):
             raise GraftError(
                 f"buffer={self.buffer} is not allowed: it must hold a step of all {self.num_envs} environments."
             )
+
+    def updates(self, budget: int) -> int:
+        """Updates in a training of ``budget`` env steps, from a network without critics of its own."""
+        steps = self.num_envs * self.train_freq
+        rounds = -(-budget // steps) - self.learning_starts // steps
+        return max(0, rounds) * (steps if self.gradient_steps < 0 else self.gradient_steps)
 
 
 @dataclass(frozen=True, kw_only=True)

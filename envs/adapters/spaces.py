@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -205,17 +206,25 @@ def action_codec(task: str, space: gym.Space[Any], names: tuple[str, ...] | None
         discrete = ActionSchema("discrete", _named(names, task, "action", int(space.n), start))
         return ActionCodec(discrete, lambda actions: actions.astype(np.int64) + start)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        shape, dtype = space.shape, space.dtype
-        box = ActionSchema(
-            "box", _named(names, task, "action", math.prod(shape)), _bounds(space.low), _bounds(space.high)
-        )
-        return ActionCodec(box, lambda actions: actions.astype(dtype).reshape(-1, *shape))
+        named = _named(names, task, "action", math.prod(space.shape))
+        return ActionCodec(ActionSchema("box", named, _bounds(space.low), _bounds(space.high)), partial(_reals, space))
     if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
         return _choices(task, space, names)
     raise GraftError(
         f"Actions of '{task}' are {space}; allowed: Discrete, MultiDiscrete, MultiBinary or a Box of reals, so wrap it "
         f"in one of these and register the wrapped environment."
     )
+
+
+def _reals(space: gym.spaces.Box, actions: Array) -> Array:
+    """Actions (N, n) as (N, *shape) of the space's dtype; bounds that float32 has rounded are the space's own."""
+    found = actions.astype(space.dtype).reshape(-1, *space.shape)
+    for bound in (space.low, space.high):
+        with np.errstate(over="ignore"):
+            rounded = bound.astype(np.float32).astype(space.dtype)
+        if not np.array_equal(rounded, bound):
+            found = np.where(found == rounded, bound, found)
+    return found
 
 
 def _choices(

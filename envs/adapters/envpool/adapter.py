@@ -21,6 +21,7 @@ from graft.envs.adapters.procgen.qt import found_qt, load_qt
 from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import first_line
 from graft.envs.core.faults import FaultLog, split_rules
+from graft.envs.core.keywords import unknown_keyword
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import GraftError, unknown
@@ -108,7 +109,7 @@ def _spec(library: Any, name: str, task: Task) -> Any:
     allowed = sorted(defaults.keys() - _POOL_KEYWORDS)
     for keyword in task.kwargs:
         if keyword not in allowed:
-            raise unknown(f"keyword of {task.id}", keyword, [*allowed, MISSION] if is_grid(name) else allowed)
+            raise unknown_keyword(f"keyword of {task.id}", keyword, [*allowed, MISSION] if is_grid(name) else allowed)
     if defaults["max_num_players"] != 1:
         raise GraftError(f"'{task.id}' has {defaults['max_num_players']} players; allowed: EnvPool tasks with 1.")
     check(task, defaults | task.kwargs)

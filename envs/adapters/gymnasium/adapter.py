@@ -57,6 +57,7 @@ from graft.envs.adapters.spaces import (
     observation_codec,
 )
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
+from graft.envs.core.keywords import unknown_keyword
 from graft.envs.core.naming import with_names
 from graft.envs.core.parts import modules_of
 from graft.envs.core.rewards import WEIGHTS, split_weights
@@ -153,7 +154,7 @@ class GymnasiumAdapter(Adapter):
         task = Task(task.id, rest)
         unlisted = next((name for name in task.kwargs if name not in allowed), None)
         offered = {*allowed, KEYWORD, WEIGHTS, WRAPPERS, *names}
-        refusal = unknown(f"keyword of {task.id}", unlisted, offered) if unlisted else None
+        refusal = unknown_keyword(f"keyword of {task.id}", unlisted, offered) if unlisted else None
         if unlisted == "render_mode":
             refusal = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if refusal and not takes_others:

@@ -25,7 +25,15 @@ def _attributes(constants: Constants, derive: Callable[[Any], None] | None, env:
 
 
 def _spec(constants: Constants, derive: Callable[[Any], None] | None = None, idle: int = 0) -> TunableSpec:
-    return TunableSpec(tuple(constants), partial(_attributes, constants, derive), idle=idle)
+    apply = partial(_attributes, constants, derive)
+    return TunableSpec(tuple(constants), apply, idle=idle, aliases=_aliases(constants))
+
+
+def _aliases(constants: Constants) -> dict[str, str]:
+    """Attributes of the environment that have another name here, and the other word for gravity, in the same unit."""
+    found = {attribute: mechanic.name for mechanic, attribute in constants.items() if attribute != mechanic.name}
+    own = {mechanic.name for mechanic in constants}
+    return found | {word: other for word, other in (("gravity", "g"), ("g", "gravity")) if other in own}
 
 
 def _cartpole(env: Any) -> None:

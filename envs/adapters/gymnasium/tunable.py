@@ -18,13 +18,14 @@ from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter, GymnasiumVec
 from graft.envs.adapters.gymnasium.privileged import KEYWORDS, PrivilegedObservation, split_parts
 from graft.envs.adapters.gymnasium.randomisation import Randomisation, parse
 from graft.envs.builtin.engine.mechanics import Mechanic
+from graft.envs.core.keywords import unknown_keyword
 from graft.envs.core.random_actions import no_op
 from graft.envs.core.schema import ActionSchema
 from graft.envs.core.task import BatchOptions, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.subprocesses import Bools
 from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
-from graft.errors import unknown
+from graft.errors import GraftError
 
 Values = Mapping[str, Any]
 
@@ -47,6 +48,7 @@ class TunableSpec:
         parts: from an unwrapped environment, mechanics of its parts, such as its bodies.
         stems: how keywords of parts begin -> what they are, for messages and lists.
         idle: the discrete action that does nothing, counted from 0.
+        aliases: other names of mechanics -> their own: what the environment's class calls them, and what others do.
     """
 
     mechanics: tuple[Mechanic, ...]
@@ -54,11 +56,19 @@ class TunableSpec:
     parts: Callable[[Any], tuple[Mechanic, ...]] = lambda env: ()
     stems: Mapping[str, str] = field(default_factory=dict)
     idle: int = 0
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Keywords that do not depend on the model."""
         return tuple(m.name for m in (*self.mechanics, *CHANNEL))
+
+    def renamed(self, task: str, kwargs: Values) -> dict[str, Any]:
+        """``kwargs`` with mechanics under their own names; raises GraftError for one that is given twice."""
+        for name, own in self.aliases.items():
+            if name in kwargs and own in kwargs:
+                raise GraftError(f"{task}: '{name}' is another name of '{own}'; give one of them.")
+        return {self.aliases.get(name, name): value for name, value in kwargs.items()}
 
     def split(self, kwargs: Values) -> tuple[dict[str, Any], dict[str, Any]]:
         """Keywords that are mechanics, and the others."""
@@ -83,7 +93,7 @@ class TunableWrapper(gym.Wrapper[Any, Any, Any, Any]):
         names = [m.name for m in self.mechanics]
         for name in given:
             if name not in names:
-                raise unknown(f"mechanic of {task}", name, names, limit=len(names))
+                raise unknown_keyword(f"mechanic of {task}", name, names, limit=len(names))
         self._randomisation = Randomisation(
             {m.name: parse(task, m, given.get(m.name, m.default)) for m in self.mechanics}
         )
@@ -212,7 +222,7 @@ class TunableAdapter(GymnasiumAdapter):
         if spec is None:  # an id that begins like one of the table
             return super().make(task, options)
         parts, steps, kwargs = split_parts(task.id, task.kwargs)
-        given, rest = spec.split(kwargs)
+        given, rest = spec.split(spec.renamed(task.id, kwargs))
 
         def wrap(env: SingleEnv) -> SingleEnv:
             tunable = TunableWrapper(env, spec, given, task.id)

@@ -21,6 +21,7 @@ from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
 from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
 from graft.envs.adapters.spaces import first_line
 from graft.envs.core.faults import KEYWORD, split_rules
+from graft.envs.core.keywords import unknown_keyword
 from graft.envs.core.rewards import WEIGHTS, split_weights
 from graft.envs.core.task import Adapter, BatchOptions, Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
@@ -114,7 +115,7 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
             if not takes_others and name not in allowed:
                 if name == "render_mode":
                     raise GraftError(f"Task '{task_id}' cannot be drawn: it takes no render_mode.") from error
-                raise unknown(f"keyword of {task_id}", name, [*allowed, *OPTIONS, KEYWORD, WEIGHTS]) from error
+                raise unknown_keyword(f"keyword of {task_id}", name, [*allowed, *OPTIONS, KEYWORD, WEIGHTS]) from error
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise GraftError(f"Task '{task_id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
     metadata = getattr(env, "metadata", None) or {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from graft.envs.core.keywords import unknown_keyword
 from graft.errors import GraftError, unknown
 
 Value = float | int | bool | str
@@ -122,7 +123,7 @@ def settings(game: str, own: Mapping[str, Mechanic], kwargs: Mapping[str, Any], 
         if name not in own:
             if name in MECHANICS:
                 raise GraftError(f"{game} has no mechanic '{name}'; allowed: {', '.join(own)}.")
-            raise unknown(f"mechanic of {game}", name, own)
+            raise unknown_keyword(f"mechanic of {game}", name, own)
     rest = {name: m.default for name, m in MECHANICS.items()}
     chosen = {name: m.check(game, kwargs.get(name, m.default)) for name, m in own.items()}
     codes = {name: MECHANICS[name].code(value) for name, value in {**rest, **chosen}.items()}

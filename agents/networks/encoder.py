@@ -160,6 +160,7 @@ def highest(schema: ObservationSchema) -> float:
 
 def encoders_for(schema: ObservationSchema) -> list[str]:
     """Names of the encoders that take such observations, the default one first; every kind has one at any size."""
+    schema = schema.plain
     kind, smallest = schema.kind, min(schema.shape[1:], default=None)
     fitting = [name for name, e in ENCODERS.items() if kind in e.kinds and (smallest is None or smallest >= e.least)]
     return sorted(fitting, key=lambda name: kind not in ENCODERS[name].default_for)
@@ -167,7 +168,7 @@ def encoders_for(schema: ObservationSchema) -> list[str]:
 
 def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, Any]) -> Encoder:
     """The encoder ``name``; raises GraftError for an unknown name or option, a wrong type, or an unfit observation."""
-    kind = ENCODERS[name]
+    kind, schema = ENCODERS[name], schema.plain  # flags of forbidden actions are for the policy head
     if name not in (fitting := encoders_for(schema)):
         raise GraftError(
             f"Encoder '{name}' cannot take a {schema.kind} observation of shape {schema.shape}; "

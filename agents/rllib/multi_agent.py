@@ -207,9 +207,7 @@ class SquadGame(MultiAgentEnv):
             schema, forbidden = schemas.action, schemas.forbidden(self._seen[team])
             drawn = team in self._others and self._opponents == "random"
             size = len(its)
-            chosen[team] = (
-                self._dice.actions(schema, size, forbidden) if drawn else no_op(schema, (1, size), forbidden)
-            )
+            chosen[team] = self._dice.actions(schema, size, forbidden) if drawn else no_op(schema, (1, size), forbidden)
         for agent, action in given.items():
             team, k = self._places[agent]
             chosen[team][0, k] = action

@@ -216,14 +216,20 @@ def check_wanted(task: str, wanted: bool | None, source: Source | None) -> None:
         )
 
 
-def check_size(task: str, space: Any, actions: ActionSchema) -> None:
-    """Raises GraftError where the mask in a space of observations is not one of these actions."""
-    count = _count(space[MASK])
-    if count != len(actions.names):
+def check_size(task: str, space: Any, actions: Any) -> None:
+    """Raises GraftError where the mask in a space of observations is not one of the space ``actions``."""
+    count, needed = _count(space[MASK]), _number(actions)
+    if count != needed:
         raise GraftError(
-            f"'{task}' shows an {MASK} of {count} numbers, and has {len(actions.names)} actions; give a flag for each, "
-            f"or leave masks out with {KEYWORD}: false, which shows it as a part."
+            f"'{task}' shows an {MASK} of {count} numbers, and has {needed} actions; give a flag for each, or leave "
+            f"masks out with {KEYWORD}: false, which shows it as a part."
         )
+
+
+def _number(actions: Any) -> int:
+    if isinstance(actions, gym.spaces.Discrete):
+        return int(actions.n)
+    return int(actions.nvec.sum() if isinstance(actions, gym.spaces.MultiDiscrete) else 2 * np.prod(actions.shape))
 
 
 def _count(space: Any) -> int:

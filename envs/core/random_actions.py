@@ -89,9 +89,7 @@ def sample(env: TaskVectorEnv, obs: Any) -> Any:
     return allowed_actions(env.action_schema, env.action_space.np_random.random((len(obs), choices)), forbidden)
 
 
-def no_op(
-    actions: ActionSchema, shape: tuple[int, ...], forbidden: NDArray[np.bool_] | None = None
-) -> NDArray[Any]:
+def no_op(actions: ActionSchema, shape: tuple[int, ...], forbidden: NDArray[np.bool_] | None = None) -> NDArray[Any]:
     """The action that does least, for each place of ``shape``: action 0, or what is nearest to 0 within a box.
 
     Where ``forbidden`` (*shape, A) says so, the first that is allowed.

@@ -16,14 +16,13 @@ from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.supervision.interface import NUMBERS, WrongInterface, first_observation, scalar_reward, step_error
 from graft.envs.supervision.observation_check import Array, ObservationCheck, within
 from graft.envs.supervision.restarts import (
-    RESET_FACTOR,
     EnvFailure,
     RestartableEnvs,
     attempts,
     derived_seed,
     failure_of,
 )
-from graft.envs.supervision.subprocesses import Begun, Bools, ProcessGroup, Reset, Steps, Subprocess
+from graft.envs.supervision.subprocesses import Begun, Bools, ProcessGroup, Reset, Steps, ask
 from graft.errors import GraftError
 
 SingleEnv = gym.Env[Any, Any]
@@ -98,16 +97,6 @@ def _wrapped(make: Callable[[], SingleEnv], around: Callable[[Any], SingleEnv]) 
     return around(make())
 
 
-class _Asked:
-    """Answers questions about environments in a process."""
-
-    def __init__(self, make: Callable[[], SingleEnv]) -> None:
-        self._make = make
-
-    def ask(self, question: Callable[[Callable[[], SingleEnv]], Any]) -> Any:
-        return question(self._make)
-
-
 class SupervisedBatch:
     """The environments of a batch, in this process or in others, and their last observations ``raw`` (N, ...).
 
@@ -153,19 +142,8 @@ class SupervisedBatch:
         self.first = around(self.first)
 
     def ask(self, question: Callable[[Callable[[], SingleEnv]], Any]) -> Any:
-        """What ``question`` says of the function that makes environments, or None.
-
-        Where a step has a time limit, it is asked in a process, within that of a reset.
-        """
-        if self._timeout is None:
-            return question(self._make)
-        process = Subprocess(lambda _: _Asked(self._make), self._task)
-        try:
-            return process.ask(RESET_FACTOR * self._timeout, "ask", question)
-        except Exception:  # it hangs, or its process died: left to who plays
-            return None
-        finally:
-            process.end()
+        """What ``question`` says of the function that makes environments, or None where it does not answer in time."""
+        return ask(question, self._make, self._task, self._timeout)
 
     def start(self, check: ObservationCheck) -> None:
         """Make the environments, whose observations ``check`` puts into arrays."""

@@ -345,7 +345,7 @@ def _codecs(
     part = env.source == "observation"
     check, shown, action = _plain_codecs(env if part else env.env, task_id, strict, channels)
     if part:
-        check_size(task_id, env.env.observation_space, action.schema)
+        check_size(task_id, env.env.observation_space, env.action_space)
     masked = MaskedCheck(check, shown, action.schema)
     return masked, masked.codec, action
 

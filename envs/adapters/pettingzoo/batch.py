@@ -43,7 +43,7 @@ class PettingZooBatch(TeamEnv):
         rules: of faults; a step of one environment is one env step, however many agents act.
         weights: of rewards that are arrays: their weighted sum is the reward.
         rows, team: how many environments: as many as hold ``rows`` agents of ``team``, or ``rows`` where it is None.
-        channels: of pictures, as the user says.
+        channels: of pictures, as the user says. masked: whether they are `MaskedParallelEnv`.
     Raises:
         GraftError: see `Roster`, and an unknown team.
     """
@@ -57,6 +57,7 @@ class PettingZooBatch(TeamEnv):
         team: str | None = None,
         weights: tuple[float, ...] | None = None,
         channels: Any = None,
+        masked: bool = False,
     ) -> None:
         self._weights = weights
         self._task, self._restartable, self._log = task, RestartableEnvs(make, 1), FaultLog(task, rules)
@@ -64,7 +65,7 @@ class PettingZooBatch(TeamEnv):
         self._broken: set[int] = set()  # to be made again
         try:
             self._restartable.restart(0)
-            self._roster = Roster(self._envs[0], task, checks_bounds(rules, task), channels)
+            self._roster = Roster(self._envs[0], task, checks_bounds(rules, task), channels, masked)
             self.agents, self.teams = self._roster.agents, self._roster.teams
             self.metadata = getattr(self._envs[0], "metadata", None) or {}
             self.render_mode = getattr(self._envs[0], "render_mode", None)

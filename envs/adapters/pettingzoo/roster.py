@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.envs.adapters.masks import MaskedCheck, takes_masks
 from graft.envs.adapters.parts import check_and_codec
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec
 from graft.envs.core.random_actions import no_op
@@ -33,12 +34,13 @@ class Roster:
     Args:
         env: one environment, not yet reset. task: id, for error messages.
         strict: whether observations are clipped to the bounds of their space. channels: of pictures, as the user says.
+        masked: whether agents whose actions can be masked are given `Shown`.
     Raises:
         GraftError: no list of possible agents, a team whose agents have different spaces, or spaces without a codec.
     """
 
-    def __init__(self, env: Any, task: str, strict: bool, channels: Any = None) -> None:
-        self._task, self._channels = task, channels
+    def __init__(self, env: Any, task: str, strict: bool, channels: Any = None, masked: bool = False) -> None:
+        self._task, self._channels, self._masked = task, channels, masked
         possible = getattr(env, "possible_agents", None)
         if not possible:
             raise GraftError(f"Task '{task}' does not list its possible_agents, which Graft needs to number them.")
@@ -77,8 +79,12 @@ class Roster:
                 self._checks[team], shown = ObservationCheck(seen, strict), ObservationCodec(known.observation, np.copy)
                 self._codecs[team] = shown, action_codec(does, done, known.action.names)
                 continue
-            self._checks[team], shown = check_and_codec(sees, seen, strict, channels=channels)
-            self._codecs[team] = shown, action_codec(does, done, moves)
+            check, shown = check_and_codec(sees, seen, strict, channels=channels)
+            action = action_codec(does, done, moves)
+            if self._masked and takes_masks(done):
+                check = masked = MaskedCheck(check, shown, action.schema)
+                shown = masked.codec
+            self._checks[team], self._codecs[team] = check, (shown, action)
 
     def take_clips(self) -> list[tuple[int, str]]:
         """How many observations were clipped since the last call, and the first in words, of teams that had some."""

@@ -74,3 +74,9 @@ def _flat(mask: Any) -> NDArray[Any]:
         return np.asarray(mask).ravel()
     except ValueError:  # of choices of different sizes
         return np.concatenate([_flat(part) for part in mask])
+
+
+def any_mask(infos: Any) -> bool:
+    """Whether one of the infos of several agents holds a mask."""
+    found = infos.values() if isinstance(infos, Mapping) else ()
+    return any(isinstance(info, Mapping) and MASK in info for info in found)

@@ -33,6 +33,11 @@ class WrongInterface(GraftError):
 
 def first_observation(env: Any, keywords: Mapping[str, Any]) -> Any:
     """The observation of ``env.reset(**keywords)``; raises WrongInterface for a reset of another form."""
+    return first_pair(env, keywords)[0]
+
+
+def first_pair(env: Any, keywords: Mapping[str, Any]) -> Any:
+    """Observation and info of ``env.reset(**keywords)``; raises as `first_observation`."""
     try:
         found = env.reset(**keywords)
     except (TypeError, ValueError, KeyError, IndexError) as error:  # perhaps of a wrapper that expects the new form
@@ -42,7 +47,7 @@ def first_observation(env: Any, keywords: Mapping[str, Any]) -> Any:
         raise wrong from error
     if not _is_pair(found):
         raise WrongInterface(_OLD_RESET)
-    return found[0]
+    return found
 
 
 def _is_pair(found: Any) -> bool:

@@ -19,10 +19,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from graft.envs.adapters.builtin.teams import OPTIONS, check_same_step, string_option
-from graft.envs.adapters.masks import Source, check_wanted
 from graft.envs.adapters.packages import missing_package, state
 from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
-from graft.envs.adapters.pettingzoo.masks import MaskedParallelEnv, parallel_source
+from graft.envs.adapters.pettingzoo.masks import with_masks
 from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
 from graft.envs.adapters.spaces import first_line
 from graft.envs.core.action_masks import KEYWORD as MASKS
@@ -33,7 +32,6 @@ from graft.envs.core.task import Adapter, BatchOptions, Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
 from graft.envs.core.teams import ALL, TeamEnv
 from graft.envs.factory import ADAPTERS
-from graft.envs.supervision.subprocesses import ask
 from graft.errors import GraftError, unknown
 
 PREFIX = "pettingzoo:"
@@ -78,37 +76,10 @@ def _make_batch(task: Task, rows: int, team: str | None, channels: Any) -> Petti
     rules, rest = split_rules(task.id, kwargs, own)
     weights, rest = split_weights(task.id, rest, own)
     options = {name: value for name, value in rest.items() if name not in OPTIONS}
-    make: Callable[[], Any] = partial(_make_one, module, task.id, options)
-    source = None if wanted is False else _masks(module, make, task.id, options, rules.step_timeout)
-    check_wanted(task.id, wanted, source)
-    if source is not None:
-        make = partial(_masked, make, source)
+    make: Callable[[], Any] = partial(_make_one, module, task.id, options, wanted)
     if rules.step_timeout is not None:
         make = partial(ProcessParallelEnv, make, task.id, rules.step_timeout)
-    return PettingZooBatch(make, task.id, rules, rows, team, weights, channels, masked=source is not None)
-
-
-_MASKS: dict[tuple[str, str], Source | None] = {}
-"""Module and options of environments -> where they have their masks."""
-
-
-def _masks(
-    module: Any, make: Callable[[], Any], task_id: str, options: dict[str, Any], timeout: float | None
-) -> Source | None:
-    """As `parallel_source`, asked once; None where the environment cannot be made, which is reported later."""
-    key = module.__name__, repr(sorted(options.items()))
-    if key not in _MASKS:
-        try:
-            _MASKS[key] = ask(partial(parallel_source, task=task_id), make, task_id, timeout)
-        except GraftError:
-            raise
-        except Exception:  # of third-party code
-            return None
-    return _MASKS[key]
-
-
-def _masked(make: Callable[[], Any], source: Source) -> MaskedParallelEnv:
-    return MaskedParallelEnv(make(), source)
+    return PettingZooBatch(make, task.id, rules, rows, team, weights, channels, masks_said=wanted is not None)
 
 
 def _in_package(package: str) -> list[str]:
@@ -163,8 +134,8 @@ def _parallel(env: Any, task_id: str) -> Any:
         return converted
 
 
-def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
-    """One environment; the error for a keyword that it does not take names the nearest that it does."""
+def _make_one(module: Any, task_id: str, options: dict[str, Any], masks: bool | None) -> Any:
+    """One environment, as `with_masks`; the error for a keyword that it does not take names the nearest one."""
     try:
         creator = _creator(module)
         assert creator is not None
@@ -186,7 +157,7 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
     drawn, offered = options.get("render_mode"), metadata.get("render_modes") or ["nothing"]
     if drawn is not None and drawn not in offered:
         raise GraftError(f"Task '{task_id}' cannot be drawn as {drawn}; it offers: {', '.join(offered)}.")
-    return env
+    return with_masks(env, task_id, masks)
 
 
 def _keywords(module: Any) -> tuple[list[str], bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pettingzoo.utils.conversions import turn_based_aec_to_parallel_wrapper
@@ -10,7 +10,7 @@ from pettingzoo.utils.conversions import turn_based_aec_to_parallel_wrapper
 from graft.envs.adapters.masks import (
     Source,
     check_size,
-    first_info_has_mask,
+    check_wanted,
     has_mask,
     in_info,
     rest_of,
@@ -25,6 +25,9 @@ class MaskedParallelEnv:
     """The part of a ``ParallelEnv`` that a batch uses; agents whose actions can be masked are given `Shown`.
 
     Of a turn-based environment, agents whose turn it is not are idle: whatever they choose does nothing.
+
+    Attributes:
+        masked: these agents.
     """
 
     def __init__(self, env: Any, source: Source) -> None:
@@ -32,7 +35,7 @@ class MaskedParallelEnv:
         self.possible_agents = env.possible_agents
         self.metadata, self.render_mode = getattr(env, "metadata", None), getattr(env, "render_mode", None)
         self._spaces = {agent: env.observation_space(agent) for agent in env.possible_agents}
-        self._masked = {agent for agent in env.possible_agents if takes_masks(env.action_space(agent))}
+        self.masked = {agent for agent in env.possible_agents if takes_masks(env.action_space(agent))}
 
     @property
     def agents(self) -> Any:
@@ -56,7 +59,7 @@ class MaskedParallelEnv:
         return self._shown(obs, infos, terminated, truncated), rewards, terminated, truncated, infos
 
     def _in_parts(self, agent: Any) -> bool:
-        return self._source == "observation" and agent in self._masked and has_mask(self._spaces[agent])
+        return self._source == "observation" and agent in self.masked and has_mask(self._spaces[agent])
 
     def _shown(self, obs: Any, infos: Any, terminated: Any, truncated: Any) -> dict[Any, Any]:
         turn_based = isinstance(self._env, turn_based_aec_to_parallel_wrapper)
@@ -69,7 +72,7 @@ class MaskedParallelEnv:
                     shown[agent] = split_mask(seen, self._spaces[agent], idle)
                 except EnvFailure as failure:
                     shown[agent] = Shown(None, failure, idle)
-            elif agent in self._masked:
+            elif agent in self.masked:
                 info = infos.get(agent) if isinstance(infos, Mapping) else None
                 shown[agent] = Shown(seen, in_info(info, idle) if self._source == "info" else None, idle)
             else:
@@ -83,18 +86,22 @@ class MaskedParallelEnv:
         self._env.close()
 
 
-def parallel_source(make: Callable[[], Any], task: str, seed: int = 0) -> Source | None:
-    """Where the agents of an environment have their masks; raises GraftError for a mask of another size."""
-    env = make()
-    try:
-        if getattr(env, "schemas", None):  # a built-in game's
-            return None
-        agents = [agent for agent in env.possible_agents or () if takes_masks(env.action_space(agent))]
-        masked = [agent for agent in agents if has_mask(env.observation_space(agent))]
-        for agent in masked:
-            check_size(task, env.observation_space(agent), env.action_space(agent))
-    finally:
-        env.close()
-    if masked:
-        return "observation"
-    return "info" if agents and first_info_has_mask(make, seed) else None
+def with_masks(env: Any, task: str, wanted: bool | None) -> Any:
+    """A parallel environment whose masks are shown, where it has some; others as they are.
+
+    Args:
+        wanted: whether masks are to be used, which are in infos where they are no part of observations. None: those
+            that are.
+    Raises:
+        GraftError: a mask of another size than the actions, or wanted ones of actions that can't be masked.
+    """
+    if wanted is False or getattr(env, "schemas", None):  # a built-in game's
+        return env
+    agents = [agent for agent in getattr(env, "possible_agents", None) or () if takes_masks(env.action_space(agent))]
+    in_parts = [agent for agent in agents if has_mask(env.observation_space(agent))]
+    for agent in in_parts:
+        check_size(task, env.observation_space(agent), env.action_space(agent))
+    check_wanted(task, wanted, "info" if agents else None)
+    if not in_parts and not wanted:
+        return env
+    return MaskedParallelEnv(env, "observation" if in_parts else "info")

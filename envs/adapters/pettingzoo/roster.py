@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.envs.adapters.masks import MaskedCheck, takes_masks
+from graft.envs.adapters.masks import MaskedCheck
 from graft.envs.adapters.parts import check_and_codec
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec
 from graft.envs.core.random_actions import no_op
@@ -29,18 +29,18 @@ class Roster:
 
     Attributes:
         agents: names of the slots, (A,). slots: agent -> its slot. teams: name -> its slots, ascending.
-        places: of each slot, its team and its place in it.
+        places: of each slot, its team and its place in it. masked: agents that are given `Shown`.
 
     Args:
         env: one environment, not yet reset. task: id, for error messages.
         strict: whether observations are clipped to the bounds of their space. channels: of pictures, as the user says.
-        masked: whether agents whose actions can be masked are given `Shown`.
     Raises:
         GraftError: no list of possible agents, a team whose agents have different spaces, or spaces without a codec.
     """
 
-    def __init__(self, env: Any, task: str, strict: bool, channels: Any = None, masked: bool = False) -> None:
-        self._task, self._channels, self._masked = task, channels, masked
+    def __init__(self, env: Any, task: str, strict: bool, channels: Any = None) -> None:
+        self._task, self._channels = task, channels
+        self.masked = frozenset(map(str, getattr(env, "masked", ())))
         possible = getattr(env, "possible_agents", None)
         if not possible:
             raise GraftError(f"Task '{task}' does not list its possible_agents, which Graft needs to number them.")
@@ -81,7 +81,7 @@ class Roster:
                 continue
             check, shown = check_and_codec(sees, seen, strict, channels=channels)
             action = action_codec(does, done, moves)
-            if self._masked and takes_masks(done):
+            if self.agents[its[0]] in self.masked:
                 check = masked = MaskedCheck(check, shown, action.schema)
                 shown = masked.codec
             self._checks[team], self._codecs[team] = check, (shown, action)

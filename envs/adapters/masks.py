@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Mapping
+from types import CodeType
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -74,6 +75,16 @@ class MaskObservation(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.source, self._whole = source, env.observation_space
         self.observation_space = rest_of(self._whole) if source == "observation" else self._whole  # type: ignore[arg-type]
+
+    @property
+    def observation_names(self) -> Any:
+        """The author's, of the observation without its mask."""
+        if not self.env.has_wrapper_attr("observation_names"):
+            return None
+        given = self.env.get_wrapper_attr("observation_names")
+        if isinstance(given, Mapping) and not isinstance(self.observation_space, gym.spaces.Dict):
+            return next((given[name] for name in ALONE if name in given), None)
+        return given
 
     def reset(self, **keywords: Any) -> Any:
         found = self.env.reset(**keywords)
@@ -175,6 +186,26 @@ def source_in(env: gym.Env[Any, Any], gives_info: Callable[[], bool]) -> Source 
     if env.has_wrapper_attr(METHOD) and callable(env.get_wrapper_attr(METHOD)):
         return "method"
     return "info" if gives_info() else None
+
+
+def names_mask(env: gym.Env[Any, Any]) -> bool:
+    """Whether the code of an environment's class, or of a wrapper's, has the text ``action_mask``.
+
+    That is why its infos are looked at; of others none is made only to look.
+    """
+    layers: list[Any] = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    kinds = {kind for layer in layers for kind in type(layer).__mro__}
+    found = (getattr(member, "__code__", None) for kind in kinds for member in vars(kind).values())
+    return any(code is not None and _has_text(code) for code in found)
+
+
+def _has_text(code: CodeType) -> bool:
+    return any(
+        MASK in held if isinstance(held, tuple) else _has_text(held) if isinstance(held, CodeType) else held == MASK
+        for held in code.co_consts
+    )
 
 
 def first_info_has_mask(make: Callable[[], Any], seed: int) -> bool:

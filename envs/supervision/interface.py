@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from graft.envs.core.action_masks import KEYWORD, MASK
 from graft.envs.supervision.restarts import EnvFailure
 from graft.errors import GraftError
 
@@ -22,6 +23,10 @@ NUMBERS = frozenset((float, int, bool, np.float64, np.float32, np.float16, np.in
 _OLD_RESET = "its reset() returns the observation alone, as in Gym before 0.26; it has to return (observation, info)"
 _CALLERS = (str(Path(__file__).parents[1]), gym.__path__[0])  # folders of what unpacks a step
 _UNPACKED = re.compile(r"values to unpack \(expected 5")
+
+
+UNSAID = f"its infos hold an {MASK}; say {KEYWORD}: true to play allowed actions only, or {KEYWORD}: false"
+"""What is wrong where infos hold masks that nothing in the task speaks of."""
 
 
 class WrongInterface(GraftError):

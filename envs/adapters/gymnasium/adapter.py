@@ -25,7 +25,9 @@ from graft.envs.adapters.masks import (
     check_size,
     check_wanted,
     first_info_has_mask,
+    names_mask,
     source_in,
+    takes_masks,
 )
 from graft.envs.adapters.minigrid.adapter import ACTIONS as GRID_ACTIONS
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
@@ -317,16 +319,19 @@ def _add_masks(batch: SupervisedBatch, task_id: str, wanted: bool | None, key: t
     env = batch.first
 
     def in_infos() -> bool:
-        if is_world(env) or hasattr(env.unwrapped, "ale"):  # which have none, and take long to make
+        if not names_mask(env):
             return False
         if key not in _INFO_HAS_MASK:
             _INFO_HAS_MASK[key] = bool(batch.ask(partial(first_info_has_mask, seed=seed)))
         return _INFO_HAS_MASK[key]
 
     source = None if wanted is False else source_in(env, in_infos)
+    if source is None and wanted and takes_masks(env.action_space):
+        source = "info"
     check_wanted(task_id, wanted, source)
     if source is not None:
         batch.wrap(partial(MaskObservation, source=source))
+    batch.masks_unsaid = source is None and wanted is None and takes_masks(env.action_space)
 
 
 def _step_limit(env: SingleEnv) -> int | None:

@@ -10,12 +10,11 @@ import numpy as np
 
 from graft.envs.adapters.pettingzoo.roster import Roster, UnknownAgent
 from graft.envs.adapters.spaces import Array, first_line
-from graft.envs.core.action_masks import KEYWORD as MASKS
-from graft.envs.core.action_masks import MASK, any_mask
+from graft.envs.core.action_masks import any_mask
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.core.schema import Schemas
 from graft.envs.core.teams import Bools, TeamEnv, envs_needed, team_slots
-from graft.envs.supervision.interface import NUMBERS, WrongInterface, first_pair, scalar_reward, step_error
+from graft.envs.supervision.interface import NUMBERS, UNSAID, WrongInterface, first_pair, scalar_reward, step_error
 from graft.envs.supervision.restarts import EnvFailure, RestartableEnvs, attempts, derived_seed
 from graft.errors import GraftError
 
@@ -123,9 +122,7 @@ class PettingZooBatch(TeamEnv):
         env = self._envs[i]
         obs, infos = first_pair(env, {"seed": derived_seed(seed, episode) if episode else seed})
         if not self._masks_said and not self._roster.masked and any_mask(infos):
-            raise WrongInterface(
-                f"its infos hold an {MASK}; say {MASKS}: true to play allowed actions only, or {MASKS}: false"
-            )
+            raise WrongInterface(UNSAID)
         return _Shown({self._roster.slot(agent): self._roster.observation(agent, obs) for agent in env.agents}, {})
 
     def _call(

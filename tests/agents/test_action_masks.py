@@ -149,16 +149,16 @@ def test_training_never_plays_what_is_forbidden(by: str, algorithm: str, where: 
     options = {
         "ppo": TINY,
         "appo": {"num_envs": 8, "num_steps": 16},
-        "dqn": {"num_envs": 4, "buffer": 400, "batch": 16, "learning_starts": 100, "exploration_final": 0.5},
+        "dqn": {"num_envs": 4, "buffer": 400, "batch": 16, "learning_starts": 60, "exploration_final": 0.5},
     }
     learner = backend.ALGORITHMS[algorithm](**options[algorithm])
     learner.check(envs.schemas(task))
     network = PolicyNetwork(envs.schemas(task), architecture_for(learner, NetworkConfig(head=(8,))), 0)
     before = weights(network)
-    result = backend.train(TrainJob(network, task, learner, 600, 0, lambda *_: None, FEW, device="cpu"))
-    assert result.env_steps >= 600
+    result = backend.train(TrainJob(network, task, learner, 256, 0, lambda *_: None, FEW, device="cpu"))
+    assert result.env_steps >= 256
     assert any(not torch.equal(t, before[name]) for name, t in network.state_dict().items())
-    assert Seen.played > 600
+    assert Seen.played > 256
     assert (Seen.forbidden, dict(result.faults)) == (0, {})
 
 

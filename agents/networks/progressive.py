@@ -97,8 +97,8 @@ class ProgressiveNetwork(PolicyNetwork):
 
     def suffix(self, hidden: torch.Tensor, depth: int) -> Outputs:
         if depth == 0:
-            seen, forbidden = self.split(hidden)
-            return self._newest(seen, self._earlier_traces(seen)).without(forbidden)
+            obs, forbidden = self.split(hidden)
+            return self._newest(obs, self._earlier_traces(obs)).without(forbidden)
         seen = [shape for trace in self._shapes for blocks in trace.values() for shape in blocks]
         shapes = [torch.Size(self.schemas.observation.shape), *seen]
         pieces = zip(torch.split(hidden, [shape.numel() for shape in shapes], 1), shapes, strict=True)

@@ -36,7 +36,7 @@ def has_mask(space: Any) -> bool:
     return isinstance(space, gym.spaces.Dict) and MASK in space.spaces and len(space.spaces) > 1
 
 
-def rest_of(space: gym.spaces.Dict) -> Any:
+def rest_of(space: Any) -> Any:
     """The space of observations without their mask."""
     others = {name: part for name, part in space.items() if name != MASK}
     return next(iter(others.values())) if len(others) == 1 and next(iter(others)) in ALONE else gym.spaces.Dict(others)

@@ -52,7 +52,8 @@ class MaskedParallelEnv:
         found = self._env.reset(seed=seed)
         if not (isinstance(found, tuple | list) and len(found) == 2):
             return found  # of the old form, which is reported by who resets
-        return self._shown(*found, {}, {}), found[1]
+        obs, infos = found
+        return self._shown(obs, infos, {}, {}), infos
 
     def step(self, actions: dict[Any, Any]) -> Any:
         obs, rewards, terminated, truncated, infos = self._env.step(actions)

@@ -74,7 +74,7 @@ class MaskObservation(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], source: Source) -> None:
         super().__init__(env)
         self.source, self._whole = source, env.observation_space
-        self.observation_space = rest_of(self._whole) if source == "observation" else self._whole  # type: ignore[arg-type]
+        self.observation_space = rest_of(self._whole) if source == "observation" else self._whole
 
     @property
     def observation_names(self) -> Any:

@@ -226,7 +226,8 @@ def test_masks_that_forbid_nothing_change_nothing_and_are_resumed(by: str, tmp_p
 def test_a_masked_task_is_learned(by: str) -> None:
     """The first allowed action is worth 1 in each of 6 steps; a third of it comes by chance."""
     task = masked_task(count=6)
-    run = trained(by, None, task, 20_000, evaluation=Evaluation(every=50_000, episodes=64, num_envs=64), num_envs=16)
+    network = PolicyNetwork(envs.schemas(task), NetworkConfig(), 0)
+    run = trained(by, network, task, 20_000, evaluation=Evaluation(every=50_000, episodes=64, num_envs=64), num_envs=16)
     with closing(envs.make(task, 64, 5)) as env:
         played = evaluate(run.network, env, 128, torch.Generator().manual_seed(0))
     assert played.returns.mean() - 0.125 * 15 > 5.0

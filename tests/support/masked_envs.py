@@ -94,6 +94,9 @@ def register() -> None:
         gym.register("Masked-v0", Masked)
 
 
+register()  # for processes that know it as ``support.masked_envs:Masked-v0``
+
+
 class Nim(AECEnv[str, Any, Any]):
     """Two agents take 1 to 3 of ``stones`` in turn; who takes the last wins. No more can be taken than there are."""
 

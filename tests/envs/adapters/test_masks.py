@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
 from support.masked_envs import KINDS, LIFE, Masked, Seen, register
 
 from graft import envs
@@ -53,6 +54,19 @@ def test_what_is_shown_is_what_a_plain_loop_sees(where: str, sizes: tuple[int, .
                 raw, info = plain.reset()
         assert env.faults.total == 0
     assert (Seen.played, Seen.forbidden) == (400, 0)
+
+
+def test_gymnasiums_own_masked_game() -> None:
+    plain = gym.make("Taxi-v3")
+    with closing(envs.make(Task("Taxi-v3"), 1, 7)) as env:
+        obs, (raw, info) = env.reset()[0], plain.reset(seed=7)
+        for _ in range(60):
+            assert obs[0].argmax() == raw
+            np.testing.assert_array_equal(obs[0, 500:], 1 - info["action_mask"])
+            action = int(np.flatnonzero(info["action_mask"])[-1])
+            obs, rewards, *_ = env.step(np.array([action]))
+            raw, reward, _, _, info = plain.step(action)
+            assert rewards[0] == reward
 
 
 @pytest.mark.parametrize("fault", ["empty", "short", "other", "missing"])
@@ -200,3 +214,32 @@ def test_random_actions_are_uniform_among_those_allowed() -> None:
 def test_lives_end(recwarn: pytest.WarningsRecorder) -> None:
     assert check(task("observation"), longest=LIFE) == 1
     assert not recwarn.list
+
+
+def test_under_next_step_autoreset_as_in_recordings() -> None:
+    """The step after an end is a reset, and its action is not played."""
+    Seen.reset()
+    with closing(envs.make(task("method"), 4, 0, AutoresetMode.NEXT_STEP)) as env:
+        obs, _ = env.reset()
+        env.action_space.seed(0)
+        ends = 0
+        for _ in range(10 * (LIFE + 1)):
+            obs, _, terminated, *_ = env.step(sample(env, obs))
+            ends += int(terminated.sum())
+    assert (ends, Seen.played, Seen.forbidden) == (40, 40 * LIFE, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", [{}, {"faults": {"step_timeout": 60}}], ids=["workers", "step_timeout"])
+def test_masks_come_from_other_processes(rules: dict[str, Any]) -> None:
+    def played(workers: int, **more: Any) -> np.ndarray[Any, Any]:
+        given = Task("support.masked_envs:Masked-v0", {"where": "info", **more})
+        with closing(envs.make(given, 4, 0, workers=workers)) as env:
+            obs, _ = env.reset()
+            env.action_space.seed(0)
+            seen = [obs] + [obs := env.step(sample(env, obs))[0] for _ in range(30)]
+        return np.stack(seen)
+
+    reference = played(1)
+    assert reference[..., 4:].any()
+    np.testing.assert_array_equal(played(1 if rules else 2, **rules), reference)

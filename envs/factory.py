@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from graft.envs.core.naming import CHANNELS, LIKE, like_task, names_like, rename, split_names
+from graft.envs.core.random_actions import sample
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema, Schemas
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
@@ -151,13 +152,14 @@ def check(task: Task, longest: int | None = None) -> int:
         env.close()
         env = make(task, num_envs=len(env.groups.names), seed=0)
     try:
-        env.reset()
+        obs, _ = env.reset()
         env.action_space.seed(0)
-        ended = _ended(env.step(env.action_space.sample()))
+        first = env.step(sample(env, obs))
+        ended = _ended(first)
         if env.faults.total:  # it was restarted, and would be again
             raise GraftError(f"Task {task} fails in its first step: {env.faults.last}.")
         if longest is not None and not ended and (env.step_limit is None or env.step_limit > longest):
-            _check_end(task, env, longest)
+            _check_end(task, env, first[0], longest)
         return 1 if env.groups is None else len(env.groups.names)
     except GraftError:
         raise
@@ -171,12 +173,17 @@ def _ended(step: tuple[Any, ...]) -> bool:
     return bool(np.any(step[2] | step[3]))
 
 
-def _check_end(task: Task, env: TaskVectorEnv, longest: int) -> None:
-    """Play random actions, after a first step, until an episode ends; raises GraftError after ``longest`` steps."""
+def _check_end(task: Task, env: TaskVectorEnv, obs: Any, longest: int) -> None:
+    """Play random actions, after a first step, until an episode ends; raises GraftError after ``longest`` steps.
+
+    ``obs``: of the first step.
+    """
     start, taken = time.monotonic(), 1
     while taken < longest and time.monotonic() - start < SECONDS_OF_CHECK:
-        if _ended(env.step(env.action_space.sample())):
+        step = env.step(sample(env, obs))
+        if _ended(step):
             return
+        obs = step[0]
         taken += 1
     limit = "it has no max_episode_steps" if env.step_limit is None else f"its max_episode_steps is {env.step_limit}"
     seen = f"No episode of {task} ended within {taken:,} steps of random actions, and {limit}"

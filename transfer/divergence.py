@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from graft.agents.networks.policy_network import Distribution, Outputs, PolicyNetwork, split_choices
+from graft.agents.networks.policy_network import NEVER, Distribution, Outputs, PolicyNetwork, split_choices
 from graft.agents.training.backend import Grads
 
 CHUNK = 1024
@@ -32,7 +32,9 @@ def kl(
         p: the target. q: the approximation. Both get gradients.
         distribution: of `NetworkConfig`: ``greedy``, ``squashed``, or None.
         shared: (A,) booleans, the actions that ``p`` knows; None: all. The others have probability 0 under ``p``, which
-            is renormalised, but not under ``q``; of Gaussians and Q values, other dimensions do not count.
+            is renormalised, but not under ``q``; of Gaussians and Q values, other dimensions do not count. The same
+            holds for actions that ``p`` may not play in a state (`NEVER`); where it may play none that it knows, the
+            divergence is 0.
         sizes: of several choices at once, as in `ActionSchema`. A choice without a known action does not count.
     """
     if distribution == "greedy":
@@ -53,6 +55,15 @@ def _masked(values: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
 
 def _categorical_kl(p: torch.Tensor, q: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
     """KL divergence of categorical policies from logits (N, A)."""
+    if bool((p <= NEVER).any()):
+        known = shared & (p > NEVER)
+        nothing = ~known.any(-1)
+        known = known | nothing.unsqueeze(-1)
+        return _renormalised_kl(p, q, known).masked_fill(nothing, 0.0)
+    return _renormalised_kl(p, q, shared)
+
+
+def _renormalised_kl(p: torch.Tensor, q: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
     log_p = p.masked_fill(~shared, -torch.inf).log_softmax(-1)
     probability = log_p.exp()
     # 0 * log 0 is 0, also in the gradient.

@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.networks.policy_network import Outputs, PolicyNetwork
+from graft.agents.networks.policy_network import NEVER, Outputs, PolicyNetwork
 from graft.agents.training.algorithm import Count
 from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import ObservationSchema, Schemas
@@ -108,8 +108,12 @@ class Memory(FromSource):
         return torch.randperm(len(rollouts.observations), generator=generator)[: self.memory]
 
     def stored(self, network: PolicyNetwork, rollouts: Rollouts, chosen: torch.Tensor, outputs: Outputs) -> Tensors:
-        """The memory of a task: of the states ``chosen``, which have these ``outputs``."""
-        stored = {"observations": rollouts.observations[chosen].cpu(), "action": outputs.action.cpu()}
+        """The memory of a task: of the states ``chosen``, which have these ``outputs``.
+
+        Observations are stored without flags of forbidden actions: the outputs say which these are.
+        """
+        seen = network.split(rollouts.observations[chosen])[0]
+        stored = {"observations": seen.cpu(), "action": outputs.action.cpu()}
         if outputs.log_std is not None:
             stored["log_std"] = outputs.log_std.cpu()
         stored["known"] = torch.ones(stored["action"].shape[1], dtype=torch.bool)
@@ -136,7 +140,8 @@ class Memory(FromSource):
             )
         for task in tasks(state):
             name = f"memory.{task}.observations"
-            state[name] = aligned(state[name], source.schemas.observation, network.schemas.observation, self.rename)
+            then_seen, now_seen = source.schemas.observation.plain, network.schemas.observation.plain
+            state[name] = aligned(state[name], then_seen, now_seen, self.rename)
             if self.shares_heads:
                 stored = _with_actions(group(state, f"memory.{task}"), source.schemas, network.schemas, self.rename)
                 state |= named(f"memory.{task}", stored)
@@ -165,8 +170,8 @@ class Memory(FromSource):
             features = network.encoder(observations).split([len(d.observations) for d in drawn])
             for d, hidden in zip(drawn, features, strict=True):
                 known = d.known.to(device) if self.shares_heads else None
-                now = _head_outputs(network, d.heads, hidden)
-                replayed.append(Replayed(d, now, _to_device(d.outputs, device), known))
+                now, then = _head_outputs(network, d.heads, hidden), _to_device(d.outputs, device)
+                replayed.append(Replayed(d, now.without(_never(then)), then, known))
         return replayed, state
 
     def _draw(self, state: State) -> list[Drawn]:
@@ -268,6 +273,12 @@ def _head_outputs(network: PolicyNetwork, heads: Mapping[str, torch.Tensor], fea
     if outputs.log_std is None and "policy.log_std" in heads:  # a Box before, and now a discrete action
         return outputs._replace(log_std=heads["policy.log_std"])
     return outputs
+
+
+def _never(outputs: Outputs) -> torch.Tensor | None:
+    """Which actions (N, A) were forbidden where a policy has these outputs; None where none was."""
+    forbidden = outputs.action <= NEVER if outputs.log_std is None else None
+    return forbidden if forbidden is not None and bool(forbidden.any()) else None
 
 
 def _to_device(outputs: Outputs, device: torch.device) -> Outputs:

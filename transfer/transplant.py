@@ -210,7 +210,7 @@ def _rebuilt(source: Checkpoint) -> tuple[Stem, ...]:
 
 def _check_shared_names(source: Schemas, target: Schemas, rename: Mapping[str, str], new_channels: NewChannels) -> None:
     """Raises GraftError where source and target share no name."""
-    had, new = (Stem.of("", 1, schemas.observation) for schemas in (source, target))
+    had, new = (Stem.of("", 1, schemas.observation.plain) for schemas in (source, target))
     if not any(_match_stem(had, new, rename, new_channels).sources):
         raise GraftError(
             f"The target shares nothing with the source: its observations are {_listed(list(new.names))}, "

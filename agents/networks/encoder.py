@@ -164,6 +164,7 @@ def encoders_for(schema: ObservationSchema) -> list[str]:
 
     The default is one of Graft's, whatever other distributions offer.
     """
+    schema = schema.plain
     fitting = {name: encoder for name, encoder in ENCODERS.items() if fits(encoder, schema)}
     return sorted(fitting, key=lambda n: schema.kind not in fitting[n].default_for or bool(modules_of(fitting[n])))
 
@@ -175,7 +176,7 @@ def fits(encoder: type[Encoder], schema: ObservationSchema) -> bool:
 
 def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, Any]) -> Encoder:
     """The encoder ``name``; raises GraftError for an unknown name or option, a wrong type, or an unfit observation."""
-    kind = ENCODERS[name]
+    kind, schema = ENCODERS[name], schema.plain  # flags of forbidden actions are for the policy head
     if not fits(kind, schema):
         raise GraftError(
             f"Encoder '{name}' cannot take a {schema.kind} observation of shape {schema.shape}; "

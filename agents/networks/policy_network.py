@@ -21,6 +21,8 @@ from graft.errors import GraftError
 Distribution = Literal["squashed", "greedy"]  # how actions are drawn where not by default (see `Outputs`)
 PREFIX_CHUNK = 1024  # observations per forward pass in `PolicyNetwork.whole_prefix`
 LOG_STD_BOUNDS = (-20.0, 2.0)  # of a squashed Gaussian, as in Stable-Baselines3
+NEVER = -1e8
+"""Logit, or Q value, of an action that is forbidden: its probability is 0, and sums of squares stay finite."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,17 @@ class Outputs(NamedTuple):
 
     ``log_std`` is None for discrete actions. ``value`` (N,): the estimated return, not trained by algorithms with
     critics of their own.
+
+    Where observations are masked, logits and Q values of forbidden actions are `NEVER`.
     """
 
     action: torch.Tensor
     log_std: torch.Tensor | None
     value: torch.Tensor
+
+    def without(self, forbidden: torch.Tensor | None) -> Outputs:
+        """The outputs without the actions that are ``forbidden`` (N, A); None forbids nothing."""
+        return self if forbidden is None else self._replace(action=self.action.masked_fill(forbidden, NEVER))
 
 
 def split_choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
@@ -227,6 +235,7 @@ class PolicyNetwork(nn.Module):
             self.policy = PolicyHead(self.encoder.out_dim, self.config, schemas.action)
             self.value = ValueHead(self.encoder.out_dim, self.config)
             self._initialise()
+        self._flags = schemas.flag_places
 
     def _initialise(self) -> None:
         gains = {**self.encoder.gains(), **layer_gains(self.policy), **layer_gains(self.value)}
@@ -245,10 +254,30 @@ class PolicyNetwork(nn.Module):
     @property
     def frozen_depth(self) -> int:
         """The largest depth whose `prefix` is not trained; a backend may compute it once per rollout."""
-        return self.encoder.still_blocks
+        return 0 if self.masked else self.encoder.still_blocks
+
+    @property
+    def masked(self) -> bool:
+        """Whether observations say which actions are forbidden."""
+        return bool(self.schemas.observation.flags)
+
+    def split(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the encoder reads of raw observations, and which actions are forbidden, (N, A) booleans.
+
+        Without masks: the observations themselves, and None.
+        """
+        if not self.masked:
+            return obs, None
+        seen = self.schemas.observation.plain
+        size = math.prod(seen.shape)
+        flags = torch.nn.functional.pad(obs[:, size:] > 0, (0, 1))  # the last one is of actions without a flag
+        return obs[:, :size].reshape(-1, *seen.shape), flags[:, self._flags]
 
     def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
-        """Input of `suffix` from raw observations (N, *obs_shape), a tensor of N rows; at depth 0 these."""
+        """Input of `suffix` from raw observations (N, *obs_shape), a tensor of N rows; at depth 0 these.
+
+        The depth is at most `frozen_depth`.
+        """
         return self.encoder.prefix(obs, depth)
 
     @torch.no_grad()
@@ -259,7 +288,10 @@ class PolicyNetwork(nn.Module):
 
     def suffix(self, hidden: torch.Tensor, depth: int) -> Outputs:
         """Both heads from the output of `prefix` at the same depth."""
-        return self.heads(self.encoder.suffix(hidden, depth))
+        if depth:
+            return self.heads(self.encoder.suffix(hidden, depth))
+        seen, forbidden = self.split(hidden)
+        return self.heads(self.encoder.suffix(seen, 0)).without(forbidden)
 
     def forward(self, obs: torch.Tensor) -> Outputs:
         """Both heads on raw observations (N, *obs_shape)."""

@@ -52,7 +52,7 @@ class ProgressiveNetwork(PolicyNetwork):
         self.earlier.requires_grad_(False)
         self.eval()  # one observation says nothing about normalisation statistics
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            zeros = torch.zeros(1, *schemas.observation.shape)
+            zeros = torch.zeros(1, *schemas.observation.plain.shape)
             own, traces = run_column(self, zeros), _run_columns(self.earlier, zeros)
             torch.default_generator.manual_seed(seed ^ LATERAL_STREAM)
             self.laterals = fresh_laterals(self, own, traces)
@@ -86,7 +86,7 @@ class ProgressiveNetwork(PolicyNetwork):
 
     @property
     def frozen_depth(self) -> int:
-        return 1
+        return 0 if self.masked else 1
 
     def prefix(self, obs: torch.Tensor, depth: int) -> torch.Tensor:
         """Depth 0: ``obs``. Depth 1: (N, D) floats, the flat observations and then the earlier columns' activations."""
@@ -97,7 +97,8 @@ class ProgressiveNetwork(PolicyNetwork):
 
     def suffix(self, hidden: torch.Tensor, depth: int) -> Outputs:
         if depth == 0:
-            return self._newest(hidden, self._earlier_traces(hidden))
+            obs, forbidden = self.split(hidden)
+            return self._newest(obs, self._earlier_traces(obs)).without(forbidden)
         seen = [shape for trace in self._shapes for blocks in trace.values() for shape in blocks]
         shapes = [torch.Size(self.schemas.observation.shape), *seen]
         pieces = zip(torch.split(hidden, [shape.numel() for shape in shapes], 1), shapes, strict=True)
@@ -157,5 +158,6 @@ def _described(parts: Mapping[str, Any], observation: ObservationSchema) -> Poli
 
 
 def same_view(a: ObservationSchema, b: ObservationSchema) -> bool:
-    """Whether observations of both have the same layout and names."""
+    """Whether observations of both have the same layout and names; flags of forbidden actions are not looked at."""
+    a, b = a.plain, b.plain
     return (a.kind, a.names, a.shape, a.places) == (b.kind, b.names, b.shape, b.places)

@@ -203,9 +203,11 @@ class SquadGame(MultiAgentEnv):
     def _actions(self, given: Mapping[str, Any]) -> dict[str, Array]:
         chosen = {}
         for team, its in self._squad.teams.items():
-            schema = self._squad.schemas_of(team).action
+            schemas = self._squad.schemas_of(team)
+            schema, forbidden = schemas.action, schemas.forbidden(self._seen[team])
             drawn = team in self._others and self._opponents == "random"
-            chosen[team] = self._dice.actions(schema, len(its)) if drawn else no_op(schema, (1, len(its)))
+            size = len(its)
+            chosen[team] = self._dice.actions(schema, size, forbidden) if drawn else no_op(schema, (1, size), forbidden)
         for agent, action in given.items():
             team, k = self._places[agent]
             chosen[team][0, k] = action

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.evaluate import eval_mode
+from graft.envs.core.random_actions import sample
 from graft.envs.core.task import TaskVectorEnv
 from graft.errors import GraftError
 
@@ -109,7 +110,7 @@ def collect_random(env: TaskVectorEnv, states: int, seed: int) -> torch.Tensor:
     env.action_space.seed(seed % 2**32)
 
     def choose(obs: Array) -> tuple[Array, Array]:
-        actions = env.action_space.sample()
+        actions = sample(env, obs)
         return actions, actions
 
     play = _Play(env, states, 1, np.random.default_rng(seed))

@@ -173,7 +173,7 @@ def _together(tasks: list[Task]) -> ObservationSchema:
 
 
 def _with_tasks(schema: ObservationSchema, tasks: list[Task]) -> ObservationSchema:
-    if schema.kind in ("pixels", "parts"):
+    if schema.kind in ("pixels", "parts", "masked"):
         raise GraftError(f"show_task=true is not allowed with {schema.kind}; it takes planes, features or ego.")
     return schema.extended(tuple(f"task:{task}" for task in tasks), "task")
 

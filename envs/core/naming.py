@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, flag_names, joined, masked
 from graft.envs.core.task import Task
 from graft.errors import GraftError, unknown
 
@@ -49,6 +49,9 @@ def rename(schemas: Schemas, given: Mapping[str, Any], task: str) -> Schemas:
         GraftError: another number of names, or a name that is not there.
     """
     observation, action = schemas
+    if observation.flags:  # which follow the names of the actions
+        named = rename(Schemas(observation.plain, action), given, task)
+        return Schemas(masked(named.observation, flag_names(named.action)), named.action)
     observation = with_names(observation, _renamed(observation.names, given.get("observation", {}), task))
     action = replace(action, names=_renamed(action.names, given.get("action", {}), task))
     words = dict(zip(observation.names, observation.attributes, strict=True))
@@ -78,6 +81,9 @@ def with_names(
 ) -> ObservationSchema:
     """``schema`` under other names and attributes, by position; of parts, names may leave out their ``<part>/``."""
     attributes = schema.attributes if attributes is None else attributes
+    if schema.flags:
+        count = len(schema.plain.names)
+        return masked(with_names(schema.plain, names[:count], attributes[:count]), names[count:])
     if not schema.parts:
         return replace(schema, names=names, attributes=attributes)
     parts, first = {}, 0
@@ -119,15 +125,16 @@ def names_like(mine: Schemas, theirs: Schemas, task: str, other: Task) -> Schema
                 f"schema of {task}: {LIKE}: {other} is not possible, as {task} {what} {a}, {other} {b}; give names "
                 f"under observation and action instead."
             )
-    seen, action = theirs.observation, replace(mine.action, names=theirs.action.names)
-    return Schemas(with_names(mine.observation, seen.names, seen.attributes), action)
+    seen, action = theirs.observation.plain, replace(mine.action, names=theirs.action.names)
+    observation = with_names(mine.observation.plain, seen.names, seen.attributes)
+    return Schemas(masked(observation, flag_names(action)) if mine.observation.flags else observation, action)
 
 
 def _layout(schemas: Schemas) -> str:
     def one(schema: ObservationSchema) -> str:
         return f"{schema.kind} {' x '.join(map(str, schema.shape))}"
 
-    seen = schemas.observation
+    seen = schemas.observation.plain
     return ", ".join(f"{name} ({one(part)})" for name, part in seen.parts) if seen.parts else one(seen)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.core.schema import ActionSchema
+from graft.envs.core.task import TaskVectorEnv
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
@@ -43,9 +44,15 @@ class RandomActions:
             found = _mixed(self.state[:, :1] + numbers * _STEP) >> np.uint64(11)
         return found.astype(np.float64) * (1.0 / 2.0**53)
 
-    def actions(self, schema: ActionSchema, size: int) -> NDArray[Any]:
-        """Uniform actions: (N, size) int64, or (N, size, n) int64 of several choices or float32 of a box."""
+    def actions(self, schema: ActionSchema, size: int, forbidden: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Uniform actions: (N, size) int64, or (N, size, n) int64 of several choices or float32 of a box.
+
+        ``forbidden`` (N, size, A): actions that are not drawn.
+        """
         names = len(schema.names)
+        if forbidden is not None:
+            choices = self.uniform(size * (len(schema.sizes) or 1)).reshape(len(self.state), size, -1)
+            return allowed_actions(schema, choices, forbidden)
         if schema.kind == "discrete":
             return (self.uniform(size) * names).astype(np.int64)
         if schema.kind == "multi":
@@ -58,8 +65,37 @@ class RandomActions:
         return found
 
 
-def no_op(actions: ActionSchema, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The action that does least, for each place of ``shape``: action 0, or what is nearest to 0 within a box."""
+def allowed_actions(schema: ActionSchema, numbers: NDArray[Any], forbidden: NDArray[np.bool_]) -> NDArray[Any]:
+    """Uniform actions among those that are allowed: (...) int64, or (..., choices) of several choices.
+
+    Args:
+        numbers: in [0, 1), (..., choices), one for each choice. forbidden: (..., A).
+    """
+    sizes, first, found = schema.sizes or (len(schema.names),), 0, []
+    for choice, size in enumerate(sizes):
+        ranks = np.cumsum(~forbidden[..., first : first + size], -1)  # 1 for the first allowed action
+        wanted = np.floor(numbers[..., choice] * ranks[..., -1]) + 1
+        found.append(np.argmax(ranks == wanted[..., None], -1))
+        first += size
+    return np.stack(found, -1) if schema.sizes else found[0]
+
+
+def sample(env: TaskVectorEnv, obs: Any) -> Any:
+    """Uniform actions of a batch from its action space's random numbers; those that ``obs`` forbid are not drawn."""
+    forbidden = env.schemas.forbidden(obs)
+    if forbidden is None:
+        return env.action_space.sample()
+    choices = len(env.action_schema.sizes) or 1
+    return allowed_actions(env.action_schema, env.action_space.np_random.random((len(obs), choices)), forbidden)
+
+
+def no_op(actions: ActionSchema, shape: tuple[int, ...], forbidden: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    """The action that does least, for each place of ``shape``: action 0, or what is nearest to 0 within a box.
+
+    Where ``forbidden`` (*shape, A) says so, the first that is allowed.
+    """
+    if forbidden is not None:
+        return allowed_actions(actions, np.zeros((*shape, len(actions.sizes) or 1)), forbidden)
     if actions.kind == "discrete":
         return np.zeros(shape, np.int64)
     if actions.kind == "multi":

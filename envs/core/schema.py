@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +12,10 @@ import numpy as np
 
 from graft.errors import GraftError
 
-ObservationKind = Literal["planes", "pixels", "vector", "parts"]
+ObservationKind = Literal["planes", "pixels", "vector", "parts", "masked"]
 ActionKind = Literal["discrete", "multi", "box"]
+
+SEEN, FORBIDDEN = "observation", "forbidden"  # the parts of a masked observation
 
 
 def _finite(bounds: tuple[float, ...]) -> list[float | None]:
@@ -31,7 +33,8 @@ class ObservationSchema:
     Attributes:
         kind: ``planes`` (C, H, W) with one named plane per channel; ``pixels`` (C, H, W) in [0, 255];
             ``vector`` (n,) with one named feature per entry; ``parts``: several of these, flattened one after the
-            other into one vector (`joined`).
+            other into one vector (`joined`); ``masked``: one of all these, flattened, and then which actions are
+            forbidden (`masked`), which is no feature: networks split it off.
         names: one per channel or feature, unique; of parts, ``<part>/<name>``.
         attributes: what each channel *means*, in words shared between games ("deadly", "solid", "pickup",
             "mobile", "self", ...), sorted; empty where nothing is known.
@@ -51,7 +54,7 @@ class ObservationSchema:
     parts: tuple[tuple[str, ObservationSchema], ...] = ()
 
     def __post_init__(self) -> None:
-        channels = sum(part.shape[0] for _, part in self.parts) if self.parts else self.shape[0]
+        channels = sum(len(part.names) for _, part in self.parts) if self.parts else self.shape[0]
         sizes = {len(self.names), len(self.attributes), len(self.low), len(self.high), channels}
         if len(sizes) != 1:
             raise GraftError(
@@ -74,9 +77,25 @@ class ObservationSchema:
     @property
     def places(self) -> list[slice]:
         """Of each name, where its numbers are along an observation's first dimension."""
-        cells = [math.prod(part.shape[1:]) for _, part in self.parts for _ in part.names] or [1] * len(self.names)
+        cells = [count for _, part in self.parts for count in part._cells] or [1] * len(self.names)
         ends = np.cumsum(cells).tolist()
         return [slice(end - count, end) for end, count in zip(ends, cells, strict=True)]
+
+    @property
+    def _cells(self) -> list[int]:
+        """Of each name, how many numbers it has."""
+        within = [count for _, part in self.parts for count in part._cells]
+        return within or [math.prod(self.shape[1:])] * len(self.names)
+
+    @property
+    def plain(self) -> ObservationSchema:
+        """Without the flags of forbidden actions: what an encoder reads."""
+        return self.parts[0][1] if self.kind == "masked" else self
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of the flags of forbidden actions at its end, ``forbidden/<action>``; none unless it is masked."""
+        return self.parts[1][1].names if self.kind == "masked" else ()
 
     def extended(self, names: tuple[str, ...], attribute: str) -> ObservationSchema:
         """With more channels or features from 0 to 1, ``names``, at the end."""
@@ -141,6 +160,31 @@ def joined(parts: Mapping[str, ObservationSchema]) -> ObservationSchema:
     )
 
 
+def masked(observation: ObservationSchema, flags: Sequence[str]) -> ObservationSchema:
+    """The schema of observations that are followed by ``flags``, a number for each: 1 where an action is forbidden.
+
+    So 0 is allowed, and what lays observations out by name and fills up with zeros forbids nothing. ``flags`` are of
+    `flag_names`; those of ``observation`` itself, where it is masked, are replaced.
+    """
+    plain, count, dtype = observation.plain, len(flags), observation.dtype
+    own = ObservationSchema("vector", tuple(flags), ((),) * count, (count,), dtype, (0.0,) * count, (1.0,) * count)
+    return ObservationSchema(
+        kind="masked",
+        names=plain.names + own.names,
+        attributes=plain.attributes + own.attributes,
+        shape=(math.prod(plain.shape) + count,),
+        dtype=dtype,
+        low=plain.low + own.low,
+        high=plain.high + own.high,
+        parts=((SEEN, plain), (FORBIDDEN, own)),
+    )
+
+
+def flag_names(actions: ActionSchema) -> tuple[str, ...]:
+    """The flags of all actions, ``forbidden/<action>``."""
+    return tuple(f"{FORBIDDEN}/{name}" for name in actions.names)
+
+
 @dataclass(frozen=True)
 class ActionSchema:
     """What one action is: ``discrete`` (an index into ``names``), ``multi`` (several such indices at once), or ``box``
@@ -192,3 +236,16 @@ class Schemas(NamedTuple):
 
     observation: ObservationSchema
     action: ActionSchema
+
+    @property
+    def flag_places(self) -> list[int]:
+        """Of each action, where its flag is among those of the observation; -1 where it has none and is allowed."""
+        flags, names = self.observation.flags, flag_names(self.action)
+        return [flags.index(name) if name in flags else -1 for name in names]
+
+    def forbidden(self, obs: Any) -> Any:
+        """Which actions observations (..., *shape) forbid, (..., A) booleans; None where they are not masked."""
+        if not (count := len(self.observation.flags)):
+            return None
+        allowed = np.zeros((*obs.shape[:-1], 1), np.bool_)
+        return np.concatenate([obs[..., -count:] > 0, allowed], -1)[..., self.flag_places]

@@ -120,6 +120,11 @@ class TeamRows(TaskVectorEnv):
         return values[:, self.slots].reshape(-1)[: self.num_envs]
 
     def _obs(self, by_team: dict[str, Array]) -> Array:
+        rows = self._all_obs(by_team)[: self.num_envs]
+        return rows if rows.base is None else rows.copy()
+
+    def _all_obs(self, by_team: dict[str, Array]) -> Array:
+        """Of all agents of the team, also of those that are no rows."""
         if self.team != ALL:
             mine = by_team[self.team]
         else:
@@ -128,14 +133,17 @@ class TeamRows(TaskVectorEnv):
             )
             for team, its in self.squad.teams.items():
                 mine[:, list(its)] = by_team[team]
-        rows: Array = mine.reshape(-1, *self.observation_schema.shape)[: self.num_envs]
-        return rows if rows.base is None else rows.copy()
+        rows: Array = mine.reshape(-1, *self.observation_schema.shape)
+        return rows
 
     def _all_actions(self, chosen: Array) -> dict[str, Any]:
         environments, count = self.squad.num_envs, len(self.slots)
         surplus = environments * count - self.num_envs
         if surplus:
-            extra = self._random.last().actions(self.action_schema, surplus)[0]
+            forbidden = None
+            if self.observation_schema.flags:
+                forbidden = self.schemas.forbidden(self._all_obs(self._seen)[self.num_envs :])[None]
+            extra = self._random.last().actions(self.action_schema, surplus, forbidden)[0]
             chosen = np.concatenate([chosen, extra.astype(chosen.dtype)])
         mine = chosen.reshape(environments, count, *chosen.shape[1:])
         if self.team == ALL:
@@ -143,12 +151,13 @@ class TeamRows(TaskVectorEnv):
         return {self.team: mine} | {other: self._opponents_actions(other) for other in self.others}
 
     def _opponents_actions(self, team: str) -> Any:
-        its, acts = self.squad.teams[team], self.squad.schemas_of(team).action
+        its, schemas = self.squad.teams[team], self.squad.schemas_of(team)
+        acts, forbidden = schemas.action, schemas.forbidden(self._seen[team])
         if callable(self._opponents):
             return self._opponents(self._seen[team], self._alive[:, list(its)])
         if self._opponents == "random":
-            return self._random.actions(acts, len(its))
-        return no_op(acts, (self.squad.num_envs, len(its)))
+            return self._random.actions(acts, len(its), forbidden)
+        return no_op(acts, (self.squad.num_envs, len(its)), forbidden)
 
     @property
     def savable(self) -> bool:

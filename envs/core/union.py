@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.core.faults import Faults
-from graft.envs.core.schema import ObservationSchema, joined
+from graft.envs.core.schema import ObservationSchema, joined, masked
 from graft.envs.core.task import TaskVectorEnv
 from graft.errors import GraftError
 
@@ -21,6 +21,9 @@ def union(schemas: Sequence[ObservationSchema]) -> ObservationSchema:
     A name has all attributes that any of them gives it; its bounds span theirs, and zero where a schema lacks it.
     Raises GraftError for different kinds, dtypes or boards.
     """
+    if any(schema.flags for schema in schemas):
+        flags = dict.fromkeys(flag for schema in schemas for flag in schema.flags)
+        return masked(union([schema.plain for schema in schemas]), tuple(flags))
     first = schemas[0]
     if all(schema.parts for schema in schemas):
         found: dict[str, list[ObservationSchema]] = {}
@@ -86,7 +89,7 @@ class UnionObservation(TaskVectorEnv):
 
     def _widen(self, obs: Any) -> Any:
         wide = np.zeros((len(obs), *self.observation_schema.shape), self.observation_schema.dtype)
-        wide[:, self._places] = obs
+        wide[:, self._places] = obs.reshape(len(obs), -1) if self.observation_schema.flags else obs
         return wide
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from graft.envs.core.action_masks import KEYWORD, MASK
 from graft.envs.supervision.restarts import EnvFailure
 from graft.errors import GraftError
 
@@ -24,6 +25,10 @@ _CALLERS = (str(Path(__file__).parents[1]), gym.__path__[0])  # folders of what 
 _UNPACKED = re.compile(r"values to unpack \(expected 5")
 
 
+UNSAID = f"its infos hold an {MASK}; say {KEYWORD}: true to play allowed actions only, or {KEYWORD}: false"
+"""What is wrong where infos hold masks that nothing in the task speaks of."""
+
+
 class WrongInterface(GraftError):
     """An environment that does not keep to Gymnasium's interface, so that to make it again would not help.
 
@@ -33,6 +38,11 @@ class WrongInterface(GraftError):
 
 def first_observation(env: Any, keywords: Mapping[str, Any]) -> Any:
     """The observation of ``env.reset(**keywords)``; raises WrongInterface for a reset of another form."""
+    return first_pair(env, keywords)[0]
+
+
+def first_pair(env: Any, keywords: Mapping[str, Any]) -> Any:
+    """Observation and info of ``env.reset(**keywords)``; raises as `first_observation`."""
     try:
         found = env.reset(**keywords)
     except (TypeError, ValueError, KeyError, IndexError) as error:  # perhaps of a wrapper that expects the new form
@@ -42,7 +52,7 @@ def first_observation(env: Any, keywords: Mapping[str, Any]) -> Any:
         raise wrong from error
     if not _is_pair(found):
         raise WrongInterface(_OLD_RESET)
-    return found[0]
+    return found
 
 
 def _is_pair(found: Any) -> bool:

@@ -153,6 +153,32 @@ class Subprocess:
         return EnvFailure("raised", f"its process ended {reason}")
 
 
+class _Asked:
+    """Answers questions about what makes environments."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def ask(self, question: Callable[[Callable[[], Any]], Any]) -> Any:
+        return question(self._make)
+
+
+def ask(question: Callable[[Callable[[], Any]], Any], make: Callable[[], Any], task: str, timeout: float | None) -> Any:
+    """``question(make)``; where a step has ``timeout`` seconds, in a process that may take as long as a reset.
+
+    None where that gives no answer in time.
+    """
+    if timeout is None:
+        return question(make)
+    process = Subprocess(lambda _: _Asked(make), task)
+    try:
+        return process.ask(RESET_FACTOR * timeout, "ask", question)
+    except EnvFailure:
+        return None
+    finally:
+        process.end()
+
+
 class ProcessGroup:
     """The environments of a batch in processes: the methods of `EnvGroup`, of one in each process.
 

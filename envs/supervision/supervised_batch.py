@@ -12,11 +12,18 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.envs.core.action_masks import MASK
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
-from graft.envs.supervision.interface import NUMBERS, WrongInterface, first_observation, scalar_reward, step_error
+from graft.envs.supervision.interface import NUMBERS, UNSAID, WrongInterface, first_pair, scalar_reward, step_error
 from graft.envs.supervision.observation_check import Array, ObservationCheck, within
-from graft.envs.supervision.restarts import EnvFailure, RestartableEnvs, attempts, derived_seed, failure_of
-from graft.envs.supervision.subprocesses import Begun, Bools, ProcessGroup, Reset, Steps
+from graft.envs.supervision.restarts import (
+    EnvFailure,
+    RestartableEnvs,
+    attempts,
+    derived_seed,
+    failure_of,
+)
+from graft.envs.supervision.subprocesses import Begun, Bools, ProcessGroup, Reset, Steps, ask
 from graft.errors import GraftError
 
 SingleEnv = gym.Env[Any, Any]
@@ -29,6 +36,7 @@ class EnvGroup(RestartableEnvs):
     Args:
         make: makes one of them, at its first reset. check: of observations. weights: of rewards that are arrays.
         obs: (count, ...), takes observations where a call gives no other array.
+        masks_unsaid: whether infos with an action mask are an error, as nobody said what becomes of it.
     """
 
     def __init__(
@@ -38,9 +46,10 @@ class EnvGroup(RestartableEnvs):
         weights: tuple[float, ...] | None,
         count: int,
         obs: Array,
+        masks_unsaid: bool = False,
     ) -> None:
         super().__init__(make, count)
-        self._check, self._weights, self._obs = check, weights, obs
+        self._check, self._weights, self._obs, self._masks_unsaid = check, weights, obs, masks_unsaid
 
     def step(self, which: Sequence[int], actions: Any, shown: Array | None = None) -> Steps:
         """Step the environments ``which`` with an action each; ``shown`` takes their observations.
@@ -75,7 +84,10 @@ class EnvGroup(RestartableEnvs):
             again, keywords = given[i]
             if again or self.envs[i] is None:
                 self.restart(i)
-            shown[i] = self._check.fitting(first_observation(self.envs[i], keywords))
+            obs, info = first_pair(self.envs[i], keywords)
+            if self._masks_unsaid and info is not None and MASK in info:
+                raise WrongInterface(UNSAID)
+            shown[i] = self._check.fitting(obs)
 
         return attempts(reset_one, given), self._check.clips.take()
 
@@ -87,6 +99,10 @@ class EnvGroup(RestartableEnvs):
         return [env.render() for env in self.envs]
 
 
+def _wrapped(make: Callable[[], SingleEnv], around: Callable[[Any], SingleEnv]) -> SingleEnv:
+    return around(make())
+
+
 class SupervisedBatch:
     """The environments of a batch, in this process or in others, and their last observations ``raw`` (N, ...).
 
@@ -95,7 +111,7 @@ class SupervisedBatch:
 
     Attributes:
         first: one of them, for its spaces and attributes. envs: those that run in this process.
-        strict: of the `ObservationCheck` that `start` takes.
+        strict: of the `ObservationCheck` that `start` takes. masks_unsaid: see `EnvGroup`; read by `start`.
 
     Args:
         make: makes one of them. num_envs: how many, N. task: id, for messages.
@@ -121,10 +137,20 @@ class SupervisedBatch:
         self._restarts = [0] * num_envs
         self._broken: set[int] = set()  # to be made again
         self.strict, self._weights = checks_bounds(rules, task), weights
+        self.masks_unsaid = False
         self._processes = num_envs if rules.step_timeout is not None else min(workers, num_envs)
         self._group: Any = None  # an EnvGroup or a ProcessGroup
         self.first: Any = make()
         self.envs: list[SingleEnv] = []
+
+    def wrap(self, around: Callable[[Any], SingleEnv]) -> None:
+        """Put every environment into a wrapper, before `start`."""
+        self._make = partial(_wrapped, self._make, around)
+        self.first = around(self.first)
+
+    def ask(self, question: Callable[[Callable[[], SingleEnv]], Any]) -> Any:
+        """What ``question`` says of the function that makes environments, or None where it does not answer in time."""
+        return ask(question, self._make, self._task, self._timeout)
 
     def start(self, check: ObservationCheck) -> None:
         """Make the environments, whose observations ``check`` puts into arrays."""
@@ -135,7 +161,7 @@ class SupervisedBatch:
             # Not broadcast: that takes longer than the comparison itself.
             low, high = (np.array(np.broadcast_to(x, self.raw.shape)) for x in (check.low, check.high))
             self._limits = [tuple(x.reshape(self.num_envs, -1)[:, span] for x in (low, high)) for span in check.spans]
-        group = partial(EnvGroup, self._make, check, self._weights)
+        group = partial(EnvGroup, self._make, check, self._weights, masks_unsaid=self.masks_unsaid)
         if self._processes > 1 or self._timeout is not None:
             self._group = ProcessGroup(group, check.space, self.num_envs, self._processes, self._task, self._timeout)
             with contextlib.suppress(Exception):

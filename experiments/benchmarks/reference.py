@@ -15,6 +15,7 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.training.backend import Evaluation, TrainJob
 from graft.agents.training.evaluate import Episodes, evaluate, play_episodes
+from graft.envs.core.random_actions import sample
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
 
@@ -26,7 +27,7 @@ def random_episodes(task: Task, episodes: int) -> Episodes:
     """Outcomes of the uniform random policy."""
     with closing(make(task, 64, SEED)) as env:
         env.action_space.seed(SEED)
-        return play_episodes(lambda _: env.action_space.sample(), env, episodes)
+        return play_episodes(lambda obs: sample(env, obs), env, episodes)
 
 
 def expert_episodes(task: Task, steps: int, episodes: int, console: Console) -> Episodes:

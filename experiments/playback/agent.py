@@ -43,15 +43,18 @@ def check_fit(network: Schemas, task: Task) -> list[str]:
     differences = [*_unseen(network.observation, shown.observation), *_unplayable(network.action, shown.action)]
     if differences:
         raise GraftError(f"This agent cannot play {task}: {'; '.join(differences)}.")
-    return [name for name in network.observation.names if name not in shown.observation.names]
+    return [name for name in network.observation.plain.names if name not in shown.observation.names]
 
 
 def _unseen(own: ObservationSchema, shown: ObservationSchema) -> Iterator[str]:
     def layout(schema: ObservationSchema) -> str:
+        schema = schema.plain
         return f"{schema.kind} of {schema.dtype}" + "".join(f" x {n}" for n in schema.shape[1:])
 
     if layout(own) != layout(shown):
         yield f"it sees {layout(own)}, the task shows {layout(shown)}"
+    elif shown.flags and not own.flags:
+        yield "the task forbids actions at times, and the agent was trained without masks (action_masks: false)"
     elif new := [name for name in shown.names if name not in own.names]:
         yield f"the task shows {', '.join(new)}, the agent knows only {', '.join(own.names)}"
 

@@ -68,6 +68,7 @@ class Case:
 
 LIGHT, HEAVY = {"limit": 20, "steps": 64}, {"limit": 15, "steps": 48}
 DOUBLE = {"body_mass": 2.0, "body_inertia": 2.0}
+TAXI = Case("Taxi-v3", kwargs={"action_masks": False}, change=attributes())  # its masks: see test_masks.py
 CASES: dict[str, list[Case]] = {
     "Gymnasium classic control": [
         Case("CartPole-v1", 16, 80),
@@ -78,7 +79,7 @@ CASES: dict[str, list[Case]] = {
         Case("Pendulum-v1"),
         Case("Pendulum-v1", kwargs={"mass": 2.0}, change=attributes(m=2.0)),
     ],
-    "Gymnasium toy text": [Case("FrozenLake-v1", 9), Case("CliffWalking-v1"), Case("Taxi-v3")],
+    "Gymnasium toy text": [Case("FrozenLake-v1", 9), Case("CliffWalking-v1"), TAXI],
     "Gymnasium Box2D": [
         Case("LunarLander-v3", 60, 150),
         Case("LunarLander-v3", kwargs={"gravity": -5.0}),

@@ -168,7 +168,8 @@ def _recycle(
         grads: by the encoder's names.
     """
     weights = layers(encoder)
-    asleep = dormant(encoder, [len(weight) for _, weight in weights], observations, tau)
+    seen = network.split(observations)[0]
+    asleep = dormant(encoder, [len(weight) for _, weight in weights], seen, tau)
     for (_, weight), outgoing, units in zip(weights, above, asleep, strict=True):
         if not all(other.requires_grad for other in [weight, *(reader for reader, _ in outgoing)]):
             units[:] = False

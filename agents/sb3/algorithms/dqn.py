@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from stable_baselines3 import DQN
@@ -22,6 +23,7 @@ from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import Count, Positive, Share
 from graft.agents.training.backend import Batch
+from graft.envs.core.random_actions import allowed_actions
 from graft.errors import GraftError
 
 
@@ -61,7 +63,22 @@ class NetworkDQNPolicy(DQNPolicy):
 
 
 class TransferDQN(MethodGradients, DQN):
-    """`stable_baselines3.DQN` whose loss, exploration and update are the library's."""
+    """`stable_baselines3.DQN` whose loss, exploration and update are the library's.
+
+    Where actions are forbidden, exploration draws among the others; the largest Q value is never one of theirs.
+    """
+
+    def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        actions, stored = super()._sample_action(*args, **kwargs)
+        assert isinstance(self.policy, NetworkDQNPolicy)
+        schemas = self.policy.q_net.network.schemas
+        forbidden = schemas.forbidden(self._last_obs)
+        if forbidden is None:
+            return actions, stored
+        rows = np.arange(len(actions))
+        drawn = allowed_actions(schemas.action, self.action_space.np_random.random((len(rows), 1)), forbidden)
+        allowed = np.where(forbidden[rows, actions], drawn, actions)  # what was drawn freely stays uniform
+        return allowed, allowed
 
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         assert isinstance(self.policy, NetworkDQNPolicy)

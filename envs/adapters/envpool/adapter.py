@@ -20,6 +20,7 @@ from graft.envs.adapters.procgen.adapter import is_procgen, is_procgen_name
 from graft.envs.adapters.procgen.qt import found_qt, load_qt
 from graft.envs.adapters.scores import known_bounds
 from graft.envs.adapters.spaces import first_line
+from graft.envs.core.action_masks import split_masks
 from graft.envs.core.faults import FaultLog, split_rules
 from graft.envs.core.keywords import unknown_keyword
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
@@ -55,6 +56,7 @@ class EnvPoolAdapter(Adapter):
         if name not in library.list_all_envs():
             raise unknown("task", task.id, self.ids())
         rules, rest = split_rules(task.id, task.kwargs, offered=("limit", "window"))
+        masks, rest = split_masks(task.id, rest)
         task = Task(task.id, rest)
         task, mission = split_mission(task) if is_grid(name) else (task, None)
         spec = _spec(library, name, task)
@@ -68,7 +70,7 @@ class EnvPoolAdapter(Adapter):
             _spaces(pool)  # a pool builds its spaces when first asked, and keeps them
             return pool
 
-        codecs = codecs_of(task, name, config, *_spaces(spec), mission, options.channels)
+        codecs = codecs_of(task, name, config, *_spaces(spec), mission, options.channels, masks)
         log = FaultLog(task.id, rules)
         env = EnvPoolVectorEnv(build, options, codecs, is_grid(name), log, limit)
         env.step_limit = int(config[LIMIT]) if config[LIMIT] < MAX_SEED else None

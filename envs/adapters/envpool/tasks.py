@@ -10,6 +10,7 @@ import numpy as np
 
 from graft.envs.adapters.atari.adapter import atari_actions, atari_codec, check_atari, is_atari
 from graft.envs.adapters.envpool.robots import robot_names
+from graft.envs.adapters.masks import check_size, check_wanted, has_mask, pool_codec, rest_of, takes_masks
 from graft.envs.adapters.minigrid.adapter import encode, minigrid_codecs
 from graft.envs.adapters.minigrid.missions import is_grid, shows_mission, word_rows
 from graft.envs.adapters.names import Names, known_names
@@ -46,18 +47,25 @@ def codecs_of(
     action: gym.Space[Any],
     mission: bool | None = None,
     channels: Any = None,
+    masks: bool | None = None,
 ) -> Codecs:
     """The codecs of EnvPool's ``name``, the id of ``task`` without its prefix; raises GraftError for other spaces.
 
     ``config`` holds all its keywords; ``mission`` says whether MiniGrid's is shown, None for the default; ``channels``
-    is what the user says of pictures.
+    is what the user says of pictures; ``masks`` says whether action masks are used, None where there are some.
     """
     if is_grid(name) and isinstance(space, gym.spaces.Dict):
         return _grid_codecs(task.id, space, action, shows_mission(name) if mission is None else mission)
     if is_atari(config) and isinstance(space, gym.spaces.Box) and isinstance(action, gym.spaces.Discrete):
         moves = atari_actions(name, int(action.n))
         return atari_codec(space, int(config["stack_num"])), action_codec(task.id, action, moves)
-    names = _names(task, name, space, action)
+    names, has_masks = _names(task, name, space, action), has_mask(space) and takes_masks(action)
+    check_wanted(task.id, masks, "observation" if has_masks else None)
+    if has_masks and masks is not False:
+        check_size(task.id, space, action)
+        taken = action_codec(task.id, action, names.action)
+        plain = observation_codec(task.id, _unbounded(rest_of(space)), names.observation, channels)
+        return pool_codec(space, plain, taken), taken
     shown = observation_codec(task.id, _unbounded(space), names.observation, channels)
     if is_procgen(config):
         return procgen_codec(shown), action_codec(task.id, action, ACTIONS)

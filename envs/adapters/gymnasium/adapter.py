@@ -19,6 +19,16 @@ from numpy.typing import NDArray
 
 from graft.envs.adapters.gymnasium.wrappers import Wrapper, find_wrappers
 from graft.envs.adapters.joints import model_names
+from graft.envs.adapters.masks import (
+    MaskedCheck,
+    MaskObservation,
+    check_size,
+    check_wanted,
+    first_info_has_mask,
+    names_mask,
+    source_in,
+    takes_masks,
+)
 from graft.envs.adapters.minigrid.adapter import ACTIONS as GRID_ACTIONS
 from graft.envs.adapters.minigrid.adapter import minigrid_codecs
 from graft.envs.adapters.minigrid.missions import KEYWORD as MISSION
@@ -56,6 +66,8 @@ from graft.envs.adapters.spaces import (
     first_line,
     observation_codec,
 )
+from graft.envs.core.action_masks import KEYWORD as MASKS
+from graft.envs.core.action_masks import split_masks
 from graft.envs.core.faults import KEYWORD, Faults, split_rules
 from graft.envs.core.keywords import unknown_keyword
 from graft.envs.core.naming import with_names
@@ -150,17 +162,25 @@ class GymnasiumAdapter(Adapter):
         names = (*names, MISSION) if grid else names
         rules, rest = split_rules(task.id, task.kwargs, allowed)
         weights, rest = split_weights(task.id, rest, allowed)
+        wanted, rest = split_masks(task.id, rest, allowed)
+        key = repr(sorted(rest.items()))
         wrappers = () if WRAPPERS in allowed else find_wrappers(rest.pop(WRAPPERS, []), task.id)
         task = Task(task.id, rest)
         unlisted = next((name for name in task.kwargs if name not in allowed), None)
-        offered = {*allowed, KEYWORD, WEIGHTS, WRAPPERS, *names}
+        offered = {*allowed, KEYWORD, WEIGHTS, WRAPPERS, MASKS, *names}
         refusal = unknown_keyword(f"keyword of {task.id}", unlisted, offered) if unlisted else None
         if unlisted == "render_mode":
             refusal = GraftError(f"Task '{task.id}' cannot be drawn: it takes no render_mode.")
         if refusal and not takes_others:
             raise refusal
         make = partial(_make_one, self.construction_context, spec, task, refusal, wrappers, wrap, mission)
-        return SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers, weights)
+        batch = SupervisedBatch(make, options.num_envs, task.id, options.seed, rules, options.workers, weights)
+        try:
+            _add_masks(batch, task.id, wanted, (spec.entry_point, key), options.seed)
+        except Exception:
+            batch.close()
+            raise
+        return batch
 
     def modules(self, task: Task) -> tuple[str, ...]:
         """That of the environment's constructor."""
@@ -296,6 +316,30 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
             raise GraftError(f"Task '{task.id}' does not accept {given}: {first_line(error)}.") from error
 
 
+_INFO_HAS_MASK: dict[tuple[Any, str], bool] = {}
+"""Constructor and keywords of environments -> whether their infos hold masks, as `first_info_has_mask` found."""
+
+
+def _add_masks(batch: SupervisedBatch, task_id: str, wanted: bool | None, key: tuple[Any, str], seed: int) -> None:
+    """Have the environments show their action masks, where they have some; raises GraftError (`check_wanted`)."""
+    env = batch.first
+
+    def in_infos() -> bool:
+        if not names_mask(env):
+            return False
+        if key not in _INFO_HAS_MASK:
+            _INFO_HAS_MASK[key] = bool(batch.ask(partial(first_info_has_mask, seed=seed)))
+        return _INFO_HAS_MASK[key]
+
+    source = None if wanted is False else source_in(env, in_infos)
+    if source is None and wanted and takes_masks(env.action_space):
+        source = "info"
+    check_wanted(task_id, wanted, source)
+    if source is not None:
+        batch.wrap(partial(MaskObservation, source=source))
+    batch.masks_unsaid = source is None and wanted is None and takes_masks(env.action_space)
+
+
 def _step_limit(env: SingleEnv) -> int | None:
     with warnings.catch_warnings():
         # Wrappers copy the spec, and cannot where an argument cannot be copied.
@@ -304,6 +348,20 @@ def _step_limit(env: SingleEnv) -> int | None:
 
 
 def _codecs(
+    env: SingleEnv, task_id: str, strict: bool, channels: Any
+) -> tuple[ObservationCheck, ObservationCodec, ActionCodec]:
+    """The check of single observations, and the codecs, with flags of forbidden actions where they are masked."""
+    if not isinstance(env, MaskObservation):
+        return _plain_codecs(env, task_id, strict, channels)
+    part = env.source == "observation"
+    check, shown, action = _plain_codecs(env if part else env.env, task_id, strict, channels)
+    if part:
+        check_size(task_id, env.env.observation_space, env.action_space)
+    masked = MaskedCheck(check, shown, action.schema)
+    return masked, masked.codec, action
+
+
+def _plain_codecs(
     env: SingleEnv, task_id: str, strict: bool, channels: Any
 ) -> tuple[ObservationCheck, ObservationCodec, ActionCodec]:
     """The check of single observations, and the codecs; of dictionaries of MiniGrid's worlds the image is shown."""

@@ -1,4 +1,7 @@
-"""PettingZoo's parallel environments, by their modules: ``pettingzoo:mpe2.simple_tag_v3``.
+"""PettingZoo's environments, by their modules: ``pettingzoo:mpe2.simple_tag_v3``.
+
+Parallel ones, and those in which agents take turns (AEC) as PettingZoo converts them: a step of a turn-based game is
+the move of one agent, and what the others choose does nothing.
 
 Agents that share the front of their names are a team: ``adversary_0`` and ``adversary_1`` are ``adversary``.
 """
@@ -18,8 +21,11 @@ from typing import Any
 from graft.envs.adapters.builtin.teams import OPTIONS, check_same_step, string_option
 from graft.envs.adapters.packages import missing_package, state
 from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
+from graft.envs.adapters.pettingzoo.masks import with_masks
 from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
 from graft.envs.adapters.spaces import first_line
+from graft.envs.core.action_masks import KEYWORD as MASKS
+from graft.envs.core.action_masks import split_masks
 from graft.envs.core.faults import KEYWORD, split_rules
 from graft.envs.core.keywords import unknown_keyword
 from graft.envs.core.rewards import WEIGHTS, split_weights
@@ -33,7 +39,9 @@ PREFIX = "pettingzoo:"
 
 
 class PettingZooAdapter(Adapter):
-    """Modules with a ``parallel_env``: ``team`` (default: all agents), ``opponents``, ``faults``, and their options."""
+    """Modules with a ``parallel_env`` or an ``env``: ``team`` (default: all agents), ``opponents``, ``faults``,
+    ``action_masks``, and their options.
+    """
 
     prefix = PREFIX
     renders = has_teams = reads_channels = True
@@ -65,13 +73,14 @@ def _make_batch(task: Task, rows: int, team: str | None, channels: Any) -> Petti
     """As many environments as hold ``rows`` agents of ``team``, or as many as ``rows`` where that is None."""
     module = _module(task.id)
     own = _keywords(module)[0]
-    rules, rest = split_rules(task.id, task.kwargs, own)
+    wanted, kwargs = split_masks(task.id, task.kwargs, own)
+    rules, rest = split_rules(task.id, kwargs, own)
     weights, rest = split_weights(task.id, rest, own)
     options = {name: value for name, value in rest.items() if name not in OPTIONS}
-    make: Callable[[], Any] = partial(_make_one, module, task.id, options)
+    make: Callable[[], Any] = partial(_make_one, module, task.id, options, wanted)
     if rules.step_timeout is not None:
         make = partial(ProcessParallelEnv, make, task.id, rules.step_timeout)
-    return PettingZooBatch(make, task.id, rules, rows, team, weights, channels)
+    return PettingZooBatch(make, task.id, rules, rows, team, weights, channels, masks_said=wanted is not None)
 
 
 def _in_package(package: str) -> list[str]:
@@ -96,15 +105,42 @@ def _module(task_id: str) -> Any:
         raise missing_package(f"Task '{task_id}'", error) from error
     except Exception as error:  # whatever the code of a user's module raises
         raise GraftError(f"Module '{name}' of task '{task_id}' cannot be imported: {first_line(error)}.") from error
-    if not callable(getattr(module, "parallel_env", None)):
-        raise GraftError(f"Module '{name}' of task '{task_id}' has no parallel_env, as PettingZoo's have.")
+    if _creator(module) is None:
+        raise GraftError(f"Module '{name}' of task '{task_id}' has no parallel_env or env, as PettingZoo's have.")
     return module
 
 
-def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
-    """One environment; the error for a keyword that it does not take names the nearest that it does."""
+def _creator(module: Any) -> Callable[..., Any] | None:
+    """What makes its parallel environments, else those in which agents take turns (AEC)."""
+    found = [getattr(module, name, None) for name in ("parallel_env", "env")]
+    return next((creator for creator in found if callable(creator)), None)
+
+
+def _parallel(env: Any, task_id: str) -> Any:
+    """A parallel environment; one in which agents take turns is converted by PettingZoo.
+
+    Raises GraftError for anything else.
+    """
+    from pettingzoo import AECEnv
+    from pettingzoo.utils.conversions import aec_to_parallel, turn_based_aec_to_parallel
+
+    if not isinstance(env, AECEnv):
+        if hasattr(env, "agent_selection") or not hasattr(env, "possible_agents"):
+            raise GraftError(f"Task '{task_id}' gives a {type(env).__name__}, which is no environment of PettingZoo.")
+        return env
+    cycles = (getattr(env, "metadata", None) or {}).get("is_parallelizable", False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a `render_mode` defined")
+        converted: Any = aec_to_parallel(env) if cycles else turn_based_aec_to_parallel(env)
+        return converted
+
+
+def _make_one(module: Any, task_id: str, options: dict[str, Any], masks: bool | None) -> Any:
+    """One environment, as `with_masks`; the error for a keyword that it does not take names the nearest one."""
     try:
-        env = module.parallel_env(**options)
+        creator = _creator(module)
+        assert creator is not None
+        env = _parallel(creator(**options), task_id)
     except GraftError:
         raise
     except ImportError as error:
@@ -115,20 +151,21 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any]) -> Any:
             if not takes_others and name not in allowed:
                 if name == "render_mode":
                     raise GraftError(f"Task '{task_id}' cannot be drawn: it takes no render_mode.") from error
-                raise unknown_keyword(f"keyword of {task_id}", name, [*allowed, *OPTIONS, KEYWORD, WEIGHTS]) from error
+                offered = [*allowed, *OPTIONS, KEYWORD, WEIGHTS, MASKS]
+                raise unknown_keyword(f"keyword of {task_id}", name, offered) from error
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise GraftError(f"Task '{task_id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
     metadata = getattr(env, "metadata", None) or {}
     drawn, offered = options.get("render_mode"), metadata.get("render_modes") or ["nothing"]
     if drawn is not None and drawn not in offered:
         raise GraftError(f"Task '{task_id}' cannot be drawn as {drawn}; it offers: {', '.join(offered)}.")
-    return env
+    return with_masks(env, task_id, masks)
 
 
 def _keywords(module: Any) -> tuple[list[str], bool]:
     """Keywords of the environment's constructors, and whether it takes others as well."""
     found: list[str] = []
-    for creator in (module.parallel_env, getattr(module, "raw_env", None)):
+    for creator in (_creator(module), getattr(module, "raw_env", None)):
         if creator is not None:
             parameters = inspect.signature(creator).parameters.values()
             found += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

@@ -10,10 +10,11 @@ import numpy as np
 
 from graft.envs.adapters.pettingzoo.roster import Roster, UnknownAgent
 from graft.envs.adapters.spaces import Array, first_line
+from graft.envs.core.action_masks import any_mask
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.core.schema import Schemas
 from graft.envs.core.teams import Bools, TeamEnv, envs_needed, team_slots
-from graft.envs.supervision.interface import NUMBERS, WrongInterface, first_observation, scalar_reward, step_error
+from graft.envs.supervision.interface import NUMBERS, UNSAID, WrongInterface, first_pair, scalar_reward, step_error
 from graft.envs.supervision.restarts import EnvFailure, RestartableEnvs, attempts, derived_seed
 from graft.errors import GraftError
 
@@ -44,6 +45,7 @@ class PettingZooBatch(TeamEnv):
         weights: of rewards that are arrays: their weighted sum is the reward.
         rows, team: how many environments: as many as hold ``rows`` agents of ``team``, or ``rows`` where it is None.
         channels: of pictures, as the user says.
+        masks_said: whether the user says what becomes of action masks.
     Raises:
         GraftError: see `Roster`, and an unknown team.
     """
@@ -57,8 +59,9 @@ class PettingZooBatch(TeamEnv):
         team: str | None = None,
         weights: tuple[float, ...] | None = None,
         channels: Any = None,
+        masks_said: bool = False,
     ) -> None:
-        self._weights = weights
+        self._weights, self._masks_said = weights, masks_said
         self._task, self._restartable, self._log = task, RestartableEnvs(make, 1), FaultLog(task, rules)
         self._envs = self._restartable.envs
         self._broken: set[int] = set()  # to be made again
@@ -117,7 +120,9 @@ class PettingZooBatch(TeamEnv):
             self._restartable.restart(i)
             self._broken.discard(i)
         env = self._envs[i]
-        obs = first_observation(env, {"seed": derived_seed(seed, episode) if episode else seed})
+        obs, infos = first_pair(env, {"seed": derived_seed(seed, episode) if episode else seed})
+        if not self._masks_said and not self._roster.masked and any_mask(infos):
+            raise WrongInterface(UNSAID)
         return _Shown({self._roster.slot(agent): self._roster.observation(agent, obs) for agent in env.agents}, {})
 
     def _call(

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from graft.envs.supervision.interface import first_observation, step_error
+from graft.envs.core.action_masks import MASK, any_mask
+from graft.envs.supervision.interface import first_pair, step_error
 from graft.envs.supervision.restarts import RESET_FACTOR
 from graft.envs.supervision.subprocesses import SECONDS_TO_CLOSE, Subprocess
 
@@ -21,10 +22,17 @@ class _Served:
         env = self._env
         agents = list(getattr(env, "possible_agents", None) or [])
         spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in agents}
-        return dict(getattr(env, "metadata", None) or {}), getattr(env, "render_mode", None), agents, spaces
+        return (
+            dict(getattr(env, "metadata", None) or {}),
+            getattr(env, "render_mode", None),
+            agents,
+            spaces,
+            set(getattr(env, "masked", ())),
+        )
 
     def reset(self, seed: int) -> Any:
-        return first_observation(self._env, {"seed": seed}), list(self._env.agents)
+        obs, infos = first_pair(self._env, {"seed": seed})
+        return obs, {"any": {MASK: None}} if any_mask(infos) else {}, list(self._env.agents)
 
     def step(self, actions: dict[Any, Any]) -> Any:
         try:
@@ -51,7 +59,7 @@ class ProcessParallelEnv:
         self._timeout = timeout
         self.agents: list[Any] = []
         about = self._process.ask(RESET_FACTOR * timeout, "about")
-        self.metadata, self.render_mode, self.possible_agents, self._spaces = about
+        self.metadata, self.render_mode, self.possible_agents, self._spaces, self.masked = about
 
     def observation_space(self, agent: Any) -> Any:
         return self._spaces[agent][0]
@@ -60,8 +68,8 @@ class ProcessParallelEnv:
         return self._spaces[agent][1]
 
     def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
-        obs, self.agents = self._process.ask(RESET_FACTOR * self._timeout, "reset", seed)
-        return obs, {}
+        obs, infos, self.agents = self._process.ask(RESET_FACTOR * self._timeout, "reset", seed)
+        return obs, infos
 
     def step(self, actions: dict[Any, Any]) -> tuple[Any, ...]:
         *given, self.agents = self._process.ask(self._timeout, "step", actions)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.envs.adapters.masks import MaskedCheck
 from graft.envs.adapters.parts import check_and_codec
 from graft.envs.adapters.spaces import ActionCodec, Array, ObservationCodec, action_codec
 from graft.envs.core.random_actions import no_op
@@ -28,7 +29,7 @@ class Roster:
 
     Attributes:
         agents: names of the slots, (A,). slots: agent -> its slot. teams: name -> its slots, ascending.
-        places: of each slot, its team and its place in it.
+        places: of each slot, its team and its place in it. masked: agents that are given `Shown`.
 
     Args:
         env: one environment, not yet reset. task: id, for error messages.
@@ -39,6 +40,7 @@ class Roster:
 
     def __init__(self, env: Any, task: str, strict: bool, channels: Any = None) -> None:
         self._task, self._channels = task, channels
+        self.masked = frozenset(map(str, getattr(env, "masked", ())))
         possible = getattr(env, "possible_agents", None)
         if not possible:
             raise GraftError(f"Task '{task}' does not list its possible_agents, which Graft needs to number them.")
@@ -77,8 +79,12 @@ class Roster:
                 self._checks[team], shown = ObservationCheck(seen, strict), ObservationCodec(known.observation, np.copy)
                 self._codecs[team] = shown, action_codec(does, done, known.action.names)
                 continue
-            self._checks[team], shown = check_and_codec(sees, seen, strict, channels=channels)
-            self._codecs[team] = shown, action_codec(does, done, moves)
+            check, shown = check_and_codec(sees, seen, strict, channels=channels)
+            action = action_codec(does, done, moves)
+            if self.agents[its[0]] in self.masked:
+                check = masked = MaskedCheck(check, shown, action.schema)
+                shown = masked.codec
+            self._checks[team], self._codecs[team] = check, (shown, action)
 
     def take_clips(self) -> list[tuple[int, str]]:
         """How many observations were clipped since the last call, and the first in words, of teams that had some."""

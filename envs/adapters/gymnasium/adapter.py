@@ -296,7 +296,8 @@ def _fails_alike(spec: EnvSpec, error: Exception, given: bool) -> bool:
     if not given:
         return True
     try:
-        gym.make(spec, disable_env_checker=True).close()
+        env: Any = gym.make(spec, disable_env_checker=True)
+        env.close()
     except Exception as other:
         return type(other) is type(error) and str(other) == str(error)
     return False

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
+from graft.experiments.environments import check
 from graft.experiments.environments.check import transfer, try_out
 from graft.experiments.environments.entries import Entry
 
@@ -28,15 +29,17 @@ def test_an_environment_that_plays_as_its_library() -> None:
 
 
 def test_a_refusal_is_a_sentence_and_another_error_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tried(Entry(id="CartPole-v7"))["error"].startswith("Unknown task 'CartPole-v7'")
+    found = tried(Entry(id="no_such_games:Foo-v0"))
+    assert found["error"].startswith("Module 'no_such_games' of task 'no_such_games:Foo-v0' cannot be imported")
+    assert found["failed"] == "making it"
 
-    def broken(*_: Any, **__: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise ZeroDivisionError("of its own")
 
-    monkeypatch.setitem(gym.registry, "Broken-v0", gym.envs.registration.EnvSpec("Broken-v0", entry_point=broken))
-    found = tried(Entry(id="Broken-v0", limit=0))
+    monkeypatch.setattr(check, "compare", broken)
+    found = tried(Entry(id="CartPole-v1"))
     assert found["traceback"] == "ZeroDivisionError: of its own"
-    assert found["failed"] == "making it"
+    assert (found["failed"], found["observation"]) == ("play", "vector of 4"), "what was known before is kept"
 
 
 @pytest.mark.slow

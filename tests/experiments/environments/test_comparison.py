@@ -20,7 +20,9 @@ TICKS = itertools.count()
 
 
 class Dice(gym.Env[Any, Any]):
-    """Shows and pays what it throws: from its own generator, Python's global one, or a counter of the process."""
+    """Shows and pays what it throws: from its own generator, Python's global one, a counter of the process (which is
+    not repeatable), or that from the second episode on (later).
+    """
 
     observation_space = gym.spaces.Dict({"eyes": gym.spaces.Discrete(6, start=1), "sum": Box(0.0, 10.0, (1,))})
     action_space = gym.spaces.Discrete(3, start=-1)
@@ -30,13 +32,15 @@ class Dice(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
+        self.seeded = seed is not None
         self.sum = 0.0
         return {"eyes": 1, "sum": np.zeros(1, np.float32)}, {}
 
     def step(self, action: Any) -> Any:
         assert action in (-1, 0, 1)
         draws = {"own": lambda: int(self.np_random.integers(6)), "global": lambda: random.randrange(6)}
-        eyes = 1 + draws.get(self.source, lambda: next(TICKS) % 6)()
+        own = self.source == "later" and self.seeded
+        eyes = 1 + draws.get("own" if own else self.source, lambda: next(TICKS) % 6)()
         self.sum += eyes
         shown = {"eyes": eyes, "sum": np.array([self.sum], np.float32)}
         return shown, eyes + float(action), self.sum > 12, False, {}
@@ -58,6 +62,9 @@ def test_equal_play_is_told_by_the_source_of_random_numbers() -> None:
         "equal, from one seed of all random numbers"
     )
     assert compare(Task("Dice-v0", {"source": "process"}), 20)["result"] == "not repeatable"
+    later = compare(Task("Dice-v0", {"source": "later"}), 20)
+    assert later["result"] == "equal in first episodes, later ones are not repeatable"
+    assert later["episodes"] == 2
 
 
 def test_a_difference_is_named() -> None:
@@ -77,14 +84,14 @@ def test_a_difference_is_named() -> None:
 @pytest.mark.parametrize(
     "space",
     [
-        Box(0, 255, (4, 5, 3), np.uint8),
+        Box(0, 255, (9, 8, 3), np.uint8),
         Box(0, 255, (3, 7, 5), np.uint8),
         Box(0, 1, (2, 5, 6), np.uint8),
         Box(0, 3, (4, 5), np.int32),
-        Box(-2.0, 3.0, (4, 5, 3), np.float32),
+        Box(-2.0, 3.0, (9, 8, 3), np.float32),
         gym.spaces.MultiDiscrete([2, 3], start=[1, -1]),
-        gym.spaces.MultiBinary(3),
-        gym.spaces.Tuple([gym.spaces.Discrete(3), Box(0, 255, (4, 5, 3), np.uint8)]),
+        gym.spaces.MultiBinary(12),
+        gym.spaces.Tuple([gym.spaces.Discrete(3), Box(0, 255, (9, 8, 3), np.uint8)]),
     ],
 )
 def test_what_is_shown_is_recognised_and_nothing_else(space: gym.Space[Any]) -> None:

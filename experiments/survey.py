@@ -106,7 +106,7 @@ def _run(
         nonlocal good
         results[entry.key] = found
         record.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        summary = {key: value for key, value in found.items() if key not in ("frames", "graft", "python")}
+        summary = {key: value for key, value in found.items() if key not in ("graft", "python")}
         print(f"{name}: {entry.key}: {json.dumps(summary)}", flush=True)
         good &= not found.keys() & {"install", "error", "traceback", "timeout"}
 

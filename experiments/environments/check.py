@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import time
@@ -67,11 +68,17 @@ def try_out(entry: Entry, distribution: str, found: dict[str, Any], write: Write
         if entry.target is not None:
             found["transfer"] = transfer(entry, task)
     except GraftError as error:
-        found |= {"failed": part, "error": str(error)}
+        found |= {"failed": part, "error": _tidy(str(error))}
     except BaseException as error:  # whatever a package raises, exits of the process among them
-        lines = traceback.format_exception(error)
-        found |= {"failed": part, "traceback": lines[-1].strip(), "frames": "".join(lines)[-4000:]}
+        found |= {"failed": part, "traceback": _tidy(traceback.format_exception(error)[-1])}
     write()
+
+
+def _tidy(text: str) -> str:
+    """A message without the folders of this machine."""
+    for folder in (sys.prefix, tempfile.gettempdir()):
+        text = re.sub(rf"{re.escape(folder)}[^\s:)']*/", "", text)
+    return text.strip()
 
 
 def _version(distribution: str) -> str:

@@ -65,7 +65,7 @@ def _row(package: Package, entry: Entry, found: Mapping[str, Any] | None) -> str
     spaces = f"{found['observation']}; {found['action']}" if "observation" in found else ""
     play, moved = _play(found), _moved(found)
     problem = _problem(found)
-    if problem and found.get("failed") == "transfer":
+    if problem and "play" in found:
         moved = problem
     elif problem:
         play = problem

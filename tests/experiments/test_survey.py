@@ -125,3 +125,13 @@ def test_the_page_is_that_of_the_list_and_the_record() -> None:
     tried = [name for name, p in packages.items() for entry in p.environments if entry.key in record]
     assert len(tried) >= 30
     assert len(set(tried)) >= 12
+
+
+def test_play_that_was_equal_stands_beside_a_transfer_that_took_too_long(listed: list[str]) -> None:
+    found = {key: value for key, value in GOOD.items() if key != "transfer"} | {"timeout": 60}
+    row = next(
+        line
+        for line in markdown(read_packages(Path(listed[1])), {"walker:Walk-v0": found}).splitlines()
+        if "Walk" in line
+    )
+    assert "| equal (120 steps, 1 episode, 2 clipped) | took longer than 60 s |" in row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -51,3 +52,9 @@ def test_a_small_transfer_says_what_it_carried() -> None:
     assert (found["carried"], found["fresh"]) == (4, 0)
     for mean in (*found["source"], *found["returns"]):
         assert 8 <= mean <= 20
+
+
+def test_folders_of_the_machine_are_left_out_of_messages() -> None:
+    text = f"cannot import 'Space' ({sys.prefix}/lib/python3.11/site-packages/gym/spaces/__init__.py)"
+    assert check._tidy(text) == "cannot import 'Space' (__init__.py)"
+    assert check._tidy("a ratio of 1/2") == "a ratio of 1/2"

@@ -21,6 +21,7 @@ COMMANDS = {
     "reference": ("graft.experiments.reference", "scores of random and of good play in a task"),
     "learnability": ("graft.experiments.learnability", "train every built-in game from scratch"),
     "bench": ("graft.experiments.bench", "speed of games, adapters, methods and backends"),
+    "survey": ("graft.experiments.survey", "third-party environments beside plain loops, and a transfer with each"),
     "catalog": ("graft.experiments.catalog", "what can be played: providers, games, mechanics, views"),
     "play": ("graft.experiments.play", "play a built-in game in the terminal"),
 }

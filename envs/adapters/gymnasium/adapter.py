@@ -78,6 +78,7 @@ from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVector
 from graft.envs.core.wrappers import WRAPPERS
 from graft.envs.factory import ADAPTERS
 from graft.envs.supervision.observation_check import ObservationCheck
+from graft.envs.supervision.restarts import failure_of
 from graft.envs.supervision.subprocesses import Bools
 from graft.envs.supervision.supervised_batch import SingleEnv, SupervisedBatch
 from graft.errors import GraftError, nearest, unknown
@@ -308,10 +309,10 @@ def _make_plain(spec: EnvSpec, task: Task, refusal: GraftError | None) -> Single
         except (ImportError, gym.error.DependencyNotInstalled) as error:
             raise missing_package(f"Task '{task.id}'", error) from error
         except Exception as error:  # constructors refuse keywords in many ways
-            if not task.kwargs:  # then it is the environment's own fault, and its author needs the traceback
-                raise
             if refusal and isinstance(error, TypeError):
                 raise refusal from error
+            if _fails_alike(spec, error, bool(task.kwargs)):
+                raise GraftError(f"Task '{task.id}' cannot be made: {failure_of(error).text}.") from error
             given = ", ".join(f"{key}={value!r}" for key, value in task.kwargs.items())
             raise GraftError(f"Task '{task.id}' does not accept {given}: {first_line(error)}.") from error
 
@@ -338,6 +339,18 @@ def _add_masks(batch: SupervisedBatch, task_id: str, wanted: bool | None, key: t
     if source is not None:
         batch.wrap(partial(MaskObservation, source=source))
     batch.masks_unsaid = source is None and wanted is None and takes_masks(env.action_space)
+
+
+def _fails_alike(spec: EnvSpec, error: Exception, given: bool) -> bool:
+    """Whether an environment fails as with ``error`` where no keywords are ``given``: then they are not at fault."""
+    if not given:
+        return True
+    try:
+        env: Any = gym.make(spec, disable_env_checker=True)
+        env.close()
+    except Exception as other:
+        return type(other) is type(error) and str(other) == str(error)
+    return False
 
 
 def _step_limit(env: SingleEnv) -> int | None:

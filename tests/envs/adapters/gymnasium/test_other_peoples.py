@@ -52,7 +52,15 @@ class OfInstance(Bare):
         self.metadata = None  # type: ignore[assignment]
 
 
-KINDS = {"Bare-v0": Bare, "Needy-v0": Needy, "OfInstance-v0": OfInstance}
+class Broken(Bare):
+    """It can't be made with the packages that are installed, whatever it is given."""
+
+    def __init__(self, size: float = 1.0) -> None:
+        super().__init__(size)
+        raise AssertionError
+
+
+KINDS = {"Broken-v0": Broken, "Bare-v0": Bare, "Needy-v0": Needy, "OfInstance-v0": OfInstance}
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +90,14 @@ def test_arguments_that_are_missing_are_named() -> None:
     env = envs.make(Task("Needy-v0", {"board": 3, "rules": "old", "size": 0.5}), 1, 0)
     env.reset()
     assert env.step(np.array([0]))[1].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"max_episode_steps": 5}, {"size": 2.0}])
+def test_an_environment_that_cannot_be_made_is_not_blamed_on_its_keywords(kwargs: dict[str, Any]) -> None:
+    where = r"AssertionError \(test_other_peoples.py:\d+, in __init__\)"
+    with pytest.raises(GraftError, match=rf"Task 'Broken-v0' cannot be made: {where}\.$") as refused:
+        envs.make(Task("Broken-v0", kwargs), 1, 0)
+    assert isinstance(refused.value.__cause__, AssertionError), "with its traceback, for its author"
 
 
 def missing(name: str) -> GraftError:

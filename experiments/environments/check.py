@@ -229,9 +229,9 @@ def main(arguments: Sequence[str]) -> int:
     Each is a fork of a process that has loaded what all need, where the system has forks.
     """
     jobs = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    forks = "forkserver" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
+    how = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(how)
+    if how == "forkserver":
         context.set_forkserver_preload(list(LOADED))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for number, job in enumerate(jobs):

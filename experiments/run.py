@@ -197,9 +197,25 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         if failed is None:
             return INTERRUPTED
         kind.conclude(console, config, graph, store, failed)
+        _make_clips(console, config, graph, store)
         curves = f"Curves of every stage: tensorboard --logdir {store.out}/stages"
         console.print(curves, highlight=False, soft_wrap=True)
         return FAILED if failed else 0
+
+
+def _make_clips(console: Console, config: AnyConfig, graph: Graph, store: Store) -> None:
+    """Write and name the clips that the config asks for; a task that cannot be drawn is a note."""
+    if not getattr(config, "clips", False):
+        return
+    from graft.experiments.playback.clips import write_clips
+
+    try:
+        names = write_clips(graph, store)
+    except GraftError as error:
+        console.print(f"Note: no clips: {error}", highlight=False, markup=False, soft_wrap=True)
+    else:
+        for name in names:
+            console.print(f"Clip of agents before and after: {store.out / name}", highlight=False, soft_wrap=True)
 
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:

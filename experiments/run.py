@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # which take seconds to load
     from graft.experiments.plan.stage import Graph
     from graft.experiments.report.conclusions import TransplantTables
     from graft.experiments.store.records import Store
+
+WIDE = 160  # columns of tables where the output is a file
 
 EXAMPLES = """examples:
   graft run                              the quickstart, about eleven minutes on two cores
@@ -280,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_intermixed_args(arguments)
     from rich.console import Console
 
-    return run(Console(), options)
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+    return run(Console(width=wide), options)
 
 
 if __name__ == "__main__":

@@ -109,8 +109,8 @@ def _local_ray(cores: int, **options: Any) -> Iterator[None]:
                 ray.shutdown()
                 said = message_lines(error)[0].partition(". ")[0].rstrip(".")
                 raise GraftError(
-                    f"Ray can't be started on this machine: {said}; where the machine is overloaded, run fewer stages at "
-                    f"once (--jobs) or try again."
+                    f"Ray can't be started on this machine: {said}; where the machine is overloaded, run fewer "
+                    f"stages at once (--jobs) or try again."
                 ) from error
         stack.callback(ray.shutdown)
         yield

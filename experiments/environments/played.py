@@ -47,15 +47,15 @@ def librarys(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.kwargs.items() if key not in GRAFTS_OWN}
 
 
-def grafts(env: Any, steps: int) -> tuple[list[list[Played]], list[list[Any]]]:
+def grafts(env: Any, steps: int, seed: int = SEED) -> tuple[list[list[Played]], list[list[Any]]]:
     """Random play of a batch under Graft, in which nothing forbidden is drawn: steps and actions of each row."""
     seed_all()
     played: list[list[Played]] = [[] for _ in range(env.num_envs)]
     streams: list[list[Any]] = [[] for _ in played]
     masked = env.observation_schema.kind == "masked"
     drawn = [] if masked else _actions(env.single_action_space, env.num_envs, steps)
-    obs = env.reset(seed=SEED)[0]
-    env.action_space.seed(SEED)
+    obs = env.reset(seed=seed)[0]
+    env.action_space.seed(seed)
     for step in range(steps):
         actions = sample(env, obs) if masked else np.stack([stream[step] for stream in drawn])
         after, rewards, terminated, truncated, infos = env.step(actions)

@@ -118,8 +118,9 @@ def test_masks_are_played_and_compared(where: str) -> None:
 
 def test_turns_are_compared_with_the_games_own_loop() -> None:
     found = compare(Task("pettingzoo:support.masked_envs", {"stones": 20}), 30)
-    assert (found["result"], found["episodes"], found["faults"]) == ("equal", 1, "")
-    assert found["steps"] >= 14, "two rows, and at most 3 stones in a turn"
+    assert (found["result"], found["faults"]) == ("equal", "")
+    assert found["steps"] >= 60, "of two rows"
+    assert found["episodes"] >= 2, "other seeds, as 20 stones take 20 turns at most"
 
 
 def test_another_mask_is_a_difference() -> None:

@@ -81,7 +81,8 @@ class UnionObservation(TaskVectorEnv):
                 f"give a schema that holds them all."
             )
         places = schema.places
-        wanted = [places[schema.names.index(name)] for name in own.names]
+        index = {name: place for place, name in enumerate(schema.names)}
+        wanted = [places[index[name]] for name in own.names]
         self._places = np.concatenate([np.arange(place.start, place.stop) for place in wanted])
         self.metadata, self.render_mode = env.metadata, env.render_mode
         self.groups, self.dead_rows, self.step_limit = env.groups, env.dead_rows, env.step_limit

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -63,6 +65,26 @@ def no_ray() -> None:
     import ray
 
     ray.shutdown()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file in one process, and all files for which Ray is started in the same one: it takes a quarter of a minute."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class WithRayTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if starts_ray(config.rootpath / file) else file
+
+    return WithRayTogether(config, log)
+
+
+@cache
+def starts_ray(file: Path) -> bool:
+    """Whether tests of the file share a Ray; those that end it stay alone."""
+    text = file.read_text(encoding="utf-8")
+    return "one_ray" in text and "no_ray" not in text
 
 
 def pytest_sessionfinish() -> None:

@@ -48,9 +48,10 @@ class MethodGradients(BaseAlgorithm):
         if self._gradients is None:
             return
         network, batch = self.minibatch()
-        grads = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        named = list(network.named_parameters())
+        grads = {name: p.grad for name, p in named if p.grad is not None}
         changed = self._gradients(grads, network, batch)
-        for name, parameter in network.named_parameters():
+        for name, parameter in named:
             parameter.grad = changed.get(name)
         if self._clip_at is not None:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), self._clip_at)
+            torch.nn.utils.clip_grad_norm_([p for _, p in named], self._clip_at)

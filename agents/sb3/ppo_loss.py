@@ -51,6 +51,19 @@ class Terms(NamedTuple):
     loss: float
 
 
+def means(terms: torch.Tensor, size: int, weights: Weights) -> list[Terms]:
+    """Of what `backward` returned for minibatches of ``size``, put together: (4, S)."""
+    gain, error, entropy, log_ratio = terms
+    apart = log_ratio.exp() - 1
+    each = torch.stack([gain, error.square(), entropy, (apart.abs() > weights.clip).float(), apart - log_ratio])
+    found = []
+    for part in torch.split(each, size, 1):
+        gain_mean, value, entropy_mean, clip_fraction, kl = part.mean(1).tolist()
+        loss = -gain_mean - weights.entropy * entropy_mean + weights.value * value
+        found.append(Terms(-gain_mean, value, -entropy_mean, clip_fraction, kl, loss))
+    return found
+
+
 def draw(outputs: Outputs, sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Actions (N,), (N, choices) or (N, A) by torch's own random numbers, and their log-probabilities (N,).
 
@@ -108,11 +121,13 @@ class Normal:
 
 
 @torch.no_grad()
-def backward(outputs: Outputs, sizes: Sequence[int], taken: Taken, weights: Weights) -> Terms:
+def backward(outputs: Outputs, sizes: Sequence[int], taken: Taken, weights: Weights) -> torch.Tensor:
     """Add the loss's gradients to the parameters that ``outputs`` come from.
 
     Args:
         outputs: of the minibatch's states. sizes: of several choices at once, else empty.
+    Returns:
+        (4, N): of each state the clipped product, the value's error, the entropy and the logarithm of the ratio.
     """
     count, advantages = len(taken.returns), taken.advantages
     if count > 1:
@@ -134,8 +149,4 @@ def backward(outputs: Outputs, sizes: Sequence[int], taken: Taken, weights: Weig
     chosen = [(head, by) for head, by in zip(heads, by_outputs, strict=True) if head.requires_grad]
     if chosen:
         torch.autograd.backward([head for head, _ in chosen], [by for _, by in chosen])
-    outside = ((ratio - 1).abs() > weights.clip).float()
-    each = [torch.minimum(product, clipped), error.square(), policy.entropy, outside, ratio - 1 - log_ratio]
-    gain, value_loss, entropy, clip_fraction, kl = torch.stack(each).mean(1).tolist()
-    loss = -gain - weights.entropy * entropy + weights.value * value_loss
-    return Terms(-gain, value_loss, -entropy, clip_fraction, kl, loss)
+    return torch.stack([torch.minimum(product, clipped), error, policy.entropy, log_ratio])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, cast
@@ -18,9 +19,9 @@ from torch import nn
 
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork, Unstable, check_finite
 from graft.agents.sb3.algorithm import ALGORITHMS, Algorithm
-from graft.agents.sb3.gradients import MethodGradients
+from graft.agents.sb3.gradients import MethodGradients, clip_gradients
 from graft.agents.sb3.policy import NetworkPolicy
-from graft.agents.sb3.ppo_loss import Taken, Terms, Weights, backward, draw
+from graft.agents.sb3.ppo_loss import Taken, Terms, Weights, backward, draw, means
 from graft.agents.sb3.rollout_buffer import TensorRolloutBuffer
 from graft.agents.sb3.vec_env import BatchVecEnv, Step
 from graft.agents.training.algorithm import PPOOptions
@@ -168,27 +169,28 @@ class TransferPPO(MethodGradients, PPO):
             if self._gradients is not None:
                 seen = inputs.observations[rows] if inputs.depth else hidden
                 self._batch = Batch(seen, actions[part])
-            optimizer.zero_grad()
+            for parameter in parameters:
+                parameter.grad = None
             taken = Taken(actions[part], *rest[part].unbind(1))
-            terms = backward(network.suffix(hidden, inputs.depth), sizes, taken, weights)
-            if not np.isfinite(terms.loss):
-                raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
+            found.append(backward(network.suffix(hidden, inputs.depth), sizes, taken, weights))
             if self._gradients is None:
-                nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                clip_gradients(parameters, self.max_grad_norm)
             optimizer.step()
-            found.append(terms)
-        return found
+        terms = means(torch.cat(found, 1), self.batch_size, weights)
+        if not all(math.isfinite(each.loss) for each in terms):
+            raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
+        return terms
 
     def _log(self, terms: NDArray[np.float64], clip: float, rows: NDArray[np.int64]) -> None:
         """``terms``: of every epoch and minibatch, (epochs, minibatches, 6)."""
-        means = Terms(*terms.mean((0, 1)).tolist())
+        mean = Terms(*terms.mean((0, 1)).tolist())
         values, returns = self._buffer.values.reshape(-1)[rows], self._buffer.returns.reshape(-1)[rows]
         logged = {
-            "entropy_loss": means.entropy_loss,
-            "policy_gradient_loss": means.policy_loss,
-            "value_loss": means.value_loss,
+            "entropy_loss": mean.entropy_loss,
+            "policy_gradient_loss": mean.policy_loss,
+            "value_loss": mean.value_loss,
             "approx_kl": float(terms[-1].mean(0)[Terms._fields.index("approx_kl")]),
-            "clip_fraction": means.clip_fraction,
+            "clip_fraction": mean.clip_fraction,
             "loss": float(terms[-1, -1, Terms._fields.index("loss")]),
             "explained_variance": explained_variance(values, returns),
             "clip_range": clip,

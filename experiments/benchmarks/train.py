@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -52,12 +53,13 @@ class Worker:
     """A process that trains a round of a case when asked."""
 
     def __init__(self, command: list[str], environ: Mapping[str, str]) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would fill up
         self._process = subprocess.Popen(
             command,
             env={**os.environ, **environ, **ONE_THREAD},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
         )
 
@@ -73,14 +75,16 @@ class Worker:
             pass
         line = process.stdout.readline()
         if not line:
-            assert process.stderr is not None
-            said = process.stderr.read().strip().splitlines()
-            raise GraftError(said[-1] if said else f"exit code {process.wait()}")
+            code = process.wait()
+            self._said.seek(0)
+            said = self._said.read().strip().splitlines()
+            raise GraftError(said[-1] if said else f"exit code {code}")
         return Round(**json.loads(line))
 
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+        self._said.close()
 
 
 class Peers:

@@ -35,7 +35,7 @@ from support.tiny_tasks import (
 from graft import envs
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.agents.sb3 import train
+from graft.agents.sb3 import ALGORITHMS, train
 from graft.agents.sb3.policy import NetworkPolicy
 from graft.agents.sb3.ppo_loss import draw
 from graft.agents.sb3.vec_env import BatchVecEnv
@@ -417,3 +417,36 @@ def test_blocks_may_thaw_between_rollouts():
     after = weights(network)
     still = {name for name in after if torch.equal(after[name], before[name])}
     assert still == {name for name in after if name.startswith("encoder.blocks.0.")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "steps"), [(Task("CartPole-v1"), 32_768), (Task("Graft/Gather-v0", {"view": "ego"}), 40_960)], ids=str
+)
+def test_curves_are_those_of_the_librarys_ppo(task, steps):
+    """Areas under the curves of training returns over 5 seeds: their difference is within its 99 % interval."""
+    areas = []
+    for seed in range(5):
+        algorithm = ALGORITHMS["ppo"](num_envs=32)
+        network, twin = (PolicyNetwork(envs.schemas(task), NetworkConfig(), seed) for _ in range(2))
+        ours = algorithm.learner(network, BatchVecEnv(envs.make(task, 32, seed)), seed, None, "cpu")
+        env = BatchVecEnv(envs.make(task, 32, seed))
+        arguments = {**algorithm.arguments(env), "rollout_buffer_class": None, "rollout_buffer_kwargs": None}
+        kwargs = {"network": twin, "optimizer_kwargs": PLAIN_ADAM}
+        theirs = PPO(NetworkPolicy, env, policy_kwargs=kwargs, seed=seed, device="cpu", **arguments)
+        found = []
+        for learner in (ours, theirs):
+            returns = []
+            for _ in range(steps // 2048):
+                learner.learn(2048, reset_num_timesteps=False)
+                returns.append(np.mean([episode["r"] for episode in learner.ep_info_buffer]))
+            found.append((np.mean(returns), returns[0], returns[-1]))
+        areas.append(found)
+    area = np.array(areas)  # (seeds, ours and theirs, area and first and last)
+    print(
+        task, "areas of ours and theirs", area[:, :, 0].T.round(3).tolist(), "last", area[:, :, 2].T.round(3).tolist()
+    )
+    difference = area[:, 0, 0] - area[:, 1, 0]
+    spread = difference.std(ddof=1) / math.sqrt(5)
+    assert abs(difference.mean()) < 4.604 * spread + 1e-6  # Student's t, 4 degrees of freedom
+    assert (area[:, :, 2] > area[:, :, 1]).all()  # both learn

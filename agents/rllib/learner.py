@@ -70,7 +70,7 @@ class TransferLearner(TorchLearner):
 
     def build(self) -> None:
         keep_freed_memory()
-        super().build()  # type: ignore[no-untyped-call]
+        super().build()
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """Adam, with the method's learning rates; a partner's own parameters at the algorithm's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class TensorRolloutBuffer(RolloutBuffer):
         """Numbers of the steps in play, step * N + environment: those of the first environment, of the second, ..."""
         steps, count = self.buffer_size, self.n_envs
         numbers = np.arange(steps * count).reshape(steps, count).T
-        return cast(NDArray[np.int64], numbers[self._live.T])
+        return numbers[self._live.T]
 
     def tensor(self, name: str, device: torch.device) -> torch.Tensor:
         """One of the arrays as (steps * N, ...); on a CPU in the buffer's own memory."""

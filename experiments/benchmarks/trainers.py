@@ -307,8 +307,8 @@ def flops(case: Case) -> float:
     hidden = network.whole_prefix(obs, depth)
     with FlopCounterMode(display=False) as counter:
         outputs = network.suffix(hidden, depth)
-        (outputs.action.sum() + outputs.value.sum()).backward()
-    return counter.get_total_flops() * options.epochs * states / size
+        torch.autograd.backward([outputs.action.sum(), outputs.value.sum()])
+    return float(counter.get_total_flops()) * options.epochs * states / size
 
 
 def product_rate() -> float:

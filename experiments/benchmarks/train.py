@@ -124,16 +124,11 @@ def workers(console: Console, name: str, peers: Peers) -> Iterator[dict[str, Wor
 
 
 def measure(ready: Mapping[str, Worker], rounds: int) -> dict[str, list[Round]]:
-    """Rounds of every library in turns, there and back, so that a drift of the machine cancels out."""
+    """Rounds of every library in turns, in both orders by turns, so that a drift of the machine cancels out."""
     found: dict[str, list[Round]] = {library: [] for library in ready}
-    for _ in range(rounds):
-        both: dict[str, list[Round]] = {library: [] for library in ready}
-        for library in (*ready, *reversed(list(ready))):
-            both[library].append(ready[library].round())
-        for library, (there, back) in both.items():
-            parts = {part: (there.parts[part] + back.parts[part]) / 2 for part in there.parts}
-            rest = (max(there.evaluation, back.evaluation), there.flops, max(there.product, back.product))
-            found[library].append(Round((there.seconds + back.seconds) / 2, parts, *rest))
+    for index in range(rounds):
+        for library in list(ready)[:: -1 if index % 2 else 1]:
+            found[library].append(ready[library].round())
     return found
 
 

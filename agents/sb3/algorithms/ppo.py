@@ -154,8 +154,10 @@ class TransferPPO(MethodGradients, PPO):
             actions = actions.flatten()
         columns = (buffer.tensor(name, device) for name in ("log_probs", "advantages", "returns"))
         observations = buffer.tensor("observations", device)
-        hidden = observations if self._hidden is None else self._hidden.flatten(0, 1)
-        return _Inputs(observations, hidden, self._depth, actions, torch.stack(tuple(columns), 1))
+        hidden, depth = observations, 0
+        if self._hidden is not None:
+            hidden, depth = self._hidden.flatten(0, 1), self._depth
+        return _Inputs(observations, hidden, depth, actions, torch.stack(tuple(columns), 1))
 
     def _epoch(self, inputs: _Inputs, order: torch.Tensor, weights: Weights) -> list[Terms]:
         """Every step of ``order`` once, in minibatches that follow each other."""

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -167,49 +168,15 @@ def graft(case: Case) -> Trainer:
 
 
 def sb3(case: Case) -> Trainer:
-    """Stable-Baselines3's PPO with its own policy around the same encoder, on Graft's batch of environments."""
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    """Stable-Baselines3's PPO as it comes, with the same layers, on Graft's batch of environments."""
+    from graft.agents.sb3.baseline_ppo import baseline_ppo
 
-    network, options = case.build(), case.ppo
-
-    class Features(BaseFeaturesExtractor):
-        def __init__(self, space: Any) -> None:
-            super().__init__(space, network.encoder.out_dim)
-            self.encoder = network.encoder
-
-        def forward(self, obs: torch.Tensor) -> torch.Tensor:
-            return cast(torch.Tensor, self.encoder(obs))
-
-    policy = {
-        "features_extractor_class": Features,
-        "net_arch": list(network.config.head),
-        "activation_fn": torch.nn.Tanh,
-        "normalize_images": False,
-        "ortho_init": False,
-    }
-    learner: Any = PPO("MlpPolicy", case.env(), policy_kwargs=policy, seed=0, device="cpu", **_arguments(options))
-    steps = options.num_envs * options.num_steps
+    learner: Any = baseline_ppo(case.build(), case.env(), case.ppo, 0)
+    steps = case.ppo.num_envs * case.ppo.num_steps
     return Trainer(
         lambda: learner.learn(steps, reset_num_timesteps=False),
         _parts_of(learner, ((learner.policy, "forward"), (learner.policy, "predict_values"))),
     )
-
-
-def _arguments(options: PPOOptions) -> dict[str, Any]:
-    """Of Stable-Baselines3's PPO, and of sbx's."""
-    return {
-        "n_steps": options.num_steps,
-        "batch_size": min(options.minibatch, options.num_steps * options.num_envs),
-        "n_epochs": options.epochs,
-        "learning_rate": options.learning_rate,
-        "gamma": options.gamma,
-        "gae_lambda": options.gae_lambda,
-        "ent_coef": options.entropy,
-        "clip_range": options.clip,
-        "vf_coef": options.value,
-        "max_grad_norm": options.max_grad_norm,
-    }
 
 
 def rllib(case: Case) -> Trainer:
@@ -224,11 +191,11 @@ def rllib(case: Case) -> Trainer:
 
 def sbx(case: Case) -> Trainer:
     """PPO of sbx (JAX): two networks as deep as ours, one for the policy and one for the value."""
-    import importlib
+    from graft.agents.sb3.baseline_ppo import arguments
 
     options, widths = case.ppo, [*DEEP, *case.network.head]
     learner = importlib.import_module("sbx").PPO(
-        "MlpPolicy", case.env(), policy_kwargs={"net_arch": widths}, seed=0, **_arguments(options)
+        "MlpPolicy", case.env(), policy_kwargs={"net_arch": widths}, seed=0, **arguments(options)
     )
     steps = options.num_envs * options.num_steps
     return Trainer(lambda: learner.learn(steps, reset_num_timesteps=False), no_parts)
@@ -236,8 +203,6 @@ def sbx(case: Case) -> Trainer:
 
 def rsl(case: Case) -> Trainer:
     """PPO of rsl-rl (torch): two networks as deep as ours; it takes real-valued actions alone."""
-    import importlib
-
     options, widths = case.ppo, [*DEEP, *case.network.head]
     batch = case.env()
     pack = importlib.import_module("tensordict").TensorDict

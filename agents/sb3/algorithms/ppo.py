@@ -19,6 +19,7 @@ from torch import nn
 
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork, Unstable, check_finite
 from graft.agents.sb3.algorithm import ALGORITHMS, Algorithm
+from graft.agents.sb3.baseline_ppo import arguments
 from graft.agents.sb3.gradients import MethodGradients, clip_gradients
 from graft.agents.sb3.policy import NetworkPolicy
 from graft.agents.sb3.ppo_loss import Taken, Terms, Weights, backward, draw, means
@@ -211,19 +212,10 @@ class PPOAlgorithm(PPOOptions, Algorithm):
     policy_class: ClassVar[type[BasePolicy]] = NetworkPolicy
 
     def arguments(self, env: BatchVecEnv) -> dict[str, Any]:
-        """The library's; a rollout smaller than the minibatch is one minibatch."""
+        """The library's."""
         acted = (lambda: env.acted) if env.env.dead_rows else None
         return {
-            "n_steps": self.num_steps,
-            "batch_size": min(self.minibatch, self.num_steps * self.num_envs),
-            "n_epochs": self.epochs,
-            "learning_rate": self.learning_rate,
-            "gamma": self.gamma,
-            "gae_lambda": self.gae_lambda,
-            "ent_coef": self.entropy,
-            "clip_range": self.clip,
-            "vf_coef": self.value,
-            "max_grad_norm": self.max_grad_norm,
+            **arguments(self),
             "rollout_buffer_class": TensorRolloutBuffer,
             "rollout_buffer_kwargs": {"acted": acted},
         }

@@ -10,8 +10,6 @@ import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from support.tiny_tasks import (
     EVALUATION,
     MATCH,
@@ -36,6 +34,7 @@ from graft import envs
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import ALGORITHMS, train
+from graft.agents.sb3.baseline_ppo import arguments, baseline_ppo
 from graft.agents.sb3.policy import NetworkPolicy
 from graft.agents.sb3.ppo_loss import draw
 from graft.agents.sb3.vec_env import BatchVecEnv
@@ -78,26 +77,11 @@ def learned(network, gradients=None, steps=256, **options) -> dict[str, torch.Te
     return weights(network)
 
 
-def plain_ppo(network, policy=NetworkPolicy, policy_kwargs=None, max_grad_norm=None, task=TASK):
+def plain_ppo(network, task=TASK, **changed):
     """The library's own PPO with the options of `small_ppo`."""
-    options = small_ppo()
-    return PPO(
-        policy,
-        BatchVecEnv(envs.make(task, options.num_envs, 0)),
-        n_steps=options.num_steps,
-        batch_size=options.minibatch,
-        n_epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        gamma=options.gamma,
-        gae_lambda=options.gae_lambda,
-        ent_coef=options.entropy,
-        clip_range=options.clip,
-        vf_coef=options.value,
-        max_grad_norm=options.max_grad_norm if max_grad_norm is None else max_grad_norm,
-        policy_kwargs=policy_kwargs or {"network": network, "optimizer_kwargs": PLAIN_ADAM},
-        seed=3,
-        device="cpu",
-    )
+    options, kwargs = small_ppo(), {"network": network, "optimizer_kwargs": PLAIN_ADAM}
+    env = BatchVecEnv(envs.make(task, options.num_envs, 0))
+    return PPO(NetworkPolicy, env, policy_kwargs=kwargs, seed=3, device="cpu", **(arguments(options) | changed))
 
 
 def gradients_before_steps(learner) -> list[list[torch.Tensor]]:
@@ -165,10 +149,9 @@ def test_an_update_is_the_librarys_own(schemas):
     random_rollout(learner, network, 1)
     env = BatchVecEnv(Unplayed(schemas, 8))
     env.play_as(twin)
-    arguments = {**options.arguments(env), "rollout_buffer_class": None, "rollout_buffer_kwargs": None}
     kwargs = {"network": twin, "optimizer_kwargs": PLAIN_ADAM}
     with pytest.warns(UserWarning, match="mini-batch size of 24"):
-        reference = PPO(NetworkPolicy, env, policy_kwargs=kwargs, seed=0, device="cpu", **arguments)
+        reference = PPO(NetworkPolicy, env, policy_kwargs=kwargs, seed=0, device="cpu", **arguments(options))
     for name in ("observations", "actions", "rewards", "episode_starts", "values", "log_probs"):
         setattr(reference.rollout_buffer, name, getattr(learner.rollout_buffer, name).copy())
     reference.rollout_buffer.full = True
@@ -202,29 +185,10 @@ def test_episodes_that_a_time_limit_cuts_count_what_would_have_come():
     np.testing.assert_allclose(ours.rewards, theirs.rewards, rtol=1e-5)
 
 
-class Features(BaseFeaturesExtractor):
-    """An encoder as the library's policies take it."""
-
-    def __init__(self, space, encoder):
-        super().__init__(space, encoder.out_dim)
-        self.encoder = encoder
-
-    def forward(self, obs):
-        return self.encoder(obs)
-
-
 def test_the_policy_learns_what_the_librarys_own_policy_learns():
     network, twin = small_network(MATCH), small_network(MATCH)
-    reference = plain_ppo(
-        None,
-        ActorCriticPolicy,
-        {
-            "features_extractor_class": Features,
-            "features_extractor_kwargs": {"encoder": twin.encoder},
-            "net_arch": [8],
-            "activation_fn": torch.nn.Tanh,
-        },
-    )
+    env = BatchVecEnv(envs.make(TASK, 8, 0))
+    reference = baseline_ppo(twin, env, small_ppo(), 3)
     with torch.no_grad():
         names = {
             "features_extractor.encoder": "encoder",
@@ -431,9 +395,8 @@ def test_curves_are_those_of_the_librarys_ppo(task, steps):
         network, twin = (PolicyNetwork(envs.schemas(task), NetworkConfig(), seed) for _ in range(2))
         ours = algorithm.learner(network, BatchVecEnv(envs.make(task, 32, seed)), seed, None, "cpu")
         env = BatchVecEnv(envs.make(task, 32, seed))
-        arguments = {**algorithm.arguments(env), "rollout_buffer_class": None, "rollout_buffer_kwargs": None}
         kwargs = {"network": twin, "optimizer_kwargs": PLAIN_ADAM}
-        theirs = PPO(NetworkPolicy, env, policy_kwargs=kwargs, seed=seed, device="cpu", **arguments)
+        theirs = PPO(NetworkPolicy, env, policy_kwargs=kwargs, seed=seed, device="cpu", **arguments(algorithm))
         found = []
         for learner in (ours, theirs):
             returns = []

@@ -22,6 +22,7 @@ from graft.agents.rllib.module import NetworkModule
 from graft.agents.training.backend import Batch, CriticLayers, Hooks
 from graft.agents.training.critics import CriticState
 from graft.agents.training.learning_rates import scale_rates
+from graft.agents.training.memory import keep_freed_memory
 
 HOOKS = "hooks"  # key of ``learner_config_dict`` under which the method's hooks are, a `Reference`
 ADAM_EPSILON = 1e-5  # as Stable-Baselines3 gives it to PPO (Huang et al. 2022, detail 3 of 37)
@@ -67,6 +68,10 @@ class TransferLearner(TorchLearner):
     def hooks(self) -> Hooks:
         return cast(Hooks, self.config.learner_config_dict[HOOKS].value)
 
+    def build(self) -> None:
+        keep_freed_memory()
+        super().build()
+
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """Adam, with the method's learning rates; a partner's own parameters at the algorithm's."""
         assert config is not None
@@ -75,7 +80,7 @@ class TransferLearner(TorchLearner):
         if module_id != DEFAULT_MODULE_ID:
             shared = set(parameters)
             parameters = [p for p in self._module_of(module_id).network.parameters() if p not in shared]
-        optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=ADAM_EPSILON)
+        optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=ADAM_EPSILON, fused=True)
         if module_id == DEFAULT_MODULE_ID:
             scale_rates(optimiser, self.network, self.hooks.rates)
         rate = config.lr

@@ -25,6 +25,7 @@ from graft.agents.training.backend import Record, TrainJob, TrainResult
 from graft.agents.training.critics import CriticState
 from graft.agents.training.evaluate import nth_seed
 from graft.agents.training.learning_rates import scale_rates
+from graft.agents.training.memory import keep_freed_memory
 from graft.agents.training.periodic_evaluation import PeriodicEvaluation, log_period, make_env
 from graft.agents.training.recent_returns import RecentReturns
 from graft.envs.core.faults import TooManyFaults
@@ -116,6 +117,7 @@ def train(job: TrainJob) -> TrainResult:
     network, algorithm = job.network, job.algorithm
     assert isinstance(algorithm, Algorithm), "an algorithm of this backend"
     algorithm.check_network(network)
+    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         batch = stack.enter_context(contextlib.closing(make_env(job, algorithm.num_envs, job.seed)))
         levels = job.seed + algorithm.num_envs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -48,9 +49,18 @@ class MethodGradients(BaseAlgorithm):
         if self._gradients is None:
             return
         network, batch = self.minibatch()
-        grads = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        named = list(network.named_parameters())
+        grads = {name: p.grad for name, p in named if p.grad is not None}
         changed = self._gradients(grads, network, batch)
-        for name, parameter in network.named_parameters():
+        for name, parameter in named:
             parameter.grad = changed.get(name)
         if self._clip_at is not None:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), self._clip_at)
+            clip_gradients([p for _, p in named], self._clip_at)
+
+
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], largest: float) -> None:
+    """Scale the gradients to a norm of ``largest`` or less, as torch's `clip_grad_norm_` with less overhead."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp_(max=1.0))

@@ -10,7 +10,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from graft.agents.networks.policy_network import Outputs, PolicyNetwork, check_finite
-from graft.agents.training.backend import Batch
 
 
 class NetworkPolicy(ActorCriticPolicy):
@@ -24,10 +23,9 @@ class NetworkPolicy(ActorCriticPolicy):
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule, net_arch=[], normalize_images=False, **kwargs)
         self.network = network
-        self.input_depth = 0
-        self.last_batch: Batch | None = None
         # Frozen parameters are included: without a gradient they are skipped, and a schedule may unfreeze them.
-        self.optimizer = self.optimizer_class(network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        adam = {"fused": True, **self.optimizer_kwargs}
+        self.optimizer = self.optimizer_class(network.parameters(), lr=lr_schedule(1), **adam)  # type: ignore[call-arg]
 
     def _build(self, lr_schedule: Schedule) -> None: ...
 
@@ -51,13 +49,8 @@ class NetworkPolicy(ActorCriticPolicy):
     def evaluate_actions(
         self, obs: PyTorchObs, actions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Values (N, 1), log-probabilities (N,) and entropy (N,) of actions.
-
-        ``obs`` are raw observations, or what the network's ``prefix`` at ``input_depth`` made of them.
-        """
-        assert isinstance(obs, torch.Tensor)
-        self.last_batch = Batch(obs, actions)
-        outputs: Outputs = self.network.suffix(obs, self.input_depth)
+        """Values (N, 1), log-probabilities (N,) and entropy (N,) of actions, for raw observations."""
+        outputs: Outputs = self.network(obs)
         distribution = self._distribution(outputs)
         return outputs.value.unsqueeze(-1), distribution.log_prob(actions), distribution.entropy()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,21 @@ from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.recent_returns import RecentReturns
 from graft.envs.core.task import TaskVectorEnv
 from graft.errors import GraftError
+
+
+class Step(NamedTuple):
+    """What came of a step of N environments: observations, scaled rewards (N,) float32, and whose episode ended (N,).
+
+    ``cut``: rows whose episode was ended by a time limit alone. ``finals``: last observations of ended episodes, by
+    row. ``episodes``: row -> the ended episode's return ``r``, length ``l`` and time ``t``.
+    """
+
+    observations: NDArray[Any]
+    rewards: NDArray[np.float32]
+    dones: NDArray[np.bool_]
+    cut: NDArray[np.int64]
+    finals: Any
+    episodes: dict[int, dict[str, Any]]
 
 
 class BatchVecEnv(VecEnv):
@@ -70,26 +85,41 @@ class BatchVecEnv(VecEnv):
             actions = self._network.played(torch.as_tensor(actions)).numpy()
         self._actions = actions
 
-    def step_wait(self) -> VecEnvStepReturn:
+    def step_batch(self, actions: Any) -> Step:
+        """Play a step of all environments, and return it without infos of each."""
+        self.step_async(actions)
+        return self._step()
+
+    def _step(self) -> Step:
         obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
         self.acted, self.alive = self.alive, infos.get("alive", self._all)
         self._returns += rewards
         self._lengths += self.acted
         dones = terminated | truncated
-        step_infos = self._no_infos
+        episodes = {}
         if dones.any():
-            step_infos = list(self._no_infos)
             elapsed = time.time() - self._start
-            for i in np.flatnonzero(dones):
-                step_infos[i] = {
-                    "terminal_observation": infos["final_obs"][i],
-                    "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
-                    "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": elapsed},
-                }
-                self.recent.add(int(i), self._returns[i])
+            for i in np.flatnonzero(dones).tolist():
+                episodes[i] = {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": elapsed}
+                self.recent.add(i, self._returns[i])
             self._returns[dones] = 0.0
             self._lengths[dones] = 0
-        return obs, (rewards * self._reward_scale).astype(np.float32), dones, step_infos
+        scaled = (rewards * self._reward_scale).astype(np.float32)
+        cut = np.flatnonzero(truncated & ~terminated)
+        return Step(obs, scaled, dones, cut, infos.get("final_obs"), episodes)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        step = self._step()
+        infos = self._no_infos
+        if step.episodes:
+            infos, cut = list(self._no_infos), set(step.cut.tolist())
+            for i, episode in step.episodes.items():
+                infos[i] = {
+                    "terminal_observation": step.finals[i],
+                    "TimeLimit.truncated": i in cut,
+                    "episode": episode,
+                }
+        return step.observations, step.rewards, step.dones, infos
 
     def close(self) -> None:
         self.env.close()

@@ -17,6 +17,7 @@ from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.critics import CriticTensors
 from graft.envs.core.task import Task
 
+EPISODES, EPISODES_IN_LAST = 32, 64  # of an evaluation, and of a training's last one
 LONGEST_EPISODE = 30_000  # most steps of an episode in an evaluation; the longest of Atari's have 27,000
 
 Grads = dict[str, torch.Tensor]  # parameter name -> gradient; a parameter without a gradient is absent
@@ -76,16 +77,22 @@ class Evaluation:
     """When and how to evaluate: at the start, every ``every`` env steps (before the next rollout), and at the end.
 
     Attributes:
-        episodes: per evaluation, spread over ``num_envs`` environments.
+        episodes: per evaluation, spread over ``num_envs`` environments. None is 32, and 64 in the last evaluation,
+            whose mean is the final return: so evaluations of the built-in games, whose episodes have up to 200 steps,
+            play fewer env steps than a training that is evaluated every 8,192.
         deterministic: play the most likely action instead of a sample.
         max_steps: of an episode; one that does not end within them ends the stage. Results do not depend on it.
     """
 
     every: Annotated[int, Field(ge=1)] = 20_000
-    episodes: Annotated[int, Field(ge=1)] = 64
-    num_envs: Annotated[int, Field(ge=1)] = 64
+    episodes: Annotated[int, Field(ge=1)] | None = None
+    num_envs: Annotated[int, Field(ge=1)] = 32
     deterministic: bool = False
     max_steps: Annotated[int, Field(ge=1)] = LONGEST_EPISODE
+
+    def count(self, last: bool) -> int:
+        """Episodes of an evaluation, or of the last one."""
+        return self.episodes or (EPISODES_IN_LAST if last else EPISODES)
 
 
 @dataclass(frozen=True)

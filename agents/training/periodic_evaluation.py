@@ -41,7 +41,7 @@ class PeriodicEvaluation:
     def __init__(
         self, job: TrainJob, env: TaskVectorEnv, seed: int, training_faults: Callable[[], Iterable[Faults]]
     ) -> None:
-        self._network, self._env, self._plan = job.network, env, job.evaluation
+        self._network, self._env, self._plan, self._budget = job.network, env, job.evaluation, job.budget
         self._report, self._record, self._training_faults = job.hooks.report, job.record, training_faults
         self._dice, self._levels, self._device = job.seed, seed, next(job.network.parameters()).device
         self._due = self._known_faults = 0
@@ -68,7 +68,7 @@ class PeriodicEvaluation:
         episodes = evaluate(
             self._network,
             self._env,
-            plan.episodes,
+            plan.count(last=env_steps >= self._budget),
             generator,
             plan.deterministic,
             plan.max_steps,

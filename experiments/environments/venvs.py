@@ -58,7 +58,7 @@ class Venvs:
         with tempfile.TemporaryDirectory() as folder:
             listed, log = Path(folder) / "jobs.json", Path(folder) / "log.txt"
             listed.write_text(json.dumps(jobs), encoding="utf-8")
-            env = {**os.environ, "PYTHONPATH": str(self._grafts_path()), "PYTHONWARNINGS": "ignore"}
+            env = {**os.environ, "PYTHONPATH": str(self.graft_path()), "PYTHONWARNINGS": "ignore"}
             for variable in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):  # no window and no sound
                 env.setdefault(variable, "dummy")
             command = [str(self.python(package)), "-m", CHECK, str(listed)]
@@ -77,7 +77,7 @@ class Venvs:
                 lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 raise GraftError(f"{CHECK} ended with exit code {process.returncode}: {lines[-1] if lines else ''}")
 
-    def _grafts_path(self) -> Path:
+    def graft_path(self) -> Path:
         """A folder that holds nothing but this Graft, wherever it is installed."""
         folder = self.folder / "graft"
         folder.mkdir(parents=True, exist_ok=True)

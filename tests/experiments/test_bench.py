@@ -120,5 +120,5 @@ def test_help_shows_an_example_of_everything(capsys):
         bench.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for what in ("envs", "adapters", "methods", "backends", "scaling"):
+    for what in bench.WHAT:
         assert f"graft bench {what} -" in text

@@ -111,7 +111,7 @@ def test_graft_and_what_is_unpinned_are_left_out_of_the_pins() -> None:
 
 
 def test_virtual_environments_see_this_graft_and_nothing_beside_it(tmp_path: Path) -> None:
-    folder = venvs.Venvs(tmp_path)._grafts_path()
+    folder = venvs.Venvs(tmp_path).graft_path()
     assert [path.name for path in folder.iterdir()] == ["graft"]
     assert (folder / "graft").resolve() == Path(graft.__file__).parent.resolve()
 

@@ -42,7 +42,7 @@ class TransferAPPOLearner(TransferLearner, APPOTorchLearner):  # type: ignore[mi
     """
 
     def build(self) -> None:
-        super().build()  # type: ignore[no-untyped-call]
+        super().build()
         self._learner_thread.request_stop()  # type: ignore[attr-defined]
         self._learner_thread.join()
 

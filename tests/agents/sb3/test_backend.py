@@ -69,16 +69,16 @@ def test_the_first_evaluation_is_of_the_network_as_it_came():
 @pytest.mark.parametrize("task", [REACH, Task("Pendulum-v1")], ids=str)
 def test_box_actions_stay_within_the_bounds(task, monkeypatch):
     taken = []
-    original = BatchVecEnv.step_wait
+    original = BatchVecEnv.step_batch
 
-    def watched(self):
-        step, self.env.step = self.env.step, lambda actions: taken.append(actions) or step(actions)
+    def watched(self, actions):
+        step, self.env.step = self.env.step, lambda played: taken.append(played) or step(played)
         try:
-            return original(self)
+            return original(self, actions)
         finally:
             self.env.step = step
 
-    monkeypatch.setattr(BatchVecEnv, "step_wait", watched)
+    monkeypatch.setattr(BatchVecEnv, "step_batch", watched)
     network = small_network(envs.schemas(task))
     with torch.no_grad():
         network.policy.log_std.fill_(2.0)

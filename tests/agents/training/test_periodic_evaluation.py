@@ -11,8 +11,9 @@ import torch
 from graft import envs
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.sb3 import ALGORITHMS
+from graft.agents.training import periodic_evaluation
 from graft.agents.training.backend import Evaluation, TrainJob
-from graft.agents.training.evaluate import nth_seed
+from graft.agents.training.evaluate import Episodes, nth_seed
 from graft.agents.training.periodic_evaluation import PeriodicEvaluation
 from graft.envs.core.task import Task
 
@@ -83,3 +84,17 @@ def test_seeds_by_number():
     assert len(set(seeds)) == 200
     assert all(0 <= seed < 2**30 for seed in seeds)
     assert seeds != [nth_seed(6, k) for k in range(200)]
+
+
+@pytest.mark.parametrize(("episodes", "counts"), [(None, (32, 64)), (8, (8, 8))])
+def test_the_last_evaluation_has_more_episodes_unless_a_number_is_given(episodes, counts, monkeypatch):
+    task, asked = Task("Graft/Dodge-v0", {"view": "features"}), []
+    played = Episodes(np.zeros(4), np.ones(4), np.arange(4))
+    monkeypatch.setattr(periodic_evaluation, "evaluate", lambda *given: asked.append(given[2]) or played)
+    plan = Evaluation(every=10, episodes=episodes)
+    job = TrainJob(player(task, 0), task, ALGORITHMS["ppo"](), 25, 3, lambda *_: None, plan)
+    with closing(envs.make(task, 4, LEVELS)) as env:
+        evaluation = PeriodicEvaluation(job, env, LEVELS, list)
+        for env_steps in (0, 16, 32):
+            evaluation.evaluate(env_steps)
+    assert asked == [counts[0], counts[0], counts[1]]

@@ -1,4 +1,4 @@
-"""Rows out of play: their steps change nothing about training, evaluation or consolidation."""
+"""The rollout buffer; and rows out of play: their steps change nothing about training, evaluation or consolidation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gymnasium import spaces
 from support.tiny_tasks import MatchEnv, assert_same, small_network, small_ppo, weights
 
 from graft.agents.sb3 import ALGORITHMS
-from graft.agents.sb3.masked_rollout_buffer import MaskedRolloutBuffer
+from graft.agents.sb3.rollout_buffer import TensorRolloutBuffer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.evaluate import evaluate
 from graft.agents.training.rollouts import collect
@@ -78,12 +78,12 @@ def test_live_rows_do_train():
     assert all(not torch.equal(untrained[name], changed[name]) for name in untrained)
 
 
-def filled(steps: int = 24) -> tuple[MaskedRolloutBuffer, np.ndarray, np.ndarray, np.ndarray]:
+def filled(steps: int = 24) -> tuple[TensorRolloutBuffer, np.ndarray, np.ndarray, np.ndarray]:
     """Random steps of `DyingEnv`'s rows, a million in those out of play; and rewards, values, who acted."""
     rng = np.random.default_rng(0)
     acted = np.array([[t % 8 < life for life in LIVES] for t in range(steps)])
     rewards, values = (np.where(acted, rng.normal(size=acted.shape), 1e6) for _ in range(2))
-    buffer = MaskedRolloutBuffer(
+    buffer = TensorRolloutBuffer(
         steps,
         spaces.Box(-1, 1, (2,)),
         spaces.Discrete(4),
@@ -95,31 +95,52 @@ def filled(steps: int = 24) -> tuple[MaskedRolloutBuffer, np.ndarray, np.ndarray
     )
     starts = np.array([[t % 8 in (0, life) for life in LIVES] for t in range(steps)], np.float32)
     for t in range(steps):
-        obs = np.stack([np.full(4, t), np.arange(4)], 1)
-        tensors = (torch.as_tensor(array[t]) for array in (values, rewards))
-        buffer.add(obs, np.arange(4), rewards[t], starts[t], *tensors)
+        buffer.begin_step(np.stack([np.full(4, t), np.arange(4)], 1), starts[t])
+        value, log_prob = (torch.as_tensor(array[t], dtype=torch.float32) for array in (values, rewards))
+        buffer.end_step(torch.arange(4), rewards[t].astype(np.float32), value, log_prob)
     buffer.compute_returns_and_advantage(torch.full((4,), 1e6), np.ones(4, np.bool_))
     return buffer, rewards, values, acted
 
 
-def test_minibatches_hold_each_step_of_rows_in_play_once():
+def test_rows_are_each_step_in_play_once_and_all_of_a_row_together():
     buffer, _, _, acted = filled()
-    for _ in range(2):  # epochs
-        seen = [tuple(row) for batch in buffer.get(7) for row in batch.observations.int().tolist()]
-        assert sorted(seen) == [(t, i) for t, i in np.argwhere(acted)]
+    seen = buffer.tensor("observations", torch.device("cpu"))[torch.from_numpy(buffer.rows())]
+    assert [(i, t) for t, i in seen.int().tolist()] == [(i, t) for i, t in np.argwhere(acted.T)]
 
 
 def test_advantages_are_those_of_each_row_by_itself():
     # Schulman et al. 2016, eq. 16, over one life of one row: sum of (gamma lambda)^k delta_{t+k}.
     buffer, rewards, values, _ = filled()
-    for batch in buffer.get(5):
-        for (t, i), advantage in zip(batch.observations.int().tolist(), batch.advantages.tolist(), strict=True):
-            end = t - t % 8 + LIVES[i]
-            expected = 0.0
-            for k in range(t, end):
-                after = values[k + 1, i] if k + 1 < end else 0.0
-                expected += (0.8 * 0.9) ** (k - t) * (rewards[k, i] + 0.8 * after - values[k, i])
-            assert advantage == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    advantages = buffer.tensor("advantages", torch.device("cpu"))
+    for number in buffer.rows():
+        t, i = divmod(int(number), 4)
+        end = t - t % 8 + LIVES[i]
+        expected = 0.0
+        for k in range(t, end):
+            after = values[k + 1, i] if k + 1 < end else 0.0
+            expected += (0.8 * 0.9) ** (k - t) * (rewards[k, i] + 0.8 * after - values[k, i])
+        assert float(advantages[number]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_the_buffer_keeps_its_memory_and_gives_it_as_tensors():
+    buffer, *_ = filled()
+    stored = buffer.tensor("values", torch.device("cpu"))
+    buffer.reset()
+    assert buffer.begin_step(np.full((4, 2), 9.0), np.zeros(4)).tolist() == [[9.0, 9.0]] * 4
+    buffer.end_step(torch.zeros(4), np.zeros(4, np.float32), torch.full((4,), 7.0), torch.zeros(4))
+    assert stored[:4].tolist() == [7.0] * 4
+
+
+def test_channels_last_is_a_layout_alone():
+    buffer = TensorRolloutBuffer(2, spaces.Box(0, 9, (3, 4, 5), np.uint8), spaces.Discrete(2), "cpu", n_envs=2)
+    buffer.arrange(channels_last=True)
+    obs = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 5)).astype(np.uint8)
+    seen = buffer.begin_step(obs, np.zeros(2))
+    assert np.array_equal(seen.numpy(), obs)
+    found = buffer.tensor("observations", torch.device("cpu"))[torch.tensor([1, 0])]
+    assert np.array_equal(found.numpy(), obs[::-1])
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_library_can_use_the_buffer_again():

@@ -18,10 +18,10 @@ from safetensors.torch import save as save_tensors
 from graft.agents.checkpoints.files import flush_folder, write_durably
 from graft.agents.checkpoints.old_actions import scaled
 from graft.agents.checkpoints.old_names import translated
-from graft.agents.checkpoints.old_views import with_view
 from graft.agents.networks.box_units import KEY, SCALED
 from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.envs.builtin.old_views import with_view
 from graft.envs.core.naming import NAMES
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from graft.agents.checkpoints.old_views import with_view
+from graft.envs.builtin.old_views import with_view
 from graft.envs.core.naming import KEYWORD, LIKE, NAMES, SCHEMAS
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task

@@ -1,4 +1,4 @@
-"""Checkpoints of built-in games from before the view `ego` was the default: their tasks say what they showed."""
+"""Tasks in checkpoints from before the view `ego` was the default: they are made to say what they showed."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from graft.experiments import watch
 from graft.experiments.playback import record
 from graft.experiments.playback.frames import EpisodeEnd, PlaybackStep
 
-DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4})
+DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4, "view": "planes"})
 
 
 def checkpoint_of(folder, task, shown=None, parts=None):
@@ -116,8 +116,8 @@ def test_a_file_is_replaced_only_when_told_to(stage, tmp_path, capsys):
     ("words", "text"),
     [
         (
-            ["Graft/Maze-v0"],
-            "cannot play Maze: the task shows wall, door, key, exit, the agent knows only player",
+            ["Graft/Maze-v0", "view=planes"],
+            "cannot play Maze(view=planes): the task shows wall, door, key, exit, the agent knows only player",
         ),
         (["CartPole-v1"], "it sees planes of uint8 x 10 x 10, the task shows vector of float32; it plays discrete"),
         (["view=pixels"], "the task shows pixels of uint8 x 64 x 64"),
@@ -143,11 +143,11 @@ def test_there_must_be_a_checkpoint(tmp_path, capsys):
 
 
 def test_an_agent_of_several_tasks_plays_one_of_them(tmp_path, capsys):
-    other = Task("Graft/Hunt-v0")
+    other = Task("Graft/Hunt-v0", {"view": "planes"})
     both = union([schemas(DODGE).observation, schemas(other).observation])
     heads = {"heads": {f"{k}.policy.out.bias": torch.zeros(6) for k in range(2)}}
     folder = checkpoint_of(tmp_path / "stage", DODGE, both, heads)
-    assert watch.main([str(folder), other.id, "--gif", str(tmp_path / "a.gif"), "--frames", "3"]) == 0
+    assert watch.main([str(folder), other.id, "view=planes", "--gif", str(tmp_path / "a.gif"), "--frames", "3"]) == 0
     printed = capsys.readouterr().out
     assert "Note: Hunt never shows rock, which the agent looks for." in printed
     assert "plays with the heads of the last one, Dodge(fall_rate=0.4)" in printed

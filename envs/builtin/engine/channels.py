@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -50,9 +51,8 @@ class Channels:
         sources = {schema.names[i]: [i] for i in kept}
         meanings = {schema.names[i]: schema.attributes[i] for i in kept}
         for word in words:
-            if f"{PREFIX}{word}" not in sources:
-                sources[f"{PREFIX}{word}"] = [i for i, own in enumerate(schema.attributes) if word in own]
-                meanings[f"{PREFIX}{word}"] = (word,)
+            sources[f"{PREFIX}{word}"] = [i for i, own in enumerate(schema.attributes) if word in own]
+            meanings[f"{PREFIX}{word}"] = (word,)
         self.schema = replace(
             schema,
             names=tuple(sources),
@@ -66,10 +66,8 @@ class Channels:
 
     def show(self, planes: NDArray[Any], out: NDArray[Any]) -> None:
         """Write the channels (N, K, H, W) of ``planes`` (N, C, H, W)."""
-        count = len(planes)
-        _gather(
-            planes.reshape(count, planes.shape[1], -1), self._planes, self._ends, out.reshape(count, len(out[0]), -1)
-        )
+        flat, seen = (array.reshape(*array.shape[:2], math.prod(array.shape[2:])) for array in (planes, out))
+        _gather(flat, self._planes, self._ends, seen)
 
 
 @standalone

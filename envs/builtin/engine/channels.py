@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,8 @@ class Channels:
     """How planes (C, H, W) are shown by ``choice``.
 
     A channel ``is_deadly`` is the maximum over all planes with the attribute ``deadly``, and has that attribute alone.
-    Planes without attributes keep a channel of their own, so that nothing is lost; under ``both`` all planes do.
+    Planes without attributes, or with those of another plane, keep a channel of their own, so that nothing is lost (the
+    words of a mission); under ``both`` all planes do.
 
     Args:
         schema: of the planes. choice: ``names``, ``attributes`` or ``both``. task: id, for messages.
@@ -47,7 +49,8 @@ class Channels:
                 f"channels={choice} of {task} is not possible: it shows {shown}; give channels: {NAMES}"
                 f"{', or attributes in its schema' if schema.kind == 'planes' else ''}."
             )
-        kept = [i for i, own in enumerate(schema.attributes) if choice == BOTH or not own]
+        alike = Counter(schema.attributes)
+        kept = [i for i, own in enumerate(schema.attributes) if choice == BOTH or not own or alike[own] > 1]
         sources = {schema.names[i]: [i] for i in kept}
         meanings = {schema.names[i]: schema.attributes[i] for i in kept}
         for word in words:

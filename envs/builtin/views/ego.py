@@ -12,7 +12,7 @@ from graft.envs.builtin.engine.state import SIZE
 from graft.envs.builtin.engine.view import VIEWS, Show, View, planes_schema
 from graft.envs.core.schema import ObservationSchema
 
-RADIUS = Mechanic("radius", "cells shown on each side of the player, in the view ego", 4, 1, SIZE - 1)
+RADIUS = Mechanic("radius", "cells shown on each side of the player, in the view ego", 5, 1, SIZE - 1)
 
 
 def schema(names: tuple[str, ...], radius: int) -> ObservationSchema:

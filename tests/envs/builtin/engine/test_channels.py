@@ -44,6 +44,8 @@ def test_schemas_by_hand() -> None:
     assert both.attributes == (*WORDS, ("solid",), ("mobile",))
     assert both.shape == (6, 2, 3)
     assert Channels(PLANES, "names", "x").schema == PLANES
+    words = PLANES.extended(("red", "green"), "mission")  # which are told apart by nothing but their names
+    assert Channels(words, "attributes", "x").schema.names[1:3] == ("red", "green")
 
 
 def test_channels_are_maxima_of_planes() -> None:

@@ -130,8 +130,8 @@ class Game:
 def measured(random: float, expert: float, episodes: str, random_error: str, expert_error: str, task: str) -> Bounds:
     """Bounds as ``graft reference`` measures them: the random policy in ``episodes`` episodes, and PPO."""
     how = (
-        f"random: mean of {episodes} episodes (± {random_error}); expert: PPO from scratch for 2M env steps, mean of "
-        f"1,024 episodes (± {expert_error}); graft reference {task}"
+        f"random: mean of {episodes} episodes (± {random_error}); expert: PPO on whole boards (view planes) for 2M env "
+        f"steps, mean of 1,024 episodes (± {expert_error}); graft reference {task}"
     )
     return Bounds(random, expert, how)
 

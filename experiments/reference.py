@@ -6,28 +6,52 @@ from collections.abc import Sequence
 
 from graft.command import at_least, command, command_parser
 
+EXAMPLES = """examples:
+  graft reference Graft/Gather-v0                      hours: 5M env steps for each of two seeds
+  graft reference CartPole-v1 --steps 200000 --seeds 1
+  graft reference Graft/Dodge-v0 --plan 128            also a planner, in built-in games
+"""
+
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser(
         "reference",
-        "Measures a task's reference scores: a uniform random policy, and PPO from scratch as the expert.",
-        "example:\n  graft reference Graft/Gather-v0 --steps 2000000",
+        "Measures a task's reference scores: a uniform random policy, and as the expert the best of PPO from scratch "
+        "and, in built-in games, a planner that looks ahead with PPO's policy.",
+        EXAMPLES,
     )
     parser.add_argument("task", help="a task's id")
-    parser.add_argument("--steps", type=int, default=2_000_000, metavar="N", help="env steps of the expert (2000000)")
+    parser.add_argument("--steps", type=int, default=5_000_000, metavar="N", help="env steps of PPO (5000000)")
+    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="trainings, of which the best counts (2)")
     parser.add_argument("--episodes", type=int, default=1024, metavar="N", help="episodes per score (1024)")
+    parser.add_argument("--plan", type=int, default=0, metavar="N", help="episodes of the planner (0: without it)")
+    parser.add_argument("--save", metavar="DIR", help="where to keep the best policy as a checkpoint")
     options = parser.parse_args(arguments)
-    at_least(1, steps=options.steps)
+    at_least(1, steps=options.steps, seeds=options.seeds)
     at_least(2, episodes=options.episodes)
     import torch
     from rich.console import Console
 
+    from graft.agents.checkpoints.checkpoint import Checkpoint
     from graft.envs.core.task import Task
-    from graft.experiments.benchmarks.reference import describe, expert_episodes, random_episodes
+    from graft.experiments.benchmarks import reference
 
     torch.set_num_threads(1)
     console, task = Console(highlight=False), Task(options.task)
-    console.print(f"random: {describe(random_episodes(task, options.episodes).returns)}")
-    console.print(f"expert: {describe(expert_episodes(task, options.steps, options.episodes, console).returns)}")
+    console.print(f"random: {reference.describe(reference.random_episodes(task, options.episodes).returns)}")
+    found = []
+    for seed in range(options.seeds):
+        network = reference.expert(task, options.steps, seed, console)
+        episodes = reference.policy_episodes(network, task, options.episodes)
+        console.print(f"PPO, seed {seed}: {reference.describe(episodes.returns)}")
+        found.append((float(episodes.returns.mean()), network))
+    _, best = max(found, key=lambda pair: pair[0])
+    if options.save:
+        Checkpoint.of(best, task).save(options.save)
+    if options.plan:
+        from graft.experiments.benchmarks.planner import planned_episodes
+
+        planned = planned_episodes(best, task, options.plan, reference.SEED + 2000, reference.EXPERT.gamma)
+        console.print(f"planner with the best policy: {reference.describe(planned.returns)}")
     return 0

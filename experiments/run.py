@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # which take seconds to load
     from graft.experiments.plan.stage import Graph
     from graft.experiments.report.conclusions import TransplantTables
     from graft.experiments.store.records import Store
+
+WIDE = 160  # columns of tables where the output is a file
 
 EXAMPLES = """examples:
   graft run                              the quickstart, about eleven minutes on two cores
@@ -197,9 +200,25 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         if failed is None:
             return INTERRUPTED
         kind.conclude(console, config, graph, store, failed)
+        _make_clips(console, config, graph, store)
         curves = f"Curves of every stage: tensorboard --logdir {store.out}/stages"
         console.print(curves, highlight=False, soft_wrap=True)
         return FAILED if failed else 0
+
+
+def _make_clips(console: Console, config: AnyConfig, graph: Graph, store: Store) -> None:
+    """Write and name the clips that the config asks for; a task that cannot be drawn is a note."""
+    if not getattr(config, "clips", False):
+        return
+    from graft.experiments.playback.clips import write_clips
+
+    try:
+        names = write_clips(graph, store)
+    except GraftError as error:
+        console.print(f"Note: no clips: {error}", highlight=False, markup=False, soft_wrap=True)
+    else:
+        for name in names:
+            console.print(f"Clip of agents before and after: {store.out / name}", highlight=False, soft_wrap=True)
 
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
@@ -264,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_intermixed_args(arguments)
     from rich.console import Console
 
-    return run(Console(), options)
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+    return run(Console(width=wide), options)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_what_is_not_needed_is_not_loaded(statement, absent):
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("entry", ["graft.transfer", "graft.envs.factory"])
+@pytest.mark.parametrize("entry", [pytest.param("graft.transfer", marks=pytest.mark.slow), "graft.envs.factory"])
 def test_every_entry_can_be_the_first(entry):
     """No import works only because another came before it."""
     subprocess.run([sys.executable, "-c", f"import {entry}"], cwd=ROOT, check=True)

@@ -89,7 +89,7 @@ PROGRAM = """if True:
 @pytest.mark.parametrize(
     "locale",
     [
-        {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+        pytest.param({"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}, marks=pytest.mark.slow),
         pytest.param(
             {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
             marks=pytest.mark.slow,

@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv, stdtr, stdtrit
 
 from graft.errors import GraftError
 
@@ -44,6 +43,13 @@ class Interval(NamedTuple):
     high: float
 
 
+def _special() -> Any:
+    """scipy.special, imported when it is asked for: it takes a second, and those who train need none of it."""
+    from scipy import special
+
+    return special
+
+
 class Estimate(NamedTuple):
     """A statistic of runs, the variance of its error, and the degrees of freedom behind that variance."""
 
@@ -53,7 +59,7 @@ class Estimate(NamedTuple):
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Value +- t * standard error: the values that `p_value` would not reject."""
-        half = float(stdtrit(self.freedom, (1 + confidence) / 2)) * math.sqrt(self.variance)
+        half = float(_special().stdtrit(self.freedom, (1 + confidence) / 2)) * math.sqrt(self.variance)
         return Interval(self.value, self.value - half, self.value + half)
 
     def p_value(self) -> float:
@@ -62,7 +68,7 @@ class Estimate(NamedTuple):
             return 1.0
         if self.variance == 0:
             return 0.0
-        return float(2 * stdtr(self.freedom, -abs(self.value) / math.sqrt(self.variance)))
+        return float(2 * _special().stdtr(self.freedom, -abs(self.value) / math.sqrt(self.variance)))
 
     def __sub__(self, other: Estimate) -> Estimate:
         """Difference of two that come from different runs."""
@@ -224,7 +230,7 @@ def ratio_interval(x: Estimate, y: Estimate, confidence: float = CONFIDENCE) -> 
     ratio, variance = x.value / y.value, x.variance + y.variance
     if math.isinf(variance):
         return Interval(ratio, -math.inf, math.inf)
-    t = float(stdtrit((x - y).freedom, (1 + confidence) / 2))
+    t = float(_special().stdtrit((x - y).freedom, (1 + confidence) / 2))
     # The bounds are the roots of a r^2 - 2 b r + c = 0.
     a, b, c = y.value**2 - t**2 * y.variance, x.value * y.value, x.value**2 - t**2 * x.variance
     if a <= 0 and c <= 0:
@@ -283,8 +289,8 @@ def performance_profile(runs: Runs, levels: npt.ArrayLike) -> FloatArray:
     count = len(scores)
     above = (scores[:, None] > np.asarray(levels, np.float64)).sum(axis=0)
     tail = (1 - CONFIDENCE) / 2
-    low = np.where(above == 0, 0.0, betaincinv(np.maximum(above, 1), count - above + 1, tail))
-    high = np.where(above == count, 1.0, betaincinv(above + 1, np.maximum(count - above, 1), 1 - tail))
+    low = np.where(above == 0, 0.0, _special().betaincinv(np.maximum(above, 1), count - above + 1, tail))
+    high = np.where(above == count, 1.0, _special().betaincinv(above + 1, np.maximum(count - above, 1), 1 - tail))
     return np.stack([above / count, low, high])
 
 

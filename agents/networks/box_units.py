@@ -97,6 +97,12 @@ def carried_units(source: ActionSchema, target: ActionSchema, sources: Sequence[
     return Affine(torch.tensor(gains, dtype=torch.float64), torch.tensor(shifts, dtype=torch.float64))
 
 
+def same_units(one: ActionSchema, other: ActionSchema) -> bool:
+    """Whether what a policy plays means the same under both boxes: with equal bounds, or from -1 to 1 between them."""
+    mine, theirs = (list(zip(box.low, box.high, strict=True)) for box in (one, other))
+    return all(a == b or (_scaled(*a) and _scaled(*b)) for a, b in zip(mine, theirs, strict=True))
+
+
 def to_environment(actions: Tensor, schema: ActionSchema) -> Tensor:
     """Actions (N, A) of a policy as the environment of ``schema`` takes them, within its bounds."""
     units = from_units(schema)

@@ -15,7 +15,6 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.exceptions import RayError
 from ray.util.placement_group import get_current_placement_group, placement_group, remove_placement_group
 
 from graft.agents.ray_session.auth import cluster_token, private_token, reload_auth
@@ -54,7 +53,9 @@ def connected(address: str, cores: int) -> Iterator[None]:
                 stack.enter_context(cluster_token(resolved))
                 ray.init(resolved, log_to_driver=False, logging_level=logging.CRITICAL)
                 stack.callback(ray.shutdown)
-        except (ConnectionError, RayError, RuntimeError, ValueError, OSError, SystemExit) as error:
+        except GraftError:
+            raise
+        except (Exception, SystemExit) as error:  # Ray raises Exception itself, too
             raise GraftError(f"Ray at --address {address} can't be used: {message_lines(error)[0]}") from error
         yield
 
@@ -95,11 +96,22 @@ def message_lines(error: BaseException) -> list[str]:
 
 @contextlib.contextmanager
 def _local_ray(cores: int, **options: Any) -> Iterator[None]:
-    """A Ray on this machine that ends with the block, or with this process, however that ends."""
+    """A Ray on this machine that ends with the block, or with this process, however that ends.
+
+    Raises GraftError where it does not start.
+    """
     with contextlib.ExitStack() as stack:
         mark = stack.enter_context(cleaned_up())
         with marked(mark), private_token():
-            ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, **options)
+            try:
+                ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, **options)
+            except (Exception, SystemExit) as error:  # Ray raises Exception itself where its processes take too long
+                ray.shutdown()
+                said = message_lines(error)[0].partition(". ")[0].rstrip(".")
+                raise GraftError(
+                    f"Ray can't be started on this machine: {said}; where the machine is overloaded, run fewer "
+                    f"stages at once (--jobs) or try again."
+                ) from error
         stack.callback(ray.shutdown)
         yield
 

@@ -54,9 +54,12 @@ def _head(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
 
 
 def scale_actions(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
-    """Box actions (N, A) from the schema's bounds to [-1, 1]; inverse of `unscale_actions`."""
+    """Box actions (N, A) from the schema's bounds to [-1, 1]; inverse of `unscale_actions`.
+
+    An action that can have only one value becomes -1.
+    """
     low, high = torch.tensor(schema.low).to(actions), torch.tensor(schema.high).to(actions)
-    return 2.0 * (actions - low) / (high - low) - 1.0
+    return 2.0 * (actions - low) / torch.where(high > low, high - low, 1.0) - 1.0
 
 
 class SACModule(TargetNetworkModule, QNetAPI):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,11 @@ class MixtureVectorEnv(TaskVectorEnv):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         chosen = np.asarray(actions)
-        steps = [part.step(chosen[self._tasks == k]) for k, part in enumerate(self._parts)]
+        given = self.action_schema
+        steps = [
+            part.step(_stretched(chosen[self._tasks == k], given, part.action_schema))
+            for k, part in enumerate(self._parts)
+        ]
         obs = self._show([step[0] for step in steps])
         rewards, terminated, truncated = (self._gather([step[n] for step in steps]) for n in (1, 2, 3))
         infos = self._infos([step[4] for step in steps])
@@ -144,16 +149,44 @@ class MixtureVectorEnv(TaskVectorEnv):
 
 
 def _same_actions(tasks: list[Task]) -> ActionSchema:
-    first = schemas(tasks[0]).action
-    for task in tasks[1:]:
-        other = schemas(task).action
-        if other != first:
-            bounded = (first.kind, first.names) == (other.kind, other.names)
+    """What all tasks take; of a box, actions whose bounds differ are from -1 to 1, which each task has stretched.
+
+    Raises GraftError where they differ otherwise.
+    """
+    found = [schemas(task).action for task in tasks]
+    first = found[0]
+    for task, other in zip(tasks, found, strict=True):
+        alike = (first.kind, first.names) == (other.kind, other.names)
+        stretched = alike and first.kind == "box" and _finite(first, _differing([first, other]))
+        if other != first and not (stretched and _finite(other, _differing([first, other]))):
             raise GraftError(
-                f"These tasks have no mixture: {tasks[0]} takes {_taken(first, bounded)}, "
-                f"{task} {_taken(other, bounded)}; their actions must be the same."
+                f"These tasks have no mixture: {tasks[0]} takes {_taken(first, alike)}, "
+                f"{task} {_taken(other, alike)}; their actions must be the same."
             )
-    return first
+    if first.kind != "box":
+        return first
+    differing = _differing(found)
+    low, high = (np.where(differing, end, ends) for end, ends in ((-1.0, first.low), (1.0, first.high)))
+    return replace(first, low=tuple(low.tolist()), high=tuple(high.tolist()))
+
+
+def _differing(boxes: Sequence[ActionSchema]) -> NDArray[np.bool_]:
+    """Which actions have other bounds in some of these boxes, (A,)."""
+    ends = np.array([(box.low, box.high) for box in boxes])
+    return (ends != ends[0]).any((0, 1))
+
+
+def _finite(box: ActionSchema, which: NDArray[np.bool_]) -> bool:
+    return bool(np.isfinite([box.low, box.high])[:, which].all())
+
+
+def _stretched(actions: NDArray[Any], given: ActionSchema, taken: ActionSchema) -> NDArray[Any]:
+    """Actions (N, A) of ``given`` as a task takes them."""
+    if given == taken:
+        return actions
+    low, high = np.array(taken.low, np.float32), np.array(taken.high, np.float32)
+    found: NDArray[Any] = np.where(_differing([given, taken]), low + 0.5 * (actions + 1) * (high - low), actions)
+    return np.clip(found, low, high)
 
 
 def _taken(actions: ActionSchema, bounded: bool) -> str:

@@ -41,6 +41,12 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
+def metadata_of(env: Any) -> dict[str, Any]:
+    """The metadata of other people's environment, or of its class; empty where it has none, or something else."""
+    found = getattr(env, "metadata", None)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
 def _bounds(values: Array) -> tuple[float, ...]:
     """Flat bounds as float32 sees them: its largest number means unbounded, and -0.0 is 0.0."""
     with np.errstate(over="ignore"):

@@ -35,6 +35,9 @@ def meant(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def unknown_keyword(kind: str, given: str, allowed: Iterable[str], limit: int = 24) -> GraftError:
-    """`unknown`, which suggests what is called so elsewhere before what is spelled alike."""
-    names = list(allowed)
-    return unknown(kind, given, names, limit, meant=meant(given, names))
+    """`unknown`, which suggests what is called so elsewhere before what is spelled alike.
+
+    A word that means something here is suggested only what is spelled very much like it.
+    """
+    names, known = list(allowed), any(given.casefold() in group for group in ALIKE)
+    return unknown(kind, given, names, limit, cutoff=0.8 if known else 0.5, meant=meant(given, names))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from graft.errors import GraftError
 
@@ -231,6 +233,13 @@ class ActionSchema:
         )
 
 
+@lru_cache(maxsize=64)
+def _flag_places(flags: tuple[str, ...], actions: ActionSchema) -> NDArray[np.int64]:
+    """See `Schemas.flag_places`; asked for in every step, and chess has thousands of actions."""
+    places = {name: place for place, name in enumerate(flags)}
+    return np.array([places.get(name, -1) for name in flag_names(actions)], np.int64)
+
+
 class Schemas(NamedTuple):
     """Both schemas of a task: what a network is built from."""
 
@@ -240,12 +249,12 @@ class Schemas(NamedTuple):
     @property
     def flag_places(self) -> list[int]:
         """Of each action, where its flag is among those of the observation; -1 where it has none and is allowed."""
-        flags, names = self.observation.flags, flag_names(self.action)
-        return [flags.index(name) if name in flags else -1 for name in names]
+        return _flag_places(self.observation.flags, self.action).tolist()
 
     def forbidden(self, obs: Any) -> Any:
         """Which actions observations (..., *shape) forbid, (..., A) booleans; None where they are not masked."""
         if not (count := len(self.observation.flags)):
             return None
         allowed = np.zeros((*obs.shape[:-1], 1), np.bool_)
-        return np.concatenate([obs[..., -count:] > 0, allowed], -1)[..., self.flag_places]
+        places = _flag_places(self.observation.flags, self.action)
+        return np.concatenate([obs[..., -count:] > 0, allowed], -1)[..., places]

@@ -80,7 +80,8 @@ class UnionObservation(ObservationWrapper):
                 f"give a schema that holds them all."
             )
         places = schema.places
-        wanted = [places[schema.names.index(name)] for name in own.names]
+        index = {name: place for place, name in enumerate(schema.names)}
+        wanted = [places[index[name]] for name in own.names]
         self._places = np.concatenate([np.arange(place.start, place.stop) for place in wanted])
         super().__init__(env, schema)
 

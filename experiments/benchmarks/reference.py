@@ -1,4 +1,4 @@
-"""Reference scores of a task: the returns of random play, and of PPO from scratch as the expert."""
+"""Reference scores of a task: the returns of random play, of PPO from scratch, and of a planner with its policy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from graft.envs.core.random_actions import sample
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
 
+EXPERT = ALGORITHMS["ppo"]()
+"""What the expert learns by."""
+
 SEED = 20_000_000
 """Far from the seeds of experiments' stages with small seeds; both scores can be measured again from it."""
 
@@ -30,9 +33,9 @@ def random_episodes(task: Task, episodes: int) -> Episodes:
         return play_episodes(lambda obs: sample(env, obs), env, episodes)
 
 
-def expert_episodes(task: Task, steps: int, episodes: int, console: Console) -> Episodes:
-    """Outcomes of PPO with its default options after ``steps`` env steps from scratch."""
-    network = PolicyNetwork(schemas(task), NetworkConfig(), SEED)
+def expert(task: Task, steps: int, seed: int, console: Console) -> PolicyNetwork:
+    """A network that PPO with its default options trained for ``steps`` env steps from scratch."""
+    network = PolicyNetwork(schemas(task), NetworkConfig(), SEED + seed)
     start = time.monotonic()
 
     def record(env_steps: int, values: Mapping[str, float]) -> None:
@@ -40,7 +43,13 @@ def expert_episodes(task: Task, steps: int, episodes: int, console: Console) -> 
             rate, score = env_steps / (time.monotonic() - start), values["eval/return_mean"]
             console.print(f"{env_steps:,} of {steps:,} env steps, {rate:,.0f}/s, return {score:.2f}")
 
-    train(TrainJob(network, task, ALGORITHMS["ppo"](), steps, SEED, record, Evaluation(every=max(1, steps // 20))))
+    job = TrainJob(network, task, EXPERT, steps, SEED + seed, record, Evaluation(every=max(1, steps // 20)))
+    train(job)
+    return network
+
+
+def policy_episodes(network: PolicyNetwork, task: Task, episodes: int) -> Episodes:
+    """Outcomes of a network."""
     with closing(make(task, 64, SEED + 1000)) as env:
         return evaluate(network, env, episodes, torch.Generator().manual_seed(SEED))
 

@@ -282,6 +282,7 @@ class Config(Common):
     sim_to_sim: bool = Field(
         False, description="whether the targets stand in for reality: adds gap, recovery and worst"
     )
+    clips: bool = Field(False, description="whether a GIF is made for each target, of agents before and after training")
 
     @model_validator(mode="before")
     @classmethod

@@ -95,7 +95,9 @@ def _task(name: str, kwargs: dict[str, Any], limit: int) -> Task:
 
 
 def _shown(schema: ObservationSchema) -> str:
-    """``vector of 25``, ``pixels 3 x 64 x 64``, or parts of these."""
+    """``vector of 25``, ``pixels 3 x 64 x 64``, or parts of these; and that there are masks."""
+    if schema.kind == "masked":
+        return f"{_shown(schema.plain)}, action masks"
     if schema.parts:
         return ", ".join(dict.fromkeys(_shown(part) for _, part in schema.parts)) + f" ({len(schema.parts)} parts)"
     return f"vector of {schema.shape[0]}" if schema.kind == "vector" else f"{schema.kind} {_sides(schema.shape)}"
@@ -152,7 +154,7 @@ def transfer(entry: Entry, source: Task) -> dict[str, Any]:
             if error := attempt(stage, store, listener, 1):
                 raise GraftError(f"{stage.label}: {error}")
         before, after = ([*_returns(store.folder(stage.id))] for stage in stages)
-        ours, theirs = (set(stage.schemas.observation.names) for stage in stages)
+        ours, theirs = (set(stage.schemas.observation.plain.names) for stage in stages)
         return {
             "target": str(Task(target.id, entry.target.get("kwargs", {}))),
             "carried": len(theirs & ours),
@@ -229,9 +231,9 @@ def main(arguments: Sequence[str]) -> int:
     Each is a fork of a process that has loaded what all need, where the system has forks.
     """
     jobs = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    forks = "forkserver" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
+    how = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(how)
+    if how == "forkserver":
         context.set_forkserver_preload(list(LOADED))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for number, job in enumerate(jobs):

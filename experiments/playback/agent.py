@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint
+from graft.agents.networks.box_units import same_units
+from graft.agents.networks.policy_network import PolicyNetwork, build_network
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
 from graft.envs.core.task_string import split_words
@@ -46,6 +49,17 @@ def check_fit(network: Schemas, task: Task) -> list[str]:
     return [name for name in network.observation.plain.names if name not in shown.observation.names]
 
 
+def playing(network: PolicyNetwork, task: Task) -> PolicyNetwork:
+    """A network that can play a task (`check_fit`), with its box actions stretched to the task's bounds."""
+    own, taken = network.schemas, schemas(task).action
+    if (own.action.low, own.action.high) == (taken.low, taken.high):
+        return network
+    stretched = replace(own.action, low=taken.low, high=taken.high)
+    fitting = build_network(Schemas(own.observation, stretched), network.config, seed=0)
+    fitting.load_exactly(network.state_dict())
+    return fitting
+
+
 def _unseen(own: ObservationSchema, shown: ObservationSchema) -> Iterator[str]:
     def layout(schema: ObservationSchema) -> str:
         schema = schema.plain
@@ -64,5 +78,5 @@ def _unplayable(own: ActionSchema, taken: ActionSchema) -> Iterator[str]:
         yield f"it plays {own.kind} actions ({', '.join(own.names)}), the task takes {taken.kind} ones " + (
             f"({', '.join(taken.names)})"
         )
-    elif (own.low, own.high) != (taken.low, taken.high):
+    elif own.kind == "box" and not same_units(own, taken):
         yield f"its actions lie from {own.low} to {own.high}, the task's from {taken.low} to {taken.high}"

@@ -19,7 +19,7 @@ from graft.envs.core.team_rows import TeamRows
 from graft.envs.core.teams import RULES
 from graft.envs.factory import make
 from graft.errors import GraftError
-from graft.experiments.playback.agent import agent_and_task, check_fit, find_checkpoint
+from graft.experiments.playback.agent import agent_and_task, check_fit, find_checkpoint, playing
 
 GAMES_AT_ONCE = 64
 MAX_STEPS = 10_000
@@ -82,11 +82,14 @@ def match(
     at_once = min(GAMES_AT_ONCE, games)
     rows = _rows(task, at_once * len(slots), seed)
     check_fit(network.schemas, task)
+    network = playing(network, task)
     team = tuple(rows.squad.teams).index(rows.team)
     if isinstance(against, str):
         rows.opponents = against
     else:
-        check_fit(against.schemas, Task(task.id, {**task.kwargs, "team": rows.others[0]}))
+        other = Task(task.id, {**task.kwargs, "team": rows.others[0]})
+        check_fit(against.schemas, other)
+        against = playing(against, other)
         names = rows.squad.schemas_of(rows.others[0]).observation.names
         rows.opponents = team_policy(against, seed + 1, deterministic, names)
     quota, played = -(-games // at_once), np.zeros(at_once, np.int64)

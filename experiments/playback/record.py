@@ -19,7 +19,7 @@ from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError
-from graft.experiments.playback.agent import agent_and_task, check_fit
+from graft.experiments.playback.agent import agent_and_task, check_fit, playing
 from graft.experiments.playback.frames import PlaybackStep, play, play_squad, squad_size
 from graft.transfer.task_heads import HEADS, tasks_learned
 
@@ -78,7 +78,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     checkpoint, task = agent_and_task(options.words)
     for note in _notes(checkpoint, task):
         console.print(f"Note: {note}", soft_wrap=True)
-    network = checkpoint.build()
+    network = playing(checkpoint.build(), task)
     squad, shown = squad_size(task), network.schemas.observation
     reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
     with closing(make(task, squad or 1, options.seed, reset, observation=shown, render_mode="rgb_array")) as env:

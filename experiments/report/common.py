@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -134,6 +135,17 @@ def score_table(title: str, widths: Mapping[str, int | None], text: Sequence[str
         else:
             table.add_column(column, min_width=width, justify="right", no_wrap=True)
     return table
+
+
+def in_lines(name: str, width: int) -> str:
+    """A name in lines of ``width`` letters where it can be: broken before "(" and after ",", never in a word."""
+    lines = [""]
+    for part in filter(None, re.findall(r"[(]?[^(,]*,?\s?", name)):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
+            lines.append(part)
+        else:
+            lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def seed_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:

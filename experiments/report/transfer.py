@@ -24,6 +24,7 @@ from graft.experiments.report.common import (
     format_signed,
     format_steps,
     has_scale,
+    in_lines,
     interval,
     resume_notes,
     score_table,
@@ -246,7 +247,7 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
         sources = list(dict.fromkeys(row["source"] for row in of_target if row["source"]))
         table = score_table(f"{' and '.join(sources)} → {target}", widths, ("method", "verdict"))
         for entry in of_target:
-            table.add_row(row_name(entry, of_target), *_cells(entry))
+            table.add_row(in_lines(row_name(entry, of_target), widths["method"]), *_cells(entry))
         made.append(table)
     return made
 

@@ -135,10 +135,10 @@ def masked_task(where: str = "info", **more: Any) -> Task:
     ("by", "algorithm", "where", "sizes"),
     [
         ("sb3", "ppo", "info", []),
-        ("sb3", "ppo", "observation", [3, 2]),
+        pytest.param("sb3", "ppo", "observation", [3, 2], marks=pytest.mark.slow),
         ("sb3", "dqn", "method", []),
         ("rllib", "ppo", "method", [3, 2]),
-        ("rllib", "ppo", "observation", []),
+        pytest.param("rllib", "ppo", "observation", [], marks=pytest.mark.slow),
         ("rllib", "appo", "info", []),
     ],
 )

@@ -12,7 +12,8 @@ from support.tiny_tasks import assert_same, small_network, weights
 from support.trainings import trained
 
 from graft import envs
-from graft.agents.training.backend import Evaluation
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.training.backend import Evaluation, TrainJob
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.experiments.config.backends import BACKENDS, backend
@@ -86,3 +87,18 @@ def test_sac_names_the_action_that_has_no_bounds(by, low):
         GraftError, match=r"'sac' needs actions with finite bounds, and 'Pull.action_1' has none; use .*ppo"
     ):
         module.ALGORITHMS["sac"]().check(envs.schemas(pull((-1.0, low), (1.0, INF))))
+
+
+def test_sac_trains_beside_an_action_that_can_have_one_value_only(by):
+    task = pull((-1.0, 0.5), (1.0, 0.5))
+    module = backend(by)
+    options = {"num_envs": 2, "train_freq": 2, "gradient_steps": 2, "batch": 16, "learning_starts": 16, "buffer": 64}
+    network = PolicyNetwork(envs.schemas(task), NetworkConfig("mlp", head=(16,), distribution="squashed"), 0)
+    before = network.policy.out.weight.clone()
+    algorithm = module.ALGORITHMS["sac"](**options)
+    module.train(TrainJob(network, task, algorithm, 48, 0, lambda *_: None, SPARSE, device="cpu"))
+    assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+    assert not torch.equal(before, network.policy.out.weight)
+    taken = np.array(pull_env.Pull.taken)
+    assert (taken[:, 1] == 0.5).all()
+    assert taken[:, 0].std() > 0.1

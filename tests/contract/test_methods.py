@@ -20,6 +20,7 @@ from support.method_fixtures import (
     shrunk,
     source_of,
     variants,
+    varied,
 )
 from support.tiny_tasks import assert_same, scrambled, weights
 
@@ -28,6 +29,7 @@ from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.envs.core.task import Task
 from graft.experiments.contracts import methods
 from graft.transfer.method import (
+    METHODS,
     TaskPosition,
     TransferMethod,
     label,
@@ -37,6 +39,8 @@ from graft.transfer.method import (
 
 OWN = cases()
 ALL = list({label(method): method for method in [*map(quick, variants()), *OWN]}.values())
+SOON = {label(method) for method in [*OWN, *map(quick, varied(METHODS["finetune"], own=False))]}
+"""The rest differ in options of the transplant, which one method has all of; those are slow tests."""
 BOARD = NetworkConfig("grid_cnn", {"channels": [4], "kernels": [3], "strides": [2], "pools": [1], "features": 8}, (8,))
 GAME = Setting((Task("Graft/Dodge-v0"), Task("Graft/Dodge-v0", {"slip": 0.2})), PPO, BOARD)
 
@@ -53,7 +57,11 @@ def of_all(methods: list[TransferMethod]) -> pytest.MarkDecorator:
 def in_settings(methods: list[TransferMethod]) -> pytest.MarkDecorator:
     """An encoder with running statistics for all, and one without for each method's defaults."""
     found = [(method, "ppo") for method in methods] + [(method, "mlp") for method in of_each_kind(methods)]
-    return pytest.mark.parametrize(("method", "setting"), found, ids=lambda v: v if isinstance(v, str) else label(v))
+    marked = [
+        pytest.param(m, setting, marks=() if label(m) in SOON else pytest.mark.slow, id=f"{label(m)}-{setting}")
+        for m, setting in found
+    ]
+    return pytest.mark.parametrize(("method", "setting"), marked)
 
 
 @of_all(ALL)

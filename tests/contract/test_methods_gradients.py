@@ -15,6 +15,7 @@ from support.method_fixtures import (
     cases,
     ones,
     register_norm_encoder,
+    slow_but_for_kinds,
     source_of,
 )
 from support.tiny_tasks import assert_same, weights
@@ -40,12 +41,22 @@ def _setting(monkeypatch: pytest.MonkeyPatch, tiny_tasks: None) -> None:
     register_norm_encoder(monkeypatch)
 
 
-@pytest.mark.parametrize("setting", ["ppo", "sac"])
+def in_settings(first: str, *others: str) -> pytest.MarkDecorator:
+    """All methods in the first setting, and in others; those are slow tests but for each method's defaults."""
+    found = [pytest.param(method, first, id=f"{label(method)}-{first}") for method in cases()]
+    for other in others:
+        found += [
+            pytest.param(*p.values, other, marks=p.marks, id=f"{p.id}-{other}") for p in slow_but_for_kinds(cases())
+        ]
+    return pytest.mark.parametrize(("method", "setting"), found)
+
+
+@in_settings("ppo", "sac")
 def test_every_parameter_that_trains_changes_the_output_and_is_saved(method, setting):
     methods.what_trains_matters_and_is_saved(method, SETTINGS[setting], source_of(method, setting))
 
 
-@pytest.mark.parametrize("setting", ["ppo", "mlp", "dqn", "sac"])
+@in_settings("ppo", "mlp", "dqn", "sac")
 def test_what_it_adds_is_the_gradient_of_the_penalty_it_reports(method, setting):
     """Along itself and random directions, where nothing is masked; gradients that came in are added to."""
     step = methods.what_it_adds_is_the_penaltys_gradient(method, SETTINGS[setting], source_of(method, setting))
@@ -85,12 +96,12 @@ def _carried(detail: str) -> bool:
     return detail in ("", "reordered by name")
 
 
-@pytest.mark.parametrize("name", ["ppo", "mlp"])
-def test_the_encoder_computes_what_the_sources_does(method, name):
+@in_settings("ppo", "mlp")
+def test_the_encoder_computes_what_the_sources_does(method, setting):
     """Bit for bit on the source's task, and to rounding where its features come in another order."""
-    obs = batch_of(SETTINGS[name].schemas(0), 6).observations
+    obs = batch_of(SETTINGS[setting].schemas(0), 6).observations
     for task, seen, tolerance in ((MATCH, obs, 0.0), (TURNED, obs[:, [3, 0, 2, 1]], 1e-6)):
-        encoders, source = unaltered(method, name, task)
+        encoders, source = unaltered(method, setting, task)
         for encoder in encoders:
             assert source is not None
             torch.testing.assert_close(encoder(seen), source.encoder(obs), rtol=0, atol=tolerance)

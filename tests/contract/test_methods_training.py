@@ -24,6 +24,7 @@ from support.method_fixtures import (
     of_each_kind,
     register_norm_encoder,
     run_transfer,
+    slow_but_for_kinds,
     source_of,
 )
 from support.tiny_tasks import MatchEnv, assert_same, weights
@@ -57,6 +58,9 @@ def of_heads(tensors: Mapping[str, torch.Tensor], *parts: str) -> set[str]:
 
 def only(found: list[TransferMethod]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("method", found, ids=label, scope="module")
+
+
+thorough = pytest.mark.parametrize("method", slow_but_for_kinds(cases()), scope="module")
 
 
 def check_what_moved(method: TransferMethod, name: str, *heads: str) -> None:
@@ -104,6 +108,7 @@ def test_what_moves_although_it_is_frozen_is_seen(name):
     assert session.moved == {name}
 
 
+@thorough
 def test_the_same_seeds_give_the_same_run_and_nothing_else_changes(method):
     """Neither the source nor the process's random numbers; the run is another one than the shared one."""
     run, source = cached_run(method, "ppo"), first(method, PPO) if method.uses_source else None
@@ -122,7 +127,7 @@ def test_the_same_seeds_give_the_same_run_and_nothing_else_changes(method):
     assert again.built.report == run.built.report
 
 
-@only([m for m in PLAIN if "strength" in {f.name for f in fields(m)}])
+@only([m for m in of_each_kind(PLAIN) if "strength" in {f.name for f in fields(m)}])
 def test_without_strength_it_is_plain_training(method):
     """Of the plain transplant where it builds by that, else of what it builds."""
     idle = replace(method, strength=0.0)
@@ -164,6 +169,7 @@ def restore_state(env: MatchEnv, saved: dict[str, np.ndarray]) -> None:
         rng.bit_generator.state = state
 
 
+@thorough
 def test_a_stopped_and_resumed_training_ends_as_one_that_ran_through(method, tmp_path, monkeypatch):
     monkeypatch.setattr(MatchEnv, "savable", True)
     monkeypatch.setattr(MatchEnv, "save_state", save_state, raising=False)
@@ -172,6 +178,7 @@ def test_a_stopped_and_resumed_training_ends_as_one_that_ran_through(method, tmp
     methods.a_stopped_training_ends_as_one_that_ran_through(method, PPO, source, run, tmp_path / "s", ROLLOUT)
 
 
+@thorough
 def test_a_sequence_of_three_tasks(method, tmp_path):
     """Through a checkpoint on the disk after each; every task can be viewed, and what a view shows can play it."""
     if not method.uses_source:

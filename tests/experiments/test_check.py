@@ -74,7 +74,9 @@ def test_there_is_a_template_of_each_kind() -> None:
     assert all(len(text.splitlines()) <= 32 for text in TEMPLATES.values())
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "part", [pytest.param(p, marks=pytest.mark.slow if p.startswith(("my_a", "my_m")) else ()) for p in PARTS]
+)
 def test_a_template_keeps_its_contracts(own: Path, part: str) -> None:
     said: list[str] = []
     assert check(part, {}, "CartPole-v1", said.append) == 0, "\n".join(said)

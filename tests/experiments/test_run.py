@@ -11,14 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.tiny_experiment import write_config
 
 from graft.envs.factory import schemas
 from graft.experiments import run
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
+from graft.experiments.playback.clips import FRAMES, MARGIN, TITLE, panels
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
+from graft.transfer.method import label
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +66,7 @@ def finish(process, timeout=120):
 def experiment(tmp_path_factory):
     """The tiny experiment, run once: its folder, its config, and what was printed."""
     folder = tmp_path_factory.mktemp("cli")
-    config = write_config(folder)
+    config = write_config(folder, clips=True)
     code, out, err = finish(command(config, "--out", folder / "out", "--jobs", 1))
     assert code == 0, err
     return folder / "out", config, out
@@ -119,6 +122,29 @@ def test_plots_are_pictures(experiment):
     picture = image.imread(experiment[0] / "curves.png")
     assert picture.shape[0] > 300
     assert picture[..., :3].std() > 0.05, "an empty page has no contrast"
+
+
+def test_a_clip_shows_agents_before_and_after(experiment):
+    out, config, printed = experiment
+    graph, store = expand(load_config(str(config))), Store(out)
+    (target,) = {comparison.target for comparison in graph.comparisons}
+    shown = panels(graph, store, target)
+    assert [(panel.title, panel.task) for panel in shown[:3]] == [
+        ("the source's agent, on its task", shown[0].agent.task),
+        ("the same agent, on the target", target),
+        ("scratch, 256 steps later", target),
+    ]
+    best = max(("frozen", "finetune(heads=by_name)"), key=lambda name: final_return(graph, store, name))
+    assert shown[3].title == f"{best}, 256 steps later"
+    assert str(out / "clip_1.gif") in printed
+    with Image.open(out / "clip_1.gif") as clip:
+        assert clip.n_frames > FRAMES // 2  # equal frames are shown longer
+        assert clip.size == (4 * 192 + 5 * MARGIN, 192 + TITLE)
+
+
+def final_return(graph, store, name):
+    (stages,) = (c.stages for c in graph.comparisons if label(c.method) == name)
+    return sum(store.evaluations(i).scores[-1] for i in stages)
 
 
 def test_every_transfer_keeps_its_transplant_report(experiment):

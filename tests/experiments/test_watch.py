@@ -11,6 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from PIL import Image
 from rich.console import Console
+from support import pull_env
 from support.tiny_tasks import small_network
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
@@ -21,6 +22,7 @@ from graft.envs.factory import make, schemas
 from graft.errors import GraftError
 from graft.experiments import watch
 from graft.experiments.playback import record
+from graft.experiments.playback.agent import check_fit, playing
 from graft.experiments.playback.frames import EpisodeEnd, PlaybackStep
 
 DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4, "view": "planes"})
@@ -160,6 +162,21 @@ def test_environments_of_gymnasium_can_be_watched(tmp_path, capsys):
     assert watch.main([str(folder), "--gif", str(tmp_path / "a.gif"), "--frames", "5"]) == 0
     assert "5 frames at 10 a second" in capsys.readouterr().out
     assert frames_of(tmp_path / "a.gif")[0].shape[1:] == (160, 160, 3)
+
+
+def test_boxes_of_other_bounds_are_played_between_those(tmp_path, monkeypatch):
+    """What would have been the most is the most there."""
+    pull_env.register(monkeypatch)
+    one, other = (Task("Pull-v0", {"low": [low] * 2, "high": [high] * 2}) for low, high in ((-1.0, 1.0), (0.0, 1000.0)))
+    network = small_network(schemas(one), seed=1)
+    obs = torch.tensor([[0.3, -0.7], [-0.2, 0.9]])
+    mine = network.act(obs, torch.Generator().manual_seed(0), deterministic=True)
+    theirs = playing(network, other).act(obs, torch.Generator().manual_seed(0), deterministic=True)
+    torch.testing.assert_close(theirs, 500 + 500 * mine)
+    assert check_fit(network.schemas, other) == []
+    assert playing(network, one) is network
+    with pytest.raises(GraftError, match=r"its actions lie from \(-1.0, -1.0\) to"):
+        check_fit(network.schemas, Task("Pull-v0", {"low": [-np.inf] * 2, "high": [1.0] * 2}))
 
 
 PREY = Task("Graft/Pursuit-v0", {"team": "prey", "hunters": 2, "prey": [1, 3], "max_steps": 20})

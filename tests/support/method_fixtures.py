@@ -6,6 +6,8 @@ import inspect
 from dataclasses import MISSING, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import pytest
+
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig
@@ -27,6 +29,7 @@ from graft.experiments.contracts.lifecycle import (
     shrunk,
 )
 from graft.transfer.method import METHODS, FromSource, TransferMethod, label, parse_method
+from graft.transfer.methods.chain import Chain
 from support.tiny_tasks import REACH, NormEncoder, small_ppo
 
 __all__ = [
@@ -125,6 +128,14 @@ def cases() -> list[TransferMethod]:
     found += [kind().with_shared_heads() for _, kind in METHODS.items() if issubclass(kind, FromSource)]
     found += [parse_method({"chain": members}) for members in CHAINS]
     return list({label(method): method for method in map(quick, found)}.values())
+
+
+def slow_but_for_kinds(methods: list[TransferMethod]) -> list[Any]:
+    """Parameters of a test: every method with its defaults and one chain; the rest are slow tests."""
+    soon = [label(method) for method in of_each_kind(methods)] + [label(m) for m in methods if isinstance(m, Chain)][
+        1:2
+    ]
+    return [pytest.param(m, marks=() if label(m) in soon else pytest.mark.slow, id=label(m)) for m in methods]
 
 
 def of_each_kind(methods: list[TransferMethod]) -> list[TransferMethod]:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
@@ -120,6 +121,12 @@ class NetworkSACPolicy(SACPolicy):
         self.critic.optimizer = self.optimizer_class(trained, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _build(self, lr_schedule: Schedule) -> None: ...
+
+    def scale_action(self, action: NDArray[Any]) -> NDArray[Any]:
+        """Actions (N, A) from the bounds to [-1, 1]; one that can have only one value becomes -1."""
+        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
+        scaled: NDArray[Any] = 2.0 * ((action - low) / np.where(high > low, high - low, 1.0)) - 1.0
+        return scaled
 
     def follow_freezing(self) -> None:
         """Freeze and unfreeze the critics' encoder as the actor's is now."""

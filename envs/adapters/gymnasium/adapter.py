@@ -64,6 +64,7 @@ from graft.envs.adapters.spaces import (
     ObservationCodec,
     action_codec,
     first_line,
+    metadata_of,
     observation_codec,
 )
 from graft.envs.core.action_masks import KEYWORD as MASKS
@@ -99,7 +100,7 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
         self._waiting = np.zeros(self.num_envs, np.bool_)
         self._all = list(range(self.num_envs))
         self.render_mode = first.render_mode
-        metadata = first.metadata or {}  # None in environments of the old Gym
+        metadata = metadata_of(first)
         self.metadata |= {key: metadata[key] for key in ("render_modes", "render_fps") if key in metadata}
 
     @property
@@ -156,7 +157,7 @@ class GymnasiumAdapter(Adapter):
         """The environments of a batch, each in ``wrap``, whose keywords are ``names``; raises GraftError as `make`."""
         spec = _find(task.id)
         allowed, takes_others, creator = _keywords(spec, task)
-        if getattr(creator, "metadata", {}) is None:  # as in the old Gym; gymnasium.make wants a dictionary or nothing
+        if not isinstance(getattr(creator, "metadata", {}), dict):  # gymnasium.make wants a dictionary or nothing
             spec = replace(spec, entry_point=partial(creator))
         grid = is_grid(task.id) or (makes_world(creator) and MISSION not in allowed)
         task, mission = split_mission(task) if grid else (task, None)
@@ -266,7 +267,7 @@ def _keywords(spec: EnvSpec, task: Task) -> tuple[set[str], bool, Callable[..., 
         raise missing_package(f"Task '{task.id}'", error) from error
     if creator is None:
         raise GraftError(f"Task '{task.id}' has only a vector entry point; allowed: ids that gymnasium.make makes.")
-    drawn, offered = task.kwargs.get("render_mode"), (getattr(creator, "metadata", None) or {}).get("render_modes")
+    drawn, offered = task.kwargs.get("render_mode"), metadata_of(creator).get("render_modes")
     if drawn is not None and offered is not None and drawn not in offered:
         raise GraftError(f"Task '{task.id}' cannot be drawn as {drawn}; it offers: {', '.join(offered) or 'nothing'}.")
     parameters = inspect.signature(creator).parameters.values()

@@ -23,7 +23,7 @@ from graft.envs.adapters.packages import missing_package, state
 from graft.envs.adapters.pettingzoo.batch import PettingZooBatch
 from graft.envs.adapters.pettingzoo.masks import with_masks
 from graft.envs.adapters.pettingzoo.process import ProcessParallelEnv
-from graft.envs.adapters.spaces import first_line
+from graft.envs.adapters.spaces import first_line, metadata_of
 from graft.envs.core.action_masks import KEYWORD as MASKS
 from graft.envs.core.action_masks import split_masks
 from graft.envs.core.faults import KEYWORD, split_rules
@@ -128,7 +128,7 @@ def _parallel(env: Any, task_id: str) -> Any:
         if hasattr(env, "agent_selection") or not hasattr(env, "possible_agents"):
             raise GraftError(f"Task '{task_id}' gives a {type(env).__name__}, which is no environment of PettingZoo.")
         return env
-    cycles = (getattr(env, "metadata", None) or {}).get("is_parallelizable", False)
+    cycles = metadata_of(env).get("is_parallelizable", False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have a `render_mode` defined")
         converted: Any = aec_to_parallel(env) if cycles else turn_based_aec_to_parallel(env)
@@ -155,8 +155,7 @@ def _make_one(module: Any, task_id: str, options: dict[str, Any], masks: bool | 
                 raise unknown_keyword(f"keyword of {task_id}", name, offered) from error
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise GraftError(f"Task '{task_id}' does not accept {given or 'no options'}: {first_line(error)}.") from error
-    metadata = getattr(env, "metadata", None) or {}
-    drawn, offered = options.get("render_mode"), metadata.get("render_modes") or ["nothing"]
+    drawn, offered = options.get("render_mode"), metadata_of(env).get("render_modes") or ["nothing"]
     if drawn is not None and drawn not in offered:
         raise GraftError(f"Task '{task_id}' cannot be drawn as {drawn}; it offers: {', '.join(offered)}.")
     return with_masks(env, task_id, masks)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graft.envs.adapters.pettingzoo.roster import Roster, UnknownAgent
-from graft.envs.adapters.spaces import Array, first_line
+from graft.envs.adapters.spaces import Array, first_line, metadata_of
 from graft.envs.core.action_masks import any_mask
 from graft.envs.core.faults import FaultLog, FaultRules, Faults, checks_bounds
 from graft.envs.core.schema import Schemas
@@ -69,7 +69,7 @@ class PettingZooBatch(TeamEnv):
             self._restartable.restart(0)
             self._roster = Roster(self._envs[0], task, checks_bounds(rules, task), channels)
             self.agents, self.teams = self._roster.agents, self._roster.teams
-            self.metadata = getattr(self._envs[0], "metadata", None) or {}
+            self.metadata = metadata_of(self._envs[0])
             self.render_mode = getattr(self._envs[0], "render_mode", None)
             self.num_envs = rows if team is None else envs_needed(rows, len(team_slots(self, team)))
             for i in range(1, self.num_envs):

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from graft.envs.adapters.spaces import metadata_of
 from graft.envs.core.action_masks import MASK, any_mask
 from graft.envs.supervision.interface import first_pair, step_error
 from graft.envs.supervision.restarts import RESET_FACTOR
@@ -23,7 +24,7 @@ class _Served:
         agents = list(getattr(env, "possible_agents", None) or [])
         spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in agents}
         return (
-            dict(getattr(env, "metadata", None) or {}),
+            metadata_of(env),
             getattr(env, "render_mode", None),
             agents,
             spaces,

@@ -146,6 +146,7 @@ def test_stopped_at_any_metric_it_ends_as_if_it_had_not_been(tmp_path, monkeypat
     assert resumed == [None, 128, 256, 256, 512]
 
 
+@pytest.mark.slow
 def test_a_mixture_goes_on_in_all_of_its_tasks(tmp_path, monkeypatch):
     trainer = Trainer(tmp_path / "s", task=mixture([DODGE, "Graft/Shoot-v0"], show_task=True))
     reference, resumed = compare(trainer, monkeypatch, [5, 13])
@@ -187,7 +188,7 @@ def frozen(depth):
     return network
 
 
-@pytest.mark.parametrize("depth", [1, None])
+@pytest.mark.parametrize("depth", [1, pytest.param(None, marks=pytest.mark.slow)])
 def test_frozen_blocks_stay_frozen(tmp_path, monkeypatch, depth):
     compare(Trainer(tmp_path / "s", network=lambda: frozen(depth)), monkeypatch, [6], spoil=False)
 
@@ -205,12 +206,12 @@ def thawing(trainer):
     return Hooks(schedule=schedule)
 
 
-@pytest.mark.parametrize("stop", [4, 8, 11])
+@pytest.mark.parametrize("stop", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 11))])
 def test_what_a_schedule_froze_or_thawed_goes_on(tmp_path, monkeypatch, stop):
     compare(Trainer(tmp_path / "s", hooks=thawing), monkeypatch, [stop])
 
 
-@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("depth", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_running_statistics_go_on(tmp_path, monkeypatch, depth):
     list(ENCODERS)  # loads the others
     monkeypatch.setitem(ENCODERS._entries, "norm", NormEncoder)
@@ -278,7 +279,7 @@ def stopped_and_resumed(trainer, monkeypatch, stop):
     return run, held, found
 
 
-@pytest.mark.parametrize(("name", "stop"), [("ppo", 8), ("sac", 40)])
+@pytest.mark.parametrize(("name", "stop"), [("ppo", 8), pytest.param("sac", 40, marks=pytest.mark.slow)])
 def test_where_environments_cannot_be_saved_all_else_goes_on_with_fresh_episodes(tmp_path, monkeypatch, name, stop):
     offer(monkeypatch, SeededAdapter())
     algorithm = PPO if name == "ppo" else ALGORITHMS["sac"](**REPLAY, critic=(16,))
@@ -323,7 +324,7 @@ class ClockAdapter(TinyTaskAdapter):
         return FaultyClock(options.num_envs)
 
 
-@pytest.mark.parametrize("name", ["ppo", "dqn"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("dqn", marks=pytest.mark.slow)])
 def test_no_episode_goes_on_across_the_gap_and_faults_are_those_of_both_parts(tmp_path, monkeypatch, name):
     offer(monkeypatch, ClockAdapter())
     task = Task("tiny/Clock-v0")

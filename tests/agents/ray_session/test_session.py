@@ -13,6 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from graft.agents.ray_session import session
+from graft.agents.ray_session.session import connected, join
+from graft.agents.training.backend import Resources
+from graft.errors import GraftError
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs a system that shows processes")
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +47,22 @@ job = TrainJob(
 train(job)
 print("done", flush=True)
 """
+
+
+@pytest.mark.parametrize("start", [lambda: join(Resources()), lambda: connected("local", 1).__enter__()])
+def test_a_ray_that_takes_too_long_to_start_is_said_in_a_sentence(monkeypatch, start):
+    def slow(*_, **__):
+        raise Exception("The current node timed out during startup. This could happen because of an overload.\nMore")
+
+    monkeypatch.setattr(session.ray, "init", slow)
+    with pytest.raises(GraftError) as caught:
+        start()
+    assert str(caught.value) == (
+        "Ray can't be started on this machine: The current node timed out during startup; where the machine is "
+        "overloaded, run fewer stages at once (--jobs) or try again."
+    )
+    assert not session.OWN_CLUSTERS
+    assert not session.ray.is_initialized()
 
 
 def started(budget):

@@ -136,6 +136,7 @@ def test_gradients_and_targets_by_hand(made, encoder):
         torch.testing.assert_close(moves[name], 0.75 * before + 0.25 * after[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_minibatches_at_once_are_the_same_as_one_after_the_other(made):
     columns, twins = transitions(32), [made(fresh()) for _ in range(2)]
     torch.manual_seed(5)

@@ -83,6 +83,7 @@ def learn(network, task=TARGET, hooks=None, budget=256, **resources):
     return ends
 
 
+@pytest.mark.slow
 def test_a_runner_of_its_own_gives_the_same_as_none():
     here, there = fresh(), fresh()
     learn(here), learn(there, num_env_runners=1)

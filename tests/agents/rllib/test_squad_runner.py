@@ -196,7 +196,7 @@ def test_names_are_for_the_teams_that_see_the_same():
     games.close()
 
 
-@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("share", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_both_learn_and_an_encoder_is_shared_to_the_end(share):
     network, partner = pair(share)
     before = weights(network), weights(partner)
@@ -223,7 +223,7 @@ def test_what_is_frozen_stays_and_a_partner_that_shares_it_learns_on_it():
         assert (now["policy.out.weight"] != then["policy.out.weight"]).any()
 
 
-@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("share", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_it_goes_on_where_it_was_stopped(share, tmp_path):
     whole = pair(share)
     together(*whole, budget=800)
@@ -245,6 +245,7 @@ def test_it_goes_on_where_it_was_stopped(share, tmp_path):
         assert_same(weights(mine), weights(theirs))
 
 
+@pytest.mark.slow
 def test_games_that_cannot_be_saved_go_on_with_fresh_episodes(tmp_path):
     crabs, gulls = (Task(TIDE, {"team": team}) for team in ("crab", "gull"))
     given, kept = {"task": crabs, "plays": {"crab": "crab", "gull": "gull"}}, Snapshots(tmp_path, env_steps=100)

@@ -76,3 +76,12 @@ def test_the_meant_name_is_found_by_group():
     assert meant("pole_mass", ["masspole", "masscart"]) == "masspole"
     assert meant("unheard", ["gravity"]) is None
     assert all(len(group) == len(set(group)) > 1 for group in ALIKE)
+
+
+def test_a_word_that_means_something_is_not_taken_for_one_that_only_looks_like_it():
+    """`goal_velocity` is spelled like gravity, which MountainCarContinuous has no keyword for."""
+    with pytest.raises(GraftError, match="Unknown keyword of MountainCarContinuous-v0 'gravity'") as caught:
+        make("MountainCarContinuous-v0", 1, 0, gravity=3.0)
+    assert "Did you mean" not in str(caught.value)
+    with pytest.raises(GraftError, match="Did you mean 'goal_velocity'"):
+        make("MountainCarContinuous-v0", 1, 0, goal_velosity=0.1)

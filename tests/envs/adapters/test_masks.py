@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from typing import Any
 
@@ -192,6 +193,20 @@ def test_a_board_with_flags_is_laid_out_by_names() -> None:
     obs = np.zeros((1, 14))
     obs[0, 12] = 1  # x, which is the last of these actions
     assert Schemas(flagged, actions).forbidden(obs).tolist() == [[False, False, True]]
+
+
+def test_thousands_of_actions_are_masked_in_no_time() -> None:
+    """As chess has: the places of flags are found once, and not by a search for each."""
+    actions = ActionSchema("discrete", tuple(map(str, range(5000))))
+    board = ObservationSchema("vector", ("seen",), ((),), (1,), "float32", (0.0,), (1.0,))
+    both = Schemas(masked(board, flag_names(actions)[::-1]), actions)
+    obs = np.zeros((2, 5001), np.float32)
+    obs[1, 1] = 1  # the first flag, which is that of the last action
+    start = time.process_time()
+    for _ in range(20):
+        forbidden = both.forbidden(obs)
+    assert time.process_time() - start < 1, "a search for each of them took 20 s"
+    assert np.argwhere(forbidden).tolist() == [[1, 4999]]
 
 
 def test_random_actions_are_uniform_among_those_allowed() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from support import pull_env
 from support.tiny_tasks import box, vector
 
 from graft import envs
@@ -183,3 +186,22 @@ def test_where_one_part_cannot_be_saved_the_mixture_cannot():
     tasks = [match(*"abcd"), match(*"abce")]
     env = envs.make(Task(ID, {"tasks": tasks}), 2, 0)
     assert not env.savable
+
+
+def test_boxes_of_other_bounds_are_stretched_from_one_to_the_other(monkeypatch):
+    """From -1 to 1 where bounds differ; each task is given its own numbers, and what is equal stays as it is."""
+    pull_env.register(monkeypatch)
+    pulls = [Task("Pull-v0", {"low": [low, 0.0], "high": [high, 3.0]}) for low, high in ((-2.0, 2.0), (0.0, 1000.0))]
+    with closing(envs.make(mixture(pulls), 2, 0)) as env:
+        assert (env.action_schema.low, env.action_schema.high) == ((-1.0, 0.0), (1.0, 3.0))
+        env.reset()
+        pull_env.Pull.taken.clear()
+        env.step(np.array([[-1.0, 0.5], [-1.0, 0.5]], np.float32))
+        env.step(np.array([[0.5, 3.0], [0.5, 3.0]], np.float32))
+        given = np.array(pull_env.Pull.taken)
+    np.testing.assert_allclose(given, [[-2.0, 0.5], [0.0, 0.5], [1.0, 3.0], [750.0, 3.0]])
+    same = [Task("Pull-v0", {"low": [-2.0, 0.0], "high": [2.0, 3.0], "unit": unit}) for unit in (1.0, 2.0)]
+    assert envs.schemas(mixture(same)).action == envs.schemas(same[0]).action
+    endless = Task("Pull-v0", {"low": [-np.inf, 0.0], "high": [2.0, 3.0]})
+    with pytest.raises(GraftError, match=r"no mixture: Pull.* from \[-2.0, 0.0\] .* from \[-inf, 0.0\]"):
+        envs.schemas(mixture([pulls[0], endless]))

@@ -69,6 +69,7 @@ def returns(network: PolicyNetwork, task: Task) -> np.ndarray:
         env.close()
 
 
+@pytest.mark.slow
 def test_a_second_version_keeps_the_skill_of_the_first(package: str) -> None:
     """It adds an observation, drops one, reorders the rest and adds an action."""
     old, new = Task(f"{package}:Valet-v1"), Task(f"{package}:Valet-v2")

@@ -264,7 +264,7 @@ def test_a_step_that_hangs_is_ended_and_the_others_go_on(
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("where", ["reset", "close"])
+@pytest.mark.parametrize("where", [pytest.param("reset", marks=pytest.mark.slow), "close"])
 def test_a_reset_that_hangs_and_a_closing_that_hangs_are_ended(odd: None, tmp_path: Path, where: str) -> None:
     """A reset may take five times as long as a step; it closes what has failed before."""
     kwargs = {"hangs": {where: "sleep"}, "mark": str(tmp_path / "hung"), "faults": {"step_timeout": 0.6}}
@@ -399,7 +399,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path, killed: bool) -> None:
     """Whether it forgets to close, without a word of leaked resources, or is killed. The package is on PYTHONPATH."""
     (tmp_path / "odd_games.py").write_text(GAME)

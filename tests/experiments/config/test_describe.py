@@ -50,6 +50,7 @@ def test_algorithms_of_both_backends():
         describe("rllib/apo")
 
 
+@pytest.mark.slow
 def test_ray_is_imported_for_its_algorithms_alone():
     program = "import sys; from graft.experiments.config import describe\n"
     program += "describe.describe('ppo'); print('ray' in sys.modules)"

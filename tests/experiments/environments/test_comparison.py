@@ -10,10 +10,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from support.masked_envs import KINDS, register
 
 from graft.envs.adapters.spaces import observation_codec
+from graft.envs.core.schema import masked
 from graft.envs.core.task import Task
-from graft.experiments.environments.comparison import Played, _first_difference, compare, shows
+from graft.experiments.environments.comparison import compare
+from graft.experiments.environments.played import Played, first_difference
+from graft.experiments.environments.shown import Masked, shows
 
 Box = gym.spaces.Box
 TICKS = itertools.count()
@@ -72,13 +76,13 @@ def test_a_difference_is_named() -> None:
     schema = observation_codec("Any-v0", space).schema
     row = np.array([0.5, -0.5], np.float32)
     same = Played(row, 1.0, False, False, row)
-    assert _first_difference(schema, space, False, [[same] * 2], [[same] * 2]) is None
+    assert first_difference(schema, space, False, [[same] * 2], [[same] * 2]) is None
     for change, words in [
         ({"reward": 2.0}, "reward of environment 0 in step 1"),
         ({"terminated": True}, "terminated of environment 0 in step 1"),
         ({"after": row + 0.01}, "observation of environment 0 in step 1"),
     ]:
-        assert str(_first_difference(schema, space, False, [[same] * 2], [[same, same._replace(**change)]])) == words
+        assert str(first_difference(schema, space, False, [[same] * 2], [[same, same._replace(**change)]])) == words
 
 
 @pytest.mark.parametrize(
@@ -102,3 +106,29 @@ def test_what_is_shown_is_recognised_and_nothing_else(space: gym.Space[Any]) -> 
     row = codec.encode(batch)[0]
     assert shows(codec.schema, space, row, first)
     assert not shows(codec.schema, space, row, second)
+
+
+@pytest.mark.parametrize("where", KINDS)
+def test_masks_are_played_and_compared(where: str) -> None:
+    register()
+    for sizes in ([], [3, 2]):
+        found = compare(Task("Masked-v0", {"where": where, "sizes": sizes}), 20)
+        assert (found["result"], found["faults"], found["episodes"]) == ("equal", "", 6)
+
+
+def test_turns_are_compared_with_the_games_own_loop() -> None:
+    found = compare(Task("pettingzoo:support.masked_envs", {"stones": 20}), 30)
+    assert (found["result"], found["faults"]) == ("equal", "")
+    assert found["steps"] >= 60, "of two rows"
+    assert found["episodes"] >= 2, "other seeds, as 20 stones take 20 turns at most"
+
+
+def test_another_mask_is_a_difference() -> None:
+    schema = masked(observation_codec("Any-v0", Box(-1.0, 1.0, (2,))).schema, ("forbidden/a", "forbidden/b"))
+    raw = np.array([0.5, -0.5], np.float32)
+    row = np.array([0.5, -0.5, 0.0, 1.0], np.float32)
+    space = Box(-1.0, 1.0, (2,))
+    assert shows(schema, space, row, Masked(raw, np.array([1, 0])))
+    assert not shows(schema, space, row, Masked(raw, np.array([1, 1])))
+    assert shows(schema, space, row, Masked(raw, None)), "nothing is to be chosen"
+    assert not shows(schema, space, row, Masked(raw + 0.25, np.array([1, 0])))

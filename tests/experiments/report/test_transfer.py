@@ -10,6 +10,7 @@ from rich.console import Console
 from graft.envs.core.task import AVERAGED, Bounds, Task
 from graft.experiments.plan.stage import Comparison
 from graft.experiments.report import transfer as report
+from graft.experiments.report.common import in_lines
 from graft.experiments.report.transfer import TransferResult
 from graft.transfer.method import METHODS
 from graft.transfer.metrics import Curve
@@ -145,3 +146,17 @@ def test_tables_fit_eighty_columns():
     assert max(map(len, lines)) <= 80
     assert sum("positive" in line for line in lines) == len(rows) - 1
     assert any("Gather → Gather(slip=0.3)" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("finetune(heads=by_name)", "finetune\n(heads=by_name)"),
+        ("ewc(heads=by_name, strength=100)", "ewc\n(heads=by_name,\nstrength=100)"),
+        ("progress_compress", "progress_compress"),
+        ("finetune(depth=1)", "finetune(depth=1)"),
+    ],
+)
+def test_names_are_broken_where_a_reader_would(name, lines):
+    assert in_lines(name, 17) == lines
+    assert "".join(in_lines(name, 17).split()) == "".join(name.split())

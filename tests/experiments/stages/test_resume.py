@@ -341,6 +341,52 @@ def test_a_stage_starts_over_where_the_users_environment_was_changed(tmp_path, m
     del gym.registry["Own-v0"]
 
 
+KILLED_STAGE = """
+import sys
+from pathlib import Path
+
+import graft.agents.checkpoints.snapshotter
+import graft.experiments.stages.resume
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.pairs import expand
+from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.store.records import Store
+
+graft.agents.checkpoints.snapshotter.LARGEST_SHARE = 1e9
+graft.experiments.stages.resume.SECONDS = 0.0
+folder = Path(sys.argv[1])
+stage = next(iter(expand(load_config(str(folder / "tiny.yaml"))).stages.values()))
+run_stage(stage, Store(folder / "out"), lambda *_: None)
+"""
+"""A process that runs the first stage with a snapshot at every rollout."""
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_stage_whose_process_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    budget = 20 * ROLLOUT
+    for folder in folders:
+        folder.mkdir()
+    ((stage, *_), undisturbed), (_, killed) = (
+        set_up(f, methods="finetune", pretrain={"steps": budget}) for f in folders
+    )
+    manifest = killed.folder(stage.id) / SNAPSHOT / "snapshot.json"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_STAGE, str(folders[1])],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    run_stage(stage, undisturbed, ignore)
+    while not manifest.exists() or json.loads(manifest.read_text())["env_steps"] < 5 * ROLLOUT:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    reached = json.loads(manifest.read_text())["env_steps"]
+    assert 5 * ROLLOUT <= reached < budget
+    assert go_on(killed, stage)[1][0] == reached
+    assert_same(outcome(killed, stage), outcome(undisturbed, stage))
+
+
 EAGER_RUN = """
 import sys
 
@@ -369,6 +415,7 @@ def eager_run(folder, config):
     )
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_stage_the_same_command_ends_with_the_same_results(tmp_path):
     budget = 20 * ROLLOUT
     changes = {

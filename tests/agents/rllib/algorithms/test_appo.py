@@ -228,6 +228,7 @@ def test_what_is_frozen_stays_bit_for_bit(monkeypatch):
     assert still == {name for name in after if name.startswith("encoder.blocks.0.")}
 
 
+@pytest.mark.slow
 def test_frozen_blocks_that_run_once_per_batch_give_the_same():
     def run(hooks):
         network = small_network(MATCH)
@@ -285,6 +286,7 @@ def test_a_loss_that_is_not_finite_is_unstable():
 # The whole of `train`
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_bit_for_bit_however_often_it_is_evaluated():
     first, again, other = trained(seed=5), trained(seed=5, evaluation=Evaluation(1, 8, 8)), trained(seed=6)
     assert_same(weights(first.network), weights(again.network))
@@ -328,6 +330,7 @@ def test_rows_out_of_play_are_not_learned_from():
     assert all(math.isfinite(values["train/loss"]) for _, values in run.records if "train/loss" in values)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):
     class Stopped(Exception):
         pass

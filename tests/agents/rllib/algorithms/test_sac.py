@@ -41,6 +41,7 @@ pytestmark = pytest.mark.usefixtures("tiny_tasks", "one_ray")
 # Hooks
 
 
+@pytest.mark.slow
 def test_zero_gradients_leave_the_network_as_it_is_while_the_critics_learn():
     network = fresh()
     before, first = weights(network), trained(budget=20).last
@@ -77,7 +78,7 @@ def test_rates_reach_the_actors_optimiser_only():
     assert moved(encoder, before) == set(encoder)
 
 
-@pytest.mark.parametrize("encoder", ["separate", "shared"])
+@pytest.mark.parametrize("encoder", [pytest.param("separate", marks=pytest.mark.slow), "shared"])
 def test_only_the_actor_is_trained(encoder):
     network = fresh()
     before = weights(network)
@@ -85,7 +86,7 @@ def test_only_the_actor_is_trained(encoder):
     assert moved(after, before) == {name for name in before if name.startswith(LEARNT)}
 
 
-@pytest.mark.parametrize("encoder", ["separate", "shared"])
+@pytest.mark.parametrize("encoder", ["separate", pytest.param("shared", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, encoder, depth):
     register_encoder(monkeypatch)
@@ -100,6 +101,7 @@ def test_frozen_tensors_and_buffers_do_not_change(monkeypatch, encoder, depth):
         assert {n for n in theirs if torch.equal(theirs[n], before[n])} == {n for n in theirs if n.startswith(frozen)}
 
 
+@pytest.mark.slow
 def test_the_critics_encoder_thaws_with_the_networks():
     def schedule(network, progress):
         network.encoder.freeze(0 if progress > 0.5 else 2)
@@ -141,6 +143,7 @@ def test_training_starts_from_the_critics_given_and_leaves_its_own(encoder):
     assert_same(sac.critic_state().save(), first)  # in the other backend under the same names
 
 
+@pytest.mark.slow
 def test_only_critics_train_while_they_warm_up():
     network, seen = fresh(), []
     before = weights(network)
@@ -186,12 +189,14 @@ def test_a_fixed_entropy_coefficient_stays(entropy):
 # The whole of `train`
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_bit_for_bit_however_often_it_is_evaluated():
     first, again, other = trained(seed=5), trained(seed=5, evaluation=Evaluation(1, 8, 8)), trained(seed=6)
     assert_same(weights(first.network), weights(again.network))
     assert not torch.equal(first.network.policy.out.weight, other.network.policy.out.weight)
 
 
+@pytest.mark.slow
 def test_evaluations_records_and_the_schedule_come_regularly():
     """Budget 202 in steps of 4, records every 202 // 100 = 2: at each of them; it ends at 204."""
     seen = []
@@ -225,6 +230,7 @@ def test_a_tiny_box_task_is_learned():
     assert np.mean(run.result.final_returns) > -1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["separate", pytest.param("shared", marks=pytest.mark.slow)])
 def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch, encoder):
     class Stopped(Exception):

@@ -234,6 +234,7 @@ def test_a_fixed_entropy_coefficient_stays():
 # The whole of `train`
 
 
+@pytest.mark.slow
 def test_evaluations_logs_and_the_schedule_come_regularly():
     """Budget 2002 in steps of 4: it ends at 2004; logs are due every 2002 // 100 = 20 env steps."""
     seen = []

@@ -168,6 +168,7 @@ def test_flags_are_choices_of_two() -> None:
     assert space.contains(decoded)
 
 
+@pytest.mark.slow
 def test_ppo_learns_from_parts_to_make_several_choices() -> None:
     task, returns = Task("Pilot-v0"), []
     options = {"features": 32, "encoders": {"camera": {"options": {"features": 8}}}}

@@ -52,6 +52,12 @@ class OfInstance(Bare):
         self.metadata = None  # type: ignore[assignment]
 
 
+class Words(Bare):
+    """Its metadata is a sentence."""
+
+    metadata = "by somebody"  # type: ignore[assignment]
+
+
 class Broken(Bare):
     """It can't be made with the packages that are installed, whatever it is given."""
 
@@ -60,7 +66,7 @@ class Broken(Bare):
         raise AssertionError
 
 
-KINDS = {"Broken-v0": Broken, "Bare-v0": Bare, "Needy-v0": Needy, "OfInstance-v0": OfInstance}
+KINDS = {"Broken-v0": Broken, "Bare-v0": Bare, "Needy-v0": Needy, "OfInstance-v0": OfInstance, "Words-v0": Words}
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +78,8 @@ def registered() -> Iterator[None]:
         del gym.registry[name]
 
 
-@pytest.mark.parametrize("name", ["Bare-v0", "OfInstance-v0"])
-def test_metadata_may_be_none(name: str) -> None:
+@pytest.mark.parametrize("name", ["Bare-v0", "OfInstance-v0", "Words-v0"])
+def test_metadata_may_be_none_or_no_dictionary(name: str) -> None:
     env = envs.make(Task(name), 2, 0)
     env.reset()
     obs, rewards, *_ = env.step(np.array([0, 1]))

@@ -4,7 +4,7 @@ Examples:
     >>> from graft import envs
     >>> env = envs.make(envs.Task("Graft/Gather-v0", {"slip": 0.3}), num_envs=64, seed=0)
     >>> env.observation_schema.names
-    ('player', 'wall', 'hazard', 'coin')
+    ('is_self', 'is_solid', 'is_deadly', 'is_pickup', 'is_reward', 'is_outside')
 """
 
 from graft.envs.adapters.builtin.games import register_with_gymnasium

@@ -16,7 +16,8 @@ from graft.envs.adapters.packages import READY
 from graft.envs.builtin.arena.game import ARENAS, LARGEST, Arena
 from graft.envs.builtin.arena.game import MECHANICS as ARENA_MECHANICS
 from graft.envs.builtin.arena.view import THINGS
-from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
+from graft.envs.builtin.engine.channels import KEYWORD, NAMES
+from graft.envs.builtin.engine.entities import ATTRIBUTES, ENTITIES, PALETTES
 from graft.envs.builtin.engine.game import GAMES, OPTIONS, Game
 from graft.envs.builtin.engine.mechanics import MECHANICS
 from graft.envs.builtin.engine.view import VIEWS
@@ -67,6 +68,10 @@ def overview() -> list[str]:
     lines += ["", "Other keyword arguments"]
     values = {"palette": f": {', '.join(PALETTES)}"}
     lines += [_line(name, meaning + values.get(name, "")) for name, meaning in OPTIONS.items() if name != "view"]
+    lines += [
+        _line(option.name, f"{option.range}; {option.meaning}") for _, view in VIEWS.items() for option in view.options
+    ]
+    lines += ["", "Attributes of things", *(_line(word, meaning) for word, meaning in ATTRIBUTES.items())]
     return [*lines, "", *_arenas(), "", *_tunable()]
 
 
@@ -85,7 +90,8 @@ def _arenas() -> list[str]:
     teams = "; ".join(" and ".join(team.name for team in arena.teams) for arena in _arenas_by_id().values())
     lines.append(_line("sizes of teams", f"1 to {LARGEST}, or a range such as [1, 4] drawn in each episode: {teams}"))
     lines.append(_line("team", "the team that learns, or all; its agents are the rows of the batch"))
-    return [*lines, _line("opponents", "who plays the other team: random or still")]
+    lines.append(_line("opponents", "who plays the other team: random or still"))
+    return [*lines, _line(KEYWORD, OPTIONS[KEYWORD])]
 
 
 def _arena_detail(arena: Arena) -> list[str]:
@@ -122,7 +128,7 @@ def tunable_lines(name: str, has: tunable.TunableSpec) -> list[str]:
 def game_lines(game: Game) -> list[str]:
     bounds = "not measured" if game.bounds is None else f"{game.bounds.random:g} random, {game.bounds.expert:g} expert"
     lines = [f"{game.id}: {game.goal}", f"  returns: {bounds}; episodes of at most {game.max_steps} steps"]
-    lines += ["", "Things", *(_line(name, ", ".join(ENTITIES[name].attributes)) for name in game.things)]
+    lines += ["", "Things", *(_line(name, ", ".join(game.attributes(name))) for name in game.things)]
     lines += ["", "Mechanics (default; range; meaning)"]
     return lines + [_line(m.name, f"{m.default}; {m.range}; {m.meaning}") for m in game.mechanics.values()]
 
@@ -179,7 +185,7 @@ def draw_sheet(path: Path) -> None:
         axis.set_title(title, fontsize=8)
     for row, name in zip(axes, GAMES, strict=True):
         for axis, (_, options) in zip(row, columns, strict=True):
-            env = _played(Task(name, options))
+            env = _played(Task(name, {**options, KEYWORD: NAMES}))
             obs = env.step(np.zeros(1, np.int64))[0][0]
             axis.imshow(_picture(str(options["view"]), obs, env.observation_schema.names), interpolation="nearest")
             axis.set_xticks([])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from graft.envs.builtin.engine import channels
 from graft.envs.core.naming import CHANNELS, LIKE, like_task, names_like, rename, split_names
 from graft.envs.core.random_actions import sample
 from graft.envs.core.registry import Registry
@@ -71,6 +72,7 @@ def make(
         raise GraftError(f"workers is {workers}; at least 1 process is needed, which is this one.")
     task, names = split_names(task)
     adapter = adapter_for(task.id)
+    task, planes = _split_planes(task, adapter)
     if render_mode is not None:
         if not adapter.renders:
             raise GraftError(
@@ -89,10 +91,25 @@ def make(
     try:
         if names:
             env.observation_schema, env.action_schema = _named(env.schemas, names, task.id)
+        if planes is not None:
+            env = channels.ChannelsObservation(env, planes, task.id)
         return env if observation in (None, env.observation_schema) else UnionObservation(env, observation)
     except GraftError:
         env.close()
         raise
+
+
+def _split_planes(task: Task, adapter: Adapter) -> tuple[Task, str | None]:
+    """The task without the keyword ``channels``, and its value, where `make` sees to it; others may have it too."""
+    choice = task.kwargs.get(channels.KEYWORD)
+    if adapter.own_planes or adapter.has_teams or choice not in channels.CHOICES:
+        return task, None
+    return Task(task.id, {k: v for k, v in task.kwargs.items() if k != channels.KEYWORD}), str(choice)
+
+
+def _plain(task: Task) -> Task:
+    """The task without the keywords that `make` sees to."""
+    return _split_planes(split_names(task)[0], adapter_for(task.id))[0]
 
 
 def _named(own: Schemas, names: Mapping[str, Any], task: str) -> Schemas:
@@ -119,12 +136,12 @@ def make_teams(task: Task, seed: int, num_envs: int = 1) -> TeamEnv:
 
 def modules(task: Task) -> tuple[str, ...]:
     """Names of the modules that environments are from, where they aren't Graft's; raises GraftError as `make`."""
-    return adapter_for(task.id).modules(task)
+    return adapter_for(task.id).modules(_split_planes(task, adapter_for(task.id))[0])
 
 
 def part_modules(task: Task) -> tuple[str, ...]:
     """Names of the modules of views and wrappers of one's own that ``task`` has; raises GraftError as `make`."""
-    return adapter_for(task.id).part_modules(task)
+    return adapter_for(task.id).part_modules(_split_planes(task, adapter_for(task.id))[0])
 
 
 @lru_cache(maxsize=256)
@@ -199,4 +216,4 @@ def _check_end(task: Task, env: TaskVectorEnv, obs: Any, longest: int) -> None:
 
 def bounds(task: Task) -> Bounds | None:
     """Registered random and expert scores of ``task``, or None."""
-    return adapter_for(task.id).bounds(split_names(task)[0])
+    return adapter_for(task.id).bounds(_plain(task))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from graft import envs
 from graft.envs.builtin.arena.game import ARENAS
+from graft.envs.builtin.engine.channels import KEYWORD, NAMES
 from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
 from graft.envs.builtin.engine.game import ACT, ACTIONS, DOWN, GAMES, LEFT, NOOP, RIGHT, UP
 from graft.envs.builtin.engine.render import EMPTY, topmost
@@ -39,8 +40,8 @@ HELP = "arrows or WASD to move, space to act, . to wait, r for a new episode, q 
 class Session:
     """A built-in game played episode after episode, and its score; the board shows what an agent would see.
 
-    Views for networks (pixels, features) are shown as planes. Raises GraftError where it is no such game, or a mechanic
-    is not allowed.
+    The whole board, or in the view ``ego`` the cells around the player, always things by their names. Raises GraftError
+    where it is no such game, or a mechanic is not allowed.
     """
 
     def __init__(self, task: Task, seed: int) -> None:
@@ -53,10 +54,14 @@ class Session:
             raise unknown("game", task.id, GAMES)
         task, _ = split_names(task)  # people see the game's own names
         self.game = GAMES[task.id]
-        self._palette = PALETTES[self.game.resolve(task.kwargs).palette]
-        made_for_networks = self.game.observation_schema(task.kwargs.get("view", "planes")).kind != "planes"
-        self.task = Task(task.id, {**task.kwargs, "view": "planes"}) if made_for_networks else task
-        self._env = envs.make(self.task, 1, seed, AutoresetMode.NEXT_STEP)
+        self.task, played = task, self.game.resolve(task.kwargs)
+        self._palette = PALETTES[played.palette]
+        shown = {name: value for name, value in task.kwargs.items() if name not in played.options}
+        if "view" in shown and played.seen.kind == "planes":
+            shown = {**task.kwargs, KEYWORD: NAMES}
+        else:
+            shown = {**shown, "view": "planes", KEYWORD: NAMES}
+        self._env = envs.make(Task(task.id, shown), 1, seed, AutoresetMode.NEXT_STEP)
         self.returns: list[float] = []
         self.restart()
 

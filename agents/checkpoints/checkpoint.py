@@ -21,6 +21,7 @@ from graft.agents.checkpoints.old_names import translated
 from graft.agents.networks.box_units import KEY, SCALED
 from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.envs.builtin.old_views import with_view
 from graft.envs.core.naming import NAMES
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
@@ -118,8 +119,9 @@ class Checkpoint:
     def load(cls, folder: Path | str) -> Checkpoint:
         """Read ``folder``; raises GraftError for a missing, truncated or altered file, or another format version.
 
-        Of earlier versions, names of observations and actions are translated (`translated`), and policies of boxes that
-        played in the environment's numbers are converted to today's units (`scaled`).
+        Of earlier versions, names of observations and actions are translated (`translated`), policies of boxes that
+        played in the environment's numbers are converted to today's units (`scaled`), and tasks of built-in games say
+        the view that was their default (`with_view`).
         """
         folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
@@ -136,6 +138,7 @@ class Checkpoint:
             groups[name.removesuffix(".safetensors")] = load_tensors(data)
         if manifest.get(KEY) != SCALED:
             groups = scaled(manifest, groups, WEIGHTS)
+        manifest["task"] = with_view(manifest["task"], manifest["observation"])
         if manifest.get("names", 1) < NAMES:
             manifest = translated(manifest)
         return cls(

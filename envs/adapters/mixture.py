@@ -215,6 +215,7 @@ class MixtureAdapter(Adapter):
     """``Graft/Mixture-v0`` with ``tasks: [id or {id, kwargs}, ...]`` and ``show_task``."""
 
     prefix = ID
+    own_planes = True  # those of its tasks
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         if task.id != ID:

@@ -164,10 +164,11 @@ class Adapter(ABC):
         has_teams: whether its tasks are games of several teams, which `make_teams` makes.
         takes_wrappers: whether ``wrappers`` is a keyword of its tasks.
         reads_channels: whether pictures may have their channels first or last, as `BatchOptions` say.
+        own_planes: whether its tasks see to the keyword ``channels`` themselves; else `envs.make` does.
     """
 
     prefix: str
-    renders = has_teams = reads_channels = takes_wrappers = False
+    renders = has_teams = reads_channels = takes_wrappers = own_planes = False
 
     @property
     def prefixes(self) -> tuple[str, ...]:

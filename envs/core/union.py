@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from graft.envs.core.faults import Faults
+from graft.envs.core.observation_wrapper import ObservationWrapper
 from graft.envs.core.schema import ObservationSchema, joined, masked
 from graft.envs.core.task import TaskVectorEnv
 from graft.errors import GraftError
@@ -66,7 +65,7 @@ def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
     return replace(schema, low=tuple(low), high=tuple(high))
 
 
-class UnionObservation(TaskVectorEnv):
+class UnionObservation(ObservationWrapper):
     """A batch whose observations are laid out as ``schema``, by name, with zeros for names that it lacks.
 
     Raises GraftError for a name that ``schema`` lacks, or has in another form.
@@ -84,46 +83,9 @@ class UnionObservation(TaskVectorEnv):
         index = {name: place for place, name in enumerate(schema.names)}
         wanted = [places[index[name]] for name in own.names]
         self._places = np.concatenate([np.arange(place.start, place.stop) for place in wanted])
-        self.metadata, self.render_mode = env.metadata, env.render_mode
-        self.groups, self.dead_rows, self.step_limit = env.groups, env.dead_rows, env.step_limit
-        self._set_schemas(env.num_envs, schema, env.action_schema)
+        super().__init__(env, schema)
 
-    def _widen(self, obs: Any) -> Any:
+    def _shown(self, obs: Any) -> Any:
         wide = np.zeros((len(obs), *self.observation_schema.shape), self.observation_schema.dtype)
         wide[:, self._places] = obs.reshape(len(obs), -1) if self.observation_schema.flags else obs
         return wide
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        obs, infos = self._env.reset(seed=seed, options=options)
-        return self._widen(obs), infos
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        obs, rewards, terminated, truncated, infos = self._env.step(actions)
-        if "final_obs" in infos:
-            infos = {**infos, "final_obs": self._widen(infos["final_obs"])}
-        return self._widen(obs), rewards, terminated, truncated, infos
-
-    @property
-    def faults(self) -> Faults:
-        return self._env.faults
-
-    def render(self) -> tuple[Any, ...] | None:
-        return self._env.render()
-
-    @property
-    def savable(self) -> bool:
-        return self._env.savable
-
-    def save_state(self) -> dict[str, NDArray[Any]]:
-        return self._env.save_state()
-
-    def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
-        self._env.restore_state(saved)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._env, name)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        self._env.close(**kwargs)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from graft.envs.builtin.old_views import with_view
 from graft.envs.core.naming import KEYWORD, LIKE, NAMES, SCHEMAS
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
@@ -319,9 +320,10 @@ def _task_of(source: str | dict[str, Any]) -> Any:
     manifest = Path(source["checkpoint"]) / "manifest.json"
     try:
         saved = json.loads(manifest.read_text(encoding="utf-8"))
+        task = with_view(saved["task"], saved["observation"])
         if saved.get("names", 1) < NAMES:  # names of an earlier version are those of its task today
-            return saved["task"]
-        return {**saved["task"], SCHEMAS: {key: saved[key] for key in ("observation", "action")}}
+            return task
+        return {**task, SCHEMAS: {key: saved[key] for key in ("observation", "action")}}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"as: source needs the source's task, and {manifest} cannot be read") from error
 

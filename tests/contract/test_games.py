@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graft.envs import Task
+from graft.envs.builtin.engine.channels import CHOICES
 from graft.envs.builtin.engine.entities import PALETTES
 from graft.envs.builtin.engine.game import GAMES
 from graft.envs.builtin.engine.mechanics import Mechanic
@@ -40,8 +41,11 @@ def tasks(draw: st.DrawFn, game: str, view: str) -> Task:
     kwargs = {name: draw(values(mechanics[name])) for name in chosen}
     first = draw(st.integers(0, 1000))
     levels = draw(st.none() | st.builds(lambda n: [first, first + n], st.integers(1, 50)))
-    palette = draw(st.sampled_from(sorted(PALETTES)))
-    return Task(game, {**kwargs, "view": view, "palette": palette, **({"levels": levels} if levels else {})})
+    kwargs |= {"view": view, "palette": draw(st.sampled_from(sorted(PALETTES)))}
+    kwargs |= {option.name: draw(values(option)) for option in VIEWS[view].options}
+    if GAMES[game].resolve({"view": view}).seen.kind == "planes":
+        kwargs["channels"] = draw(st.sampled_from(CHOICES))
+    return Task(game, kwargs | ({"levels": levels} if levels else {}))
 
 
 @pytest.mark.parametrize("view", list(VIEWS))

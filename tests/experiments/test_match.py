@@ -57,7 +57,7 @@ def test_prey_survives_hunters_that_stand_still_more_often():
 
 
 def test_an_agent_that_knows_more_sees_what_the_task_shows():
-    more = mixture([Task("Graft/Hunt-v0", {"view": "ego"}), HUNTERS])
+    more = mixture([Task("Graft/Hunt-v0", {"view": "ego", "radius": 4, "channels": "names"}), HUNTERS])
     wide = small_network(schemas(more))
     assert wide.schemas.observation.names != schemas(HUNTERS).observation.names
     assert match.match(wide, HUNTERS, wide, 8, seed=0).games == 8

@@ -196,7 +196,7 @@ def test_dry_run_prints_reports_and_writes_nothing(tmp_path, capsys):
     config = write_config(tmp_path, targets="Graft/Hunt-v0")
     assert run.main([str(config), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "enemy (mean of rock)" in printed.replace("\n", " ")
+    assert "is_chasing (zero)" in printed.replace("\n", " ")
     assert "10 stages, 2,560 env steps" in printed
     assert not (tmp_path / "out").exists()
 
@@ -214,7 +214,7 @@ def test_dry_run_prints_reports_and_writes_nothing(tmp_path, capsys):
         (["mechanics_gather", "targets=CartPole-v1"], "shares nothing with the source"),
         (["methods=[{frozen: {depth: 9}}]"], "depth 9 is not allowed"),
         (["methods=[{finetune: {strict: true}}]", "targets=Graft/Hunt-v0"], "strict=true"),
-        (["mechanics_gather", "methods=[{finetune: {rename: {coin: cion}}}]"], "Did you mean 'coin'"),
+        (["mechanics_gather", "methods=[{finetune: {rename: {is_pickup: is_pikup}}}]"], "Did you mean 'is_pickup'"),
         (["network.encoder=nature_cnn"], "cannot take a planes observation"),
         (["sources=[{checkpoint: nowhere}]"], "no checkpoint at nowhere"),
         (["quickstart", "mechanics_gather"], "One config at a time"),

@@ -25,7 +25,7 @@ from graft.experiments.playback import record
 from graft.experiments.playback.agent import check_fit, playing
 from graft.experiments.playback.frames import EpisodeEnd, PlaybackStep
 
-DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4})
+DODGE = Task("Graft/Dodge-v0", {"fall_rate": 0.4, "view": "planes"})
 
 
 def checkpoint_of(folder, task, shown=None, parts=None):
@@ -93,12 +93,12 @@ def test_the_animation_is_what_the_agent_played(stage, tmp_path, capsys):
 def test_the_checkpoints_own_folder_and_other_mechanics(stage, tmp_path, capsys):
     where = [str(stage / "checkpoint"), "--gif", str(tmp_path / "a.gif")]
     assert watch.main([*where, "slip=1", "fall_rate=0", "--episodes", "1", "--deterministic"]) == 0
-    assert "Dodge(fall_rate=0, slip=1), 201 frames at 8 a second" in capsys.readouterr().out
+    assert "Dodge(fall_rate=0, slip=1, view=planes), 201 frames at 8 a second" in capsys.readouterr().out
 
 
 def test_the_limit_of_frames_is_told(stage, tmp_path, capsys):
     path, words = tmp_path / "short.gif", ["--frames", "7", "--fps", "10"]
-    assert watch.main([str(stage), str(DODGE.id), "fall_rate=0.0", "--gif", str(path), *words]) == 0
+    assert watch.main([str(stage), str(DODGE.id), "fall_rate=0.0", "view=planes", "--gif", str(path), *words]) == 0
     assert "Note: stopped at 7 frames, before episode 1 ended; --frames sets the limit." in capsys.readouterr().out
     assert sum(frames_of(path)[1]) == 700
 
@@ -118,8 +118,8 @@ def test_a_file_is_replaced_only_when_told_to(stage, tmp_path, capsys):
     ("words", "text"),
     [
         (
-            ["Graft/Maze-v0"],
-            "cannot play Maze: the task shows wall, door, key, exit, the agent knows only player",
+            ["Graft/Maze-v0", "view=planes"],
+            "cannot play Maze(view=planes): the task shows wall, door, key, exit, the agent knows only player",
         ),
         (["CartPole-v1"], "it sees planes of uint8 x 10 x 10, the task shows vector of float32; it plays discrete"),
         (["view=pixels"], "the task shows pixels of uint8 x 64 x 64"),
@@ -145,14 +145,14 @@ def test_there_must_be_a_checkpoint(tmp_path, capsys):
 
 
 def test_an_agent_of_several_tasks_plays_one_of_them(tmp_path, capsys):
-    other = Task("Graft/Hunt-v0")
+    other = Task("Graft/Hunt-v0", {"view": "planes"})
     both = union([schemas(DODGE).observation, schemas(other).observation])
     heads = {"heads": {f"{k}.policy.out.bias": torch.zeros(6) for k in range(2)}}
     folder = checkpoint_of(tmp_path / "stage", DODGE, both, heads)
-    assert watch.main([str(folder), other.id, "--gif", str(tmp_path / "a.gif"), "--frames", "3"]) == 0
+    assert watch.main([str(folder), other.id, "view=planes", "--gif", str(tmp_path / "a.gif"), "--frames", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "Note: Hunt never shows rock, which the agent looks for." in printed
-    assert "plays with the heads of the last one, Dodge(fall_rate=0.4)" in printed
+    assert "Note: Hunt(view=planes) never shows rock, which the agent looks for." in printed
+    assert "plays with the heads of the last one, Dodge(fall_rate=0.4, view=planes)" in printed
 
 
 def test_environments_of_gymnasium_can_be_watched(tmp_path, capsys):

@@ -12,8 +12,11 @@ from graft.envs import Task
 
 
 def batch(game: str, num_envs: int = 1, seed: int = 0, **options: Any) -> Any:
-    """A batch of ``Graft/<game>-v0`` under same-step autoreset; environment i has the seed ``seed + i``."""
-    return envs.make(Task(f"Graft/{game}-v0", options), num_envs, seed)
+    """A batch of ``Graft/<game>-v0`` that shows the whole board, under same-step autoreset.
+
+    Environment i has the seed ``seed + i``.
+    """
+    return envs.make(Task(f"Graft/{game}-v0", {"view": "planes", **options}), num_envs, seed)
 
 
 def place(env: Any, player: tuple[int, int], cells: dict[tuple[int, int], int], **fields: Any) -> None:

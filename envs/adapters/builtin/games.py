@@ -8,7 +8,7 @@ import gymnasium as gym
 
 from graft.envs.adapters.packages import READY
 from graft.envs.builtin.engine.batch import GameVectorEnv
-from graft.envs.builtin.engine.game import GAMES, Game
+from graft.envs.builtin.engine.game import GAMES, VIEW, Game
 from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import Adapter, BatchOptions, Bounds, Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
@@ -19,7 +19,7 @@ class BuiltinAdapter(Adapter):
     """Built-in games, by their Gymnasium ids."""
 
     prefix = "Graft/"
-    renders = True
+    renders = own_planes = True
 
     def ids(self) -> Iterable[str]:
         return GAMES
@@ -34,7 +34,7 @@ class BuiltinAdapter(Adapter):
         return GameVectorEnv(task.id, options.num_envs, options.seed, options.autoreset, render_mode, **mechanics)
 
     def part_modules(self, task: Task) -> tuple[str, ...]:
-        return VIEWS.modules(str(task.kwargs.get("view", "planes")))
+        return VIEWS.modules(str(task.kwargs.get("view", VIEW)))
 
     def bounds(self, task: Task) -> Bounds | None:
         """The game's own bounds under any mechanics: a changed game is scored on the scale of the original."""

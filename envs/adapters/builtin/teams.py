@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 from graft.envs.adapters.packages import READY
 from graft.envs.builtin.arena.batch import ArenaBatch
 from graft.envs.builtin.arena.game import ARENAS, Arena
+from graft.envs.builtin.engine.channels import KEYWORD, NAMES
 from graft.envs.core.task import Adapter, BatchOptions, Task, TaskVectorEnv
 from graft.envs.core.team_rows import TeamRows
 from graft.envs.core.teams import ALL, TeamEnv, envs_needed
@@ -22,7 +23,7 @@ OPTIONS = {"team": "the team that learns, or all", "opponents": "who plays the o
 class ArenaAdapter(Adapter):
     """The games for two teams: ``team`` (the first by default), ``opponents`` and the game's options."""
 
-    renders = has_teams = True
+    renders = has_teams = own_planes = True
 
     def __init__(self) -> None:
         self._arenas = {arena.id: arena for _, arena in ARENAS.items()}
@@ -35,7 +36,7 @@ class ArenaAdapter(Adapter):
         return {"Built-in games for teams": READY}
 
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
-        arena, given, _ = self._resolve(task)
+        arena, given, _, _ = self._resolve(task)
         check_same_step(task, options.autoreset)
         settings, (first, second) = arena.resolve(given), (team.name for team in arena.teams)
         counts = {first: settings.high_first, second: settings.high_second}
@@ -47,21 +48,22 @@ class ArenaAdapter(Adapter):
         return TeamRows(games, team, options.num_envs, opponents, options.seed)
 
     def make_teams(self, task: Task, options: BatchOptions) -> TeamEnv:
-        arena, given, render_mode = self._resolve(task)
-        return ArenaBatch(arena.name, options.num_envs, options.seed, options.autoreset, render_mode, **given)
+        arena, given, render_mode, planes = self._resolve(task)
+        return ArenaBatch(arena.name, options.num_envs, options.seed, options.autoreset, render_mode, planes, **given)
 
-    def _resolve(self, task: Task) -> tuple[Arena, dict[str, Any], str | None]:
-        """The game, its own keywords, and the render mode."""
+    def _resolve(self, task: Task) -> tuple[Arena, dict[str, Any], str | None, Any]:
+        """The game, its own keywords, the render mode, and `channels`."""
         if task.id not in self._arenas:
             raise unknown("task", task.id, self._arenas)
         arena = self._arenas[task.id]
         given = {name: value for name, value in task.kwargs.items() if name not in OPTIONS}
         render_mode = given.pop("render_mode", None)
-        allowed = [*OPTIONS, *arena.options]
+        planes = given.pop(KEYWORD, NAMES)
+        allowed = [*OPTIONS, KEYWORD, *arena.options]
         for name in given:
             if name not in allowed:
                 raise unknown(f"keyword of {task.id}", name, allowed)
-        return arena, given, render_mode
+        return arena, given, render_mode, planes
 
 
 def check_same_step(task: Task, autoreset: AutoresetMode) -> None:

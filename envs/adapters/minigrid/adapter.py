@@ -22,15 +22,16 @@ ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 _MEANINGS = {
     "object:wall": ("solid",),
     "object:door": ("openable", "solid"),
-    "object:key": ("pickup",),
-    "object:ball": ("pickup",),
-    "object:box": ("pickup",),
+    "object:key": ("pickup", "solid", "tool"),
+    "object:ball": ("pickup", "solid"),
+    "object:box": ("openable", "pickup", "solid"),
     "object:goal": ("goal", "reward"),
     "object:lava": ("deadly",),
     "object:agent": ("self",),
-    "state:open": ("state",),
-    "state:closed": ("solid", "state"),
+    "state:open": ("open", "state"),
+    "state:closed": ("closed", "solid", "state"),
     "state:locked": ("locked", "solid", "state"),
+    **{f"colour:{colour}": tuple(sorted(("colour", colour))) for colour in COLOURS},
 }
 _EMPTY, _DOOR = OBJECTS.index("empty"), OBJECTS.index("door")
 _THINGS, _TINTS, _CONDITIONS = len(OBJECTS), len(COLOURS), len(STATES)
@@ -102,7 +103,7 @@ def minigrid_codecs(
     assert image.shape is not None
     shape = image.shape
     width, height, _ = shape
-    attributes = tuple(("colour",) if n.startswith("colour:") else _MEANINGS.get(n, ()) for n in _NAMES)
+    attributes = tuple(_MEANINGS.get(name, ()) for name in _NAMES)
     schema = uint8_schema("planes", _NAMES, (len(_NAMES), height, width), 1, attributes)
     actions = action_codec(task, action, ACTIONS)
     if not mission:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from graft.envs.builtin.arena.game import ARENAS
 from graft.envs.builtin.arena.state import new_state
 from graft.envs.builtin.arena.view import BOARD, SCHEMA
+from graft.envs.builtin.engine.channels import NAMES, Channels
 from graft.envs.builtin.engine.game import ACTIONS
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
 from graft.envs.builtin.engine.state import COIN, SIZE, WALL, copies, restore_arrays, seed_state
@@ -27,6 +28,7 @@ class ArenaBatch(TeamEnv):
 
     Args:
         game: its short name, ``"pursuit"``. num_envs, seed, autoreset_mode, render_mode: see `GameVectorEnv`.
+        channels: what agents see, see `Channels`.
         **options: sizes of the teams and mechanics.
     Raises:
         GraftError: an unknown game or option, or a value that is not allowed.
@@ -39,11 +41,13 @@ class ArenaBatch(TeamEnv):
         seed: int = 0,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
+        channels: str = NAMES,
         **options: Any,
     ) -> None:
         mode = check_autoreset(autoreset_mode)
         self.game = ARENAS[game]
         self.settings = self.game.resolve(options)
+        self._channels = Channels(SCHEMA, channels, self.game.id)
         self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
         self.render_mode = check_mode(self.game.id, render_mode)
         self.num_envs = num_envs
@@ -60,12 +64,17 @@ class ArenaBatch(TeamEnv):
         self._final = self._zeros()
 
     def schemas_of(self, team: str) -> Schemas:
-        return Schemas(SCHEMA, ACTIONS)
+        return Schemas(self._channels.schema, ACTIONS)
 
     def _zeros(self) -> NDArray[np.uint8]:
         return np.zeros((self.num_envs, len(self.agents), *SCHEMA.shape), np.uint8)
 
     def _by_team(self, obs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """What the agents of each team see, of the planes (N, A, C, ...) of all."""
+        if not self._channels.plain:
+            shape = self._channels.schema.shape
+            planes, obs = obs, np.empty((*obs.shape[:2], *shape), np.uint8)
+            self._channels.show(planes.reshape(-1, *SCHEMA.shape), obs.reshape(-1, *shape))
         return {team: obs[:, its[0] : its[-1] + 1] for team, its in self.teams.items()}
 
     def reset(self, seed: int | None = None) -> tuple[Shown, Bools, dict[str, Any]]:

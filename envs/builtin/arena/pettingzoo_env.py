@@ -33,7 +33,7 @@ class GraftArena(ParallelEnv[str, Obs, int]):  # type: ignore[misc]  # PettingZo
 
     Args:
         game: its short name. render_mode: None, ``"rgb_array"`` or ``"ansi"``.
-        **options: sizes of the teams and mechanics.
+        **options: sizes of the teams, mechanics, and ``channels``.
     Raises:
         GraftError: an unknown game or option, or a value that is not allowed.
     """

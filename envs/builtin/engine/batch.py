@@ -14,7 +14,6 @@ from graft.envs.builtin.engine.game import ACTIONS, GAMES
 from graft.envs.builtin.engine.kernel import distort
 from graft.envs.builtin.engine.render import FPS, MODES, check_mode, frames
 from graft.envs.builtin.engine.state import copies, new_state, restore_arrays, seed_state
-from graft.envs.builtin.engine.view import VIEWS
 from graft.envs.core.task import TaskVectorEnv, check_autoreset
 from graft.errors import GraftError
 
@@ -46,7 +45,7 @@ class GameVectorEnv(TaskVectorEnv):
         seed: of the first reset without a seed; environment i uses ``seed + i``.
         autoreset_mode: same-step or next-step; disabled autoreset is not offered.
         render_mode: what `render` gives: ``rgb_array`` or ``ansi``.
-        **options: the game's mechanics, and ``view``, ``palette`` and ``levels``.
+        **options: the game's mechanics, and `OPTIONS` (``view``, ``channels`` ...).
     """
 
     def __init__(
@@ -60,14 +59,12 @@ class GameVectorEnv(TaskVectorEnv):
     ) -> None:
         mode = check_autoreset(autoreset_mode)
         self._game = GAMES[game]
-        self._settings, view, self._palette = self._game.resolve(options)
-        show = VIEWS[view].show
-        self._show = None if show is None else show(self._game.things, self._palette)
+        self._settings, self._palette, _, self._view, self._show, self._channels = self._game.resolve(options)
         self._disturbed = bool(self._settings.mirror or self._settings.fog or self._settings.noise)
         self._same_step = mode is AutoresetMode.SAME_STEP
         self.metadata = {"autoreset_mode": mode, "render_modes": list(MODES), "render_fps": FPS}
         self.render_mode = check_mode(game, render_mode)
-        self._set_schemas(num_envs, self._game.observation_schema(view), ACTIONS)
+        self._set_schemas(num_envs, self._channels.schema, ACTIONS)
         self._pool: list[NDArray[Any]] = []
         self._large = num_envs * math.prod(self.observation_schema.shape) >= LARGE
         self._first_seed = seed
@@ -76,6 +73,8 @@ class GameVectorEnv(TaskVectorEnv):
         self._waiting = np.zeros(num_envs, np.bool_)
         self._final = self._planes()
         self._everyone = np.arange(num_envs)
+        two_steps = self._show is not None and not self._channels.plain
+        self._between = np.empty((num_envs if two_steps else 0, *self._view.shape), self._view.dtype)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -98,13 +97,24 @@ class GameVectorEnv(TaskVectorEnv):
         """The observation of environments ``of`` from their painted planes, which may be overwritten."""
         if self._disturbed:
             distort(self._state, self._settings, planes, of, last)
-        if self._show is None:
+        if self._show is None and self._channels.plain:
             return planes
         shape, dtype = (len(of), *self.observation_schema.shape), self.observation_schema.dtype
         reused = len(of) == self.num_envs and self._large
         seen = np.asarray(_PooledMemory(self._pool, shape, dtype)) if reused else np.empty(shape, dtype)
-        self._show(planes, seen)
+        if self._channels.plain and self._show is not None:
+            self._show(planes, seen)
+        else:
+            self._channels.show(self._viewed(planes), seen)
         return seen
+
+    def _viewed(self, planes: NDArray[np.uint8]) -> NDArray[Any]:
+        """The view of ``planes`` (n, C, H, W) before its channels are put together; valid until the next call."""
+        if self._show is None:
+            return planes
+        viewed = self._between[: len(planes)]
+        self._show(planes, viewed)
+        return viewed
 
     def _last_seen(self, ended: NDArray[np.bool_]) -> NDArray[Any]:
         """Last observations of the episodes that ended; other rows are not set."""

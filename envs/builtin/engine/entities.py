@@ -30,6 +30,33 @@ class Entity:
         return np.array([[pixel != "." for pixel in row] for row in self.shape])
 
 
+ATTRIBUTES = {
+    "self": "the player, or a part of it",
+    "solid": "keeps the player from entering",
+    "deadly": "ends the episode when the player touches it",
+    "pickup": "taken by who enters its cell",
+    "reward": "gives a reward when it is taken or reached",
+    "tool": "taken, it opens what is locked",
+    "locked": "opens for who has the tool, and gives a reward",
+    "goal": "where to go; then the level is solved",
+    "support": "can be stood on, where there is gravity",
+    "target": "gives a reward when a projectile hits it",
+    "projectile": "shot by the player; removes targets",
+    "mobile": "moves by itself",
+    "falling": "comes down the board, by a cell a step where it is neither slow nor fast",
+    "rising": "goes up the board",
+    "wandering": "moves in random directions",
+    "chasing": "moves towards the player, at times",
+    "slow": "moves in some of the steps only",
+    "fast": "moves by more than a cell in a step",
+    "direction": "where the player is carried next, beside what it chooses",
+    "outside": "beyond the border of the board",
+    "friend": "an agent of the same team",
+    "rival": "an agent of the other team",
+    "role": "which team the agent is in",
+}
+"""What each attribute means: two things that behave differently in a game differ in one of these."""
+
 FULL = ("######",) * SPRITE
 
 ENTITIES = {
@@ -37,20 +64,28 @@ ENTITIES = {
     "wall": Entity(("solid",), "#", FULL),
     "hazard": Entity(("deadly",), "x", ("#....#", ".#..#.", "..##..", "..##..", ".#..#.", "#....#")),
     "coin": Entity(("pickup", "reward"), "o", ("......", "..##..", ".####.", ".####.", "..##..", "......")),
-    "enemy": Entity(("deadly", "mobile"), "M", (".####.", "##.##.", "######", "######", "#.##.#", "#....#")),
+    "enemy": Entity(
+        ("chasing", "deadly", "mobile", "slow", "wandering"),
+        "M",
+        (".####.", "##.##.", "######", "######", "#.##.#", "#....#"),
+    ),
     "rock": Entity(("deadly", "falling", "mobile"), "*", ("..###.", ".#####", "######", "######", "#####.", ".###..")),
     "target": Entity(
-        ("falling", "mobile", "target"), "V", ("######", "#.##.#", "######", ".####.", "..##..", "..##..")
+        ("deadly", "falling", "mobile", "slow", "target"),
+        "V",
+        ("######", "#.##.#", "######", ".####.", "..##..", "..##.."),
     ),
-    "shot": Entity(("mobile", "projectile"), "|", ("..##..", "..##..", "..##..", "..##..", "......", "......")),
-    "key": Entity(("pickup", "tool"), "k", (".###..", ".#.#..", ".###..", "..#...", "..##..", "..##..")),
-    "door": Entity(("opens", "solid"), "D", ("######", "#....#", "#....#", "#..#.#", "#....#", "######")),
+    "shot": Entity(
+        ("fast", "mobile", "projectile", "rising"), "|", ("..##..", "..##..", "..##..", "..##..", "......", "......")
+    ),
+    "key": Entity(("pickup", "reward", "tool"), "k", (".###..", ".#.#..", ".###..", "..#...", "..##..", "..##..")),
+    "door": Entity(("locked", "reward", "solid"), "D", ("######", "#....#", "#....#", "#..#.#", "#....#", "######")),
     "exit": Entity(("goal", "reward"), "E", ("#.#.#.", ".#.#.#", "#.#.#.", ".#.#.#", "#.#.#.", ".#.#.#")),
     "platform": Entity(("solid", "support"), "=", ("######", "######", "......", "......", "......", "......")),
-    "car": Entity(("deadly", "mobile", "vehicle"), "A", (".####.", "######", ".####.", ".####.", "######", ".####.")),
+    "car": Entity(("deadly", "falling", "mobile"), "A", (".####.", "######", ".####.", ".####.", "######", ".####.")),
     "body": Entity(("deadly", "self"), "s", (".####.", "######", "######", "######", "######", ".####.")),
     "heading": Entity(("direction", "self"), "+", ("......", "......", "..##..", "..##..", "......", "......")),
-    "outside": Entity(("solid",), " ", FULL),
+    "outside": Entity(("outside", "solid"), " ", FULL),
     "ally": Entity(("friend", "mobile"), "a", ("..##..", ".####.", "######", "######", ".####.", "..##..")),
     "opponent": Entity(("mobile", "rival"), "p", ("######", "######", "##..##", "##..##", "######", "######")),
     "hunter": Entity(("role",), "h", ("#.....", "......", "......", "......", "......", "......")),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from graft.envs.builtin.engine import kernel
+from graft.envs.builtin.engine.channels import KEYWORD, Channels
 from graft.envs.builtin.engine.compile import specialise
-from graft.envs.builtin.engine.entities import PALETTES
+from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
 from graft.envs.builtin.engine.mechanics import Mechanic, Value, of_game, settings
-from graft.envs.builtin.engine.view import VIEWS, planes_schema
+from graft.envs.builtin.engine.view import VIEWS, Show, planes_schema
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ActionSchema, ObservationSchema
 from graft.envs.core.task import Bounds
@@ -23,12 +24,23 @@ ACTIONS = ActionSchema("discrete", ("noop", "up", "down", "left", "right", "act"
 NOOP, UP, DOWN, LEFT, RIGHT, ACT = range(6)
 
 
+VIEW = "ego"  # where a task does not say
+
+
 class Played(NamedTuple):
-    """A game as keyword arguments make it: mechanics in force, and how it is shown."""
+    """A game as keyword arguments make it.
+
+    ``settings``: mechanics in force. ``palette``: name of its colours. ``options``: of the view. ``seen``: schema of
+    the view, which ``show`` writes (None: the planes that the rules paint). ``channels``: how the view's planes are
+    shown; its schema is that of the observations.
+    """
 
     settings: Any
-    view: str
     palette: str
+    options: Mapping[str, Value]
+    seen: ObservationSchema
+    show: Show | None
+    channels: Channels
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Game:
         goal: one sentence on what a player must learn.
         things: names of its observation planes (`entities`), in order; the first is the player's.
         own: the mechanics that it has in addition to those of every game, and their defaults.
+        meanings: attributes of things that mean something else here than in `entities`.
         begin: ``(s, i, p)`` lays out a fresh episode of environment i, which is cleared already.
         advance: ``(s, i, action, p) -> (reward, dead)`` plays one step.
         paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
@@ -55,6 +68,7 @@ class Game:
     advance: Any
     paint: Any
     own: Mapping[str, Value] = field(default_factory=dict)
+    meanings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bounds: Bounds | None = None
     movers: int = 0
     memo: int = 0
@@ -69,19 +83,39 @@ class Game:
         """What its rules paint, (C, SIZE, SIZE)."""
         return planes_schema(self.things)
 
-    def observation_schema(self, view: str = "planes") -> ObservationSchema:
-        return VIEWS[view].schema(self.things)
-
     def resolve(self, kwargs: Mapping[str, Any]) -> Played:
-        """The game under keyword arguments: mechanics, ``view``, ``palette``, ``levels``; raises GraftError."""
-        mechanics = {name: value for name, value in kwargs.items() if name not in OPTIONS}
-        view, palette = kwargs.get("view", "planes"), kwargs.get("palette", "day")
-        VIEWS[str(view)]  # raises GraftError where there is none
+        """The game under keyword arguments: mechanics, and `OPTIONS`; raises GraftError."""
+        name, palette = str(kwargs.get("view", VIEW)), kwargs.get("palette", "day")
+        view = VIEWS[name]  # raises GraftError where there is none
         if palette not in PALETTES:
             raise unknown("palette", str(palette), PALETTES)
-        return Played(
-            settings(self.id, self.mechanics, mechanics, _levels(self.id, kwargs.get("levels"))), view, palette
-        )
+        options = {
+            option.name: option.check(self.id, kwargs.get(option.name, option.default)) for option in view.options
+        }
+        mechanics = {name: value for name, value in kwargs.items() if name not in (*OPTIONS, *options)}
+        for given in mechanics.keys() - self.mechanics.keys():
+            having = [other for other, its in VIEWS.items() if given in [option.name for option in its.options]]
+            if having:
+                raise GraftError(f"{self.id}: {given} is an option of the view {', '.join(having)}, not of {name}.")
+        rules = settings(self.id, self.mechanics, mechanics, _levels(self.id, kwargs.get("levels")))
+        seen = self._meant(view.schema(self.things, **options))
+        show = None if view.show is None else view.show(self.things, palette, **options)
+        channels = Channels(seen, kwargs.get(KEYWORD, view.channels), f"{self.id} in the view {name}")
+        return Played(rules, palette, options, seen, show, channels)
+
+    def attributes(self, thing: str) -> tuple[str, ...]:
+        """What a thing means in this game, sorted."""
+        return tuple(sorted(self.meanings.get(thing, ENTITIES[thing].attributes)))
+
+    def _meant(self, schema: ObservationSchema) -> ObservationSchema:
+        """``schema`` with the meanings of this game, for channels and for features (``wall.row``)."""
+        words = []
+        for name, own in zip(schema.names, schema.attributes, strict=True):
+            thing = name.partition(".")[0]
+            usual = set(ENTITIES[thing].attributes) if thing in self.meanings else set()
+            changed = usual and usual <= set(own)
+            words.append(tuple(sorted(set(own) - usual | set(self.meanings[thing]))) if changed else own)
+        return replace(schema, attributes=tuple(words))
 
     @cached_property
     def reset_batch(self) -> Callable[..., None]:
@@ -96,14 +130,15 @@ class Game:
 def measured(random: float, expert: float, episodes: str, random_error: str, expert_error: str, task: str) -> Bounds:
     """Bounds as ``graft reference`` measures them: the random policy in ``episodes`` episodes, and PPO."""
     how = (
-        f"random: mean of {episodes} episodes (± {random_error}); expert: PPO from scratch for 2M env steps, mean of "
-        f"1,024 episodes (± {expert_error}); graft reference {task}"
+        f"random: mean of {episodes} episodes (± {random_error}); expert: PPO on whole boards (view planes) for 2M env "
+        f"steps, mean of 1,024 episodes (± {expert_error}); graft reference {task}"
     )
     return Bounds(random, expert, how)
 
 
 OPTIONS = {
-    "view": "how the board is shown",
+    "view": f"how the board is shown; {VIEW} where nothing is said",
+    KEYWORD: "what planes are of: names of things, their attributes, or both",
     "palette": "colours of the pixel view",
     "levels": "the range [first, end) of levels that episodes are drawn from; without it there is no end of them",
 }

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graft.envs.builtin.engine.channels import NAMES
 from graft.envs.builtin.engine.entities import ENTITIES
+from graft.envs.builtin.engine.mechanics import Mechanic
 from graft.envs.builtin.engine.state import SIZE
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema, uint8_schema
@@ -26,13 +28,16 @@ class View:
     """A way to show a board.
 
     Attributes:
-        meaning: a phrase for lists. schema: from the names of a game's planes, the player's first.
-        show: ``(names, palette) -> Show``; None where the planes themselves are shown.
+        meaning: a phrase for lists. schema: from the names of a game's planes, the player's first, and the options.
+        show: ``(names, palette, **options) -> Show``; None where the planes themselves are shown.
+        options: keyword arguments that it takes. channels: of its planes, where a task says nothing of `channels`.
     """
 
     meaning: str
-    schema: Callable[[tuple[str, ...]], ObservationSchema]
-    show: Callable[[tuple[str, ...], str], Show] | None = None
+    schema: Callable[..., ObservationSchema]
+    show: Callable[..., Show] | None = None
+    options: tuple[Mechanic, ...] = ()
+    channels: str = NAMES
 
 
 VIEWS: Registry[View] = Registry("view", "graft.envs.builtin.views", View, "graft.views", instances=True)

@@ -125,6 +125,7 @@ GAME = Game(
     goal="Keep to the winding road and pass the cars, as fast as the bends allow.",
     things=("player", "wall", "car", "heading"),
     own={"wrap": False, "momentum": True, "fall_rate": 0.15, "enemy_speed": 0.5},
+    meanings={"wall": ("deadly", "fast", "falling")},  # the road's side, which comes as fast as the player drives
     begin=begin,
     advance=advance,
     paint=paint,

@@ -72,6 +72,7 @@ GAME = Game(
     goal="Reach coin after coin while the growing body leaves less and less room to turn.",
     things=("player", "body", "coin"),
     own={"wrap": False},
+    meanings={"outside": ("deadly", "outside")},
     begin=begin,
     advance=advance,
     paint=paint_cells,

@@ -4,35 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
+from graft.envs.builtin.engine.channels import ATTRIBUTES
 from graft.envs.builtin.engine.compile import standalone
 from graft.envs.builtin.engine.kernel import player_cell
+from graft.envs.builtin.engine.mechanics import Mechanic
 from graft.envs.builtin.engine.state import SIZE
-from graft.envs.builtin.engine.view import VIEWS, View, planes_schema
+from graft.envs.builtin.engine.view import VIEWS, Show, View, planes_schema
 from graft.envs.core.schema import ObservationSchema
 
-RADIUS = 4  # cells that are shown on each side of the player
+RADIUS = Mechanic("radius", "cells shown on each side of the player, in the view ego", 5, 1, SIZE - 1)
 
 
-def schema(names: tuple[str, ...]) -> ObservationSchema:
-    """A game's planes and one more, (C + 1, 2 RADIUS + 1, 2 RADIUS + 1)."""
-    return planes_schema((*names, "outside"), 2 * RADIUS + 1)
+def schema(names: tuple[str, ...], radius: int) -> ObservationSchema:
+    """A game's planes and one more, (C + 1, 2 radius + 1, 2 radius + 1)."""
+    return planes_schema((*names, "outside"), 2 * radius + 1)
 
 
 @standalone
-def crop(planes: Any, out: Any) -> None:
-    """The cells around the player, (N, C + 1, 2 RADIUS + 1, ...); the last plane says what is off the board."""
-    side, last = 2 * RADIUS + 1, planes.shape[1]
+def crop(planes: Any, radius: int, out: Any) -> None:
+    """The cells around the player, (N, C + 1, 2 radius + 1, ...); the last plane says what is off the board."""
+    side, last = 2 * radius + 1, planes.shape[1]
     for i in range(planes.shape[0]):
         row, column = player_cell(planes[i, 0])
-        out[i] = 0
-        for y in range(side):
-            for x in range(side):
-                r, k = row + y - RADIUS, column + x - RADIUS
-                if r < 0 or r >= SIZE or k < 0 or k >= SIZE:
-                    out[i, last, y, x] = 1
-                    continue
-                for c in range(last):
-                    out[i, c, y, x] = planes[i, c, r, k]
+        top, bottom = max(0, radius - row), min(side, SIZE + radius - row)
+        left, right = max(0, radius - column), min(side, SIZE + radius - column)
+        out[i, :last] = 0
+        out[i, last] = 1
+        for y in range(top, bottom):
+            for x in range(left, right):
+                out[i, last, y, x] = 0
+        for c in range(last):
+            for y in range(top, bottom):
+                for x in range(left, right):
+                    out[i, c, y, x] = planes[i, c, row + y - radius, column + x - radius]
 
 
-VIEWS.add("ego", View("planes of the cells around the player", schema, lambda *_: crop))
+def show(names: tuple[str, ...], palette: str, radius: int) -> Show:
+    return lambda planes, out: crop(planes, radius, out)
+
+
+VIEWS.add("ego", View("planes of the cells around the player", schema, show, (RADIUS,), ATTRIBUTES))

@@ -95,7 +95,7 @@ def match(*names, **kwargs):
     [
         ([GAMES[0], GAMES[2], {"id": GAMES[1], "kwargs": {"view": "pixels"}}], r"Gather and Hunt.view=pixels. have no"),
         (
-            [GAMES[0], {"id": GAMES[1], "kwargs": {"view": "pixels"}}],
+            [{"id": GAMES[k], "kwargs": {"view": view}} for k, view in enumerate(("planes", "pixels"))],
             r"\(4, 10, 10\), and pixels of uint8 .* \(3, 64, 64\)",
         ),
         ([match(*"abcd"), match(*"abcd", kind="planes")], r"vector of float32 .* planes of uint8"),

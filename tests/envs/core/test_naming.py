@@ -114,7 +114,7 @@ def test_a_task_takes_the_names_of_another_that_looks_the_same() -> None:
 
 def test_attributes_are_words_about_an_observation() -> None:
     given = {"observation": {"wall": "hedge"}, "attributes": {"hedge": ["solid", "green"], "coin": "shiny"}}
-    observation = envs.schemas(Task("Graft/Gather-v0", {"schema": given})).observation
+    observation = envs.schemas(Task("Graft/Gather-v0", {"view": "planes", "schema": given})).observation
     words = dict(zip(observation.names, observation.attributes, strict=True))
     assert (words["hedge"], words["coin"]) == (("green", "solid"), ("shiny",))
     assert words["player"] == ("self",)

@@ -100,7 +100,7 @@ def test_every_registry_takes_module_and_name(module: str) -> None:
     assert ENCODERS[f"{module}:Small"].__name__ == "Small"
     assert VIEWS[f"{module}:SAME"].meaning == "planes, again"
     task = Task("Graft/Dodge-v0", {"view": f"{module}:SAME"})
-    assert envs.schemas(task) == envs.schemas(Task("Graft/Dodge-v0"))
+    assert envs.schemas(task) == envs.schemas(Task("Graft/Dodge-v0", {"view": "planes"}))
     method = parse_method({f"{module}:Plain": {"share": 0.25}})
     assert label(method) == f"{module}:Plain(share=0.25)"
     assert to_json(method)["name"] == f"{module}:Plain"

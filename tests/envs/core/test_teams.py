@@ -142,7 +142,11 @@ def test_surplus_rows_change_nothing_for_the_other_environments() -> None:
 
 
 def test_rows_out_of_play_learn_when_a_game_is_over() -> None:
-    parts = [Task(PURSUIT, {"team": "prey", "prey": [1, 3]}), Task(GATHER), Task("Graft/Hunt-v0", {"view": "ego"})]
+    parts = [
+        Task(PURSUIT, {"team": "prey", "prey": [1, 3]}),
+        Task(GATHER),
+        Task("Graft/Hunt-v0", {"view": "ego", "radius": 4, "channels": "names"}),
+    ]
     env, mixed = rows(parts[0], 6), envs.make(mixture(parts), 18, 0)
     env.reset()
     mixed.reset()

@@ -17,7 +17,7 @@ from graft.envs.core.union import UnionObservation, union
 from graft.envs.factory import make
 from graft.errors import GraftError
 
-GATHER, HUNT = Task("Graft/Gather-v0"), Task("Graft/Hunt-v0")
+GATHER, HUNT = Task("Graft/Gather-v0", {"view": "planes"}), Task("Graft/Hunt-v0", {"view": "planes"})
 
 
 def test_names_in_the_order_in_which_they_appear():

@@ -67,7 +67,8 @@ def test_overrides_reach_inside_lists_and_abbreviations(tmp_path):
 
 
 def test_a_target_takes_the_names_of_its_source(tmp_path):
-    source = {"id": "Graft/Gather-v0", "schema": {"observation": {"wall": "hedge"}, "attributes": {"coin": "shiny"}}}
+    names = {"observation": {"is_solid": "hedge"}, "attributes": {"is_pickup": "shiny"}}
+    source = {"id": "Graft/Gather-v0", "schema": names}
     target = {"id": "Graft/Gather-v0", "kwargs": {"slip": 0.5}, "schema": {"as": "source"}}
     config = load_config(str(write_config(tmp_path, sources=[source], targets=[target])))
     assert schemas(config.targets[0].task) == schemas(config.sources[0].task)

@@ -30,10 +30,10 @@ def test_sources_are_pretrained_once_per_seed(tmp_path):
 
 
 def test_what_is_recalled_bears_the_targets_names_and_must_look_like_it(tmp_path):
-    target = {"id": "Graft/Dodge-v0", "schema": {"observation": {"player": "me"}}, "recall": {"id": "Graft/Dodge-v0"}}
+    target = {"id": "Graft/Dodge-v0", "schema": {"observation": {"is_self": "me"}}, "recall": {"id": "Graft/Dodge-v0"}}
     graph = graph_of(tmp_path, targets=[target], methods=["finetune"], seeds=1)
     recalled = [entry.task for stage in graph.stages.values() for entry in stage.recall]
-    assert [task.kwargs for task in recalled] == [{"schema": {"observation": {"player": "me"}}}]
+    assert [task.kwargs for task in recalled] == [{"schema": {"observation": {"is_self": "me"}}}]
     with pytest.raises(GraftError, match=r"recall of Dodge\(.*: Maze\(.* shows or takes something else"):
         graph_of(tmp_path, targets=[target | {"recall": {"id": "Graft/Maze-v0"}}])
 

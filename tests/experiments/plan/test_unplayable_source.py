@@ -20,7 +20,7 @@ from graft.experiments.stages.preflight import preflight
 from graft.experiments.store.records import Store
 
 GONE = Task("farm_games_of_mine:Farm-v0", {"size": 3})
-DODGE = Task("Graft/Dodge-v0")
+DODGE = Task("Graft/Dodge-v0", {"view": "planes"})
 SMALL = NetworkConfig(None, {"channels": [2], "kernels": [3], "strides": [2], "pools": [1], "features": 8}, (4,))
 
 
@@ -37,7 +37,7 @@ def config_of(tmp_path, source, **changes):
 
 
 def test_it_is_transferred_and_kept_is_not_measured(tmp_path, source):
-    target = {"id": "Graft/Dodge-v0", "schema": {"observation": {"player": "farmer"}}}
+    target = {**DODGE.to_json(), "schema": {"observation": {"player": "farmer"}}}
     config = config_of(tmp_path, source, targets=[target])
     graph = expand(config)
     assert {stage.kind for stage in graph.stages.values()} == {"transfer"}
@@ -51,7 +51,7 @@ def test_it_is_transferred_and_kept_is_not_measured(tmp_path, source):
 
 
 def test_a_target_takes_its_names(tmp_path, source):
-    target = {"id": "Graft/Dodge-v0", "kwargs": {"slip": 0.5}, "schema": {"as": "source"}}
+    target = {"id": DODGE.id, "kwargs": {**DODGE.kwargs, "slip": 0.5}, "schema": {"as": "source"}}
     task = config_of(tmp_path, source, targets=[target]).targets[0].task
     assert schemas(task) == Checkpoint.load(source["checkpoint"]).schemas
     assert "farmer" in schemas(task).observation.names
@@ -68,6 +68,6 @@ def test_a_method_that_plays_the_source_again_says_what_it_lacks(tmp_path, sourc
 def test_with_its_task_kept_is_measured(tmp_path, source):
     loaded = Checkpoint.load(source["checkpoint"])
     replace(loaded, task=DODGE, schemas=schemas(DODGE)).save(tmp_path / "dodge")
-    graph = expand(config_of(tmp_path, {"checkpoint": str(tmp_path / "dodge")}, targets=["Graft/Dodge-v0"]))
+    graph = expand(config_of(tmp_path, {"checkpoint": str(tmp_path / "dodge")}, targets=[DODGE.to_json()]))
     assert graph.unplayable == {}
     assert any(stage.recall for stage in graph.stages.values())

@@ -27,7 +27,8 @@ def test_it_finds_what_does_not_fit(tmp_path):
 
 
 def test_it_reports_what_is_carried_over(tmp_path):
-    config = load_config(str(write_config(tmp_path, targets="Graft/Hunt-v0", methods=["frozen"])))
+    source, target = ({"id": f"Graft/{game}-v0", "kwargs": {"view": "planes"}} for game in ("Dodge", "Hunt"))
+    config = load_config(str(write_config(tmp_path, sources=source, targets=target, methods=["frozen"])))
     reports = preflight(expand(config))
     assert [report is None for _, report in reports] == [True, True, False]
     stem = next(row for row in reports[2][1].rows if row.tensor == "encoder.blocks.0.0.weight")

@@ -151,7 +151,7 @@ def test_a_numbered_level_begins_the_same_whoever_plays_it(game: str) -> None:
     """So many levels as there are numbers, which other numbers do not share; what happens in one is left to chance."""
 
     def starts(levels: list[int], seed: int) -> set[bytes]:
-        env = envs.make(Task(game, {"levels": levels}), 64, seed)
+        env = envs.make(Task(game, {"levels": levels, "view": "planes"}), 64, seed)
         return {obs.tobytes() for obs in env.reset()[0]}
 
     assert len(starts([7, 8], 0) | starts([7, 8], 100)) == 1

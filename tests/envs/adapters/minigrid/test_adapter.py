@@ -11,6 +11,7 @@ import pytest
 from graft import envs
 from graft.envs import Task
 from graft.envs.adapters.minigrid import adapter as minigrid
+from graft.envs.builtin.engine.channels import Channels
 
 INSTALL = "pip install 'graft-rl[games]'"
 
@@ -66,8 +67,24 @@ def test_attributes_are_in_the_shared_vocabulary() -> None:
     assert meaning["object:lava"] == ("deadly",)
     assert meaning["object:goal"] == ("goal", "reward")
     assert meaning["object:door"] == ("openable", "solid")
-    assert {meaning[f"object:{thing}"] for thing in ("key", "ball", "box")} == {("pickup",)}
+    assert meaning["object:key"] == ("pickup", "solid", "tool")
     assert all(list(words) == sorted(words) for words in schema.attributes)
+    known = [words for words in schema.attributes if words]
+    assert len(set(known)) == len(known)
+
+
+def test_planes_by_attributes_lose_nothing() -> None:
+    """A red key is something to take, a tool and red; what has no attributes stays."""
+    schema = minigrid.minigrid_codecs("t", *spaces())[0].schema
+    channels = Channels(schema, "attributes", "t")
+    planes = np.zeros((1, *schema.shape), np.uint8)
+    for name in ("object:key", "colour:red"):
+        planes[0, schema.names.index(name), 2, 3] = 1
+    seen = np.empty((1, *channels.schema.shape), np.uint8)
+    channels.show(planes, seen)
+    names = [channels.schema.names[k] for k in np.flatnonzero(seen[0, :, 2, 3])]
+    assert sorted(names) == ["is_colour", "is_pickup", "is_red", "is_solid", "is_tool"]
+    assert {"object:unseen", "object:empty", "object:floor"} <= set(channels.schema.names)
 
 
 def test_bounds() -> None:

@@ -14,10 +14,12 @@ from graft.envs.builtin.engine.entities import ENTITIES, PALETTES
 from graft.envs.builtin.engine.game import GAMES, NOOP, RIGHT
 from graft.envs.builtin.engine.state import COIN, HAZARD, WALL
 from graft.envs.builtin.engine.view import VIEWS
+from graft.envs.builtin.views import ego
 
 GAME_IDS = list(GAMES)
 VIEW_NAMES = list(VIEWS)
 PLAYER = 0
+RADIUS = int(ego.RADIUS.default)
 
 
 def shown(view: str, player: tuple[int, int], cells: dict[tuple[int, int], int], **options: Any) -> Any:
@@ -37,7 +39,13 @@ def test_planes_hold_the_player_and_the_things() -> None:
 
 
 def test_ego_shows_the_cells_within_four_of_the_player_and_what_is_outside() -> None:
-    seen = shown("ego", (2, 3), {(2, 7): WALL, (2, 8): WALL, (0, 3): HAZARD, (6, 0): COIN, (7, 3): COIN})
+    seen = shown(
+        "ego",
+        (2, 3),
+        channels="names",
+        radius=4,
+        cells={(2, 7): WALL, (2, 8): WALL, (0, 3): HAZARD, (6, 0): COIN, (7, 3): COIN},
+    )
     assert seen.shape == (5, 9, 9)
     things = ones(seen[:4])  # a cell (r, c) is seen at (r - 2 + 4, c - 3 + 4)
     assert things == {(PLAYER, 4, 4), (WALL, 4, 8), (HAZARD, 2, 4), (COIN, 8, 1)}
@@ -55,7 +63,40 @@ def test_ego_marks_the_outside_on_each_side(
 ) -> None:
     inside = np.zeros((9, 9), bool)
     inside[rows[0] : rows[1], columns[0] : columns[1]] = True
-    np.testing.assert_array_equal(shown("ego", player, {})[4], ~inside)
+    seen = shown("ego", player, {}, channels="names", radius=4)
+    np.testing.assert_array_equal(seen[4], ~inside)
+
+
+@pytest.mark.parametrize("radius", [1, 3, 9])
+def test_ego_is_a_cut_of_the_board_with_a_margin(radius: int) -> None:
+    """Of the planes and of what is outside, at every place of the player, as numpy cuts them."""
+    env, plain = (
+        batch("Gather", 16, **{"view": v, **kw})
+        for v, kw in {"ego": {"channels": "names", "radius": radius}, "planes": {}}.items()
+    )
+    seen, boards = env.reset()[0], plain.reset()[0]
+    for actions in np.random.default_rng(0).integers(0, 5, (20, 16)):
+        for mine, board in zip(seen, boards, strict=True):
+            outside = np.pad(np.zeros((10, 10), np.uint8), radius, constant_values=1)
+            padded = np.concatenate([np.pad(board, ((0, 0), (radius, radius), (radius, radius))), outside[None]])
+            row, column = np.argwhere(board[PLAYER])[0]
+            np.testing.assert_array_equal(mine, padded[:, row : row + 2 * radius + 1, column : column + 2 * radius + 1])
+        seen, boards = env.step(actions)[0], plain.step(actions)[0]
+
+
+def test_options_of_a_view_are_checked() -> None:
+    with pytest.raises(
+        GraftError, match=r"Graft/Gather-v0: radius=10 is not allowed; it is a whole number from 1 to 9"
+    ):
+        batch("Gather", view="ego", radius=10)
+    with pytest.raises(GraftError, match="radius is an option of the view ego, not of planes"):
+        batch("Gather", view="planes", radius=3)
+    with pytest.raises(GraftError, match="Unknown channels of Graft/Gather-v0 in the view ego 'name'"):
+        batch("Gather", view="ego", channels="name")
+    with pytest.raises(
+        GraftError, match="channels=both of Graft/Gather-v0 in the view pixels is not possible: it shows"
+    ):
+        batch("Gather", view="pixels", channels="both")
 
 
 def test_features_by_hand() -> None:
@@ -137,11 +178,11 @@ def test_no_two_things_of_a_game_look_the_same() -> None:
 @pytest.mark.parametrize("view", VIEW_NAMES)
 @pytest.mark.parametrize("game", GAME_IDS)
 def test_spaces_and_dtypes(game: str, view: str) -> None:
-    env = envs.make(Task(game, {"view": view}), 3, 0)
+    env = envs.make(Task(game, {"view": view, "channels": "names"}), 3, 0)
     count = len(GAMES[game].things)
     shape, dtype = {
         "planes": ((count, 10, 10), np.uint8),
-        "ego": ((count + 1, 9, 9), np.uint8),
+        "ego": ((count + 1, 2 * RADIUS + 1, 2 * RADIUS + 1), np.uint8),
         "features": ((4 * count,), np.float32),
         "pixels": ((3, 64, 64), np.uint8),
     }[view]
@@ -158,14 +199,14 @@ def test_spaces_and_dtypes(game: str, view: str) -> None:
 @pytest.mark.parametrize("game", GAME_IDS)
 def test_the_trajectory_is_the_same_in_every_view(game: str, view: str) -> None:
     """What is seen, of last observations too, is the view of the planes that are seen in the planes' view."""
-    plain, env = (envs.make(Task(game, {"view": v}), 8, 0) for v in ("planes", view))
-    show = VIEWS[view].show
+    plain, env = (envs.make(Task(game, {"view": v, "channels": "names"}), 8, 0) for v in ("planes", view))
+    show, options = VIEWS[view].show, {option.name: option.default for option in VIEWS[view].options}
 
     def viewed(planes: Any) -> Any:
         if show is None:
             return planes
         out = np.empty((len(planes), *env.single_observation_space.shape), env.single_observation_space.dtype)
-        show(GAMES[game].things, "day")(np.ascontiguousarray(planes), out)
+        show(GAMES[game].things, "day", **options)(np.ascontiguousarray(planes), out)
         return out
 
     np.testing.assert_array_equal(viewed(plain.reset()[0]), env.reset()[0])
@@ -188,7 +229,7 @@ def test_the_final_observation_shows_the_end_and_the_next_one_a_fresh_board() ->
     """A player who has stepped onto a hazard at (5, 6), in each view."""
 
     def last(view: str) -> tuple[Any, Any]:
-        env = batch("Gather", view=view)
+        env = batch("Gather", view=view, channels="names")
         place(env, (5, 5), {(5, 6): HAZARD})
         obs, _, terminated, _, infos = env.step(np.array([RIGHT]))
         assert terminated[0]
@@ -197,7 +238,7 @@ def test_the_final_observation_shows_the_end_and_the_next_one_a_fresh_board() ->
     final, fresh = last("planes")
     assert ones(final) == {(PLAYER, 5, 6), (HAZARD, 5, 6)}
     assert fresh.sum() == 1 + 12 + 6 + 7
-    assert ones(last("ego")[0][:4]) == {(PLAYER, 4, 4), (HAZARD, 4, 4)}
+    assert ones(last("ego")[0][:4]) == {(PLAYER, RADIUS, RADIUS), (HAZARD, RADIUS, RADIUS)}
     np.testing.assert_allclose(last("features")[0][8:12], np.array([0, 0, 1, 0.01], np.float32))
     patch = cell(last("pixels")[0], 5, 6)
     assert patch[:, 2, 2].tolist() == [20, 60, 200]

@@ -173,7 +173,8 @@ def _same_actions(tasks: list[Task]) -> ActionSchema:
 def _differing(boxes: Sequence[ActionSchema]) -> NDArray[np.bool_]:
     """Which actions have other bounds in some of these boxes, (A,)."""
     ends = np.array([(box.low, box.high) for box in boxes])
-    return (ends != ends[0]).any((0, 1))
+    differing: NDArray[np.bool_] = (ends != ends[0]).any((0, 1))
+    return differing
 
 
 def _finite(box: ActionSchema, which: NDArray[np.bool_]) -> bool:
@@ -185,8 +186,9 @@ def _stretched(actions: NDArray[Any], given: ActionSchema, taken: ActionSchema) 
     if given == taken:
         return actions
     low, high = np.array(taken.low, np.float32), np.array(taken.high, np.float32)
-    found: NDArray[Any] = np.where(_differing([given, taken]), low + 0.5 * (actions + 1) * (high - low), actions)
-    return np.clip(found, low, high)
+    stretched = np.where(_differing([given, taken]), low + 0.5 * (actions + 1) * (high - low), actions)
+    found: NDArray[Any] = np.clip(stretched, low, high)
+    return found
 
 
 def _taken(actions: ActionSchema, bounded: bool) -> str:

@@ -185,9 +185,9 @@ def _stretched(actions: NDArray[Any], given: ActionSchema, taken: ActionSchema) 
     """Actions (N, A) of ``given`` as a task takes them."""
     if given == taken:
         return actions
-    low, high = np.array(taken.low, np.float32), np.array(taken.high, np.float32)
-    stretched = np.where(_differing([given, taken]), low + 0.5 * (actions + 1) * (high - low), actions)
-    found: NDArray[Any] = np.clip(stretched, low, high)
+    which, found = _differing([given, taken]), actions.astype(np.float32)
+    low, high = (np.array(ends, np.float32)[which] for ends in (taken.low, taken.high))
+    found[:, which] = np.clip(low + 0.5 * (found[:, which] + 1) * (high - low), low, high)
     return found
 
 

@@ -173,7 +173,8 @@ def _same_actions(tasks: list[Task]) -> ActionSchema:
 def _differing(boxes: Sequence[ActionSchema]) -> NDArray[np.bool_]:
     """Which actions have other bounds in some of these boxes, (A,)."""
     ends = np.array([(box.low, box.high) for box in boxes])
-    return (ends != ends[0]).any((0, 1))
+    differing: NDArray[np.bool_] = (ends != ends[0]).any((0, 1))
+    return differing
 
 
 def _finite(box: ActionSchema, which: NDArray[np.bool_]) -> bool:
@@ -184,9 +185,10 @@ def _stretched(actions: NDArray[Any], given: ActionSchema, taken: ActionSchema) 
     """Actions (N, A) of ``given`` as a task takes them."""
     if given == taken:
         return actions
-    low, high = np.array(taken.low, np.float32), np.array(taken.high, np.float32)
-    found: NDArray[Any] = np.where(_differing([given, taken]), low + 0.5 * (actions + 1) * (high - low), actions)
-    return np.clip(found, low, high)
+    which, found = _differing([given, taken]), actions.astype(np.float32)
+    low, high = (np.array(ends, np.float32)[which] for ends in (taken.low, taken.high))
+    found[:, which] = np.clip(low + 0.5 * (found[:, which] + 1) * (high - low), low, high)
+    return found
 
 
 def _taken(actions: ActionSchema, bounded: bool) -> str:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from graft.errors import GraftError, unknown
@@ -67,7 +68,11 @@ def import_part(name: str, kind: Kind) -> Any:
         raise GraftError(f"The {kind.noun} '{name}' has no module or no name; give module:Name.")
     imported = import_module(module, f"{kind.noun} '{name}'")
     if not hasattr(imported, attribute):
-        offered = [key for key, entry in vars(imported).items() if kind.has(entry) and _is_defined(entry, module)]
+        offered = [
+            key
+            for key, entry in vars(imported).items()
+            if not key.startswith("_") and kind.has(entry) and _is_defined(entry, module)
+        ]
         if not offered:
             raise GraftError(f"Module '{module}' has no '{attribute}', and no {kind.noun}, which {kind.must}.")
         raise unknown(f"{kind.noun} of {module}", attribute, offered)
@@ -78,7 +83,9 @@ def import_part(name: str, kind: Kind) -> Any:
 
 
 def _is_defined(entry: object, module: str) -> bool:
-    """Whether a class was not only imported into the module from Graft; instances count as its own."""
+    """Whether a class was not only imported into the module from Graft; instances count as its own, modules do not."""
+    if isinstance(entry, ModuleType):
+        return False
     return not isinstance(entry, type) or entry.__module__ == module or is_own(entry.__module__)
 
 

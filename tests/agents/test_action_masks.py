@@ -199,7 +199,7 @@ def test_returns_are_those_of_a_plain_loop() -> None:
 
 
 @pytest.mark.usefixtures("tiny_tasks", "one_ray")
-@pytest.mark.parametrize("by", BACKENDS)
+@pytest.mark.parametrize("by", ["sb3", pytest.param("rllib", marks=pytest.mark.slow)])
 def test_masks_that_forbid_nothing_change_nothing_and_are_resumed(by: str, tmp_path: Path) -> None:
     """A board beside flags that are all 0 trains as the board alone, also from its snapshot: to the bit."""
     task = Task("Graft/Dodge-v0")

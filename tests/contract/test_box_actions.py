@@ -50,7 +50,7 @@ def test_actions_without_bounds_are_those_of_the_gaussian(by):
     assert np.isfinite(run.result.final_returns).all()
 
 
-@pytest.mark.parametrize("reach", [2.0, 1024.0])
+@pytest.mark.parametrize("reach", [pytest.param(2.0, marks=pytest.mark.slow), 1024.0])
 def test_it_learns_alike_on_any_bounds(by, reach):
     """To the bit, where the bounds are powers of two, whose products are not rounded."""
     one = trained(by, None, pull((-1.0, -1.0), (1.0, 1.0)), budget=256, evaluation=SPARSE)

@@ -319,6 +319,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     return Killed(old, checkpoint(seed=1).save(root / "new"), **left)
 
 
+@pytest.mark.slow
 @needs_kill
 def test_a_kill_at_any_moment_leaves_the_old_checkpoint_or_the_new_one(killed):
     found = [Checkpoint.load(folder / "ckpt").id for folder in killed.again]

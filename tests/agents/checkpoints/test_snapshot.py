@@ -138,6 +138,7 @@ def compare(trainer, monkeypatch, stops, spoil=True):
     return reference, resumed
 
 
+@pytest.mark.slow
 def test_stopped_at_any_metric_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     # 5 rollouts of 128 env steps. Records: evaluations at 0, 256, 512 and 640; and for each rollout its episodes, and
     # its update's losses, which come at the next rollout's start, after the snapshot.

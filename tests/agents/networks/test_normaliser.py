@@ -187,10 +187,10 @@ def test_parts_of_an_observation_have_the_same_rule():
     [
         ("finetune", True, "ppo"),
         ({"finetune": {"statistics": "freeze"}}, False, "ppo"),
-        ({"finetune": {"statistics": "freeze"}}, False, "sac"),
+        pytest.param({"finetune": {"statistics": "freeze"}}, False, "sac", marks=pytest.mark.slow),
         ("frozen", False, "ppo"),
         ({"frozen": {"statistics": "go_on"}}, True, "ppo"),
-        ({"frozen": {"statistics": "go_on"}}, True, "sac"),
+        pytest.param({"frozen": {"statistics": "go_on"}}, True, "sac", marks=pytest.mark.slow),
         ("random_frozen", True, "ppo"),
         ("lora", False, "ppo"),
         ({"lora": {"statistics": "go_on"}}, True, "ppo"),

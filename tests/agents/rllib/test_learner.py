@@ -123,7 +123,7 @@ def consolidated():
 
 
 METHODS = [
-    {"ewc": {}},
+    pytest.param({"ewc": {}}, marks=pytest.mark.slow),
     pytest.param({"progressive": {}}, marks=pytest.mark.slow),
     pytest.param({"frozen": {}}, marks=pytest.mark.slow),
     pytest.param({"kickstart": {}}, marks=pytest.mark.slow),

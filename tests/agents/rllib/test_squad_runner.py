@@ -223,7 +223,8 @@ def test_what_is_frozen_stays_and_a_partner_that_shares_it_learns_on_it():
         assert (now["policy.out.weight"] != then["policy.out.weight"]).any()
 
 
-@pytest.mark.parametrize("share", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [False, True])
 def test_it_goes_on_where_it_was_stopped(share, tmp_path):
     whole = pair(share)
     together(*whole, budget=800)

@@ -87,7 +87,8 @@ def logged(algorithm, budget, network):
     return records, result
 
 
-@pytest.mark.parametrize("name", ["ppo", pytest.param("dqn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "dqn"])
 def test_a_mixture_is_logged_task_by_task(name):
     algorithm = ALGORITHMS[name](num_envs=8, **OPTIONS[name])
     config = architecture_for(algorithm, small_config("planes"))

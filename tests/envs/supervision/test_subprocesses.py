@@ -239,7 +239,9 @@ def test_errors_of_a_process_are_those_of_one(odd: None) -> None:
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize(("how", "mode"), list(zip(["sleep", "compiled"], MODES, strict=True)))
+@pytest.mark.parametrize(
+    ("how", "mode"), [pytest.param("sleep", MODES[0], marks=pytest.mark.slow), ("compiled", MODES[1])]
+)
 def test_a_step_that_hangs_is_ended_and_the_others_go_on(
     odd: None, tmp_path: Path, how: str, mode: AutoresetMode
 ) -> None:
@@ -264,7 +266,8 @@ def test_a_step_that_hangs_is_ended_and_the_others_go_on(
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("where", [pytest.param("reset", marks=pytest.mark.slow), "close"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["reset", "close"])
 def test_a_reset_that_hangs_and_a_closing_that_hangs_are_ended(odd: None, tmp_path: Path, where: str) -> None:
     """A reset may take five times as long as a step; it closes what has failed before."""
     kwargs = {"hangs": {where: "sleep"}, "mark": str(tmp_path / "hung"), "faults": {"step_timeout": 0.6}}

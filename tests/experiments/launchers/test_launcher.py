@@ -70,6 +70,7 @@ def test_a_failed_source_fails_what_needs_it_and_nothing_else(tmp_path, monkeypa
     assert "Unstable" in store.record(pretrain)["error"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_stage_and_the_rest_runs_after_its_source(tmp_path):
     import multiprocessing
 

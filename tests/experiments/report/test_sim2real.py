@@ -72,6 +72,7 @@ def evaluations(out: Path, stage: str, tag: str) -> list[float]:
     return [(value - 10) / 50 for line in lines if (value := json.loads(line).get(tag)) is not None]
 
 
+@pytest.mark.slow
 def test_rows_are_what_the_stages_measured(out):
     results = json.loads((out / "results.json").read_text())
     rows = {row["method"]: row for row in results["recovery"]}
@@ -96,6 +97,7 @@ def test_rows_are_what_the_stages_measured(out):
     assert any(lost)
 
 
+@pytest.mark.slow
 def test_the_table_says_what_it_is(out, capsys):
     assert main([str(out.parent / "proxy.yaml"), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -124,6 +126,7 @@ def test_a_students_r2_is_in_the_log_and_a_low_one_comes_with_a_warning(tmp_path
     assert len(notes) == 1
 
 
+@pytest.mark.slow
 def test_a_source_has_its_own_methods_beside_the_controls(out):
     graph = expand(load_config(str(out.parent / "proxy.yaml")))
     pairs = [(c.source, label(c.method)) for c in graph.comparisons]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from support.tiny_experiment import write_config
 from support.tiny_tasks import MATCH, TASK, assert_same, small_network
@@ -40,6 +41,7 @@ def transfer_by(graph, name):
     return next(s for s in graph.stages.values() if s.kind == "transfer" and s.method == METHODS[name]())
 
 
+@pytest.mark.slow
 def test_a_transfers_checkpoint_as_the_next_source(tmp_path):
     """What is kept of its task is measured with its own heads, not with those of the task before it."""
     graph, store = run(tmp_path / "first", methods=["finetune", "ewc"])

@@ -127,6 +127,7 @@ def test_names_of_a_team_stay_with_those_who_see_the_same(tmp_path):
     assert Squad({"reds": "a", "blues": "b"}).partners(coins)["b"].kwargs["schema"] == coins.kwargs["schema"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_ray")
 def test_partners_of_a_method_with_layers_of_its_own_are_plain_networks(tmp_path):
     store = Store(tmp_path / "out")

@@ -126,6 +126,7 @@ def test_under_every_method_a_stopped_stage_ends_as_if_it_had_not_been(tmp_path,
     assert tried
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_a_stage_on_a_mixture_goes_on_and_its_record_has_each_tasks_returns(tmp_path):
     task = {"id": "Graft/Mixture-v0", "kwargs": {"tasks": ["Graft/Dodge-v0", "Graft/Shoot-v0"]}}

@@ -73,7 +73,10 @@ def outputs(network, task):
     return torch.cat([torch.cat([out.action.flatten(), out.value]) for out in found])
 
 
-@pytest.mark.parametrize(("name", "remembers"), [("packnet", True), ("progressive", True), ("finetune", False)])
+@pytest.mark.parametrize(
+    ("name", "remembers"),
+    [pytest.param("packnet", True, marks=pytest.mark.slow), ("progressive", True), ("finetune", False)],
+)
 def test_the_first_task_is_served_as_before_bit_for_bit(lived, name, remembers):
     graph, store, _, _ = lived
     task = graph.stages[life_of(graph, name).trained[0][0]].task

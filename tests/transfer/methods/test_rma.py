@@ -228,6 +228,7 @@ def in_training(by: str, teaching: float, budget: int, **options: Any) -> tuple[
     return session, list(recorded(run.records, "transfer/latent_r2").values())
 
 
+@pytest.mark.slow
 def test_in_training_the_student_comes_to_know_the_dynamics_and_moves_to_the_target():
     session, found = in_training("sb3", 0.2, 5_000, updates=1_500)
     assert 1 - found[-1] < 0.5 * (1 - found[0]), "it is recorded with the evaluations of the second phase"

@@ -205,6 +205,7 @@ def test_evaluations_logs_and_the_schedule_come_regularly():
     assert seen == [n / 302 for n in range(0, 301, 12)]
 
 
+@pytest.mark.slow
 def test_a_tiny_task_is_solved():
     run = small.trained(1600, gamma=0.0, batch=32, learning_starts=100)
     assert run.records[0][1]["eval/return_mean"] < 8 * 0.6

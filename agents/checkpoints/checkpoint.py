@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from graft.agents.checkpoints import old_encoders
 from graft.agents.checkpoints.files import flush_folder, write_durably
 from graft.agents.checkpoints.old_actions import scaled
 from graft.agents.checkpoints.old_names import translated
@@ -90,6 +91,7 @@ class Checkpoint:
             "format": FORMAT,
             "names": NAMES,
             KEY: SCALED,
+            old_encoders.KEY: old_encoders.DEFAULTS,
             "network": self.network.to_json(),
             "observation": self.schemas.observation.to_json(),
             "action": self.schemas.action.to_json(),
@@ -120,8 +122,8 @@ class Checkpoint:
         """Read ``folder``; raises GraftError for a missing, truncated or altered file, or another format version.
 
         Of earlier versions, names of observations and actions are translated (`translated`), policies of boxes that
-        played in the environment's numbers are converted to today's units (`scaled`), and tasks of built-in games say
-        the view that was their default (`with_view`).
+        played in the environment's numbers are converted to today's units (`scaled`), tasks of built-in games say the
+        view that was their default (`with_view`), and networks the options that were (`with_old_defaults`).
         """
         folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
@@ -138,6 +140,8 @@ class Checkpoint:
             groups[name.removesuffix(".safetensors")] = load_tensors(data)
         if manifest.get(KEY) != SCALED:
             groups = scaled(manifest, groups, WEIGHTS)
+        if old_encoders.KEY not in manifest:
+            manifest["network"] = old_encoders.with_old_defaults(manifest["network"], manifest["observation"])
         manifest["task"] = with_view(manifest["task"], manifest["observation"])
         if manifest.get("names", 1) < NAMES:
             manifest = translated(manifest)

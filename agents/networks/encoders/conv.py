@@ -56,9 +56,9 @@ class GridCNN(Encoder):
     def __init__(
         self,
         schema: ObservationSchema,
-        channels: Sequence[int] = (32, 32),
+        channels: Sequence[int] = (16, 32),
         kernels: Sequence[int] = (3, 3),
-        strides: Sequence[int] = (1, 2),
+        strides: Sequence[int] = (2, 2),
         pools: Sequence[int] = (1, 1),
         features: int = 128,
         activation: Activation = "relu",

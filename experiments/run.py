@@ -207,18 +207,18 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _make_clips(console: Console, config: AnyConfig, graph: Graph, store: Store) -> None:
-    """Write and name the clips that the config asks for; a task that cannot be drawn is a note."""
+    """Write and name the clips that the config asks for; where a task cannot be drawn, a note says so."""
     if not getattr(config, "clips", False):
         return
-    from graft.experiments.playback.clips import write_clips
+    from graft.experiments.playback.clips import write_clip
 
-    try:
-        names = write_clips(graph, store)
-    except GraftError as error:
-        console.print(f"Note: no clips: {error}", highlight=False, markup=False, soft_wrap=True)
-    else:
-        for name in names:
-            console.print(f"Clip of agents before and after: {store.out / name}", highlight=False, soft_wrap=True)
+    for target in dict.fromkeys(comparison.target for comparison in graph.comparisons):
+        try:
+            if name := write_clip(graph, store, target):
+                console.print(f"Clip of agents before and after: {store.out / name}", highlight=False, soft_wrap=True)
+        except GraftError as error:
+            note = f"Note: no clip of {target}: {error}"
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:

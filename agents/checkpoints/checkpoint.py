@@ -15,14 +15,15 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from graft.agents.checkpoints import old_encoders
 from graft.agents.checkpoints.files import flush_folder, write_durably
 from graft.agents.checkpoints.old_actions import scaled
+from graft.agents.checkpoints.old_encoders import with_old_defaults
+from graft.agents.checkpoints.old_masks import without_masks
 from graft.agents.checkpoints.old_names import translated
 from graft.agents.networks.box_units import KEY, SCALED
 from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
-from graft.envs.builtin.old_views import with_view
+from graft.envs.builtin.old_views import DEFAULTS, with_view
 from graft.envs.core.naming import NAMES
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
@@ -91,7 +92,7 @@ class Checkpoint:
             "format": FORMAT,
             "names": NAMES,
             KEY: SCALED,
-            old_encoders.KEY: old_encoders.DEFAULTS,
+            DEFAULTS: 2,
             "network": self.network.to_json(),
             "observation": self.schemas.observation.to_json(),
             "action": self.schemas.action.to_json(),
@@ -123,7 +124,8 @@ class Checkpoint:
 
         Of earlier versions, names of observations and actions are translated (`translated`), policies of boxes that
         played in the environment's numbers are converted to today's units (`scaled`), tasks of built-in games say the
-        view that was their default (`with_view`), and networks the options that were (`with_old_defaults`).
+        view that was their default (`with_view`), others that they show no masks where they did not (`without_masks`),
+        and networks the options that were their defaults (`with_old_defaults`).
         """
         folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
@@ -140,9 +142,9 @@ class Checkpoint:
             groups[name.removesuffix(".safetensors")] = load_tensors(data)
         if manifest.get(KEY) != SCALED:
             groups = scaled(manifest, groups, WEIGHTS)
-        if old_encoders.KEY not in manifest:
-            manifest["network"] = old_encoders.with_old_defaults(manifest["network"], manifest["observation"])
-        manifest["task"] = with_view(manifest["task"], manifest["observation"])
+        if DEFAULTS not in manifest:
+            manifest["network"] = with_old_defaults(manifest["network"], manifest["observation"])
+            manifest["task"] = without_masks(with_view(manifest["task"], manifest["observation"]), manifest)
         if manifest.get("names", 1) < NAMES:
             manifest = translated(manifest)
         return cls(

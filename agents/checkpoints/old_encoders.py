@@ -7,20 +7,22 @@ from typing import Any
 
 from graft.envs.core.schema import ObservationSchema
 
-KEY, DEFAULTS = "encoder_defaults", 2
-"""Entry of manifests, and its value for the defaults of today."""
-
 GRID_CNN = {"channels": [32, 32], "strides": [1, 2]}
-"""Defaults of `grid_cnn` in checkpoints without the entry, as far as they were others."""
+"""Defaults of `grid_cnn` in manifests without the entry `DEFAULTS`, as far as they were others."""
 
 
 def with_old_defaults(network: Mapping[str, Any], observation: dict[str, Any]) -> dict[str, Any]:
-    """``network`` of a manifest without `KEY`, with the options that were its encoder's defaults."""
+    """``network`` of a manifest without `DEFAULTS`, and its earlier columns, with what was their encoders' defaults."""
     schema = ObservationSchema.from_json(observation).plain
     if schema.kind == "parts" and network["encoder"] in (None, "branches"):
         chosen = {name: _filled(chosen, part) for name, part, chosen in _branches(network, schema)}
-        return {**network, "options": {**network["options"], **({"encoders": chosen} if chosen else {})}}
-    return {**network, **_filled(network, schema)}
+        filled = {**network, "options": {**network["options"], **({"encoders": chosen} if chosen else {})}}
+    else:
+        filled = _filled(network, schema)
+    if earlier := network.get("parts", {}).get("earlier"):
+        column = with_old_defaults(earlier["network"], earlier["observation"])
+        filled["parts"] = {**network["parts"], "earlier": {**earlier, "network": column}}
+    return filled
 
 
 def _branches(network: Mapping[str, Any], schema: ObservationSchema) -> list[tuple[str, ObservationSchema, Any]]:

@@ -10,6 +10,11 @@ from graft.envs.builtin.engine.game import GAMES
 from graft.envs.builtin.engine.state import SIZE
 from graft.envs.core.schema import ObservationSchema
 
+MIXTURE = "Graft/Mixture-v0"
+
+DEFAULTS = "defaults"
+"""Entry of the manifests of checkpoints, 2 where what is not said is as it is today; absent before."""
+
 
 def with_view(task: Mapping[str, Any], observation: Mapping[str, Any]) -> dict[str, Any]:
     """A task's JSON with the view that its ``observation`` is of, where the task does not say it.
@@ -22,7 +27,7 @@ def with_view(task: Mapping[str, Any], observation: Mapping[str, Any]) -> dict[s
 
 def _with(task: Mapping[str, Any], schema: ObservationSchema) -> dict[str, Any]:
     kwargs, rows = dict(task.get("kwargs", {})), schema.shape[1]
-    if isinstance(kwargs.get("tasks"), list | tuple):  # of a mixture
+    if task["id"] == MIXTURE:
         given = ({"id": part} if isinstance(part, str) else part for part in kwargs["tasks"])
         parts = [_with(part, schema) for part in given]
         kwargs["tasks"] = [part if part["kwargs"] else part["id"] for part in parts]

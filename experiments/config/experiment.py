@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from graft.envs.builtin.old_views import with_view
+from graft.envs.builtin.old_views import DEFAULTS, with_view
 from graft.envs.core.naming import KEYWORD, LIKE, NAMES, SCHEMAS
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
@@ -320,7 +320,9 @@ def _task_of(source: str | dict[str, Any]) -> Any:
     manifest = Path(source["checkpoint"]) / "manifest.json"
     try:
         saved = json.loads(manifest.read_text(encoding="utf-8"))
-        task = with_view(saved["task"], saved["observation"])
+        task = saved["task"]
+        if DEFAULTS not in saved:
+            task = with_view(task, saved["observation"])
         if saved.get("names", 1) < NAMES:  # names of an earlier version are those of its task today
             return task
         return {**task, SCHEMAS: {key: saved[key] for key in ("observation", "action")}}

@@ -18,7 +18,7 @@ from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError
 from graft.experiments.plan.stage import Comparison, Graph
-from graft.experiments.playback.agent import check_fit
+from graft.experiments.playback.agent import check_fit, playing
 from graft.experiments.playback.frames import Frame, PlaybackStep, play, play_squad, squad_size
 from graft.experiments.playback.record import FASTEST, USUAL, record
 from graft.experiments.store.records import Store
@@ -81,24 +81,24 @@ def _fits(agent: Checkpoint, task: Task) -> bool:
     return True
 
 
-def write_clips(graph: Graph, store: Store, seed: int = 0) -> list[str]:
-    """Write a GIF for each target into the experiment's folder; returns their names.
+def write_clip(graph: Graph, store: Store, target: Task, seed: int = 0) -> str | None:
+    """Write a GIF of a target's `panels` into the experiment's folder; returns its name, None without any panel.
 
     Raises:
         GraftError: a task that cannot be drawn, or a file that cannot be written.
     """
-    names = []
-    for number, target in enumerate(dict.fromkeys(c.target for c in graph.comparisons), 1):
-        if found := panels(graph, store, target):
-            names.append(f"clip_{number}.gif")
-            _write(store.out / names[-1], found, seed)
-    return names
+    found = panels(graph, store, target)
+    if not found:
+        return None
+    number = list(dict.fromkeys(c.target for c in graph.comparisons)).index(target) + 1
+    _write(store.out / f"clip_{number}.gif", found, seed)
+    return f"clip_{number}.gif"
 
 
 def _write(path: Path, shown: Sequence[Panel], seed: int) -> None:
     """The panels side by side, each for `FRAMES` frames, its episodes one after the other."""
     played = [_columns(panel, seed) for panel in shown]
-    height = max(frames[0].shape[0] for _, frames in played)
+    height = max(frame.shape[0] for _, frames in played for frame in frames)
     gap = np.full((height, MARGIN, 3), PAPER, np.uint8)
 
     def together(number: int) -> Frame:
@@ -115,7 +115,7 @@ def _write(path: Path, shown: Sequence[Panel], seed: int) -> None:
 
 def _columns(panel: Panel, seed: int) -> tuple[float, list[Frame]]:
     """Frames a second of a panel, and its frames with the title and the returns so far above."""
-    network, squad = panel.agent.build(), squad_size(panel.task)
+    network, squad = playing(panel.agent.build(), panel.task), squad_size(panel.task)
     reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
     shown, returns = network.schemas.observation, list[float]()
     with closing(make(panel.task, squad or 1, seed, reset, observation=shown, render_mode="rgb_array")) as env:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from graft import envs
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, sealed
-from graft.agents.checkpoints.old_encoders import KEY
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.networks.progressive import ProgressiveNetwork
+from graft.envs.builtin.old_views import DEFAULTS
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined, uint8_schema
 from graft.envs.core.task import Task
 from graft.experiments.contracts.basics import assert_same, observations
@@ -27,7 +29,7 @@ def of_before(folder: Path, seen: ObservationSchema, was: NetworkConfig, given: 
     network = PolicyNetwork(Schemas(seen, ActionSchema("discrete", ("l", "r"))), was, 0)
     Checkpoint.of(network, Task("Board-v0")).save(folder)
     manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest[KEY]
+    del manifest[DEFAULTS]
     manifest["network"] |= given
     (folder / MANIFEST).write_bytes(sealed(manifest)[1])
     return network
@@ -54,3 +56,33 @@ def test_it_plays_what_it_played(tmp_path: Path, seen: ObservationSchema, was: N
     assert torch.equal(again(obs).action, network(obs).action)
     assert loaded.save(tmp_path / "d") == Checkpoint.load(tmp_path / "d").id
     assert_same(Checkpoint.load(tmp_path / "d").build().state_dict(), network.state_dict())
+
+
+def test_earlier_columns_play_what_they_played(tmp_path: Path) -> None:
+    was = NetworkConfig("grid_cnn", WAS)
+    seen = Schemas(BOARD, ActionSchema("discrete", ("l", "r")))
+    network = ProgressiveNetwork.beside(PolicyNetwork(seen, was, 0), seen, was, 1).eval()
+    Checkpoint.of(network, Task("Board-v0")).save(tmp_path / "c")
+    manifest = json.loads((tmp_path / "c" / MANIFEST).read_text())
+    del manifest[DEFAULTS]
+    manifest["network"]["options"] = {}
+    manifest["network"]["parts"]["earlier"]["network"]["options"] = {}
+    (tmp_path / "c" / MANIFEST).write_bytes(sealed(manifest)[1])
+    again = Checkpoint.load(tmp_path / "c").build().eval()
+    obs = observations(BOARD, 3)
+    assert torch.equal(again(obs).action, network(obs).action)
+
+
+@pytest.mark.parametrize(("of_before", "masks"), [(True, {"action_masks": False}), (False, {})])
+def test_a_task_that_showed_no_masks_says_so(tmp_path: Path, of_before: bool, masks: dict[str, bool]) -> None:
+    """Taxi's are in its infos; today's agents see them."""
+    task = Task("Taxi-v3")
+    seen = envs.schemas(Task("Taxi-v3", {"action_masks": False}) if of_before else task)
+    Checkpoint.of(PolicyNetwork(seen, NetworkConfig("mlp"), 0), task).save(tmp_path / "c")
+    manifest = json.loads((tmp_path / "c" / MANIFEST).read_text())
+    if of_before:
+        del manifest[DEFAULTS]
+    (tmp_path / "c" / MANIFEST).write_bytes(sealed(manifest)[1])
+    loaded = Checkpoint.load(tmp_path / "c")
+    assert loaded.task == Task("Taxi-v3", masks)
+    assert envs.schemas(loaded.task) == loaded.schemas

@@ -212,3 +212,10 @@ def test_boxes_of_other_bounds_are_stretched_from_one_to_the_other(monkeypatch):
     endless = Task("Pull-v0", {"low": [-np.inf, 0.0], "high": [2.0, 3.0]})
     with pytest.raises(GraftError, match=r"no mixture: Pull.* from \[-2.0, 0.0\] .* from \[-inf, 0.0\]"):
         envs.schemas(mixture([pulls[0], endless]))
+
+
+def test_rows_out_of_play_are_known_in_a_mixture_of_squads():
+    """So that nothing is learned from them."""
+    squads = [Task("Graft/Pursuit-v0", {"team": "hunters", "prey_speed": speed}) for speed in (0.5, 1.0)]
+    assert envs.make(mixture(squads), 16, 0).dead_rows
+    assert not envs.make(mixture(GAMES), 3, 0).dead_rows

@@ -12,7 +12,7 @@ from support.tiny_tasks import small_network
 from graft import envs
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, sealed
 from graft.envs import Task
-from graft.envs.builtin.old_views import with_view
+from graft.envs.builtin.old_views import DEFAULTS, with_view
 
 BOARD, EGO = {"view": "planes"}, {"view": "ego", "channels": "names", "radius": 4}
 DODGE, HUNT = "Graft/Dodge-v0", "Graft/Hunt-v0"
@@ -69,6 +69,7 @@ def test_a_checkpoint_from_before_plays_its_board(tmp_path: Path) -> None:
     Checkpoint.of(network, now).save(tmp_path / "old")
     manifest = json.loads((tmp_path / "old" / MANIFEST).read_text())
     manifest["task"]["kwargs"] = {"slip": 0.1}
+    del manifest[DEFAULTS]
     (tmp_path / "old" / MANIFEST).write_bytes(sealed(manifest)[1])
     loaded = Checkpoint.load(tmp_path / "old")
     assert loaded.task == now

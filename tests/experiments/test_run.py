@@ -223,7 +223,7 @@ def test_dry_run_prints_reports_and_writes_nothing(tmp_path, capsys):
         (["--gpus", "0.5"], "--gpus is for --launcher ray"),
         (["--launcher", "ray", "--gpus", "1.5"], "--gpus 1.5 is not allowed"),
         (["--launcher", "ray", "--address", "head"], "--address head is not allowed"),
-        (["targets.0.kwargs.seed=3"], "Unknown mechanic of Graft/Dodge-v0 'seed'"),
+        (["targets.0.kwargs.seed=3"], "Unknown mechanic of Graft/Gather-v0 'seed'"),
         (["sources=no_such_module:Game-v0"], "Module 'no_such_module'"),
         (["mechanics_gather", "targets=[{id: Pendulum-v1, kwargs: {g: abc}}]"], "Pendulum-v1"),
         (["--out", "/dev/null/x"], "cannot be"),

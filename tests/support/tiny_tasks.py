@@ -270,7 +270,7 @@ def small_config(kind: str, **options: Any) -> NetworkConfig:
     """The default encoder of the kind, kept small."""
     sizes = {
         "vector": {"widths": [16, 16]},
-        "planes": {"channels": [4, 6], "features": 16},
+        "planes": {"channels": [4, 6], "strides": [1, 2], "features": 16},
         "pixels": {"features": 16},
         "parts": {"features": 16},
     }

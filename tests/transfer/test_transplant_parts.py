@@ -71,7 +71,7 @@ def test_a_part_that_is_gone_is_named():
 
 
 def test_a_board_of_another_size_costs_what_reads_the_whole_board():
-    new = joined({"view": planes(["wall", "coin"], 7, 7), "state": vector(["speed", "fuel"])})
+    new = joined({"view": planes(["wall", "coin"], 9, 9), "state": vector(["speed", "fuel"])})
     found = rows(moved(checkpoint(OLD), new)[1])
     assert found["encoder.blocks.0.parts.view.blocks.0.0.weight"][0] == "copied"
     assert found["encoder.blocks.0.parts.view.blocks.2.1.weight"][0] == "initialised"

@@ -155,7 +155,9 @@ def test_the_smallest_screen_fits():
 
 
 def test_grid_cnn_sizes_by_hand():
-    encoder = build_encoder("grid_cnn", planes("abc", 7, 6), {"channels": [4, 5], "pools": [2, 1], "features": 9})
+    encoder = build_encoder(
+        "grid_cnn", planes("abc", 7, 6), {"channels": [4, 5], "strides": [1, 2], "pools": [2, 1], "features": 9}
+    )
     # 7x6, kernel 3 padded by 1: 7x6; pool 2: 3x3; stride 2, kernel 3 padded by 1: 2x2.
     assert encoder.blocks[0][0].weight.shape == (4, 3, 3, 3)
     assert encoder.blocks[1][0].weight.shape == (5, 4, 3, 3)

@@ -38,7 +38,7 @@ def test_the_number_of_parameters_by_hand():
 
 
 def test_the_number_of_parameters_of_convolutions_by_hand():
-    config = NetworkConfig("grid_cnn", {"channels": [4, 6], "features": 8}, ())
+    config = NetworkConfig("grid_cnn", {"channels": [4, 6], "strides": [1, 2], "features": 8}, ())
     network = columns(2, Schemas(planes("abc"), ACTIONS), config)
     counts = {key: sum(p.numel() for p in lateral.parameters()) for key, lateral in network.laterals.items()}
     assert counts == {
@@ -153,12 +153,12 @@ def test_a_block_with_another_number_of_layers_is_refused(monkeypatch, nested, w
         (NetworkConfig("mlp", {"widths": [4]}, (4,)), NetworkConfig("mlp", {"widths": [4]}, (4, 4)), "too few layers"),
         (
             NetworkConfig("grid_cnn", {"channels": [4, 4], "strides": [2, 1]}, ()),
-            NetworkConfig("grid_cnn", {"channels": [4, 4]}, ()),
+            NetworkConfig("grid_cnn", {"channels": [4, 4], "strides": [1, 2]}, ()),
             r"Column 0 has \(4, 3, 3\) where block 1 of the encoder .* reads \(4, 5, 5\)",
         ),
         (
             NetworkConfig("mlp", {"widths": [4, 4]}, ()),
-            NetworkConfig("grid_cnn", {"channels": [4, 4]}, ()),
+            NetworkConfig("grid_cnn", {"channels": [4, 4], "strides": [1, 2]}, ()),
             r"Column 0 has \(4,\) where block 1 of the encoder .* reads \(4, 5, 5\)",
         ),
     ],
@@ -171,7 +171,9 @@ def test_columns_that_do_not_fit_together_are_refused(earlier, new, words):
 
 def test_columns_of_other_sizes_and_actions_fit():
     earlier = PolicyNetwork(
-        Schemas(planes("ab"), box(["x"])), NetworkConfig("grid_cnn", {"channels": [3, 5], "features": 9}, (6,)), 0
+        Schemas(planes("ab"), box(["x"])),
+        NetworkConfig("grid_cnn", {"channels": [3, 5], "strides": [1, 2], "features": 9}, (6,)),
+        0,
     )
     schemas = Schemas(planes("ab"), ACTIONS)
     network = ProgressiveNetwork.beside(earlier, schemas, small_config("planes"), 1)

@@ -135,6 +135,7 @@ def test_a_source_has_its_own_methods_beside_the_controls(out):
     assert ("informed", "rma(heads=shared, updates=20)") in pairs
 
 
+@pytest.mark.slow
 def test_two_sources_of_one_name_are_refused(out):
     twice = load_config(str(out.parent / "proxy.yaml"), ["sources.1.name=nominal"])
     with pytest.raises(GraftError, match="Source nominal is listed more than once"):

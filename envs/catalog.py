@@ -127,6 +127,7 @@ def tunable_lines(name: str, has: tunable.TunableSpec) -> list[str]:
 
 def game_lines(game: Game) -> list[str]:
     bounds = "not measured" if game.bounds is None else f"{game.bounds.random:g} random, {game.bounds.expert:g} expert"
+    bounds += "" if game.limit is None else f", at most {game.limit:g}"
     lines = [f"{game.id}: {game.goal}", f"  returns: {bounds}; episodes of at most {game.max_steps} steps"]
     lines += ["", "Things", *(_line(name, ", ".join(game.attributes(name))) for name in game.things)]
     lines += ["", "Mechanics (default; range; meaning)"]

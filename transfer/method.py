@@ -19,11 +19,14 @@ from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
-from graft.transfer.transplant import NewChannels, carried_critics, transplant
+from graft.transfer.transplant import NewChannels, carried_critics, heads_fit, transplant
 from graft.transfer.transplant_report import TensorRow, TransplantReport
 
 State = Mapping[str, torch.Tensor]
 """What a method remembers: tensors by name, so that a checkpoint can hold them."""
+
+
+Heads = Literal["auto", "fresh", "by_name", "shared"]
 
 
 class Built(NamedTuple):
@@ -148,6 +151,15 @@ class TransferMethod:
         """
         raise NotImplementedError
 
+    def alternatives(
+        self, source: Checkpoint, target: Schemas, architecture: NetworkConfig
+    ) -> Mapping[str, TransferMethod]:
+        """By name, the methods that this one may become: of several, that whose network plays best before training.
+
+        Args: as of `build`. Empty where there is nothing to decide.
+        """
+        return {}
+
     def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
         """Of the source, for a target whose algorithm has critics beside the network; by default none.
 
@@ -252,8 +264,10 @@ class FromSource(TransferMethod):
     """Options of every method that starts from the source's weights.
 
     Attributes:
-        heads: ``fresh`` heads; the source's, carried by action name (``by_name``); or ``shared``: carried by name, and
-            one pair of heads serves every task, so that what protects the encoder protects the policy head as well.
+        heads: ``fresh`` heads; the source's, carried by action name (``by_name``); by default (``auto``) carried where
+            they play better than fresh ones before training, which an experiment finds out by an evaluation of each
+            (elsewhere: where they can be carried); or ``shared``: carried by name, and one pair of heads serves every
+            task, so that what protects the encoder protects the policy head as well.
         new_channels: what an observation that the source never had starts from, see `transplant`.
         rename: target name -> name it had in the source, for observations and actions.
         strict: whether any loss in the transplant is an error.
@@ -264,7 +278,7 @@ class FromSource(TransferMethod):
             come with the source's critics and temperature, and need none.
     """
 
-    heads: Literal["fresh", "by_name", "shared"] = "fresh"
+    heads: Heads = "auto"
     new_channels: NewChannels = "attributes"
     rename: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
@@ -277,7 +291,7 @@ class FromSource(TransferMethod):
         network, report = transplant(
             source,
             target,
-            heads="fresh" if self.heads == "fresh" else "by_name",
+            heads="by_name" if self._carries_heads(source, target, architecture) else "fresh",
             new_channels=self.new_channels,
             rename=self.rename,
             strict=self.strict,
@@ -288,8 +302,21 @@ class FromSource(TransferMethod):
             network.encoder.hold_statistics(self.statistics == "freeze")
         return Built(network, report)
 
+    def alternatives(
+        self, source: Checkpoint, target: Schemas, architecture: NetworkConfig
+    ) -> Mapping[str, TransferMethod]:
+        if self.heads != "auto":
+            return {}
+        possible: list[Heads] = ["fresh", "by_name"] if self._carries_heads(source, target, architecture) else ["fresh"]
+        return {heads: replace(self, heads=heads) for heads in possible}
+
+    def _carries_heads(self, source: Checkpoint, target: Schemas, architecture: NetworkConfig) -> bool:
+        if self.heads == "auto":
+            return heads_fit(source, target, self.rename, architecture.distribution)
+        return self.heads != "fresh"
+
     def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
-        if self.heads == "fresh":
+        if not self._carries_heads(source, network.schemas, network.config):
             return FRESH_CRITICS
         moved = carried_critics(source, network, new_channels=self.new_channels, rename=self.rename)
         return CarriedCritics(*moved)

@@ -236,6 +236,17 @@ def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) 
     return match
 
 
+def heads_fit(
+    source: Checkpoint, target: Schemas, rename: Mapping[str, str], distribution: Distribution | None
+) -> bool:
+    """Whether `transplant` could carry heads by name."""
+    try:
+        _match_actions(source.schemas, target, rename)
+    except GraftError:
+        return False
+    return source.network.distribution == distribution
+
+
 def action_units(source: Schemas, target: Schemas, match: Match) -> Affine | None:
     """From the units of a source's actions to the target's; None where all keep theirs."""
     if source.action.kind != "box" or target.action.kind != "box":

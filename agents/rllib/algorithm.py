@@ -24,8 +24,10 @@ class Algorithm(algorithm.Algorithm):
     def siblings(cls) -> Mapping[str, type[Any]]:
         return dict(ALGORITHMS.items())
 
-    def config(self, num_learners: int) -> AlgorithmConfig:
-        """RLlib's config with these options; the backend adds network, environments and resources."""
+    def config(self, num_learners: int, budget: int | None = None) -> AlgorithmConfig:
+        """RLlib's config with these options, for ``budget`` env steps; the backend adds network, environments and
+        resources.
+        """
         raise NotImplementedError
 
 

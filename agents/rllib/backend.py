@@ -85,15 +85,16 @@ def build_algorithm(
     seed: int,
     resources: Resources,
     partners: Mapping[str, PolicyNetwork] | None = None,
+    budget: int | None = None,
 ) -> Any:
-    """RLlib's algorithm, ready to train; ``partners``: networks of the partner policies."""
+    """RLlib's algorithm, ready to train; ``partners``: networks of the partner policies; ``budget``: env steps."""
     runners, spec = max(1, resources.num_env_runners), module_spec(network)
     spec.module_class = algorithm.module
     if algorithm.num_envs % runners:
         raise GraftError(
             f"num_envs={algorithm.num_envs} can't be shared out evenly among {runners} env runners; give a multiple."
         )
-    config = algorithm.config(resources.num_learners)
+    config = algorithm.config(resources.num_learners, budget)
     config.environment(
         "graft",  # RLlib wants a name; runners make environments from env_config
         env_config={"runner_env": runner_env},
@@ -164,7 +165,7 @@ def train(job: TrainJob) -> TrainResult:
     with contextlib.ExitStack() as stack:
         levels = seed + algorithm.num_envs
         eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, levels)))
-        built = build_algorithm(algorithm, network, runner_env, job.hooks, seed, job.resources, partners)
+        built = build_algorithm(algorithm, network, runner_env, job.hooks, seed, job.resources, partners, job.budget)
         stack.callback(built.stop)
         return _run(RemoteTraining(built, network, job.hooks, partners), job, eval_env, levels)
 

@@ -80,7 +80,7 @@ class TransferLearner(TorchLearner):
         if module_id != DEFAULT_MODULE_ID:
             shared = set(parameters)
             parameters = [p for p in self._module_of(module_id).network.parameters() if p not in shared]
-        optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=ADAM_EPSILON, fused=True)
+        optimiser = torch.optim.Adam(parameters, eps=ADAM_EPSILON, fused=True)
         if module_id == DEFAULT_MODULE_ID:
             scale_rates(optimiser, self.network, self.hooks.rates)
         rate = config.lr

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import LinearSchedule
 
 from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import PolicyNetwork
@@ -27,11 +28,12 @@ class Features(BaseFeaturesExtractor):
 
 def arguments(options: PPOOptions) -> dict[str, Any]:
     """Keyword arguments of the library's PPO; a rollout smaller than the minibatch is one minibatch."""
+    rate = options.learning_rate
     return {
         "n_steps": options.num_steps,
         "batch_size": min(options.minibatch, options.num_steps * options.num_envs),
         "n_epochs": options.epochs,
-        "learning_rate": options.learning_rate,
+        "learning_rate": LinearSchedule(rate, 0.0, 1.0) if options.anneal_lr else rate,
         "gamma": options.gamma,
         "gae_lambda": options.gae_lambda,
         "ent_coef": options.entropy,

@@ -84,6 +84,8 @@ class PPOOptions(Algorithm):
     Attributes:
         num_steps: steps of each environment per rollout. minibatch: states per gradient step.
         epochs: passes over each rollout. learning_rate: of Adam. gamma, gae_lambda: discounts.
+        anneal_lr: whether the learning rate falls linearly to 0 over the training's budget, by the env steps taken before
+            each rollout (Huang et al. 2022, detail 4 of 37).
         entropy: weight of the entropy bonus. clip: of the probability ratio. value: weight of the value loss.
         max_grad_norm: gradients are clipped to this norm.
     Raises:
@@ -94,6 +96,7 @@ class PPOOptions(Algorithm):
     minibatch: Annotated[int, Field(ge=2)] = 256
     epochs: Count = 4
     learning_rate: Positive = 2e-3
+    anneal_lr: bool = False
     gamma: Share = 0.97
     gae_lambda: Share = 0.95
     entropy: NotNegative = 0.01

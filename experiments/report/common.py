@@ -12,7 +12,7 @@ from rich.table import Table
 
 from graft.envs.core.task import Bounds
 from graft.experiments.plan.stage import Graph
-from graft.experiments.store.records import RESUMED, Store
+from graft.experiments.store.records import RESUMED, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
 from graft.transfer.statistics import Interval, iqm_interval
@@ -93,7 +93,7 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
                 "seconds": record.get("seconds", 0.0),
                 "error": failed.get(stage.id),
             }
-            | {name: record[name] for name in ("return_means", "faults", RESUMED) if name in record}
+            | {name: record[name] for name in ("return_means", "faults", STARTS, RESUMED) if name in record}
             | ({"clipped": {"task": str(stage.task), **record["clipped"]}} if "clipped" in record else {})
         )
     return stages

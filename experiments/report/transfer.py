@@ -31,9 +31,9 @@ from graft.experiments.report.common import (
     seed_notes,
     stage_records,
 )
-from graft.experiments.store.records import Store
+from graft.experiments.store.records import STARTS, Store
 from graft.transfer import metrics
-from graft.transfer.method import label
+from graft.transfer.method import TransferMethod, label, to_json
 from graft.transfer.metrics import Curve
 from graft.transfer.statistics import interquartile_mean, is_bimodal, probability_of_improvement
 
@@ -47,6 +47,7 @@ class TransferResult:
         kept: per seed, the normalised score on the source after the transfer; empty where its schemas differ.
         env_steps: of one seed's pretraining, consolidation and transfer; None for a checkpoint that was given.
         scored: whether the target has a scale; else scores are returns.
+        starts: per seed, scores before training of what the method could start from, of which it took the best.
     """
 
     comparison: Comparison
@@ -56,6 +57,7 @@ class TransferResult:
     kept: tuple[float, ...] = ()
     env_steps: Mapping[str, int | None] = field(default_factory=dict)
     scored: bool = True
+    starts: tuple[Mapping[str, float], ...] = ()
 
     @property
     def is_scratch(self) -> bool:
@@ -89,8 +91,16 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
             missing = len(comparison.stages) - len(curves)
             kept, steps = _kept(graph, store, comparison), _env_steps(store, comparison)
             scored = has_scale(scale.how)
-            measured.append(TransferResult(comparison, curves, scratch, missing, kept, steps, scored))
+            starts = _alternatives(store, comparison, scale)
+            measured.append(TransferResult(comparison, curves, scratch, missing, kept, steps, scored, starts))
     return measured
+
+
+def _alternatives(store: Store, comparison: Comparison, scale: Bounds) -> tuple[Mapping[str, float], ...]:
+    records = (store.record(i) or {} for i in comparison.stages if store.done(i))
+    return tuple(
+        {name: scale.normalise(mean) for name, mean in record[STARTS].items()} for record in records if STARTS in record
+    )
 
 
 def _env_steps(store: Store, comparison: Comparison) -> dict[str, int | None]:
@@ -166,6 +176,7 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         if scored
         else None,
         "kept": interval(measured.kept),
+        "heads": _heads(measured.starts),
         "gain": None if is_scratch else bounded(metrics.difference(areas, base).interval()),
         "probability_of_improvement": None if is_scratch else probability_of_improvement(areas, base),
         "verdict": "baseline",
@@ -177,9 +188,40 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
     }
 
 
+def _heads(starts: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """For each kind of heads, its score before training, and in how many seeds that was the best; empty where the
+    method's option says which it has.
+    """
+    taken = [max(start, key=lambda name: start[name]) for start in starts]
+    return {
+        name: {"start": interquartile_mean([start[name] for start in starts]), "seeds": taken.count(name)}
+        for name in (starts[0] if starts else ())
+    }
+
+
+def _better_heads(mine: TransferResult, measured: Sequence[TransferResult]) -> str | None:
+    """The same method with other heads, where its area is larger by an interval; of several, the best."""
+    found: dict[str, float] = {}
+    for other in measured:
+        same = (other.comparison.target, other.comparison.source) == (mine.comparison.target, mine.comparison.source)
+        if (
+            same
+            and other is not mine
+            and _but_for_heads(other.comparison.method) == _but_for_heads(mine.comparison.method)
+        ):
+            gain = metrics.difference(_areas(other.curves), _areas(mine.curves)).interval()
+            if gain.low > 0:
+                found[label(other.comparison.method)] = gain.iqm
+    return max(found, key=lambda name: found[name], default=None)
+
+
+def _but_for_heads(method: TransferMethod) -> dict[str, Any]:
+    return {name: value for name, value in to_json(method).items() if name != "heads"}
+
+
 def rows(measured: Sequence[TransferResult], threshold: float) -> list[dict[str, Any]]:
     """All rows, with verdicts that allow for the number of methods on the same target."""
-    made = [row(m, threshold) for m in measured]
+    made = [row(m, threshold) | {"better_heads": _better_heads(m, measured)} for m in measured]
     for target in dict.fromkeys(entry["target"] for entry in made):
         judged = [i for i, m in enumerate(measured) if made[i]["target"] == target and not m.is_scratch]
         groups = [(measured[i].curves, measured[i].scratch) for i in judged]
@@ -283,6 +325,29 @@ def _verdict_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+HEADS = {"fresh": "fresh", "by_name": "carried"}
+"""Option of a method -> its word in sentences."""
+
+
+def _heads_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which heads methods took where no option said which, and where others were better."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for entry in rows:
+        if entry["heads"]:
+            name, taken = max(entry["heads"].items(), key=lambda item: item[1]["seeds"])
+            seeds = sum(heads["seeds"] for heads in entry["heads"].values())
+            share = "" if taken["seeds"] == seeds else f" in {taken['seeds']} of {seeds} seeds"
+            start = ", ".join(f"{HEADS[other]} {heads['start']:.2f}" for other, heads in entry["heads"].items())
+            what = f"{HEADS[name]}{share}, by the score before training ({start})"
+            alike.setdefault((entry["target"], what), []).append(row_name(entry, rows))
+    lines = [f"Heads on {target} of {', '.join(methods)}: {what}." for (target, what), methods in alike.items()]
+    return lines + [
+        f"{row_name(entry, rows)} on {entry['target']}: {entry['better_heads']} learned better, by an interval."
+        for entry in rows
+        if entry["better_heads"]
+    ]
+
+
 def _no_scale_notes(scales: Mapping[str, Mapping[str, Any]]) -> list[str]:
     without = [task for task, scale in scales.items() if not has_scale(scale["how"])]
     return [
@@ -306,7 +371,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     if failed:
         first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
         lines.append(f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}")
-    lines += [*_verdict_notes(rows), *seed_notes(rows)]
+    lines += [*_heads_notes(rows), *_verdict_notes(rows), *seed_notes(rows)]
     lines += [*clip_notes(data), *resume_notes(data)]
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
         lines.append(

@@ -14,8 +14,9 @@ import torch
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult
-from graft.agents.training.evaluate import evaluate
+from graft.agents.training.evaluate import Episodes, evaluate
 from graft.agents.training.rollouts import Rollouts, collect, collect_random
+from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
 from graft.errors import GraftError
 from graft.experiments.config.backends import backend
@@ -25,7 +26,8 @@ from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
 from graft.experiments.stages.resume import Resumption, prepare
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import FAULT_CHECKPOINT, RESUMED, Store, write_json
+from graft.experiments.store.records import FAULT_CHECKPOINT, RESUMED, STARTS, Store, write_json
+from graft.transfer.method import TransferMethod
 from graft.transfer.probe import Probe
 from graft.transfer.session import TransferSession
 from graft.transfer.state import without
@@ -54,6 +56,7 @@ class Outcome(NamedTuple):
     """The network and method state that a stage ends with, the heads of its tasks, and the result of its training.
 
     ``before``: evaluations on recall tasks before training. ``partners``: policies that were trained with it.
+    ``starts``: mean returns before training of what the method could have started from (`alternatives`).
     """
 
     session: TransferSession
@@ -61,6 +64,7 @@ class Outcome(NamedTuple):
     result: TrainResult
     before: tuple[Mapping[str, Any], ...] = ()
     partners: Partners | None = None
+    starts: Mapping[str, float] = {}
 
 
 def run_stage(
@@ -104,6 +108,7 @@ def run_stage(
         size=_size(stage, outcome),
         **_entry("return_means", outcome.result.final_means),
         **_entry("faults", outcome.result.faults),
+        **_entry(STARTS, outcome.starts),
         **_clipped(outcome.result),
         **_resumed(outcome.result),
     )
@@ -132,7 +137,7 @@ class _StageRun(NamedTuple):
     def train(self) -> Outcome:
         stage, source = self.stage, self.source
         weights_seed, _ = stage.random_seeds()
-        session = TransferSession.begin(stage.method, source, stage.schemas, stage.network, weights_seed)
+        session, starts = self._begin(weights_seed)
         if stage.method is not None:
             with self.checkpoint_on_faults(lambda _: Outcome(session, {}, NOT_TRAINED)):
                 session.probe = self._probe(session.network, weights_seed)
@@ -144,7 +149,7 @@ class _StageRun(NamedTuple):
         def outcome(result: TrainResult) -> Outcome:
             finished, archive = session.finish(), archive_of(source)
             heads = with_task(archive, finished.network, tasks_learned(archive)) if archive else {}
-            return Outcome(finished, heads, result, before, partners)
+            return Outcome(finished, heads, result, before, partners, starts)
 
         with self.checkpoint_on_faults(outcome):
             before = tuple(self.evaluate(outcome(NOT_TRAINED), recall) for recall in stage.recall if recall.before)
@@ -153,6 +158,40 @@ class _StageRun(NamedTuple):
             self.note(f"Warning: {stage.label}: {remark}")
         self.log.write_hparams(stage, sum(result.final_returns) / len(result.final_returns))
         return outcome(result)
+
+    def _begin(self, seed: int) -> tuple[TransferSession, dict[str, float]]:
+        """The session, and where the method has several `alternatives`, the mean return that each starts with."""
+        stage, source = self.stage, self.source
+        possible: Mapping[str, TransferMethod | None] = {}
+        if stage.method is not None and source is not None:
+            possible = stage.method.alternatives(source, stage.schemas, stage.network)
+        sessions = {
+            name: TransferSession.begin(method, source, stage.schemas, stage.network, seed)
+            for name, method in (possible or {"": stage.method}).items()
+        }
+        first = next(iter(sessions.values()))
+        if len(sessions) == 1:
+            return first, {}
+        with self.checkpoint_on_faults(lambda _: Outcome(first, {}, NOT_TRAINED)):
+            starts = {name: self._start_return(session.network) for name, session in sessions.items()}
+        return sessions[max(starts, key=lambda name: starts[name])], starts
+
+    def _start_return(self, network: PolicyNetwork) -> float:
+        """Mean return of a network before training, on levels that no evaluation of the training has."""
+        _, seed = self.stage.random_seeds()
+        episodes = self._episodes(network, self.stage.task, self.stage.evaluation.count(last=True), seed)[0]
+        return float(episodes.returns.mean())
+
+    def _episodes(self, network: PolicyNetwork, task: Task, count: int, seed: int) -> tuple[Episodes, dict[str, float]]:
+        """Outcomes of ``count`` episodes, and the mean return of each part of the task."""
+        plan = self.stage.evaluation
+        env = make(task, plan.num_envs, seed, observation=network.schemas.observation)
+        try:
+            generator = _generator(network, seed)
+            episodes = evaluate(network, env, count, generator, plan.deterministic, plan.max_steps, seed)
+            return episodes, episodes.means(env.groups)
+        finally:
+            env.close()
 
     def consolidate(self) -> Outcome:
         """What the method does after a task was learned, before the next one."""
@@ -251,16 +290,9 @@ class _StageRun(NamedTuple):
         view = outcome.session.view(index)
         heads = heads_of(view) if stage.method.shares_heads else of_task(outcome.heads, index)
         network = serving(view, heads, schemas(task))
-        seed, evaluation = stage.recall_seed(task), stage.evaluation
-        env = make(task, evaluation.num_envs, seed, observation=network.schemas.observation)
-        try:
-            generator = _generator(network, seed)
-            count, longest = stage.recall_episodes, evaluation.max_steps
-            episodes = evaluate(network, env, count, generator, evaluation.deterministic, longest, seed)
-        finally:
-            env.close()
+        episodes, means = self._episodes(network, task, stage.recall_episodes, stage.recall_seed(task))
         entry = {"index": index, "task": str(task), "return_mean": float(episodes.returns.mean())}
-        return entry | {"episodes": len(episodes.returns), **_entry("return_means", episodes.means(env.groups))}
+        return entry | {"episodes": len(episodes.returns), **_entry("return_means", means)}
 
     def checkpoint(self, outcome: Outcome) -> Checkpoint:
         """Of the stage's network, not yet written."""
@@ -275,6 +307,7 @@ class _StageRun(NamedTuple):
             "evaluation": {"episodes": len(returns), "return_mean": mean, "ci95": half_width}
             | _entry("return_means", result.final_means),
             **_entry("faults", result.faults),
+            **_entry(STARTS, outcome.starts),
             **_clipped(result),
             **_resumed(result),
             "transplant": None if session.report is None else session.report.summary(),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
+
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from graft import envs
 from graft.agents.networks.policy_network import PolicyNetwork
@@ -49,6 +52,21 @@ def trained(
         )
     )
     return SimpleNamespace(network=network, result=result, records=records)
+
+
+@contextmanager
+def learning_rates() -> Iterator[list[float]]:
+    """Fills up with the first group's learning rate at every step of any optimiser of this process."""
+    rates: list[float] = []
+
+    def note(optimiser: Optimizer, *_: Any) -> None:
+        rates.append(float(optimiser.param_groups[0]["lr"]))
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        yield rates
+    finally:
+        handle.remove()
 
 
 def recorded(records: Records, tag: str) -> dict[int, float]:

@@ -95,7 +95,7 @@ def test_options_that_are_not_allowed(name, options, words):
     [
         ("scratch", {}, "scratch"),
         ("finetune", {}, "finetune"),
-        ("finetune", {"heads": "fresh", "rename": {}}, "finetune"),
+        ("finetune", {"heads": "auto", "rename": {}}, "finetune"),
         ("finetune", {"heads": "by_name"}, "finetune(heads=by_name)"),
         ("frozen", {"depth": 2, "strict": True}, "frozen(strict=True, depth=2)"),
         ("finetune", {"rename": {"a": "b"}}, "finetune(rename={'a': 'b'})"),

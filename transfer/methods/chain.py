@@ -100,6 +100,19 @@ class Chain(TransferMethod):
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         return self._builder.build(source, target, architecture, seed)
 
+    def alternatives(
+        self, source: Checkpoint, target: Schemas, architecture: NetworkConfig
+    ) -> Mapping[str, TransferMethod]:
+        """Those of what builds the network, and for all members alike."""
+        methods = self.methods or self.members
+        possible = self._builder.alternatives(source, target, architecture)
+        return {
+            heads: replace(
+                self, methods=tuple(replace(m, **{"heads": heads} if "heads" in _options(m) else {}) for m in methods)
+            )
+            for heads in possible
+        }
+
     def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
         return self._builder.carry_critics(source, network, seed)
 

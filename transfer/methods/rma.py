@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from graft.envs.adapters.gymnasium.privileged import DYNAMICS, HISTORY
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.transfer.divergence import evaluating
-from graft.transfer.method import METHODS, PART, Built, FromSource, State, Step
+from graft.transfer.method import METHODS, PART, Built, FromSource, Heads, State, Step
 from graft.transfer.state import group, named, without
 
 STUDENT, BEGUN = "student", "begun"
@@ -75,7 +75,7 @@ class RMA(FromSource):
 
     provides: ClassVar[frozenset[str]] = frozenset({"watches_source"})
 
-    heads: Literal["fresh", "by_name", "shared"] = "by_name"
+    heads: Heads = "by_name"
     teaching: Annotated[float, Field(gt=0, lt=1)] = 0.75
     updates: Count = 6000
     learning_rate: Positive = 3e-3

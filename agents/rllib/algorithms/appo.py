@@ -224,7 +224,7 @@ class APPOAlgorithm(Algorithm):
     target_update: Count = 1
     rho: Positive = 1.0
 
-    def config(self, num_learners: int) -> AlgorithmConfig:
+    def config(self, num_learners: int, budget: int | None = None) -> AlgorithmConfig:
         learners = max(1, num_learners)
         whole = max(1, self.num_envs // learners)
         rows = max(1, min(self.minibatch // self.num_steps // learners, whole))

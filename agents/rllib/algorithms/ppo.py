@@ -71,11 +71,12 @@ def _together(fragments: tuple[Fragment, ...], learners: int) -> SampleBatch | N
     return SampleBatch({name: column[order] for name, column in columns.items()})
 
 
-def settings(options: PPOOptions, learners: int = 1) -> dict[str, Any]:
+def settings(options: PPOOptions, learners: int = 1, budget: int | None = None) -> dict[str, Any]:
     """Arguments of `PPOConfig.training` for ``options``; several learners share each minibatch."""
+    rate = options.learning_rate
     states = options.num_envs * options.num_steps
     return {
-        "lr": options.learning_rate,
+        "lr": [[0, rate], [budget, 0.0]] if options.anneal_lr and budget else rate,
         "gamma": options.gamma,
         "lambda_": options.gae_lambda,
         "train_batch_size_per_learner": max(1, states // learners),
@@ -101,10 +102,10 @@ class PPOAlgorithm(PPOOptions, Algorithm):
 
     squads: ClassVar[bool] = True
 
-    def config(self, num_learners: int) -> AlgorithmConfig:
+    def config(self, num_learners: int, budget: int | None = None) -> AlgorithmConfig:
         return (
             PPOConfig(algo_class=TransferPPO)
             .env_runners(env_runner_cls=BatchRunner, rollout_fragment_length=self.num_steps)
-            .training(**settings(self, max(1, num_learners)))
+            .training(**settings(self, max(1, num_learners), budget))
             .learners(learner_class=TransferPPOLearner, add_default_connectors_to_learner_pipeline=False)
         )

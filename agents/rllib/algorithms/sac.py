@@ -252,7 +252,7 @@ class SACAlgorithm(SACOptions, Algorithm):
 
     module: ClassVar[type[NetworkModule]] = SACModule
 
-    def config(self, num_learners: int) -> AlgorithmConfig:
+    def config(self, num_learners: int, budget: int | None = None) -> AlgorithmConfig:
         """RLlib's config; raises GraftError for a minibatch that the learners can't share evenly."""
         learners = max(1, num_learners)
         if self.batch % learners:

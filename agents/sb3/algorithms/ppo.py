@@ -132,6 +132,12 @@ class TransferPPO(MethodGradients, PPO):
 
     # Updates
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """By the env steps before the rollout: a learning rate that is annealed to 0 is not 0 in the last update, and a
+        budget of one rollout trains.
+        """
+        super()._update_current_progress_remaining(num_timesteps - self.n_steps * self.n_envs, total_timesteps)
+
     def train(self) -> None:
         """One update of the policy from the rollout buffer; raises Unstable where training diverged."""
         rows = self._buffer.rows()

@@ -57,6 +57,7 @@ class Game:
         advance: ``(s, i, action, p) -> (reward, dead)`` plays one step.
         paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
         bounds: mean return of the random policy and of the expert, and how they were obtained; None until measured.
+        limit: a mean return that no player can exceed; None where none is known.
         movers, memo: how many moving things, and how many numbers, its rules remember.
         max_steps: steps until an episode is truncated.
     """
@@ -70,6 +71,7 @@ class Game:
     own: Mapping[str, Value] = field(default_factory=dict)
     meanings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bounds: Bounds | None = None
+    limit: float | None = None
     movers: int = 0
     memo: int = 0
     max_steps: int = 200

@@ -54,5 +54,6 @@ GAME = Game(
     advance=advance,
     paint=paint_cells,
     bounds=measured(-0.115, 17.6, "100,032", "0.004", "0.32", "Graft/Dodge-v0"),
+    limit=200 * ALIVE,
 )
 GAMES.add(GAME.id, GAME)

@@ -130,6 +130,7 @@ GAME = Game(
     advance=advance,
     paint=paint,
     bounds=measured(-0.755, 8.73, "1,024", "0.014", "0.5", "Graft/Race-v0"),
+    limit=200 * FASTEST * PER_ROW,
     memo=3,
 )
 GAMES.add(GAME.id, GAME)

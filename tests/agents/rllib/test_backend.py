@@ -26,7 +26,7 @@ from support.tiny_tasks import (
     small_ppo,
     weights,
 )
-from support.trainings import recorded
+from support.trainings import learning_rates, recorded
 
 from graft import envs
 from graft.agents import sb3
@@ -171,6 +171,12 @@ def test_rates_and_schedules_reach_the_optimiser():
     before = weights(network)
     after = weights(trained(network, hooks=Hooks(rates=still)).network)
     assert {n for n in after if torch.equal(after[n], before[n])} == set(still)
+
+
+def test_the_learning_rate_is_annealed_over_the_budget():
+    with learning_rates() as rates:
+        trained(small_network(MATCH), learning_rate=0.01, anneal_lr=True)
+    assert rates == pytest.approx([0.01] * 8 + [0.01 * (1 - 128 / 300)] * 8 + [0.01 * (1 - 256 / 300)] * 8)
 
 
 def test_a_schedule_can_thaw():

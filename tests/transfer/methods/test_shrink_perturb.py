@@ -62,7 +62,7 @@ def test_the_mixture_by_hand(source):
 
 
 def test_fresh_heads_are_left_alone(source):
-    mixed, finetune = (tensors(n, source) for n in ("shrink_perturb", "finetune"))
+    mixed, finetune = (tensors(n, source, heads="fresh") for n in ("shrink_perturb", "finetune"))
     heads = [name for name in mixed if name.startswith(("policy.", "value."))]
     assert all(torch.equal(mixed[name], finetune[name]) for name in heads)
 
@@ -97,7 +97,7 @@ def test_everything_trains_and_the_source_is_untouched(source):
 
 
 def test_the_report_says_so(source):
-    report = METHODS["shrink_perturb"]().build(source, WIDER, small_config("planes"), 1).report
+    report = METHODS["shrink_perturb"](heads="fresh").build(source, WIDER, small_config("planes"), 1).report
     details = {row.tensor: row.detail for row in report.rows}
     assert details[STEM].endswith("times 0.8, plus 0.2 of a fresh one")
     assert details[STEM].startswith("new: c")

@@ -29,6 +29,7 @@ from support.tiny_tasks import (
     vector,
     weights,
 )
+from support.trainings import learning_rates
 
 from graft import envs
 from graft.agents.networks.encoder import ENCODERS
@@ -254,6 +255,12 @@ def test_the_hook_sees_the_gradients_of_the_loss_before_clipping():
     names = [name for name, _ in network.named_parameters()]
     assert_near(seen[0], dict(zip(names, unclipped[0], strict=True)))
     assert math.sqrt(sum(float(g.square().sum()) for g in unclipped[0])) > 0.01
+
+
+def test_the_learning_rate_is_annealed_over_the_budget():
+    with learning_rates() as rates:
+        learned(small_network(MATCH), steps=384, learning_rate=0.01, anneal_lr=True)
+    assert rates == pytest.approx([0.01] * UPDATES + [0.01 * 2 / 3] * UPDATES + [0.01 / 3] * UPDATES)
 
 
 def test_what_the_hook_returns_is_clipped():

@@ -1,0 +1,118 @@
+"""Heads that no option chooses: a stage takes those that play better before training, and the table says which."""
+
+from __future__ import annotations
+
+import pytest
+from support.tiny_experiment import write_config
+from support.tiny_tasks import MATCH, TASK, TinyTaskAdapter, box, small_config, small_network
+
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.envs.factory import ADAPTERS
+from graft.experiments.config.experiment import load_config
+from graft.experiments.plan.pairs import expand
+from graft.experiments.plan.stage import Comparison
+from graft.experiments.report.transfer import TransferResult, measure, notes, results, rows, target_bounds
+from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.store.records import STARTS, Store
+from graft.transfer.method import METHODS, label
+from graft.transfer.metrics import Curve
+
+SAME = {"id": "tiny/Match-v0", "bounds": [2, 8]}
+TURNED = {"id": "tiny/Match-v0", "kwargs": {"names": ["b", "c", "d", "a"]}, "bounds": [2, 8]}
+"""What is seen under a name asks for another action than in the source."""
+
+CHANGES = {
+    "sources": "tiny/Match-v0",
+    "targets": [SAME, TURNED],
+    "methods": ["finetune", {"finetune": {"heads": "fresh"}}, {"chain": ["l2", "ewc"]}],
+    "seeds": 1,
+    "pretrain": {"steps": 4096},
+    "transfer": {"steps": 256},
+    "network": {"head": [16]},
+    "algorithm": {"name": "ppo", "num_envs": 16, "num_steps": 16, "minibatch": 64, "epochs": 8, "learning_rate": 0.01},
+    "recall": None,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The experiment's graph, its store, and what ``results.json`` holds."""
+    folder = tmp_path_factory.mktemp("alternatives")
+    list(ADAPTERS)  # loads the others
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ADAPTERS._entries, "tiny", TinyTaskAdapter())
+        config = load_config(str(write_config(folder, **CHANGES)))
+        graph, store = expand(config), Store(folder / "out")
+        store.open(config)
+        for stage in graph.stages.values():
+            run_stage(stage, store, lambda *_: None)
+        scales = target_bounds(config, graph, store)
+        yield graph, store, results(config, graph, store, measure(graph, store, scales), scales, {})
+
+
+def stage_of(graph, target, method):
+    kwargs = target.get("kwargs", {})
+    return next(
+        s for s in graph.stages.values() if s.kind == "transfer" and s.method == method and s.task.kwargs == kwargs
+    )
+
+
+@pytest.mark.parametrize("method", [METHODS["finetune"](), METHODS["chain"](methods=["l2", "ewc"])], ids=label)
+def test_what_plays_better_is_where_training_begins(run, method):
+    graph, store, _ = run
+    for target, better in ((SAME, "by_name"), (TURNED, "fresh")):
+        stage = stage_of(graph, target, method)
+        starts = store.record(stage.id)[STARTS]
+        other = starts.keys() - {better}
+        assert starts[better] > starts[other.pop()] + 0.5
+        begun = store.evaluations(stage.id).scores[0]
+        assert begun == pytest.approx(starts[better], abs=1)
+        carried = (store.folder(stage.id) / "transplant.json").read_text()
+        assert ("fresh head" in carried) == (better == "fresh")
+
+
+def test_where_an_option_says_so_nothing_is_tried(run):
+    graph, store, _ = run
+    for target in (SAME, TURNED):
+        assert STARTS not in store.record(stage_of(graph, target, METHODS["finetune"](heads="fresh")).id)
+
+
+def test_the_table_says_which_heads_and_whether_others_were_better(run):
+    _, _, data = run
+    said = [line for line in notes(data) if line.startswith("Heads on ")]
+    assert len(said) == 2
+    assert said[0].startswith("Heads on tiny/Match of finetune, chain(l2, ewc): carried, by the score before")
+    assert ": fresh, by the score before" in said[1]
+    rows = {(row["target"], row["method"]): row for row in data["rows"]}
+    auto = rows["tiny/Match", "finetune"]
+    assert auto["heads"]["by_name"]["seeds"] == 1
+    assert auto["heads"]["by_name"]["start"] > auto["heads"]["fresh"]["start"]
+    assert rows["tiny/Match", "finetune(heads=fresh)"]["heads"] == {}
+
+
+def test_better_heads_need_an_interval():
+    def result(method, finals):
+        curves = tuple(Curve([0, 10], [0.0, final]) for final in finals)
+        scratch = tuple(Curve([0, 10], [0.0, final]) for final in (0.3, 0.31, 0.32, 0.29, 0.3))
+        return TransferResult(
+            Comparison(Task("x"), "a", method, tuple(range(5)), ("m",) * 5, ("s",) * 5), curves, scratch, 0
+        )
+
+    far, near = (0.9, 0.91, 0.92, 0.9, 0.9), (0.5, 0.9, 0.4, 0.6, 0.52)
+    mine = result(METHODS["finetune"](), (0.5, 0.52, 0.51, 0.5, 0.5))
+    other = METHODS["finetune"](heads="by_name")
+    assert rows([mine, result(other, far)], 0.5)[0]["better_heads"] == "finetune(heads=by_name)"
+    assert rows([mine, result(other, far)], 0.5)[1]["better_heads"] is None
+    assert rows([mine, result(other, near)], 0.5)[0]["better_heads"] is None
+
+
+def test_heads_that_cannot_be_carried_are_fresh_and_not_tried():
+    source = Checkpoint.of(small_network(MATCH), TASK)
+    target = Schemas(MATCH.observation, box(["x", "y"]))
+    method = METHODS["finetune"]()
+    assert set(method.alternatives(source, target, small_config("vector"))) == {"fresh"}
+    assert set(method.alternatives(source, MATCH, small_config("vector"))) == {"fresh", "by_name"}
+    report = method.build(source, target, small_config("vector"), 0).report
+    assert {row.detail for row in report.rows if row.tensor.startswith("policy.")} >= {"fresh head"}

@@ -92,11 +92,11 @@ class PPOOptions(Algorithm):
         GraftError: a rollout of one state.
     """
 
-    num_steps: Count = 64
+    num_steps: Count = 32
     minibatch: Annotated[int, Field(ge=2)] = 256
     epochs: Count = 4
     learning_rate: Positive = 2e-3
-    anneal_lr: bool = False
+    anneal_lr: bool = True
     gamma: Share = 0.97
     gae_lambda: Share = 0.95
     entropy: NotNegative = 0.01

@@ -25,8 +25,8 @@ __all__ = ["assert_same", "observations", "scrambled", "weights"]
 
 NUM_STATES = 4
 TASK = Task("tiny/Match-v0")
-TINY = {"num_envs": 8, "num_steps": 16, "minibatch": 32, "epochs": 2}
-"""Options of a PPO that updates 4 * 2 times per 128 env steps."""
+TINY = {"num_envs": 8, "num_steps": 16, "minibatch": 32, "epochs": 2, "anneal_lr": False}
+"""Options of a PPO that updates 4 * 2 times per 128 env steps, at the same learning rate whatever the budget."""
 
 
 def vector(names: Sequence[str], attributes: Sequence[Sequence[str]] | None = None) -> ObservationSchema:

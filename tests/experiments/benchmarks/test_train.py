@@ -96,9 +96,9 @@ def test_parts_count_the_seconds_of_what_is_called(monkeypatch):
 
 @pytest.mark.slow  # torch's counter takes seconds to load
 def test_operations_of_an_update_are_those_of_products_that_train():
-    # An update is 4 epochs of 64 * 64 states; a product (N, i) x (i, o) takes 2 N i o operations, and so does each of
+    # An update is 4 epochs of 64 * 32 states; a product (N, i) x (i, o) takes 2 N i o operations, and so does each of
     # its two gradients; the first layer has one, of its weights.
-    states, heads = 4 * 64 * 64, 64 * 64 * 2 + 64 * 2 + 64
+    states, heads = 4 * 64 * 32, 64 * 64 * 2 + 64 * 2 + 64
     assert trainers.flops(CASES["mlp CartPole"]) == 2 * states * (2 * 4 * 64 + 3 * (64 * 64 + heads))
     frozen, full = trainers.flops(CASES["frozen encoder"]), trainers.flops(CASES["default"])
     assert frozen < full / 3

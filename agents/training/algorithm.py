@@ -84,8 +84,8 @@ class PPOOptions(Algorithm):
     Attributes:
         num_steps: steps of each environment per rollout. minibatch: states per gradient step.
         epochs: passes over each rollout. learning_rate: of Adam. gamma, gae_lambda: discounts.
-        anneal_lr: whether the learning rate falls linearly to 0 over the training's budget, by the env steps taken before
-            each rollout (Huang et al. 2022, detail 4 of 37).
+        anneal_lr: whether the learning rate falls linearly to 0 over the training's budget, by the env steps taken
+            before each rollout (Huang et al. 2022, detail 4 of 37).
         entropy: weight of the entropy bonus. clip: of the probability ratio. value: weight of the value loss.
         max_grad_norm: gradients are clipped to this norm.
     Raises:

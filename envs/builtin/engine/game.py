@@ -132,8 +132,8 @@ class Game:
 def measured(random: float, expert: float, episodes: str, random_error: str, expert_error: str, task: str) -> Bounds:
     """Bounds as ``graft reference`` measures them: the random policy in ``episodes`` episodes, and PPO."""
     how = (
-        f"random: mean of {episodes} episodes (± {random_error}); expert: PPO on whole boards (view planes) for 2M env "
-        f"steps, mean of 1,024 episodes (± {expert_error}); graft reference {task}"
+        f"random: mean of {episodes} episodes (± {random_error}); expert: PPO in the view ego for 5M env steps, "
+        f"annealed, one training, mean of 1,024 episodes (± {expert_error}); graft reference {task} --seeds 1"
     )
     return Bounds(random, expert, how)
 

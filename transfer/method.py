@@ -265,7 +265,7 @@ class FromSource(TransferMethod):
 
     Attributes:
         heads: ``fresh`` heads; the source's, carried by action name (``by_name``); by default (``auto``) carried where
-            they play better than fresh ones before training, which an experiment finds out by an evaluation of each
+            they play clearly better than fresh ones before training, which an experiment finds by evaluating both
             (elsewhere: where they can be carried); or ``shared``: carried by name, and one pair of heads serves every
             task, so that what protects the encoder protects the policy head as well.
         new_channels: what an observation that the source never had starts from, see `transplant`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from support.tiny_experiment import write_config
 from support.tiny_tasks import MATCH, TASK, TinyTaskAdapter, box, small_config, small_network
@@ -14,7 +15,7 @@ from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
 from graft.experiments.plan.stage import Comparison
 from graft.experiments.report.transfer import TransferResult, measure, notes, results, rows, target_bounds
-from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.stages.run_stage import best_start, run_stage
 from graft.experiments.store.records import STARTS, Store
 from graft.transfer.method import METHODS, label
 from graft.transfer.metrics import Curve
@@ -64,9 +65,10 @@ def test_what_plays_better_is_where_training_begins(run, method):
     graph, store, _ = run
     for target, better in ((SAME, "by_name"), (TURNED, "fresh")):
         stage = stage_of(graph, target, method)
-        starts = store.record(stage.id)[STARTS]
-        other = starts.keys() - {better}
-        assert starts[better] > starts[other.pop()] + 0.5
+        start = store.record(stage.id)[STARTS]
+        starts, other = start["return_means"], {"fresh": "by_name", "by_name": "fresh"}[better]
+        assert start["taken"] == better
+        assert starts[better] > starts[other] + 0.5
         begun = store.evaluations(stage.id).scores[0]
         assert begun == pytest.approx(starts[better], abs=1)
         carried = (store.folder(stage.id) / "transplant.json").read_text()
@@ -90,6 +92,20 @@ def test_the_table_says_which_heads_and_whether_others_were_better(run):
     assert auto["heads"]["by_name"]["seeds"] == 1
     assert auto["heads"]["by_name"]["start"] > auto["heads"]["fresh"]["start"]
     assert rows["tiny/Match", "finetune(heads=fresh)"]["heads"] == {}
+
+
+@pytest.mark.parametrize(
+    ("fresh", "carried", "taken"),
+    [
+        ([0.0, 1.0, 0.0, 1.0], [9.0, 8.0, 9.0, 8.0], "by_name"),
+        ([9.0, 8.0, 9.0, 8.0], [0.0, 1.0, 0.0, 1.0], "fresh"),
+        ([0.0, 1.0, 0.0, 1.0], [0.5, 1.5, 0.5, 1.5], "fresh"),  # higher, by 1.2 standard errors
+        ([1.0, 1.0], [1.0, 1.0], "fresh"),
+        ([1.0, 1.0], [2.0, 2.0], "by_name"),
+    ],
+)
+def test_another_start_has_to_be_clearly_better(fresh, carried, taken):
+    assert best_start({"fresh": np.array(fresh), "by_name": np.array(carried)}) == taken
 
 
 def test_better_heads_need_an_interval():

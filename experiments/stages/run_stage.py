@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult
 from graft.agents.training.evaluate import Episodes, evaluate
 from graft.agents.training.rollouts import Rollouts, collect, collect_random
@@ -253,7 +254,7 @@ class _StageRun(NamedTuple):
         job = TrainJob(
             network=session.network,
             task=stage.task,
-            algorithm=stage.algorithm,
+            algorithm=_limited(stage.algorithm, session),
             budget=budget,
             seed=stage.random_seeds()[1],
             record=self.log,
@@ -334,6 +335,14 @@ class _StageRun(NamedTuple):
         }
         lineage = () if source is None else (str(source.id), *source.lineage)
         return session.checkpoint(stage.task, {HEADS: outcome.heads}, lineage=lineage, record=record)
+
+
+def _limited(algorithm: Algorithm, session: TransferSession) -> Algorithm:
+    """``algorithm`` with the learning rate that the method allows it in a transfer."""
+    limit, kind = session.method.learning_rate_limit, cast(Any, algorithm)  # the algorithms of both backends have one
+    if session.report is None or limit is None or kind.learning_rate <= limit:
+        return algorithm
+    return replace(kind, learning_rate=limit)
 
 
 def _generator(network: PolicyNetwork, seed: int) -> torch.Generator:

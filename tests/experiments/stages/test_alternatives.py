@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from support.tiny_experiment import write_config
 from support.tiny_tasks import MATCH, TASK, TinyTaskAdapter, box, small_config, small_network
+from support.trainings import learning_rates
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.core.schema import Schemas
@@ -39,7 +42,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The experiment's graph, its store, and what ``results.json`` holds."""
+    """The experiment's graph, its store, what ``results.json`` holds, and each stage's largest learning rate."""
     folder = tmp_path_factory.mktemp("alternatives")
     list(ADAPTERS)  # loads the others
     with pytest.MonkeyPatch.context() as patch:
@@ -47,10 +50,14 @@ def run(tmp_path_factory):
         config = load_config(str(write_config(folder, **CHANGES)))
         graph, store = expand(config), Store(folder / "out")
         store.open(config)
+        rates = {}
         for stage in graph.stages.values():
-            run_stage(stage, store, lambda *_: None)
+            with learning_rates() as seen:
+                run_stage(stage, store, lambda *_: None)
+            rates[stage.id] = max(seen, default=0.0)
         scales = target_bounds(config, graph, store)
-        yield graph, store, results(config, graph, store, measure(graph, store, scales), scales, {})
+        data = results(config, graph, store, measure(graph, store, scales), scales, {})
+        yield SimpleNamespace(graph=graph, store=store, results=data, rates=rates)
 
 
 def stage_of(graph, target, method):
@@ -62,7 +69,7 @@ def stage_of(graph, target, method):
 
 @pytest.mark.parametrize("method", [METHODS["finetune"](), METHODS["chain"](methods=["l2", "ewc"])], ids=label)
 def test_what_plays_better_is_where_training_begins(run, method):
-    graph, store, _ = run
+    graph, store = run.graph, run.store
     for target, better in ((SAME, "by_name"), (TURNED, "fresh")):
         stage = stage_of(graph, target, method)
         start = store.record(stage.id)[STARTS]
@@ -75,14 +82,21 @@ def test_what_plays_better_is_where_training_begins(run, method):
         assert ("fresh head" in carried) == (better == "fresh")
 
 
+def test_carried_heads_learn_at_no_more_than_their_rate(run):
+    carried, fresh = (stage_of(run.graph, target, METHODS["finetune"]()) for target in (SAME, TURNED))
+    assert (run.rates[carried.id], run.rates[fresh.id]) == (pytest.approx(5e-4), pytest.approx(0.01))
+    sources = [stage.id for stage in run.graph.stages.values() if stage.kind == "pretrain"]
+    assert [run.rates[source] for source in sources] == [pytest.approx(0.01)]
+
+
 def test_where_an_option_says_so_nothing_is_tried(run):
-    graph, store, _ = run
+    graph, store = run.graph, run.store
     for target in (SAME, TURNED):
         assert STARTS not in store.record(stage_of(graph, target, METHODS["finetune"](heads="fresh")).id)
 
 
 def test_the_table_says_which_heads_and_whether_others_were_better(run):
-    _, _, data = run
+    data = run.results
     said = [line for line in notes(data) if line.startswith("Heads on ")]
     assert len(said) == 2
     assert said[0].startswith("Heads on tiny/Match of finetune, chain(l2, ewc): carried, by the score before")

@@ -12,14 +12,15 @@ import torch
 from rich.console import Console
 
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.agents.sb3 import ALGORITHMS, train
+from graft.agents.sb3 import train
+from graft.agents.sb3.algorithms.ppo import PPOAlgorithm
 from graft.agents.training.backend import Evaluation, TrainJob
 from graft.agents.training.evaluate import Episodes, evaluate, play_episodes
 from graft.envs.core.random_actions import sample
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
 
-EXPERT = ALGORITHMS["ppo"](num_envs=256, minibatch=1024)
+EXPERT = PPOAlgorithm(num_envs=256, minibatch=1024)
 """What the expert learns by: PPO with an annealed learning rate, and batches large enough for millions of steps."""
 
 SEED = 20_000_000

@@ -342,7 +342,7 @@ def _limited(algorithm: Algorithm, session: TransferSession) -> Algorithm:
     limit, kind = session.method.learning_rate_limit, cast(Any, algorithm)  # the algorithms of both backends have one
     if session.report is None or limit is None or kind.learning_rate <= limit:
         return algorithm
-    return replace(kind, learning_rate=limit)
+    return cast(Algorithm, replace(kind, learning_rate=limit))
 
 
 def _generator(network: PolicyNetwork, seed: int) -> torch.Generator:

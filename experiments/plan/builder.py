@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from graft.agents.networks.policy_network import NetworkConfig
@@ -12,6 +13,9 @@ from graft.experiments.config.backends import check_resources
 from graft.experiments.config.experiment import Common
 from graft.experiments.plan.stage import LOCAL, Graph, Kind, Stage
 from graft.transfer.method import TransferMethod
+
+SOURCE_EVALUATIONS = 20
+"""How often a source is evaluated, at most: only its end counts, and evaluations of a long training take as long."""
 
 
 class StageBuilder:
@@ -52,6 +56,9 @@ class StageBuilder:
             budget = method.states + method.retraining
         else:
             budget = (self.config.pretrain if kind == "pretrain" else self.config.transfer).steps
+        evaluation = self._evaluation
+        if kind == "pretrain":
+            evaluation = replace(evaluation, every=max(evaluation.every, budget // SOURCE_EVALUATIONS))
         stage = Stage(
             kind=kind,
             task=task,
@@ -60,7 +67,7 @@ class StageBuilder:
             network=self.network,
             algorithm_name=self.algorithm_name,
             algorithm=algorithm,
-            evaluation=self._evaluation,
+            evaluation=evaluation,
             recall_episodes=self.config.recall,
             backend=backend,
             resources=resources,

@@ -21,6 +21,13 @@ def graph_of(tmp_path, *overrides, **changes):
     return expand(load_config(str(write_config(tmp_path, **changes)), overrides))
 
 
+def test_a_source_is_evaluated_twenty_times_at_most(tmp_path):
+    stages = graph_of(tmp_path, "pretrain.steps=100000", "evaluation.every=1000").stages.values()
+    assert {stage.kind: stage.evaluation.every for stage in stages} == {"pretrain": 5000, "transfer": 1000}
+    stages = graph_of(tmp_path, "pretrain.steps=10000", "evaluation.every=1000").stages.values()
+    assert {stage.evaluation.every for stage in stages} == {1000}
+
+
 def test_sources_are_pretrained_once_per_seed(tmp_path):
     graph = graph_of(tmp_path, targets=["Graft/Hunt-v0", "Graft/Dodge-v0"], seeds=3)
     kinds = [stage.kind for stage in graph.stages.values()]

@@ -107,6 +107,15 @@ class TaskSection(Strict):
         None, description="team -> policy, where all teams of a squad learn (backend: rllib)"
     )
     share_encoder: bool = Field(False, description="whether the policies of policy_mapping have one encoder")
+    bounds: tuple[Finite, Finite] | None = Field(
+        None, description="mean returns of a random policy and of an expert, for the normalised score"
+    )
+
+    @model_validator(mode="after")
+    def _random_below_expert(self) -> Self:
+        if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
+            raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
+        return self
 
     @model_validator(mode="after")
     def _shared_among_several(self) -> Self:
@@ -124,6 +133,10 @@ class TaskSection(Strict):
         """The task, of a section that has an id."""
         return self._named(str(self.id), self.kwargs)
 
+    def scale_of(self, task: Task) -> Bounds | None:
+        """Bounds given here, else the registered ones of ``task``, else None."""
+        return Bounds(*self.bounds, GIVEN) if self.bounds is not None else bounds(task)
+
     def _named(self, task_id: str, kwargs: dict[str, JsonValue]) -> Task:
         return Task(task_id, kwargs | self._keywords())
 
@@ -136,18 +149,9 @@ class TaskConfig(TaskSection):
     """A task: its id, its keyword arguments, its names, and bounds that override the registered ones."""
 
     id: str = Field(description="id of the task, such as Graft/Gather-v0, CartPole-v1 or your_package:YourGame-v0")
-    bounds: tuple[Finite, Finite] | None = Field(
-        None, description="mean returns of a random policy and of an expert, for the normalised score"
-    )
     recall: Recalled | None = Field(
         None, description="of a target: the task on which kept is measured; the source, where it looks like the target"
     )
-
-    @model_validator(mode="after")
-    def _random_below_expert(self) -> Self:
-        if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
-            raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
-        return self
 
     @property
     def recalled(self) -> Task | None:
@@ -157,7 +161,7 @@ class TaskConfig(TaskSection):
     @property
     def scale(self) -> Bounds | None:
         """Bounds given here, else the registered ones, else None."""
-        return Bounds(*self.bounds, GIVEN) if self.bounds is not None else bounds(self.task)
+        return self.scale_of(self.task)
 
 
 class SourceConfig(TaskSection):
@@ -201,6 +205,14 @@ class Budget(Strict):
     steps: Annotated[int, Field(ge=1)] = Field(description="env steps, rounded up to whole rollouts")
 
 
+class TransferBudget(Strict):
+    """Env steps of one transfer; 0 evaluates without training."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(
+        description="env steps, rounded up to whole rollouts; of a target, 0 evaluates without training"
+    )
+
+
 class Common(Strict):
     """What every experiment has."""
 
@@ -214,7 +226,9 @@ class Common(Strict):
         list(range(5)), description="how many, or a list"
     )
     pretrain: Budget = Field(Budget(steps=600_000), description="budget of each source, or of a sequence's first task")
-    transfer: Budget = Field(Budget(steps=200_000), description="budget of each transfer, or of each later task")
+    transfer: TransferBudget = Field(
+        TransferBudget(steps=200_000), description="budget of each transfer, or of each later task"
+    )
     network: NetworkSection = Field(NetworkSection(), description="the encoder and the heads")
     backend: str = Field(DEFAULT_BACKEND, description="who trains: sb3 (in one process) or rllib (Ray)")
     resources: Annotated[dict[str, Any], _as_mapping("preset")] = Field(
@@ -344,6 +358,8 @@ class SequenceConfig(Common):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.transfer.steps == 0:
+            raise ValueError("transfer.steps 0 is for targets, which are only evaluated then; a sequence has to train")
         if not self.task_known and self.heads == "per_task":
             raise ValueError("task_known: false needs heads: shared, as nothing could choose between heads")
         if any(task.recall is not None for task in self.sequence):

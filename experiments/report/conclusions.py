@@ -90,8 +90,9 @@ def conclude_sequence(
     if measured:
         tables = [continual.table(data, console.width), lifelong.table(data["rows"], console.width)]
         notes, pictures = [notes[0], lifelong.NOTE, *notes[1:]], ["matrix.png", "profiles.png"]
-        plots.score_matrices(measured, data["sequence"], store.out / "matrix.png", config.name)
-        plots.profiles(plots.final_scores(measured, data["sequence"]), store.out / "profiles.png", config.name)
+        own, tasks = continual.own_scale(data), data["sequence"]
+        plots.score_matrices(measured, tasks, store.out / "matrix.png", config.name, own)
+        plots.profiles(plots.final_scores(measured, tasks, own), store.out / "profiles.png", config.name)
         lifelong.write_logs(measured, data["sequence"], store.out / "l2logs")
     _print(console, store, tables, notes, pictures)
 
@@ -101,6 +102,7 @@ def _print(
 ) -> None:
     for table in tables:
         console.print(table)
+        console.print()
     for line in notes:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     files = ", ".join(f"{store.out}/{name}" for name in ("results.json", *pictures))

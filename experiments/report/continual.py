@@ -15,7 +15,9 @@ from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
+    OWN_SCALE,
     TWO_GROUPS,
+    Name,
     bounded,
     clip_notes,
     cost,
@@ -24,6 +26,7 @@ from graft.experiments.report.common import (
     format_score,
     has_scale,
     interval,
+    is_estimated,
     resume_notes,
     score_table,
     seed_notes,
@@ -166,7 +169,8 @@ def _against(result: ContinualResult, reference: ContinualResult) -> dict[str, d
     """Performance minus the reference's, and forgetting divided by it where it forgets, with the errors of both."""
     gain = iqm_estimate(_performances(result)) - iqm_estimate(_performances(reference))
     own, base = iqm_estimate(_forgotten(result)), iqm_estimate(_forgotten(reference))
-    share = bounded(ratio_interval(own, base)) if base.value > 0 else None
+    several = min(len(result.matrices), len(reference.matrices)) > 1  # no ratio of one seed
+    share = bounded(ratio_interval(own, base)) if base.value > 0 and several else None
     return {"performance": bounded(gain.interval()), "forgetting": share}
 
 
@@ -235,7 +239,7 @@ def table(data: Mapping[str, Any], width: int = 80) -> Table:
     for entry in data["rows"]:
         kilobytes = (4 * entry["parameters"] + entry["bytes_beside"]) / 1000
         made.add_row(
-            entry["method"],
+            Name(entry["method"]),
             format_score(entry["average_performance"], ", "),
             "-" if entry["network_per_task"] else format_score(entry["forgetting"], ", "),
             format_score(entry["learned"]),
@@ -249,6 +253,11 @@ def _with_bounds(values: Mapping[str, float | None], style: str) -> str:
     iqm, low, high = values["iqm"], values["low"], values["high"]
     ends = ("-inf" if low is None else f"{low:{style}}", "inf" if high is None else f"{high:{style}}")
     return f"{iqm:{style}}" if low is None and high is None else f"{iqm:{style}} [{', '.join(ends)}]"
+
+
+def own_scale(data: Mapping[str, Any]) -> list[str]:
+    """Tasks whose scale is an estimate from the experiment's own runs."""
+    return [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if is_estimated(b["how"])]
 
 
 def notes(data: Mapping[str, Any]) -> list[str]:
@@ -281,7 +290,9 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             f"scores on it are 0; its returns are in metrics.jsonl of its stages. Train for longer, or give the task "
             f"'bounds: [random, expert]'."
         )
-    estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]
-    if estimated:
-        lines.append(f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment.")
+    if estimated := own_scale(data):
+        lines.append(
+            f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment: 0 is untrained scratch, 1 "
+            f"the {OWN_SCALE} (its best final return)."
+        )
     return [*lines, cost(data)]

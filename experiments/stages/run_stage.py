@@ -242,7 +242,7 @@ class _StageRun(NamedTuple):
             record=self.log,
             evaluation=evaluation,
             hooks=session.hooks(),
-            snapshots=self.resumption.snapshots(self.log, session, self._note_fresh),
+            snapshots=self.resumption.snapshots(self.log, session, self._note_resumed, self._note_fresh),
             workers=self.workers,
             resources=stage.resources,
             partners=partners,
@@ -250,10 +250,13 @@ class _StageRun(NamedTuple):
         )
         return backend(stage.backend).train(job)
 
-    def _note_fresh(self, env_steps: int) -> None:
+    def _note_resumed(self, env_steps: int) -> None:
+        self.note(f"goes on  {self.stage.label} from {env_steps:,} env steps, its latest snapshot")
+
+    def _note_fresh(self, _: int) -> None:
         self.note(
-            f"Note: {self.stage.label} goes on from its snapshot at {env_steps:,} env steps, with fresh episodes, as "
-            f"the state of its environments cannot be saved."
+            f"Note: {self.stage.label} has fresh episodes from there on, as the state of its environments cannot be "
+            f"saved."
         )
 
     def _probe(self, network: PolicyNetwork, seed: int) -> Probe:

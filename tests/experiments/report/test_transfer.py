@@ -101,14 +101,19 @@ def test_few_seeds_are_pointed_out(seeds, lacking):
     assert any(f"Only {seeds} seed" in line for line in notes)
     where = "finetune on Gather(slip=0.3)"
     assert any(line.endswith(f"{where} lacks {lacking}.") for line in notes) is (lacking > 0)
-    assert (row["verdict"], row["p_value"] is None) == (("unclear", True) if lacking else ("positive", False))
+    verdict = {1: None, 3: "unclear", 4: "positive"}[seeds]
+    assert (row["verdict"], row["p_value"] is None) == (verdict, lacking > 0)
 
 
-def test_a_single_seed_has_no_interval():
+def test_a_single_seed_has_no_interval_ratio_or_verdict():
     row = judged(measured("finetune", flat(0.5, 1), flat(0.2, 1)))
     assert row["auc"] == {"iqm": pytest.approx(0.5), "low": None, "high": None}
-    assert row["transfer_ratio"] == {"iqm": pytest.approx(1.5), "low": None, "high": None}
-    assert "+1.5" in report._cells(row)
+    assert [row[name] for name in ("transfer_ratio", "data_efficiency", "probability_of_improvement")] == [None] * 3
+    assert row["verdict"] is row["verdict_alone"] is row["starts"] is None
+    cells = report._cells(row)
+    assert (cells[0], cells[-1]) == ("-", "-")
+    one_of_scratch = judged(measured("finetune", flat(0.5, 5), flat(0.2, 1)))
+    assert one_of_scratch["transfer_ratio"] is one_of_scratch["verdict"] is None
 
 
 def test_verdicts_allow_for_the_methods_on_their_target():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -201,7 +202,7 @@ def evaluation_notes(counts: Sequence[int]) -> list[str]:
     if few >= ENOUGH_EVALUATIONS:
         return []
     if few == 1:
-        return ["Nothing was trained on the target (transfer.steps is 0): every score is the zero-shot score."]
+        return ["Nothing is trained on the target (transfer.steps is 0): every score is the zero-shot score."]
     return [
         f"WARNING: only {few} evaluations in a training, the one before it included: AUC, steps and final are of too "
         f"few points; lower evaluation.every, or train for longer ({ENOUGH_EVALUATIONS} or more)."
@@ -239,6 +240,32 @@ def resume_notes(data: Mapping[str, Any]) -> list[str]:
         f"Stopped, and gone on with fresh episodes, as the state of their environments cannot be saved: "
         f"{', '.join(found)}. Their results are not those of an undisturbed run to the last bit."
     ]
+
+
+class Best(NamedTuple):
+    """The best run on a task. ``who``: its method and seed. ``stage``: id of the one that made its network."""
+
+    task: str
+    who: str
+    score: float
+    stage: str
+
+
+def best_notes(store: Store, best: Sequence[Best]) -> list[str]:
+    """Where the networks with the best scores are, and how to see one play."""
+    if not best:
+        return []
+    lines = [f"  {one.task}: {one.who}, score {fixed(one.score)}: {store.folder(one.stage)}/checkpoint" for one in best]
+    see = f"See one play: graft watch {shlex.quote(str(store.folder(best[0].stage)))} --gif agent.gif"
+    return ["Best agents, by their final score:", *lines, f"{see} (from Python: docs/python.md)"]
+
+
+def unfinished_notes(data: Mapping[str, Any]) -> list[str]:
+    """A sentence where stages have not run to their end, nor failed."""
+    waiting = sum(stage.get("status", "done") not in ("done", "failed") for stage in data["stages"])
+    if not waiting:
+        return []
+    return [f"UNFINISHED: {waiting} of {len(data['stages'])} stages have not ended; these are the results so far."]
 
 
 def cost(data: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
     OWN_SCALE,
     TWO_GROUPS,
+    Best,
     Name,
     bounded,
     clip_notes,
@@ -31,6 +32,7 @@ from graft.experiments.report.common import (
     score_table,
     seed_notes,
     stage_records,
+    unfinished_notes,
 )
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
@@ -52,6 +54,7 @@ class ContinualResult:
         sizes: per seed, parameters and bytes of memory in the end.
         missing: number of seeds whose stages failed or have not run.
         env_steps: of one seed, on all tasks.
+        networks: per seed, (seed, id of the stage that made the last network).
     """
 
     method: TransferMethod
@@ -60,6 +63,7 @@ class ContinualResult:
     sizes: tuple[Mapping[str, int], ...]
     missing: int
     env_steps: Mapping[str, int] = field(default_factory=dict)
+    networks: tuple[tuple[int, str], ...] = ()
 
 
 def task_bounds(config: SequenceConfig, graph: Graph, store: Store) -> list[Bounds]:
@@ -97,14 +101,15 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Continua
 
 
 def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: Store) -> ContinualResult:
-    matrices, curves, sizes = [], [], []
-    for trained, consolidated in zip(
-        comparison.trained, comparison.consolidated or [()] * len(comparison.trained), strict=True
+    matrices, curves, sizes, networks = [], [], [], []
+    for seed, trained, consolidated in zip(
+        comparison.seeds, comparison.trained, comparison.consolidated or [()] * len(comparison.trained), strict=True
     ):
         if not all(store.done(i) for i in (*trained, *consolidated)):
             continue
         own = tuple(store.evaluations(i, scale) for i, scale in zip(trained, scales, strict=True))
         curves.append(own)
+        networks.append((seed, (consolidated or trained)[-1]))
         sizes.append(_size(store, consolidated[-1:] or trained))
         matrices.append(_matrix(consolidated, own, scales, store))
     steps = {
@@ -112,7 +117,9 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         for kind, runs in (("training", comparison.trained), ("consolidation", comparison.consolidated))
     }
     missing = len(comparison.seeds) - len(matrices)
-    return ContinualResult(comparison.method, np.array(matrices), tuple(curves), tuple(sizes), missing, steps)
+    return ContinualResult(
+        comparison.method, np.array(matrices), tuple(curves), tuple(sizes), missing, steps, tuple(networks)
+    )
 
 
 def _size(store: Store, stage_ids: Sequence[str]) -> dict[str, int]:
@@ -255,6 +262,17 @@ def _with_bounds(values: Mapping[str, float | None], style: str) -> str:
     return f"{iqm:{style}}" if low is None and high is None else f"{iqm:{style}} [{', '.join(ends)}]"
 
 
+def best(measured: Sequence[ContinualResult]) -> list[Best]:
+    """The run with the best mean score over all tasks at the end, of one network that learned them all."""
+    found = [
+        Best("all tasks", f"{label(result.method)}, seed {seed}", score, stage)
+        for result in measured
+        if result.method.uses_source
+        for (seed, stage), score in zip(result.networks, _performances(result), strict=False)
+    ]
+    return [max(found, key=lambda one: one.score)] if found else []
+
+
 def own_scale(data: Mapping[str, Any]) -> list[str]:
     """Tasks whose scale is an estimate from the experiment's own runs."""
     return [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if is_estimated(b["how"])]
@@ -281,7 +299,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
     if split:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
-    lines += [*clip_notes(data), *resume_notes(data)]
+    lines += [*unfinished_notes(data), *clip_notes(data), *resume_notes(data)]
     lines += seed_notes(data["rows"])
     without = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if not has_scale(b["how"])]
     if without:

@@ -15,6 +15,7 @@ from graft.experiments.plan.stage import NOT_KEPT, Comparison, Graph, Stage
 from graft.experiments.report.common import (
     OWN_SCALE,
     TWO_GROUPS,
+    Best,
     Name,
     bounded,
     clip_notes,
@@ -32,6 +33,7 @@ from graft.experiments.report.common import (
     score_table,
     seed_notes,
     stage_records,
+    unfinished_notes,
 )
 from graft.experiments.store.records import STARTS, Store
 from graft.transfer import metrics
@@ -442,6 +444,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     if failed:
         first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
         lines.append(f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}")
+    lines += unfinished_notes(data)
     lines += evaluation_notes([entry["evaluations"] for entry in rows])
     lines += [*_heads_notes(rows), *_verdict_notes(rows), *seed_notes(rows)]
     lines += [*clip_notes(data), *resume_notes(data)]
@@ -472,6 +475,20 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         lines.append("Changed tasks are on the scale of the unchanged ones; give 'bounds' for another.")
     lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")
     return lines
+
+
+def best(store: Store, measured: Sequence[TransferResult]) -> list[Best]:
+    """The run with the best final score on each target."""
+    found: dict[str, Best] = {}
+    for m in measured:
+        comparison, target = m.comparison, str(m.comparison.target)
+        done = [(seed, i) for seed, i in zip(comparison.seeds, comparison.stages, strict=True) if store.done(i)]
+        for (seed, stage), curve in zip(done, m.curves, strict=True):
+            score = metrics.final_score(curve)
+            if target not in found or score > found[target].score:
+                source = f" from {comparison.source}" if comparison.source else ""
+                found[target] = Best(target, f"{label(comparison.method)}{source}, seed {seed}", score, stage)
+    return list(found.values())
 
 
 def row_name(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -26,7 +26,7 @@ from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
 from graft.experiments.stages.resume import Resumption, prepare
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import FAULT_CHECKPOINT, RESUMED, STARTS, Store, write_json
+from graft.experiments.store.records import FAULT_CHECKPOINT, RECALL_SECONDS, RESUMED, STARTS, Store, write_json
 from graft.transfer.method import TransferMethod
 from graft.transfer.probe import Probe
 from graft.transfer.session import TransferSession
@@ -91,10 +91,12 @@ def run_stage(
     with MetricsLog(folder, stage.scale, progress) as log:
         run = _StageRun(stage, source, folder, log, resumption, workers, note)
         outcome = run.consolidate() if stage.kind == "consolidate" else run.train()
+        start = time.perf_counter()
         with run.checkpoint_on_faults(lambda _: outcome):
             evaluations = [run.evaluate(outcome, recall) for recall in stage.recall]
         if evaluations:
-            log(outcome.result.env_steps, {f"recall/{entry['task']}": entry["return_mean"] for entry in evaluations})
+            returns = {f"recall/{entry['task']}": entry["return_mean"] for entry in evaluations}
+            log(outcome.result.env_steps, {**returns, RECALL_SECONDS: round(time.perf_counter() - start, 3)})
     checkpoint = run.checkpoint(outcome)
     store.check_holder(stage.id)
     save_partners(stage, outcome.partners, folder, checkpoint, outcome.session)

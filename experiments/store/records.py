@@ -34,6 +34,9 @@ FAULT_CHECKPOINT = "checkpoint-at-fault"
 STARTS = "starts"
 """In records of stages: mean return before training by what the method could start from, of which it took the best."""
 
+RECALL_SECONDS = "time/recall_s"
+"""Tag of the seconds that a stage's evaluations on earlier tasks took, after its training."""
+
 RESUMED = "resumed_with_fresh_episodes"
 """In records of stages: how often that was, and at which env steps."""
 

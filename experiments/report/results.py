@@ -1,0 +1,3 @@
+"""Version of ``results.json``."""
+
+VERSION = 2

@@ -70,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
         "batch. Built-in games, EnvPool and PettingZoo run as before",
     )
     add_launcher_options(made)
+    made.add_argument(
+        "--schema",
+        nargs="?",
+        const="config",
+        choices=("config", "results"),
+        help="print the JSON schema of configs, by which editors complete YAML, or of results.json",
+    )
     made.add_argument("--describe", metavar="NAME", help="a method or an algorithm (ppo, rllib/ppo) and its options")
     made.add_argument("--dry-run", action="store_true", help="show what would run and be carried over; write nothing")
     return made
@@ -183,6 +190,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
         console.print(describe(arguments.describe), markup=False, highlight=False, soft_wrap=True)
         return 0
+    if arguments.schema:
+        print(json.dumps(_schema(arguments.schema), indent=1))
+        return 0
     config, overridden = _read(arguments.config)
     launcher = launcher_of(arguments)
     from graft.experiments.store.records import Store
@@ -207,6 +217,16 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         curves = f"Curves of every stage: tensorboard --logdir {store.out}/stages"
         console.print(curves, highlight=False, soft_wrap=True)
         return FAILED if failed else 0
+
+
+def _schema(of: str) -> dict[str, Any]:
+    if of == "results":
+        from graft.experiments.report.results import RESULTS
+
+        return RESULTS.json_schema()
+    from graft.experiments.config.experiment import config_schema
+
+    return config_schema()
 
 
 def _has_results(graph: Graph, store: Store) -> bool:

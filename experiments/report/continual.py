@@ -34,6 +34,7 @@ from graft.experiments.report.common import (
     stage_records,
     unfinished_notes,
 )
+from graft.experiments.report.results import VERSION
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label
@@ -223,6 +224,7 @@ def results(
     scratch = next((result for result in measured if result.method.baseline), None)
     reference = next((result for result in measured if "reference" in result.method.provides), None)
     return {
+        "version": VERSION,
         "name": config.name,
         "sequence": [str(entry.task) for entry in config.sequence],
         "heads": config.heads,

@@ -35,6 +35,7 @@ from graft.experiments.report.common import (
     stage_records,
     unfinished_notes,
 )
+from graft.experiments.report.results import VERSION
 from graft.experiments.store.records import STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label, to_json
@@ -294,6 +295,7 @@ def results(
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
     return {
+        "version": VERSION,
         "name": config.name,
         "threshold": config.threshold,
         "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
@@ -341,7 +343,8 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
         of_target = [row for row in rows if row["target"] == target]
         sources = list(dict.fromkeys(row["source"] for row in of_target if row["source"]))
         widths = {"method": method, **numbers, "verdict": VERDICT}
-        table = score_table(f"{' and '.join(sources)} → {target}", widths, ("method", "verdict"))
+        title = f"{' and '.join(sources)} → {target}" if sources else target
+        table = score_table(title, widths, ("method", "verdict"))
         for entry in of_target:
             table.add_row(Name(row_name(entry, of_target)), *_cells(entry, wide))
         made.append(table)

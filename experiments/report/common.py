@@ -165,18 +165,22 @@ class Name:
         return Measurement(min(LEAST_NAME, len(self._name)), len(self._name))
 
 
+BREAKS = (r"[(]?[^(,]+,?\s?|[(],?", r"[^ ]* |[^ ]+", r"[^_=.:/]*[_=.:/]|[^_=.:/]+")
+"""Patterns of a name's pieces: what stands between brackets and commas; words; what is between signs in a word."""
+
+
 def in_lines(name: str, width: int) -> str:
-    """A name in lines of ``width`` letters where it can be, never broken in a word: before "(" and after ",", and where
-    such a part is too long itself, after a space or one of ``_=.:/``.
-    """
+    """A name in lines of ``width`` letters where it can be, never broken in a word (`BREAKS`)."""
+    pieces = [name]
+    for pattern in BREAKS:
+        split = (re.findall(pattern, piece) if len(piece.rstrip()) > width else [piece] for piece in pieces)
+        pieces = [part for parts in split for part in parts]
     lines = [""]
-    for part in re.findall(r"[(]?[^(,]+,?\s?|[(],?", name):
-        pieces = [part] if len(part.rstrip()) <= width else re.findall(r"[^ _=.:/]*[ _=.:/]|[^ _=.:/]+", part)
-        for piece in pieces:
-            if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
-                lines.append(piece)
-            else:
-                lines[-1] += piece
+    for piece in pieces:
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append(piece)
+        else:
+            lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
 
 

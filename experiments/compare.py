@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in lines:
             shown.add_row(*map(Name, line[:2]), *line[2:])
         Console(width=None if sys.stdout.isatty() else 160).print(shown)
-    for line in warnings(*runs, names):
-        print(line)
+    for sentence in warnings(*runs, names):
+        print(sentence)
     for measure, what in (("transfer_ratio", "Transfer ratios"), ("auc", "Areas under the curves")):
         print(summary(found, measure, what))
     if options.profiles is not None:

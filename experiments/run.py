@@ -231,9 +231,8 @@ def _schema(of: str) -> dict[str, Any]:
 
 def _has_results(graph: Graph, store: Store) -> bool:
     """Whether a target or a sequence has been learned by any method on any seed."""
-    runs = [(stage,) for comparison in graph.comparisons for stage in comparison.stages]
-    runs += [run for comparison in graph.continual for run in comparison.trained]
-    return any(all(map(store.done, run)) for run in runs)
+    learned = any(store.done(stage) for comparison in graph.comparisons for stage in comparison.stages)
+    return learned or any(all(map(store.done, run)) for life in graph.continual for run in life.trained)
 
 
 def _make_clips(console: Console, config: AnyConfig, graph: Graph, store: Store) -> None:

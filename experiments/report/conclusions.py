@@ -85,7 +85,8 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
         if len(config.sources) > 1 and len(config.targets) > 1:
             pictures.append("pairs.png")
             plots.pairs(data["rows"], store.out / "pairs.png", config.name)
-    tables, notes = transfer.tables(data["rows"], console.width), transfer.notes(data)
+    tables = transfer.tables(data["rows"], console.width)
+    notes = [*transfer.notes(data), *transfer.uncompared(graph, store)]
     if config.sim_to_sim:
         tables, notes = [*tables, sim2real.table(data["recovery"])], [sim2real.NOTE, *notes]
     _print(console, store, tables, notes, pictures, transfer.best(store, measured))

@@ -120,6 +120,19 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
     return measured
 
 
+def uncompared(graph: Graph, store: Store) -> list[str]:
+    """A sentence where runs on a target have finished, but none of scratch."""
+    without = dict.fromkeys(
+        str(c.target)
+        for c in graph.comparisons
+        if any(map(store.done, c.stages)) and not any(map(store.done, c.scratch))
+    )
+    return [
+        f"No table of {', '.join(without)}: no run of scratch has finished there, with which all are compared; its "
+        f"other runs are in {store.out}/stages."
+    ][: len(without)]
+
+
 def _alternatives(store: Store, comparison: Comparison, scale: Bounds) -> tuple[Mapping[str, float], ...]:
     records = (store.record(i) or {} for i in comparison.stages if store.done(i))
     return tuple(

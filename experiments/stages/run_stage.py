@@ -255,10 +255,10 @@ class _StageRun(NamedTuple):
     def _note_resumed(self, env_steps: int) -> None:
         self.note(f"goes on  {self.stage.label} from {env_steps:,} env steps, its latest snapshot")
 
-    def _note_fresh(self, _: int) -> None:
+    def _note_fresh(self, env_steps: int) -> None:
         self.note(
-            f"Note: {self.stage.label} has fresh episodes from there on, as the state of its environments cannot be "
-            f"saved."
+            f"Note: {self.stage.label} has fresh episodes from {env_steps:,} env steps on, as the state of its "
+            f"environments cannot be saved."
         )
 
     def _probe(self, network: PolicyNetwork, seed: int) -> Probe:

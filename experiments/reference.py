@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from graft.command import at_least, command, command_parser
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="trainings, of which the best counts (2)")
     parser.add_argument("--episodes", type=int, default=1024, metavar="N", help="episodes per score (1024)")
     parser.add_argument("--plan", type=int, default=0, metavar="N", help="episodes of the planner (0: without it)")
-    parser.add_argument("--save", metavar="DIR", help="where to keep the best policy as a checkpoint")
+    parser.add_argument("--save", metavar="DIR", type=Path, help="where to keep the best policy as a checkpoint")
     options = parser.parse_args(arguments)
     at_least(1, steps=options.steps, seeds=options.seeds)
     at_least(2, episodes=options.episodes)
@@ -36,9 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from graft.agents.checkpoints.checkpoint import Checkpoint
     from graft.envs.core.task import Task
     from graft.experiments.benchmarks import reference
+    from graft.experiments.benchmarks.planner import check_plannable, planned_episodes
 
     torch.set_num_threads(1)
     console, task = Console(highlight=False), Task(options.task)
+    if options.plan:
+        check_plannable(task)
     console.print(f"random: {reference.describe(reference.random_episodes(task, options.episodes).returns)}")
     found = []
     for seed in range(options.seeds):
@@ -50,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.save:
         Checkpoint.of(best, task).save(options.save)
     if options.plan:
-        from graft.experiments.benchmarks.planner import planned_episodes
-
         planned = planned_episodes(best, task, options.plan, reference.SEED + 2000, reference.EXPERT.gamma)
         console.print(f"planner with the best policy: {reference.describe(planned.returns)}")
     return 0

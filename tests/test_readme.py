@@ -185,7 +185,7 @@ def measured() -> transfer.TransferResult:
 
 
 def test_fields_of_results_are_those_in_the_docs():
-    assert fields_of("docs/output.md", "Fields of a row") == set(transfer.row(measured(), 0.5))
+    assert fields_of("docs/output.md", "Fields of a row") == set(transfer.rows([measured()], 0.5)[0])
 
 
 def test_fields_of_a_sequences_results_are_those_in_the_docs():

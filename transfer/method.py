@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
-from graft.agents.training.algorithm import NotNegative
+from graft.agents.training.algorithm import NotNegative, Positive
 from graft.agents.training.backend import Batch, Grads
 from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.options import build_options
@@ -126,6 +126,11 @@ class TransferMethod:
     def critic_warmup(self) -> float:
         """As of `Hooks`, in transfers."""
         return 0.0
+
+    @property
+    def learning_rate_limit(self) -> float | None:
+        """The most that the algorithm's learning rate may be in transfers; None: whatever it is."""
+        return None
 
     @property
     def watches_source(self) -> bool:
@@ -265,7 +270,7 @@ class FromSource(TransferMethod):
 
     Attributes:
         heads: ``fresh`` heads; the source's, carried by action name (``by_name``); by default (``auto``) carried where
-            they play better than fresh ones before training, which an experiment finds out by an evaluation of each
+            they play clearly better than fresh ones before training, which an experiment finds by evaluating both
             (elsewhere: where they can be carried); or ``shared``: carried by name, and one pair of heads serves every
             task, so that what protects the encoder protects the policy head as well.
         new_channels: what an observation that the source never had starts from, see `transplant`.
@@ -276,6 +281,8 @@ class FromSource(TransferMethod):
         critic_warmup: with ``sac``, how long only the critics train, so that fresh ones do not mislead the network:
             below 1 a share of the budget, else env steps, after the algorithm's ``learning_starts``. Carried heads
             come with the source's critics and temperature, and need none.
+        carried_learning_rate: the most that the algorithm's learning rate may be where heads are carried and not
+            shared: larger ones unlearn the behaviour before they improve it.
     """
 
     heads: Heads = "auto"
@@ -284,6 +291,7 @@ class FromSource(TransferMethod):
     strict: bool = False
     statistics: Literal["go_on", "freeze"] | None = None
     critic_warmup: NotNegative = 0.0
+    carried_learning_rate: Positive = 5e-4
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         """The source's network for the target's names; everything trains."""
@@ -320,6 +328,10 @@ class FromSource(TransferMethod):
             return FRESH_CRITICS
         moved = carried_critics(source, network, new_channels=self.new_channels, rename=self.rename)
         return CarriedCritics(*moved)
+
+    @property
+    def learning_rate_limit(self) -> float | None:
+        return self.carried_learning_rate if self.heads in ("auto", "by_name") else None
 
     @property
     def shares_heads(self) -> bool:

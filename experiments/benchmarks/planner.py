@@ -81,19 +81,27 @@ class RolloutPlanner:
         self._model.restore_state(state)
 
 
+def check_plannable(task: Task) -> None:
+    """Raise GraftError for a task whose games cannot be copied, as all but built-in games."""
+    with closing(make(task, 1, 0)) as env:
+        if not isinstance(env, GameVectorEnv):
+            raise GraftError(f"Task '{task.id}' cannot be planned in; give a built-in game, such as Dodge.")
+
+
 def planned_episodes(
     network: PolicyNetwork, task: Task, episodes: int, seed: int, gamma: float, samples: int = 4, horizon: int = 10
 ) -> Episodes:
     """Outcomes of a `RolloutPlanner` with ``network``, in up to 32 games at a time.
 
     Raises:
-        GraftError: a task whose games cannot be copied, as all but built-in games.
+        GraftError: as of `check_plannable`.
     """
+    check_plannable(task)
     games = min(32, episodes)
     with closing(make(task, games, seed)) as env:
         trials = games * len(env.schemas.action.names) * samples
         with closing(make(task, trials, seed)) as model, eval_mode(network):
-            if not (isinstance(env, GameVectorEnv) and isinstance(model, GameVectorEnv)):
-                raise GraftError(f"Task '{task.id}' cannot be planned in; give a built-in game, such as Dodge.")
+            assert isinstance(env, GameVectorEnv)
+            assert isinstance(model, GameVectorEnv)
             planner = RolloutPlanner(network, env, model, samples, horizon, gamma, seed)
             return play_episodes(planner.act, env, episodes)

@@ -46,7 +46,7 @@ class StageResult(_Model):
     return_means: dict[str, float] = {}
     faults: dict[str, int] = {}
     clipped: dict[str, Any] = {}
-    starts: dict[str, float] = {}
+    starts: dict[str, Any] = {}
     resumed_with_fresh_episodes: dict[str, Any] = {}
 
 

@@ -55,7 +55,7 @@ class TransferResult:
         env_steps: of one seed's pretraining, consolidation and transfer; None for a checkpoint that was given.
         scored: whether the target has a scale; else scores are returns.
         estimated: whether that is an estimate from this experiment.
-        starts: per seed, scores before training of what the method could start from, of which it took the best.
+        starts: per seed, scores before training of what the method could start from, and the name of what it took.
     """
 
     comparison: Comparison
@@ -68,7 +68,7 @@ class TransferResult:
     env_steps: Mapping[str, int | None] = field(default_factory=dict)
     scored: bool = True
     estimated: bool = False
-    starts: tuple[Mapping[str, float], ...] = ()
+    starts: tuple[tuple[str, Mapping[str, float]], ...] = ()
 
     @property
     def is_scratch(self) -> bool:
@@ -133,10 +133,12 @@ def uncompared(graph: Graph, store: Store) -> list[str]:
     ][: len(without)]
 
 
-def _alternatives(store: Store, comparison: Comparison, scale: Bounds) -> tuple[Mapping[str, float], ...]:
+def _alternatives(store: Store, comparison: Comparison, scale: Bounds) -> tuple[tuple[str, Mapping[str, float]], ...]:
     records = (store.record(i) or {} for i in comparison.stages if store.done(i))
+    found = (record[STARTS] for record in records if STARTS in record)
     return tuple(
-        {name: scale.normalise(mean) for name, mean in record[STARTS].items()} for record in records if STARTS in record
+        (start["taken"], {name: scale.normalise(mean) for name, mean in start["return_means"].items()})
+        for start in found
     )
 
 
@@ -244,14 +246,14 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
     }
 
 
-def _heads(starts: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """For each kind of heads, its score before training, and in how many seeds that was the best; empty where the
-    method's option says which it has.
+def _heads(starts: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """For each kind of heads, its score before training, and in how many seeds it was taken; empty where the method's
+    option says which it has.
     """
-    taken = [max(start, key=lambda name: start[name]) for start in starts]
+    taken, scores = [name for name, _ in starts], [start for _, start in starts]
     return {
-        name: {"start": interquartile_mean([start[name] for start in starts]), "seeds": taken.count(name)}
-        for name in (starts[0] if starts else ())
+        name: {"start": interquartile_mean([start[name] for start in scores]), "seeds": taken.count(name)}
+        for name in (scores[0] if scores else ())
     }
 
 

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult
 from graft.agents.training.evaluate import Episodes, evaluate
 from graft.agents.training.rollouts import Rollouts, collect, collect_random
@@ -49,6 +52,9 @@ PROBE_STATES, PROBE_ENVS = 256, 16
 ROLLOUT_ENVS = 64
 """Environments in the batch that plays a task before it is consolidated: each plays one whole episode or more."""
 
+CLEARLY = 3.0
+"""Standard errors by which a start has to be better: a carried policy that is hardly better than none trains badly."""
+
 NOT_TRAINED = TrainResult(0, 0.0, [])
 
 
@@ -56,7 +62,7 @@ class Outcome(NamedTuple):
     """The network and method state that a stage ends with, the heads of its tasks, and the result of its training.
 
     ``before``: evaluations on recall tasks before training. ``partners``: policies that were trained with it.
-    ``starts``: mean returns before training of what the method could have started from (`alternatives`).
+    ``starts``: mean returns before training of what the method could start from (`alternatives`), and which it took.
     """
 
     session: TransferSession
@@ -64,7 +70,7 @@ class Outcome(NamedTuple):
     result: TrainResult
     before: tuple[Mapping[str, Any], ...] = ()
     partners: Partners | None = None
-    starts: Mapping[str, float] = {}
+    starts: Mapping[str, Any] = {}
 
 
 def run_stage(
@@ -116,6 +122,16 @@ def run_stage(
     )
 
 
+def best_start(starts: Mapping[str, NDArray[np.float64]]) -> str:
+    """Which of several networks to train, by the returns of their episodes before training: that with the highest mean,
+    but the first of them where the means differ by fewer than `CLEARLY` standard errors.
+    """
+    first, best = next(iter(starts)), max(starts, key=lambda name: float(starts[name].mean()))
+    gain = starts[best].mean() - starts[first].mean()
+    error = np.sqrt(sum(starts[name].var(ddof=1) / len(starts[name]) for name in (first, best)))
+    return best if gain > CLEARLY * error else first  # of one episode each the error is not a number
+
+
 def _load_source(stage: Stage, store: Store) -> Checkpoint | None:
     if stage.source_folder is not None:
         loaded = Checkpoint.load(stage.source_folder)
@@ -161,7 +177,7 @@ class _StageRun(NamedTuple):
         self.log.write_hparams(stage, sum(result.final_returns) / len(result.final_returns))
         return outcome(result)
 
-    def _begin(self, seed: int) -> tuple[TransferSession, dict[str, float]]:
+    def _begin(self, seed: int) -> tuple[TransferSession, dict[str, Any]]:
         """The session, and where the method has several `alternatives`, the mean return that each starts with."""
         stage, source = self.stage, self.source
         possible: Mapping[str, TransferMethod | None] = {}
@@ -175,14 +191,16 @@ class _StageRun(NamedTuple):
         if len(sessions) == 1:
             return first, {}
         with self.checkpoint_on_faults(lambda _: Outcome(first, {}, NOT_TRAINED)):
-            starts = {name: self._start_return(session.network) for name, session in sessions.items()}
-        return sessions[max(starts, key=lambda name: starts[name])], starts
+            starts = {name: self._start_returns(session.network) for name, session in sessions.items()}
+        best = best_start(starts)
+        means = {name: float(returns.mean()) for name, returns in starts.items()}
+        return sessions[best], {"taken": best, "return_means": means}
 
-    def _start_return(self, network: PolicyNetwork) -> float:
-        """Mean return of a network before training, on levels that no evaluation of the training has."""
+    def _start_returns(self, network: PolicyNetwork) -> NDArray[np.float64]:
+        """Returns of a network before training, on levels that no evaluation of the training has."""
         _, seed = self.stage.random_seeds()
-        episodes = self._episodes(network, self.stage.task, self.stage.evaluation.count(last=True), seed)[0]
-        return float(episodes.returns.mean())
+        count = self.stage.evaluation.count(last=True)
+        return np.asarray(self._episodes(network, self.stage.task, count, seed)[0].returns, np.float64)
 
     def _episodes(self, network: PolicyNetwork, task: Task, count: int, seed: int) -> tuple[Episodes, dict[str, float]]:
         """Outcomes of ``count`` episodes, and the mean return of each part of the task."""
@@ -238,7 +256,7 @@ class _StageRun(NamedTuple):
         job = TrainJob(
             network=session.network,
             task=stage.task,
-            algorithm=stage.algorithm,
+            algorithm=_limited(stage.algorithm, session),
             budget=budget,
             seed=stage.random_seeds()[1],
             record=self.log,
@@ -324,11 +342,19 @@ class _StageRun(NamedTuple):
         return session.checkpoint(stage.task, {HEADS: outcome.heads}, lineage=lineage, record=record)
 
 
+def _limited(algorithm: Algorithm, session: TransferSession) -> Algorithm:
+    """``algorithm`` with the learning rate that the method allows it in a transfer."""
+    limit, kind = session.method.learning_rate_limit, cast(Any, algorithm)  # the algorithms of both backends have one
+    if session.report is None or limit is None or kind.learning_rate <= limit:
+        return algorithm
+    return cast(Algorithm, replace(kind, learning_rate=limit))
+
+
 def _generator(network: PolicyNetwork, seed: int) -> torch.Generator:
     return torch.Generator(next(network.parameters()).device).manual_seed(seed)
 
 
-def _entry(name: str, values: Mapping[str, float]) -> dict[str, Any]:
+def _entry(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` under ``name``, for a record; nothing where there are none."""
     return {name: dict(values)} if values else {}
 

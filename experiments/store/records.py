@@ -32,7 +32,7 @@ FAULT_CHECKPOINT = "checkpoint-at-fault"
 """Checkpoint of a stage whose environments failed too often, in its folder; kept until the stage is done."""
 
 STARTS = "starts"
-"""In records of stages: mean return before training by what the method could start from, of which it took the best."""
+"""In records of stages: ``return_means`` before training of what a method could start from, and what was ``taken``."""
 
 RECALL_SECONDS = "time/recall_s"
 """Tag of the seconds that a stage's evaluations on earlier tasks took, after its training."""

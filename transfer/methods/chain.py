@@ -196,6 +196,10 @@ class Chain(TransferMethod):
         return max(member.critic_warmup for member in self.members)
 
     @property
+    def learning_rate_limit(self) -> float | None:
+        return min((limit for m in self.members if (limit := m.learning_rate_limit) is not None), default=None)
+
+    @property
     def retraining(self) -> int:
         return max(member.retraining for member in self.members)
 

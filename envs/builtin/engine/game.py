@@ -129,11 +129,19 @@ class Game:
         return specialise(kernel.step_batch, rules)
 
 
-def measured(random: float, expert: float, episodes: str, random_error: str, expert_error: str, task: str) -> Bounds:
-    """Bounds as ``graft reference`` measures them: the random policy in ``episodes`` episodes, and PPO."""
+PLANES = "PPO on whole boards (view planes) for 2M env steps"
+"""How an expert was trained before agents saw the cells around the player: it is weak."""
+
+EGO = "PPO in the view ego for 5M env steps, with an annealed learning rate, one training"
+
+
+def measured(
+    random: float, expert: float, episodes: str, random_error: str, expert_error: str, task: str, by: str = PLANES
+) -> Bounds:
+    """Bounds as ``graft reference`` measures them: the random policy in ``episodes`` episodes, and the expert."""
     how = (
-        f"random: mean of {episodes} episodes (± {random_error}); expert: PPO on whole boards (view planes) for 2M env "
-        f"steps, mean of 1,024 episodes (± {expert_error}); graft reference {task}"
+        f"random: mean of {episodes} episodes (± {random_error}); expert: {by}, mean of 1,024 episodes "
+        f"(± {expert_error}); graft reference {task}"
     )
     return Bounds(random, expert, how)
 

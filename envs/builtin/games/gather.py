@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graft.envs.builtin.engine.compile import jit
-from graft.envs.builtin.engine.game import GAMES, Game, measured
+from graft.envs.builtin.engine.game import EGO, GAMES, Game, measured
 from graft.envs.builtin.engine.state import (
     COIN,
     EMPTY,
@@ -52,6 +52,6 @@ GAME = Game(
     begin=begin,
     advance=advance,
     paint=paint_cells,
-    bounds=measured(0.187, 11.1, "100,032", "0.010", "0.6", "Graft/Gather-v0"),
+    bounds=measured(0.187, 58.6, "100,032", "0.010", "0.7", "Graft/Gather-v0", EGO),
 )
 GAMES.add(GAME.id, GAME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graft.envs.builtin.engine.compile import jit
-from graft.envs.builtin.engine.game import GAMES, Game, measured
+from graft.envs.builtin.engine.game import EGO, GAMES, Game, measured
 from graft.envs.builtin.engine.state import (
     COIN,
     EMPTY,
@@ -145,7 +145,7 @@ GAME = Game(
     begin=begin,
     advance=advance,
     paint=paint,
-    bounds=measured(-0.445, 2.78, "100,032", "0.005", "0.22", "Graft/Hunt-v0"),
+    bounds=measured(-0.445, 24.6, "100,032", "0.005", "1.0", "Graft/Hunt-v0", EGO),
     movers=ENEMIES,
 )
 GAMES.add(GAME.id, GAME)

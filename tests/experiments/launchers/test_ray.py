@@ -77,8 +77,8 @@ def eager(monkeypatch):
 
             info = super().prepare(token, file)
             snapshotter.LARGEST_SHARE, resume.SECONDS = 1e9, 0.0
-            visit = snapshotter.Snapshotter.visit
-            snapshotter.Snapshotter.visit = lambda *rest: (visit(*rest), time.sleep(0.1))
+            maybe_save = snapshotter.Snapshotter.maybe_save
+            snapshotter.Snapshotter.maybe_save = lambda *rest: (maybe_save(*rest), time.sleep(0.1))
             return info
 
     monkeypatch.setattr(launching, "_Actor", Eager)

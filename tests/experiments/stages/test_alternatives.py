@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from support.tiny_experiment import write_config
 from support.tiny_tasks import MATCH, TASK, TinyTaskAdapter, box, small_config, small_network
+from support.trainings import learning_rates
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.core.schema import Schemas
@@ -14,7 +18,7 @@ from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
 from graft.experiments.plan.stage import Comparison
 from graft.experiments.report.transfer import TransferResult, measure, notes, results, rows, target_bounds
-from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.stages.run_stage import best_start, run_stage
 from graft.experiments.store.records import STARTS, Store
 from graft.transfer.method import METHODS, label
 from graft.transfer.metrics import Curve
@@ -38,7 +42,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The experiment's graph, its store, and what ``results.json`` holds."""
+    """The experiment's graph, its store, what ``results.json`` holds, and each stage's largest learning rate."""
     folder = tmp_path_factory.mktemp("alternatives")
     list(ADAPTERS)  # loads the others
     with pytest.MonkeyPatch.context() as patch:
@@ -46,10 +50,14 @@ def run(tmp_path_factory):
         config = load_config(str(write_config(folder, **CHANGES)))
         graph, store = expand(config), Store(folder / "out")
         store.open(config)
+        rates = {}
         for stage in graph.stages.values():
-            run_stage(stage, store, lambda *_: None)
+            with learning_rates() as seen:
+                run_stage(stage, store, lambda *_: None)
+            rates[stage.id] = max(seen, default=0.0)
         scales = target_bounds(config, graph, store)
-        yield graph, store, results(config, graph, store, measure(graph, store, scales), scales, {})
+        data = results(config, graph, store, measure(graph, store, scales), scales, {})
+        yield SimpleNamespace(graph=graph, store=store, results=data, rates=rates)
 
 
 def stage_of(graph, target, method):
@@ -61,26 +69,34 @@ def stage_of(graph, target, method):
 
 @pytest.mark.parametrize("method", [METHODS["finetune"](), METHODS["chain"](methods=["l2", "ewc"])], ids=label)
 def test_what_plays_better_is_where_training_begins(run, method):
-    graph, store, _ = run
+    graph, store = run.graph, run.store
     for target, better in ((SAME, "by_name"), (TURNED, "fresh")):
         stage = stage_of(graph, target, method)
-        starts = store.record(stage.id)[STARTS]
-        other = starts.keys() - {better}
-        assert starts[better] > starts[other.pop()] + 0.5
+        start = store.record(stage.id)[STARTS]
+        starts, other = start["return_means"], {"fresh": "by_name", "by_name": "fresh"}[better]
+        assert start["taken"] == better
+        assert starts[better] > starts[other] + 0.5
         begun = store.evaluations(stage.id).scores[0]
         assert begun == pytest.approx(starts[better], abs=1)
         carried = (store.folder(stage.id) / "transplant.json").read_text()
         assert ("fresh head" in carried) == (better == "fresh")
 
 
+def test_carried_heads_learn_at_no_more_than_their_rate(run):
+    carried, fresh = (stage_of(run.graph, target, METHODS["finetune"]()) for target in (SAME, TURNED))
+    assert (run.rates[carried.id], run.rates[fresh.id]) == (pytest.approx(5e-4), pytest.approx(0.01))
+    sources = [stage.id for stage in run.graph.stages.values() if stage.kind == "pretrain"]
+    assert [run.rates[source] for source in sources] == [pytest.approx(0.01)]
+
+
 def test_where_an_option_says_so_nothing_is_tried(run):
-    graph, store, _ = run
+    graph, store = run.graph, run.store
     for target in (SAME, TURNED):
         assert STARTS not in store.record(stage_of(graph, target, METHODS["finetune"](heads="fresh")).id)
 
 
 def test_the_table_says_which_heads_and_whether_others_were_better(run):
-    _, _, data = run
+    data = run.results
     said = [line for line in notes(data) if line.startswith("Heads on ")]
     assert len(said) == 2
     assert said[0].startswith("Heads on tiny/Match of finetune, chain(l2, ewc): carried, by the score before")
@@ -90,6 +106,20 @@ def test_the_table_says_which_heads_and_whether_others_were_better(run):
     assert auto["heads"]["by_name"]["seeds"] == 1
     assert auto["heads"]["by_name"]["start"] > auto["heads"]["fresh"]["start"]
     assert rows["tiny/Match", "finetune(heads=fresh)"]["heads"] == {}
+
+
+@pytest.mark.parametrize(
+    ("fresh", "carried", "taken"),
+    [
+        ([0.0, 1.0, 0.0, 1.0], [9.0, 8.0, 9.0, 8.0], "by_name"),
+        ([9.0, 8.0, 9.0, 8.0], [0.0, 1.0, 0.0, 1.0], "fresh"),
+        ([0.0, 1.0, 0.0, 1.0], [0.5, 1.5, 0.5, 1.5], "fresh"),  # higher, by 1.2 standard errors
+        ([1.0, 1.0], [1.0, 1.0], "fresh"),
+        ([1.0, 1.0], [2.0, 2.0], "by_name"),
+    ],
+)
+def test_another_start_has_to_be_clearly_better(fresh, carried, taken):
+    assert best_start({"fresh": np.array(fresh), "by_name": np.array(carried)}) == taken
 
 
 def test_better_heads_need_an_interval():

@@ -32,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from graft.experiments.report.comparison import draw_profiles, pairs, read, summary, table
+    from graft.experiments.report.common import Name
+    from graft.experiments.report.comparison import draw_profiles, pairs, read, summary, table, warnings
 
-    found = pairs(read(options.first), read(options.second))
-    names = options.names or (options.first.name, options.second.name)
+    runs = read(options.first), read(options.second)
+    names = tuple(options.names or (options.first.name, options.second.name))
+    found = pairs(runs[0].rows, runs[1].rows)
     headings, *lines = table(found, *names)
     if options.markdown:
         print("\n".join("| " + " | ".join(line) + " |" for line in (headings, ["---"] * len(headings), *lines)))
@@ -43,10 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         shown = Table()
         for heading in headings:
-            shown.add_column(heading, overflow="fold")
+            shown.add_column(heading)
         for line in lines:
-            shown.add_row(*line)
+            shown.add_row(*map(Name, line[:2]), *line[2:])
         Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    for sentence in warnings(*runs, names):
+        print(sentence)
     for measure, what in (("transfer_ratio", "Transfer ratios"), ("auc", "Areas under the curves")):
         print(summary(found, measure, what))
     if options.profiles is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
         "batch. Built-in games, EnvPool and PettingZoo run as before",
     )
     add_launcher_options(made)
+    made.add_argument(
+        "--schema",
+        nargs="?",
+        const="config",
+        choices=("config", "results"),
+        help="print the JSON schema of configs, by which editors complete YAML, or of results.json",
+    )
     made.add_argument("--describe", metavar="NAME", help="a method or an algorithm (ppo, rllib/ppo) and its options")
     made.add_argument("--dry-run", action="store_true", help="show what would run and be carried over; write nothing")
     return made
@@ -182,6 +190,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
         console.print(describe(arguments.describe), markup=False, highlight=False, soft_wrap=True)
         return 0
+    if arguments.schema:
+        print(json.dumps(_schema(arguments.schema), indent=1))
+        return 0
     config, overridden = _read(arguments.config)
     launcher = launcher_of(arguments)
     from graft.experiments.store.records import Store
@@ -198,12 +209,30 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     with store.lock():
         failed = _run_stages(console, config, graph, carried, launcher, store)
         if failed is None:
+            if _has_results(graph, store):
+                kind.conclude(console, config, graph, store, {})
             return INTERRUPTED
         kind.conclude(console, config, graph, store, failed)
         _make_clips(console, config, graph, store)
         curves = f"Curves of every stage: tensorboard --logdir {store.out}/stages"
         console.print(curves, highlight=False, soft_wrap=True)
         return FAILED if failed else 0
+
+
+def _schema(of: str) -> dict[str, Any]:
+    if of == "results":
+        from graft.experiments.report.results import RESULTS
+
+        return RESULTS.json_schema()
+    from graft.experiments.config.experiment import config_schema
+
+    return config_schema()
+
+
+def _has_results(graph: Graph, store: Store) -> bool:
+    """Whether a target or a sequence has been learned by any method on any seed."""
+    learned = any(store.done(stage) for comparison in graph.comparisons for stage in comparison.stages)
+    return learned or any(all(map(store.done, run)) for life in graph.continual for run in life.trained)
 
 
 def _make_clips(console: Console, config: AnyConfig, graph: Graph, store: Store) -> None:
@@ -225,15 +254,26 @@ def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
     from graft.experiments.stages.update_cost import update_cost
 
     for carried in kind.check(graph):
-        console.print(carried.complete)
+        console.print(
+            carried.differences, highlight=False, markup=False, soft_wrap=isinstance(carried.differences, str)
+        )
     steps = sum(stage.budget for stage in graph.stages.values())
     for stage in graph.stages.values():
         console.print(f"{stage.id}  {stage.label}  {stage.budget:,} env steps", highlight=False, soft_wrap=True)
     if cost := update_cost(list(graph.stages.values())):
         console.print(cost, highlight=False, markup=False, soft_wrap=True)
+    for line in _few_evaluations(graph):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{len(graph.stages)} stages, {steps:,} env steps, into {out}. Nothing was trained or written.", soft_wrap=True
     )
+
+
+def _few_evaluations(graph: Graph) -> list[str]:
+    from graft.experiments.report.common import evaluation_notes
+
+    transfers = [stage for stage in graph.stages.values() if stage.kind == "transfer"]
+    return evaluation_notes([1 + math.ceil(stage.budget / stage.evaluation.every) for stage in transfers])
 
 
 def _run_stages(
@@ -266,6 +306,8 @@ def _run_stages(
     )
     if cost := update_cost([graph.stages[i] for i in todo]):
         say(cost)
+    for line in _few_evaluations(graph):
+        say(line)
     try:
         with Progress(console, len(graph.stages), done, budget) as progress:
             return run_graph(launcher, graph, todo, store, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 import torch
@@ -14,6 +15,9 @@ from graft.envs.core.task import TaskVectorEnv
 from graft.envs.factory import make
 
 LOG_PERIOD = 1000
+
+EVALUATION_SECONDS = "time/evaluation_s"
+"""Tag of the seconds that a training's evaluations have taken so far, since it was started or resumed."""
 
 
 def log_period(budget: int) -> int:
@@ -46,6 +50,7 @@ class PeriodicEvaluation:
         self._dice, self._levels, self._device = job.seed, seed, next(job.network.parameters()).device
         self._due = self._known_faults = 0
         self._earlier = Faults()  # before the training was resumed
+        self._seconds = 0.0
         self._returns: list[float] = []
         self._means: dict[str, float] = {}
 
@@ -63,7 +68,7 @@ class PeriodicEvaluation:
         return env_steps >= self._due
 
     def evaluate(self, env_steps: int) -> None:
-        plan, number = self._plan, self._due // self._plan.every
+        plan, number, start = self._plan, self._due // self._plan.every, time.perf_counter()
         generator = torch.Generator(self._device).manual_seed(self._dice)
         episodes = evaluate(
             self._network,
@@ -78,7 +83,9 @@ class PeriodicEvaluation:
         self._returns, self._means = episodes.returns.tolist(), episodes.means(self._env.groups)
         self._due += plan.every
         measured = self._report(self._network) if self._report is not None else {}
-        self._record(env_steps, {**episodes.metrics(self._env.groups), **self.new_faults(), **measured})
+        self._seconds += time.perf_counter() - start
+        took = {EVALUATION_SECONDS: round(self._seconds, 3)}
+        self._record(env_steps, {**episodes.metrics(self._env.groups), **self.new_faults(), **measured, **took})
 
     def faults(self) -> Faults:
         """Of all environments, also before the training was resumed."""

@@ -65,6 +65,19 @@ def _reaching_zero(schema: ObservationSchema) -> ObservationSchema:
     return replace(schema, low=tuple(low), high=tuple(high))
 
 
+def holds(schema: ObservationSchema, own: ObservationSchema) -> bool:
+    """Whether observations of ``own`` can be laid out as ``schema``, with zeros for what they lack.
+
+    Those with flags of forbidden actions must be equal, as the flags are those of one task's actions.
+    """
+    if schema.flags or own.flags:
+        return schema == own
+    try:
+        return set(own.names) <= set(schema.names) and union([schema, own]).shape == schema.shape
+    except GraftError:
+        return False
+
+
 class UnionObservation(ObservationWrapper):
     """A batch whose observations are laid out as ``schema``, by name, with zeros for names that it lacks.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 
 from graft.envs.builtin.old_views import DEFAULTS, with_view
 from graft.envs.core.naming import KEYWORD, LIKE, NAMES, SCHEMAS
@@ -50,13 +50,22 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _as_mapping(key: str) -> BeforeValidator:
-    """Lets ``name`` stand for ``{key: name}``."""
-    return BeforeValidator(lambda given: {key: given} if isinstance(given, str) else given)
+def _as_mapping(key: str, of: Any) -> BeforeValidator:
+    """Lets ``name`` stand for ``{key: name}``; ``of``: the type, for the JSON schema."""
+    return BeforeValidator(
+        lambda given: {key: given} if isinstance(given, str) else given, json_schema_input_type=str | of
+    )
 
 
-_LIST = BeforeValidator(lambda given: [given] if isinstance(given, str | dict) else given)
-"""Lets one entry stand for a list of one."""
+def _list(entry: Any) -> BeforeValidator:
+    """Lets one entry, of this type, stand for a list of one."""
+    return BeforeValidator(
+        lambda given: [given] if isinstance(given, str | dict) else given, json_schema_input_type=entry | list[entry]
+    )
+
+
+Named = str | dict[str, Any]
+"""A name, or ``name: {option: value}``."""
 
 
 def _seeds(given: Any) -> Any:
@@ -70,6 +79,8 @@ def _seeds(given: Any) -> Any:
         raise ValueError(f"seed {twice[0]} is listed twice; list every seed once, or give a number of seeds")
     return given
 
+
+_SEEDS = BeforeValidator(_seeds, json_schema_input_type=int | list[int])
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -98,7 +109,7 @@ class TaskSection(Strict):
         description="names of its observations and actions; of a target, as: source takes the source's, and as: ID "
         "those of any task that looks the same",
     )
-    wrappers: Annotated[list[JsonValue], _LIST] = Field(
+    wrappers: Annotated[list[JsonValue], _list(Named)] = Field(
         [],
         description="Gymnasium wrappers around its environments, the innermost first: a name or module:Class, or "
         "name: {argument: value}",
@@ -107,6 +118,15 @@ class TaskSection(Strict):
         None, description="team -> policy, where all teams of a squad learn (backend: rllib)"
     )
     share_encoder: bool = Field(False, description="whether the policies of policy_mapping have one encoder")
+    bounds: tuple[Finite, Finite] | None = Field(
+        None, description="mean returns of a random policy and of an expert, for the normalised score"
+    )
+
+    @model_validator(mode="after")
+    def _random_below_expert(self) -> Self:
+        if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
+            raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
+        return self
 
     @model_validator(mode="after")
     def _shared_among_several(self) -> Self:
@@ -124,6 +144,10 @@ class TaskSection(Strict):
         """The task, of a section that has an id."""
         return self._named(str(self.id), self.kwargs)
 
+    def scale_of(self, task: Task) -> Bounds | None:
+        """Bounds given here, else the registered ones of ``task``, else None."""
+        return Bounds(*self.bounds, GIVEN) if self.bounds is not None else bounds(task)
+
     def _named(self, task_id: str, kwargs: dict[str, JsonValue]) -> Task:
         return Task(task_id, kwargs | self._keywords())
 
@@ -136,18 +160,9 @@ class TaskConfig(TaskSection):
     """A task: its id, its keyword arguments, its names, and bounds that override the registered ones."""
 
     id: str = Field(description="id of the task, such as Graft/Gather-v0, CartPole-v1 or your_package:YourGame-v0")
-    bounds: tuple[Finite, Finite] | None = Field(
-        None, description="mean returns of a random policy and of an expert, for the normalised score"
-    )
     recall: Recalled | None = Field(
         None, description="of a target: the task on which kept is measured; the source, where it looks like the target"
     )
-
-    @model_validator(mode="after")
-    def _random_below_expert(self) -> Self:
-        if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
-            raise ValueError("bounds are the random policy's mean return, then the expert's, which is higher")
-        return self
 
     @property
     def recalled(self) -> Task | None:
@@ -157,7 +172,7 @@ class TaskConfig(TaskSection):
     @property
     def scale(self) -> Bounds | None:
         """Bounds given here, else the registered ones, else None."""
-        return Bounds(*self.bounds, GIVEN) if self.bounds is not None else bounds(self.task)
+        return self.scale_of(self.task)
 
 
 class SourceConfig(TaskSection):
@@ -166,7 +181,9 @@ class SourceConfig(TaskSection):
     name: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(None, description="for tables and plots")
     checkpoint: Path | None = Field(None, description="folder of a checkpoint, instead of a task")
     backend: str | None = Field(None, description="who pretrains it, where that is not the experiment's backend")
-    methods: Annotated[list[Any], _LIST] | None = Field(None, description="for this source instead of the common ones")
+    methods: Annotated[list[Any], _list(Named)] | None = Field(
+        None, description="for this source instead of the common ones"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -176,6 +193,10 @@ class SourceConfig(TaskSection):
                 "a source is either a task (id, kwargs, backend) or a checkpoint (a folder, which knows its task)"
             )
         return self
+
+
+_Task = Annotated[TaskConfig, _as_mapping("id", TaskConfig)]
+_Source = Annotated[SourceConfig, _as_mapping("id", SourceConfig)]
 
 
 class NetworkSection(Strict):
@@ -201,26 +222,36 @@ class Budget(Strict):
     steps: Annotated[int, Field(ge=1)] = Field(description="env steps, rounded up to whole rollouts")
 
 
+class TransferBudget(Strict):
+    """Env steps of one transfer; 0 evaluates without training."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(
+        description="env steps, rounded up to whole rollouts; of a target, 0 evaluates without training"
+    )
+
+
 class Common(Strict):
     """What every experiment has."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")] = Field(
         description="of the experiment and its folder"
     )
-    methods: Annotated[list[Any], _LIST, Field(min_length=1)] = Field(
+    methods: Annotated[list[Any], _list(Named), Field(min_length=1)] = Field(
         description="names, or name: {option: value}; the controls scratch and random_frozen run unasked"
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seeds), Field(min_length=1)] = Field(
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], _SEEDS, Field(min_length=1)] = Field(
         list(range(5)), description="how many, or a list"
     )
     pretrain: Budget = Field(Budget(steps=600_000), description="budget of each source, or of a sequence's first task")
-    transfer: Budget = Field(Budget(steps=200_000), description="budget of each transfer, or of each later task")
+    transfer: TransferBudget = Field(
+        TransferBudget(steps=200_000), description="budget of each transfer, or of each later task"
+    )
     network: NetworkSection = Field(NetworkSection(), description="the encoder and the heads")
     backend: str = Field(DEFAULT_BACKEND, description="who trains: sb3 (in one process) or rllib (Ray)")
-    resources: Annotated[dict[str, Any], _as_mapping("preset")] = Field(
+    resources: Annotated[dict[str, Any], _as_mapping("preset", dict[str, Any])] = Field(
         {"preset": "local"}, description="a preset (local, one_gpu, cluster), or a mapping with changes to one"
     )
-    algorithm: Annotated[dict[str, Any], _as_mapping("name")] = Field(
+    algorithm: Annotated[dict[str, Any], _as_mapping("name", dict[str, Any])] = Field(
         {"name": "ppo"}, description="a name, or a mapping of name and options"
     )
     evaluation: dict[str, Any] = Field(
@@ -272,12 +303,10 @@ class Common(Strict):
 class Config(Common):
     """A transfer experiment: every source is carried to every target by every method, once per seed."""
 
-    sources: Annotated[list[Annotated[SourceConfig, _as_mapping("id")]], _LIST, Field(min_length=1)] = Field(
+    sources: Annotated[list[_Source], _list(_Source), Field(min_length=1)] = Field(
         description="tasks to pretrain on, or checkpoints"
     )
-    targets: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], _LIST, Field(min_length=1)] = Field(
-        description="tasks to transfer to"
-    )
+    targets: Annotated[list[_Task], _list(_Task), Field(min_length=1)] = Field(description="tasks to transfer to")
     threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
     sim_to_sim: bool = Field(
         False, description="whether the targets stand in for reality: adds gap, recovery and worst"
@@ -336,7 +365,7 @@ class SequenceConfig(Common):
     An agent that does not know the task (``task_known``) plays earlier ones as after the latest.
     """
 
-    sequence: Annotated[list[Annotated[TaskConfig, _as_mapping("id")]], Field(min_length=2)] = Field(
+    sequence: Annotated[list[_Task], Field(min_length=2)] = Field(
         description="the tasks, in the order in which they are learned"
     )
     heads: Literal["per_task", "shared"] = Field("per_task", description="whether each task has heads of its own")
@@ -344,6 +373,8 @@ class SequenceConfig(Common):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.transfer.steps == 0:
+            raise ValueError("transfer.steps 0 is for targets, which are only evaluated then; a sequence has to train")
         if not self.task_known and self.heads == "per_task":
             raise ValueError("task_known: false needs heads: shared, as nothing could choose between heads")
         if any(task.recall is not None for task in self.sequence):
@@ -374,6 +405,11 @@ class SequenceConfig(Common):
 
 
 AnyConfig = Config | SequenceConfig
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of a config of either kind, for editors."""
+    return TypeAdapter(AnyConfig).json_schema()
 
 
 def _longhand(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graft.agents.training.algorithm import architecture_for
+from graft.envs.core.union import holds
 from graft.envs.factory import bounds, schemas
 from graft.errors import GraftError
 from graft.experiments.config.experiment import Config, TaskConfig
@@ -52,7 +53,7 @@ class _PairsBuilder(StageBuilder):
         if source.checkpoint is not None:
             return str(source.checkpoint.id)
         task, given = source.task, source.config
-        return self.add("pretrain", task, seed, method, given.backend, squad=given.squad, scale=bounds(task))
+        return self.add("pretrain", task, seed, method, given.backend, squad=given.squad, scale=source.scale)
 
     def _start(self, source: Source, method: TransferMethod, seed: int, pretrained: str) -> tuple[str, str]:
         """Ids of the pretraining (or checkpoint), and of what ``method`` transfers from: that, or its consolidation."""
@@ -86,7 +87,8 @@ class _PairsBuilder(StageBuilder):
         scratch: tuple[str, ...],
     ) -> Comparison:
         """One method on one target, with its stages added; ``starts``: of `_start`, per seed, if it uses a source."""
-        sources, recall = tuple(start for _, start in starts), self._recall(source, target, method)
+        sources = tuple(start for _, start in starts)
+        recall, not_kept = self._recall(source, target, method)
         stages = tuple(
             self.add(
                 "transfer",
@@ -105,22 +107,33 @@ class _PairsBuilder(StageBuilder):
         pretrained = () if source.checkpoint else tuple(pretraining for pretraining, _ in starts)
         consolidated = sources if method.overrides("consolidate") else ()
         scratch = stages if method.baseline else scratch
-        return Comparison(name, target.task, method, self.seeds, stages, scratch, pretrained, consolidated)
+        return Comparison(name, target.task, method, self.seeds, stages, scratch, pretrained, consolidated, not_kept)
 
-    def _recall(self, source: Source, target: TaskConfig, method: TransferMethod) -> tuple[Recall, ...]:
-        """The task on which transfers to ``target`` are evaluated as well, where its schemas are the target's."""
-        if target.recalled is None and source.unplayable is not None:
-            return ()
-        task = target.recalled or source.task
-        alike = schemas(task) == schemas(target.task)
-        if target.recalled is not None and not alike:
-            raise GraftError(
-                f"recall of {target.task}: {task} shows or takes something else, and can't be played by what "
-                f"learned the target; give a task with the same observations and actions."
-            )
-        if not method.uses_source or not alike:
-            return ()
-        return (Recall(source.last_task(method), task, target.recalled is not None),)
+    def _recall(self, source: Source, target: TaskConfig, method: TransferMethod) -> tuple[tuple[Recall, ...], str]:
+        """The task on which transfers to ``target`` are evaluated as well, if any, and why there is none (`NOT_KEPT`).
+
+        It is the source's, where the target's network can read all that it shows: what it lacks is zero then, and its
+        own heads take its own actions.
+        """
+        task, last = target.recalled or source.task, source.last_task(method)
+        if target.recalled is not None:
+            if schemas(task) != schemas(target.task):
+                raise GraftError(
+                    f"recall of {target.task}: {task} shows or takes something else, and can't be played by what "
+                    f"learned the target; give a task with the same observations and actions."
+                )
+            scale = source.scale if task == source.task else bounds(task)
+            return ((Recall(last, task, True, scale),) if method.uses_source else ()), ""
+        if not method.uses_source:
+            return (), ""
+        if source.unplayable is not None:
+            return (), "not playable"
+        mine, theirs = schemas(task), schemas(target.task)
+        if not holds(theirs.observation, mine.observation):
+            return (), "other inputs"
+        if mine.action != theirs.action and (method.shares_heads or mine.action.kind != theirs.action.kind):
+            return (), "other actions"
+        return (Recall(last, task, scale=source.scale),), ""
 
 
 def _check_distinct(what: str, names: Sequence[object], hint: str = "") -> None:

@@ -8,7 +8,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.encoder import default_encoder
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.envs.adapters.spaces import first_line
-from graft.envs.core.task import Task
+from graft.envs.core.task import Bounds, Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.experiment import Config, SourceConfig
@@ -46,6 +46,11 @@ class Source:
         network = _architecture(config, loaded, source)
         name = source.name or f"checkpoint {source.checkpoint}"
         return cls(source, name, loaded.task, network, loaded, _why_not(loaded.task))
+
+    @property
+    def scale(self) -> Bounds | None:
+        """Bounds given in the config, else the registered ones, else None."""
+        return self.config.scale_of(self.task)
 
     def last_task(self, method: TransferMethod) -> int:
         """Index of its own task among those in the checkpoint's memory of ``method``."""

@@ -40,12 +40,13 @@ Kind = Literal["pretrain", "transfer", "consolidate"]
 class Recall:
     """A task on which a finished stage's network is evaluated, and its index among the tasks learned.
 
-    ``before``: whether it is evaluated before training as well.
+    ``before``: whether it is evaluated before training as well. ``scale``: of its score in reports; not hashed.
     """
 
     index: int
     task: Task
     before: bool = False
+    scale: Bounds | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ class Comparison:
     """One method on one target from one source: stage ids per seed, and those of scratch on the same target.
 
     ``source`` is None for methods that use none. ``pretrain`` and ``consolidated``: ids of the stages that trained and
-    consolidated the source, one per seed; empty where there are none.
+    consolidated the source, one per seed; empty where there are none. ``not_kept``: why the source's task can't be
+    played after the transfer, a key of `NOT_KEPT`; empty where it can, or there is no source.
     """
 
     source: str | None
@@ -195,6 +197,16 @@ class Comparison:
     scratch: tuple[str, ...]
     pretrain: tuple[str, ...] = ()
     consolidated: tuple[str, ...] = ()
+    not_kept: str = ""
+
+
+NOT_KEPT = {
+    "other inputs": "the target lacks something that the source shows, or shows it in another form",
+    "other actions": "source and target take other actions, and the heads cannot take both",
+    "not playable": "the source's task can't be made here",
+    "no bounds": "the source's task has no reference scores; give the source 'bounds: [random, expert]'",
+}
+"""Why what was kept of a source is not measured: a short reason -> a sentence."""
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from graft.envs.core.task import Bounds
 from graft.experiments.plan.stage import Graph
@@ -26,7 +30,13 @@ LEAST_SPAN = 1e-6
 
 ENOUGH_SEEDS = 5
 
-LEAST_NAME = 8
+ENOUGH_EVALUATIONS = 5
+"""Of a training, the first before it: with fewer, AUC, steps to a threshold and the last tenth are of a few points."""
+
+OWN_SCALE = "best of this experiment"
+"""What a score of 1 is on a scale that was estimated."""
+
+LEAST_NAME = 10
 """Letters in a line of a name, in a table that is short of room."""
 
 TWO_GROUPS = (
@@ -50,6 +60,11 @@ def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str],
         return Bounds(0.0, expert, UNLEARNED)
     how = "estimated from this experiment: untrained scratch, and the best final return; give 'bounds' to fix it"
     return Bounds(low, best, how)
+
+
+def is_estimated(how: str) -> bool:
+    """Whether bounds obtained like this (`Bounds.how`) are an estimate from the experiment's own runs."""
+    return how.startswith("estimated")
 
 
 def has_scale(how: str) -> bool:
@@ -127,7 +142,7 @@ def score_table(title: str, widths: Mapping[str, int | None], text: Sequence[str
 
     Columns of numbers get wider where a number needs it, and those of text narrower: no digit is folded or cut off.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0)
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for column, width in widths.items():
         if column in text:  # the heading keeps the width where there is room
             least = min(width or LEAST_NAME, LEAST_NAME)
@@ -137,14 +152,35 @@ def score_table(title: str, widths: Mapping[str, int | None], text: Sequence[str
     return table
 
 
+class Name:
+    """A name in a cell of a table: in as many lines as its column has room for (`in_lines`)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(in_lines(self._name, options.max_width), overflow="fold")
+
+    def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(LEAST_NAME, len(self._name)), len(self._name))
+
+
+BREAKS = (r"[(]?[^(,]+,?\s?|[(],?", r"[^ ]* |[^ ]+", r"[^_=.:/]*[_=.:/]|[^_=.:/]+")
+"""Patterns of a name's pieces: what stands between brackets and commas; words; what is between signs in a word."""
+
+
 def in_lines(name: str, width: int) -> str:
-    """A name in lines of ``width`` letters where it can be: broken before "(" and after ",", never in a word."""
+    """A name in lines of ``width`` letters where it can be, never broken in a word (`BREAKS`)."""
+    pieces = [name]
+    for pattern in BREAKS:
+        split = (re.findall(pattern, piece) if len(piece.rstrip()) > width else [piece] for piece in pieces)
+        pieces = [part for parts in split for part in parts]
     lines = [""]
-    for part in filter(None, re.findall(r"[(]?[^(,]*,?\s?", name)):
-        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
-            lines.append(part)
+    for piece in pieces:
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append(piece)
         else:
-            lines[-1] += part
+            lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -153,14 +189,28 @@ def seed_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"{_of_row(row)}: {row['missing_seeds']} seeds missing." for row in rows if row["missing_seeds"]]
     few = min((row["seeds"] for row in rows), default=ENOUGH_SEEDS)
     if 0 < few < ENOUGH_SEEDS:
-        seeds = "1 seed" if few == 1 else f"{few} seeds"
-        lines.append(
-            f"Only {seeds}: intervals are wide, and one seed has none; use {ENOUGH_SEEDS} or more for a claim."
-        )
-    lacking = [f"{_of_row(row)} lacks {LEAST_SEEDS - row['seeds']}" for row in rows if row["seeds"] < LEAST_SEEDS]
+        why = "it has no interval, ratio or verdict" if few == 1 else "intervals are wide"
+        lines.append(f"Only {few} seed{'s' if few > 1 else ''}: {why}; use {ENOUGH_SEEDS} or more for a claim.")
+    lacking = {_of_row(row): LEAST_SEEDS - row["seeds"] for row in rows if row["seeds"] < LEAST_SEEDS}
     if lacking and any("verdict" in row for row in rows):
-        lines.append(f"A verdict needs {LEAST_SEEDS} seeds of the method and of scratch: {', '.join(lacking)}.")
+        each = ", ".join(f"{name} lacks {count}" for name, count in lacking.items())
+        if len(rows) > 1 and len(lacking) == len(rows) and len(set(lacking.values())) == 1:
+            each = f"each method lacks {next(iter(lacking.values()))}"
+        lines.append(f"A verdict needs {LEAST_SEEDS} seeds of the method and of scratch: {each}.")
     return lines
+
+
+def evaluation_notes(counts: Sequence[int]) -> list[str]:
+    """A sentence where a training has few evaluations; ``counts``: of each training, the one before it included."""
+    few = min(counts, default=ENOUGH_EVALUATIONS)
+    if few >= ENOUGH_EVALUATIONS:
+        return []
+    if few == 1:
+        return ["Nothing is trained on the target (transfer.steps is 0): every score is the zero-shot score."]
+    return [
+        f"WARNING: only {few} evaluations in a training, the one before it included: AUC, steps and final are of too "
+        f"few points; lower evaluation.every, or train for longer ({ENOUGH_EVALUATIONS} or more)."
+    ]
 
 
 def _of_row(row: Mapping[str, Any]) -> str:
@@ -194,6 +244,32 @@ def resume_notes(data: Mapping[str, Any]) -> list[str]:
         f"Stopped, and gone on with fresh episodes, as the state of their environments cannot be saved: "
         f"{', '.join(found)}. Their results are not those of an undisturbed run to the last bit."
     ]
+
+
+class Best(NamedTuple):
+    """The best run on a task. ``who``: its method and seed. ``stage``: id of the one that made its network."""
+
+    task: str
+    who: str
+    score: float
+    stage: str
+
+
+def best_notes(store: Store, best: Sequence[Best]) -> list[str]:
+    """Where the networks with the best scores are, and how to see one play."""
+    if not best:
+        return []
+    lines = [f"  {one.task}: {one.who}, score {fixed(one.score)}: {store.folder(one.stage)}/checkpoint" for one in best]
+    see = f"See one play: graft watch {shlex.quote(str(store.folder(best[0].stage)))} --gif agent.gif"
+    return ["Best agents, by their final score:", *lines, f"{see} (from Python: docs/python.md)"]
+
+
+def unfinished_notes(data: Mapping[str, Any]) -> list[str]:
+    """A sentence where stages have not run to their end, nor failed."""
+    waiting = sum(stage.get("status", "done") not in ("done", "failed") for stage in data["stages"])
+    if not waiting:
+        return []
+    return [f"UNFINISHED: {waiting} of {len(data['stages'])} stages have not ended; these are the results so far."]
 
 
 def cost(data: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from graft.errors import GraftError
 from graft.experiments.report.common import fixed
 from graft.experiments.report.plots import profiles, row_scores
+from graft.experiments.report.results import VERSION
 from graft.experiments.report.transfer import format_ratio
 
 Key = tuple[str | None, str, str]
@@ -34,17 +35,28 @@ class Pair(NamedTuple):
         return bool(one["low"] <= other_high and other["low"] <= high)
 
 
-def read(folder: Path) -> dict[Key, Mapping[str, Any]]:
-    """Rows of a run by source, target and method; raises GraftError where there are none."""
+class Run(NamedTuple):
+    """Results of a run: its rows by source, target and method, and the scale of each target (none in old files)."""
+
+    rows: Mapping[Key, Mapping[str, Any]]
+    bounds: Mapping[str, Mapping[str, Any]]
+
+
+def read(folder: Path) -> Run:
+    """Results of any version of ``results.json`` up to this one; raises GraftError where there are none."""
     path = folder / "results.json" if folder.is_dir() else folder
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return {(row["source"], row["target"], row["method"]): row for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version, bounds = data.get("version", 1), data.get("bounds", {})
+        rows = {(row["source"], row["target"], row["method"]): row for row in data["rows"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GraftError(
             f"{folder} has no results of a transfer experiment; give what `graft run` wrote to with --out, once "
             f"it has ended."
         ) from error
+    if version > VERSION:
+        raise GraftError(f"{path} has version {version}, which a newer Graft wrote; this one reads up to {VERSION}.")
+    return Run(rows, bounds)
 
 
 def pairs(first: Mapping[Key, Mapping[str, Any]], second: Mapping[Key, Mapping[str, Any]]) -> dict[Key, Pair]:
@@ -56,6 +68,36 @@ def pairs(first: Mapping[Key, Mapping[str, Any]], second: Mapping[Key, Mapping[s
             f"{_targets(second)} in the other."
         )
     return found
+
+
+def warnings(one: Run, other: Run, names: tuple[str, str]) -> list[str]:
+    """What only one run has, and why numbers of both may not compare: other scales, other budgets."""
+    lines = []
+    for mine, theirs, name in ((one, other, names[0]), (other, one, names[1])):
+        if alone := [f"{method} on {target}" for _, target, method in mine.rows if _absent(theirs, target, method)]:
+            lines.append(f"Only in {name}: {', '.join(dict.fromkeys(alone))}.")
+    for target in one.bounds.keys() & other.bounds.keys():
+        scales = [tuple(run.bounds[target][end] for end in ("random", "expert")) for run in (one, other)]
+        if scales[0] != scales[1]:
+            said = " and ".join(
+                f"{low:g} to {high:g} in {name}" for (low, high), name in zip(scales, names, strict=True)
+            )
+            lines.append(f"WARNING: scores on {target} are on different scales ({said}): they do not compare.")
+    spent: dict[str, list[str]] = {}
+    for key in one.rows.keys() & other.rows.keys():
+        steps = [run.rows[key].get("env_steps", {}) for run in (one, other)]
+        for kind in ("pretrain", "transfer"):
+            a, b = (given.get(kind) for given in steps)
+            if a != b and None not in (a, b):
+                what = f"{a:,} env steps of {kind} in {names[0]}, {b:,} in {names[1]}"
+                spent.setdefault(what, []).append(f"{key[2]} on {key[1]}")
+    for what, whose in spent.items():
+        lines.append(f"WARNING: budgets differ, {what}: {', '.join(sorted(set(whose)))}.")
+    return lines
+
+
+def _absent(run: Run, target: str, method: str) -> bool:
+    return not any(key[1:] == (target, method) for key in run.rows)
 
 
 def _targets(rows: Mapping[Key, Any]) -> str:

@@ -9,40 +9,55 @@ from rich.console import Console
 from rich.table import Table
 
 from graft.experiments.config.experiment import Config, SequenceConfig
-from graft.experiments.plan.stage import Comparison, Graph
+from graft.experiments.plan.stage import Graph
 from graft.experiments.report import continual, lifelong, plots, sim2real, transfer
+from graft.experiments.report.common import Best, Name, best_notes
 from graft.experiments.stages.preflight import preflight, preflight_sequence
 from graft.experiments.store.records import Store, write_json
 from graft.transfer.method import label
-from graft.transfer.transplant_report import TransplantReport
+from graft.transfer.transplant_report import TensorRow
 
 
 class TransplantTables(NamedTuple):
-    """What a transfer would carry over, tensor by tensor, and a table of what is new or lost (None: nothing)."""
+    """What methods carry over alike: how their tensors differ from the source's, or a sentence where none does, and a
+    table of what is new or lost against their wish (None: nothing).
+    """
 
-    complete: Table
+    differences: Table | str
     losses: Table | None
 
 
-def _transplant_table(comparison: Comparison, report: TransplantReport, losses_only: bool = False) -> Table:
-    table = Table(title=f"{label(comparison.method)}: {comparison.source} to {comparison.target}", title_justify="left")
+def _transplant_table(title: str, rows: Sequence[TensorRow]) -> Table:
+    """A line for each fate of tensors; all of them are in ``transplant.json``."""
+    table = Table(title=title, title_justify="left")
     for column in ("tensor", "status", "from source", "detail"):
         table.add_column(column, overflow="fold", justify="right" if column == "from source" else "left")
-    for row in (row for row in report.rows if not losses_only or (row.wanted and row.detail)):
-        table.add_row(row.tensor, row.status, f"{row.share:.0%}", row.detail)
+    alike: dict[tuple[str, float, str], list[str]] = {}
+    for row in rows:
+        alike.setdefault((row.status, row.share, row.detail), []).append(row.tensor)
+    for (status, share, detail), names in alike.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        table.add_row(Name(names[0] + more), status, f"{share:.0%}", detail)
     return table
 
 
 def check_pairs(graph: Graph) -> list[TransplantTables]:
-    """Preflight of a transfer experiment."""
-    return [
-        TransplantTables(
-            _transplant_table(comparison, report),
-            _transplant_table(comparison, report, losses_only=True) if report.partial else None,
-        )
-        for comparison, report in preflight(graph)
-        if report is not None
-    ]
+    """Preflight of a transfer experiment; methods that carry the same over share their tables."""
+    alike: dict[tuple[str, tuple[TensorRow, ...]], list[str]] = {}
+    partial: dict[tuple[str, tuple[TensorRow, ...]], bool] = {}
+    for comparison, report in preflight(graph):
+        if report is not None:
+            key = f"{comparison.source} to {comparison.target}", report.rows
+            alike.setdefault(key, []).append(label(comparison.method))
+            partial[key] = report.partial
+    return [_tables(f"{', '.join(names)}: {key[0]}", key[1], partial[key]) for key, names in alike.items()]
+
+
+def _tables(title: str, rows: Sequence[TensorRow], partial: bool) -> TransplantTables:
+    changed = [row for row in rows if row.status != "copied"]
+    lost = _transplant_table(title, [row for row in rows if row.wanted and row.detail]) if partial else None
+    same = f"{title}: all {len(rows)} tensors are copied"
+    return TransplantTables(_transplant_table(title, changed) if changed else same, lost)
 
 
 def check_sequence(graph: Graph) -> list[TransplantTables]:
@@ -70,10 +85,11 @@ def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store,
         if len(config.sources) > 1 and len(config.targets) > 1:
             pictures.append("pairs.png")
             plots.pairs(data["rows"], store.out / "pairs.png", config.name)
-    tables, notes = transfer.tables(data["rows"], console.width), transfer.notes(data)
+    tables = transfer.tables(data["rows"], console.width)
+    notes = [*transfer.notes(data), *transfer.uncompared(graph, store)]
     if config.sim_to_sim:
         tables, notes = [*tables, sim2real.table(data["recovery"])], [sim2real.NOTE, *notes]
-    _print(console, store, tables, notes, pictures)
+    _print(console, store, tables, notes, pictures, transfer.best(store, measured))
 
 
 def conclude_sequence(
@@ -90,18 +106,24 @@ def conclude_sequence(
     if measured:
         tables = [continual.table(data, console.width), lifelong.table(data["rows"], console.width)]
         notes, pictures = [notes[0], lifelong.NOTE, *notes[1:]], ["matrix.png", "profiles.png"]
-        plots.score_matrices(measured, data["sequence"], store.out / "matrix.png", config.name)
-        plots.profiles(plots.final_scores(measured, data["sequence"]), store.out / "profiles.png", config.name)
+        own, tasks = continual.own_scale(data), data["sequence"]
+        plots.score_matrices(measured, tasks, store.out / "matrix.png", config.name, own)
+        plots.profiles(plots.final_scores(measured, tasks, own), store.out / "profiles.png", config.name)
         lifelong.write_logs(measured, data["sequence"], store.out / "l2logs")
-    _print(console, store, tables, notes, pictures)
+    _print(console, store, tables, notes, pictures, continual.best(measured))
 
 
 def _print(
-    console: Console, store: Store, tables: Sequence[Table], notes: Sequence[str], pictures: Sequence[str]
+    console: Console,
+    store: Store,
+    tables: Sequence[Table],
+    notes: Sequence[str],
+    pictures: Sequence[str],
+    best: Sequence[Best],
 ) -> None:
     for table in tables:
         console.print(table)
-    for line in notes:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print()
     files = ", ".join(f"{store.out}/{name}" for name in ("results.json", *pictures))
-    console.print(f"Results: {files}", highlight=False, soft_wrap=True)
+    for line in (*notes, f"Results: {files}", *best_notes(store, best)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

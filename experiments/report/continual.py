@@ -15,7 +15,10 @@ from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
+    OWN_SCALE,
     TWO_GROUPS,
+    Best,
+    Name,
     bounded,
     clip_notes,
     cost,
@@ -24,11 +27,14 @@ from graft.experiments.report.common import (
     format_score,
     has_scale,
     interval,
+    is_estimated,
     resume_notes,
     score_table,
     seed_notes,
     stage_records,
+    unfinished_notes,
 )
+from graft.experiments.report.results import VERSION
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label
@@ -49,6 +55,7 @@ class ContinualResult:
         sizes: per seed, parameters and bytes of memory in the end.
         missing: number of seeds whose stages failed or have not run.
         env_steps: of one seed, on all tasks.
+        networks: per seed, (seed, id of the stage that made the last network).
     """
 
     method: TransferMethod
@@ -57,6 +64,7 @@ class ContinualResult:
     sizes: tuple[Mapping[str, int], ...]
     missing: int
     env_steps: Mapping[str, int] = field(default_factory=dict)
+    networks: tuple[tuple[int, str], ...] = ()
 
 
 def task_bounds(config: SequenceConfig, graph: Graph, store: Store) -> list[Bounds]:
@@ -94,14 +102,15 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Continua
 
 
 def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: Store) -> ContinualResult:
-    matrices, curves, sizes = [], [], []
-    for trained, consolidated in zip(
-        comparison.trained, comparison.consolidated or [()] * len(comparison.trained), strict=True
+    matrices, curves, sizes, networks = [], [], [], []
+    for seed, trained, consolidated in zip(
+        comparison.seeds, comparison.trained, comparison.consolidated or [()] * len(comparison.trained), strict=True
     ):
         if not all(store.done(i) for i in (*trained, *consolidated)):
             continue
         own = tuple(store.evaluations(i, scale) for i, scale in zip(trained, scales, strict=True))
         curves.append(own)
+        networks.append((seed, (consolidated or trained)[-1]))
         sizes.append(_size(store, consolidated[-1:] or trained))
         matrices.append(_matrix(consolidated, own, scales, store))
     steps = {
@@ -109,7 +118,9 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         for kind, runs in (("training", comparison.trained), ("consolidation", comparison.consolidated))
     }
     missing = len(comparison.seeds) - len(matrices)
-    return ContinualResult(comparison.method, np.array(matrices), tuple(curves), tuple(sizes), missing, steps)
+    return ContinualResult(
+        comparison.method, np.array(matrices), tuple(curves), tuple(sizes), missing, steps, tuple(networks)
+    )
 
 
 def _size(store: Store, stage_ids: Sequence[str]) -> dict[str, int]:
@@ -166,7 +177,8 @@ def _against(result: ContinualResult, reference: ContinualResult) -> dict[str, d
     """Performance minus the reference's, and forgetting divided by it where it forgets, with the errors of both."""
     gain = iqm_estimate(_performances(result)) - iqm_estimate(_performances(reference))
     own, base = iqm_estimate(_forgotten(result)), iqm_estimate(_forgotten(reference))
-    share = bounded(ratio_interval(own, base)) if base.value > 0 else None
+    several = min(len(result.matrices), len(reference.matrices)) > 1  # no ratio of one seed
+    share = bounded(ratio_interval(own, base)) if base.value > 0 and several else None
     return {"performance": bounded(gain.interval()), "forgetting": share}
 
 
@@ -212,6 +224,7 @@ def results(
     scratch = next((result for result in measured if result.method.baseline), None)
     reference = next((result for result in measured if "reference" in result.method.provides), None)
     return {
+        "version": VERSION,
         "name": config.name,
         "sequence": [str(entry.task) for entry in config.sequence],
         "heads": config.heads,
@@ -235,7 +248,7 @@ def table(data: Mapping[str, Any], width: int = 80) -> Table:
     for entry in data["rows"]:
         kilobytes = (4 * entry["parameters"] + entry["bytes_beside"]) / 1000
         made.add_row(
-            entry["method"],
+            Name(entry["method"]),
             format_score(entry["average_performance"], ", "),
             "-" if entry["network_per_task"] else format_score(entry["forgetting"], ", "),
             format_score(entry["learned"]),
@@ -249,6 +262,22 @@ def _with_bounds(values: Mapping[str, float | None], style: str) -> str:
     iqm, low, high = values["iqm"], values["low"], values["high"]
     ends = ("-inf" if low is None else f"{low:{style}}", "inf" if high is None else f"{high:{style}}")
     return f"{iqm:{style}}" if low is None and high is None else f"{iqm:{style}} [{', '.join(ends)}]"
+
+
+def best(measured: Sequence[ContinualResult]) -> list[Best]:
+    """The run with the best mean score over all tasks at the end, of one network that learned them all."""
+    found = [
+        Best("all tasks", f"{label(result.method)}, seed {seed}", score, stage)
+        for result in measured
+        if result.method.uses_source
+        for (seed, stage), score in zip(result.networks, _performances(result), strict=False)
+    ]
+    return [max(found, key=lambda one: one.score)] if found else []
+
+
+def own_scale(data: Mapping[str, Any]) -> list[str]:
+    """Tasks whose scale is an estimate from the experiment's own runs."""
+    return [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if is_estimated(b["how"])]
 
 
 def notes(data: Mapping[str, Any]) -> list[str]:
@@ -272,7 +301,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
     if split:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
-    lines += [*clip_notes(data), *resume_notes(data)]
+    lines += [*unfinished_notes(data), *clip_notes(data), *resume_notes(data)]
     lines += seed_notes(data["rows"])
     without = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if not has_scale(b["how"])]
     if without:
@@ -281,7 +310,9 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             f"scores on it are 0; its returns are in metrics.jsonl of its stages. Train for longer, or give the task "
             f"'bounds: [random, expert]'."
         )
-    estimated = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if b["how"].startswith("estimated")]
-    if estimated:
-        lines.append(f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment.")
+    if estimated := own_scale(data):
+        lines.append(
+            f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment: 0 is untrained scratch, 1 "
+            f"the {OWN_SCALE} (its best final return)."
+        )
     return [*lines, cost(data)]

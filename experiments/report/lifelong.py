@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from graft.experiments.report.common import fixed, score_table
+from graft.experiments.report.common import Name, fixed, score_table
 from graft.experiments.report.continual import ContinualResult
 from graft.transfer.lifelong import Block, Experts, lifelong_metrics
 from graft.transfer.method import label
@@ -95,7 +95,7 @@ def table(rows: Sequence[dict[str, Any]], width: int = 80) -> Table:
         for name in COLUMNS.values():
             known = [value for value in row["lifelong"][name] if value is not None]
             cells.append(fixed(interquartile_mean(known)) if known else "-")
-        made.add_row(row["method"], *cells)
+        made.add_row(Name(row["method"]), *cells)
     return made
 
 

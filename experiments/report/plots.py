@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graft.agents.checkpoints.files import replace_file
-from graft.experiments.report.common import fixed
+from graft.experiments.report.common import OWN_SCALE, fixed
 from graft.experiments.report.continual import ContinualResult
 from graft.experiments.report.transfer import TransferResult, format_ratio, row_name
 from graft.transfer.method import label
@@ -33,6 +33,7 @@ LARGEST_RATIO = 3.0
 """Transfer ratios beyond this, either way, have the same colour."""
 
 VERDICT_COLOURS = {"positive": "#009e73", "negative": "#d55e00", "unclear": "#b8860b", "baseline": "#7f7f7f"}
+NO_VERDICT = "#555555"
 
 
 def _line(index: int) -> dict[str, str]:
@@ -61,6 +62,14 @@ def _fill(text: str) -> str:
     return textwrap.fill(text, LINE_LETTERS)
 
 
+def _scale(measured: Sequence[TransferResult]) -> str:
+    """What a score is, for an axis that these share."""
+    own = {m.estimated for m in measured}
+    if own == {True}:
+        return f"score (0 untrained, 1 {OWN_SCALE})"
+    return "score (0 random, 1 expert)" if own == {False} else "score (0 random, 1 expert, or as said above)"
+
+
 def learning_curves(measured: list[TransferResult], path: Path, title: str) -> None:
     """One panel per target: interquartile mean of the normalised score over seeds, with its 95 % interval.
 
@@ -84,12 +93,14 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
             line = _line(names.index(name))
             steps = np.array(m.curves[0].steps) / 1000
             scores = np.array([c.scores for c in m.curves])
-            axis.plot(steps, interquartile_mean(scores, axis=0), **line, label=name)
+            marker = "o" if len(steps) == 1 else None  # only evaluated
+            axis.plot(steps, interquartile_mean(scores, axis=0), **line, label=name, marker=marker)
             if len(scores) > 1:
                 bands = [iqm_interval(column) for column in scores.T]
                 low, high = [band.low for band in bands], [band.high for band in bands]
                 axis.fill_between(steps, low, high, color=line["color"], alpha=alpha, lw=0)
-        axis.set_title(_fill(target))
+        own = any(m.estimated for m in measured if str(m.comparison.target) == target)
+        axis.set_title(_fill(target) + (f"\n1: {OWN_SCALE}" if own and scored else ""))
         axis.set_xlabel("env steps on the target (thousands)")
         axis.axhline(0, color="black", lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
@@ -98,7 +109,7 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
         scores = np.concatenate([curve.scores for m in shown for curve in m.curves])
         margin = 0.1 * (scores.max() - scores.min()) or 0.1
         axis.set_ylim(scores.min() - margin, scores.max() + margin)
-        axis.set_ylabel("score (0 random, 1 expert)" if shown[0].scored else "mean return (nothing was learned)")
+        axis.set_ylabel(_scale(shown) if shown[0].scored else "mean return (nothing was learned)")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
     _save(figure, path)
@@ -116,7 +127,7 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     figure, axes = _panels(1, len(targets), width, height, title, sharey=True, fontsize=10)
     for axis, target in zip(axes[0], targets, strict=True):
         for row in (row for row in rows if row["target"] == target):
-            auc, colour = row["auc"], VERDICT_COLOURS[row["verdict"]]
+            auc, colour = row["auc"], VERDICT_COLOURS.get(row["verdict"], NO_VERDICT)
             y = names.index(row_name(row, rows))
             if auc["low"] is not None:  # a single seed has no interval
                 if row["verdict"] == "baseline":
@@ -124,8 +135,10 @@ def areas(rows: list[dict[str, Any]], path: Path, title: str) -> None:
                 axis.plot([auc["low"], auc["high"]], [y, y], color=colour, lw=2)
             axis.plot([auc["iqm"]], [y], "o", color=colour, ms=5)
         axis.set_title(_fill(target), fontsize=10)
-        scored = all(row.get("scored", True) for row in rows if row["target"] == target)
-        axis.set_xlabel(f"mean {'score' if scored else 'return'} over training")
+        of_target = [row for row in rows if row["target"] == target]
+        scored = all(row.get("scored", True) for row in of_target)
+        own = f" (1: {OWN_SCALE})" if any(row.get("estimated") for row in of_target) else ""
+        axis.set_xlabel(_fill(f"mean {'score' if scored else 'return'} over training{own}"))
         axis.axvline(0, color="black", lw=0.5)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.grid(axis="x", alpha=0.3)
@@ -142,20 +155,27 @@ Panels: TypeAlias = Mapping[str, Mapping[str, Runs]]
 def row_scores(rows: Sequence[Mapping[str, Any]]) -> Panels:
     """Per method (and source) the scores of its runs by target: over training, and at its end.
 
-    Targets without a scale are left out; empty where none has one.
+    Targets without a scale are left out; empty where none has one. Titles say where 1 is not an expert.
     """
     rows = [row for row in rows if row.get("scored", True)]
+    estimated = list(dict.fromkeys(row["target"] for row in rows if row.get("estimated")))
+    alone = len(estimated) == len({row["target"] for row in rows})
+    own = f" (1: {OWN_SCALE}{'' if alone else ' on ' + ', '.join(estimated)})" if estimated else ""
     made: dict[str, dict[str, dict[str, list[float]]]] = {}
     for title, key in (("mean score over training", "areas"), ("final score", "finals")):
         for row in rows:
-            made.setdefault(title, {}).setdefault(row_name(row, rows), {})[row["target"]] = row[key]
+            made.setdefault(title + own, {}).setdefault(row_name(row, rows), {})[row["target"]] = row[key]
     return made
 
 
-def final_scores(measured: Sequence[ContinualResult], tasks: Sequence[str]) -> Panels:
-    """Per method the scores of its runs on each task of a sequence once the last was learned."""
+def final_scores(measured: Sequence[ContinualResult], tasks: Sequence[str], estimated: Sequence[str] = ()) -> Panels:
+    """Per method the scores of its runs on each task of a sequence once the last was learned.
+
+    ``estimated``: the tasks whose scale is an estimate.
+    """
+    own = f" (1: {OWN_SCALE} on {', '.join(estimated)})" if estimated else ""
     lines = {label(m.method): {f"{j}. {t}": m.matrices[:, -1, j] for j, t in enumerate(tasks)} for m in measured}
-    return {"score at the end of the sequence": lines}
+    return {f"score at the end of the sequence{own}": lines}
 
 
 def profiles(panels: Panels, path: Path, title: str) -> None:
@@ -173,7 +193,7 @@ def profiles(panels: Panels, path: Path, title: str) -> None:
             shares, low, high = performance_profile(runs, levels)
             axis.plot(levels, shares, **line, label=name)
             axis.fill_between(levels, low, high, color=line["color"], alpha=alpha, lw=0)
-        axis.set_xlabel(heading)
+        axis.set_xlabel(_fill(heading))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("share of runs x tasks above")
     handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
@@ -201,7 +221,7 @@ def pairs(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         shown = np.full((len(sources), len(targets)), np.nan)
         for row in (row for row in rows if row["method"] == method):
             i, j, ratio = sources.index(row["source"]), targets.index(row["target"]), row["transfer_ratio"]
-            value = ratio["low"] if ratio["iqm"] is None else ratio["iqm"]
+            value = None if ratio is None else ratio["low"] if ratio["iqm"] is None else ratio["iqm"]
             shown[i, j] = np.nan if value is None else value
             colour = "white" if abs(shown[i, j]) > 0.6 * LARGEST_RATIO else "black"
             axis.text(j, i, format_ratio(ratio, "\n"), ha="center", va="center", fontsize=7, color=colour)
@@ -215,8 +235,13 @@ def pairs(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     _save(figure, path)
 
 
-def score_matrices(measured: list[ContinualResult], tasks: list[str], path: Path, title: str) -> None:
-    """One panel per method: the mean over seeds of R, row = after which task, column = score on which task."""
+def score_matrices(
+    measured: list[ContinualResult], tasks: list[str], path: Path, title: str, estimated: Sequence[str] = ()
+) -> None:
+    """One panel per method: the mean over seeds of R, row = after which task, column = score on which task.
+
+    ``estimated``: the tasks whose scale is an estimate.
+    """
     from matplotlib import colormaps
 
     columns = min(4, len(measured))
@@ -239,4 +264,6 @@ def score_matrices(measured: list[ContinualResult], tasks: list[str], path: Path
         axis.set_yticks(range(len(tasks)), [f"after {t}" for t in tasks] if i % columns == 0 else [], fontsize=7)
     assert image is not None
     figure.colorbar(image, ax=axes, shrink=0.6, label="score (0 random, 1 expert)", extend="min")
+    if estimated:
+        figure.supxlabel(_fill(f"1: {OWN_SCALE} on {', '.join(estimated)}"), fontsize=8)
     _save(figure, path)

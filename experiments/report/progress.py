@@ -12,9 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from graft.agents.training.periodic_evaluation import EVALUATION_SECONDS
 from graft.experiments.plan.stage import Stage
+from graft.experiments.report.common import LEAST_NAME, Name
+from graft.experiments.store.records import RECALL_SECONDS
 
 SECONDS_BETWEEN_LINES = 10.0
+
+WIDE = 110
+"""Columns of a terminal that has room for bars."""
 
 
 def duration(seconds: float) -> str:
@@ -25,11 +31,15 @@ def duration(seconds: float) -> str:
 
 
 class _Row:
-    """A running stage; ``first``: env steps of its first report, above 0 where it continues from a snapshot."""
+    """A running stage; ``first``: env steps of its first report, above 0 where it continues from a snapshot.
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    ``after``: seconds that comparable stages took after their last env step, for the last evaluation and `recall`.
+    """
+
+    def __init__(self, stage: Stage, after: float) -> None:
+        self.stage, self.after = stage, after
         self.start = time.monotonic()
+        self.trained: float | None = None
         self.env_steps = 0
         self.first: int | None = None
         self.values: dict[str, float] = {}
@@ -38,6 +48,24 @@ class _Row:
     @property
     def rate(self) -> float:
         return (self.env_steps - (self.first or 0)) / max(1e-9, time.monotonic() - self.start)
+
+    @property
+    def finishing(self) -> float | None:
+        """Seconds since its last env step; None before."""
+        return None if self.trained is None else time.monotonic() - self.trained
+
+    @property
+    def doing(self) -> str:
+        """Env steps per second, or how long it has been evaluated since the last one."""
+        if self.finishing is None:
+            return f"{self.rate:,.0f}/s"
+        return f"{'evaluation, recall' if self.stage.recall else 'evaluation'} {duration(self.finishing)}"
+
+    @property
+    def evaluated(self) -> str:
+        """How long its evaluations took, for the line of a stage that is done."""
+        seconds = self.values.get(EVALUATION_SECONDS, 0.0) + self.values.get(RECALL_SECONDS, 0.0)
+        return f" ({duration(seconds)} of it evaluations)" if seconds >= 1 else ""
 
     @property
     def shown_return(self) -> str:
@@ -51,8 +79,20 @@ class _Row:
         return "".join(f", {self.values[tag]:,.0f} {what}" for what, tag in counts.items() if self.values.get(tag))
 
     @property
+    def remaining(self) -> float | None:
+        """Seconds to its end, evaluations included; None where that is not known."""
+        if self.finishing is not None:
+            return max(0.0, self.after - self.finishing)
+        return (self.stage.budget - self.env_steps) / self.rate + self.after if self.rate else None
+
+    @property
     def eta(self) -> str:
-        return duration((self.stage.budget - self.env_steps) / self.rate) if self.rate else "-"
+        return "-" if self.remaining is None else duration(self.remaining)
+
+
+def _sort(stage: Stage) -> tuple[str, bool]:
+    """What stages have in common that take about as long after their last env step."""
+    return stage.kind, bool(stage.recall)
 
 
 class Progress:
@@ -69,6 +109,7 @@ class Progress:
         self._rows: dict[str, _Row] = {}
         self._steps_of_finished = self._steps_before = 0
         self._failed = 0
+        self._after: dict[tuple[str, bool], float] = {}
         self._start = self._last_line = time.monotonic()
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
@@ -82,7 +123,7 @@ class Progress:
             self._live.stop()
 
     def started(self, stage: Stage) -> None:
-        self._rows[stage.id] = _Row(stage)
+        self._rows[stage.id] = _Row(stage, self._after.get(_sort(stage), 0.0))
         if not self._console.is_terminal:
             self._say(f"start    {stage.label} ({stage.budget:,} env steps)")
 
@@ -98,6 +139,8 @@ class Progress:
             self._steps_before += env_steps
         row.env_steps = env_steps
         row.values.update(values)
+        if row.trained is None and env_steps >= stage.budget:
+            row.trained = time.monotonic()
 
     def finished(self, stage: Stage, error: str | None) -> None:
         """Print the result, above the live table or as a line."""
@@ -110,7 +153,9 @@ class Progress:
         assert row is not None
         self._done += 1
         self._steps_of_finished += stage.budget
-        took = duration(time.monotonic() - row.start)
+        if row.finishing is not None:
+            self._after[_sort(stage)] = row.finishing
+        took = f"{duration(time.monotonic() - row.start)}{row.evaluated}"
         result = f"return {row.shown_return}{row.faults}"
         self._say(f"done     {stage.label} in {took}, {result} [{self._done}/{self._total}]")
 
@@ -125,7 +170,7 @@ class Progress:
         for row in self._rows.values():
             self._say(
                 f"running  {row.stage.label}: {row.env_steps:,} of {row.stage.budget:,} env steps, "
-                f"{row.rate:,.0f}/s, return {row.shown_return}, ETA {row.eta}; all stages: ETA {self._eta()}"
+                f"{row.doing}, return {row.shown_return}, ETA {row.eta}; all stages: ETA {self._eta()}"
             )
 
     def _say(self, text: str) -> None:
@@ -134,20 +179,26 @@ class Progress:
     def _eta(self) -> str:
         taken = self._steps_of_finished + sum(row.env_steps for row in self._rows.values())
         here, elapsed = taken - self._steps_before, time.monotonic() - self._start
-        return duration(elapsed * (self._budget - taken) / here) if here > 0 else "-"
+        if here <= 0:
+            return "-"
+        # What is left to train, at the speed so far, which counts evaluations; but no less than a running stage needs.
+        running = [row.remaining for row in self._rows.values() if row.remaining is not None]
+        return duration(max(elapsed * (self._budget - taken) / here, *running, 0.0))
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for column in ("stage", "", "env steps", "steps/s", "return", "ETA"):
-            table.add_column(column, justify="left" if column in ("stage", "") else "right", no_wrap=True)
+        table.add_column("stage", min_width=LEAST_NAME)
+        wide = self._console.width >= WIDE
+        for column in ("", "env steps", "speed", "return", "ETA")[not wide :]:
+            table.add_column(column, justify="right", no_wrap=True)
         if placed := any(row.where for row in self._rows.values()):
             table.add_column("where", no_wrap=True)
         for row in self._rows.values():
             table.add_row(
-                row.stage.label,
-                ProgressBar(total=row.stage.budget, completed=row.env_steps, width=20),
-                f"{row.env_steps:,}",
-                f"{row.rate:,.0f}",
+                Name(row.stage.label),
+                *([ProgressBar(total=row.stage.budget, completed=row.env_steps, width=20)] if wide else []),
+                f"{row.env_steps:,}" if wide else f"{row.env_steps:,} of {row.stage.budget:,}",
+                row.doing,
                 row.shown_return,
                 row.eta,
                 *([row.where] if placed else []),

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from graft.agents.training.evaluate import WORST
 from graft.envs.core.task import Bounds, Task
 from graft.experiments.plan.stage import Comparison, Graph
-from graft.experiments.report.common import format_score, format_steps, has_scale, interval
+from graft.experiments.report.common import Name, format_score, format_steps, has_scale, interval
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import label
@@ -76,15 +75,16 @@ def _forgotten(store: Store, stage: str, scale: Bounds) -> float | None:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The closing table."""
-    made = Table(title="Sim-to-sim proxy of a transfer to reality", title_justify="left", box=SIMPLE_HEAD, padding=0)
+    title = "Sim-to-sim proxy of a transfer to reality"
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     made.add_column("source", overflow="fold", min_width=10)
     made.add_column("method", overflow="fold", min_width=13)
     for column in COLUMNS:
         made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         made.add_row(
-            escape(row["source"] or "-"),
-            escape(row["method"]),
+            Name(row["source"] or "-"),
+            Name(row["method"]),
             format_score(row["zero_shot"], ","),
             format_score(row["gap"]),
             "-" if row["simulator"] is None or not row["scored"] else format_steps(row["recovery_steps"]),

@@ -10,27 +10,32 @@ import numpy as np
 from rich.table import Table
 
 from graft.envs.core.task import AVERAGED, Bounds, Task
-from graft.envs.factory import bounds
 from graft.experiments.config.experiment import GIVEN, Config
-from graft.experiments.plan.stage import Comparison, Graph
+from graft.experiments.plan.stage import NOT_KEPT, Comparison, Graph, Stage
 from graft.experiments.report.common import (
+    OWN_SCALE,
     TWO_GROUPS,
+    Best,
+    Name,
     bounded,
     clip_notes,
     cost,
     estimate_bounds,
+    evaluation_notes,
     fixed,
     format_score,
     format_signed,
     format_steps,
     has_scale,
-    in_lines,
     interval,
+    is_estimated,
     resume_notes,
     score_table,
     seed_notes,
     stage_records,
+    unfinished_notes,
 )
+from graft.experiments.report.results import VERSION
 from graft.experiments.store.records import STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label, to_json
@@ -44,9 +49,12 @@ class TransferResult:
 
     Attributes:
         missing: number of seeds whose stages failed or have not run.
-        kept: per seed, the normalised score on the source after the transfer; empty where its schemas differ.
+        kept: per seed, the normalised score on the source after the transfer; empty where it is not measured.
+        kept_of: per seed, the same before the transfer; empty where it is not known.
+        not_kept: why ``kept`` is empty, a key of `NOT_KEPT`.
         env_steps: of one seed's pretraining, consolidation and transfer; None for a checkpoint that was given.
         scored: whether the target has a scale; else scores are returns.
+        estimated: whether that is an estimate from this experiment.
         starts: per seed, scores before training of what the method could start from, and the name of what it took.
     """
 
@@ -55,8 +63,11 @@ class TransferResult:
     scratch: tuple[Curve, ...]
     missing: int
     kept: tuple[float, ...] = ()
+    kept_of: tuple[float, ...] = ()
+    not_kept: str = ""
     env_steps: Mapping[str, int | None] = field(default_factory=dict)
     scored: bool = True
+    estimated: bool = False
     starts: tuple[tuple[str, Mapping[str, float]], ...] = ()
 
     @property
@@ -88,12 +99,38 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
             for stage_ids in (comparison.stages, comparison.scratch)
         )
         if curves and scratch:
-            missing = len(comparison.stages) - len(curves)
-            kept, steps = _kept(graph, store, comparison), _env_steps(store, comparison)
-            scored = has_scale(scale.how)
-            starts = _alternatives(store, comparison, scale)
-            measured.append(TransferResult(comparison, curves, scratch, missing, kept, steps, scored, starts))
+            kept = [_kept(graph, store, graph.stages[i]) for i in comparison.stages if store.done(i)]
+            after, before = (tuple(s for s in scores if s is not None) for scores in zip(*kept, strict=True))
+            unscored = any(graph.stages[i].recall for i in comparison.stages) and not after
+            measured.append(
+                TransferResult(
+                    comparison,
+                    curves,
+                    scratch,
+                    missing=len(comparison.stages) - len(curves),
+                    kept=after,
+                    kept_of=before if len(before) == len(after) else (),
+                    not_kept="no bounds" if unscored else comparison.not_kept,
+                    env_steps=_env_steps(store, comparison),
+                    scored=has_scale(scale.how),
+                    estimated=is_estimated(scale.how),
+                    starts=_alternatives(store, comparison, scale),
+                )
+            )
     return measured
+
+
+def uncompared(graph: Graph, store: Store) -> list[str]:
+    """A sentence where runs on a target have finished, but none of scratch."""
+    without = dict.fromkeys(
+        str(c.target)
+        for c in graph.comparisons
+        if any(map(store.done, c.stages)) and not any(map(store.done, c.scratch))
+    )
+    return [
+        f"No table of {', '.join(without)}: no run of scratch has finished there, with which all are compared; its "
+        f"other runs are in {store.out}/stages."
+    ][: len(without)]
 
 
 def _alternatives(store: Store, comparison: Comparison, scale: Bounds) -> tuple[tuple[str, Mapping[str, float]], ...]:
@@ -117,15 +154,28 @@ def _env_steps(store: Store, comparison: Comparison) -> dict[str, int | None]:
     }
 
 
-def _kept(graph: Graph, store: Store, comparison: Comparison) -> tuple[float, ...]:
-    scores = []
-    for stage_id in comparison.stages:
-        recall = graph.stages[stage_id].recall
-        scale = bounds(recall[0].task) if recall else None
-        record = store.record(stage_id)
-        if scale is not None and record is not None and store.done(stage_id):
-            scores.append(scale.normalise(record["recall"][0]["return_mean"]))
-    return tuple(scores)
+def _kept(graph: Graph, store: Store, stage: Stage) -> tuple[float | None, float | None]:
+    """Score on the source after a transfer that is done, and before it; None where it is not measured, or unknown."""
+    scale = stage.recall[0].scale if stage.recall else None
+    if scale is None:
+        return None, None
+    record = store.record(stage.id) or {}
+    if "recall_before" in record:
+        before = record["recall_before"][0]["return_mean"]
+    else:
+        before = _source_return(graph, store, stage)
+    return scale.normalise(record["recall"][0]["return_mean"]), None if before is None else scale.normalise(before)
+
+
+def _source_return(graph: Graph, store: Store, stage: Stage) -> float | None:
+    """Mean return of the source's last evaluation, on its own task; None where a checkpoint does not say."""
+    source = stage.source
+    while source is not None and source in graph.stages and graph.stages[source].kind == "consolidate":
+        source = graph.stages[source].source
+    if source in graph.checkpoints:
+        evaluation = graph.checkpoints[source].record.get("evaluation") or {}
+        return evaluation.get("return_mean")
+    return None if source is None else store.evaluations(source).scores[-1]
 
 
 def _transfer_ratio(areas: list[float], base: list[float]) -> dict[str, float | None]:
@@ -156,34 +206,40 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
     finals, base_finals = ([metrics.final_score(c) for c in group] for group in (curves, scratch))
     starts, base_starts = _starts(curves), _starts(scratch)
     efficiency = metrics.data_efficiency(mean_curve(curves), mean_curve(scratch))
+    comparable = not is_scratch and min(len(curves), len(scratch)) > 1  # nothing is compared by one seed
     return {
         "source": comparison.source,
         "target": str(comparison.target),
         "method": label(comparison.method),
         "seeds": len(curves),
         "missing_seeds": measured.missing,
+        "evaluations": len(curves[0].steps),
         "scored": scored,
-        "transfer_ratio": None if is_scratch or not scored else _transfer_ratio(areas, base),
+        "estimated": measured.estimated,
+        "transfer_ratio": _transfer_ratio(areas, base) if comparable and scored else None,
         "auc": interval(areas),
         "areas": areas,
         "bimodal": scored and is_bimodal(areas),
+        "zero_shot": interval(starts),
         "jumpstart": interquartile_mean(starts) - interquartile_mean(base_starts),
         "final": interquartile_mean(finals),
         "final_interval": interval(finals),
         "finals": finals,
         "asymptotic_gain": interquartile_mean(finals) - interquartile_mean(base_finals),
         "steps_to_threshold": _steps_to_threshold(curves, threshold) if scored else None,
-        "data_efficiency": efficiency if efficiency is None or np.isfinite(efficiency) else None,
+        "data_efficiency": efficiency if comparable and efficiency is not None and np.isfinite(efficiency) else None,
         "forward_transfer": metrics.forward_transfer(interquartile_mean(areas), interquartile_mean(base))
         if scored
         else None,
         "kept": interval(measured.kept),
+        "kept_of": interval(measured.kept_of),
+        "not_kept": measured.not_kept or None,
         "heads": _heads(measured.starts),
         "gain": None if is_scratch else bounded(metrics.difference(areas, base).interval()),
-        "probability_of_improvement": None if is_scratch else probability_of_improvement(areas, base),
-        "verdict": "baseline",
-        "verdict_alone": "baseline",
-        "starts": "baseline",
+        "probability_of_improvement": probability_of_improvement(areas, base) if comparable else None,
+        "verdict": "baseline" if is_scratch else None,
+        "verdict_alone": "baseline" if is_scratch else None,
+        "starts": "baseline" if is_scratch else None,
         "p_value": None,
         "p_corrected": None,
         "env_steps": dict(measured.env_steps),
@@ -225,7 +281,11 @@ def rows(measured: Sequence[TransferResult], threshold: float) -> list[dict[str,
     """All rows, with verdicts that allow for the number of methods on the same target."""
     made = [row(m, threshold) | {"better_heads": _better_heads(m, measured)} for m in measured]
     for target in dict.fromkeys(entry["target"] for entry in made):
-        judged = [i for i, m in enumerate(measured) if made[i]["target"] == target and not m.is_scratch]
+        judged = [
+            i
+            for i, m in enumerate(measured)
+            if made[i]["target"] == target and not m.is_scratch and min(len(m.curves), len(m.scratch)) > 1
+        ]
         groups = [(measured[i].curves, measured[i].scratch) for i in judged]
         areas = metrics.verdicts([(_areas(curves), _areas(scratch)) for curves, scratch in groups])
         starts = metrics.verdicts([(_starts(curves), _starts(scratch)) for curves, scratch in groups])
@@ -250,6 +310,7 @@ def results(
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
     return {
+        "version": VERSION,
         "name": config.name,
         "threshold": config.threshold,
         "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
@@ -277,35 +338,62 @@ BIMODAL = "*"
 
 VERDICT_STYLE = {"positive": "green", "negative": "bold red", "unclear": "yellow", "baseline": "dim"}
 
-WIDTHS = {"method": 17, "ratio [95 %]": 19, "AUC": 6, "jump": 6, "final": 5, "steps": 5, "kept": 5, "verdict": 8}
-"""Column of the closing table -> width."""
+NUMBERS = {"ratio [95 %]": 17, "AUC": 6, "zero-\nshot": 5, "final": 5, "steps": 5, "kept": 12}
+"""Column of numbers in the closing table -> width."""
+
+WIDE_NUMBERS = {"ratio [95 %]": 17, "AUC": 6, "zero-shot": 9, "jump": 6, "final": 6, "steps": 6, "kept": 13}
+"""The same where the page has `WIDE` columns."""
+
+LEAST_METHOD, VERDICT, WIDE = 15, 8, 100
 
 
 def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
     """The closing tables, one for each target, controls first; they fit ``width`` columns and line up."""
-    longest = max((len(row["method"]) for row in rows), default=0)
-    widths = WIDTHS | {"method": max(WIDTHS["method"], min(longest, WIDTHS["method"] + width - 80))}
+    wide = width >= WIDE
+    numbers: dict[str, int] = WIDE_NUMBERS if wide else NUMBERS
+    room = width - sum(numbers.values()) - len(numbers) - VERDICT - 1
+    method = max(LEAST_METHOD, min(room, max((len(row_name(row, rows)) for row in rows), default=0)))
     made = []
     for target in dict.fromkeys(row["target"] for row in rows):
         of_target = [row for row in rows if row["target"] == target]
         sources = list(dict.fromkeys(row["source"] for row in of_target if row["source"]))
-        table = score_table(f"{' and '.join(sources)} → {target}", widths, ("method", "verdict"))
+        widths = {"method": method, **numbers, "verdict": VERDICT}
+        title = f"{' and '.join(sources)} → {target}" if sources else target
+        table = score_table(title, widths, ("method", "verdict"))
         for entry in of_target:
-            table.add_row(in_lines(row_name(entry, of_target), widths["method"]), *_cells(entry))
+            table.add_row(Name(row_name(entry, of_target)), *_cells(entry, wide))
         made.append(table)
     return made
 
 
-def _cells(entry: Mapping[str, Any]) -> list[str]:
+def _cells(entry: Mapping[str, Any], wide: bool = False) -> list[str]:
+    jump = f"{'' if entry['jumpstart'] < 0 and fixed(entry['jumpstart'])[0] == '-' else '+'}{fixed(entry['jumpstart'])}"
     return [
         format_ratio(entry["transfer_ratio"]),
         f"{fixed(entry['auc']['iqm'], 3)}{BIMODAL if entry['bimodal'] else ''}",
-        f"{'' if entry['jumpstart'] < 0 and fixed(entry['jumpstart'])[0] == '-' else '+'}{fixed(entry['jumpstart'])}",
+        format_score(entry["zero_shot"]),
+        *([jump] if wide else []),
         fixed(entry["final"]),
         format_steps(entry["steps_to_threshold"]) if entry["scored"] else "-",
-        format_score(entry["kept"]),
-        f"[{VERDICT_STYLE[entry['verdict']]}]{entry['verdict']}{_alone(entry)}[/]",
+        _kept_cell(entry),
+        _verdict_cell(entry),
     ]
+
+
+def _kept_cell(entry: Mapping[str, Any]) -> str:
+    if entry["kept"] is None:
+        return entry["not_kept"] or "-"
+    of = "" if entry["kept_of"] is None else f" of {format_score(entry['kept_of'])}"
+    return f"{format_score(entry['kept'])}{of}"
+
+
+def _verdict_cell(entry: Mapping[str, Any]) -> str:
+    """Without an alarm over a control, which is there to be beaten."""
+    verdict = entry["verdict"]
+    if verdict is None:
+        return "-"
+    style = "dim" if verdict == "negative" and entry["source"] is None else VERDICT_STYLE[verdict]
+    return f"[{style}]{verdict}{_alone(entry)}[/]"
 
 
 def _alone(entry: Mapping[str, Any]) -> str:
@@ -354,7 +442,7 @@ def _no_scale_notes(scales: Mapping[str, Mapping[str, Any]]) -> list[str]:
     without = [task for task, scale in scales.items() if not has_scale(scale["how"])]
     return [
         f"NOTHING LEARNED on {', '.join(without)}: no run ends above untrained scratch. So there is no scale, and AUC, "
-        f"jump and final are mean returns; train for longer, or give the target 'bounds: [random, expert]'."
+        f"zero-shot, jump and final are mean returns; train for longer, or give the target 'bounds: [random, expert]'."
     ][: len(without)]
 
 
@@ -362,17 +450,20 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences under the table: alarms first, then what the numbers cost and how to read them."""
     rows, scales = data["rows"], data["bounds"]
     lines = [
-        f"Scores: 0 = random policy, 1 = expert. AUC: mean over training; jump: start minus scratch's start; final: "
-        f"mean of the last tenth; steps: to {data['threshold']:g}, and held; kept: score on the source afterwards."
+        f"Scores: 0 = random policy, 1 = expert. AUC: mean over training; zero-shot: before any training on the target "
+        f"(jump: minus scratch's); final: mean of the last tenth; steps: to {data['threshold']:g}, and held; kept: "
+        f"score on the source afterwards, of the score before."
     ]
     for entry in rows:
-        if entry["verdict"] == "negative":
+        if entry["verdict"] == "negative" and entry["source"] is not None:  # controls are there to be beaten
             why = " It starts below an untrained network." if entry["starts"] == "negative" else ""
             lines.append(f"NEGATIVE: {row_name(entry, rows)} on {entry['target']} learns worse than scratch.{why}")
     failed = [stage for stage in data["stages"] if stage.get("error")]
     if failed:
         first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
         lines.append(f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}")
+    lines += unfinished_notes(data)
+    lines += evaluation_notes([entry["evaluations"] for entry in rows])
     lines += [*_heads_notes(rows), *_verdict_notes(rows), *seed_notes(rows)]
     lines += [*clip_notes(data), *resume_notes(data)]
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
@@ -381,13 +472,15 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             "a method that is surely above 0.01 gets a lower bound."
         )
     lines += [f"kept is not measured from {source}: {why}" for source, why in data.get("not_kept", {}).items()]
+    reasons = dict.fromkeys(r["not_kept"] for r in rows if r["not_kept"] not in (None, "not playable"))
+    lines += [f"kept, {reason}: not measured, as {NOT_KEPT[reason]}." for reason in reasons]
     shown = {r["target"] for r in rows}
     lines += _no_scale_notes({task: scale for task, scale in scales.items() if task in shown})
-    estimated = [t for t, scale in scales.items() if scale["how"].startswith("estimated") and t in shown]
+    estimated = [t for t, scale in scales.items() if is_estimated(scale["how"]) and t in shown]
     if estimated:
         lines.append(
             f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds: "
-            f"0 is untrained scratch, 1 the best final return here."
+            f"0 is untrained scratch, 1 the {OWN_SCALE} (its best final return)."
         )
     mixed = [task for task, scale in scales.items() if scale["how"] == AVERAGED]
     if mixed:
@@ -400,6 +493,20 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         lines.append("Changed tasks are on the scale of the unchanged ones; give 'bounds' for another.")
     lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")
     return lines
+
+
+def best(store: Store, measured: Sequence[TransferResult]) -> list[Best]:
+    """The run with the best final score on each target."""
+    found: dict[str, Best] = {}
+    for m in measured:
+        comparison, target = m.comparison, str(m.comparison.target)
+        done = [(seed, i) for seed, i in zip(comparison.seeds, comparison.stages, strict=True) if store.done(i)]
+        for (seed, stage), curve in zip(done, m.curves, strict=True):
+            score = metrics.final_score(curve)
+            if target not in found or score > found[target].score:
+                source = f" from {comparison.source}" if comparison.source else ""
+                found[target] = Best(target, f"{label(comparison.method)}{source}, seed {seed}", score, stage)
+    return list(found.values())
 
 
 def row_name(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -110,6 +110,8 @@ class Search:
         config = load_config(str(self.path), (*self.overrides, *overrides(values or {})))
         if not isinstance(config, Config):
             raise GraftError(f"{config.name} is a sequence of tasks; a search needs an experiment with targets.")
+        if config.transfer.steps == 0:
+            raise GraftError(f"{config.name} has transfer.steps 0, which trains nothing; a search needs 1 or more.")
         return config
 
     def command(self, values: Mapping[str, Scalar]) -> str:

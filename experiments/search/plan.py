@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graft.envs.core.task import Bounds
-from graft.envs.factory import bounds
 from graft.errors import GraftError
 from graft.experiments.config.experiment import Config
 from graft.experiments.plan.pairs import expand
@@ -94,7 +93,7 @@ def _run(search: Search, stage: Stage, comparison: Comparison, scale: Bounds | N
         raise GraftError(
             f"{stage.task} has no scale, which scores of trials need; give its target 'bounds: [random, expert]'."
         )
-    recall = bounds(stage.recall[0].task) if stage.recall else None
+    recall = stage.recall[0].scale if stage.recall else None
     if search.metric == "balance" and recall is None:
         raise GraftError(
             f"metric: balance needs what {label(comparison.method)} keeps of its source, which can't be measured on "

@@ -94,10 +94,13 @@ class Resumption:
         snapshot, self._snapshot = self._snapshot, None
         return snapshot
 
-    def snapshots(self, log: MetricsLog, session: Savable, fresh: Callable[[int], None]) -> Snapshots:
+    def snapshots(
+        self, log: MetricsLog, session: Savable, resumed: Callable[[int], None], fresh: Callable[[int], None]
+    ) -> Snapshots:
         """Of the stage's training, with the state of its transfer session and the length of its metrics.
 
-        ``fresh`` is called with the env steps where environments whose state can't be saved begin fresh episodes.
+        ``resumed`` is called with the env steps of the snapshot that training goes on from; ``fresh`` with the same
+        where environments whose state can't be saved begin fresh episodes.
         """
 
         def save() -> SavedState:
@@ -110,6 +113,7 @@ class Resumption:
         def restore(saved: SavedState, env_steps: int) -> None:
             log.truncate(saved.values["metrics"][0], env_steps)
             session.restore(SavedState(saved.tensors, saved.values["running"]))
+            resumed(env_steps)
 
         where = self._folder, self._identity, SECONDS
         return Snapshots(*where, save=save, restore=restore, fresh=fresh, found=self._take)

@@ -29,7 +29,7 @@ from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
 from graft.experiments.stages.resume import Resumption, prepare
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import FAULT_CHECKPOINT, RESUMED, STARTS, Store, write_json
+from graft.experiments.store.records import FAULT_CHECKPOINT, RECALL_SECONDS, RESUMED, STARTS, Store, write_json
 from graft.transfer.method import TransferMethod
 from graft.transfer.probe import Probe
 from graft.transfer.session import TransferSession
@@ -97,10 +97,12 @@ def run_stage(
     with MetricsLog(folder, stage.scale, progress) as log:
         run = _StageRun(stage, source, folder, log, resumption, workers, note)
         outcome = run.consolidate() if stage.kind == "consolidate" else run.train()
+        start = time.perf_counter()
         with run.checkpoint_on_faults(lambda _: outcome):
             evaluations = [run.evaluate(outcome, recall) for recall in stage.recall]
         if evaluations:
-            log(outcome.result.env_steps, {f"recall/{entry['task']}": entry["return_mean"] for entry in evaluations})
+            returns = {f"recall/{entry['task']}": entry["return_mean"] for entry in evaluations}
+            log(outcome.result.env_steps, {**returns, RECALL_SECONDS: round(time.perf_counter() - start, 3)})
     checkpoint = run.checkpoint(outcome)
     store.check_holder(stage.id)
     save_partners(stage, outcome.partners, folder, checkpoint, outcome.session)
@@ -260,7 +262,7 @@ class _StageRun(NamedTuple):
             record=self.log,
             evaluation=evaluation,
             hooks=session.hooks(),
-            snapshots=self.resumption.snapshots(self.log, session, self._note_fresh),
+            snapshots=self.resumption.snapshots(self.log, session, self._note_resumed, self._note_fresh),
             workers=self.workers,
             resources=stage.resources,
             partners=partners,
@@ -268,10 +270,13 @@ class _StageRun(NamedTuple):
         )
         return backend(stage.backend).train(job)
 
+    def _note_resumed(self, env_steps: int) -> None:
+        self.note(f"goes on  {self.stage.label} from {env_steps:,} env steps, its latest snapshot")
+
     def _note_fresh(self, env_steps: int) -> None:
         self.note(
-            f"Note: {self.stage.label} goes on from its snapshot at {env_steps:,} env steps, with fresh episodes, as "
-            f"the state of its environments cannot be saved."
+            f"Note: {self.stage.label} has fresh episodes from {env_steps:,} env steps on, as the state of its "
+            f"environments cannot be saved."
         )
 
     def _probe(self, network: PolicyNetwork, seed: int) -> Probe:

@@ -34,6 +34,9 @@ FAULT_CHECKPOINT = "checkpoint-at-fault"
 STARTS = "starts"
 """In records of stages: ``return_means`` before training of what a method could start from, and what was ``taken``."""
 
+RECALL_SECONDS = "time/recall_s"
+"""Tag of the seconds that a stage's evaluations on earlier tasks took, after its training."""
+
 RESUMED = "resumed_with_fresh_episodes"
 """In records of stages: how often that was, and at which env steps."""
 

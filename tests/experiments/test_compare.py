@@ -82,3 +82,28 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, capsys):
     assert main([one, str(tmp_path / "nothing")]) == 2
     assert "has no results of a transfer experiment" in capsys.readouterr().err
     assert pairs({("A", "B", "m"): {}}, {("A", "B", "m"): {}})
+
+
+def test_what_only_one_has_and_what_does_not_compare_is_said(tmp_path, capsys):
+    steps = {"pretrain": 100, "transfer": 50, "consolidation": 0}
+    one = [row("frozen", (1, 2)) | {"env_steps": steps}, row("ewc", (1, 2)), row("lora", (1, 2), target="C")]
+    other = [row("frozen", (1, 2)) | {"env_steps": steps | {"transfer": 2000}}, row("ewc", (1, 2)), row("l2", (1, 2))]
+    for name, rows, expert in (("one", one, 5.0), ("other", other, 6.5)):
+        (tmp_path / name).mkdir()
+        bounds = {"B": {"random": 0.0, "expert": expert, "how": "x"}, "C": {"random": 0.0, "expert": 1.0, "how": "x"}}
+        data = {"version": 2, "rows": rows, "bounds": bounds}
+        (tmp_path / name / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path / "one"), str(tmp_path / "other"), "--markdown"]) == 0
+    assert capsys.readouterr().out.splitlines()[5:-2] == [
+        "Only in one: lora on C.",
+        "Only in other: l2 on B.",
+        "WARNING: scores on B are on different scales (0 to 5 in one and 0 to 6.5 in other): they do not compare.",
+        "WARNING: budgets differ, 50 env steps of transfer in one, 2,000 in other: frozen on B.",
+    ]
+
+
+def test_results_of_a_newer_graft_are_refused(runs, tmp_path, capsys):
+    one, other = runs([row("frozen", (1, 2))], [row("frozen", (1, 2))])
+    (tmp_path / "other" / "results.json").write_text(json.dumps({"version": 99, "rows": []}))
+    assert main([one, other]) == 2
+    assert "version 99, which a newer Graft wrote" in capsys.readouterr().err

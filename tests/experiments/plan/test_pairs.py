@@ -14,6 +14,7 @@ from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
+from graft.experiments.plan.stage import NOT_KEPT
 from graft.experiments.stages.preflight import preflight
 
 
@@ -130,3 +131,41 @@ def test_a_mixture_with_too_few_environments_is_refused_before_training(tmp_path
     config = load_config(str(write_config(tmp_path, sources=source, targets="Graft/Hunt-v0", **sizes)))
     with pytest.raises(GraftError, match=f"has 3 parts, and num_envs of {section} is 2"):
         preflight(expand(config))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason"),
+    [
+        ("Graft/Gather-v0", "Graft/Hunt-v0", ""),  # which shows more
+        ("Graft/Hunt-v0", "Graft/Gather-v0", "other inputs"),
+        ("Graft/Dodge-v0", "Graft/Dodge-v0", ""),
+    ],
+)
+def test_kept_is_measured_where_the_target_shows_all_that_the_source_does(tmp_path, source, target, reason):
+    graph = graph_of(tmp_path, sources=source, targets=target, seeds=1)
+    (found,) = {c.not_kept for c in graph.comparisons if c.source}
+    assert found == reason
+    recalled = {len(graph.stages[c.stages[0]].recall) for c in graph.comparisons if c.source}
+    assert recalled == {int(not reason)}
+
+
+def test_shared_heads_must_take_the_sources_actions(tmp_path):
+    named = {"id": "Graft/Dodge-v0", "schema": {"action": {"up": "north"}}}
+    methods = [{"finetune": {"heads": "shared", "rename": {"up": "north"}}}, "frozen"]
+    graph = graph_of(tmp_path, targets=named, methods=methods, seeds=1)
+    assert {c.method.shares_heads: c.not_kept for c in graph.comparisons if c.source} == {
+        True: "other actions",
+        False: "",
+    }
+    assert NOT_KEPT.keys() >= {c.not_kept for c in graph.comparisons} - {""}
+
+
+def test_a_source_is_scored_on_its_own_bounds(tmp_path):
+    graph = graph_of(tmp_path, sources={"id": "Graft/Dodge-v0", "bounds": [-2, 8]}, seeds=1)
+    kinds = {stage.kind: stage for stage in graph.stages.values()}
+    assert kinds["pretrain"].scale[:2] == (-2, 8)
+    assert kinds["transfer"].recall[0].scale[:2] == (-2, 8)
+    plain = graph_of(tmp_path, seeds=1)
+    assert graph.stages.keys() == plain.stages.keys(), "training does not depend on it"
+    with pytest.raises(GraftError, match="bounds are the random policy's mean return"):
+        graph_of(tmp_path, sources={"id": "Graft/Dodge-v0", "bounds": [8, -2]})

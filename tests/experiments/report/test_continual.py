@@ -122,28 +122,31 @@ def test_the_error_of_scratch_counts():
 def test_notes_compare_with_finetune_and_warn():
     scratch = scratch_of((0.8, 0.4, 0.5))
     half = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.5, 0.65, 0.9]]
-    reference = lived("finetune", [R], (0.8, 0.5, 0.6))
+    reference = lived("finetune", [R, R], (0.8, 0.5, 0.6))
     rows = [
         continual.row(scratch, scratch, reference),
         continual.row(reference, scratch, reference),
-        continual.row(lived("ewc", [half], (0.8, 0.5, 0.6), missing=2), scratch, reference),
+        continual.row(lived("ewc", [half, half], (0.8, 0.5, 0.6), missing=2), scratch, reference),
     ]
     lines = continual.notes(report(*rows, how="estimated from this experiment"))
-    assert "ewc: 50% of finetune's forgetting, performance +0.12." in lines
+    assert "ewc: 50% [50%, 50%] of finetune's forgetting, performance +0.12 [+0.12, +0.12]." in lines
     assert not any(line.startswith(("finetune:", "scratch:")) for line in lines)
+    alone = continual.row(lived("ewc", [half], (0.8, 0.5, 0.6)), scratch, lived("finetune", [R], (0.8, 0.5, 0.6)))
+    assert alone["against_reference"]["forgetting"] is None, "one seed has no ratio"
     assert "ewc: 2 seeds missing." in lines
-    assert any("intervals are wide" in line for line in lines)
+    assert any("no interval, ratio or verdict" in line for line in lines), "of scratch's one seed"
     assert any(line.startswith("Scores of Gather, Gather(invert=True), Hunt are scaled by estimates") for line in lines)
     assert "7 env steps of pretraining, 7 of transfer and 7 of consolidation, 3.0 minutes" in lines[-1]
 
 
 def test_finetune_is_the_reference_under_shared_heads_as_well():
     half = [[0.8, NAN, NAN], [0.6, 0.7, NAN], [0.5, 0.65, 0.9]]
-    both = [lived(name, [matrix], (0.8, 0.5, 0.6)) for name, matrix in (("finetune", R), ("ewc", half))]
+    both = [lived(name, [matrix] * 2, (0.8, 0.5, 0.6)) for name, matrix in (("finetune", R), ("ewc", half))]
     both = [replace(own, method=own.method.with_shared_heads()) for own in both]
     rows = [continual.row(own, None, both[0]) for own in both]
     lines = continual.notes(report(*rows, heads="shared"))
-    assert "ewc(heads=shared): 50% of finetune(heads=shared)'s forgetting, performance +0.12." in lines
+    said = "ewc(heads=shared): 50% [50%, 50%] of finetune(heads=shared)'s forgetting, performance +0.12 [+0.12, +0.12]."
+    assert said in lines
 
 
 def test_a_comparison_with_finetune_knows_the_error_of_both():

@@ -90,7 +90,7 @@ def test_the_table_shows_every_digit():
     (table,) = report.tables(data["rows"])
     lines = page_of(table)
     (line,) = (line for line in lines if "finetune" in line)
-    assert line.split() == ["finetune", "-", "-156250", "-156050", "-156250", "-", "-", "negative"]
+    assert line.split() == ["finetune", "-", "-156250", "-156250", "-156250", "-", "-", "negative"]
     assert max(map(len, lines)) <= 80
 
 
@@ -123,3 +123,16 @@ def test_a_sequence_counts_such_a_task_as_zero():
     scale = estimate_bounds(Finished(a=(-200.0,) * 3), ["a"], ["a"], expert=float("inf"))
     assert (scale.normalise(-156250.0), scale.normalise(-200.0), has_scale(scale.how)) == (0.0, 0.0, False)
     assert common.has_scale("given in the config")
+
+
+def test_a_target_without_scratch_has_no_table_and_a_sentence(tmp_path):
+    store = Finished(mine=(0.0, 0.5, 1.0))
+    store.out = tmp_path
+    found = Comparison("Source", TARGET, METHODS["finetune"](), (0,), ("mine",), ("base",))
+    graph = Graph(stages={"mine": NOTHING_KEPT}, comparisons=[found])
+    assert report.measure(graph, store, {TARGET: Bounds(0.0, 1.0, "x")}) == []
+    (line,) = report.uncompared(graph, store)
+    assert line.startswith("No table of MountainCar: no run of scratch has finished there")
+    both = Finished(mine=(0.0, 0.5, 1.0), base=(0.0, 0.5, 1.0))
+    both.out = tmp_path
+    assert report.uncompared(graph, both) == []

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib import image
 
-from graft.experiments.report import plots
+from graft.envs.core.task import Task
+from graft.experiments.plan.stage import Comparison
+from graft.experiments.report import plots, transfer
+from graft.experiments.report.transfer import TransferResult
+from graft.transfer.method import METHODS
+from graft.transfer.metrics import Curve
 
 NAMES = ("Dodge", "Gather")
 RATIOS = {
@@ -67,3 +72,25 @@ def test_profiles_hold_the_share_of_runs_above_each_level(tmp_path, monkeypatch)
     assert len(areas.collections) == 2, "a band for each line"
     plots.profiles(plots.row_scores(rows), tmp_path / "profiles.png", "a title")
     assert image.imread(tmp_path / "profiles.png")[..., :3].std() > 0.05
+
+
+def test_a_scale_of_ones_own_is_called_so_on_every_axis(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    curves = tuple(Curve((0, 100), (0.1, level)) for level in (0.5, 0.6))
+    for estimated in (True, False):
+        compared = Comparison("A", Task("B-v0"), METHODS["finetune"](), (0, 1), ("a", "b"), ("c", "d"))
+        found = [TransferResult(compared, curves, curves, 0, estimated=estimated)]
+        rows = transfer.rows(found, 0.5)
+        plots.learning_curves(found, tmp_path, "a title")
+        plots.areas(rows, tmp_path, "a title")
+        plots.profiles(plots.row_scores(rows), tmp_path, "a title")
+        said = [" ".join([axis.get_xlabel(), axis.get_ylabel()]) for figure in figures for axis in figure.axes]
+        named = ["best of this experiment" in text.replace("\n", " ") for text in said]
+        assert named == [estimated] * 4, said
+        figures.clear()
+
+
+def test_pairs_of_one_seed_have_no_ratio(tmp_path):
+    plots.pairs([{**row, "transfer_ratio": None} for row in rows()], tmp_path / "pairs.png", "a title")
+    assert (tmp_path / "pairs.png").exists()

@@ -50,7 +50,7 @@ def test_a_terminal_gets_a_table(stage):
         shown._live.refresh()
     text = page.getvalue()
     assert "1 of 3 stages done" in text
-    for word in ("steps/s", "return", "ETA", "1.25", "128"):
+    for word in ("env steps", "speed", "return", "ETA", "1.25", "128"):
         assert word in text
 
 
@@ -89,3 +89,41 @@ def test_where_a_stage_runs_and_notes_are_shown(stage):
         assert "lost     its node\n" in printed
         assert "node 10.0.0.4, try 2" in printed
         assert ("where" in printed) == terminal
+
+
+def test_evaluations_after_the_last_step_are_shown_and_count_in_the_eta(stage, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    page = io.StringIO()
+    shown = progress.Progress(Console(file=page, width=200), total=2, done=0, budget=512)
+
+    def train(seconds):
+        shown.started(stage)
+        shown.progressed(stage, 0, {})
+        now[0] += seconds
+        shown.progressed(stage, 256, {"time/evaluation_s": 3.0})
+
+    train(16)
+    now[0] += 20
+    shown.tick()
+    shown.progressed(stage, 256, {"time/recall_s": 19.0})
+    shown.finished(stage, None)
+    train(16)
+    now[0] += 5
+    shown.tick()
+    _, first, done, _, second = page.getvalue().splitlines()
+    assert "256 of 256 env steps, evaluation 0:20, return -, ETA 0:00" in first
+    assert "in 0:36 (0:22 of it evaluations)" in done
+    assert "evaluation 0:05, return -, ETA 0:15; all stages: ETA 0:15" in second
+
+
+def test_a_narrow_terminal_shows_numbers_in_full(stage):
+    page = io.StringIO()
+    console = Console(file=page, width=80, force_terminal=True)
+    with progress.Progress(console, 3, 1, 512) as shown:
+        shown.started(stage)
+        shown.progressed(stage, 128, {"eval/return_mean": -1.25})
+        shown._live.refresh()
+    for words in ("env steps", "128 of 256", "return", "-1.25", "ETA", "seed 0"):
+        assert words in page.getvalue()

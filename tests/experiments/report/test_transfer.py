@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -101,14 +103,19 @@ def test_few_seeds_are_pointed_out(seeds, lacking):
     assert any(f"Only {seeds} seed" in line for line in notes)
     where = "finetune on Gather(slip=0.3)"
     assert any(line.endswith(f"{where} lacks {lacking}.") for line in notes) is (lacking > 0)
-    assert (row["verdict"], row["p_value"] is None) == (("unclear", True) if lacking else ("positive", False))
+    verdict = {1: None, 3: "unclear", 4: "positive"}[seeds]
+    assert (row["verdict"], row["p_value"] is None) == (verdict, lacking > 0)
 
 
-def test_a_single_seed_has_no_interval():
+def test_a_single_seed_has_no_interval_ratio_or_verdict():
     row = judged(measured("finetune", flat(0.5, 1), flat(0.2, 1)))
     assert row["auc"] == {"iqm": pytest.approx(0.5), "low": None, "high": None}
-    assert row["transfer_ratio"] == {"iqm": pytest.approx(1.5), "low": None, "high": None}
-    assert "+1.5" in report._cells(row)
+    assert [row[name] for name in ("transfer_ratio", "data_efficiency", "probability_of_improvement")] == [None] * 3
+    assert row["verdict"] is row["verdict_alone"] is row["starts"] is None
+    cells = report._cells(row)
+    assert (cells[0], cells[-1]) == ("-", "-")
+    one_of_scratch = judged(measured("finetune", flat(0.5, 5), flat(0.2, 1)))
+    assert one_of_scratch["transfer_ratio"] is one_of_scratch["verdict"] is None
 
 
 def test_verdicts_allow_for_the_methods_on_their_target():
@@ -155,8 +162,76 @@ def test_tables_fit_eighty_columns():
         ("ewc(heads=by_name, strength=100)", "ewc\n(heads=by_name,\nstrength=100)"),
         ("progress_compress", "progress_compress"),
         ("finetune(depth=1)", "finetune(depth=1)"),
+        ("ewc(heads=by_name) from Gather", "ewc\n(heads=by_name)\nfrom Gather"),
+        ("a_method_of_ones_own", "a_method_of_ones_\nown"),
+        ("packnet(retraining_of_the_rest=1)", "packnet\n(retraining_of_\nthe_rest=1)"),
+        ("encoder.blocks.0.0.weight", "encoder.blocks.0.\n0.weight"),
     ],
 )
 def test_names_are_broken_where_a_reader_would(name, lines):
     assert in_lines(name, 17) == lines
     assert "".join(in_lines(name, 17).split()) == "".join(name.split())
+
+
+def page_of(tables, width):
+    page = io.StringIO()
+    for table in tables:
+        Console(file=page, width=width).print(table)
+    return page.getvalue()
+
+
+def test_no_name_is_broken_in_a_word():
+    rows = report.rows([measured(name, flat(-0.55), flat(2.0)) for name in METHODS], 0.5)
+    words = set(page_of(report.tables(rows), 80).split())
+    for row in rows:
+        assert row["method"] in words or {*re.findall(r"[^_(,]+_?|[(][^,]*", row["method"])} <= words
+
+
+def test_a_wide_page_has_names_in_one_line_and_the_jump_as_well():
+    long = METHODS["ewc"](heads="by_name", strength=1.5)
+    found = measured("ewc", flat(0.5), flat(0.2))
+    rows = report.rows([replace(found, comparison=replace(found.comparison, method=long))], 0.5)
+    wide, narrow = (page_of(report.tables(rows, width), width) for width in (160, 80))
+    assert "ewc(heads=by_name, strength=1.5)" in wide
+    assert "jump" in wide
+    assert "+0.30" in wide
+    assert "jump" not in narrow
+    assert "zero-" in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_zero_shot_is_a_score():
+    row = judged(measured("frozen", [Curve((0, 100, 200), (0.3, 0.5, 0.7))] * 5, flat(0.2)))
+    assert row["zero_shot"] == pytest.approx({"iqm": 0.3, "low": 0.3, "high": 0.3})
+    assert report._cells(row)[2] == "0.30"
+
+
+@pytest.mark.parametrize(
+    ("changes", "cell"),
+    [
+        ({"kept": (0.42,) * 5, "kept_of": (0.55,) * 5}, "0.42 of 0.55"),
+        ({"kept": (0.42,) * 5}, "0.42"),
+        ({"not_kept": "other inputs"}, "other inputs"),
+        ({}, "-"),
+    ],
+)
+def test_kept_is_of_what_was_there_or_a_reason(changes, cell):
+    row = judged(replace(measured("frozen", flat(0.5), flat(0.2)), **changes))
+    assert report._cells(row)[-2] == cell
+    said = [line for line in notes_of([row]) if line.startswith("kept, ")]
+    assert len(said) == ("not_kept" in changes)
+    assert all("the target lacks something that the source shows" in line for line in said)
+
+
+def test_no_alarm_over_a_control():
+    rows = report.rows([measured("random_frozen", flat(-0.4), flat(0.5), source=None)], 0.5)
+    assert rows[0]["verdict"] == "negative"
+    assert not any(line.startswith("NEGATIVE") for line in notes_of(rows))
+    assert report._cells(rows[0])[-1] == "[dim]negative[/]"
+
+
+@pytest.mark.parametrize(("count", "warned"), [(2, True), (4, True), (5, False)])
+def test_few_evaluations_come_with_a_warning(count, warned):
+    curves = [Curve(tuple(range(0, 100 * count, 100)), (0.5,) * count)] * 5
+    notes = notes_of([judged(measured("finetune", curves, curves))])
+    assert any(line.startswith(f"WARNING: only {count} evaluations") for line in notes) is warned

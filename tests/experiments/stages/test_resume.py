@@ -295,8 +295,9 @@ def test_a_stage_on_cartpole_goes_on_with_fresh_episodes_and_its_record_says_so(
     assert attempt(stage, store, reports, 1) is None
     assert reports.steps[0] == 3 * ROLLOUT, "more than one interval was trained again"
     assert reports.notes == [
-        f"Note: {stage.label} goes on from its snapshot at 384 env steps, with fresh episodes, as the state of its "
-        f"environments cannot be saved."
+        f"goes on  {stage.label} from 384 env steps, its latest snapshot",
+        f"Note: {stage.label} has fresh episodes from 384 env steps on, as the state of its environments cannot be "
+        f"saved.",
     ]
     said = {"count": 2, "env_steps": [2 * ROLLOUT, 3 * ROLLOUT]}
     record, made = store.record(stage.id), store.checkpoint(stage.id)
@@ -495,7 +496,8 @@ def test_killed_in_an_environment_that_cannot_be_saved_one_interval_at_most_is_l
     process = eager_run(tmp_path, config)
     printed = " ".join(process.communicate(timeout=600)[0].split())
     assert process.returncode == 0, printed
-    assert f"goes on from its snapshot at {reached:,} env steps, with fresh episodes" in printed
+    assert f"from {reached:,} env steps, its latest snapshot" in printed
+    assert f"has fresh episodes from {reached:,} env steps on" in printed
     assert "Stopped, and gone on with fresh episodes" in printed
     assert store.record(pretrain.id)[RESUMED] == {"count": 1, "env_steps": [reached]}
     kept = [line for line in before if json.loads(line)["env_steps"] < reached]

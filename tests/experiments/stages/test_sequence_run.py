@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from graft.envs.factory import make, schemas
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.sequence import expand_sequence
 from graft.experiments.report.conclusions import check_sequence, conclude_sequence
+from graft.experiments.report.results import RESULTS
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 from graft.transfer.method import PART, method_name
@@ -45,6 +47,18 @@ def lived(tmp_path_factory):
     page = io.StringIO()
     conclude_sequence(Console(file=page, width=80), config, graph, store, {})
     return graph, store, json.loads((store.out / "results.json").read_text()), page.getvalue()
+
+
+def test_results_are_of_the_schema(lived):
+    RESULTS.validate_python(lived[2])
+
+
+def test_the_best_network_is_named(lived):
+    _, store, _, printed = lived
+    (line,) = (line for line in printed.splitlines() if line.startswith("  all tasks: "))
+    folder = Path(line.rpartition(": ")[2])
+    assert folder.parent.parent == store.out / "stages"
+    assert (folder / "manifest.json").exists()
 
 
 def life_of(graph, name):
@@ -126,7 +140,7 @@ def test_table_notes_and_picture_are_there(lived):
     _, store, _, printed = lived
     assert "Gather → Dodge" in printed
     assert "Heads are per task, and the agent is told which task it is in." in printed
-    assert "intervals are wide" in printed
+    assert "Only 1 seed: it has no interval" in printed
     assert "Lifelong metrics" in printed
     for name in ("matrix.png", "profiles.png"):
         assert (store.out / name).read_bytes().startswith(b"\x89PNG")

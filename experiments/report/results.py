@@ -1,0 +1,160 @@
+"""The form of ``results.json``: models whose JSON schema ``graft run --schema results`` prints, and its version."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+VERSION = 2
+"""1 had no ``version``, ``zero_shot``, ``kept_of`` and ``not_kept``, and ratios and verdicts from one seed."""
+
+Number = float | None
+Verdict = Literal["positive", "negative", "unclear", "baseline"] | None
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Interval(_Model):
+    """An interquartile mean over seeds with its 95 % interval; null for an end that is infinite or not known."""
+
+    iqm: Number
+    low: Number
+    high: Number
+
+
+class Scale(_Model):
+    """Mean returns of a random policy and of an expert (null: no scale), and how they were obtained."""
+
+    random: float
+    expert: Number
+    how: str
+
+
+class StageResult(_Model):
+    """What became of a stage."""
+
+    id: str
+    kind: Literal["pretrain", "transfer", "consolidate"]
+    label: str
+    status: Literal["waiting", "running", "stopped", "failed", "done"]
+    env_steps: int
+    seconds: float
+    error: str | None
+    return_means: dict[str, float] = {}
+    faults: dict[str, int] = {}
+    clipped: dict[str, Any] = {}
+    starts: dict[str, Any] = {}
+    resumed_with_fresh_episodes: dict[str, Any] = {}
+
+
+class TransferRow(_Model):
+    """One method from one source to one target."""
+
+    source: str | None
+    target: str
+    method: str
+    seeds: int
+    missing_seeds: int
+    evaluations: int
+    scored: bool
+    estimated: bool
+    transfer_ratio: Interval | None
+    auc: Interval | None
+    areas: list[float]
+    bimodal: bool
+    zero_shot: Interval | None
+    jumpstart: float
+    final: float
+    final_interval: Interval | None
+    finals: list[float]
+    asymptotic_gain: float
+    steps_to_threshold: Number
+    data_efficiency: Number
+    forward_transfer: Number
+    kept: Interval | None
+    kept_of: Interval | None
+    not_kept: str | None
+    heads: dict[str, dict[str, float]]
+    better_heads: str | None
+    gain: Interval | None
+    probability_of_improvement: Number
+    verdict: Verdict
+    verdict_alone: Verdict
+    starts: Verdict
+    p_value: Number
+    p_corrected: Number
+    env_steps: dict[str, int | None]
+
+
+class RecoveryRow(_Model):
+    """One method on a target that stands in for reality (`sim_to_sim`)."""
+
+    source: str | None
+    target: str
+    method: str
+    seeds: int
+    scored: bool
+    simulator: Interval | None
+    zero_shot: Interval | None
+    gap: Interval | None
+    recovery_steps: Number
+    final: Interval | None
+    worst_at_first: Interval | None
+    worst_at_last: Interval | None
+    forgotten: Interval | None
+
+
+class SequenceRow(_Model):
+    """One method on a sequence of tasks."""
+
+    method: str
+    seeds: int
+    missing_seeds: int
+    network_per_task: bool
+    reference: bool
+    average_performance: Interval | None
+    bimodal: bool
+    forgetting: Interval | None
+    backward_transfer: Interval | None
+    learned: Interval | None
+    forward_transfer: Interval | None
+    intransigence: Interval | None
+    against_reference: dict[str, Interval | None] | None
+    parameters: int
+    bytes_beside: int
+    env_steps: dict[str, int]
+    matrix: list[list[Number]]
+    matrices: list[list[list[Number]]]
+    lifelong: dict[str, list[Number]]
+
+
+class TransferResults(_Model):
+    """``results.json`` of a transfer experiment."""
+
+    version: Literal[2]
+    name: str
+    threshold: float
+    bounds: dict[str, Scale] = Field(description="of each target")
+    rows: list[TransferRow]
+    not_kept: dict[str, str] = Field(description="source -> why its task can't be made on this machine")
+    stages: list[StageResult]
+    recovery: list[RecoveryRow] | None = None
+
+
+class SequenceResults(_Model):
+    """``results.json`` of a sequence."""
+
+    version: Literal[2]
+    name: str
+    sequence: list[str]
+    heads: Literal["per_task", "shared"]
+    task_known: bool
+    bounds: list[Scale] = Field(description="of each task")
+    rows: list[SequenceRow]
+    stages: list[StageResult]
+
+
+RESULTS: TypeAdapter[TransferResults | SequenceResults] = TypeAdapter(TransferResults | SequenceResults)

@@ -58,6 +58,7 @@ class Game:
         paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
         bounds: mean return of the random policy and of the expert, and how they were obtained; None until measured.
         limit: a mean return that no player can exceed; None where none is known.
+        impossible: ``(p) -> why``: a sentence on what these settings leave no game of; None where there is one.
         movers, memo: how many moving things, and how many numbers, its rules remember.
         max_steps: steps until an episode is truncated.
     """
@@ -72,6 +73,7 @@ class Game:
     meanings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bounds: Bounds | None = None
     limit: float | None = None
+    impossible: Callable[[Any], str | None] | None = None
     movers: int = 0
     memo: int = 0
     max_steps: int = 200
@@ -100,6 +102,8 @@ class Game:
             if having:
                 raise GraftError(f"{self.id}: {given} is an option of the view {', '.join(having)}, not of {name}.")
         rules = settings(self.id, self.mechanics, mechanics, _levels(self.id, kwargs.get("levels")))
+        if self.impossible is not None and (why := self.impossible(rules)):
+            raise GraftError(f"{self.id}: {why}.")
         seen = self._meant(view.schema(self.things, **options))
         show = None if view.show is None else view.show(self.things, palette, **options)
         channels = Channels(seen, kwargs.get(KEYWORD, view.channels), f"{self.id} in the view {name}")

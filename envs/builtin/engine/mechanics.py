@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from graft.envs.core.keywords import unknown_keyword
 from graft.errors import GraftError, nearest, unknown
 
@@ -101,8 +103,8 @@ BEHAVIOURS = ("mixed", "random", "patrol", "chase")
 CONTROLS = ("four_ways", "sideways", "jumps", "heading")
 MOVEMENTS = ("still", "falling", "rising", "sideways", "wandering", "patrolling", "chasing", "fleeing")
 TOUCHES = ("deadly", "pickup", "solid", "pushable", "goal", "door", "target", "support")
-COMBINATIONS = tuple(f"{movement}+{touch}" for movement in MOVEMENTS for touch in reversed(TOUCHES))
-"""Of a generated game: how its player moves, and what things do; movement m and touch t are number 8 m + 7 - t."""
+COMBINATIONS = tuple(f"{movement}+{touch}" for touch in reversed(TOUCHES) for movement in MOVEMENTS)
+"""Of a generated game: how its player moves, and what things do; movement m and touch t are number 8 (7 - t) + m."""
 
 LISTED = 12  # words of a set that a message lists
 
@@ -142,8 +144,10 @@ MECHANICS = {
 """By name. Those of all games have no effect by default, also on random numbers."""
 
 _named: Any = namedtuple  # whose fields a type checker wants to see; these are the registry's
-Settings = _named("Settings", [*MECHANICS, "first_level", "levels"])
-"""All mechanics in force, as the rules receive them (``p``), and the range of levels (0 levels: no end of them)."""
+Settings = _named("Settings", [*MECHANICS, "first_level", "levels", "table"])
+"""All mechanics in force, as the rules receive them (``p``), the range of levels (0 levels: no end of them), and the
+game's table, of no rows where it has none."""
+NO_TABLE = np.zeros((0, 0), np.int64)
 
 
 def of_game(own: Mapping[str, Value]) -> dict[str, Mechanic]:
@@ -168,4 +172,4 @@ def settings(game: str, own: Mapping[str, Mechanic], kwargs: Mapping[str, Any], 
     rest = {name: m.default for name, m in MECHANICS.items()}
     chosen = {name: m.check(game, kwargs.get(name, m.default)) for name, m in own.items()}
     codes = {name: MECHANICS[name].code(value) for name, value in {**rest, **chosen}.items()}
-    return Settings(**codes, first_level=levels[0], levels=levels[1])
+    return Settings(**codes, first_level=levels[0], levels=levels[1], table=NO_TABLE)

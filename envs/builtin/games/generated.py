@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from graft.envs.builtin.engine.compile import jit
+from graft.envs.builtin.engine.compile import inlined, jit
 from graft.envs.builtin.engine.entities import MARK, MARKS
 from graft.envs.builtin.engine.game import ACT, DOWN, GAMES, LEFT, RIGHT, UP, Game
 from graft.envs.builtin.engine.mechanics import MOVEMENTS, TOUCHES
 from graft.envs.builtin.engine.state import EMPTY, SIZE, State, below, neighbour, uniform
+from graft.errors import GraftError
+
+ID = "Graft/Generated-v0"
 
 FOUR_WAYS, SIDEWAYS, JUMPS, HEADING = range(4)  # as in the choices of `controls`
 STILL, FALLING, RISING, ACROSS, WANDERING, PATROLLING, CHASING, FLEEING = range(len(MOVEMENTS))
@@ -23,6 +28,7 @@ KINDS = 5  # the last is that of keys
 KEYS = KINDS - 1
 SHOT, GROUND = KINDS + 1, KINDS + 2  # codes of cells; kind k is k + 1
 WALKERS = 16
+FACES = 8  # of a walker: its direction, and so many times its kind
 START = 3  # least distance of anything from the player at the start, in steps
 JUMP = 3  # cells that a jump rises
 STOREYS = (7, 5, 3)  # rows with ledges, where the player jumps
@@ -31,10 +37,10 @@ ALIVE = 0.1  # reward of each step survived in games in which there is nothing e
 ROAD_HALF = 2  # a road is at most this wide on each side of its middle
 
 # Places in the memo
-CONTROL, SURVIVAL, DEAD, SOLVED, HELD, READY, JUMPING, FACING, COUNT, ARMED, MIDDLE, EARNED = range(12)
+CONTROL, SURVIVAL, HELD, READY, JUMPING, FACING, COUNT, ARMED, STREAMS, MIDDLE, EARNED, MISSED = range(12)
 KIND = 12  # the first of those of kind 0
-MOVEMENT, TOUCH, PACE, SIDE, RATE, AMOUNT, KEEN, ROAD, SHOWN, MARKED = range(10)  # MARKED planes follow SHOWN's count
-WIDTH = MARKED + 8
+MOVEMENT, TOUCH, PACE, SIDE, RATE, AMOUNT, KEEN, ROAD, MISSING, SHOWN, MARKED = range(11)
+WIDTH = MARKED + 8  # of each kind: its rules, how many are to appear again, how many planes show it, and which
 
 # Rewards are summed up in hundredths in the memo.
 TAKEN, OPENED, LANDED, DEATH = 100, 50, -50, -100
@@ -43,13 +49,7 @@ THINGS = ("player", *(f"{MARK}{word}" for word in MARKS))
 PLANE = {word: THINGS.index(f"{MARK}{word}") for word in MARKS}
 
 
-def _planes(*words: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Indices of planes, a row for each group of words, filled up with 0."""
-    longest = max(map(len, words))
-    return np.array([[PLANE[word] for word in own] + [0] * (longest - len(own)) for own in words])
-
-
-TOUCH_PLANES = _planes(
+TOUCH_WORDS = (
     ("deadly",),
     ("pickup", "reward"),
     ("solid",),
@@ -60,7 +60,7 @@ TOUCH_PLANES = _planes(
     ("solid", "support"),
     ("pickup", "reward", "tool"),
 )
-MOVEMENT_PLANES = _planes(
+MOVEMENT_WORDS = (
     (),
     ("falling", "mobile"),
     ("rising", "mobile"),
@@ -70,218 +70,176 @@ MOVEMENT_PLANES = _planes(
     ("chasing", "mobile"),
     ("fleeing", "mobile"),
 )
-IS_LEFTWARD, IS_RIGHTWARD, IS_SLOW, IS_FAST = (PLANE[word] for word in ("leftward", "rightward", "slow", "fast"))
-IS_WANDERING, IS_DIRECTION, IS_SOLID, IS_SUPPORT = (
-    PLANE[word] for word in ("wandering", "direction", "solid", "support")
-)
-SHOT_PLANES = _planes(("fast", "mobile", "projectile", "rising"))[0]
+IS_DIRECTION, IS_SOLID, IS_SUPPORT = (THINGS.index(f"{MARK}{word}") for word in ("direction", "solid", "support"))
+SHOT_PLANES = tuple(THINGS.index(f"{MARK}{word}") for word in ("fast", "mobile", "projectile", "rising"))
 
 CONTROL_WEIGHTS = (5, 2, 2, 1)
 TOUCH_WEIGHTS = (5, 5, 3, 1, 1, 1, 2, 0)  # a support is drawn where the player jumps
-SENSIBLE = (
-    1 << STILL | 1 << FALLING | 1 << RISING | 1 << ACROSS | 1 << WANDERING | 1 << PATROLLING | 1 << CHASING,
-    1 << STILL | 1 << FALLING | 1 << RISING | 1 << ACROSS | 1 << WANDERING | 1 << PATROLLING | 1 << FLEEING,
-    1 << STILL | 1 << PATROLLING | 1 << WANDERING,
-    1 << STILL,
-    1 << STILL | 1 << WANDERING | 1 << PATROLLING | 1 << FLEEING,
-    1 << STILL | 1 << WANDERING,
-    1 << FALLING | 1 << ACROSS | 1 << WANDERING | 1 << PATROLLING | 1 << CHASING | 1 << FLEEING,
-    1 << STILL,
+SENSIBLE: tuple[tuple[int, ...], ...] = (
+    (STILL, FALLING, RISING, ACROSS, WANDERING, PATROLLING, CHASING),
+    (STILL, FALLING, RISING, ACROSS, WANDERING, PATROLLING, FLEEING),
+    (STILL, PATROLLING, WANDERING),
+    (STILL,),
+    (STILL, WANDERING, PATROLLING, FLEEING),
+    (STILL, WANDERING),
+    (FALLING, ACROSS, WANDERING, PATROLLING, CHASING, FLEEING),
+    (STILL,),
 )
 """Movements of each touch that make a game; others are drawn only where none of these is left."""
-FROM_ABOVE = 1 << DEADLY | 1 << PICKUP | 1 << TARGET  # what may come down on a player who stays on the lowest row
-GAINS = 1 << PICKUP | 1 << GOAL | 1 << DOOR | 1 << TARGET | 1 << KEY
-FLOWING = 1 << FALLING | 1 << RISING | 1 << ACROSS  # what enters on one side and leaves on the other
+FROM_ABOVE = (DEADLY, PICKUP, TARGET)  # what may come down on a player who stays on the lowest row
+GAINS = (PICKUP, GOAL, DOOR, TARGET)
+FLOWING = (FALLING, RISING, ACROSS)  # what enters on one side and leaves on the other
+BLOCKING = 1 << SOLID | 1 << PUSHABLE | 1 << DOOR | 1 << SUPPORT
+ROADS = 0.25  # share of what falls and kills that leaves a winding road free
+RULES = 2048  # sets of rules that are drawn
+TRIES = 20  # times as many may be given up, because they make no game
 
 
-# Drawing the rules
+class _Space(NamedTuple):
+    """The settings that rules are drawn from."""
+
+    controls: int
+    movements: int
+    touches: int
+    ban: int
+    kinds: int
 
 
-@jit
-def allowed(p: Any, touch: int) -> int:
-    """Movements that a thing of this touch may have, as bits: the sensible ones where there are any."""
-    bits = 0
-    for m in range(len(MOVEMENTS)):
-        banned = (p.ban >> (8 * m + 7 - touch)) & 1
-        if (p.movements >> m) & 1 and not banned:
-            bits |= 1 << m
-    sensible = bits & SENSIBLE[touch]
-    return sensible if sensible else bits
+# Drawing rules
 
 
-@jit
-def draw_bit(s: State, i: int, bits: int) -> int:
-    """One of the set bits of a number that is not 0, each with the same chance."""
-    count = 0
-    for k in range(8):
-        count += (bits >> k) & 1
-    left = below(s, i, count)
-    for k in range(8):
-        if (bits >> k) & 1:
-            if left == 0:
-                return k
-            left -= 1
-    return 0
+def _bits(number: int) -> list[int]:
+    return [k for k in range(8) if (number >> k) & 1]
 
 
-@jit
-def draw_control(s: State, i: int, p: Any) -> int:
-    """How the player moves; sideways only where something can come down."""
-    bits = p.controls
-    comes = False
-    for t in (DEADLY, PICKUP, TARGET):
-        comes = comes or ((p.touches >> t) & 1 and (allowed(p, t) >> FALLING) & 1)
-    if not comes and bits != 1 << SIDEWAYS:
-        bits &= ~(1 << SIDEWAYS)
-    total = 0
-    for k in range(4):
-        total += CONTROL_WEIGHTS[k] * ((bits >> k) & 1)
-    left = below(s, i, total)
-    for k in range(4):
-        left -= CONTROL_WEIGHTS[k] * ((bits >> k) & 1)
-        if left < 0:
-            return k
-    return FOUR_WAYS
+class _Draw:
+    """Draws sets of rules under the settings ``p``."""
+
+    def __init__(self, p: Any, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.controls = _bits(p.controls)
+        banned = [(p.ban >> (56 - 8 * touch)) & 255 for touch in range(len(TOUCHES))]
+        moves = {touch: _bits(p.movements & ~banned[touch]) for touch in _bits(p.touches)}
+        sensible = {touch: [m for m in its if m in SENSIBLE[touch]] for touch, its in moves.items()}
+        self.movements = {touch: sensible[touch] or its for touch, its in moves.items() if its}
+        self.kinds = p.kinds
+
+    def row(self) -> list[int] | None:
+        """Memo of an episode with these rules; None where they make no game."""
+        self.memo = [0] * (KIND + KINDS * WIDTH)
+        for k in range(KINDS):
+            self.memo[KIND + k * WIDTH + TOUCH] = -1
+        control = self.memo[CONTROL] = self._control()
+        kinds = [SUPPORT] if control == JUMPS and SUPPORT in self.movements else []
+        among = [t for t in self.movements if TOUCH_WEIGHTS[t]] or list(self.movements)
+        if control == SIDEWAYS:
+            among = [t for t in among if t in FROM_ABOVE] or among
+        count = 1 + int(self.rng.integers(self.kinds))
+        kinds += [self._weighted(among, TOUCH_WEIGHTS) for _ in range(count - len(kinds))]
+        for k, touch in enumerate(kinds):
+            self._kind(k, touch)
+        if DOOR in kinds:
+            self._kind(KEYS, KEY)
+        gains = any(touch in GAINS for touch in kinds)
+        self.memo[SURVIVAL] = 0 if gains else round(100 * ALIVE)
+        self.memo[ARMED] = TARGET in kinds
+        moves = [self.memo[KIND + k * WIDTH + MOVEMENT] for k in range(len(kinds))]
+        self.memo[STREAMS] = any(m in FLOWING for m in moves)
+        harms = any(
+            touch == DEADLY and (control == HEADING or m not in (STILL, FLEEING))
+            for touch, m in zip(kinds, moves, strict=True)
+        )
+        return self.memo if gains or harms else None
+
+    def _weighted(self, among: list[int], weights: tuple[int, ...]) -> int:
+        share = np.array([weights[one] for one in among], float)
+        share = share / share.sum() if share.any() else np.full(len(among), 1 / len(among))
+        return among[int(np.searchsorted(share.cumsum(), self.rng.random(), "right"))]
+
+    def _control(self) -> int:
+        """How the player moves; sideways only where something can come down."""
+        comes = any(FALLING in self.movements.get(touch, ()) for touch in FROM_ABOVE)
+        fit = [control for control in self.controls if control != SIDEWAYS or comes]
+        return self._weighted(fit or self.controls, CONTROL_WEIGHTS)
+
+    def _kind(self, k: int, touch: int) -> None:
+        """Kind ``k``: its movement and pace, how many there are or how often one enters, and how it is shown."""
+        rng, at, control = self.rng, KIND + k * WIDTH, self.memo[CONTROL]
+        allowed = [STILL] if touch == KEY else self.movements[touch]
+        movement = FALLING if control == SIDEWAYS and FALLING in allowed else int(rng.choice(allowed))
+        keen, side = 25 * int(rng.integers(1, 5)), int(rng.integers(LEFT, RIGHT + 1))
+        pace, amount, rate, road = USUAL, 0, 0, 0
+        if movement in FLOWING:
+            pace = int(rng.integers(3))
+            road = int(touch == DEADLY and movement == FALLING and control <= SIDEWAYS and rng.random() < ROADS)
+            rate = int(rng.integers(200, 800 if touch == TARGET else 1200)) // (2 if pace == FAST else 1)
+        elif movement != STILL:
+            pace = SLOW if touch in (DEADLY, TARGET) or movement == FLEEING else int(rng.integers(2))
+            amount = int(rng.integers(1, 4 if movement == CHASING else 6))
+        else:
+            amount = 1 if touch in (GOAL, DOOR, KEY) else int(rng.integers(2, 9 if touch == PICKUP else 14))
+        words = [*TOUCH_WORDS[touch], *MOVEMENT_WORDS[movement]]
+        words += [("leftward", "rightward")[side - LEFT]] if movement == ACROSS else []
+        words += ["wandering"] if movement in (CHASING, FLEEING) and keen < 100 else []
+        words += [("slow", "", "fast")[pace]] if movement != STILL and pace != USUAL else []
+        planes = [THINGS.index(f"{MARK}{word}") for word in words]
+        own = [movement, touch, pace, side, rate, amount, keen, road, 0, len(planes), *planes]
+        self.memo[at : at + len(own)] = own
 
 
-@jit
-def draw_touch(s: State, i: int, p: Any, among: int) -> int:
-    """What a kind of thing does, of those with a movement that is allowed; -1 where there are none."""
-    total = 0
-    for t in range(len(TOUCHES)):
-        if (among >> t) & 1 and allowed(p, t):
-            total += TOUCH_WEIGHTS[t]
-    if total == 0:
-        return SUPPORT if (among >> SUPPORT) & 1 and allowed(p, SUPPORT) else -1
-    left = below(s, i, total)
-    for t in range(len(TOUCHES)):
-        if (among >> t) & 1 and allowed(p, t):
-            left -= TOUCH_WEIGHTS[t]
-            if left < 0:
-                return t
-    return -1
-
-
-@jit
-def draw_kind(s: State, i: int, k: int, touch: int, movements: int) -> None:
-    """Kind ``k``: its movement, one of ``movements``, its pace, how many there are or how often one enters."""
-    at = KIND + k * WIDTH
-    movement = draw_bit(s, i, movements)
-    harms = touch in (DEADLY, TARGET)
-    s.memo[i, at + MOVEMENT] = movement
-    s.memo[i, at + TOUCH] = touch
-    s.memo[i, at + SIDE] = 3 + below(s, i, 2)
-    s.memo[i, at + KEEN] = 25 * (1 + below(s, i, 4))
-    s.memo[i, at + ROAD] = 0
-    pace = USUAL
-    if (FLOWING >> movement) & 1:
-        pace = below(s, i, 3)
-        if touch == DEADLY and movement == FALLING and s.memo[i, CONTROL] <= SIDEWAYS and uniform(s, i) < 0.25:
-            s.memo[i, at + ROAD] = 1
-        most = 600 if touch == TARGET else 1000
-        s.memo[i, at + RATE] = (200 + below(s, i, most)) // (2 if pace == FAST else 1)
-    elif movement != STILL:
-        pace = SLOW if harms or movement == FLEEING or uniform(s, i) < 0.5 else USUAL
-        s.memo[i, at + AMOUNT] = 1 + below(s, i, 3 if movement == CHASING else 5)
-    elif touch in (GOAL, DOOR, KEY):
-        s.memo[i, at + AMOUNT] = 1
-    elif touch == PICKUP:
-        s.memo[i, at + AMOUNT] = 2 + below(s, i, 7)
-    else:
-        s.memo[i, at + AMOUNT] = 2 + below(s, i, 12)
-    s.memo[i, at + PACE] = pace
-    mark(s, i, at)
-
-
-@jit
-def show_plane(s: State, i: int, at: int, plane: int) -> None:
-    """Things of the kind whose rules are ``at`` are painted in this plane too."""
-    s.memo[i, at + MARKED + s.memo[i, at + SHOWN]] = plane
-    s.memo[i, at + SHOWN] += 1
-
-
-@jit
-def mark(s: State, i: int, at: int) -> None:
-    """List the planes in which things of the kind whose rules are ``at`` are painted."""
-    s.memo[i, at + SHOWN] = 0
-    movement, pace = s.memo[i, at + MOVEMENT], s.memo[i, at + PACE]
-    for plane in TOUCH_PLANES[s.memo[i, at + TOUCH]]:
-        if plane:
-            show_plane(s, i, at, plane)
-    for plane in MOVEMENT_PLANES[movement]:
-        if plane:
-            show_plane(s, i, at, plane)
-    if movement == ACROSS:
-        show_plane(s, i, at, IS_LEFTWARD if s.memo[i, at + SIDE] == LEFT else IS_RIGHTWARD)
-    if movement in (CHASING, FLEEING) and s.memo[i, at + KEEN] < 100:
-        show_plane(s, i, at, IS_WANDERING)
-    if movement != STILL and pace != USUAL:
-        show_plane(s, i, at, IS_SLOW if pace == SLOW else IS_FAST)
-
-
-@jit
-def draw_kinds(s: State, i: int, p: Any) -> bool:
-    """Draw all kinds; whether they make a game: something to gain, or something to keep clear of that moves."""
-    among, control = p.touches, s.memo[i, CONTROL]
-    for k in range(KINDS):
-        s.memo[i, KIND + k * WIDTH + TOUCH] = -1
-    first = 0
-    if control == JUMPS and (among >> SUPPORT) & 1 and allowed(p, SUPPORT):
-        draw_kind(s, i, 0, SUPPORT, allowed(p, SUPPORT))
-        first = 1
-    if control == SIDEWAYS and among & FROM_ABOVE:
-        among &= FROM_ABOVE
-    gains, dangers, armed = False, False, False
-    for k in range(first, max(first, below(s, i, p.kinds)) + 1):
-        touch = draw_touch(s, i, p, among)
-        if touch < 0 or k >= KEYS:
+@lru_cache(maxsize=32)
+def _table(controls: int, movements: int, touches: int, ban: int, kinds: int) -> NDArray[np.int64]:
+    draw = _Draw(_Space(controls, movements, touches, ban, kinds), np.random.default_rng(0))
+    if not draw.movements:
+        raise GraftError(
+            f"{ID}: movements, touches and ban leave no thing to draw; allow a movement and a touch whose combination "
+            "is not banned."
+        )
+    rows: list[list[int]] = []
+    for _ in range(TRIES * RULES):
+        row = draw.row()
+        if row is not None:
+            rows.append(row)
+        if len(rows) == RULES:
             break
-        movements = allowed(p, touch)
-        if control == SIDEWAYS and (movements >> FALLING) & 1:
-            movements = 1 << FALLING
-        draw_kind(s, i, k, touch, movements)
-        movement = s.memo[i, KIND + k * WIDTH + MOVEMENT]
-        gains = gains or (GAINS >> touch) & 1
-        dangers = dangers or (touch == DEADLY and (control == HEADING or (movement != STILL and movement != FLEEING)))
-        armed = armed or touch == TARGET
-        if touch == DOOR:
-            draw_kind(s, i, KEYS, KEY, 1 << STILL)
-    s.memo[i, ARMED] = armed
-    s.memo[i, SURVIVAL] = 0 if gains else round(100 * ALIVE)
-    return bool(gains or dangers)
+    return np.array(rows or [draw.memo], np.int64)
 
 
-@jit
-def draw_rules(s: State, i: int, p: Any) -> None:
-    """Draw until the rules make a game, or give up where what is allowed makes none."""
-    for _ in range(50):
-        s.memo[i, CONTROL] = draw_control(s, i, p)
-        if draw_kinds(s, i, p):
-            return
+def table(p: Any) -> NDArray[np.int64]:
+    """Sets of rules of the space that ``p`` leaves, one of which each episode draws; raises GraftError for none."""
+    return _table(p.controls, p.movements, p.touches, p.ban, p.kinds)
 
 
 # Laying out a board
 
 
-@jit
-def free_for(s: State, i: int, r: int, c: int, still: bool) -> bool:
-    """Whether a thing may be put there: the cell is empty and, of still things where the player jumps, in reach."""
-    if s.cells[i, r, c] != EMPTY:
-        return False
-    if not still or s.memo[i, CONTROL] != JUMPS:
-        return True
-    return r > 0 and r < LAST and stands_on(s, i, s.cells[i, r + 1, c])
+@inlined
+def touch_of(s: State, i: int, code: int) -> int:
+    """What the thing in a cell does; -1 for none and for shots."""
+    if code == GROUND:
+        return SUPPORT
+    return int(s.memo[i, KIND + (code - 1) * WIDTH + TOUCH]) if 1 <= code <= KINDS else -1
+
+
+@inlined
+def blocks(s: State, i: int, r: int, c: int) -> bool:
+    """Whether what is in a cell keeps out who does not push or open it, and holds who stands on it."""
+    touch = touch_of(s, i, s.cells[i, r, c])
+    return touch >= 0 and bool((BLOCKING >> touch) & 1)
 
 
 @jit
 def put(s: State, i: int, k: int, distance: int) -> tuple[int, int]:
-    """Put a thing of kind ``k`` on a random free cell at least so far from the player; where, or (-1, -1)."""
-    still = s.memo[i, KIND + k * WIDTH + MOVEMENT] == STILL
+    """Put a thing of kind ``k`` on a random empty cell at least so far from the player; where, or (-1, -1).
+
+    Where the player jumps, still things are put above what it can stand on.
+    """
+    still = s.memo[i, CONTROL] == JUMPS and s.memo[i, KIND + k * WIDTH + MOVEMENT] == STILL
     for _ in range(100):
         r = below(s, i, SIZE)
         c = below(s, i, SIZE)
         far = abs(r - s.player[i, 0]) + abs(c - s.player[i, 1]) >= distance
-        if far and free_for(s, i, r, c, still):
+        if far and s.cells[i, r, c] == EMPTY and (not still or (r < LAST and blocks(s, i, r + 1, c))):
             s.cells[i, r, c] = k + 1
             return r, c
     return -1, -1
@@ -301,10 +259,8 @@ def lay_ledges(s: State, i: int, code: int) -> None:
 def lay_stream(s: State, i: int, k: int) -> None:
     """Some of what enters later is on the board already, in the upper half where the player stays on the lowest row."""
     at = KIND + k * WIDTH
-    if s.memo[i, at + ROAD]:
-        return
     lowest = SIZE // 2 if s.memo[i, CONTROL] == SIDEWAYS else SIZE
-    for r in range(lowest):
+    for r in range(0 if s.memo[i, at + ROAD] else lowest):
         for c in range(SIZE):
             comes = 10_000 * uniform(s, i) < s.memo[i, at + RATE] and s.cells[i, r, c] == EMPTY
             if comes and abs(r - s.player[i, 0]) + abs(c - s.player[i, 1]) >= START:
@@ -316,7 +272,7 @@ def lay_kind(s: State, i: int, k: int) -> None:
     """Put the things of kind ``k`` on the board."""
     at = KIND + k * WIDTH
     movement = s.memo[i, at + MOVEMENT]
-    if (FLOWING >> movement) & 1:
+    if FALLING <= movement <= ACROSS:
         lay_stream(s, i, k)
     elif movement == STILL and s.memo[i, at + TOUCH] == SUPPORT and s.memo[i, CONTROL] == JUMPS:
         lay_ledges(s, i, k + 1)
@@ -327,7 +283,7 @@ def lay_kind(s: State, i: int, k: int) -> None:
             if r >= 0 and movement != STILL and count < WALKERS:
                 s.movers[i, count, 0] = r
                 s.movers[i, count, 1] = c
-                s.movers[i, count, 2] = 1 + below(s, i, 4)
+                s.movers[i, count, 2] = FACES * k + 1 + below(s, i, 4)
                 s.memo[i, COUNT] = count + 1
 
 
@@ -339,7 +295,7 @@ def lay_out(s: State, i: int) -> None:
     s.memo[i, COUNT] = 0
     s.memo[i, HELD] = 0
     s.memo[i, JUMPING] = 0
-    s.memo[i, SOLVED] = 0
+    s.memo[i, MISSED] = 0
     s.memo[i, MIDDLE] = SIZE // 2
     s.player[i, 0] = below(s, i, SIZE)
     s.player[i, 1] = below(s, i, SIZE)
@@ -349,7 +305,9 @@ def lay_out(s: State, i: int) -> None:
         s.player[i, 0] = LAST - 1
         s.cells[i, LAST] = GROUND
     for k in range(KEYS):
-        if s.memo[i, KIND + k * WIDTH + TOUCH] >= 0 and s.memo[i, KIND + k * WIDTH + ROAD]:
+        at = KIND + k * WIDTH
+        s.memo[i, at + MISSING] = 0
+        if s.memo[i, at + TOUCH] >= 0 and s.memo[i, at + ROAD]:
             s.player[i, 0] = LAST  # in the road's middle, before it comes
             s.player[i, 1] = s.memo[i, MIDDLE]
     s.memo[i, FACING] = RIGHT if s.player[i, 1] < SIZE // 2 else LEFT
@@ -361,155 +319,128 @@ def lay_out(s: State, i: int) -> None:
 @jit
 def begin(s: State, i: int, p: Any) -> None:
     """Draw rules, then a board for them."""
-    draw_rules(s, i, p)
+    rules = below(s, i, p.table.shape[0])
+    for n in range(p.table.shape[1]):
+        s.memo[i, n] = p.table[rules, n]
     lay_out(s, i)
 
 
-# Playing
+# Playing: what moves first is moved, then the player meets what is in its cell
 
 
-@jit
-def touch_of(s: State, i: int, code: int) -> int:
-    """What the thing in a cell does; -1 for none and for shots."""
-    if code == GROUND:
-        return SUPPORT
-    return int(s.memo[i, KIND + (code - 1) * WIDTH + TOUCH]) if 1 <= code <= KINDS else -1
-
-
-@jit
-def stands_on(s: State, i: int, code: int) -> bool:
-    """Whether the player can stand on what is in a cell."""
-    touch = touch_of(s, i, code)
-    return touch in (SOLID, SUPPORT, PUSHABLE, DOOR)
-
-
-@jit
-def walker_at(s: State, i: int, r: int, c: int) -> int:
-    """The walker that stands there, or -1."""
-    for m in range(s.memo[i, COUNT]):
-        if s.movers[i, m, 0] == r and s.movers[i, m, 1] == c:
-            return m
-    return -1
-
-
-@jit
-def move_thing(s: State, i: int, r: int, c: int, nr: int, nc: int) -> None:
-    """A thing goes to another cell."""
-    s.cells[i, nr, nc] = s.cells[i, r, c]
-    s.cells[i, r, c] = EMPTY
-    m = walker_at(s, i, r, c)
-    if m >= 0:
-        s.movers[i, m, 0] = nr
-        s.movers[i, m, 1] = nc
-
-
-@jit
-def remove(s: State, i: int, r: int, c: int, again: bool) -> None:
-    """A thing is gone; with ``again`` another of its kind appears elsewhere, unless such things enter from a side."""
-    k = s.cells[i, r, c] - 1
-    s.cells[i, r, c] = EMPTY
-    if (FLOWING >> s.memo[i, KIND + k * WIDTH + MOVEMENT]) & 1:
-        return
-    m = walker_at(s, i, r, c)
-    nr, nc = put(s, i, k, 2) if again else (-1, -1)
-    if m >= 0:
-        s.movers[i, m, 0] = nr
-        s.movers[i, m, 1] = nc
-
-
-@jit
-def meet(s: State, i: int, r: int, c: int) -> bool:
-    """The player and the thing at (r, c) meet; whether the cell can be entered, by the one that moves."""
-    touch = touch_of(s, i, s.cells[i, r, c])
-    if touch in (DEADLY, TARGET):
-        s.memo[i, DEAD] = 1
-        s.memo[i, EARNED] += DEATH
-        return True
-    if touch == DOOR and s.memo[i, HELD]:
-        s.memo[i, HELD] = 0
-        s.memo[i, EARNED] += OPENED
-        remove(s, i, r, c, True)
-        put(s, i, KEYS, 2)
-        return True
-    if touch == PICKUP:
-        s.memo[i, EARNED] += TAKEN
-    elif touch == GOAL:
-        s.memo[i, EARNED] += TAKEN
-        s.memo[i, SOLVED] = 1
-    elif touch == KEY:
-        s.memo[i, EARNED] += OPENED
-        s.memo[i, HELD] = 1
-    else:
-        return touch < 0
-    remove(s, i, r, c, touch == PICKUP)
-    return True
-
-
-@jit
+@inlined
 def go(s: State, i: int, direction: int, p: Any) -> bool:
     """The player takes a step, unless something is in its way; whether it did."""
     r, c = s.player[i, 0], s.player[i, 1]
     nr, nc = neighbour(r, c, direction, p.wrap)
-    if nr == r and nc == c:
-        return False
-    code = s.cells[i, nr, nc]
-    if touch_of(s, i, code) == PUSHABLE:
+    if blocks(s, i, nr, nc):
+        touch = touch_of(s, i, s.cells[i, nr, nc])
         br, bc = neighbour(nr, nc, direction, p.wrap)
-        if s.cells[i, br, bc] != EMPTY or (br == r and bc == c):
-            return False
-        move_thing(s, i, nr, nc, br, bc)
-    elif code == SHOT:
-        s.cells[i, nr, nc] = EMPTY
-    elif code != EMPTY:
-        s.player[i, 0] = nr  # so that what is taken appears elsewhere
-        s.player[i, 1] = nc
-        if not meet(s, i, nr, nc):
-            s.player[i, 0] = r
-            s.player[i, 1] = c
+        if touch == PUSHABLE and s.cells[i, br, bc] == EMPTY:
+            s.cells[i, br, bc] = s.cells[i, nr, nc]
+            s.cells[i, nr, nc] = EMPTY
+            for m in range(s.memo[i, COUNT]):
+                if s.movers[i, m, 0] == nr and s.movers[i, m, 1] == nc:
+                    s.movers[i, m, 0] = br
+                    s.movers[i, m, 1] = bc
+        elif touch != DOOR or not s.memo[i, HELD]:
             return False
     s.player[i, 0] = nr
     s.player[i, 1] = nc
-    return True
+    return bool(nr != r or nc != c)
 
 
 @jit
-def move_player(s: State, i: int, action: int, p: Any) -> None:
-    """Walk, run and jump, or go on ahead."""
+def turned(direction: int) -> int:
+    """The opposite direction."""
+    return direction + 1 if direction % 2 else direction - 1
+
+
+@inlined
+def aim(s: State, i: int, action: int) -> int:
+    """The direction of the player's first step; 0 for none."""
     control = s.memo[i, CONTROL]
-    if control == FOUR_WAYS:
-        if 1 <= action <= 4:
-            go(s, i, action, p)
-    elif control == SIDEWAYS:
-        if action in (LEFT, RIGHT):
-            go(s, i, action, p)
-    elif control == HEADING:
-        facing = s.memo[i, FACING]
-        opposite = facing + 1 if facing % 2 else facing - 1
-        if 1 <= action <= 4 and action != opposite:
+    if control == HEADING:
+        if 1 <= action <= 4 and action != turned(s.memo[i, FACING]):
             s.memo[i, FACING] = action
-        if not go(s, i, s.memo[i, FACING], p) and s.memo[i, FACING] == facing:
-            s.memo[i, FACING] = opposite  # it turns round where it cannot go on
-    else:
-        jump(s, i, action, p)
+        return int(s.memo[i, FACING])
+    if 1 <= action <= 4 and (control == FOUR_WAYS or action >= LEFT):
+        return action
+    return 0
 
 
-@jit
-def jump(s: State, i: int, action: int, p: Any) -> None:
-    """Run, rise while a jump lasts, else fall."""
-    r = s.player[i, 0]
-    if action == UP and (r == LAST or stands_on(s, i, s.cells[i, r + 1, s.player[i, 1]])):
+@inlined
+def move_player(s: State, i: int, action: int, p: Any) -> None:
+    """Walk or run; who jumps then rises or falls, and who is headed somewhere turns round where it cannot go on."""
+    control, direction = s.memo[i, CONTROL], aim(s, i, action)
+    if control == JUMPS and action == UP and stands(s, i):
         s.memo[i, JUMPING] = JUMP
-    if action in (LEFT, RIGHT):
-        go(s, i, action, p)
-    if s.memo[i, DEAD]:
-        return
-    r = s.player[i, 0]
+    for part in range(2 if control == JUMPS else 1):
+        if part == 1:
+            if s.cells[i, s.player[i, 0], s.player[i, 1]] != EMPTY:
+                return  # what it has come by first counts
+            direction = UP if s.memo[i, JUMPING] > 0 else 0 if stands(s, i) else DOWN
+        if direction and not go(s, i, direction, p):
+            if control == HEADING:
+                s.memo[i, FACING] = turned(direction)
+            elif direction == UP:
+                s.memo[i, JUMPING] = 1
     if s.memo[i, JUMPING] > 0:
         s.memo[i, JUMPING] -= 1
-        if r == 0 or not go(s, i, UP, p):
-            s.memo[i, JUMPING] = 0
-    elif r < LAST and not stands_on(s, i, s.cells[i, r + 1, s.player[i, 1]]):
-        go(s, i, DOWN, p)
+
+
+@inlined
+def stands(s: State, i: int) -> bool:
+    """Whether there is something below the player that holds it."""
+    return s.player[i, 0] == LAST or blocks(s, i, s.player[i, 0] + 1, s.player[i, 1])
+
+
+@jit
+def taken(s: State, i: int, r: int, c: int) -> None:
+    """A thing is gone; another of its kind appears elsewhere at the end of the step, or enters some time."""
+    code = s.cells[i, r, c]
+    s.cells[i, r, c] = EMPTY
+    at = KIND + (code - 1) * WIDTH
+    if s.memo[i, at + MOVEMENT] == STILL:  # what walks is missed where it was
+        s.memo[i, at + MISSING] += 1
+        s.memo[i, MISSED] = 1
+
+
+@inlined
+def meet(s: State, i: int) -> tuple[bool, bool]:
+    """The player meets what is in its cell; whether it dies, and whether the level is solved."""
+    r, c = s.player[i, 0], s.player[i, 1]
+    code = s.cells[i, r, c]
+    touch = touch_of(s, i, code)
+    if touch in (DEADLY, TARGET):
+        s.memo[i, EARNED] += DEATH - s.memo[i, SURVIVAL]
+        return True, False
+    if code == SHOT:
+        s.cells[i, r, c] = EMPTY
+    if touch < 0 or code == GROUND:
+        return False, False
+    s.memo[i, EARNED] += OPENED if touch in (DOOR, KEY) else TAKEN
+    if touch == KEY:
+        s.memo[i, HELD] = 1
+        s.cells[i, r, c] = EMPTY
+        return False, False
+    taken(s, i, r, c)
+    if touch == DOOR:
+        s.memo[i, HELD] = 0
+        s.memo[i, KIND + KEYS * WIDTH + MISSING] = 1
+        s.memo[i, MISSED] = 1
+    return False, touch == GOAL
+
+
+@jit
+def replace(s: State, i: int) -> None:
+    """What was taken in this step appears elsewhere."""
+    s.memo[i, MISSED] = 0
+    for k in range(KINDS):
+        at = KIND + k * WIDTH
+        while s.memo[i, at + MISSING] > 0:
+            put(s, i, k, 2)
+            s.memo[i, at + MISSING] -= 1
 
 
 @jit
@@ -517,210 +448,192 @@ def hit(s: State, i: int, r: int, c: int) -> None:
     """A shot meets what is at (r, c): a target is gone."""
     if touch_of(s, i, s.cells[i, r, c]) == TARGET:
         s.memo[i, EARNED] += TAKEN
-        remove(s, i, r, c, True)
+        taken(s, i, r, c)
+
+
+@inlined
+def raise_shots(s: State, i: int, fires: bool) -> None:
+    """Shots rise until they meet something, and another leaves the player where it ``fires`` and has reloaded."""
+    bottom = SIZE
+    if s.clock[i] > s.memo[i, READY] + SIZE:
+        bottom = 0  # all have left the board
+    for n in range(SIZE * bottom + 1):
+        if n < SIZE * bottom:
+            r, c = n // SIZE, n % SIZE
+            if s.cells[i, r, c] != SHOT:
+                continue
+            s.cells[i, r, c] = EMPTY
+            far = SHOT_SPEED
+        else:
+            if not fires or s.clock[i] < s.memo[i, READY]:
+                return
+            r, c = s.player[i, 0], s.player[i, 1]
+            s.memo[i, READY] = s.clock[i] + RELOAD
+            far = 1
+        for _ in range(far):
+            r -= 1
+            if r < 0 or s.cells[i, r, c] != EMPTY:
+                break
+        if r >= 0:
+            if s.cells[i, r, c] == EMPTY:
+                s.cells[i, r, c] = SHOT
+            else:
+                hit(s, i, r, c)
 
 
 @jit
-def raise_shots(s: State, i: int) -> None:
-    """Shots rise until they meet something."""
-    for r in range(SIZE):
-        for c in range(SIZE):
-            if s.cells[i, r, c] == SHOT:
-                s.cells[i, r, c] = EMPTY
-                row = r
-                for _ in range(SHOT_SPEED):
-                    row -= 1
-                    if row < 0 or s.cells[i, row, c] != EMPTY:
-                        break
-                if row >= 0:
-                    if s.cells[i, row, c] == EMPTY:
-                        s.cells[i, row, c] = SHOT
-                    else:
-                        hit(s, i, row, c)
-
-
-@jit
-def shoot(s: State, i: int) -> None:
-    """A shot leaves the player upwards, where it has reloaded."""
-    r, c = s.player[i, 0] - 1, s.player[i, 1]
-    if r < 0 or s.clock[i] < s.memo[i, READY]:
+def run_into(s: State, i: int, r: int, c: int, nr: int, nc: int) -> None:
+    """A thing of a stream at (r, c) cannot go on to (nr, nc): it waits for the player, else it is gone."""
+    if nr == s.player[i, 0] and nc == s.player[i, 1] and blocks(s, i, r, c):
         return
-    s.memo[i, READY] = s.clock[i] + RELOAD
-    if s.cells[i, r, c] == EMPTY:
-        s.cells[i, r, c] = SHOT
-    else:
+    if s.cells[i, nr, nc] == SHOT:
         hit(s, i, r, c)
-
-
-@jit
-def onto(s: State, i: int, r: int, c: int) -> bool:
-    """The thing at (r, c) comes to the player; whether it is no longer where it was."""
-    if not meet(s, i, r, c):
-        return False
-    if s.memo[i, DEAD]:
-        s.cells[i, s.player[i, 0], s.player[i, 1]] = s.cells[i, r, c]
-        s.cells[i, r, c] = EMPTY
-    return True
-
-
-@jit
-def drift(s: State, i: int, r: int, c: int, direction: int) -> None:
-    """A thing of a stream goes on by a cell; it is gone where it leaves the board or runs into something."""
-    nr, nc = neighbour(r, c, direction, False)
-    code = s.cells[i, r, c]
-    target = touch_of(s, i, code) == TARGET
-    if nr == s.player[i, 0] and nc == s.player[i, 1]:
-        onto(s, i, r, c)
-        return
-    s.cells[i, r, c] = EMPTY
-    if nr == r and nc == c:
-        if target and direction == DOWN:
-            s.memo[i, EARNED] += LANDED
-    elif s.cells[i, nr, nc] == EMPTY:
-        s.cells[i, nr, nc] = code
-    elif target and s.cells[i, nr, nc] == SHOT:
         s.cells[i, nr, nc] = EMPTY
-        s.memo[i, EARNED] += TAKEN
+    s.cells[i, r, c] = EMPTY
 
 
-@jit
-def drift_all(s: State, i: int, who: int, direction: int) -> None:
-    """All things whose code is a bit of ``who`` go on, the foremost first."""
-    back = direction in (DOWN, RIGHT)
+@inlined
+def drift(s: State, i: int, who: int, direction: int) -> None:
+    """All things whose code is a bit of ``who`` go on by a cell, the foremost first, which leave the board."""
+    dr = 1 if direction == DOWN else -1 if direction == UP else 0
+    dc = 1 if direction == RIGHT else -1 if direction == LEFT else 0
+    ahead = dr + dc
+    pr, pc = s.player[i, 0], s.player[i, 1]
     for a in range(SIZE):
-        lane = LAST - a if back else a
+        lane = LAST - a if ahead > 0 else a
         for b in range(SIZE):
-            r, c = (lane, b) if direction <= DOWN else (b, lane)
-            if (who >> s.cells[i, r, c]) & 1:
-                drift(s, i, r, c, direction)
-                if s.memo[i, DEAD]:
-                    return
+            r, c = (lane, b) if dr else (b, lane)
+            code = s.cells[i, r, c]
+            if not (who >> code) & 1 or (r == pr and c == pc):
+                continue
+            if a == 0:
+                s.cells[i, r, c] = EMPTY
+                if direction == DOWN and touch_of(s, i, code) == TARGET:
+                    s.memo[i, EARNED] += LANDED
+            elif s.cells[i, r + dr, c + dc] == EMPTY and not (r + dr == pr and c + dc == pc and blocks(s, i, r, c)):
+                s.cells[i, r + dr, c + dc] = code
+                s.cells[i, r, c] = EMPTY
+            else:
+                run_into(s, i, r, c, r + dr, c + dc)
 
 
-@jit
+@inlined
 def enter(s: State, i: int, k: int, direction: int) -> None:
     """Things of kind ``k`` enter on the side from which they come, by chance, or all but a gap that winds."""
     at = KIND + k * WIDTH
-    road = s.memo[i, at + ROAD]
+    road, rate = s.memo[i, at + ROAD], s.memo[i, at + RATE] / 10_000
     if road:
         middle = s.memo[i, MIDDLE] + below(s, i, 3) - 1
         s.memo[i, MIDDLE] = min(max(middle, ROAD_HALF), LAST - ROAD_HALF)
+    blocking = bool((BLOCKING >> s.memo[i, at + TOUCH]) & 1)
+    first = LAST if direction in (UP, LEFT) else 0
     for lane in range(SIZE):
         beside = abs(lane - s.memo[i, MIDDLE]) > ROAD_HALF
-        comes = beside if road else 10_000 * uniform(s, i) < s.memo[i, at + RATE]
-        if comes:
-            r = (0 if direction == DOWN else LAST) if direction <= DOWN else lane
-            c = lane if direction <= DOWN else (0 if direction == RIGHT else LAST)
-            if s.cells[i, r, c] == EMPTY:
-                here = r == s.player[i, 0] and c == s.player[i, 1]
+        if beside if road else uniform(s, i) < rate:
+            r, c = (first, lane) if direction <= DOWN else (lane, first)
+            here = r == s.player[i, 0] and c == s.player[i, 1]
+            if s.cells[i, r, c] == EMPTY and not (here and blocking):
                 s.cells[i, r, c] = k + 1
-                if here and not meet(s, i, r, c):
-                    s.cells[i, r, c] = EMPTY
-                if s.memo[i, DEAD]:
-                    return
 
 
-@jit
+@inlined
 def direction_of(s: State, i: int, at: int) -> int:
     """Where a stream goes."""
     movement = s.memo[i, at + MOVEMENT]
-    return DOWN if movement == FALLING else UP if movement == RISING else s.memo[i, at + SIDE]
+    return DOWN if movement == FALLING else UP if movement == RISING else int(s.memo[i, at + SIDE])
 
 
-@jit
+@inlined
 def move_streams(s: State, i: int) -> None:
-    """What falls, rises or goes across moves on, and more of it enters."""
-    for k in range(KEYS):
-        at = KIND + k * WIDTH
-        if s.memo[i, at + TOUCH] < 0 or not (FLOWING >> s.memo[i, at + MOVEMENT]) & 1:
-            continue
-        pace, direction = s.memo[i, at + PACE], direction_of(s, i, at)
-        if pace == SLOW and s.clock[i] % 2:
-            continue
-        for _ in range(2 if pace == FAST else 1):
-            drift_all(s, i, 2 << k, direction)
-            if s.memo[i, DEAD]:
-                return
-            enter(s, i, k, direction)
-            if s.memo[i, DEAD]:
-                return
+    """What falls, rises or goes across moves on, and more of it enters; fast things do so twice, slow ones at times."""
+    for part in range(2):
+        for direction in range(UP, RIGHT + 1):
+            who = 0
+            for k in range(KEYS):
+                at = KIND + k * WIDTH
+                if s.memo[i, at + TOUCH] >= 0 and FALLING <= s.memo[i, at + MOVEMENT] <= ACROSS:
+                    pace = s.memo[i, at + PACE]
+                    goes = pace == FAST or (part == 0 and (pace == USUAL or s.clock[i] % 2 == 0))
+                    if goes and direction_of(s, i, at) == direction:
+                        who |= 2 << k
+            if who:
+                drift(s, i, who, direction)
+                for k in range(KEYS):
+                    if (who >> k) & 2:
+                        enter(s, i, k, direction)
 
 
-@jit
-def towards(s: State, i: int, r: int, c: int) -> int:
-    """The direction in which the longer side of the distance to the player becomes less."""
-    dr, dc = s.player[i, 0] - r, s.player[i, 1] - c
-    if abs(dr) >= abs(dc):
-        return DOWN if dr > 0 else UP
-    return RIGHT if dc > 0 else LEFT
-
-
-@jit
+@inlined
 def way(s: State, i: int, m: int, at: int) -> int:
     """Where walker m goes next."""
     movement = s.memo[i, at + MOVEMENT]
     if movement == PATROLLING:
-        return int(s.movers[i, m, 2])
-    if movement != WANDERING and 100 * uniform(s, i) < s.memo[i, at + KEEN]:
-        direction = towards(s, i, s.movers[i, m, 0], s.movers[i, m, 1])
-        if movement == CHASING:
-            return direction
-        return direction + 1 if direction % 2 else direction - 1
-    return 1 + below(s, i, 4)
+        return int(s.movers[i, m, 2] % FACES)
+    if movement == WANDERING or 100 * uniform(s, i) >= s.memo[i, at + KEEN]:
+        return 1 + below(s, i, 4)
+    dr, dc = s.player[i, 0] - s.movers[i, m, 0], s.player[i, 1] - s.movers[i, m, 1]
+    vertical = abs(dr) >= abs(dc)
+    nearer = (DOWN if dr > 0 else UP) if vertical else RIGHT if dc > 0 else LEFT
+    return nearer if movement == CHASING else turned(nearer)
 
 
-@jit
+@inlined
 def move_walkers(s: State, i: int, p: Any) -> None:
-    """What wanders, patrols, chases or flees takes a step; who patrols turns round where it cannot go on."""
+    """What wanders, patrols, chases or flees takes a step; who patrols turns round where it cannot go on.
+
+    What has gone from its cell was taken, and appears elsewhere.
+    """
     for m in range(s.memo[i, COUNT]):
-        r, c = s.movers[i, m, 0], s.movers[i, m, 1]
-        if r < 0:
+        r, c, k = s.movers[i, m, 0], s.movers[i, m, 1], s.movers[i, m, 2] // FACES
+        at = KIND + k * WIDTH
+        if r < 0 or s.cells[i, r, c] != k + 1:
+            s.movers[i, m, 0], s.movers[i, m, 1] = put(s, i, k, 2)
             continue
-        at = KIND + (s.cells[i, r, c] - 1) * WIDTH
         if s.memo[i, at + PACE] == SLOW and uniform(s, i) < 0.5:
             continue
         direction = way(s, i, m, at)
         nr, nc = neighbour(r, c, direction, p.wrap)
-        if nr == s.player[i, 0] and nc == s.player[i, 1]:
-            gone = onto(s, i, r, c)
-            if s.memo[i, DEAD]:
-                return
+        ahead = s.cells[i, nr, nc]
+        here = nr == s.player[i, 0] and nc == s.player[i, 1]
+        if ahead == SHOT:
+            hit(s, i, r, c)
+            s.cells[i, nr, nc] = EMPTY
+        elif ahead == EMPTY and not (here and blocks(s, i, r, c)):
+            s.cells[i, nr, nc] = k + 1
+            s.cells[i, r, c] = EMPTY
+            s.movers[i, m, 0] = nr
+            s.movers[i, m, 1] = nc
         else:
-            gone = s.cells[i, nr, nc] == EMPTY
-            if gone:
-                s.cells[i, nr, nc] = s.cells[i, r, c]
-                s.cells[i, r, c] = EMPTY
-                s.movers[i, m, 0] = nr
-                s.movers[i, m, 1] = nc
-            elif s.cells[i, nr, nc] == SHOT:
-                s.cells[i, nr, nc] = EMPTY
-                gone = True
-                hit(s, i, r, c)
-        s.movers[i, m, 2] = direction if gone else (direction + 1 if direction % 2 else direction - 1)
+            direction = turned(direction)
+        s.movers[i, m, 2] = FACES * k + direction
 
 
-@jit
+@inlined
 def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
     """The player moves, then all things; a level that is solved is followed by another board with the same rules."""
     s.memo[i, EARNED] = s.memo[i, SURVIVAL]
-    if s.memo[i, ARMED]:
-        raise_shots(s, i)
-    move_player(s, i, action, p)
-    if action == ACT and s.memo[i, ARMED] and not s.memo[i, DEAD]:
-        shoot(s, i)
-    if not s.memo[i, DEAD]:
-        move_streams(s, i)
-    if not s.memo[i, DEAD]:
-        move_walkers(s, i, p)
-    dead = s.memo[i, DEAD] == 1
-    if s.memo[i, SOLVED] and not dead:
+    dead, solved = False, False
+    for things in range(2):
+        if things:
+            if s.memo[i, STREAMS]:
+                move_streams(s, i)
+            move_walkers(s, i, p)
+        else:
+            move_player(s, i, action, p)
+            if s.memo[i, ARMED]:
+                raise_shots(s, i, action == ACT)
+        dead, now = meet(s, i)
+        solved = solved or now
+        if dead:
+            break
+    if solved and not dead:
         lay_out(s, i)
-    if dead:
-        s.memo[i, EARNED] -= s.memo[i, SURVIVAL]
+    elif s.memo[i, MISSED]:
+        replace(s, i)
     return s.memo[i, EARNED] / 100, dead
 
 
-@jit
+@inlined
 def paint(s: State, i: int, planes: Any) -> None:
     """Each thing in the planes of its attributes, and where the player is carried next."""
     for r in range(SIZE):
@@ -747,19 +660,8 @@ def paint(s: State, i: int, planes: Any) -> None:
             planes[IS_DIRECTION, nr, nc] = 1
 
 
-def impossible(p: Any) -> str | None:
-    """Why these settings leave nothing to draw; None where they leave something."""
-    for touch in range(len(TOUCHES)):
-        banned = sum(((p.ban >> (8 * m + 7 - touch)) & 1) << m for m in range(len(MOVEMENTS)))
-        if (p.touches >> touch) & 1 and p.movements & ~banned:
-            return None
-    return (
-        "movements, touches and ban leave no thing to draw; allow a movement and a touch that are not banned together"
-    )
-
-
 GAME = Game(
-    id="Graft/Generated-v0",
+    id=ID,
     goal="Find out from what things show how this episode's game is played; the next one has other rules.",
     things=THINGS,
     own={
@@ -773,7 +675,7 @@ GAME = Game(
     begin=begin,
     advance=advance,
     paint=paint,
-    impossible=impossible,
+    table=table,
     movers=WALKERS,
     memo=KIND + KINDS * WIDTH,
 )

@@ -81,10 +81,10 @@ class Mechanic:
         if value == self.default:
             return str(value)
         words = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        wrong = next((word for word in words if word not in self.choices), None)
-        if wrong is None and words:
+        wrong = [word for word in words if word not in self.choices]
+        if words and not wrong:
             return tuple(word for word in self.choices if word in words)
-        near = nearest(str(wrong), self.choices)
+        near = nearest(str(wrong[0]), self.choices) if wrong else None
         hint = f" Did you mean '{near}'?" if near else ""
         raise GraftError(f"{game}: {self.name}={value!r} is not allowed; it is {self.range} ({self.meaning}).{hint}")
 

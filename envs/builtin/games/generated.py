@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,8 +92,7 @@ GAINS = (PICKUP, GOAL, DOOR, TARGET)
 FLOWING = (FALLING, RISING, ACROSS)  # what enters on one side and leaves on the other
 BLOCKING = 1 << SOLID | 1 << PUSHABLE | 1 << DOOR | 1 << SUPPORT
 ROADS = 0.25  # share of what falls and kills that leaves a winding road free
-RULES = 2048  # sets of rules that are drawn
-TRIES = 20  # times as many may be given up, because they make no game
+RULES = 2048  # sets of rules that are drawn, of which those count that make a game
 
 
 class _Space(NamedTuple):
@@ -115,8 +115,8 @@ def _bits(number: int) -> list[int]:
 class _Draw:
     """Draws sets of rules under the settings ``p``."""
 
-    def __init__(self, p: Any, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, p: Any) -> None:
+        self.random = Random(0).random  # whose numbers are the same in every version of Python
         self.controls = _bits(p.controls)
         banned = [(p.ban >> (56 - 8 * touch)) & 255 for touch in range(len(TOUCHES))]
         moves = {touch: _bits(p.movements & ~banned[touch]) for touch in _bits(p.touches)}
@@ -124,8 +124,8 @@ class _Draw:
         self.movements = {touch: sensible[touch] or its for touch, its in moves.items() if its}
         self.kinds = p.kinds
 
-    def row(self) -> list[int] | None:
-        """Memo of an episode with these rules; None where they make no game."""
+    def row(self) -> tuple[list[int], bool]:
+        """Memo of an episode with these rules, and whether they make a game: something to gain, or to keep clear of."""
         self.memo = [0] * (KIND + KINDS * WIDTH)
         for k in range(KINDS):
             self.memo[KIND + k * WIDTH + TOUCH] = -1
@@ -134,7 +134,7 @@ class _Draw:
         among = [t for t in self.movements if TOUCH_WEIGHTS[t]] or list(self.movements)
         if control == SIDEWAYS:
             among = [t for t in among if t in FROM_ABOVE] or among
-        count = 1 + int(self.rng.integers(self.kinds))
+        count = self._from(1, self.kinds + 1)
         kinds += [self._weighted(among, TOUCH_WEIGHTS) for _ in range(count - len(kinds))]
         for k, touch in enumerate(kinds):
             self._kind(k, touch)
@@ -149,12 +149,19 @@ class _Draw:
             touch == DEADLY and (control == HEADING or m not in (STILL, FLEEING))
             for touch, m in zip(kinds, moves, strict=True)
         )
-        return self.memo if gains or harms else None
+        return self.memo, gains or harms
+
+    def _from(self, first: int, end: int) -> int:
+        """A whole number from ``first`` to below ``end``."""
+        return first + int(self.random() * (end - first))
 
     def _weighted(self, among: list[int], weights: tuple[int, ...]) -> int:
-        share = np.array([weights[one] for one in among], float)
-        share = share / share.sum() if share.any() else np.full(len(among), 1 / len(among))
-        return among[int(np.searchsorted(share.cumsum(), self.rng.random(), "right"))]
+        left = self.random() * sum(weights[one] for one in among)
+        for one in among:
+            left -= weights[one]
+            if left < 0:
+                return one
+        return among[-1]
 
     def _control(self) -> int:
         """How the player moves; sideways only where something can come down."""
@@ -164,20 +171,20 @@ class _Draw:
 
     def _kind(self, k: int, touch: int) -> None:
         """Kind ``k``: its movement and pace, how many there are or how often one enters, and how it is shown."""
-        rng, at, control = self.rng, KIND + k * WIDTH, self.memo[CONTROL]
+        at, control = KIND + k * WIDTH, self.memo[CONTROL]
         allowed = [STILL] if touch == KEY else self.movements[touch]
-        movement = FALLING if control == SIDEWAYS and FALLING in allowed else int(rng.choice(allowed))
-        keen, side = 25 * int(rng.integers(1, 5)), int(rng.integers(LEFT, RIGHT + 1))
+        movement = FALLING if control == SIDEWAYS and FALLING in allowed else allowed[self._from(0, len(allowed))]
+        keen, side = 25 * self._from(1, 5), self._from(LEFT, RIGHT + 1)
         pace, amount, rate, road = USUAL, 0, 0, 0
         if movement in FLOWING:
-            pace = int(rng.integers(3))
-            road = int(touch == DEADLY and movement == FALLING and control <= SIDEWAYS and rng.random() < ROADS)
-            rate = int(rng.integers(200, 800 if touch == TARGET else 1200)) // (2 if pace == FAST else 1)
+            pace = self._from(SLOW, FAST + 1)
+            road = int(touch == DEADLY and movement == FALLING and control <= SIDEWAYS and self.random() < ROADS)
+            rate = self._from(200, 800 if touch == TARGET else 1200) // (2 if pace == FAST else 1)
         elif movement != STILL:
-            pace = SLOW if touch in (DEADLY, TARGET) or movement == FLEEING else int(rng.integers(2))
-            amount = int(rng.integers(1, 4 if movement == CHASING else 6))
+            pace = SLOW if touch in (DEADLY, TARGET) or movement == FLEEING else self._from(SLOW, USUAL + 1)
+            amount = self._from(1, 4 if movement == CHASING else 6)
         else:
-            amount = 1 if touch in (GOAL, DOOR, KEY) else int(rng.integers(2, 9 if touch == PICKUP else 14))
+            amount = 1 if touch in (GOAL, DOOR, KEY) else self._from(2, 9 if touch == PICKUP else 14)
         words = [*TOUCH_WORDS[touch], *MOVEMENT_WORDS[movement]]
         words += [("leftward", "rightward")[side - LEFT]] if movement == ACROSS else []
         words += ["wandering"] if movement in (CHASING, FLEEING) and keen < 100 else []
@@ -189,20 +196,15 @@ class _Draw:
 
 @lru_cache(maxsize=32)
 def _table(controls: int, movements: int, touches: int, ban: int, kinds: int) -> NDArray[np.int64]:
-    draw = _Draw(_Space(controls, movements, touches, ban, kinds), np.random.default_rng(0))
+    draw = _Draw(_Space(controls, movements, touches, ban, kinds))
     if not draw.movements:
         raise GraftError(
             f"{ID}: movements, touches and ban leave no thing to draw; allow a movement and a touch whose combination "
             "is not banned."
         )
-    rows: list[list[int]] = []
-    for _ in range(TRIES * RULES):
-        row = draw.row()
-        if row is not None:
-            rows.append(row)
-        if len(rows) == RULES:
-            break
-    return np.array(rows or [draw.memo], np.int64)
+    drawn = [draw.row() for _ in range(RULES)]
+    games = [row for row, is_game in drawn if is_game]
+    return np.array(games or [row for row, _ in drawn], np.int64)
 
 
 def table(p: Any) -> NDArray[np.int64]:

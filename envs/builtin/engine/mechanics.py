@@ -54,8 +54,9 @@ class Mechanic:
         """Its lowest and its highest value; of words the first and the last."""
         if self.choices:
             return self.choices[0], self.choices[-1]
-        kind = type(self.default)
-        return (False, True) if kind is bool else (kind(self.low), kind(self.high))
+        if isinstance(self.default, bool):
+            return False, True
+        return (int(self.low), int(self.high)) if isinstance(self.default, int) else (float(self.low), float(self.high))
 
     def check(self, game: str, value: Any) -> Value:
         """``value`` in the type of the default; raises GraftError for a wrong type or a value out of range."""

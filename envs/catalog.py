@@ -25,6 +25,7 @@ from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import ADAPTERS
 from graft.errors import unknown
 
+LEVELS = 30  # of a game that are drawn
 STEPS = 24  # steps of random play before a game is drawn, so that much is on the board
 
 
@@ -164,6 +165,28 @@ def _picture(view: str, obs: NDArray[Any], names: tuple[str, ...]) -> NDArray[np
     for plane, name in reversed(list(enumerate(names))):
         picture[obs[plane] > 0] = PALETTES["day"][name]
     return picture
+
+
+def draw_levels(game: str, path: Path) -> None:
+    """Draw thirty levels of a game after some steps of random play, as a PNG; raises GraftError for an unknown one."""
+    if game not in GAMES:
+        raise unknown("game", game, GAMES)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    env = envs.make(Task(game, {"view": "pixels"}), LEVELS, 1)
+    boards, _ = env.reset()
+    env.action_space.seed(3)
+    for _ in range(3):
+        boards = env.step(env.action_space.sample())[0]
+    figure, axes = pyplot.subplots(LEVELS // 10, 10, figsize=(17, 1.75 * LEVELS // 10), layout="constrained")
+    for axis, board in zip(axes.flat, boards, strict=True):
+        axis.imshow(np.moveaxis(board, 0, 2), interpolation="nearest")
+        axis.set_axis_off()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def draw_sheet(path: Path) -> None:

@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   graft catalog --game Graft/Maze-v0     one game: what it shows, its mechanics and their defaults
   graft catalog --game Hopper-v5         the same of an environment of Gymnasium whose dynamics can be changed
   graft catalog --sheet worlds.png       every game in every view, as a picture
+  graft catalog --game Graft/Generated-v0 --sheet levels.png   thirty levels of one game
 """
 
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "catalog", "Lists what is installed, the built-in games, their mechanics with ranges, and the views.", EXAMPLES
     )
     parser.add_argument("--game", metavar="ID", help="one game in detail")
-    parser.add_argument("--sheet", metavar="PNG", type=Path, help="draw every game in every view")
+    parser.add_argument("--sheet", metavar="PNG", type=Path, help="draw every game in every view, or levels of --game")
     options = parser.parse_args(arguments)
     sheet: Path | None = options.sheet
     if sheet is not None and not sheet.parent.is_dir():
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if sheet is None:
         print("\n".join(catalog.detail(options.game) if options.game else catalog.overview()))
+    elif options.game:
+        catalog.draw_levels(options.game, sheet)
+        print(f"{sheet}: levels of {options.game}")
     else:
         catalog.draw_sheet(sheet)
         print(f"{sheet}: every game in every view")

@@ -74,6 +74,8 @@ class GameVectorEnv(TaskVectorEnv):
         self._final = self._planes()
         self._everyone = np.arange(num_envs)
         two_steps = self._show is not None and not self._channels.plain
+        through = self._show is not None or not self._channels.plain  # planes are no observation
+        self._painted = self._planes() if through else None
         self._between = np.empty((num_envs if two_steps else 0, *self._view.shape), self._view.dtype)
 
     def reset(
@@ -141,7 +143,7 @@ class GameVectorEnv(TaskVectorEnv):
         chosen = np.asarray(actions, np.int64)
         if chosen.shape != (count,):
             raise GraftError(f"Actions have shape {chosen.shape}; give one for each of {count} games.")
-        planes = np.empty((count, *self._game.planes.shape), np.uint8)
+        planes = np.empty((count, *self._game.planes.shape), np.uint8) if self._painted is None else self._painted
         rewards = np.empty(count, np.float64)
         terminated, truncated = np.empty(count, np.bool_), np.empty(count, np.bool_)
         rules, ends = (self._state, self._settings), (self._waiting, self._same_step, self._game.max_steps)

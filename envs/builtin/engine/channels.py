@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.envs.builtin.engine.compile import standalone
+from graft.envs.builtin.engine.entities import MARK
 from graft.envs.core.observation_wrapper import ObservationWrapper
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import TaskVectorEnv
@@ -18,7 +19,7 @@ from graft.errors import GraftError, unknown
 
 KEYWORD = "channels"
 NAMES, ATTRIBUTES, BOTH = CHOICES = ("names", "attributes", "both")
-PREFIX = "is_"  # begins the names of channels that stand for an attribute
+PREFIX = MARK  # begins the names of channels that stand for an attribute
 
 
 class Channels:

@@ -29,6 +29,13 @@ def jit(function: F) -> F:
     return njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
 
 
+def inlined(function: F) -> F:
+    """`jit` for a long rule of every step, which LLVM would call: a call passes each array of the state, for 0.2 us."""
+    njit: Any = numba.njit
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+    return njit(error_model="numpy", **options)(function)  # type: ignore[no-any-return]
+
+
 def _cache_root() -> Path:
     """``$GRAFT_CACHE_DIR``, else the user's cache folder, else a temporary one where neither can be written."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "graft"

@@ -37,6 +37,7 @@ ATTRIBUTES = {
     "pickup": "taken by who enters its cell",
     "reward": "gives a reward when it is taken or reached",
     "tool": "taken, it opens what is locked",
+    "pushable": "moves on when the player walks against it, if the cell behind it is free",
     "locked": "opens for who has the tool, and gives a reward",
     "goal": "where to go; then the level is solved",
     "support": "can be stood on, where there is gravity",
@@ -47,6 +48,10 @@ ATTRIBUTES = {
     "rising": "goes up the board",
     "wandering": "moves in random directions",
     "chasing": "moves towards the player, at times",
+    "fleeing": "moves away from the player, at times",
+    "patrolling": "goes straight on, and turns round where it cannot",
+    "leftward": "goes left",
+    "rightward": "goes right",
     "slow": "moves in some of the steps only",
     "fast": "moves by more than a cell in a step",
     "direction": "where the player is carried next, beside what it chooses",
@@ -58,6 +63,7 @@ ATTRIBUTES = {
 """What each attribute means: two things that behave differently in a game differ in one of these."""
 
 FULL = ("######",) * SPRITE
+MARK = "is_"  # begins the names of attributes that are shown by themselves
 
 ENTITIES = {
     "player": Entity(("self",), "@", ("..##..", "..##..", "######", "..##..", ".#..#.", ".#..#.")),
@@ -91,6 +97,36 @@ ENTITIES = {
     "hunter": Entity(("role",), "h", ("#.....", "......", "......", "......", "......", "......")),
 }
 
+MARKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "deadly": ("x", ("......", ".#..#.", "..##..", "..##..", ".#..#.", "......")),
+    "target": ("V", ("......", ".####.", ".#..#.", ".#..#.", ".####.", "......")),
+    "tool": ("k", ("......", "......", ".##...", ".####.", "......", "......")),
+    "goal": ("E", ("......", ".#.#..", "..#.#.", ".#.#..", "..#.#.", "......")),
+    "pickup": ("o", ("......", "..##..", ".#..#.", ".#..#.", "..##..", "......")),
+    "locked": ("D", ("......", ".####.", ".####.", "......", ".####.", "......")),
+    "pushable": ("B", ("......", ".#..#.", "......", "......", ".#..#.", "......")),
+    "support": ("=", ("......", ".####.", "......", "......", "......", "......")),
+    "solid": ("#", ("......", ".####.", ".####.", ".####.", ".####.", "......")),
+    "projectile": ("|", ("..##..", "..##..", "..##..", "..##..", "......", "......")),
+    "direction": ("+", ("......", "......", "..##..", "..##..", "......", "......")),
+    "reward": ("$", ("......", "......", "..#...", "...#..", "......", "......")),
+    "mobile": ("~", ("#....#", "......", "......", "......", "......", "#....#")),
+    "falling": ("v", ("......", "......", "......", "......", "......", ".####.")),
+    "rising": ("^", (".####.", "......", "......", "......", "......", "......")),
+    "leftward": ("<", ("......", "#.....", "#.....", "#.....", "#.....", "......")),
+    "rightward": (">", ("......", ".....#", ".....#", ".....#", ".....#", "......")),
+    "wandering": ("?", ("#....#", "......", "......", "......", "......", "......")),
+    "patrolling": (":", ("......", "......", "#....#", "#....#", "......", "......")),
+    "chasing": ("!", ("..##..", "......", "#....#", "#....#", "......", "..##..")),
+    "fleeing": ("-", (".#..#.", "#....#", "......", "......", "#....#", ".#..#.")),
+    "slow": ("_", ("......", "......", "......", "......", "......", "#....#")),
+    "fast": ('"', ("##..##", "......", "......", "......", "......", "##..##")),
+}
+"""Glyph and shape of attributes that are shown by themselves. What a thing does to the player is in the middle of its
+cell, how it moves at the edges, so that together they draw it."""
+
+ENTITIES |= {f"{MARK}{word}": Entity((word,), glyph, shape) for word, (glyph, shape) in MARKS.items()}
+
 PALETTES: dict[str, dict[str, tuple[int, int, int]]] = {
     "day": {
         "": (236, 232, 220),
@@ -113,6 +149,29 @@ PALETTES: dict[str, dict[str, tuple[int, int, int]]] = {
         "ally": (90, 140, 240),
         "opponent": (210, 60, 60),
         "hunter": (250, 240, 225),
+        "is_deadly": (200, 30, 40),
+        "is_target": (200, 80, 0),
+        "is_tool": (190, 140, 0),
+        "is_goal": (0, 140, 60),
+        "is_pickup": (235, 170, 0),
+        "is_locked": (130, 70, 20),
+        "is_pushable": (150, 120, 90),
+        "is_support": (90, 120, 60),
+        "is_solid": (110, 100, 95),
+        "is_projectile": (0, 130, 160),
+        "is_direction": (120, 150, 220),
+        "is_reward": (255, 205, 60),
+        "is_mobile": (60, 55, 80),
+        "is_falling": (60, 55, 80),
+        "is_rising": (60, 55, 80),
+        "is_leftward": (60, 55, 80),
+        "is_rightward": (60, 55, 80),
+        "is_wandering": (60, 55, 80),
+        "is_patrolling": (60, 55, 80),
+        "is_chasing": (60, 55, 80),
+        "is_fleeing": (60, 55, 80),
+        "is_slow": (60, 55, 80),
+        "is_fast": (60, 55, 80),
     },
     "night": {
         "": (14, 18, 38),
@@ -135,6 +194,29 @@ PALETTES: dict[str, dict[str, tuple[int, int, int]]] = {
         "ally": (90, 170, 255),
         "opponent": (255, 120, 90),
         "hunter": (40, 34, 50),
+        "is_deadly": (255, 90, 110),
+        "is_target": (255, 150, 70),
+        "is_tool": (255, 215, 90),
+        "is_goal": (110, 255, 160),
+        "is_pickup": (255, 225, 120),
+        "is_locked": (200, 130, 80),
+        "is_pushable": (150, 140, 160),
+        "is_support": (120, 160, 110),
+        "is_solid": (72, 80, 110),
+        "is_projectile": (170, 255, 250),
+        "is_direction": (80, 150, 190),
+        "is_reward": (255, 240, 180),
+        "is_mobile": (200, 200, 220),
+        "is_falling": (200, 200, 220),
+        "is_rising": (200, 200, 220),
+        "is_leftward": (200, 200, 220),
+        "is_rightward": (200, 200, 220),
+        "is_wandering": (200, 200, 220),
+        "is_patrolling": (200, 200, 220),
+        "is_chasing": (200, 200, 220),
+        "is_fleeing": (200, 200, 220),
+        "is_slow": (200, 200, 220),
+        "is_fast": (200, 200, 220),
     },
     "ink": {"": (255, 255, 255)} | dict.fromkeys(ENTITIES, (0, 0, 0)),
 }

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graft.envs.builtin.engine import kernel
 from graft.envs.builtin.engine.channels import KEYWORD, Channels
 from graft.envs.builtin.engine.compile import specialise
@@ -58,6 +61,8 @@ class Game:
         paint: ``(s, i, planes)`` writes the observation into zeroed ``planes`` (C, SIZE, SIZE).
         bounds: mean return of the random policy and of the expert, and how they were obtained; None until measured.
         limit: a mean return that no player can exceed; None where none is known.
+        table: ``(p) -> numbers``: what its rules find in ``p.table``; raises GraftError where there is no
+            game under them.
         movers, memo: how many moving things, and how many numbers, its rules remember.
         max_steps: steps until an episode is truncated.
     """
@@ -72,6 +77,7 @@ class Game:
     meanings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bounds: Bounds | None = None
     limit: float | None = None
+    table: Callable[[Any], NDArray[np.int64]] | None = None
     movers: int = 0
     memo: int = 0
     max_steps: int = 200
@@ -100,6 +106,8 @@ class Game:
             if having:
                 raise GraftError(f"{self.id}: {given} is an option of the view {', '.join(having)}, not of {name}.")
         rules = settings(self.id, self.mechanics, mechanics, _levels(self.id, kwargs.get("levels")))
+        if self.table is not None:
+            rules = rules._replace(table=self.table(rules))
         seen = self._meant(view.schema(self.things, **options))
         show = None if view.show is None else view.show(self.things, palette, **options)
         channels = Channels(seen, kwargs.get(KEYWORD, view.channels), f"{self.id} in the view {name}")

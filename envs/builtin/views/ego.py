@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from graft.envs.builtin.engine.channels import ATTRIBUTES
 from graft.envs.builtin.engine.compile import standalone
 from graft.envs.builtin.engine.kernel import player_cell
@@ -24,19 +26,23 @@ def schema(names: tuple[str, ...], radius: int) -> ObservationSchema:
 def crop(planes: Any, radius: int, out: Any) -> None:
     """The cells around the player, (N, C + 1, 2 radius + 1, ...); the last plane says what is off the board."""
     side, last = 2 * radius + 1, planes.shape[1]
+    words = planes.reshape(planes.shape[0], last, SIZE * SIZE).view(np.uint32)  # most cells of most planes are empty
     for i in range(planes.shape[0]):
         row, column = player_cell(planes[i, 0])
-        top, bottom = max(0, radius - row), min(side, SIZE + radius - row)
-        left, right = max(0, radius - column), min(side, SIZE + radius - column)
+        up, aside = radius - row, radius - column
         out[i, :last] = 0
         out[i, last] = 1
-        for y in range(top, bottom):
-            for x in range(left, right):
+        for y in range(max(0, up), min(side, SIZE + up)):
+            for x in range(max(0, aside), min(side, SIZE + aside)):
                 out[i, last, y, x] = 0
         for c in range(last):
-            for y in range(top, bottom):
-                for x in range(left, right):
-                    out[i, c, y, x] = planes[i, c, row + y - radius, column + x - radius]
+            for w in range(SIZE * SIZE // 4):
+                if words[i, c, w]:
+                    for n in range(4 * w, 4 * w + 4):
+                        r, k = n // SIZE, n % SIZE
+                        y, x = r + up, k + aside
+                        if 0 <= y < side and 0 <= x < side:
+                            out[i, c, y, x] = planes[i, c, r, k]
 
 
 def show(names: tuple[str, ...], palette: str, radius: int) -> Show:

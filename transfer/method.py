@@ -320,7 +320,7 @@ class FromSource(TransferMethod):
 
     def _carries_heads(self, source: Checkpoint, target: Schemas, architecture: NetworkConfig) -> bool:
         if self.heads == "auto":
-            return heads_fit(source, target, self.rename, architecture.distribution)
+            return heads_fit(source, target, self.rename, self.strict, architecture.distribution)
         return self.heads != "fresh"
 
     def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:

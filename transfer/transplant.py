@@ -237,14 +237,15 @@ def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) 
 
 
 def heads_fit(
-    source: Checkpoint, target: Schemas, rename: Mapping[str, str], distribution: Distribution | None
+    source: Checkpoint, target: Schemas, rename: Mapping[str, str], strict: bool, distribution: Distribution | None
 ) -> bool:
-    """Whether `transplant` could carry heads by name."""
+    """Whether `transplant` could carry heads by name; under ``strict``, without a loss."""
     try:
-        _match_actions(source.schemas, target, rename)
+        match = _match_actions(source.schemas, target, rename)
     except GraftError:
         return False
-    return source.network.distribution == distribution
+    partial = bool(match.new or match.dropped)
+    return source.network.distribution == distribution and not (strict and partial)
 
 
 def action_units(source: Schemas, target: Schemas, match: Match) -> Affine | None:

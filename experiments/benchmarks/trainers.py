@@ -69,7 +69,7 @@ class Case(NamedTuple):
 
     @property
     def ppo(self) -> PPOOptions:
-        return PPOOptions(**self.options)
+        return PPOOptions(anneal_lr=False, **self.options)  # the other libraries' is constant
 
     def build(self) -> PolicyNetwork:
         network = build_network(schemas(self.task), self.network, 0)

@@ -273,8 +273,13 @@ def _better_heads(mine: TransferResult, measured: Sequence[TransferResult]) -> s
     return max(found, key=lambda name: found[name], default=None)
 
 
-def _but_for_heads(method: TransferMethod) -> dict[str, Any]:
-    return {name: value for name, value in to_json(method).items() if name != "heads"}
+def _but_for_heads(method: TransferMethod) -> Any:
+    def stripped(value: Any) -> Any:
+        if isinstance(value, list):
+            return [stripped(entry) for entry in value]
+        return {k: stripped(v) for k, v in value.items() if k != "heads"} if isinstance(value, dict) else value
+
+    return stripped(to_json(method))
 
 
 def rows(measured: Sequence[TransferResult], threshold: float) -> list[dict[str, Any]]:
@@ -427,8 +432,10 @@ def _heads_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             name, taken = max(entry["heads"].items(), key=lambda item: item[1]["seeds"])
             seeds = sum(heads["seeds"] for heads in entry["heads"].values())
             share = "" if taken["seeds"] == seeds else f" in {taken['seeds']} of {seeds} seeds"
-            start = ", ".join(f"{HEADS[other]} {heads['start']:.2f}" for other, heads in entry["heads"].items())
-            what = f"{HEADS[name]}{share}, by the score before training ({start})"
+            start = ", ".join(
+                f"{HEADS.get(other, other)} {heads['start']:.2f}" for other, heads in entry["heads"].items()
+            )
+            what = f"{HEADS.get(name, name)}{share}, by the score before training ({start})"
             alike.setdefault((entry["target"], what), []).append(row_name(entry, rows))
     lines = [f"Heads on {target} of {', '.join(methods)}: {what}." for (target, what), methods in alike.items()]
     return lines + [

@@ -18,7 +18,7 @@ from graft.envs.factory import modules
 from graft.experiments.plan.stage import Stage
 from graft.experiments.stages.metrics_log import MetricsLog
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import METRICS, SNAPSHOT, Store
+from graft.experiments.store.records import METRICS, SNAPSHOT, STARTS, Store
 
 SECONDS = 30.0
 """Between two snapshots of a stage; a shorter stage has none, and starts over."""
@@ -68,6 +68,7 @@ class Resumption:
 
     ``refusal``: why the stage can't continue from its snapshot, in words; empty where it can, or has none. The snapshot
     must be intact and of the same stage, software and system, and the metrics must begin with those of the snapshot.
+    ``starts``: what the stage's method started from (`STARTS`), once that is known.
     """
 
     def __init__(self, stage: Stage, store: Store) -> None:
@@ -76,6 +77,7 @@ class Resumption:
         self._folder, self._metrics_file, self._identity = folder / SNAPSHOT, folder / METRICS, _identity(stage)
         self._snapshot = Snapshot.read(self._folder, self._identity)
         self.metrics, self.refusal = b"", ""
+        self.starts: dict[str, Any] = {}
         if self._snapshot is None:
             self.refusal = _refusal(self._folder / MANIFEST, self._identity)
             return
@@ -83,6 +85,8 @@ class Resumption:
         self.metrics = _beginning(self._metrics_file, length)
         if hashlib.sha256(self.metrics).hexdigest() != digest:
             self._snapshot, self.refusal = None, f"{METRICS} was altered"
+            return
+        self.starts = dict(self._snapshot.parts["caller"].values.get(STARTS, {}))
 
     @property
     def possible(self) -> bool:
@@ -108,7 +112,7 @@ class Resumption:
             tensors, values = session.save()
             length = log.length()
             digest = hashlib.sha256(_beginning(self._metrics_file, length)).hexdigest()
-            return SavedState(tensors, {"running": values, "metrics": [length, digest]})
+            return SavedState(tensors, {"running": values, "metrics": [length, digest], STARTS: self.starts})
 
         def restore(saved: SavedState, env_steps: int) -> None:
             log.truncate(saved.values["metrics"][0], env_steps)

@@ -183,22 +183,24 @@ class _StageRun(NamedTuple):
         possible: Mapping[str, TransferMethod | None] = {}
         if stage.method is not None and source is not None:
             possible = stage.method.alternatives(source, stage.schemas, stage.network)
+        if known := self.resumption.starts:  # of what the snapshot is of
+            possible = {known["taken"]: possible[known["taken"]]}
         sessions = {
             name: TransferSession.begin(method, source, stage.schemas, stage.network, seed)
             for name, method in (possible or {"": stage.method}).items()
         }
         first = next(iter(sessions.values()))
         if len(sessions) == 1:
-            return first, {}
+            return first, known
         with self.checkpoint_on_faults(lambda _: Outcome(first, {}, NOT_TRAINED)):
             starts = {name: self._start_returns(session.network) for name, session in sessions.items()}
-        best = best_start(starts)
         means = {name: float(returns.mean()) for name, returns in starts.items()}
-        return sessions[best], {"taken": best, "return_means": means}
+        self.resumption.starts = {"taken": best_start(starts), "return_means": means}
+        return sessions[self.resumption.starts["taken"]], self.resumption.starts
 
     def _start_returns(self, network: PolicyNetwork) -> NDArray[np.float64]:
-        """Returns of a network before training, on levels that no evaluation of the training has."""
-        _, seed = self.stage.random_seeds()
+        """Returns of a network before training, on other levels than those of its training and evaluations."""
+        seed, _ = self.stage.random_seeds()
         count = self.stage.evaluation.count(last=True)
         return np.asarray(self._episodes(network, self.stage.task, count, seed)[0].returns, np.float64)
 
@@ -256,7 +258,7 @@ class _StageRun(NamedTuple):
         job = TrainJob(
             network=session.network,
             task=stage.task,
-            algorithm=_limited(stage.algorithm, session),
+            algorithm=self._algorithm(session),
             budget=budget,
             seed=stage.random_seeds()[1],
             record=self.log,
@@ -272,6 +274,20 @@ class _StageRun(NamedTuple):
 
     def _note_resumed(self, env_steps: int) -> None:
         self.note(f"goes on  {self.stage.label} from {env_steps:,} env steps, its latest snapshot")
+
+    def _algorithm(self, session: TransferSession) -> Algorithm:
+        """The stage's, with the learning rate that the method allows it where heads were carried.
+
+        Retraining after a transfer goes on at the transfer's.
+        """
+        limit, algorithm = session.method.learning_rate_limit, cast(Any, self.stage.algorithm)  # all have a rate
+        transferred = session.report is not None
+        if self.stage.kind == "consolidate" and self.source is not None:
+            before = self.source.record
+            transferred = before.get("transplant") is not None and before.get(STARTS, {}).get("taken") != "fresh"
+        if limit is None or not transferred or algorithm.learning_rate <= limit:
+            return self.stage.algorithm
+        return cast(Algorithm, replace(algorithm, learning_rate=limit))
 
     def _note_fresh(self, env_steps: int) -> None:
         self.note(
@@ -340,14 +356,6 @@ class _StageRun(NamedTuple):
         }
         lineage = () if source is None else (str(source.id), *source.lineage)
         return session.checkpoint(stage.task, {HEADS: outcome.heads}, lineage=lineage, record=record)
-
-
-def _limited(algorithm: Algorithm, session: TransferSession) -> Algorithm:
-    """``algorithm`` with the learning rate that the method allows it in a transfer."""
-    limit, kind = session.method.learning_rate_limit, cast(Any, algorithm)  # the algorithms of both backends have one
-    if session.report is None or limit is None or kind.learning_rate <= limit:
-        return algorithm
-    return cast(Algorithm, replace(kind, learning_rate=limit))
 
 
 def _generator(network: PolicyNetwork, seed: int) -> torch.Generator:

@@ -197,7 +197,7 @@ class Chain(TransferMethod):
 
     @property
     def learning_rate_limit(self) -> float | None:
-        return min((limit for m in self.members if (limit := m.learning_rate_limit) is not None), default=None)
+        return self._builder.learning_rate_limit
 
     @property
     def retraining(self) -> int:

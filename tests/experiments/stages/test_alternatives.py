@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.tiny_experiment import write_config
-from support.tiny_tasks import MATCH, TASK, TinyTaskAdapter, box, small_config, small_network
+from support.tiny_tasks import MATCH, TASK, TinyTaskAdapter, box, discrete, small_config, small_network
 from support.trainings import learning_rates
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
@@ -16,8 +17,10 @@ from graft.envs.core.task import Task
 from graft.envs.factory import ADAPTERS
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
-from graft.experiments.plan.stage import Comparison
+from graft.experiments.plan.stage import Comparison, StoppedEarly
 from graft.experiments.report.transfer import TransferResult, measure, notes, results, rows, target_bounds
+from graft.experiments.stages import resume
+from graft.experiments.stages import run_stage as stages
 from graft.experiments.stages.run_stage import best_start, run_stage
 from graft.experiments.store.records import STARTS, Store
 from graft.transfer.method import METHODS, label
@@ -33,7 +36,7 @@ CHANGES = {
     "methods": ["finetune", {"finetune": {"heads": "fresh"}}, {"chain": ["l2", "ewc"]}],
     "seeds": 1,
     "pretrain": {"steps": 4096},
-    "transfer": {"steps": 256},
+    "transfer": {"steps": 768},
     "network": {"head": [16]},
     "algorithm": {"name": "ppo", "num_envs": 16, "num_steps": 16, "minibatch": 64, "epochs": 8, "learning_rate": 0.01},
     "recall": None,
@@ -57,7 +60,7 @@ def run(tmp_path_factory):
             rates[stage.id] = max(seen, default=0.0)
         scales = target_bounds(config, graph, store)
         data = results(config, graph, store, measure(graph, store, scales), scales, {})
-        yield SimpleNamespace(graph=graph, store=store, results=data, rates=rates)
+        yield SimpleNamespace(config=config, graph=graph, store=store, results=data, rates=rates)
 
 
 def stage_of(graph, target, method):
@@ -87,6 +90,32 @@ def test_carried_heads_learn_at_no_more_than_their_rate(run):
     assert (run.rates[carried.id], run.rates[fresh.id]) == (pytest.approx(5e-4), pytest.approx(0.01))
     sources = [stage.id for stage in run.graph.stages.values() if stage.kind == "pretrain"]
     assert [run.rates[source] for source in sources] == [pytest.approx(0.01)]
+
+
+def test_a_chain_learns_at_the_rate_of_what_builds_its_network():
+    chain = METHODS["chain"]
+    assert chain(methods=["l2", "ewc"]).learning_rate_limit == 5e-4
+    assert chain(methods=["progressive", "finetune"]).learning_rate_limit is None
+
+
+def test_a_resumed_stage_goes_on_with_what_it_took(run, tmp_path, monkeypatch):
+    """Also where the episodes before training would come out otherwise now."""
+    stage = stage_of(run.graph, SAME, METHODS["finetune"]())
+    store = Store(tmp_path / "out")
+    store.open(run.config)
+    shutil.copytree(run.store.folder(str(stage.source)), store.folder(str(stage.source)))
+    monkeypatch.setattr(resume, "SECONDS", 0.0)
+
+    def stop(env_steps, values):
+        if env_steps >= 512:
+            raise StoppedEarly
+
+    with pytest.raises(StoppedEarly):
+        run_stage(stage, store, stop)
+    store.stop(stage)
+    monkeypatch.setattr(stages, "best_start", lambda starts: pytest.fail("chosen again"))
+    run_stage(stage, store, lambda *_: None)
+    assert store.record(stage.id)[STARTS] == run.store.record(stage.id)[STARTS]
 
 
 def test_where_an_option_says_so_nothing_is_tried(run):
@@ -133,6 +162,9 @@ def test_better_heads_need_an_interval():
     far, near = (0.9, 0.91, 0.92, 0.9, 0.9), (0.5, 0.9, 0.4, 0.6, 0.52)
     mine = result(METHODS["finetune"](), (0.5, 0.52, 0.51, 0.5, 0.5))
     other = METHODS["finetune"](heads="by_name")
+    chains = METHODS["chain"](methods=["l2", "ewc"]), METHODS["chain"](methods=[{"l2": {"heads": "by_name"}}, "ewc"])
+    found = rows([result(chains[0], (0.5, 0.52, 0.51, 0.5, 0.5)), result(chains[1], far)], 0.5)
+    assert found[0]["better_heads"] == label(chains[1])
     assert rows([mine, result(other, far)], 0.5)[0]["better_heads"] == "finetune(heads=by_name)"
     assert rows([mine, result(other, far)], 0.5)[1]["better_heads"] is None
     assert rows([mine, result(other, near)], 0.5)[0]["better_heads"] is None
@@ -144,5 +176,10 @@ def test_heads_that_cannot_be_carried_are_fresh_and_not_tried():
     method = METHODS["finetune"]()
     assert set(method.alternatives(source, target, small_config("vector"))) == {"fresh"}
     assert set(method.alternatives(source, MATCH, small_config("vector"))) == {"fresh", "by_name"}
+    fewer = Schemas(MATCH.observation, discrete("north", "south"))
+    assert set(method.alternatives(source, fewer, small_config("vector"))) == {"fresh", "by_name"}
+    strict = METHODS["finetune"](strict=True)
+    assert set(strict.alternatives(source, fewer, small_config("vector"))) == {"fresh"}
+    strict.build(source, fewer, small_config("vector"), 0)  # loses nothing
     report = method.build(source, target, small_config("vector"), 0).report
     assert {row.detail for row in report.rows if row.tensor.startswith("policy.")} >= {"fresh head"}

@@ -30,12 +30,14 @@ SAME = {"id": "tiny/Match-v0", "bounds": [2, 8]}
 TURNED = {"id": "tiny/Match-v0", "kwargs": {"names": ["b", "c", "d", "a"]}, "bounds": [2, 8]}
 """What is seen under a name asks for another action than in the source."""
 
+CHAIN = {"methods": ["l2", {"finetune": {"layer_decay": 0.9}}]}
+
 CHANGES = {
     "sources": "tiny/Match-v0",
     "targets": [SAME, TURNED],
-    "methods": ["finetune", {"finetune": {"heads": "fresh"}}, {"chain": ["l2", "ewc"]}],
+    "methods": ["finetune", {"finetune": {"heads": "fresh"}}, {"chain": CHAIN}],
     "seeds": 1,
-    "pretrain": {"steps": 4096},
+    "pretrain": {"steps": 2048},
     "transfer": {"steps": 768},
     "network": {"head": [16]},
     "algorithm": {"name": "ppo", "num_envs": 16, "num_steps": 16, "minibatch": 64, "epochs": 8, "learning_rate": 0.01},
@@ -70,7 +72,7 @@ def stage_of(graph, target, method):
     )
 
 
-@pytest.mark.parametrize("method", [METHODS["finetune"](), METHODS["chain"](methods=["l2", "ewc"])], ids=label)
+@pytest.mark.parametrize("method", [METHODS["finetune"](), METHODS["chain"](**CHAIN)], ids=label)
 def test_what_plays_better_is_where_training_begins(run, method):
     graph, store = run.graph, run.store
     for target, better in ((SAME, "by_name"), (TURNED, "fresh")):
@@ -128,7 +130,9 @@ def test_the_table_says_which_heads_and_whether_others_were_better(run):
     data = run.results
     said = [line for line in notes(data) if line.startswith("Heads on ")]
     assert len(said) == 2
-    assert said[0].startswith("Heads on tiny/Match of finetune, chain(l2, ewc): carried, by the score before")
+    assert said[0].startswith(
+        "Heads on tiny/Match of finetune, chain(l2, finetune(layer_decay=0.9)): carried, by the score before"
+    )
     assert ": fresh, by the score before" in said[1]
     rows = {(row["target"], row["method"]): row for row in data["rows"]}
     auto = rows["tiny/Match", "finetune"]

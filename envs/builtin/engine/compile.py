@@ -20,20 +20,19 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def jit(function: F) -> F:
+def jit(function: F, **more: Any) -> F:
     """Compile a rule or helper; it is inlined into the kernels that call it, so it needs no cache of its own.
 
     Only compiled code can call it: it has no wrappers for Python and C, which would take 40 % of the compilation.
     """
     njit: Any = numba.njit  # its types leave these two out
-    return njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
+    options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **more}
+    return njit(**options)(function)  # type: ignore[no-any-return]
 
 
 def inlined(function: F) -> F:
     """`jit` for a long rule of every step, which LLVM would call: a call passes each array of the state, for 0.2 us."""
-    njit: Any = numba.njit
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
-    return njit(error_model="numpy", **options)(function)  # type: ignore[no-any-return]
+    return jit(function, forceinline=True)
 
 
 def _cache_root() -> Path:

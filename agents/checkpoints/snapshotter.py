@@ -16,7 +16,20 @@ from graft.agents.checkpoints.learner_state import arrays, tensors
 from graft.agents.checkpoints.snapshot import Savable, SavedState, Snapshot, Snapshots
 from graft.errors import GraftError
 
+CATCH_UP = 2048
+"""Steps that fresh episodes are played at most before a resumed training goes on."""
+
 LARGEST_SHARE = 0.05  # most of the time that snapshots take; large ones (replay buffers) are taken less often
+
+
+def steps_to_catch_up(lengths: NDArray[np.int64]) -> int:
+    """How many steps fresh episodes are played, unlearned, in place of some of which ``lengths`` (N,) were played.
+
+    Where all episodes end by the same time limit, all environments are at the same step. Learning from first steps
+    again would show the learner the episodes' beginnings more often than an undisturbed training does, and have it end
+    at another phase of the episodes, where the policy differs.
+    """
+    return min(int(lengths.max(initial=0)), CATCH_UP)
 
 
 class SavesArrays(Protocol):
@@ -72,7 +85,8 @@ class Snapshotter:
         snapshots: where and when; None for none.
         parts: of the training, by name.
         begin: begins fresh episodes of a training that is resumed, given its env steps, where the parts lack the state
-            of its environments (all but the built-in games); None where they have it.
+            of its environments (all but the built-in games), and plays `steps_to_catch_up` of them; None where they
+            have it.
 
     Attributes:
         fresh_at: env steps at which the training was resumed with fresh episodes, in all its runs.

@@ -109,6 +109,7 @@ class RolloutCollector:
 
     Attributes:
         module: the policy. rows: N. rollout: what was recorded since `begin`.
+        lengths: steps that the current episodes have had, (N,).
 
     Args:
         seed: of its actions. scale: multiplies recorded rewards, not returns. device: of the policy.
@@ -119,7 +120,7 @@ class RolloutCollector:
     def __init__(self, module: NetworkModule, rows: int, seed: int, scale: float, device: Any) -> None:
         self.module, self.rows, self._scale, self._device = module, rows, scale, device
         self._generator = torch.Generator().manual_seed(seed)
-        self._returns, self._lengths = np.zeros(rows), np.zeros(rows, np.int64)
+        self._returns, self.lengths = np.zeros(rows), np.zeros(rows, np.int64)
         self._obs: Array | None = None
         self._alive: Array = np.ones(rows, np.bool_)
         self._ended: list[tuple[float, int, int]] = []
@@ -138,7 +139,7 @@ class RolloutCollector:
         """The first observations of all rows, and which are in play."""
         self._obs, self._alive = obs, alive
         self._returns[:] = 0.0
-        self._lengths[:] = 0
+        self.lengths[:] = 0
 
     def begin(self, steps: int) -> None:
         self.module.eval()
@@ -164,14 +165,14 @@ class RolloutCollector:
         rollout.rewards[t] = result.rewards * self._scale
         rollout.dones[t] = dones = result.terminated | result.truncated
         self._returns += result.rewards
-        self._lengths += rollout.acted[t]
-        ended = [(float(self._returns[i]), int(self._lengths[i]), int(i)) for i in np.flatnonzero(dones)]
+        self.lengths += rollout.acted[t]
+        ended = [(float(self._returns[i]), int(self.lengths[i]), int(i)) for i in np.flatnonzero(dones)]
         if ended:
             if len(rows := np.flatnonzero(result.truncated)):
                 assert result.last is not None
                 rollout.last[t, rows] = self.values(result.last[rows])
             self._returns[dones] = 0.0
-            self._lengths[dones] = 0
+            self.lengths[dones] = 0
             self._ended += ended
         self._t += 1
 
@@ -186,12 +187,12 @@ class RolloutCollector:
         return EndedEpisodes(numbers[:, 0], numbers[:, 1].astype(np.int64), numbers[:, 2].astype(np.int64))
 
     def save_state(self) -> dict[str, Array]:
-        mine = {"returns": self._returns, "lengths": self._lengths, "alive": self._alive}
+        mine = {"returns": self._returns, "lengths": self.lengths, "alive": self._alive}
         if self._obs is not None:
             mine["obs"] = self._obs
         return {name: array.copy() for name, array in mine.items()} | {"generator": self._generator.get_state().numpy()}
 
     def restore_state(self, saved: Mapping[str, Array]) -> None:
         self._generator.set_state(torch.from_numpy(saved["generator"].copy()))
-        self._returns[:], self._lengths[:], self._alive = saved["returns"], saved["lengths"], saved["alive"].copy()
+        self._returns[:], self.lengths[:], self._alive = saved["returns"], saved["lengths"], saved["alive"].copy()
         self._obs = saved["obs"].copy() if "obs" in saved else None

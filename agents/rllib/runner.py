@@ -10,6 +10,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
+from graft.agents.checkpoints.snapshotter import steps_to_catch_up
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.rllib.rollout_collector import Array, EndedEpisodes, RolloutCollector, StepResult
 from graft.envs.core.faults import Faults
@@ -96,22 +97,32 @@ class BatchRunner(SingleAgentEnvRunner):
         return {DEFAULT_MODULE_ID: StepResult(obs, rewards, terminated, truncated, alive, infos.get("final_obs"))}
 
     def begin_episodes(self, seed: int | None = None) -> None:
-        """Fresh episodes of all environments; those of all runners together are seeded from ``seed`` on."""
+        """Fresh episodes of all environments; those of all runners together are seeded from ``seed`` on.
+
+        In place of others, they are played to where these were.
+        """
         first = None if seed is None else seed + self.index * self.num_envs
+        steps = steps_to_catch_up(np.concatenate([collector.lengths for collector in self.collectors.values()]))
         for policy, (obs, alive) in self.reset_env(first).items():
             self.collectors[policy].reset(obs, alive)
+        for _step in range(steps):
+            self._play(1)
+
+    def _play(self, steps: int) -> None:
+        """Have the collectors record ``steps`` of every environment, from nothing."""
+        for collector in self.collectors.values():
+            collector.begin(steps)
+        for _step in range(steps):
+            results = self.step_env({policy: collector.act() for policy, collector in self.collectors.items()})
+            for policy, collector in self.collectors.items():
+                collector.record(results[policy])
 
     def sample(self, **_: Any) -> Fragment:  # type: ignore[override]  # arrays, not episodes
         """``rollout_fragment_length`` steps of every environment."""
-        collectors, length = self.collectors, self.config.rollout_fragment_length
+        collectors = self.collectors
         if not collectors[DEFAULT_MODULE_ID].started:
             self.begin_episodes()
-        for collector in collectors.values():
-            collector.begin(length)
-        for _step in range(length):
-            results = self.step_env({policy: collector.act() for policy, collector in collectors.items()})
-            for policy, collector in collectors.items():
-                collector.record(results[policy])
+        self._play(self.config.rollout_fragment_length)
         fragments = {
             policy: Fragment(self.columns(its), its.rollout.rewards.size, its.rows, its.ended)
             for policy, its in collectors.items()

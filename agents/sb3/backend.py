@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from typing import Any
 
-import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -15,15 +15,16 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from graft.agents.checkpoints.snapshot import Savable
-from graft.agents.checkpoints.snapshotter import EnvState, RandomState, Snapshotter
+from graft.agents.checkpoints.snapshotter import EnvState, RandomState, Snapshotter, steps_to_catch_up
 from graft.agents.networks.normaliser import commit_statistics
+from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.sb3.algorithm import Algorithm
 from graft.agents.sb3.gradients import MethodGradients
 from graft.agents.sb3.learner_state import SavableLearner, network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Record, TrainJob, TrainResult
 from graft.agents.training.critics import CriticState
-from graft.agents.training.evaluate import nth_seed
+from graft.agents.training.evaluate import eval_mode, nth_seed
 from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.memory import keep_freed_memory
 from graft.agents.training.periodic_evaluation import PeriodicEvaluation, log_period, make_env
@@ -134,7 +135,7 @@ def train(job: TrainJob) -> TrainResult:
             "training": EnvState(env),
             "trials": evaluation,
         }
-        begin = None if batch.savable else partial(_begin_episodes, learner, env, job.seed)
+        begin = None if batch.savable else partial(_begin_episodes, learner, env, network, job.seed)
         snapshotter = Snapshotter(job.snapshots, parts, begin)
         try:
             _learn(learner, job, evaluation, env.recent, snapshotter)
@@ -144,10 +145,19 @@ def train(job: TrainJob) -> TrainResult:
         return evaluation.result(learner.num_timesteps, snapshotter.seconds)._replace(fresh_at=snapshotter.fresh_at)
 
 
-def _begin_episodes(learner: BaseAlgorithm, env: BatchVecEnv, seed: int, env_steps: int) -> None:
-    """Fresh episodes of a training that goes on after ``env_steps``; what it stored ends with complete transitions."""
-    learner._last_obs = env.reset(nth_seed(seed, env_steps))
-    learner._last_episode_starts = np.ones(env.num_envs, np.bool_)
+def _begin_episodes(learner: BaseAlgorithm, env: BatchVecEnv, network: PolicyNetwork, seed: int, taken: int) -> None:
+    """Fresh episodes of a training that goes on after ``taken`` env steps, played to where the old ones were.
+
+    What the learner stored ends with complete transitions.
+    """
+    first, steps = nth_seed(seed, taken), steps_to_catch_up(env.lengths)
+    dice = torch.Generator(learner.device).manual_seed(first)
+    obs = env.reset(first)
+    with eval_mode(network):
+        for _ in range(steps):
+            obs = env.step_played(network.act(obs, dice).cpu().numpy()).observations
+    learner._last_obs = obs
+    learner._last_episode_starts = env.lengths == 0
 
 
 def _prepare_critics(learner: BaseAlgorithm, job: TrainJob) -> CriticState | None:

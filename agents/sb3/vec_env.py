@@ -45,6 +45,7 @@ class BatchVecEnv(VecEnv):
 
     Attributes:
         alive: which rows are in play now, (N,) bool. acted: which were when the latest step was taken.
+        lengths: steps that the current episodes have had, (N,).
     """
 
     def __init__(self, env: TaskVectorEnv, reward_scale: float = 1.0) -> None:
@@ -54,7 +55,7 @@ class BatchVecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._network: PolicyNetwork | None = None
         self._returns = np.zeros(env.num_envs)
-        self._lengths = np.zeros(env.num_envs, np.int64)
+        self.lengths = np.zeros(env.num_envs, np.int64)
         self.alive = self.acted = self._all = np.ones(env.num_envs, np.bool_)
         self._start = time.time()
         self.recent = RecentReturns(env.groups)
@@ -77,7 +78,7 @@ class BatchVecEnv(VecEnv):
         obs, infos = self.env.reset(seed=seed)
         self.alive = infos.get("alive", self._all)
         self._returns[:] = 0.0
-        self._lengths[:] = 0
+        self.lengths[:] = 0
         return obs
 
     def step_async(self, actions: Any) -> None:
@@ -90,20 +91,25 @@ class BatchVecEnv(VecEnv):
         self.step_async(actions)
         return self._step()
 
+    def step_played(self, actions: Any) -> Step:
+        """`step_batch` with actions as the environment takes them, as of `PolicyNetwork.act`."""
+        self._actions = actions
+        return self._step()
+
     def _step(self) -> Step:
         obs, rewards, terminated, truncated, infos = self.env.step(self._actions)
         self.acted, self.alive = self.alive, infos.get("alive", self._all)
         self._returns += rewards
-        self._lengths += self.acted
+        self.lengths += self.acted
         dones = terminated | truncated
         episodes = {}
         if dones.any():
             elapsed = time.time() - self._start
             for i in np.flatnonzero(dones).tolist():
-                episodes[i] = {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": elapsed}
+                episodes[i] = {"r": float(self._returns[i]), "l": int(self.lengths[i]), "t": elapsed}
                 self.recent.add(i, self._returns[i])
             self._returns[dones] = 0.0
-            self._lengths[dones] = 0
+            self.lengths[dones] = 0
         scaled = (rewards * self._reward_scale).astype(np.float32)
         cut = np.flatnonzero(truncated & ~terminated)
         return Step(obs, scaled, dones, cut, infos.get("final_obs"), episodes)
@@ -128,14 +134,14 @@ class BatchVecEnv(VecEnv):
         """Also of the batch, where that is savable."""
         inner = self.env.save_state() if self.env.savable else {}
         batch = {f"batch.{name}": array for name, array in inner.items()}
-        mine = {"alive": self.alive, "returns": self._returns, "lengths": self._lengths}
+        mine = {"alive": self.alive, "returns": self._returns, "lengths": self.lengths}
         return {**batch, **{name: array.copy() for name, array in mine.items()}, **self.recent.save_state()}
 
     def restore_state(self, saved: dict[str, NDArray[Any]]) -> None:
         inner = {name.removeprefix("batch."): array for name, array in saved.items() if name.startswith("batch.")}
         if self.env.savable:
             self.env.restore_state(inner)
-        self.alive, self._returns[:], self._lengths[:] = saved["alive"], saved["returns"], saved["lengths"]
+        self.alive, self._returns[:], self.lengths[:] = saved["alive"], saved["returns"], saved["lengths"]
         self.recent.restore_state(saved)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:

@@ -262,15 +262,21 @@ def offer(monkeypatch, adapter):
 
 
 def stopped_and_resumed(trainer, monkeypatch, stop):
-    """The run that goes on, with what its learner held just before its fresh episodes, and the snapshot."""
+    """The run that goes on, with what its learner held just before its fresh episodes, and the snapshot.
+
+    Where episodes have one length, fresh ones are played to where the old ones were.
+    """
     assert trainer.run(monkeypatch, stop_at=stop) is None
     disturb()
     found, held = trainer.snapshots().latest(), []
     begin = backend._begin_episodes
 
-    def watched(learner, *given):
+    def watched(learner, env, *given):
         held.append({name: tensor.clone() for name, tensor in SavableLearner(learner).save().tensors.items()})
-        begin(learner, *given)
+        before = env.lengths.copy()
+        begin(learner, env, *given)
+        np.testing.assert_array_equal(env.lengths, before)
+        np.testing.assert_array_equal(learner._last_episode_starts, before == 0)
 
     with monkeypatch.context() as patch:
         patch.setattr(backend, "_begin_episodes", watched)
@@ -344,7 +350,7 @@ def test_no_episode_goes_on_across_the_gap_and_faults_are_those_of_both_parts(tm
         times, following = (a[: buffer.size(), :, 1] for a in (buffer.observations, buffer.next_observations))
         assert np.array_equal(following, times + 1), "a transition leads from one episode to another"
         assert np.all(times[each - 1] == each % 7 - 1)
-        assert np.all(times[each] == 0)
+        assert np.all(times[each] == each % 7)
         ended = buffer.dones[: buffer.size()].astype(bool)
         assert np.array_equal(ended, times == 6)
 

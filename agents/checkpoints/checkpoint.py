@@ -33,6 +33,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights"
 
+UNSPECIFIED = "unspecified"
+"""The licence of a checkpoint of which nobody said one."""
+
 
 def _previous(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.previous")
@@ -130,7 +133,7 @@ class Checkpoint:
         folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
             folder = _previous(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         groups: dict[str, Mapping[str, torch.Tensor]] = {}
         for name, expected in manifest["files"].items():
             data = _read(folder / name)
@@ -169,7 +172,8 @@ def _read(path: Path) -> bytes:
         raise GraftError(f"Checkpoint file {path} is missing or cannot be read ({error.strerror}).") from error
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint in ``folder``, as it was written; raises GraftError as `Checkpoint.load`."""
     if not folder.is_dir():
         raise GraftError(f"There is no checkpoint at {folder}; a checkpoint is a folder that holds {MANIFEST}.")
     raw = _read(folder / MANIFEST)

@@ -92,6 +92,10 @@ class Recalled(Strict):
     kwargs: dict[str, JsonValue] = Field({}, description="its keyword arguments")
 
 
+Licence = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+ ()-]{1,200}$")]
+"""An SPDX licence expression, such as ``CC-BY-4.0`` or ``Apache-2.0 OR MIT``."""
+
+
 PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
@@ -184,6 +188,9 @@ class SourceConfig(TaskSection):
     methods: Annotated[list[Any], _list(Named)] | None = Field(
         None, description="for this source instead of the common ones"
     )
+    licence: Licence | None = Field(
+        None, description="SPDX id of the licence it is under; by default what its checkpoint says"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -260,6 +267,9 @@ class Common(Strict):
     recall: Annotated[int, Field(ge=1)] = Field(
         256, description="episodes on each earlier task, to measure what was kept"
     )
+    licence: Licence | None = Field(
+        None, description="SPDX id of the licence that its checkpoints are under; by default their source's"
+    )
 
     @property
     def network_config(self) -> NetworkConfig:
@@ -310,6 +320,9 @@ class Config(Common):
     threshold: Finite = Field(0.5, description="normalised score that steps_to_threshold waits for")
     sim_to_sim: bool = Field(
         False, description="whether the targets stand in for reality: adds gap, recovery and worst"
+    )
+    override_licence: bool = Field(
+        False, description="whether sources are used whose licence allows no derivatives; checkpoints record it"
     )
     clips: bool = Field(False, description="whether a GIF is made for each target, of agents before and after training")
 

@@ -72,6 +72,6 @@ class StageBuilder:
             backend=backend,
             resources=resources,
             method=method,
-            **rest,
+            **{"licence": self.config.licence, **rest},
         )
         return self.graph.add(stage)

@@ -11,7 +11,7 @@ from graft.errors import GraftError
 from graft.experiments.config.experiment import Config, TaskConfig
 from graft.experiments.config.teams import check_squad
 from graft.experiments.plan.builder import StageBuilder
-from graft.experiments.plan.sources import Source
+from graft.experiments.plan.sources import NO_DERIVATIVES, Source
 from graft.experiments.plan.stage import Comparison, Graph, Recall
 from graft.transfer.method import TaskPosition, TransferMethod, label
 
@@ -34,6 +34,10 @@ class _PairsBuilder(StageBuilder):
             self.graph.unplayable[source.name] = f"{source.task} can't be made here: {source.unplayable}"
         if source.checkpoint is not None:
             self.graph.checkpoints[str(source.checkpoint.id)] = source.checkpoint
+        self._licence = {
+            "licence": self.config.licence or source.licence,
+            "licence_overridden": self._overrides_licence(source, methods),
+        }
         plain = any(m.uses_source and not m.watches_source for m in methods)
         pretrained = {seed: self._pretrained(source, seed) if plain else "" for seed in self.seeds}
         starts = [
@@ -53,7 +57,21 @@ class _PairsBuilder(StageBuilder):
         if source.checkpoint is not None:
             return str(source.checkpoint.id)
         task, given = source.task, source.config
-        return self.add("pretrain", task, seed, method, given.backend, squad=given.squad, scale=source.scale)
+        licence = source.licence or self.config.licence
+        more = {"squad": given.squad, "scale": source.scale, "licence": licence}
+        return self.add("pretrain", task, seed, method, given.backend, **more)
+
+    def _overrides_licence(self, source: Source, methods: list[TransferMethod]) -> bool:
+        """Whether ``source`` may have no derivatives and is used all the same; raises GraftError where it may not."""
+        licence = source.licence
+        if licence is None or not NO_DERIVATIVES.search(licence) or not any(m.uses_source for m in methods):
+            return False
+        if not self.config.override_licence:
+            raise GraftError(
+                f"{source.name} is under {licence}, which allows no derivatives, and a transfer makes one; where its "
+                f"owner agreed, set override_licence: true, which the checkpoints will record."
+            )
+        return True
 
     def _start(self, source: Source, method: TransferMethod, seed: int, pretrained: str) -> tuple[str, str]:
         """Ids of the pretraining (or checkpoint), and of what ``method`` transfers from: that, or its consolidation."""
@@ -75,7 +93,14 @@ class _PairsBuilder(StageBuilder):
         last, folder = source.last_task(method), source.config.checkpoint
         position = TaskPosition(last, last + 2)
         return pretrained, self.add(
-            "consolidate", source.task, seed, method=method, source=pretrained, source_folder=folder, position=position
+            "consolidate",
+            source.task,
+            seed,
+            method=method,
+            source=pretrained,
+            source_folder=folder,
+            position=position,
+            **self._licence,
         )
 
     def _comparison(
@@ -100,6 +125,7 @@ class _PairsBuilder(StageBuilder):
                 recall=recall,
                 squad=target.squad,
                 scale=target.scale,
+                **(self._licence if method.uses_source else {}),
             )
             for seed, start in zip(self.seeds, sources or [None] * len(self.seeds), strict=True)
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
-from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
 from graft.agents.networks.encoder import default_encoder
 from graft.agents.networks.policy_network import NetworkConfig
 from graft.envs.adapters.spaces import first_line
@@ -14,6 +15,8 @@ from graft.errors import GraftError
 from graft.experiments.config.experiment import Config, SourceConfig
 from graft.transfer.method import TransferMethod
 from graft.transfer.task_heads import archive_of, inherited, tasks_learned
+
+NO_DERIVATIVES = re.compile(r"-ND\b")  # in the ids of Creative Commons licences
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class Source:
         network = _architecture(config, loaded, source)
         name = source.name or f"checkpoint {source.checkpoint}"
         return cls(source, name, loaded.task, network, loaded, _why_not(loaded.task))
+
+    @property
+    def licence(self) -> str | None:
+        """SPDX id of its licence, where the config or its checkpoint says one."""
+        if self.config.licence is None and self.checkpoint is not None:
+            known = self.checkpoint.record.get("licence", UNSPECIFIED)
+            return None if known == UNSPECIFIED else str(known)
+        return self.config.licence
 
     @property
     def scale(self) -> Bounds | None:

@@ -66,6 +66,8 @@ class Stage:
         squad: policy of each team, where all teams of a squad learn; ``task`` names the team of the stage's policy.
         backend, resources: what trains it, in which processes and on which GPUs.
         scale: bounds of the normalised score in its metrics; not hashed, as training does not use it.
+        licence: SPDX id of its checkpoint's; not hashed. licence_overridden: whether
+            its source allows no derivatives, and it was to be used all the same; not hashed.
         own_parts: module -> sha256 of its file, for what of the stage is the user's own, when the stage was planned.
         observer: called with (env steps, {tag: value}) in the process that runs the stage; may raise StoppedEarly
             to end it. Not hashed.
@@ -91,6 +93,8 @@ class Stage:
     backend: str = DEFAULT
     resources: Resources = LOCAL
     scale: Bounds | None = None
+    licence: str | None = None
+    licence_overridden: bool = False
     observer: Callable[[int, Mapping[str, float]], None] | None = None
     own_parts: Mapping[str, str] = field(init=False)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult
@@ -350,7 +350,8 @@ class _StageRun(NamedTuple):
             **_clipped(result),
             **_resumed(result),
             "transplant": None if session.report is None else session.report.summary(),
-            "licence": "unspecified",
+            "licence": stage.licence or UNSPECIFIED,
+            **({"licence_overridden": True} if stage.licence_overridden else {}),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **provenance(),
         }

@@ -1,0 +1,194 @@
+"""What ``graft inspect`` prints: facts and family of a checkpoint, checkpoints of a run, and how two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
+from graft.envs.core.task import Task
+from graft.errors import GraftError
+from graft.experiments.store.lineage import Member
+from graft.transfer.method import label, parse_method
+
+SHORT = 12  # characters of an id
+
+
+def score(record: Mapping[str, Any]) -> str:
+    """Mean return of the last evaluation with its 95 % half-width; empty where none was recorded."""
+    found = record.get("evaluation") or {}
+    mean, half = found.get("return_mean"), found.get("ci95")
+    if mean is None:
+        return ""
+    return f"{mean:.4g}" + ("" if half is None else f" ± {half:.2g}")
+
+
+def method_of(record: Mapping[str, Any]) -> str:
+    """The transfer method's label, or its name where it is unknown here; empty where there is none."""
+    method = dict((record.get("stage") or {}).get("method") or {})
+    name = str(method.pop("name", ""))
+    try:
+        return label(parse_method({name: method})) if name else ""
+    except GraftError:
+        return name
+
+
+def name(member: Member) -> str:
+    """A line for one checkpoint: what made it, its score, its cost, and where it is."""
+    if not member.manifest:
+        return f"{member.id[:SHORT]}: {'cannot be read' if member.fault else 'not found'}"
+    record = member.record
+    made = member.stage.get("label") or method_of(record) or str(Task.from_json(member.manifest["task"]))
+    parts = [str(made)]
+    if text := score(record):
+        parts.append(f"return {text}")
+    if steps := record.get("env_steps"):
+        parts.append(f"{steps:,} env steps")
+    if (seconds := member.stage.get("seconds")) is not None:
+        parts.append(f"{seconds:,.0f} s")
+    return f"{', '.join(parts)}  ({member.id[:SHORT]}, {member.folder})"
+
+
+def facts(member: Member, checkpoint: Checkpoint) -> Table:
+    """All that a checkpoint's manifest says of it, a row for each."""
+    record, stage = member.record, member.record.get("stage") or {}
+    shown, played = checkpoint.schemas.observation, checkpoint.schemas.action
+    network, values = checkpoint.network, sum(t.numel() for t in checkpoint.tensors.values())
+    versions, git = record.get("versions") or {}, record.get("git") or {}
+    dirty = " (with uncommitted changes)" if git.get("dirty") else ""
+    rows: dict[str, Any] = {
+        "id": checkpoint.id,
+        "task": f"{checkpoint.task.id} {_options(checkpoint.task.kwargs)}",
+        "observations": f"{shown.kind}, {len(shown.names)}: {_some(shown.names)}",
+        "actions": f"{played.kind}, {len(played.names)}: {_some(played.names)}",
+        "network": f"{network.encoder} {_options(network.options)}, head {list(network.head)}, {values:,} values",
+        "further parts": ", ".join(sorted(checkpoint.parts)),
+        "method": method_of(record) or ("scratch" if stage else ""),
+        "transplant": record.get("transplant"),
+        "algorithm": _options(stage.get("algorithm") or {}),
+        "seed": stage.get("seed"),
+        "env steps": f"{record['env_steps']:,}" if "env_steps" in record else None,
+        "return": score(record) and f"{score(record)} in {record['evaluation']['episodes']} episodes",
+        "seconds": member.stage.get("seconds"),
+        "faults": record.get("faults"),
+        "origin": record.get("origin"),
+        "licence": record.get("licence", UNSPECIFIED)
+        + (", used although it allows no derivatives" if record.get("licence_overridden") else ""),
+        "created": record.get("created"),
+        "made by": ", ".join(f"{library} {versions[library]}" for library in ("graft", "torch") if library in versions),
+        "commit": git.get("commit") and f"{git['commit'][:SHORT]}{dirty}",
+    }
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in rows.items():
+        if value not in (None, "", {}, []):
+            table.add_row(key, escape(str(value)))
+    return table
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items())
+
+
+def family_tree(members: Sequence[Member], notes: Mapping[str, str] | None = None) -> Tree:
+    """Ancestors above, each below what it was made from; ``notes`` by id are put behind the lines."""
+    notes = notes or {}
+    top = Tree("from its root to this checkpoint:", hide_root=False)
+    at = top
+    for member in members:
+        at = at.add(escape(name(member) + notes.get(member.id, "")))
+    return top
+
+
+def run_tree(title: str, members: Sequence[Member], notes: Mapping[str, str] | None = None) -> Tree:
+    """A run's checkpoints, each below the one it was made from."""
+    notes, here = notes or {}, {member.id for member in members}
+    top = Tree(escape(title))
+
+    def add(to: Tree, parent: str | None) -> None:
+        for member in members:
+            above = member.parent if member.parent in here else None
+            if above == parent:
+                add(to.add(escape(name(member) + notes.get(member.id, ""))), member.id)
+
+    add(top, None)
+    return top
+
+
+class Change(NamedTuple):
+    """How a tensor differs between two checkpoints.
+
+    ``relative``: ‖b − a‖ / ‖a‖, infinite where a is 0. ``cosine``: of the angle between them, 0 where one is 0. Both
+    are None where the tensor is in one of them only, or has another shape.
+    """
+
+    tensor: str
+    shapes: str
+    relative: float | None = None
+    cosine: float | None = None
+
+
+def changes(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[Change]:
+    """Every tensor of two groups, by name."""
+    return [_change(tensor, a.get(tensor), b.get(tensor)) for tensor in sorted({*a, *b})]
+
+
+def _change(tensor: str, a: torch.Tensor | None, b: torch.Tensor | None) -> Change:
+    if a is None or b is None or a.shape != b.shape:
+        shapes = ["-" if t is None else "x".join(map(str, t.shape)) or "1" for t in (a, b)]
+        return Change(tensor, " → ".join(shapes))
+    x, y = a.double().flatten(), b.double().flatten()
+    moved, size = float((y - x).norm()), float(x.norm())
+    relative = moved / size if size else (0.0 if not moved else float("inf"))
+    both = size * float(y.norm())
+    return Change(tensor, "x".join(map(str, a.shape)) or "1", relative, float(x @ y) / both if both else 0.0)
+
+
+def differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys at which two JSON values differ, with both values; None where one lacks the key."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for inner in dict.fromkeys([*a, *b]):
+            yield from differences(a.get(inner), b.get(inner), f"{key}.{inner}" if key else inner)
+    elif a != b:
+        yield key, a, b
+
+
+def changes_table(found: Iterable[Change], titles: tuple[str, str]) -> Table:
+    table = Table(title=f"weights: {titles[0]} → {titles[1]}")
+    for heading, side in (("tensor", "left"), ("shape", "left"), ("change / norm", "right"), ("cosine", "right")):
+        table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for change in found:
+        numbers = ["" if v is None else f"{v:.3g}" for v in (change.relative, change.cosine)]
+        table.add_row(escape(change.tensor), change.shapes, *numbers)
+    return table
+
+
+def difference_lines(a: Member, b: Member) -> list[str]:
+    """How two manifests differ in names of observations and actions, task, network, and the stage's options."""
+    lines = []
+    for what in "observation", "action":
+        first, second = a.manifest[what]["names"], b.manifest[what]["names"]
+        gone, new = ([n for n in x if n not in y] for x, y in ((first, second), (second, first)))
+        lines += [
+            f"{what}s only in the {which}: {_some(names)}"
+            for which, names in (("first", gone), ("second", new))
+            if names
+        ]
+        if not gone and not new and first != second:
+            lines.append(f"{what}s are in another order")
+    for what in "task", "network":
+        lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(a.manifest[what], b.manifest[what])]
+    stages = (member.record.get("stage") or {} for member in (a, b))
+    skipped = ("task.", "network.", "source")
+    lines += [f"{k}: {x} → {y}" for k, x, y in differences(*stages) if not k.startswith(skipped)]
+    return lines

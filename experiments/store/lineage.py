@@ -1,0 +1,114 @@
+"""The checkpoints that one descends from, and whether all their files are as they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, read_manifest
+from graft.errors import GraftError
+from graft.experiments.store.records import Store
+
+STAGES, CHECKPOINT = "stages", "checkpoint"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A checkpoint, or the id of one that was not found.
+
+    Attributes:
+        id: sha256 of its manifest; the folder's name where that cannot be read. folder: where it is; None where it was
+            not found.
+        manifest: {} where it was not found or cannot be read. stage: the ``stage.json`` of the stage that made it; {}
+            where it is of no run.
+        fault: why the manifest or the stage's record cannot be read; empty where they can.
+    """
+
+    id: str
+    folder: Path | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    stage: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> Member:
+        try:
+            manifest = read_manifest(folder)
+            store = _store(folder)
+            stage = None if store is None else store.record(folder.resolve().parent.name)
+        except GraftError as error:
+            return cls(folder.resolve().parent.name if _store(folder) else folder.name, folder, fault=str(error))
+        return cls(manifest["id"], folder, manifest, stage or {})
+
+    @property
+    def parent(self) -> str | None:
+        lineage = self.manifest.get("lineage")
+        return lineage[0] if lineage else None
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.manifest.get("record", {})
+        return found
+
+
+def _store(folder: Path) -> Store | None:
+    """The run that the checkpoint in ``folder`` was made by, where it still lies in it."""
+    whole = folder.resolve()
+    return Store(whole.parents[2]) if whole.name == CHECKPOINT and whole.parents[1].name == STAGES else None
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / STAGES).is_dir()
+
+
+def members_of(run: Path) -> list[Member]:
+    """The checkpoints of a run's finished stages, in the order in which they were made."""
+    found = [Member.read(path.parent) for path in sorted((run / STAGES).glob(f"*/{CHECKPOINT}/{MANIFEST}"))]
+    return sorted(found, key=lambda member: str(member.record.get("created", "")))
+
+
+def family(folder: Path, search: Iterable[Path] = ()) -> list[Member]:
+    """The checkpoint in ``folder`` and all it descends from, the root first.
+
+    Args:
+        search: further folders in which ancestors may lie, at any depth; those of its own run are found without.
+    Raises:
+        GraftError: a folder that is not there, or a checkpoint whose manifest is missing or was altered.
+    """
+    last = Member.read(folder)
+    if last.fault:
+        raise GraftError(last.fault)
+    lineage: list[str] = list(last.manifest["lineage"])
+    store = _store(folder)
+    paths = [] if store is None else sorted((store.out / STAGES).glob(f"*/{CHECKPOINT}/{MANIFEST}"))
+    for place in search:
+        if not place.is_dir():
+            raise GraftError(f"There is no folder {place} to search.")
+        paths += sorted(place.rglob(MANIFEST))
+    known: dict[str, Member] = {}
+    for path in paths:
+        if lineage and set(lineage) <= known.keys():
+            break
+        if path.parent.name.startswith(".") or path.parent.parent.name == "snapshot":
+            continue
+        member = Member.read(path.parent)
+        known.setdefault(member.id, member)
+    return [*(known.get(i, Member(i)) for i in reversed(lineage)), last]
+
+
+def fault_of(member: Member) -> str:
+    """What is wrong with a checkpoint's files and its stage's, by their hashes; empty where all is right."""
+    if member.folder is None:
+        return "not checked, as it was not found; --search DIR says where else to look"
+    if member.fault:
+        return member.fault
+    try:
+        Checkpoint.load(member.folder)
+        store = _store(member.folder)
+        if store is not None and member.stage.get("status") == "done":
+            store.done(member.folder.resolve().parent.name)
+    except GraftError as error:
+        return str(error)
+    return ""

@@ -28,16 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--html", type=Path, metavar="FILE", help="the page (default: report.html in DIR, or here for several)"
     )
     parser.add_argument(
-        "--csv", type=Path, metavar="DIR", help="also write rows.csv, scores.csv, curves.csv, stages.csv and scores.npz"
+        "--csv",
+        type=Path,
+        metavar="DIR",
+        help="also write CSV files of rows, scores, curves and stages, and score matrices (.npz)",
     )
     parser.add_argument("--latex", type=Path, metavar="FILE", help="also write the tables of results for LaTeX")
     options = parser.parse_args(arguments)
-    from graft.experiments.report.page import REPORT, write_page
+    from graft.experiments.report.exports import write_csv, write_latex
+    from graft.experiments.report.page.render import REPORT, folder_names, write_page
+    from graft.experiments.report.run_folder import read_run
 
-    folders = options.folders
+    folders = list(dict.fromkeys(options.folders))
+    runs, names = [read_run(folder) for folder in folders], folder_names(folders)
     html = options.html or (folders[0] / REPORT if len(folders) == 1 else Path(REPORT))
-    write_page(folders, html)
+    write_page(runs, names, html)
     print(f"Report: {html}")
+    if options.csv is not None:
+        print(f"Tables: {', '.join(str(options.csv / file) for file in write_csv(runs, names, options.csv))}")
+    if options.latex is not None:
+        write_latex(runs, names, options.latex)
+        print(f"LaTeX: {options.latex}")
     return 0
 
 

@@ -108,7 +108,9 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
         scores = np.concatenate([curve.scores for m in shown for curve in m.curves])
         margin = 0.1 * (scores.max() - scores.min()) or 0.1
         axis.set_ylim(scores.min() - margin, scores.max() + margin)
-        axis.set_ylabel(score_axis(m.estimated for m in shown) if shown[0].scored else "mean return (nothing was learned)")
+        axis.set_ylabel(
+            score_axis(m.estimated for m in shown) if shown[0].scored else "mean return (nothing was learned)"
+        )
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
     _save(figure, path)

@@ -133,5 +133,7 @@ def read_run(folder: Path) -> RunFolder:
         rows = [{**absent, **row} for row in data["rows"]]
         filled = {"name": folder.name, "bounds": {}, "not_kept": {}, **data, "rows": rows, "stages": data["stages"]}
     except (KeyError, TypeError) as error:
-        raise GraftError(f"{folder}/results.json is not what `graft run` writes; run it on the folder again.") from error
+        raise GraftError(
+            f"{folder}/results.json is not what `graft run` writes; run it on the folder again."
+        ) from error
     return RunFolder(folder, filled, experiment)

@@ -13,7 +13,7 @@ from graft.transfer.metrics import Curve
 from graft.transfer.statistics import Interval
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 30
 """Of a chart, and what is around its axes, in units of its picture."""
 
 COLOURS = 8
@@ -80,7 +80,7 @@ def series(name: str, curves: Sequence[Curve]) -> Series:
 
 
 def style(index: int, controls: int) -> tuple[int, int]:
-    """Colour and dashes of line ``index``, of which the first ``controls`` are controls; both begin anew after a while."""
+    """Colour and dashes of line ``index``, of which the first ``controls`` are controls; both repeat after a while."""
     if index < controls:
         return index % 2, index // 2
     again, colour = divmod(index - controls, COLOURS - 2)
@@ -136,7 +136,7 @@ def _points(shown: Sequence[Series], across: object) -> list[Point]:
             i = int(where[0])
             ends = (float(s.low[i]), float(s.high[i])) if s.low.size else (np.nan, np.nan)
             values.append(Interval(float(s.mean[i]), *ends))
-        made.append(Point(round(float(across(x)), 1), x, short(x), values))
+        made.append(Point(round(float(across(x)), 1), x, f"{x:,.0f}" if x >= 1000 else f"{x:.3g}", values))
     return made
 
 

@@ -2,7 +2,7 @@
 document.documentElement.classList.add("script");
 for (const figure of document.querySelectorAll("figure.chart")) {
   const plot = figure.querySelector(".plot"), cursor = plot.querySelector(".cursor");
-  const slider = figure.querySelector("input"), output = figure.querySelector("output");
+  const slider = figure.querySelector("input"), output = figure.querySelector(".read");
   const buttons = [...figure.querySelectorAll("button[data-line]")];
   const rows = [...figure.querySelectorAll(".points tbody tr")];
   const pressed = (button) => button.getAttribute("aria-pressed") === "true";
@@ -10,9 +10,9 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   const read = () => {
     const row = rows[slider.value], cells = [...row.cells];
     for (const end of ["x1", "x2"]) cursor.setAttribute(end, row.dataset.at);
-    slider.setAttribute("aria-valuetext", cells[0].textContent);
     const texts = buttons.filter(pressed).map((button) =>
       `${button.textContent.trim()}: ${cells[Number(button.dataset.line) + 1].textContent}`);
+    slider.setAttribute("aria-valuetext", [cells[0].textContent, ...texts].join("; "));
     output.replaceChildren(...[`at ${cells[0].textContent}`, ...texts].flatMap((text) => {
       const part = document.createElement("span");
       part.textContent = text;

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,9 +17,11 @@ from markupsafe import Markup
 from graft import __version__
 from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
-from graft.experiments.report import charts, comparison
-from graft.experiments.report.page_parts import Cell, Section, Table, sections, summary, warnings
-from graft.experiments.report.run_folder import RunFolder, read_run
+from graft.experiments.report import comparison
+from graft.experiments.report.page import charts, results, stages
+from graft.experiments.report.page.cells import Cell, Section, Table
+from graft.experiments.report.page.summary import Sentence, summary, warnings
+from graft.experiments.report.run_folder import RunFolder
 
 REPORT = "report.html"
 
@@ -41,7 +44,7 @@ class RunPart(NamedTuple):
     key: str
     name: str
     folder: str
-    summary: Sequence[str]
+    summary: Sequence[Sentence]
     warnings: Sequence[str]
     sections: Sequence[Section]
     clips: Sequence[Clip]
@@ -52,16 +55,16 @@ class RunPart(NamedTuple):
     made_with: str
 
 
-def write_page(folders: Sequence[Path], path: Path) -> None:
-    """Write a page about these runs; raises GraftError where a folder has no results."""
-    runs = [read_run(folder) for folder in folders]
+def write_page(runs: Sequence[RunFolder], names: Sequence[str], path: Path) -> None:
+    """Write a page about these runs, each under a name of its folder; raises GraftError where that is not possible."""
     try:
-        replace_file(path, page(runs, _names(folders)).encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, page(runs, names).encode())
     except OSError as error:
         raise GraftError(f"{path} can't be written ({error.strerror}); choose another --html.") from error
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def folder_names(folders: Sequence[Path]) -> list[str]:
     """A name for each folder, its last part where that tells them apart."""
     last = [folder.resolve().name for folder in folders]
     return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]
@@ -76,8 +79,13 @@ def page(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
         clips, budget = _clips(run, budget)
         parts.append(_part(f"run{number + 1}", run, folder, clips))
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["breaks"] = _breaks
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         title=", ".join(dict.fromkeys(part.name for part in parts)),
@@ -89,6 +97,11 @@ def page(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=__version__,
     )
+
+
+def _breaks(text: str) -> Markup:
+    """A name that lines may break after its signs."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_=:/,(])(?=\w)", text))
 
 
 def _part(key: str, run: RunFolder, folder: str, clips: Sequence[Clip]) -> RunPart:
@@ -114,7 +127,9 @@ def _part(key: str, run: RunFolder, folder: str, clips: Sequence[Clip]) -> RunPa
 
 def _made_with(run: RunFolder) -> str:
     versions, git = run.experiment.get("versions", {}), run.experiment.get("git") or {}
-    said = [f"{library} {versions[library]}" for library in ("graft", "python", "torch", "numpy") if library in versions]
+    said = [
+        f"{library} {versions[library]}" for library in ("graft", "python", "torch", "numpy") if library in versions
+    ]
     if git.get("commit"):
         said.append(f"commit {git['commit']}{' with changes' if git.get('dirty') else ''}")
     return ", ".join(said)
@@ -146,7 +161,19 @@ def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Section | None:
         found = comparison.pairs(first.rows, other.rows)
         notes += comparison.warnings(first, other, names)
         head, *lines = comparison.table(found, *names)
-        cells = [[Cell(f"{method} on {target}"), *map(Cell, rest)] for (_, target, method), (_, _, *rest) in zip(found, lines, strict=True)]
+        cells = [
+            [Cell(f"{method} on {target}"), *map(Cell, rest)]
+            for (_, target, method), (_, _, *rest) in zip(found, lines, strict=True)
+        ]
         said = [comparison.summary(found, "transfer_ratio", "Ratios"), comparison.summary(found, "auc", "Areas")]
         tables.append(Table(f"{names[0]} and {name}", ["method", *head[2:]], cells, said))
     return Section("Runs side by side", notes, tables) if tables or notes else None
+
+
+def sections(run: RunFolder) -> list[Section]:
+    """All parts of a run that have something to say, in the order of the page."""
+    if not run.rows:
+        return [stages.costs(run)]
+    kinds = (results.headline, results.curves, results.ratios, results.profiles, results.kept, results.heat_maps)
+    made = [kind(run) for kind in (*kinds, stages.transplants, stages.diagnostics, stages.costs)]
+    return [section for section in made if section is not None]

@@ -22,14 +22,6 @@ Record = Mapping[str, Any]
 ENDS = {"iqm": "", "low": "_low", "high": "_high"}
 """Parts of an interval -> endings of their columns."""
 
-INTERVALS = {
-    name
-    for model in (TransferRow, SequenceRow)
-    for name, field in model.model_fields.items()
-    if field.annotation == Interval | None
-}
-"""Fields of rows that are intervals."""
-
 
 def write_csv(runs: Sequence[RunFolder], names: Sequence[str], folder: Path) -> list[str]:
     """Write the tables into ``folder``; returns the names of files. Raises GraftError where that is not possible.
@@ -74,10 +66,12 @@ def _csv(records: Sequence[Record]) -> str:
 
 
 def _rows(run: RunFolder, name: str) -> Iterable[Record]:
+    fields = (SequenceRow if run.is_sequence else TransferRow).model_fields
+    intervals = {key for key, field in fields.items() if field.annotation == Interval | None}
     for row in run.rows:
         record: dict[str, Any] = {"run": name}
         for key, value in row.items():
-            if key in INTERVALS:
+            if key in intervals:
                 record |= {f"{key}{ending}": None if value is None else value[end] for end, ending in ENDS.items()}
             elif key == "env_steps" and value:
                 record |= {f"env_steps_{kind}": steps for kind, steps in value.items()}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
-from graft.experiments.report.results import VERSION, SequenceRow, TransferRow
+from graft.experiments.report.results import RESULTS, VERSION, SequenceRow, TransferRow
 from graft.experiments.store.records import METRICS, Store
 from graft.transfer.metrics import Curve
 
@@ -65,8 +68,14 @@ class RunFolder:
         stages = [run[task] for run in row["stages"] or ()]
         return self._curves(stages, _bounds(self.results["bounds"][task]))
 
+    def _stage(self, stage: str) -> Path:
+        """A stage's folder; raises GraftError for an id that could lead elsewhere."""
+        if not re.fullmatch(r"[0-9A-Za-z]+", stage):
+            raise GraftError(f"{self.path} has a stage {stage!r}, which is no id of one; run `graft run` on it again.")
+        return self.path / "stages" / stage
+
     def _curves(self, stages: Sequence[str], scale: Bounds | None) -> list[Curve]:
-        if not stages or not all((self.path / "stages" / stage / METRICS).is_file() for stage in stages):
+        if not stages or not all((self._stage(stage) / METRICS).is_file() for stage in stages):
             return []
         store = Store(self.path)
         try:
@@ -76,11 +85,11 @@ class RunFolder:
 
     def record(self, stage: str) -> Mapping[str, Any]:
         """A stage's ``stage.json``; empty where it is not here."""
-        return _json(self.path / "stages" / stage / "stage.json")
+        return _json(self._stage(stage) / "stage.json")
 
     def transplant(self, stage: str) -> Mapping[str, Any]:
         """A stage's ``transplant.json``; empty where it carried nothing over."""
-        return _json(self.path / "stages" / stage / "transplant.json")
+        return _json(self._stage(stage) / "transplant.json")
 
     def seconds(self, stage: str) -> float:
         """What a stage took, of one core."""
@@ -88,13 +97,15 @@ class RunFolder:
 
     def sources_of(self, stage: str) -> Iterator[str]:
         """Ids of the stages that a stage started from: its consolidation, and its pretraining."""
-        while (source := (self.record(stage).get("spec") or {}).get("source")) and source != stage:
+        ids = {entry["id"] for entry in self.results["stages"]}
+        while (source := (self.record(stage).get("spec") or {}).get("source")) in ids:
+            ids.remove(source)
             stage = str(source)
             yield stage
 
     def diagnostics(self, stage: str) -> dict[str, list[float]]:
         """Each tag under ``transfer/`` that a stage logged -> its values in the order of env steps."""
-        path, found = self.path / "stages" / stage / METRICS, dict[str, list[float]]()
+        path, found = self._stage(stage) / METRICS, dict[str, list[float]]()
         if path.is_file():
             for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
                 for tag, value in line.items():
@@ -127,13 +138,16 @@ def read_run(folder: Path) -> RunFolder:
         raise GraftError(f"{folder} has no results; give what `graft run` wrote to with --out, once a stage has ended.")
     if (version := data.get("version", 1)) > VERSION:
         raise GraftError(f"{folder} has version {version}, which a newer Graft wrote; this one reads up to {VERSION}.")
+    if version == VERSION:
+        try:
+            RESULTS.validate_python(data)
+        except ValidationError as error:
+            raise GraftError(f"{folder}/results.json is not what `graft run` writes; run it on it again.") from error
     fields = (SequenceRow if "sequence" in data else TransferRow).model_fields
     absent = dict.fromkeys(fields)
     try:
         rows = [{**absent, **row} for row in data["rows"]]
         filled = {"name": folder.name, "bounds": {}, "not_kept": {}, **data, "rows": rows, "stages": data["stages"]}
     except (KeyError, TypeError) as error:
-        raise GraftError(
-            f"{folder}/results.json is not what `graft run` writes; run it on the folder again."
-        ) from error
+        raise GraftError(f"{folder}/results.json is not what `graft run` writes; run it on it again.") from error
     return RunFolder(folder, filled, experiment)

@@ -7,6 +7,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,25 +79,35 @@ def page(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
     for number, (run, folder) in enumerate(pairs):
         clips, budget = _clips(run, budget)
         parts.append(_part(f"run{number + 1}", run, folder, clips))
-    environment = Environment(
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=", ".join(dict.fromkeys(part.name for part in parts)),
+            runs=parts,
+            beside=_side_by_side(pairs),
+            charts=charts,
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            version=__version__,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """Of the template, which writes all that it is given as text, so that names of others are no markup."""
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breaks"] = _breaks
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html").render(
-        title=", ".join(dict.fromkeys(part.name for part in parts)),
-        runs=parts,
-        beside=_side_by_side(pairs),
-        charts=charts,
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=__version__,
-    )
+    made.filters["breaks"] = _breaks
+    return made
 
 
 def _breaks(text: str) -> Markup:
@@ -148,7 +159,14 @@ def _clips(run: RunFolder, budget: int) -> tuple[list[Clip], int]:
     return found, budget
 
 
-def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Section | None:
+class Beside(NamedTuple):
+    """Runs compared: what a reader must know before, and the tables."""
+
+    warnings: Sequence[str]
+    section: Section
+
+
+def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Beside | None:
     """Every other run of transfers beside the first: its ratios and areas, and why they may not compare."""
     transfers = [(run, name) for run, name in pairs if not run.is_sequence and run.rows]
     tables, notes = [], list[str]()
@@ -167,7 +185,7 @@ def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Section | None:
         ]
         said = [comparison.summary(found, "transfer_ratio", "Ratios"), comparison.summary(found, "auc", "Areas")]
         tables.append(Table(f"{names[0]} and {name}", ["method", *head[2:]], cells, said))
-    return Section("Runs side by side", notes, tables) if tables or notes else None
+    return Beside(notes, Section("Runs side by side", tables=tables)) if tables or notes else None
 
 
 def sections(run: RunFolder) -> list[Section]:

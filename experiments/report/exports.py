@@ -135,7 +135,7 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "→": r"$\rightarrow$",
     "·": r"$\cdot$",
     "\N{EN DASH}": "--",
@@ -169,11 +169,11 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         r"\begin{table}",
         f"\\caption{{{latex_text(caption)}}}",
         f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-        r"\toprule",
+        r"\hline",
         " & ".join(head) + r" \\",
-        r"\midrule",
+        r"\hline",
         *(" & ".join(row) + r" \\" for row in rows),
-        r"\bottomrule",
+        r"\hline",
         r"\end{tabular}",
         r"\end{table}",
     ]
@@ -202,6 +202,6 @@ def _row(row: Row, rows: Sequence[Row]) -> list[str]:
 
 def write_latex(runs: Sequence[RunFolder], names: Sequence[str], path: Path) -> None:
     """Write the tables of all runs for ``\\input``; raises GraftError where that is not possible."""
-    said = "% Interquartile means over seeds with 95 % intervals. Needs: \\usepackage{booktabs}\n\n"
+    said = "% Interquartile means over seeds with 95 % intervals.\n\n"
     tables = [latex(run, name) for run, name in zip(runs, names, strict=True)]
     _write({path: (said + "\n".join(tables)).encode()})

@@ -409,22 +409,26 @@ def _verdict_cell(entry: Mapping[str, Any]) -> str:
 
 def sign_alone(entry: Mapping[str, Any]) -> str:
     """The sign of a verdict that holds for its row alone, but not among all of its table."""
-    return (
-        "" if entry["verdict"] == entry["verdict_alone"] else {"positive": "+", "negative": "-"}[entry["verdict_alone"]]
-    )
+    if entry["verdict"] == entry["verdict_alone"]:
+        return ""
+    return {"positive": "+", "negative": "-"}.get(entry["verdict_alone"], "")
 
 
-def verdict_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences on the signs beside verdicts and areas."""
-    lines = []
-    if any(sign_alone(entry) for entry in rows):
-        lines.append(
-            "unclear+, unclear-: above or below scratch by its own interval (5 % of equal methods are), but not once "
-            "the number of methods on this target is allowed for (Holm)."
-        )
-    if any(entry["bimodal"] for entry in rows):
-        lines.append(f"{BIMODAL}: {TWO_GROUPS} curves.png and 'areas' in results.json show them.")
-    return lines
+def sign_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on the signs beside verdicts."""
+    if not any(sign_alone(entry) for entry in rows):
+        return []
+    return [
+        "unclear+, unclear-: above or below scratch by its own interval (5 % of equal methods are), but not once the "
+        "number of methods on this target is allowed for (Holm)."
+    ]
+
+
+def bimodal_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on the sign beside areas."""
+    if not any(entry["bimodal"] for entry in rows):
+        return []
+    return [f"{BIMODAL}: {TWO_GROUPS} curves.png and 'areas' in results.json show them."]
 
 
 HEADS = {"fresh": "fresh", "by_name": "carried"}
@@ -493,7 +497,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     ]
     lines += [*negative_notes(rows), *failed_notes(data), *unfinished_notes(data)]
     lines += evaluation_notes([entry["evaluations"] for entry in rows])
-    lines += [*heads_notes(rows), *verdict_notes(rows), *seed_notes(rows)]
+    lines += [*heads_notes(rows), *sign_notes(rows), *bimodal_notes(rows), *seed_notes(rows)]
     lines += [*clip_notes(data), *resume_notes(data)]
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
         lines.append(

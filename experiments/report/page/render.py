@@ -111,8 +111,8 @@ def _environment() -> Environment:
 
 
 def _breaks(text: str) -> Markup:
-    """A name that lines may break after its signs."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_=:/,(])(?=\w)", text))
+    """A name that lines may break where a reader would: after its signs, and before brackets."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_:/,])(?=\w)|(?<=\w)(?=\()", text))
 
 
 def _part(key: str, run: RunFolder, folder: str, clips: Sequence[Clip]) -> RunPart:

@@ -48,6 +48,7 @@ def headline(run: RunFolder) -> Section:
         f"{run.results.get('threshold') or 0:g}. Kept: score on the source afterwards, of the score before. In "
         f"brackets: 95 % intervals."
     ]
+    notes += transfer.sign_notes(run.rows)
     best = {id(b.row) for b in best_rows(run)}
     head = ["method", "AUC", "ratio to scratch", "zero-shot", "jump", "final", "steps", "kept", "verdict"]
     tables = [
@@ -83,8 +84,7 @@ def _kept_text(row: Row) -> str:
 def _verdict(row: Row) -> str:
     if row["verdict"] is None:
         return "-"
-    alone = transfer.sign_alone(row) if row["verdict_alone"] is not None else ""
-    return f"{row['verdict']}{alone}"
+    return f"{row['verdict']}{transfer.sign_alone(row)}"
 
 
 def _sequence_table(run: RunFolder) -> Table:

@@ -83,7 +83,7 @@ def _price(run: RunFolder, row: Row) -> str:
         return f"{own}."
     before = f"{count_of(spent.get('pretrain'))} of pretraining"
     before += f" and {count_of(spent['consolidation'])} of consolidation" if spent.get("consolidation") else ""
-    return f"{own}, after {before}: that {paid_words(run, row)}."
+    return f"{own}, after {before}, which {paid_words(run, row)}."
 
 
 def _lead(best: Best, rows: Sequence[Row]) -> str:
@@ -105,7 +105,7 @@ def _sequence_summary(run: RunFolder) -> list[Sentence]:
     steps = best["env_steps"] or {}
     more = f" and {count_of(steps['consolidation'])} of consolidation" if steps.get("consolidation") else ""
     text = (
-        f"is best at the end, of methods with one network for all tasks. Its mean score over the tasks is "
+        f"has the highest mean at the end, of methods with one network for all tasks: its score over the tasks is "
         f"{format_score(best['average_performance'], ' to ')}; it forgot {format_score(best['forgetting'], ' to ')} of "
         f"each earlier task. It took {count_of(steps.get('training'))} env steps of training{more} for each seed."
     )
@@ -162,7 +162,7 @@ def warnings(run: RunFolder) -> list[str]:
     else:
         own = transfer.negative_notes(run.rows)
         counts = [row["evaluations"] for row in run.rows if row["evaluations"] is not None]
-        groups = [*evaluation_notes(counts), *transfer.verdict_notes(run.rows)]
+        groups = [*evaluation_notes(counts), *transfer.bimodal_notes(run.rows)]
         scales = transfer.scale_notes(data)
     lines = [*own, *failed_notes(data), *unfinished_notes(data), *groups, *seed_notes(run.rows)]
     lines += [*clip_notes(data), *resume_notes(data), *scales]

@@ -231,7 +231,7 @@ def test_what_is_best_and_what_it_cost_come_first(known):
     first = page.all("ul")[0][2]
     assert first.startswith(f"{TARGET}: finetune is best, and surely better than training from scratch.")
     assert "3,000 env steps on the target for each seed (2 seconds of one core), after 5,000 of pretraining" in first
-    assert "that has paid after 3 transfers or fewer." in first
+    assert "which has paid after 3 transfers or fewer." in first
     rows = {cells[0][0]: cells for cells in page.rows(f"{TARGET}: env steps and core seconds for each seed", "Cost")}
     assert rows["finetune"][-1][0] == "at most 3"
     assert rows["frozen"][-1][0] == "never"

@@ -38,7 +38,7 @@ LEVELS = {"scratch": (0.0, 1.0, 2.0, 3.0), "finetune": (4.0, 6.0, 8.0, 9.0), "fr
 class Page(HTMLParser):
     """A page's elements: (tag, attributes, text) in their order, and what is in its tables."""
 
-    VOID = ("meta", "img", "input", "path", "line", "wbr")
+    VOID = ("meta", "img", "input", "wbr")
 
     def __init__(self, text):
         super().__init__()

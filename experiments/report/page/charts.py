@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +76,8 @@ def series(name: str, curves: Sequence[Curve]) -> Series:
     """Interquartile mean of learning curves, over the evaluations that all seeds have."""
     count = min(len(curve.steps) for curve in curves)
     scores = np.array([curve.scores[:count] for curve in curves])
-    return Series(name, np.array(curves[0].steps[:count], float), *map(np.array, band(scores)), scores)
+    mean, low, high = band(scores)
+    return Series(name, np.array(curves[0].steps[:count], float), mean, low, high, scores)
 
 
 def style(index: int, controls: int) -> tuple[int, int]:
@@ -96,11 +97,12 @@ def chart(title: str, x_label: str, y_label: str, shown: Sequence[Series], contr
     last = last if last > first else first + 1.0
 
     def across(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        return LEFT + (np.asarray(x, float) - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        share = (np.asarray(x, np.float64) - first) / (last - first)
+        return np.asarray(LEFT + share * (WIDTH - LEFT - RIGHT), np.float64)
 
     def up(y: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        share = (np.clip(np.asarray(y, float), bottom, top) - bottom) / (top - bottom)
-        return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+        share = (np.clip(np.asarray(y, np.float64), bottom, top) - bottom) / (top - bottom)
+        return np.asarray(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), np.float64)
 
     lines = []
     for index, s in enumerate(shown):
@@ -123,8 +125,7 @@ def chart(title: str, x_label: str, y_label: str, shown: Sequence[Series], contr
     )
 
 
-def _points(shown: Sequence[Series], across: object) -> list[Point]:
-    assert callable(across)
+def _points(shown: Sequence[Series], across: Callable[[float], npt.NDArray[np.float64]]) -> list[Point]:
     made = []
     for x in sorted({float(x) for s in shown for x in s.x}):
         values: list[Interval | None] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.experiments.plan.stage import NOT_KEPT
 from graft.experiments.report import continual, transfer
 from graft.experiments.report.common import fixed, format_steps
 from graft.experiments.report.lifelong import COLUMNS as LIFELONG
@@ -29,7 +30,7 @@ from graft.experiments.report.page.cells import (
 )
 from graft.experiments.report.page.charts import Chart, Series, chart, series
 from graft.experiments.report.page.summary import best_rows
-from graft.experiments.report.plots import LARGEST_RATIO, row_scores, score_axis, score_levels
+from graft.experiments.report.plots import LARGEST_RATIO, Panels, row_scores, score_axis, score_levels
 from graft.experiments.report.run_folder import Row, RunFolder
 from graft.experiments.report.sim2real import NOTE as SIM_TO_SIM_NOTE
 from graft.transfer.metrics import Curve
@@ -185,12 +186,12 @@ def profiles(run: RunFolder) -> Section | None:
     """Performance profiles: the share of runs above each score."""
     if run.is_sequence:
         tasks = run.results["sequence"]
-        lines: dict[str, dict[str, Runs]] = {
+        ended: dict[str, Runs] = {
             row["method"]: {f"{j}. {t}": [m[-1][j] for m in row["matrices"]] for j, t in enumerate(tasks)}
             for row in run.rows
             if all(value is not None for matrix in row["matrices"] for value in matrix[-1])
         }
-        panels = {"score at the end of the sequence": lines} if lines else {}
+        panels: Panels = {"score at the end of the sequence": ended} if ended else {}
     else:
         rows = [row for row in run.rows if row["areas"] is not None and row["finals"] is not None]
         panels = row_scores(rows)
@@ -249,7 +250,7 @@ def kept(run: RunFolder) -> Section | None:
             made.append([*cells, number(steps, None if steps is None else format_steps(steps))])
         tables.append(Table("Sim-to-sim proxy of a transfer to reality", head, made, [SIM_TO_SIM_NOTE]))
     reasons = dict.fromkeys(row["not_kept"] for row in run.rows if row["not_kept"])
-    notes = [f"Not measured, {reason}: {transfer.NOT_KEPT.get(reason, reason)}." for reason in reasons]
+    notes = [f"Not measured, {reason}: {NOT_KEPT.get(reason, reason)}." for reason in reasons]
     return Section("Kept and forgotten", notes, tables) if tables or notes else None
 
 

@@ -64,7 +64,7 @@ def diagnostics(run: RunFolder) -> Section | None:
     """What transfers did to the network: first and last values that were logged."""
     if run.is_sequence:
         return None
-    main, parts = [], []
+    main, parts = list[Table](), list[Table]()
     for target in targets_of(run):
         rows = [row for row in rows_of(run, target) if not is_control(row) or row["method"] != "scratch"]
         logged = {transfer.row_name(row, rows): _logged(run, row) for row in rows}
@@ -104,9 +104,9 @@ def _paid_cell(run: RunFolder, row: Row) -> Cell:
     if is_control(row):
         return NONE
     paid = break_even_of(run, row)
-    if paid.count is None:
+    if paid.transfers is None:
         return Cell("never" if paid.why.startswith("has not") else "not known")
-    return Cell(f"{'at most ' if paid.most else ''}{paid.count:,}", (float(paid.count),))
+    return Cell(f"{'at most ' if paid.most else ''}{paid.transfers:,}", (float(paid.transfers),))
 
 
 def costs(run: RunFolder) -> Section:

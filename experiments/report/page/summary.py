@@ -118,7 +118,7 @@ class Paid(NamedTuple):
     ``why`` not, where there is no number.
     """
 
-    count: int | None
+    transfers: int | None
     most: bool = False
     why: str = ""
 
@@ -136,6 +136,8 @@ def break_even_of(run: RunFolder, row: Row) -> Paid:
     slow, fast = base["steps_to_threshold"], row["steps_to_threshold"]
     before = spent["pretrain"] + (spent.get("consolidation") or 0)
     count = break_even(before, spent["transfer"] if slow is None else slow, fast)
+    if count is None and slow is None and fast is not None:
+        return Paid(None, why="cannot be said to pay, as scratch's training was too short to compare")
     if count is None:
         score_wanted = f"a score of {run.results.get('threshold') or 0:g}"
         never = f"never reaches {score_wanted}" if fast is None else f"reaches {score_wanted} no sooner than scratch"
@@ -146,9 +148,10 @@ def break_even_of(run: RunFolder, row: Row) -> Paid:
 def paid_words(run: RunFolder, row: Row) -> str:
     """After how many transfers it has paid, or why not, as the end of a sentence."""
     paid = break_even_of(run, row)
-    if paid.count is None:
+    if paid.transfers is None:
         return paid.why
-    return f"has paid after {paid.count:,} transfer{'' if paid.count == 1 else 's'}{' or fewer' if paid.most else ''}"
+    times = f"{paid.transfers:,} transfer{'' if paid.transfers == 1 else 's'}"
+    return f"has paid after {times}{' or fewer' if paid.most else ''}"
 
 
 def warnings(run: RunFolder) -> list[str]:

@@ -20,6 +20,7 @@ from graft.envs.core.task import Bounds, Task
 from graft.experiments.plan.stage import Comparison
 from graft.experiments.report import continual, lifelong, transfer
 from graft.experiments.report.__main__ import main
+from graft.experiments.report.common import UNLEARNED
 from graft.experiments.report.exports import latex_text
 from graft.experiments.report.results import RESULTS, VERSION
 from graft.experiments.report.transfer import TransferResult
@@ -412,3 +413,56 @@ def test_a_browser_runs_the_page(known):
         "at 3,000 scratch: 0.320"
     )
     assert "CONSOLE" not in done.stderr
+
+
+def test_a_target_without_a_scale_shows_returns(known, tmp_path):
+    data = copied(known, tmp_path)
+    data["bounds"][str(TARGET)] = {"random": 0.0, "expert": 1.0, "how": UNLEARNED}
+    for row in data["rows"]:
+        row |= {"scored": False, "transfer_ratio": None, "steps_to_threshold": None, "forward_transfer": None}
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    first, warned = page.all("ul")[:2]
+    assert "Its mean return over training is" in first[2]
+    assert "which cannot be said to pay, without a scale or scratch" in first[2]
+    assert f"NOTHING LEARNED on {TARGET}" in warned[2]
+    assert [text for _, a, text in page.all("p") if a.get("class") == "axis"] == ["mean return"]
+
+
+def test_pairs_are_coloured_by_their_ratio(known, tmp_path):
+    """Full at a ratio of 3, either way; where it is undefined, by its lower bound."""
+    data = copied(known, tmp_path)
+    scratch, good, _ = data["rows"]
+    ratios = {("A", "X"): (3.0, 2.0, 9.0), ("A", "Y"): (None, 1.5, None), ("B", "X"): (-1.0, -2.0, 0.1)}
+    data["rows"] = [scratch] + [
+        {
+            **good,
+            "source": source,
+            "target": target,
+            "transfer_ratio": dict(zip(("iqm", "low", "high"), found, strict=True)),
+        }
+        for (source, target), found in ratios.items()
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    cells = page.rows("finetune", "From every source to every target")
+    shown = [[(a.get("style"), a.get("class"), text) for text, a in line[1:]] for line in cells]
+    assert shown == [
+        [("--heat: 55%", "more", "+3.0 [+2.0, +9.0]"), ("--heat: 28%", "more", "> +1.5")],
+        [("--heat: 18%", "less", "-1.0 [-2.0, +0.1]"), (None, None, "-")],
+    ]
+
+
+def test_a_transfer_to_reality_has_its_own_table(known, tmp_path):
+    data, known_ones = copied(known, tmp_path), {"iqm": 0.5, "low": 0.25, "high": 0.75}
+    row = {"source": "Gather", "target": str(TARGET), "method": "finetune", "seeds": 5, "scored": True}
+    keys = ("simulator", "zero_shot", "gap", "final", "worst_at_first", "worst_at_last", "forgotten")
+    data["recovery"] = [{**row, **dict.fromkeys(keys, known_ones), "recovery_steps": 2000.0}]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    ((*_, last),) = found = page.rows("Sim-to-sim proxy of a transfer to reality", "Kept and forgotten")
+    assert [numbers(a) for _, a in found[0][2:8]] == [[0.5, 0.25, 0.75]] * 6
+    assert last[0] == "2k"

@@ -10,11 +10,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
-from graft.experiments.report.results import RESULTS, VERSION, SequenceRow, TransferRow
+from graft.experiments.report.results import RESULTS, VERSION, SequenceRow, StageResult, TransferRow
 from graft.experiments.store.records import METRICS, Store
 from graft.transfer.metrics import Curve
 
@@ -126,7 +126,7 @@ def _json(path: Path) -> Mapping[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise GraftError(f"{path} can't be read; run `graft run` on its folder again.") from error
     return data if isinstance(data, dict) else {}
 
@@ -136,18 +136,48 @@ def read_run(folder: Path) -> RunFolder:
     data, experiment = _json(folder / "results.json"), _json(folder / "experiment.json")
     if not data:
         raise GraftError(f"{folder} has no results; give what `graft run` wrote to with --out, once a stage has ended.")
-    if (version := data.get("version", 1)) > VERSION:
+    version = data.get("version", 1)
+    if isinstance(version, int) and version > VERSION:
         raise GraftError(f"{folder} has version {version}, which a newer Graft wrote; this one reads up to {VERSION}.")
-    if version == VERSION:
-        try:
-            RESULTS.validate_python(data)
-        except ValidationError as error:
-            raise GraftError(f"{folder}/results.json is not what `graft run` writes; run it on it again.") from error
-    fields = (SequenceRow if "sequence" in data else TransferRow).model_fields
-    absent = dict.fromkeys(fields)
     try:
-        rows = [{**absent, **row} for row in data["rows"]]
-        filled = {"name": folder.name, "bounds": {}, "not_kept": {}, **data, "rows": rows, "stages": data["stages"]}
-    except (KeyError, TypeError) as error:
-        raise GraftError(f"{folder}/results.json is not what `graft run` writes; run it on it again.") from error
+        if version == VERSION:
+            RESULTS.validate_python(data)
+        filled = {"name": folder.name, "bounds": {}, "not_kept": {}, **data, "rows": _filled(data)}
+        _STAGES.validate_python(filled["stages"])
+        _Experiment.model_validate(experiment)
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise GraftError(f"{folder} has not the results that `graft run` writes; run it on it again.") from error
     return RunFolder(folder, filled, experiment)
+
+
+_STAGES = TypeAdapter(list[StageResult])
+
+
+class _Invocation(BaseModel):
+    command: list[str]
+
+
+class _Experiment(BaseModel):
+    """Of ``experiment.json``, what reports show."""
+
+    config: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    git: dict[str, Any] | None = None
+    invocations: list[_Invocation] = []
+
+
+NEEDED = {
+    TransferRow: ("target", "method", "seeds", "missing_seeds", "auc", "final", "jumpstart"),
+    SequenceRow: ("method", "seeds", "missing_seeds", "parameters", "bytes_beside", "matrix", "matrices"),
+}
+"""Fields that rows of all versions have."""
+
+
+def _filled(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows with None for what an older version lacks; raises where what they have is not what it should be."""
+    model = SequenceRow if "sequence" in data else TransferRow
+    rows = [{**dict.fromkeys(model.model_fields), **row} for row in data["rows"]]
+    for key, field in model.model_fields.items():
+        values = [row[key] for row in rows if key in NEEDED[model] or row[key] is not None]
+        TypeAdapter(list[field.annotation]).validate_python(values)  # type: ignore[name-defined]
+    return rows

@@ -368,8 +368,11 @@ def test_results_of_an_older_graft_are_read(known, tmp_path):
         (None, "has no results"),
         ("{", "can't be read"),
         ('{"version": 99, "rows": []}', "a newer Graft wrote"),
-        ('{"version": 2, "rows": [{"auc": "x"}]}', "not what `graft run` writes"),
-        ('{"rows": 3}', "not what `graft run` writes"),
+        ('{"version": 2, "rows": [{"auc": "x"}]}', "not the results that `graft run` writes"),
+        ('{"version": "x", "rows": 3}', "not the results that `graft run` writes"),
+        ('{"rows": [[1]], "stages": []}', "not the results that `graft run` writes"),
+        ('{"rows": [{"method": "a", "target": "b", "auc": 3}], "stages": []}', "not the results that"),
+        ("[" * 100_000, "can't be read"),
     ],
 )
 def test_other_folders_are_refused(tmp_path, capsys, content, sentence):

@@ -211,9 +211,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         if failed is None:
             if _has_results(graph, store):
                 kind.conclude(console, config, graph, store, {})
+                _write_report(console, store)
             return INTERRUPTED
         kind.conclude(console, config, graph, store, failed)
         _make_clips(console, config, graph, store)
+        _write_report(console, store)
         curves = f"Curves of every stage: tensorboard --logdir {store.out}/stages"
         console.print(curves, highlight=False, soft_wrap=True)
         return FAILED if failed else 0
@@ -248,6 +250,14 @@ def _make_clips(console: Console, config: AnyConfig, graph: Graph, store: Store)
         except GraftError as error:
             note = f"Note: no clip of {target}: {error}"
             console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _write_report(console: Console, store: Store) -> None:
+    from graft.experiments.report.page.render import REPORT, write_page
+    from graft.experiments.report.run_folder import read_run
+
+    write_page([read_run(store.out)], [store.out.name], store.out / REPORT)
+    console.print(f"All of it in one page: {store.out / REPORT}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "check": ("graft.experiments.check", "the contracts of a method, encoder, view, wrapper or algorithm of your own"),
     "compare": ("graft.experiments.compare", "two runs side by side"),
     "inspect": ("graft.experiments.inspect", "what a checkpoint is, where it comes from, and how two of them differ"),
+    "report": ("graft.experiments.report.__main__", "the results of one run or several as one HTML file"),
     "watch": ("graft.experiments.watch", "record how an agent plays, as a GIF"),
     "match": ("graft.experiments.match", "two teams of agents against each other"),
     "reference": ("graft.experiments.reference", "scores of random and of good play in a task"),

@@ -158,6 +158,20 @@ def transfer_ratio_bound(p_areas: Runs, b_areas: Runs) -> float | None:
     return bound if bound > 0 else None
 
 
+def break_even(before: float, slow: float, fast: float | None) -> int | None:
+    """After how many transfers what came before them has paid: before / (slow - fast), rounded up.
+
+    Args:
+        before: env steps of pretraining and consolidation, which are spent once.
+        slow, fast: env steps to the same score from scratch, and by the transfer (None: it never gets there).
+    Returns:
+        None where a transfer saves nothing.
+    """
+    if fast is None or fast >= slow:
+        return None
+    return math.ceil(before / (slow - fast))
+
+
 def steps_to_threshold(curve: Curve, threshold: float, hold: int = 3) -> int | None:
     """First env step from which the score stays >= threshold for ``hold`` consecutive evaluations, itself included.
 

@@ -19,7 +19,7 @@ from graft.experiments.plan.stage import Graph
 from graft.experiments.store.records import RESUMED, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
-from graft.transfer.statistics import Interval, iqm_interval
+from graft.transfer.statistics import FloatArray, Interval, interquartile_mean, iqm_interval
 
 UNLEARNED = "none, as no run ends above untrained scratch"
 NO_SCRATCH = "none, as no run of scratch has finished"
@@ -86,6 +86,18 @@ def bounded(found: Interval) -> dict[str, float | None]:
 def interval(values: Sequence[float]) -> dict[str, float | None] | None:
     """Interquartile mean with its 95 % interval, for JSON; None where a value is missing or not a number."""
     return None if not len(values) or np.isnan(values).any() else bounded(iqm_interval(values))
+
+
+def band(scores: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Interquartile mean over seeds of a learning curve (S, T), and both ends of its 95 % interval, each (T,).
+
+    The ends of a single seed are empty.
+    """
+    mean = interquartile_mean(scores, axis=0)
+    if len(scores) == 1:
+        return mean, np.array([]), np.array([])
+    found = [iqm_interval(column) for column in scores.T]
+    return mean, np.array([one.low for one in found]), np.array([one.high for one in found])
 
 
 def env_steps(store: Store, stage_ids: Sequence[str]) -> int:
@@ -262,6 +274,15 @@ def best_notes(store: Store, best: Sequence[Best]) -> list[str]:
     lines = [f"  {one.task}: {one.who}, score {fixed(one.score)}: {store.folder(one.stage)}/checkpoint" for one in best]
     see = f"See one play: graft watch {shlex.quote(str(store.folder(best[0].stage)))} --gif agent.gif"
     return ["Best agents, by their final score:", *lines, f"{see} (from Python: docs/python.md)"]
+
+
+def failed_notes(data: Mapping[str, Any]) -> list[str]:
+    """A sentence where stages failed."""
+    failed = [stage for stage in data["stages"] if stage.get("error")]
+    if not failed:
+        return []
+    first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
+    return [f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}"]
 
 
 def unfinished_notes(data: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from graft.experiments.report.common import (
     cost,
     env_steps,
     estimate_bounds,
+    failed_notes,
     format_score,
     has_scale,
     interval,
@@ -56,6 +57,7 @@ class ContinualResult:
         missing: number of seeds whose stages failed or have not run.
         env_steps: of one seed, on all tasks.
         networks: per seed, (seed, id of the stage that made the last network).
+        stages: per seed, ids of the stages whose curves these are, in the order of the tasks.
     """
 
     method: TransferMethod
@@ -65,6 +67,7 @@ class ContinualResult:
     missing: int
     env_steps: Mapping[str, int] = field(default_factory=dict)
     networks: tuple[tuple[int, str], ...] = ()
+    stages: tuple[tuple[str, ...], ...] = ()
 
 
 def task_bounds(config: SequenceConfig, graph: Graph, store: Store) -> list[Bounds]:
@@ -102,7 +105,7 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Continua
 
 
 def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: Store) -> ContinualResult:
-    matrices, curves, sizes, networks = [], [], [], []
+    matrices, curves, sizes, networks, stages = [], [], [], [], []
     for seed, trained, consolidated in zip(
         comparison.seeds, comparison.trained, comparison.consolidated or [()] * len(comparison.trained), strict=True
     ):
@@ -111,6 +114,7 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         own = tuple(store.evaluations(i, scale) for i, scale in zip(trained, scales, strict=True))
         curves.append(own)
         networks.append((seed, (consolidated or trained)[-1]))
+        stages.append(tuple(trained))
         sizes.append(_size(store, consolidated[-1:] or trained))
         matrices.append(_matrix(consolidated, own, scales, store))
     steps = {
@@ -119,7 +123,14 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
     }
     missing = len(comparison.seeds) - len(matrices)
     return ContinualResult(
-        comparison.method, np.array(matrices), tuple(curves), tuple(sizes), missing, steps, tuple(networks)
+        comparison.method,
+        np.array(matrices),
+        tuple(curves),
+        tuple(sizes),
+        missing,
+        steps,
+        tuple(networks),
+        tuple(stages),
     )
 
 
@@ -210,6 +221,7 @@ def row(
         "env_steps": dict(result.env_steps),
         "matrix": _json(np.mean(result.matrices, axis=0)),
         "matrices": [_json(matrix) for matrix in result.matrices],
+        "stages": [list(ids) for ids in result.stages],
     }
 
 
@@ -301,8 +313,13 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
     if split:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
-    lines += [*unfinished_notes(data), *clip_notes(data), *resume_notes(data)]
-    lines += seed_notes(data["rows"])
+    lines += [*failed_notes(data), *unfinished_notes(data), *clip_notes(data), *resume_notes(data)]
+    return [*lines, *seed_notes(data["rows"]), *scale_notes(data), cost(data)]
+
+
+def scale_notes(data: Mapping[str, Any]) -> list[str]:
+    """Sentences on tasks that have no scale, or one that was estimated."""
+    lines = []
     without = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if not has_scale(b["how"])]
     if without:
         lines.append(
@@ -315,4 +332,4 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment: 0 is untrained scratch, 1 "
             f"the {OWN_SCALE} (its best final return)."
         )
-    return [*lines, cost(data)]
+    return lines

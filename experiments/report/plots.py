@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from graft.agents.checkpoints.files import replace_file
-from graft.experiments.report.common import OWN_SCALE, fixed
+from graft.experiments.report.common import OWN_SCALE, band, fixed
 from graft.experiments.report.continual import ContinualResult
 from graft.experiments.report.transfer import TransferResult, format_ratio, row_name
 from graft.transfer.method import label
-from graft.transfer.statistics import Runs, interquartile_mean, iqm_interval, performance_profile, strata
+from graft.transfer.statistics import FloatArray, Runs, performance_profile, strata
 
 COLOURS = ("#7f7f7f", "#b8b8b8", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Controls in grey, then Okabe and Ito's palette, which colour-blind people can tell apart."""
@@ -62,9 +62,9 @@ def _fill(text: str) -> str:
     return textwrap.fill(text, LINE_LETTERS)
 
 
-def _scale(measured: Sequence[TransferResult]) -> str:
-    """What a score is, for an axis that these share."""
-    own = {m.estimated for m in measured}
+def score_axis(estimated: Iterable[bool]) -> str:
+    """What a score is, for an axis that scales share of which these are estimates."""
+    own = set(estimated)
     if own == {True}:
         return f"score (0 untrained, 1 {OWN_SCALE})"
     return "score (0 random, 1 expert)" if own == {False} else "score (0 random, 1 expert, or as said above)"
@@ -94,10 +94,9 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
             steps = np.array(m.curves[0].steps) / 1000
             scores = np.array([c.scores for c in m.curves])
             marker = "o" if len(steps) == 1 else None  # only evaluated
-            axis.plot(steps, interquartile_mean(scores, axis=0), **line, label=name, marker=marker)
-            if len(scores) > 1:
-                bands = [iqm_interval(column) for column in scores.T]
-                low, high = [band.low for band in bands], [band.high for band in bands]
+            mean, low, high = band(scores)
+            axis.plot(steps, mean, **line, label=name, marker=marker)
+            if low.size:
                 axis.fill_between(steps, low, high, color=line["color"], alpha=alpha, lw=0)
         own = any(m.estimated for m in measured if str(m.comparison.target) == target)
         axis.set_title(_fill(target) + (f"\n1: {OWN_SCALE}" if own and scored else ""))
@@ -109,7 +108,9 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
         scores = np.concatenate([curve.scores for m in shown for curve in m.curves])
         margin = 0.1 * (scores.max() - scores.min()) or 0.1
         axis.set_ylim(scores.min() - margin, scores.max() + margin)
-        axis.set_ylabel(_scale(shown) if shown[0].scored else "mean return (nothing was learned)")
+        axis.set_ylabel(
+            score_axis(m.estimated for m in shown) if shown[0].scored else "mean return (nothing was learned)"
+        )
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
     _save(figure, path)
@@ -178,6 +179,12 @@ def final_scores(measured: Sequence[ContinualResult], tasks: Sequence[str], esti
     return {f"score at the end of the sequence{own}": lines}
 
 
+def score_levels(lines: Mapping[str, Runs], count: int = 201) -> FloatArray:
+    """Levels of a performance profile, evenly over all scores, 0 and 1."""
+    every = np.concatenate([scores for runs in lines.values() for scores in strata(runs)])
+    return np.linspace(min(0.0, every.min()), max(1.0, every.max()), count)
+
+
 def profiles(panels: Panels, path: Path, title: str) -> None:
     """Performance profiles: per line, the share of runs x tasks that score above each level, with its 95 % interval."""
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
@@ -186,8 +193,7 @@ def profiles(panels: Panels, path: Path, title: str) -> None:
     height = 3.6 + 0.22 * -(-sum(-(-len(name) // LINE_LETTERS) for name in names) // columns)
     figure, axes = _panels(1, len(panels), 1.5 + 4.2 * max(len(panels), 1.5), height, title, sharey=True)
     for axis, (heading, lines) in zip(axes[0], panels.items(), strict=True):
-        every = np.concatenate([scores for runs in lines.values() for scores in strata(runs)])
-        levels = np.linspace(min(0.0, every.min()), max(1.0, every.max()), 201)
+        levels = score_levels(lines)
         for name, runs in lines.items():
             line = _line(names.index(name))
             shares, low, high = performance_profile(runs, levels)

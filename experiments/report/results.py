@@ -87,6 +87,7 @@ class TransferRow(_Model):
     p_value: Number
     p_corrected: Number
     env_steps: dict[str, int | None]
+    stages: list[str] = []
 
 
 class RecoveryRow(_Model):
@@ -129,6 +130,7 @@ class SequenceRow(_Model):
     matrix: list[list[Number]]
     matrices: list[list[list[Number]]]
     lifelong: dict[str, list[Number]]
+    stages: list[list[str]] = []
 
 
 class TransferResults(_Model):

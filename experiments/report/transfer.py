@@ -22,6 +22,7 @@ from graft.experiments.report.common import (
     cost,
     estimate_bounds,
     evaluation_notes,
+    failed_notes,
     fixed,
     format_score,
     format_signed,
@@ -56,6 +57,7 @@ class TransferResult:
         scored: whether the target has a scale; else scores are returns.
         estimated: whether that is an estimate from this experiment.
         starts: per seed, scores before training of what the method could start from, and the name of what it took.
+        finished: ids of the stages whose curves these are.
     """
 
     comparison: Comparison
@@ -69,6 +71,7 @@ class TransferResult:
     scored: bool = True
     estimated: bool = False
     starts: tuple[tuple[str, Mapping[str, float]], ...] = ()
+    finished: tuple[str, ...] = ()
 
     @property
     def is_scratch(self) -> bool:
@@ -115,6 +118,7 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
                     scored=has_scale(scale.how),
                     estimated=is_estimated(scale.how),
                     starts=_alternatives(store, comparison, scale),
+                    finished=tuple(filter(store.done, comparison.stages)),
                 )
             )
     return measured
@@ -243,6 +247,7 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "p_value": None,
         "p_corrected": None,
         "env_steps": dict(measured.env_steps),
+        "stages": list(measured.finished),
     }
 
 
@@ -380,12 +385,13 @@ def _cells(entry: Mapping[str, Any], wide: bool = False) -> list[str]:
         *([jump] if wide else []),
         fixed(entry["final"]),
         format_steps(entry["steps_to_threshold"]) if entry["scored"] else "-",
-        _kept_cell(entry),
+        kept_cell(entry),
         _verdict_cell(entry),
     ]
 
 
-def _kept_cell(entry: Mapping[str, Any]) -> str:
+def kept_cell(entry: Mapping[str, Any]) -> str:
+    """What was kept of the source, "0.42 of 0.55", or why it is not measured."""
     if entry["kept"] is None:
         return entry["not_kept"] or "-"
     of = "" if entry["kept_of"] is None else f" of {format_score(entry['kept_of'])}"
@@ -398,33 +404,38 @@ def _verdict_cell(entry: Mapping[str, Any]) -> str:
     if verdict is None:
         return "-"
     style = "dim" if verdict == "negative" and entry["source"] is None else VERDICT_STYLE[verdict]
-    return f"[{style}]{verdict}{_alone(entry)}[/]"
+    return f"[{style}]{verdict}{sign_alone(entry)}[/]"
 
 
-def _alone(entry: Mapping[str, Any]) -> str:
+def sign_alone(entry: Mapping[str, Any]) -> str:
     """The sign of a verdict that holds for its row alone, but not among all of its table."""
-    return (
-        "" if entry["verdict"] == entry["verdict_alone"] else {"positive": "+", "negative": "-"}[entry["verdict_alone"]]
-    )
+    if entry["verdict"] == entry["verdict_alone"]:
+        return ""
+    return {"positive": "+", "negative": "-"}.get(entry["verdict_alone"], "")
 
 
-def _verdict_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = []
-    if any(_alone(entry) for entry in rows):
-        lines.append(
-            "unclear+, unclear-: above or below scratch by its own interval (5 % of equal methods are), but not once "
-            "the number of methods on this target is allowed for (Holm)."
-        )
-    if any(entry["bimodal"] for entry in rows):
-        lines.append(f"{BIMODAL}: {TWO_GROUPS} curves.png and 'areas' in results.json show them.")
-    return lines
+def sign_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on the signs beside verdicts."""
+    if not any(sign_alone(entry) for entry in rows):
+        return []
+    return [
+        "unclear+, unclear-: above or below scratch by its own interval (5 % of equal methods are), but not once the "
+        "number of methods on this target is allowed for (Holm)."
+    ]
+
+
+def bimodal_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on the sign beside areas."""
+    if not any(entry["bimodal"] for entry in rows):
+        return []
+    return [f"{BIMODAL}: {TWO_GROUPS} curves.png and 'areas' in results.json show them."]
 
 
 HEADS = {"fresh": "fresh", "by_name": "carried"}
 """Option of a method -> its word in sentences."""
 
 
-def _heads_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def heads_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which heads methods took where no option said which, and where others were better."""
     alike: dict[tuple[str, str], list[str]] = {}
     for entry in rows:
@@ -453,6 +464,29 @@ def _no_scale_notes(scales: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ][: len(without)]
 
 
+def negative_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each method that learned worse than scratch; controls are there to be beaten."""
+    lines = []
+    for entry in rows:
+        if entry["verdict"] == "negative" and entry["source"] is not None:
+            why = " It starts below an untrained network." if entry["starts"] == "negative" else ""
+            lines.append(f"NEGATIVE: {row_name(entry, rows)} on {entry['target']} learns worse than scratch.{why}")
+    return lines
+
+
+def scale_notes(data: Mapping[str, Any]) -> list[str]:
+    """Sentences on targets that have no scale, or one that was estimated."""
+    shown = {row["target"] for row in data["rows"]}
+    scales = {task: scale for task, scale in data["bounds"].items() if task in shown}
+    lines, estimated = _no_scale_notes(scales), [t for t, scale in scales.items() if is_estimated(scale["how"])]
+    if estimated:
+        lines.append(
+            f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds: "
+            f"0 is untrained scratch, 1 the {OWN_SCALE} (its best final return)."
+        )
+    return lines
+
+
 def notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences under the table: alarms first, then what the numbers cost and how to read them."""
     rows, scales = data["rows"], data["bounds"]
@@ -461,17 +495,9 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         f"(jump: minus scratch's); final: mean of the last tenth; steps: to {data['threshold']:g}, and held; kept: "
         f"score on the source afterwards, of the score before."
     ]
-    for entry in rows:
-        if entry["verdict"] == "negative" and entry["source"] is not None:  # controls are there to be beaten
-            why = " It starts below an untrained network." if entry["starts"] == "negative" else ""
-            lines.append(f"NEGATIVE: {row_name(entry, rows)} on {entry['target']} learns worse than scratch.{why}")
-    failed = [stage for stage in data["stages"] if stage.get("error")]
-    if failed:
-        first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
-        lines.append(f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}")
-    lines += unfinished_notes(data)
+    lines += [*negative_notes(rows), *failed_notes(data), *unfinished_notes(data)]
     lines += evaluation_notes([entry["evaluations"] for entry in rows])
-    lines += [*_heads_notes(rows), *_verdict_notes(rows), *seed_notes(rows)]
+    lines += [*heads_notes(rows), *sign_notes(rows), *bimodal_notes(rows), *seed_notes(rows)]
     lines += [*clip_notes(data), *resume_notes(data)]
     if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
         lines.append(
@@ -481,14 +507,8 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     lines += [f"kept is not measured from {source}: {why}" for source, why in data.get("not_kept", {}).items()]
     reasons = dict.fromkeys(r["not_kept"] for r in rows if r["not_kept"] not in (None, "not playable"))
     lines += [f"kept, {reason}: not measured, as {NOT_KEPT[reason]}." for reason in reasons]
-    shown = {r["target"] for r in rows}
-    lines += _no_scale_notes({task: scale for task, scale in scales.items() if task in shown})
-    estimated = [t for t, scale in scales.items() if is_estimated(scale["how"]) and t in shown]
-    if estimated:
-        lines.append(
-            f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds: "
-            f"0 is untrained scratch, 1 the {OWN_SCALE} (its best final return)."
-        )
+    lines += scale_notes(data)
+    estimated = [task for task, scale in scales.items() if is_estimated(scale["how"])]
     mixed = [task for task, scale in scales.items() if scale["how"] == AVERAGED]
     if mixed:
         lines.append(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +116,20 @@ def test_progress_and_tables_are_printed(experiment):
     assert "Dodge → Dodge(slip=0.3)" in printed
     assert "finetune(heads=by_name)" in printed
     assert "verdict" in printed
+
+
+def test_the_results_are_a_page_as_well(experiment, tmp_path):
+    """With the numbers of ``results.json`` behind its cells, and a config that makes the same experiment."""
+    out, config, printed = experiment
+    text = (out / "report.html").read_text(encoding="utf-8")
+    for row in json.loads((out / "results.json").read_text())["rows"]:
+        low, high = row["auc"]["low"], row["auc"]["high"]
+        assert f'data-value="{row["auc"]["iqm"]}" data-low="{low}" data-high="{high}"' in text
+    (written,) = re.findall(r'href="data:text/yaml;base64,([^"]+)" download="tiny.yaml"', text)
+    (tmp_path / "tiny.yaml").write_bytes(base64.b64decode(written))
+    assert load_config(str(tmp_path / "tiny.yaml")).model_dump() == load_config(str(config)).model_dump()
+    assert text.count("data:image/gif;base64,") == 1
+    assert f"All of it in one page: {out}/report.html" in printed
 
 
 def test_plots_are_pictures(experiment):

@@ -163,6 +163,16 @@ def test_steps_to_threshold_by_hand(scores, hold, expected):
     assert metrics.steps_to_threshold(curve(*scores), 0.5, hold) == expected
 
 
+@pytest.mark.parametrize(
+    ("before", "slow", "fast", "expected"),
+    [(100, 50, 25, 4), (101, 50, 25, 5), (0, 50, 25, 0), (100, 50, 50, None), (100, 50, None, None), (100, 50, 0.0, 2)],
+)
+def test_pretraining_has_paid_when_transfers_have_saved_it(before, slow, fast, expected):
+    assert metrics.break_even(before, slow, fast) == expected
+    if expected:
+        assert expected * (slow - fast) >= before > (expected - 1) * (slow - fast)
+
+
 def test_steps_to_threshold_holds_for_three_unless_told():
     assert metrics.steps_to_threshold(curve(0.9, 0.9, 0.0, 0.9, 0.9, 0.9), 0.5) == 30
     with pytest.raises(GraftError, match="got hold 0"):

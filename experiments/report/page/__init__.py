@@ -1,0 +1,1 @@
+"""``report.html``: one run or several as a page that needs no network."""

@@ -1,0 +1,176 @@
+"""What a report says first: which method is best on each target and what it cost, and all warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from graft.experiments.report import continual, transfer
+from graft.experiments.report.common import (
+    TWO_GROUPS,
+    clip_notes,
+    evaluation_notes,
+    failed_notes,
+    format_score,
+    resume_notes,
+    seed_notes,
+    unfinished_notes,
+)
+from graft.experiments.report.page.cells import count_of, is_control, middle, rows_of, targets_of
+from graft.experiments.report.run_folder import Row, RunFolder
+from graft.transfer.metrics import break_even
+
+
+class Best(NamedTuple):
+    """The row of a target with the largest area among those that are surely better than scratch, if any are, else
+    among all; and the largest of the others.
+    """
+
+    target: str
+    row: Row
+    next: Row | None
+
+
+def best_rows(run: RunFolder) -> list[Best]:
+    """Of each target of a transfer experiment."""
+    found = []
+    for target in targets_of(run):
+        rows = sorted(rows_of(run, target), key=lambda row: -middle(row["auc"]))
+        best = next((row for row in rows if row["verdict"] == "positive"), rows[0])
+        found.append(Best(target, best, next((row for row in rows if row is not best), None)))
+    return found
+
+
+class Sentence(NamedTuple):
+    """What is best on a task: the words that stand out, and what follows."""
+
+    lead: str
+    text: str
+
+
+def summary(run: RunFolder) -> list[Sentence]:
+    """Which method is best on each target and what it cost, in plain words."""
+    return _sequence_summary(run) if run.is_sequence else [_best_sentence(run, best) for best in best_rows(run)]
+
+
+def _best_sentence(run: RunFolder, best: Best) -> Sentence:
+    row, rows = best.row, run.rows
+    scale = "the best of this experiment" if row["estimated"] else "an expert"
+    unit = f"score (0 is a random policy, 1 {scale})" if row["scored"] is not False else "return"
+    mean = f"Its mean {unit} over training is {format_score(row['auc'], ' to ')}."
+    return Sentence(
+        f"{best.target}: {transfer.row_name(row, rows)}",
+        f"{_judged(row)} {mean} It took {_price(run, row)} {_lead(best, rows)}",
+    )
+
+
+def _judged(row: Row) -> str:
+    control = " It is a control, which uses no source." if is_control(row) and row["verdict"] != "baseline" else ""
+    if row["verdict"] == "baseline":
+        return "has the highest mean, so no transfer learned more than training from scratch."
+    if row["verdict"] == "positive":
+        return f"is best, and surely better than training from scratch.{control}"
+    if row["verdict"] is None or row["p_value"] is None:
+        return f"has the highest mean, of too few seeds to say more.{control}"
+    return f"has the highest mean, but is not surely better than training from scratch.{control}"
+
+
+def _price(run: RunFolder, row: Row) -> str:
+    spent, ids = row["env_steps"] or {}, run.stages_of(row)
+    own = f"{count_of(spent.get('transfer'))} env steps on the target for each seed"
+    own += f" ({sum(map(run.seconds, ids)) / len(ids):,.0f} seconds of one core)" if ids else ""
+    if is_control(row):
+        return f"{own}."
+    before = f"{count_of(spent.get('pretrain'))} of pretraining"
+    before += f" and {count_of(spent['consolidation'])} of consolidation" if spent.get("consolidation") else ""
+    return f"{own}, after {before}, which {paid_words(run, row)}."
+
+
+def _lead(best: Best, rows: Sequence[Row]) -> str:
+    if best.next is None:
+        return ""
+    second = f"{transfer.row_name(best.next, rows)} ({format_score(best.next['auc'])})"
+    first, other = best.row["auc"], best.next["auc"]
+    if first is None or other is None or first["low"] is None or other["high"] is None:
+        return f"Next is {second}."
+    apart = first["low"] > other["high"]
+    return f"Next is {second}; their intervals {'are apart' if apart else 'overlap, so their order is not certain'}."
+
+
+def _sequence_summary(run: RunFolder) -> list[Sentence]:
+    single = [row for row in run.rows if not row["network_per_task"]]
+    if not single:
+        return []
+    best = max(single, key=lambda row: middle(row["average_performance"]))
+    steps = best["env_steps"] or {}
+    more = f" and {count_of(steps['consolidation'])} of consolidation" if steps.get("consolidation") else ""
+    text = (
+        f"has the highest mean at the end, of methods with one network for all tasks: its score over the tasks is "
+        f"{format_score(best['average_performance'], ' to ')}; it forgot {format_score(best['forgetting'], ' to ')} of "
+        f"each earlier task. It took {count_of(steps.get('training'))} env steps of training{more} for each seed."
+    )
+    return [Sentence(best["method"], text)]
+
+
+class Paid(NamedTuple):
+    """After how many transfers what came before them has paid (`break_even`); ``most``: whether it is an upper bound.
+
+    ``why`` not, where there is no number.
+    """
+
+    transfers: int | None
+    most: bool = False
+    why: str = ""
+
+
+def break_even_of(run: RunFolder, row: Row) -> Paid:
+    """Of a method on a target; by the env steps to the experiment's threshold."""
+    spent = row["env_steps"] or {}
+    base = next(
+        (r for r in rows_of(run, row["target"]) if r["verdict"] == "baseline" or r["method"] == "scratch"), None
+    )
+    if base is None or row["scored"] is False or spent.get("transfer") is None:
+        return Paid(None, why="cannot be said to pay, without a scale or scratch")
+    if spent.get("pretrain") is None:
+        return Paid(None, why="cannot be said to pay, as it is not known what the source took")
+    slow, fast = base["steps_to_threshold"], row["steps_to_threshold"]
+    before = spent["pretrain"] + (spent.get("consolidation") or 0)
+    count = break_even(before, spent["transfer"] if slow is None else slow, fast)
+    if count is None and slow is None and fast is not None:
+        return Paid(None, why="cannot be said to pay, as scratch's training was too short to compare")
+    if count is None:
+        score_wanted = f"a score of {run.results.get('threshold') or 0:g}"
+        never = f"never reaches {score_wanted}" if fast is None else f"reaches {score_wanted} no sooner than scratch"
+        return Paid(None, why=f"has not paid, as the method {never}")
+    return Paid(count, slow is None)
+
+
+def paid_words(run: RunFolder, row: Row) -> str:
+    """After how many transfers it has paid, or why not, as the end of a sentence."""
+    paid = break_even_of(run, row)
+    if paid.transfers is None:
+        return paid.why
+    times = f"{paid.transfers:,} transfer{'' if paid.transfers == 1 else 's'}"
+    return f"has paid after {times}{' or fewer' if paid.most else ''}"
+
+
+def warnings(run: RunFolder) -> list[str]:
+    """All that a reader must know before the numbers."""
+    data = run.results
+    if run.is_sequence:
+        split = [row["method"] for row in run.rows if row["bimodal"]]
+        groups = [f"{', '.join(split)}: {TWO_GROUPS}"] if split else []
+        scales = continual.scale_notes(data)
+        own: list[str] = []
+    else:
+        own = transfer.negative_notes(run.rows)
+        counts = [row["evaluations"] for row in run.rows if row["evaluations"] is not None]
+        groups = [*evaluation_notes(counts), *transfer.bimodal_notes(run.rows)]
+        scales = transfer.scale_notes(data)
+    lines = [*own, *failed_notes(data), *unfinished_notes(data), *groups, *seed_notes(run.rows)]
+    lines += [*clip_notes(data), *resume_notes(data), *scales]
+    if not run.rows:
+        lines.append("No comparison has finished yet; the table of stages says how far they are.")
+    elif not run.is_sequence and not any(run.curves(row) for row in run.rows):
+        lines.append("No learning curves: the folder has no stages, or its results were written by an older Graft.")
+    return lines

@@ -1,0 +1,183 @@
+"""A run's folder as reports read it: its results, the learning curves behind them, and what its stages recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from graft.envs.core.task import Bounds
+from graft.errors import GraftError
+from graft.experiments.report.results import RESULTS, VERSION, SequenceRow, StageResult, TransferRow
+from graft.experiments.store.records import METRICS, Store
+from graft.transfer.metrics import Curve
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a folder of ``graft run`` holds.
+
+    Attributes:
+        results: ``results.json``; fields that an older version lacks are None.
+        experiment: ``experiment.json``; empty where there is none.
+    """
+
+    path: Path
+    results: Mapping[str, Any]
+    experiment: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.results["name"])
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        rows: Sequence[Row] = self.results["rows"]
+        return rows
+
+    @property
+    def is_sequence(self) -> bool:
+        return "sequence" in self.results
+
+    def stages_of(self, row: Row) -> list[str]:
+        """Ids of the stages of a row of a transfer experiment; of older results, those that its label names."""
+        if row["stages"] is not None:
+            return list(row["stages"])
+        start = f"{row['method']} · {row['target']} · seed "
+        found = [
+            stage["id"]
+            for stage in self.results["stages"]
+            if stage["label"].startswith(start) and stage["status"] == "done"
+        ]
+        return found if len(found) == row["seeds"] else []  # one row of several sources has the same label
+
+    def curves(self, row: Row) -> list[Curve]:
+        """Normalised scores of a transfer experiment's row, a curve per seed; empty where its stages are not here."""
+        return self._curves(self.stages_of(row), _bounds(self.results["bounds"].get(row["target"])))
+
+    def task_curves(self, row: Row, task: int) -> list[Curve]:
+        """The same of a sequence's row, on one of its tasks while it was learned."""
+        stages = [run[task] for run in row["stages"] or ()]
+        return self._curves(stages, _bounds(self.results["bounds"][task]))
+
+    def _stage(self, stage: str) -> Path:
+        """A stage's folder; raises GraftError for an id that could lead elsewhere."""
+        if not re.fullmatch(r"[0-9A-Za-z]+", stage):
+            raise GraftError(f"{self.path} has a stage {stage!r}, which is no id of one; run `graft run` on it again.")
+        return self.path / "stages" / stage
+
+    def _curves(self, stages: Sequence[str], scale: Bounds | None) -> list[Curve]:
+        if not stages or not all((self._stage(stage) / METRICS).is_file() for stage in stages):
+            return []
+        store = Store(self.path)
+        try:
+            return [store.evaluations(stage, scale) for stage in stages]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise GraftError(f"{self.path} has metrics that can't be read; run `graft run` on it again.") from error
+
+    def record(self, stage: str) -> Mapping[str, Any]:
+        """A stage's ``stage.json``; empty where it is not here."""
+        return _json(self._stage(stage) / "stage.json")
+
+    def transplant(self, stage: str) -> Mapping[str, Any]:
+        """A stage's ``transplant.json``; empty where it carried nothing over."""
+        return _json(self._stage(stage) / "transplant.json")
+
+    def seconds(self, stage: str) -> float:
+        """What a stage took, of one core."""
+        return float(next((s["seconds"] for s in self.results["stages"] if s["id"] == stage), 0.0))
+
+    def sources_of(self, stage: str) -> Iterator[str]:
+        """Ids of the stages that a stage started from: its consolidation, and its pretraining."""
+        ids = {entry["id"] for entry in self.results["stages"]}
+        while (source := (self.record(stage).get("spec") or {}).get("source")) in ids:
+            ids.remove(source)
+            stage = str(source)
+            yield stage
+
+    def diagnostics(self, stage: str) -> dict[str, list[float]]:
+        """Each tag under ``transfer/`` that a stage logged -> its values in the order of env steps."""
+        path, found = self._stage(stage) / METRICS, dict[str, list[float]]()
+        if path.is_file():
+            for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+                for tag, value in line.items():
+                    if tag.startswith("transfer/"):
+                        found.setdefault(tag.removeprefix("transfer/"), []).append(float(value))
+        return found
+
+
+def _bounds(scale: Mapping[str, Any] | None) -> Bounds | None:
+    """Of `results.json`, where an expert of None is one that nobody reaches; None where a run had no scales."""
+    if scale is None:
+        return None
+    return Bounds(scale["random"], inf if scale["expert"] is None else scale["expert"], scale["how"])
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise GraftError(f"{path} can't be read; run `graft run` on its folder again.") from error
+    return data if isinstance(data, dict) else {}
+
+
+def read_run(folder: Path) -> RunFolder:
+    """What a folder holds; raises GraftError where it has no results, or those of a newer Graft."""
+    data, experiment = _json(folder / "results.json"), _json(folder / "experiment.json")
+    if not data:
+        raise GraftError(f"{folder} has no results; give what `graft run` wrote to with --out, once a stage has ended.")
+    version = data.get("version", 1)
+    if isinstance(version, int) and version > VERSION:
+        raise GraftError(f"{folder} has version {version}, which a newer Graft wrote; this one reads up to {VERSION}.")
+    try:
+        if version == VERSION:
+            RESULTS.validate_python(data)
+        filled = {"name": folder.name, "bounds": {}, "not_kept": {}, **data, "rows": _filled(data)}
+        _STAGES.validate_python(filled["stages"])
+        _Experiment.model_validate(experiment)
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise GraftError(f"{folder} has not the results that `graft run` writes; run it on it again.") from error
+    return RunFolder(folder, filled, experiment)
+
+
+_STAGES = TypeAdapter(list[StageResult])
+
+
+class _Invocation(BaseModel):
+    command: list[str]
+
+
+class _Experiment(BaseModel):
+    """Of ``experiment.json``, what reports show."""
+
+    config: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    git: dict[str, Any] | None = None
+    invocations: list[_Invocation] = []
+
+
+NEEDED = {
+    TransferRow: ("target", "method", "seeds", "missing_seeds", "auc", "final", "jumpstart"),
+    SequenceRow: ("method", "seeds", "missing_seeds", "parameters", "bytes_beside", "matrix", "matrices"),
+}
+"""Fields that rows of all versions have."""
+
+
+def _filled(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows with None for what an older version lacks; raises where what they have is not what it should be."""
+    model = SequenceRow if "sequence" in data else TransferRow
+    rows = [{**dict.fromkeys(model.model_fields), **row} for row in data["rows"]]
+    for key, field in model.model_fields.items():
+        values = [row[key] for row in rows if key in NEEDED[model] or row[key] is not None]
+        TypeAdapter(list[field.annotation]).validate_python(values)  # type: ignore[name-defined]
+    return rows

@@ -1,0 +1,471 @@
+"""``report.html`` and the exports of runs whose numbers are known, read back as a reader's programs would."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from graft.envs.core.task import Bounds, Task
+from graft.experiments.plan.stage import Comparison
+from graft.experiments.report import continual, lifelong, transfer
+from graft.experiments.report.__main__ import main
+from graft.experiments.report.common import UNLEARNED
+from graft.experiments.report.exports import latex_text
+from graft.experiments.report.results import RESULTS, VERSION
+from graft.experiments.report.transfer import TransferResult
+from graft.experiments.store.records import Store
+from graft.transfer import METHODS
+from graft.transfer.metrics import Curve
+from graft.transfer.statistics import interquartile_mean
+
+TARGET = Task("Graft/Gather-v0", {"slip": 0.3})
+SCALE = Bounds(0.0, 10.0, "given")
+HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"
+LEVELS = {"scratch": (0.0, 1.0, 2.0, 3.0), "finetune": (4.0, 6.0, 8.0, 9.0), "frozen": (0.0, 0.0, 0.0, 0.1)}
+"""Mean returns of the methods' first seeds, at each evaluation."""
+
+
+class Page(HTMLParser):
+    """A page's elements: (tag, attributes, text) in their order, and what is in its tables."""
+
+    VOID = ("meta", "img", "input", "wbr")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(text)
+        assert not self._open, "every element is closed"
+
+    def handle_starttag(self, tag, attributes):
+        element = [tag, dict(attributes), ""]
+        self.elements.append(element)
+        if tag not in self.VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element[2] += data
+
+    def all(self, *tags):
+        return [element for element in self.elements if element[0] in tags]
+
+    def rows(self, caption, heading):
+        """The rows of the tables with this caption under this heading: lists of (text, attributes)."""
+        found, under, inside = [], "", ""
+        for tag, attributes, text in self.elements:
+            if tag == "h3":
+                under = text
+            elif tag in ("caption", "table"):
+                inside = text if tag == "caption" else ""
+            elif (under, inside) == (heading, caption):
+                if tag == "tr":
+                    found.append([])
+                elif tag in ("th", "td"):
+                    found[-1].append((text, attributes))
+        return found[1:]
+
+
+def numbers(attributes):
+    """What a cell says of the number behind its text: one, or a mean and its interval."""
+    return [float(attributes[name]) for name in ("data-value", "data-low", "data-high") if name in attributes]
+
+
+def write_stage(out, stage, label, returns, source=None, **logged):
+    folder = out / "stages" / stage
+    folder.mkdir(parents=True)
+    lines = [{"env_steps": 1000 * k, "eval/return_mean": value, **logged} for k, value in enumerate(returns)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "stage.json").write_text(json.dumps({"status": "done", "label": label, "spec": {"source": source}}))
+    record = {"id": stage, "kind": "transfer" if source is not None or "p" not in stage else "pretrain", "label": label}
+    return record | {"status": "done", "env_steps": 3000, "seconds": 2.5, "error": None}
+
+
+def write_run(out, seeds=5):
+    """A folder as ``graft run`` leaves it: three methods on a target, of which one is good and one bad."""
+    stages = [write_stage(out, "p0", "pretrain · Gather · seed 0", (0.0, 5.0, 5.0, 5.0))]
+    store, measured, base = Store(out), [], ()
+    for method, levels in LEVELS.items():
+        ids = tuple(f"{method}{seed}" for seed in range(seeds))
+        start, logged = (None, {}) if method == "scratch" else ("p0", {"transfer/cka": 0.25, "transfer/cka/block0": 1})
+        for seed, stage in enumerate(ids):
+            label = f"{method} · {TARGET} · seed {seed}"
+            stages.append(write_stage(out, stage, label, [x + seed / 10 for x in levels], start, **logged))
+        curves = tuple(store.evaluations(stage, SCALE) for stage in ids)
+        base = base or curves
+        own = None if method == "scratch" else HOSTILE
+        comparison = Comparison(
+            own, TARGET, METHODS[method](), tuple(range(seeds)), ids, tuple(f"scratch{s}" for s in range(seeds))
+        )
+        steps = {"pretrain": 0 if own is None else 5000, "consolidation": 0, "transfer": 3000}
+        measured.append(
+            TransferResult(comparison, curves, base, 0, (0.2,) * seeds, (0.5,) * seeds, "", steps, finished=ids)
+        )
+    tensors = [{"tensor": HOSTILE, "status": "padded", "share": 0.5, "detail": "new", "wanted": True}]
+    report = {"rows": tensors, "lost": ["is_prey"], "summary": "1 padded"}
+    (out / "stages" / "finetune0" / "transplant.json").write_text(json.dumps(report))
+    data = {"version": VERSION, "name": "known", "threshold": 0.5, "bounds": {str(TARGET): SCALE._asdict()}}
+    data |= {"rows": transfer.rows(measured, 0.5), "not_kept": {}, "stages": stages}
+    RESULTS.validate_python(data)
+    (out / "results.json").write_text(json.dumps(data))
+    config = {"name": "known", "sources": [HOSTILE]}
+    record = {"config": config, "versions": {"graft": "1"}, "invocations": [{"command": ["graft", "run", HOSTILE]}]}
+    (out / "experiment.json").write_text(json.dumps(record))
+    return data
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """The folder of the run, its results, its page, and the page's text."""
+    out = tmp_path_factory.mktemp("known")
+    data = write_run(out)
+    assert main([str(out), "--csv", str(out / "csv"), "--latex", str(out / "tables" / "t.tex")]) == 0
+    text = (out / "report.html").read_text(encoding="utf-8")
+    return out, data, Page(text), text
+
+
+def copied(known, folder):
+    """A copy of the run in ``folder``; returns its results, to change."""
+    folder.mkdir(exist_ok=True)
+    for name in ("results.json", "experiment.json", "stages"):
+        (shutil.copytree if name == "stages" else shutil.copy)(known[0] / name, folder / name)
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_the_pages_numbers_are_those_of_the_results(known):
+    _, data, page, _ = known
+    shown = page.rows(str(TARGET), "Results")
+    assert len(shown) == len(data["rows"]) == 3
+    for row, cells in zip(data["rows"], shown, strict=True):
+        assert cells[0][0].removesuffix(" (best)") == row["method"]
+        for key, (_, attributes) in zip(("auc", "transfer_ratio", "zero_shot"), cells[1:], strict=False):
+            known_ones = [value for value in (row[key] or {}).values() if value is not None]
+            assert sorted(numbers(attributes)) == sorted(known_ones), key
+        assert numbers(cells[4][1]) == [row["jumpstart"]]
+        assert numbers(cells[5][1]) == [row["final_interval"][end] for end in ("iqm", "low", "high")]
+        assert numbers(cells[7][1])[0] == row["kept"]["iqm"]
+        assert cells[8][0] == row["verdict"]
+    compared = page.rows(str(TARGET), "Compared with scratch")
+    for row, cells in zip(data["rows"][1:], compared, strict=True):
+        assert numbers(cells[2][1]) == [row["gain"][end] for end in ("iqm", "low", "high")]
+        assert [numbers(cells[i][1]) for i in (3, 4, 5)] == [
+            [row[key]] for key in ("probability_of_improvement", "p_value", "p_corrected")
+        ]
+
+
+def test_curves_are_those_of_the_stages(known):
+    """The table beside a chart has the interquartile mean over seeds at each evaluation."""
+    _, _, page, _ = known
+    start = next(i for i, e in enumerate(page.elements) if e[0] == "table" and e[1].get("class") == "points")
+    cells = [text for tag, _, text in page.elements[start:] if tag == "td"][: 3 * 4]
+    for k in range(4):
+        for j, levels in enumerate(LEVELS.values()):
+            expected = interquartile_mean([(levels[k] + seed / 10) / 10 for seed in range(5)])
+            assert float(cells[3 * k + j].split()[0]) == pytest.approx(expected, abs=0.0006)
+    figure = page.all("figure")[0]
+    assert figure[2].count("single seeds") == 1
+
+
+def test_lines_are_drawn_where_their_values_are(known):
+    """Both ends of a line, in the picture's units, against the ticks of its axis."""
+    *_, text = known
+    plot = text[text.index('class="plot') : text.index("</svg>", text.index('class="plot'))]
+    ticks = {float(label): float(y) for y, label in re.findall(r'y2="([\d.]+)"/><text [^>]*>([-\d.]+)</text>', plot)}
+    (low, low_y), *_, (high, high_y) = sorted(ticks.items())
+    scratch = re.findall(r'class="mean" d="M([^"]+)"', plot)[0]
+    for point, k in ((scratch.split("L")[0], 0), (scratch.split("L")[-1], 3)):
+        expected = interquartile_mean([(LEVELS["scratch"][k] + seed / 10) / 10 for seed in range(5)])
+        y = float(point.split()[1])
+        assert low + (y - low_y) / (high_y - low_y) * (high - low) == pytest.approx(expected, abs=0.005)
+
+
+def test_names_are_text_and_nothing_is_fetched(known):
+    _, _, page, text = known
+    ((_, _, script),) = page.all("script")
+    assert not page.all("link", "iframe", "object", "embed", "base")
+    assert not any(name.startswith("on") for _, attributes, _ in page.elements for name in attributes)
+    targets = [a[key] for _, a, _ in page.elements for key in ("src", "href", "action", "srcset") if key in a]
+    assert all(re.match(r"#|data:text/yaml;base64,|data:image/gif;base64,", target) for target in targets)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert HOSTILE in page.all("main")[0][2], "it is shown as it is"
+    policy = next(a["content"] for _, a, _ in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def test_a_screen_reader_finds_its_way(known):
+    _, _, page, _ = known
+    levels = [int(tag[1]) for tag, _, _ in page.all("h1", "h2", "h3")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    ids = [a["id"] for _, a, _ in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert all(a["id"] in ids for a in ({"id": a["href"][1:]} for _, a, _ in page.all("a") if a["href"][0] == "#"))
+    assert all(a["type"] == "button" and a["aria-pressed"] in ("true", "false") for _, a, _ in page.all("button"))
+    assert all(a.get("aria-label") or a.get("aria-hidden") for _, a, _ in page.all("svg"))
+    assert all(a.get("alt") for _, a, _ in page.all("img"))
+    assert all(a["tabindex"] == "0" and a["aria-label"] for _, a, _ in page.all("div") if a.get("class") == "scroll")
+    assert page.all("html")[0][1] == {"lang": "en"}
+
+
+def test_what_is_best_and_what_it_cost_come_first(known):
+    """finetune reaches 0.5 at step 1,000 and scratch never: 5,000 / (3,000 - 1,000) transfers, rounded up, at most."""
+    _, _, page, _ = known
+    first = page.all("ul")[0][2]
+    assert first.startswith(f"{TARGET}: finetune is best, and surely better than training from scratch.")
+    assert "3,000 env steps on the target for each seed (2 seconds of one core), after 5,000 of pretraining" in first
+    assert "which has paid after 3 transfers or fewer." in first
+    rows = {cells[0][0]: cells for cells in page.rows(f"{TARGET}: env steps and core seconds for each seed", "Cost")}
+    assert rows["finetune"][-1][0] == "at most 3"
+    assert rows["frozen"][-1][0] == "never"
+    assert [numbers(a) for _, a in rows["finetune"][1:6]] == [[5000], [0], [3000], [2.5], [2.5]]
+
+
+def test_warnings_come_before_the_numbers(known):
+    _, _, page, text = known
+    warned = next(text for tag, a, text in page.all("section") if a.get("class") == "warnings")
+    assert "NEGATIVE: frozen on Gather(slip=0.3) learns worse than scratch." in warned
+    assert text.index('class="warnings"') < text.index("<table")
+
+
+def test_what_was_carried_and_logged_is_shown(known):
+    _, _, page, _ = known
+    carried = page.rows("Tensors by what became of them", "What was carried over")
+    assert [text for text, _ in carried[0]] == [f"finetune on {TARGET}", "1 padded", "50%", "is_prey"]
+    logged = page.rows(str(TARGET), "What transfers did to the network")
+    assert [numbers(cells[1][1]) for cells in logged] == [[0.25, 0.25]] * 2
+    assert "finetune" in page.all("main")[0][2]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"status": "failed", "error": "boom <b>"}, "FAILED: 1 of 16 stages; the first, scratch"),
+        ({"status": "running"}, "UNFINISHED: 1 of 16 stages have not ended"),
+        (
+            {"resumed_with_fresh_episodes": {"count": 1, "env_steps": [512]}},
+            "Stopped, and gone on with fresh episodes",
+        ),
+    ],
+)
+def test_what_became_of_stages_is_a_warning(known, tmp_path, change, sentence):
+    data = copied(known, tmp_path)
+    data["stages"][1] |= change
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert sentence in next(text for _, a, text in page.all("section") if a.get("class") == "warnings")
+
+
+def test_two_runs_stand_side_by_side_with_warnings(known, tmp_path):
+    copied(known, tmp_path / "one")
+    data = copied(known, tmp_path / "two")
+    data["bounds"][str(TARGET)]["expert"] = 20.0
+    (tmp_path / "two" / "results.json").write_text(json.dumps(data))
+    page_file = tmp_path / "new" / "both.html"
+    assert main([*(str(tmp_path / name) for name in ("one", "two")), "--html", str(page_file)]) == 0
+    page = Page(page_file.read_text(encoding="utf-8"))
+    assert [text for _, _, text in page.all("h2")] == ["All runs", "known (one)", "known (two)"]
+    said = next(text for _, _, text in page.all("article"))
+    assert "different scales (0 to 10 in one and 0 to 20 in two): they do not compare" in said
+    assert len(page.rows("one and two", "Runs side by side")) == 3
+
+
+def test_a_sequence_has_its_matrix(tmp_path):
+    curves = tuple((Curve([0, 10], [0.0, 0.5 + i / 10]), Curve([0, 10], [0.1, 0.9])) for i in range(3))
+    matrices = np.array([[[0.5 + i / 10, math.nan], [0.25, 0.9]] for i in range(3)])
+    sizes = ({"parameters": 10, "bytes_beside": 0},) * 3
+    stages = tuple((f"a{i}", f"b{i}") for i in range(3))
+    found = continual.ContinualResult(METHODS["finetune"](), matrices, curves, sizes, 0, {"training": 20}, (), stages)
+    row = continual.row(found, None, found) | {"lifelong": lifelong.metrics_of(found, None, ["A", "B"])}
+    data = {"version": VERSION, "name": "s", "sequence": ["A", "B"], "heads": "shared", "task_known": False}
+    data |= {"bounds": [SCALE._asdict()] * 2, "rows": [row], "stages": []}
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path), "--csv", str(tmp_path), "--latex", str(tmp_path / "t.tex")]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    cells = page.rows("finetune", "Scores after each task")
+    assert [[numbers(a) for _, a in line[1:]] for line in cells] == [[[row["matrix"][0][0]], []], [[0.25], [0.9]]]
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert scores.groupby("task")["final"].mean().to_dict() == pytest.approx({"A": 0.25, "B": 0.9})
+
+
+def test_tables_open_in_pandas(known):
+    out, data, _, _ = known
+    rows = pd.read_csv(out / "csv" / "rows.csv")
+    assert rows["method"].tolist() == [row["method"] for row in data["rows"]]
+    for key in ("auc", "transfer_ratio", "gain", "kept"):
+        for end, ending in (("iqm", ""), ("low", "_low"), ("high", "_high")):
+            expected = [
+                math.nan if row[key] is None or row[key][end] is None else row[key][end] for row in data["rows"]
+            ]
+            np.testing.assert_array_equal(rows[key + ending], expected)
+    assert rows["env_steps_pretrain"].tolist() == [0, 5000, 5000]
+    assert rows["source"].tolist()[1] == HOSTILE
+    scores = pd.read_csv(out / "csv" / "scores.csv")
+    assert scores["auc"].tolist() == [area for row in data["rows"] for area in row["areas"]]
+    curves = pd.read_csv(out / "csv" / "curves.csv")
+    assert len(curves) == 3 * 5 * 4
+    assert curves.query("stage == 'scratch2'")["score"].tolist() == pytest.approx([0.02, 0.12, 0.22, 0.32])
+    assert pd.read_csv(out / "csv" / "stages.csv")["seconds"].sum() == 2.5 * 16
+    with np.load(out / "csv" / "final.npz") as matrices:
+        assert {name: matrices[name].shape for name in matrices} == dict.fromkeys(LEVELS, (5, 1))
+        assert matrices["finetune"][:, 0].tolist() == data["rows"][1]["finals"]
+
+
+def test_latex_is_balanced_and_has_the_numbers(known):
+    out, data, _, _ = known
+    text = (out / "tables" / "t.tex").read_text(encoding="utf-8")
+    body = re.sub(r"(?m)^%.*", "", text)
+    bare = re.sub(r"\\[{}$&#_%\\]", "", body)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert len(re.findall(r"\\begin", body)) == len(re.findall(r"\\end", body)) == 2
+    assert all(line.count("&") == 5 for line in bare.splitlines() if "&" in line)
+    ratio = data["rows"][1]["transfer_ratio"]
+    assert f"finetune & ${data['rows'][1]['auc']['iqm']:.2f}\\;[" in text
+    assert f"${ratio['iqm']:+.2f}" in text
+
+
+def test_signs_of_latex_are_escaped():
+    assert latex_text("a_b & 50% → {x}\\ ü \N{SNOWMAN}") == (r"a\_b \& 50\% $\rightarrow$ \{x\}\textbackslash{} ü ?")
+
+
+def test_results_of_an_older_graft_are_read(known, tmp_path):
+    """Version 1 had no version, no stages of rows and other fields; its curves are found by the labels of stages."""
+    data = copied(known, tmp_path)
+    del data["version"]
+    for row in data["rows"]:
+        for key in ("stages", "zero_shot", "kept_of", "evaluations", "heads", "better_heads", "estimated"):
+            del row[key]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert len(page.all("figure")) == 3
+    assert numbers(page.rows(str(TARGET), "Results")[0][1][1])[0] == data["rows"][0]["auc"]["iqm"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "has no results"),
+        ("{", "can't be read"),
+        ('{"version": 99, "rows": []}', "a newer Graft wrote"),
+        ('{"version": 2, "rows": [{"auc": "x"}]}', "not the results that `graft run` writes"),
+        ('{"version": "x", "rows": 3}', "not the results that `graft run` writes"),
+        ('{"rows": [[1]], "stages": []}', "not the results that `graft run` writes"),
+        ('{"rows": [{"method": "a", "target": "b", "auc": 3}], "stages": []}', "not the results that"),
+        ("[" * 100_000, "can't be read"),
+    ],
+)
+def test_other_folders_are_refused(tmp_path, capsys, content, sentence):
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    assert main([str(tmp_path)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_no_file_outside_of_the_folder_is_read(known, tmp_path, capsys):
+    data = copied(known, tmp_path)
+    data["rows"][0]["stages"] = ["../../secret"]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 2
+    assert "no id of one" in capsys.readouterr().err
+
+
+def test_clips_beyond_the_limit_are_named_only(known, tmp_path, monkeypatch):
+    monkeypatch.setattr("graft.experiments.report.page.render.CLIP_BYTES", 12)
+    copied(known, tmp_path)
+    for number in (1, 2):
+        (tmp_path / f"clip_{number}.gif").write_bytes(b"GIF89a....")
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    ((_, attributes, _),) = page.all("img")
+    assert base64.b64decode(attributes["src"].removeprefix("data:image/gif;base64,")) == b"GIF89a...."
+    assert "clip_2.gif is too large for this page" in page.all("main")[0][2]
+
+
+@pytest.mark.slow
+def test_a_browser_runs_the_page(known):
+    """Its script runs under the page's own policy, reads values, and says nothing on the console."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium here")
+    command = [chromium, "--headless", "--no-sandbox", "--enable-logging=stderr", "--v=0", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{known[0]}/report.html"], capture_output=True, text=True, timeout=120)
+    page = Page(done.stdout)
+    assert page.all("html")[0][1]["class"] == "script"
+    assert next(text for _, a, text in page.all("div") if a.get("class") == "read").startswith(
+        "at 3,000 scratch: 0.320"
+    )
+    assert "CONSOLE" not in done.stderr
+
+
+def test_a_target_without_a_scale_shows_returns(known, tmp_path):
+    data = copied(known, tmp_path)
+    data["bounds"][str(TARGET)] = {"random": 0.0, "expert": 1.0, "how": UNLEARNED}
+    for row in data["rows"]:
+        row |= {"scored": False, "transfer_ratio": None, "steps_to_threshold": None, "forward_transfer": None}
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    first, warned = page.all("ul")[:2]
+    assert "Its mean return over training is" in first[2]
+    assert "which cannot be said to pay, without a scale or scratch" in first[2]
+    assert f"NOTHING LEARNED on {TARGET}" in warned[2]
+    assert [text for _, a, text in page.all("p") if a.get("class") == "axis"] == ["mean return"]
+
+
+def test_pairs_are_coloured_by_their_ratio(known, tmp_path):
+    """Full at a ratio of 3, either way; where it is undefined, by its lower bound."""
+    data = copied(known, tmp_path)
+    scratch, good, _ = data["rows"]
+    ratios = {("A", "X"): (3.0, 2.0, 9.0), ("A", "Y"): (None, 1.5, None), ("B", "X"): (-1.0, -2.0, 0.1)}
+    data["rows"] = [scratch] + [
+        {
+            **good,
+            "source": source,
+            "target": target,
+            "transfer_ratio": dict(zip(("iqm", "low", "high"), found, strict=True)),
+        }
+        for (source, target), found in ratios.items()
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    cells = page.rows("finetune", "From every source to every target")
+    shown = [[(a.get("style"), a.get("class"), text) for text, a in line[1:]] for line in cells]
+    assert shown == [
+        [("--heat: 55%", "more", "+3.0 [+2.0, +9.0]"), ("--heat: 28%", "more", "> +1.5")],
+        [("--heat: 18%", "less", "-1.0 [-2.0, +0.1]"), (None, None, "-")],
+    ]
+
+
+def test_a_transfer_to_reality_has_its_own_table(known, tmp_path):
+    data, known_ones = copied(known, tmp_path), {"iqm": 0.5, "low": 0.25, "high": 0.75}
+    row = {"source": "Gather", "target": str(TARGET), "method": "finetune", "seeds": 5, "scored": True}
+    keys = ("simulator", "zero_shot", "gap", "final", "worst_at_first", "worst_at_last", "forgotten")
+    data["recovery"] = [{**row, **dict.fromkeys(keys, known_ones), "recovery_steps": 2000.0}]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main([str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    ((*_, last),) = found = page.rows("Sim-to-sim proxy of a transfer to reality", "Kept and forgotten")
+    assert [numbers(a) for _, a in found[0][2:8]] == [[0.5, 0.25, 0.75]] * 6
+    assert last[0] == "2k"

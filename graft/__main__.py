@@ -17,6 +17,7 @@ COMMANDS = {
     "check": ("graft.experiments.check", "the contracts of a method, encoder, view, wrapper or algorithm of your own"),
     "compare": ("graft.experiments.compare", "two runs side by side"),
     "watch": ("graft.experiments.watch", "record how an agent plays, as a GIF"),
+    "export": ("graft.experiments.export", "an agent as a file: ONNX, Unity, Godot, rsl_rl, TorchScript, SB3, a hub"),
     "match": ("graft.experiments.match", "two teams of agents against each other"),
     "reference": ("graft.experiments.reference", "scores of random and of good play in a task"),
     "learnability": ("graft.experiments.learnability", "train every built-in game from scratch"),

@@ -135,7 +135,8 @@ def _runner(data: bytes, found: Mapping[str, Any], model: Path) -> Run:
     if found["format"] == "torchscript":
         from graft.agents.export.torchscript_file import runner as torchscript_runner
 
-        return torchscript_runner(data, [port["name"] for port in found["inputs"] + found["outputs"]])
+        inputs, outputs = ([port["name"] for port in found[side]] for side in ("inputs", "outputs"))
+        return torchscript_runner(data, inputs, outputs)
     from graft.agents.export.onnx_file import described, runner
 
     seen = described(data)

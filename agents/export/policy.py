@@ -69,8 +69,9 @@ class Policy(nn.Module):
             flat.append(padded[:, self.flagged])
         return torch.cat(flat, 1)
 
-    def forward(self, seen: Sequence[torch.Tensor], masks: torch.Tensor | None = None) -> Decision:
-        outputs = self.network(self.pack(seen, masks))
+    def forward(self, obs: torch.Tensor, masks: torch.Tensor | None = None) -> Decision:
+        """The decision in observations of the task, or of `pack`; ``masks`` (N, A) forbid further actions."""
+        outputs = self.network(obs)
         scores: torch.Tensor = outputs.action
         if not self.box:
             if masks is not None:

@@ -25,15 +25,20 @@ from graft.agents.networks.policy_network import PolicyNetwork
 
 
 class RawPolicy(nn.Module):
-    """Leaves, then masks where there are some -> the action, scores and, of a box, standard deviations."""
+    """Leaves, then masks where there are some -> the action, scores and, of a box, standard deviations.
+
+    One output is a tensor, several are a tuple.
+    """
 
     def __init__(self, network: PolicyNetwork, outputs: int) -> None:
         super().__init__()
         self.policy, self.masked, self.outputs = Policy(network), network.masked, outputs
 
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         masks = inputs[-1] if self.masked else None
-        return tuple(self.policy(inputs[: len(inputs) - self.masked], masks))[: self.outputs]
+        seen = inputs[: len(inputs) - self.masked]
+        found = tuple(self.policy(self.policy.pack(seen, masks), masks))
+        return found[: self.outputs] if self.outputs > 1 else found[0]
 
 
 def raw_interface(network: PolicyNetwork, actions_only: bool = False) -> Interface:
@@ -50,7 +55,7 @@ def raw_interface(network: PolicyNetwork, actions_only: bool = False) -> Interfa
     def decode(found: Mapping[str, Array]) -> Any:
         return found["action"]
 
-    module = RawPolicy(network, len(outputs))
+    module = RawPolicy(network, len(outputs))  # a policy without a spread has fewer outputs
     return Interface(module, inputs, outputs, feed, decode, sampling="" if actions_only else sampling)
 
 

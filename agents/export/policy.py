@@ -11,8 +11,8 @@ from torch import nn
 
 from graft.agents.export.ports import Port
 from graft.agents.networks.box_units import from_units
-from graft.agents.networks.policy_network import NEVER, PolicyNetwork, split_choices
-from graft.envs.core.schema import ActionSchema
+from graft.agents.networks.policy_network import NEVER, PolicyNetwork, build_network, split_choices
+from graft.envs.core.schema import ActionSchema, Schemas
 
 
 class Decision(NamedTuple):
@@ -29,12 +29,18 @@ class Decision(NamedTuple):
     spread: torch.Tensor
 
 
-class Policy(nn.Module):
-    """The network's decisions, with the same numbers as evaluation but without branches, so that it can be traced.
+def unmasked(network: PolicyNetwork) -> PolicyNetwork:
+    """The network without its masks, in eval mode: what it reads are observations without flags."""
+    if not network.masked:
+        return network.eval()
+    plain = Schemas(network.schemas.observation.plain, network.schemas.action)
+    found = build_network(plain, network.config, seed=0)
+    found.load_exactly(network.state_dict())
+    return found.eval()
 
-    Args:
-        network: in eval mode.
-    """
+
+class Policy(nn.Module):
+    """The network's decisions, with the same numbers as evaluation but without branches, so that it can be traced."""
 
     gain: torch.Tensor
     shift: torch.Tensor
@@ -43,7 +49,8 @@ class Policy(nn.Module):
 
     def __init__(self, network: PolicyNetwork) -> None:
         super().__init__()
-        self.network = network
+        self.network = unmasked(network)
+        self.flags = network.schemas.flag_places if network.masked else []
         actions = network.schemas.action
         self.squashed, self.box = network.config.distribution == "squashed", actions.kind == "box"
         if self.box:
@@ -52,25 +59,24 @@ class Policy(nn.Module):
             gain, shift = units.gain.float(), units.shift.float()
             for name, values in (("gain", gain), ("shift", shift), ("low", low), ("high", high)):
                 self.register_buffer(name, values, persistent=False)
-        flags = network.schemas.observation.flags
-        places = {f"forbidden/{name}": i for i, name in enumerate(actions.names)}
-        self.flagged = [places.get(flag, -1) for flag in flags]
 
-    def pack(self, seen: Sequence[torch.Tensor], masks: torch.Tensor | None) -> torch.Tensor:
-        """Leaves (N, *shape) and masks (N, A) as the network reads observations, in float32."""
+    def pack(self, seen: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Leaves (N, *shape) as the network reads observations, in float32."""
         floats = [leaf.float() for leaf in seen]
-        if not self.flagged and len(floats) == 1:
-            return floats[0]
-        flat = [leaf.flatten(1) for leaf in floats]
-        if self.flagged:
-            assert masks is not None
-            # A flag of an action that the task does not have forbids nothing.
-            padded = torch.nn.functional.pad(1 - masks, (0, 1))
-            flat.append(padded[:, self.flagged])
-        return torch.cat(flat, 1)
+        return floats[0] if len(floats) == 1 else torch.cat([leaf.flatten(1) for leaf in floats], 1)
+
+    def unpack(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The task's observations, flattened (N, D), as the network reads them, and masks (N, A) where it has flags."""
+        shape = self.network.schemas.observation.shape
+        if not self.flags:
+            return flat.reshape(-1, *shape), None
+        size = math.prod(shape)
+        flags = flat[:, size:]
+        known = torch.cat([flags, torch.zeros_like(flags[:, :1])], 1)  # the last one is of actions without a flag
+        return flat[:, :size].reshape(-1, *shape), 1 - known[:, self.flags]
 
     def forward(self, obs: torch.Tensor, masks: torch.Tensor | None = None) -> Decision:
-        """The decision in observations of the task, or of `pack`; ``masks`` (N, A) forbid further actions."""
+        """The decision in observations of `pack` or `unpack`; ``masks`` (N, A) are 1 where an action is allowed."""
         outputs = self.network(obs)
         scores: torch.Tensor = outputs.action
         if not self.box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -91,8 +92,7 @@ def drawn(schema: ObservationSchema, count: int, rng: np.random.Generator) -> Ar
     uniform = np.where(bounded, low, 0) + rng.random((count, *space.shape)) * np.where(bounded, high - low, 0)
     free = np.clip(FAR * rng.standard_normal((count, *space.shape)), low, high)
     values = np.where(bounded, uniform, free)
-    if np.issubdtype(space.dtype, np.integer):
-        values = np.round(values)
+    values = np.where(_whole(schema).reshape(space.shape), np.round(values), values)
     if schema.flags:
         number = len(schema.flags)
         forbidden = rng.random((count, number)) < 1 / 3
@@ -100,3 +100,10 @@ def drawn(schema: ObservationSchema, count: int, rng: np.random.Generator) -> Ar
         values[:, -number:] = forbidden
     found: Array = values.astype(space.dtype)
     return found
+
+
+def _whole(schema: ObservationSchema) -> NDArray[np.bool_]:
+    """Which numbers of a flat observation are whole, as those of pictures among other parts are."""
+    if schema.parts:
+        return np.concatenate([_whole(part) for _, part in schema.parts])
+    return np.full(math.prod(schema.shape), np.issubdtype(np.dtype(schema.dtype), np.integer))

@@ -27,10 +27,10 @@ class GodotPolicy(nn.Module):
 
     def __init__(self, network: PolicyNetwork) -> None:
         super().__init__()
-        self.policy, self.shape = Policy(network), network.schemas.observation.shape
+        self.policy = Policy(network)
 
     def forward(self, obs: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        decision = self.policy(obs.reshape(-1, *self.shape))
+        decision = self.policy(*self.policy.unpack(obs))
         if self.policy.box:
             low, high = self.policy.low, self.policy.high
             return 2 * (decision.action - low) / (high - low) - 1, state

@@ -37,7 +37,7 @@ class RawPolicy(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         masks = inputs[-1] if self.masked else None
         seen = inputs[: len(inputs) - self.masked]
-        found = tuple(self.policy(self.policy.pack(seen, masks), masks))
+        found = tuple(self.policy(self.policy.pack(seen), masks))
         return found[: self.outputs] if self.outputs > 1 else found[0]
 
 

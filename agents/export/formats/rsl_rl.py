@@ -19,10 +19,10 @@ class FlatPolicy(nn.Module):
 
     def __init__(self, network: PolicyNetwork) -> None:
         super().__init__()
-        self.policy, self.shape = Policy(network), network.schemas.observation.shape
+        self.policy = Policy(network)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        action: torch.Tensor = self.policy(obs.reshape(-1, *self.shape)).action
+        action: torch.Tensor = self.policy(*self.policy.unpack(obs)).action
         return action
 
 

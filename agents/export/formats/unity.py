@@ -45,7 +45,7 @@ class UnityPolicy(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         masks = inputs[-1] if self.discrete else None
         seen = [leaf * scale for leaf, scale in zip(inputs, self.scales, strict=False)]  # but for the masks
-        decision = self.policy(self.policy.pack(seen, masks), masks)
+        decision = self.policy(self.policy.pack(seen), masks)
         drawn = self.policy.sample(decision)
         if self.discrete and drawn.dim() == 1:
             return drawn.unsqueeze(-1), decision.action.unsqueeze(-1)

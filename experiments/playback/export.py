@@ -14,6 +14,7 @@ from graft.agents.export.exporter import EXPORTERS, Agent, Exporter
 from graft.agents.export.recording import record
 from graft.errors import GraftError
 from graft.experiments.playback.agent import find_checkpoint
+from graft.experiments.playback.replay import write_replay
 
 
 def run(console: Console, options: argparse.Namespace) -> None:
@@ -33,7 +34,16 @@ def _export(checkpoint: Checkpoint | None, options: argparse.Namespace) -> list[
     _check_target(exporter, options.to, out, options.force)
     network = checkpoint.build().eval()
     recording = record(network, checkpoint.task, options.states, options.seed)
-    return exporter.write(Agent(checkpoint, network, recording, graft.__version__, options.episodes, options.seed), out)
+    agent = Agent(
+        checkpoint,
+        network,
+        recording,
+        graft.__version__,
+        options.episodes,
+        options.seed,
+        lambda folder: write_replay(checkpoint, network, options.seed, folder),
+    )
+    return exporter.write(agent, out)
 
 
 def _check_target(exporter: Exporter, name: str, out: Path, force: bool) -> None:

@@ -40,6 +40,7 @@ def to_onnx(interface: Interface, opset: int = OPSET) -> bytes:
     """The model of an interface, with a batch axis of any length and its constants.
 
     It is traced by torch's TorchScript exporter: the newer one has no operators below opset 18.
+    What the tracer warns of, such as sizes that it takes for constants, `check` finds.
     """
     onnx, _ = packages()
     inputs = tuple(torch.zeros(2, *port.shape, dtype=getattr(torch, port.dtype)) for port in interface.inputs)
@@ -47,7 +48,7 @@ def to_onnx(interface: Interface, opset: int = OPSET) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # `check` compares the result
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
             interface.module.eval(),
             inputs,

@@ -108,8 +108,8 @@ class Policy(nn.Module):
         if self.network.config.distribution == "greedy":
             return decision.action
         sizes = self.network.schemas.action.sizes
-        drawn = [torch.multinomial(part.softmax(-1), 1) for part in split_choices(decision.scores, sizes)]
-        return torch.cat(drawn, -1) if sizes else drawn[0].squeeze(-1)
+        chosen = [torch.multinomial(part.softmax(-1), 1) for part in split_choices(decision.scores, sizes)]
+        return torch.cat(chosen, -1) if sizes else chosen[0].squeeze(-1)
 
 
 def score_ports(network: PolicyNetwork) -> tuple[tuple[Port, ...], str]:

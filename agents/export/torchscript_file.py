@@ -18,13 +18,13 @@ Array = NDArray[Any]
 
 
 def to_torchscript(interface: Interface) -> bytes:
-    """The traced module of an interface."""
+    """The traced module of an interface; what the tracer warns of, `check` finds."""
     inputs = tuple(torch.zeros(2, *port.shape, dtype=getattr(torch, port.dtype)) for port in interface.inputs)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # which TorchScript as a whole is
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # `check` compares the result
-        traced = torch.jit.trace(interface.module.eval(), inputs, check_trace=False)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        traced = torch.jit.trace(interface.module.eval(), inputs, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, buffer)
     return buffer.getvalue()
 
@@ -34,7 +34,7 @@ def runner(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> Run:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         try:
-            module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+            module = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise GraftError(f"The model is no TorchScript file ({str(error).splitlines()[0]}).") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
@@ -17,12 +18,20 @@ from torch import nn
 from graft.agents.networks.box_units import from_units
 from graft.agents.networks.encoders.mlp import MLP
 from graft.agents.networks.normaliser import EPSILON, Normaliser
-from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.networks.policy_network import Distribution, PolicyNetwork
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 
 BUFFER = 100_000  # transitions that SAC and DQN keep; the library's default takes ten times the memory
+
+PLACES: dict[Distribution | None, dict[str, tuple[str, str | None]]] = {
+    None: {"policy": ("mlp_extractor.policy_net.", "action_net."), "value": ("mlp_extractor.value_net.", "value_net.")},
+    "squashed": {"policy": ("actor.latent_pi.", "actor.mu.")},
+    "greedy": {"policy": ("q_net.q_net.", None)},
+}
+"""By distribution, head -> how the library's names of its hidden layers and of its last one begin; None: as the hidden
+ones."""
 
 Layers = list[nn.Linear]
 Tensors = dict[str, torch.Tensor]
@@ -82,12 +91,10 @@ def spaces(task: Task, schemas: Schemas) -> tuple[gym.Space[Any], gym.Space[Any]
         env = gym.make(task.id, **task.kwargs)
     except Exception:  # no task of Gymnasium's, or with keywords of Graft's
         return observation, action
-    try:
+    with closing(env):
         same = (env.observation_space.shape, env.action_space.shape) == (observation.shape, action.shape)
         alike = isinstance(env.observation_space, gym.spaces.Box) and type(env.action_space) is type(action)
         return (env.observation_space, env.action_space) if same and alike else (observation, action)
-    finally:
-        env.close()
 
 
 def _check(network: PolicyNetwork) -> None:
@@ -119,14 +126,7 @@ def _tensors(network: PolicyNetwork, wanted: Mapping[str, torch.Tensor]) -> Tens
     encoder, (weight, bias) = _layers(network.encoder), _first(network)
     chains: dict[str, Layers] = {"policy": _layers(network.policy.hidden), "value": _layers(network.value.hidden)}
     outs = {"policy": network.policy.out, "value": network.value.out}
-    places = {
-        None: {
-            "policy": ("mlp_extractor.policy_net.", "action_net."),
-            "value": ("mlp_extractor.value_net.", "value_net."),
-        },
-        "squashed": {"policy": ("actor.latent_pi.", "actor.mu.")},
-        "greedy": {"policy": ("q_net.q_net.", None)},
-    }[network.config.distribution]
+    places = PLACES[network.config.distribution]
     found: Tensors = {}
     for part, (hidden, last) in places.items():
         layers = [*encoder, *chains[part]]

@@ -99,6 +99,7 @@ def test_what_its_policies_cannot_hold_is_refused(network, said):
         plain_algorithm(network(), TASK)
 
 
+@pytest.mark.slow
 def test_spaces_are_those_that_the_library_compares():
     task = Task("CartPole-v1")
     own = schemas(task)

@@ -62,9 +62,7 @@ class Exporter(ABC):
         """Write the agent; returns sentences about it. Raises GraftError, and then writes nothing."""
 
 
-EXPORTERS: Registry[Exporter] = Registry(
-    "export format", "graft.agents.export.formats", Exporter, "graft.exporters", instances=True
-)
+EXPORTERS: Registry[Exporter] = Registry("export format", "graft.agents.export.formats", Exporter, instances=True)
 
 
 class ModelExporter(Exporter):

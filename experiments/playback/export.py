@@ -20,30 +20,50 @@ from graft.experiments.playback.replay import write_replay
 def run(console: Console, options: argparse.Namespace) -> None:
     """Export or verify; raises GraftError for bad input, or an export that is not what the agent is."""
     folder = options.checkpoint
-    checkpoint = Checkpoint.load(find_checkpoint(Path(folder))) if folder is not None else None
-    lines = verify(options.verify, checkpoint) if options.verify is not None else _export(checkpoint, options)
+    if options.verify is not None:
+        lines = verify(options.verify, _loaded(folder) if folder is not None else None)
+    elif folder is None or options.to is None or options.out is None:
+        raise GraftError("Give a checkpoint, --to FORMAT and --out PATH, or --verify FILE.")
+    else:
+        given = {name: getattr(options, name) for name in ("states", "episodes", "seed", "force")}
+        lines = export_agent(folder, options.to, options.out, **given)
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
-def _export(checkpoint: Checkpoint | None, options: argparse.Namespace) -> list[str]:
-    if checkpoint is None or options.to is None or options.out is None:
-        raise GraftError("Give a checkpoint, --to FORMAT and --out PATH, or --verify FILE.")
-    exporter = EXPORTERS[options.to]
-    out: Path = options.out
-    _check_target(exporter, options.to, out, options.force)
+def export_agent(
+    folder: Path | str,
+    to: str,
+    out: Path | str,
+    states: int = 1000,
+    episodes: int = 20,
+    seed: int = 0,
+    force: bool = False,
+) -> list[str]:
+    """Write an agent in a format of `EXPORTERS`; returns what ``graft export`` prints.
+
+    Args:
+        folder: of a checkpoint or of its stage.
+        states: to check it in.
+        episodes: of the evaluation, where the format says how well the agent plays.
+        force: replace what is at ``out``.
+    Raises:
+        GraftError: bad input, or an export that does not do what the agent does in evaluation; nothing is written.
+    """
+    exporter, out = EXPORTERS[to], Path(out)
+    _check_target(exporter, to, out, force)
+    checkpoint = _loaded(folder)
     network = checkpoint.build().eval()
-    recording = record(network, checkpoint.task, options.states, options.seed)
-    agent = Agent(
-        checkpoint,
-        network,
-        recording,
-        graft.__version__,
-        options.episodes,
-        options.seed,
-        lambda folder: write_replay(checkpoint, network, options.seed, folder),
-    )
-    return exporter.write(agent, out)
+    recording = record(network, checkpoint.task, states, seed)
+
+    def replay(into: Path) -> str | None:
+        return write_replay(checkpoint, network, seed, into)
+
+    return exporter.write(Agent(checkpoint, network, recording, graft.__version__, episodes, seed, replay), out)
+
+
+def _loaded(folder: Path | str) -> Checkpoint:
+    return Checkpoint.load(find_checkpoint(Path(folder)))
 
 
 def _check_target(exporter: Exporter, name: str, out: Path, force: bool) -> None:

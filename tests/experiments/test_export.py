@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -294,3 +295,8 @@ def test_every_format_says_what_reads_it():
     assert set(EXPORTERS) == {"onnx", "unity", "godot", "rsl_rl", "torchscript", "sb3", "hub"}
     for name, entry in EXPORTERS.items():
         assert entry.meaning, name
+
+
+def test_every_format_is_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    assert {name for name in EXPORTERS if f"| `{name}` |" not in page} == set()

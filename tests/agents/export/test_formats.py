@@ -5,23 +5,31 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from support.export_cases import ACTS, NETWORKS, TORQUES, V, recorded, with_masks
+from support.export_cases import ACTS, NETWORKS, TORQUES, V, recorded, varied, with_masks
+from support.masked_envs import Masked
 from support.tiny_tasks import parts, planes, small_network
 from support.unity_rules import failed_checks
 
-from graft.agents.export.exporter import EXPORTERS
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.export.contract import verify
+from graft.agents.export.exporter import EXPORTERS, Agent
 from graft.agents.export.formats.godot import read_by_plugin
 from graft.agents.export.formats.onnx import raw_interface
 from graft.agents.export.onnx_file import described, runner, to_onnx
 from graft.agents.export.parity import check
 from graft.agents.export.ports import allowed_actions, split_leaves
-from graft.agents.export.recording import drawn
+from graft.agents.export.recording import drawn, record
 from graft.agents.export.torchscript_file import runner as torchscript_runner
 from graft.agents.export.torchscript_file import to_torchscript
+from graft.agents.networks.normaliser import commit_statistics
+from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.envs.factory import schemas
 from graft.errors import GraftError
 
 
@@ -225,3 +233,41 @@ def test_drawn_states_lie_within_the_bounds_and_allow_something():
     assert all(free.space().contains(row) for row in obs[:20])
     assert obs[:, 0].std() == pytest.approx(3, rel=0.2)
     assert small_network(Schemas(free, ACTS)).eval()(torch.from_numpy(obs)).action.isfinite().all()
+
+
+REAL = {
+    "ego": (Task("Graft/Hunt-v0", {"view": "ego"}), {}),
+    "planes": (Task("Graft/Shoot-v0", {"view": "planes"}), {}),
+    "vector": (Task("CartPole-v1"), {"options": {"normalise": True}}),
+    "box": (Task("Pendulum-v1"), {"options": {"normalise": True}}),
+    "squashed": (Task("Pendulum-v1"), {"distribution": "squashed", "activation": "relu"}),
+    "parts": (Task("MiniGrid-DoorKey-6x6-v0"), {}),
+    "pixels": (Task("CarRacing-v3"), {}),
+    "masked": (Task("masked/Info-v0"), {}),
+    "masked choices": (Task("masked/Info-v0", {"sizes": [3, 2]}), {}),
+    "squad": (Task("Graft/Pursuit-v0", {"team": "prey"}), {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REAL)
+def test_every_format_plays_a_real_task_as_evaluation_does(case, tmp_path):
+    """In 1,000 states of an agent of random weights that has seen a few observations."""
+    if "masked/Info-v0" not in gym.registry:
+        gym.register("masked/Info-v0", Masked)
+    task, config = REAL[case]
+    network = varied(PolicyNetwork(schemas(task), NetworkConfig(**config), 0))
+    network.train()
+    seen = record(network.eval(), task, 64, seed=1).observations
+    network.train()(torch.from_numpy(seen))
+    commit_statistics(network)
+    Checkpoint.of(network.eval(), task).save(tmp_path / "agent")
+    checkpoint = Checkpoint.load(tmp_path / "agent")
+    agent = Agent(checkpoint, checkpoint.build().eval(), record(network, task, 1000, seed=0), "0")
+    assert agent.recording.source == f"recorded by playing {task}"
+    for name in ("onnx", "unity", "godot", "torchscript"):
+        out = tmp_path / f"{name}{EXPORTERS[name].suffix}"
+        said = EXPORTERS[name].write(agent, out)
+        assert "the same as the network in 1,000 states" in said[1]
+        assert verify(out, checkpoint)
+        print(case, name, *said[:2], sep="; ")

@@ -14,8 +14,9 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.files import write_durably
 from graft.agents.export.contract import beside, contract, vectors
 from graft.agents.export.onnx_file import described, latency, packages, runner, to_onnx
-from graft.agents.export.parity import Parity, check
+from graft.agents.export.parity import Parity, Run, check
 from graft.agents.export.ports import Interface
+from graft.agents.export.quantise import int8_weights, kept
 from graft.agents.export.recording import Recording
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.envs.core.registry import Registry
@@ -35,6 +36,7 @@ class Agent:
         version: of Graft.
         episodes, seed: of an evaluation, where a format says how well the agent plays.
         replay: records it.
+        quantise: whether weights become int8; formats without such models refuse it.
     """
 
     checkpoint: Checkpoint
@@ -44,6 +46,7 @@ class Agent:
     episodes: int = 20
     seed: int = 0
     replay: Replay = lambda _: None
+    quantise: bool = False
 
 
 class Exporter(ABC):
@@ -70,23 +73,51 @@ class ModelExporter(Exporter):
 
     suffix = ".onnx"
     name: str
+    quantisable = True
 
     @abstractmethod
     def interface(self, network: PolicyNetwork) -> Interface:
         """Inputs, outputs and module; raises GraftError for an agent that the consumer cannot play."""
 
     def write(self, agent: Agent, out: Path) -> list[str]:
+        if agent.quantise and not self.quantisable:
+            raise GraftError(f"Not every engine that reads --to {self.name} takes int8 weights; leave --quantise out.")
         interface = self.interface(agent.network)
         data = to_onnx(interface)
         run = runner(data)
         parity = check(interface, run, agent.recording, agent.checkpoint.schemas.action, f"The {self.name} model")
-        one = interface.feed(agent.recording.observations[:1])
-        seen, timed = described(data), latency(run, one)
+        rest, said = dict[str, Any](), list[str]()
+        if agent.quantise:
+            smaller = int8_weights(data)
+            rest["quantised"] = _compared(agent, interface, run, runner(smaller))
+            said = _said(rest["quantised"], len(data), len(smaller))
+            data, run = smaller, runner(smaller)
+        seen, timed = described(data), latency(run, interface.feed(agent.recording.observations[:1]))
         runtime = f"onnxruntime {packages()[1].__version__}"
-        rest = {"opset": seen["opset"], "ir_version": seen["ir_version"], "latency": {**timed, "runtime": runtime}}
+        rest |= {"opset": seen["opset"], "ir_version": seen["ir_version"], "latency": {**timed, "runtime": runtime}}
         replayed = vectors(interface, run, agent.recording.observations)
         write_model(self.name, agent, interface, parity, out, data, replayed, rest)
-        return summary(out, parity, f"opset {seen['opset']}, {timed['median_us']:g} us for one state", interface)
+        opset = f"opset {seen['opset']}, {timed['median_us']:g} us for one state"
+        return [*summary(out, parity, opset, interface), *said]
+
+
+def _compared(agent: Agent, interface: Interface, run: Run, smaller: Run) -> dict[str, Any]:
+    """What int8 weights keep of the agent, beside the score of float32 ones; `Parity` is that of float32."""
+    recording, task, schema = agent.recording, agent.checkpoint.task, agent.network.schemas.observation
+    before, after = (
+        kept(interface, model, recording, schema, task, agent.episodes, agent.seed) for model in (run, smaller)
+    )
+    return {"weights": "int8", **after, "return_mean_of_float32": before["return_mean"]}
+
+
+def _said(found: Mapping[str, Any], before: int, after: int) -> list[str]:
+    same = (
+        f"{found['agreement']:.1%} of the actions are the same"
+        if "agreement" in found
+        else (f"actions differ by {found['mean_difference']:.2g} on average")
+    )
+    returns = f"mean return {found['return_mean']:.2f}, of float32 {found['return_mean_of_float32']:.2f}"
+    return [f"int8 weights: {before:,} -> {after:,} bytes; {same}; {returns} ({found['episodes']} episodes)"]
 
 
 def write_model(

@@ -10,7 +10,7 @@ from rich.console import Console
 import graft
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.contract import beside, verify
-from graft.agents.export.exporter import EXPORTERS, Agent, Exporter
+from graft.agents.export.exporter import EXPORTERS, Agent, Exporter, ModelExporter
 from graft.agents.export.recording import record
 from graft.errors import GraftError
 from graft.experiments.playback.agent import find_checkpoint
@@ -25,7 +25,7 @@ def run(console: Console, options: argparse.Namespace) -> None:
     elif folder is None or options.to is None or options.out is None:
         raise GraftError("Give a checkpoint, --to FORMAT and --out PATH, or --verify FILE.")
     else:
-        given = {name: getattr(options, name) for name in ("states", "episodes", "seed", "force")}
+        given = {name: getattr(options, name) for name in ("states", "episodes", "seed", "force", "quantise")}
         lines = export_agent(folder, options.to, options.out, **given)
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -39,6 +39,7 @@ def export_agent(
     episodes: int = 20,
     seed: int = 0,
     force: bool = False,
+    quantise: str | None = None,
 ) -> list[str]:
     """Write an agent in a format of `EXPORTERS`; returns what ``graft export`` prints.
 
@@ -47,10 +48,13 @@ def export_agent(
         states: to check it in.
         episodes: of the evaluation, where the format says how well the agent plays.
         force: replace what is at ``out``.
+        quantise: ``int8`` writes weights of ONNX models in bytes.
     Raises:
         GraftError: bad input, or an export that does not do what the agent does in evaluation; nothing is written.
     """
     exporter, out = EXPORTERS[to], Path(out)
+    if quantise is not None and not isinstance(exporter, ModelExporter):
+        raise GraftError(f"--quantise is for the formats of ONNX files, and {to} is none; leave it out.")
     _check_target(exporter, to, out, force)
     checkpoint = _loaded(folder)
     network = checkpoint.build().eval()
@@ -59,7 +63,8 @@ def export_agent(
     def replay(into: Path) -> str | None:
         return write_replay(checkpoint, network, seed, into)
 
-    return exporter.write(Agent(checkpoint, network, recording, graft.__version__, episodes, seed, replay), out)
+    version, smaller = graft.__version__, quantise is not None
+    return exporter.write(Agent(checkpoint, network, recording, version, episodes, seed, replay, smaller), out)
 
 
 def _loaded(folder: Path | str) -> Checkpoint:

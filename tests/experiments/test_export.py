@@ -20,6 +20,8 @@ from graft.agents.export import exporter
 from graft.agents.export.contract import digest
 from graft.agents.export.exporter import EXPORTERS, Agent
 from graft.agents.export.formats.hub import _score
+from graft.agents.export.onnx_file import runner
+from graft.agents.export.recording import record
 from graft.envs.core.task import Task
 from graft.envs.factory import ADAPTERS, make, schemas
 from graft.experiments import export
@@ -220,6 +222,8 @@ def test_nothing_is_written_where_the_model_differs(agent, tmp_path, capsys, mon
         (["--to", "onnx"], "Give a checkpoint, --to FORMAT and --out PATH"),
         (["--to", "onnx", "--out", "a.onnx", "--states", "0"], "at least 1 is needed"),
         (["--to", "rsl_rl", "--out", "a.onnx"], "rsl_rl plays box actions"),
+        (["--to", "unity", "--out", "a.onnx", "--quantise", "int8"], "leave --quantise out"),
+        (["--to", "sb3", "--out", "a.zip", "--quantise", "int8"], "sb3 is none; leave it out"),
     ],
 )
 def test_bad_input_is_a_sentence(agent, words, said, tmp_path, monkeypatch, capsys):
@@ -289,6 +293,22 @@ def test_the_score_of_the_card_is_that_of_evaluation(agent):
     assert (
         _score(Agent(checkpoint, network, None, "0", episodes=2)) == f"{np.mean(returns):.2f} +/- {np.std(returns):.2f}"
     )
+
+
+def test_int8_says_what_it_keeps(agent, written, tmp_path, capsys):
+    out = tmp_path / "npc.onnx"
+    words = ["--to", "onnx", "--quantise", "int8", "--out", str(out), "--states", "64", "--episodes", "8"]
+    assert export.main([str(agent), *words]) == 0
+    assert "of the actions are the same; mean return" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "npc.contract.json").read_text())["quantised"]
+    obs = record(Checkpoint.load(agent / "checkpoint").build(), TASK, 64, seed=0).observations
+    small, whole = (
+        runner((folder / "npc.onnx").read_bytes())({"obs": obs})["action"] for folder in (tmp_path, written)
+    )
+    assert kept["agreement"] == (small == whole).mean()
+    assert kept["episodes"] == 8
+    assert 0 <= kept["return_mean"] <= 8
+    assert verified(tmp_path) == 0
 
 
 def test_every_format_says_what_reads_it():

@@ -56,6 +56,7 @@ class UnityExporter(ModelExporter):
     """Inputs are ``obs_0``, ``obs_1`` ... in the order of the sensors, in float32."""
 
     name = "unity"
+    quantisable = False
     meaning = "Unity ML-Agents (Sentis, Inference Engine), in a Behavior Parameters component"
 
     def interface(self, network: PolicyNetwork) -> Interface:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
+import onnx
 import pytest
 import torch
 from support.export_cases import ACTS, NETWORKS, TORQUES, V, recorded, varied, with_masks
@@ -22,6 +23,7 @@ from graft.agents.export.formats.onnx import raw_interface
 from graft.agents.export.onnx_file import described, runner, to_onnx
 from graft.agents.export.parity import check
 from graft.agents.export.ports import allowed_actions, split_leaves
+from graft.agents.export.quantise import int8_weights
 from graft.agents.export.recording import drawn, record
 from graft.agents.export.torchscript_file import runner as torchscript_runner
 from graft.agents.export.torchscript_file import to_torchscript
@@ -235,13 +237,43 @@ def test_drawn_states_lie_within_the_bounds_and_allow_something():
     assert small_network(Schemas(free, ACTS)).eval()(torch.from_numpy(obs)).action.isfinite().all()
 
 
+def test_int8_weights_are_the_nearest_bytes_whatever_the_batch():
+    network = NETWORKS["masked parts"]()
+    interface, data = exported("onnx", network)
+    small = int8_weights(data)
+    own, found = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load_model_from_string(d).graph.initializer}
+        for d in (data, small)
+    )
+    rounded = [name for name in own if f"{name}.int8" in found]
+    layers = [
+        n.op_type for n in onnx.load_model_from_string(data).graph.node if n.op_type in ("Conv", "Gemm", "MatMul")
+    ]
+    assert len(rounded) == len(layers)
+    assert set(layers) == {"Conv", "Gemm", "MatMul"}
+    for name in rounded:
+        values, scale = found[f"{name}.int8"], found[f"{name}.scale"]
+        axis = own[name].shape.index(len(scale)) if own[name].shape[0] != len(scale) else 0
+        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+        off = np.abs(values * scale.reshape(shape) - own[name])
+        assert (off <= 0.5001 * scale.reshape(shape)).all()
+        assert np.abs(values).max() == 127
+    inputs, run = interface.feed(recorded(network).observations), runner(small)
+    together = run(inputs)["logits"]
+    alone = [run({name: value[i : i + 1] for name, value in inputs.items()})["logits"][0] for i in range(10)]
+    np.testing.assert_allclose(together[:10], alone, rtol=1e-5, atol=1e-5)
+    exact = runner(data)(inputs)["logits"]
+    seen = exact > -1e7
+    assert 0 < np.abs(together - exact)[seen].mean() < 0.05 * np.abs(exact)[seen].mean()
+
+
 REAL = {
     "ego": (Task("Graft/Hunt-v0", {"view": "ego"}), {}),
     "planes": (Task("Graft/Shoot-v0", {"view": "planes"}), {}),
     "vector": (Task("CartPole-v1"), {"options": {"normalise": True}}),
     "box": (Task("Pendulum-v1"), {"options": {"normalise": True}}),
     "squashed": (Task("Pendulum-v1"), {"distribution": "squashed", "activation": "relu"}),
-    "parts": (Task("MiniGrid-DoorKey-6x6-v0"), {}),
+    "parts": (Task("minigrid:MiniGrid-DoorKey-6x6-v0"), {}),
     "pixels": (Task("CarRacing-v3"), {}),
     "masked": (Task("masked/Info-v0"), {}),
     "masked choices": (Task("masked/Info-v0", {"sizes": [3, 2]}), {}),

@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": ("graft.experiments.inspect", "what a checkpoint is, where it comes from, and how two of them differ"),
     "report": ("graft.experiments.report.__main__", "the results of one run or several as one HTML file"),
     "watch": ("graft.experiments.watch", "record how an agent plays, as a GIF"),
+    "export": ("graft.experiments.export", "an agent as a file: ONNX, Unity, Godot, rsl_rl, TorchScript, SB3, a hub"),
     "match": ("graft.experiments.match", "two teams of agents against each other"),
     "reference": ("graft.experiments.reference", "scores of random and of good play in a task"),
     "learnability": ("graft.experiments.learnability", "train every built-in game from scratch"),

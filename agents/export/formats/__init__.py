@@ -1,0 +1,1 @@
+"""Formats, one file each; the registry imports every module here."""

@@ -1,0 +1,141 @@
+"""ONNX models: written from a module, read back, and run by onnxruntime."""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graft.agents.export.parity import Run
+from graft.agents.export.ports import Arrays, Interface
+from graft.errors import GraftError
+
+Array = NDArray[Any]
+
+OPSET = 15
+"""The newest that Unity's engine reads in all its versions; onnxruntime reads it too."""
+
+INSTALL = "`pip install 'graft-rl[export]'`"
+WARM, TIMED = 20, 200  # runs of `latency`
+
+
+def packages() -> tuple[Any, Any]:
+    """The modules onnx and onnxruntime; raises GraftError where they are not installed."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise GraftError(f"ONNX files need the packages onnx and onnxruntime ({error}): {INSTALL}.") from error
+    return onnx, onnxruntime
+
+
+def to_onnx(interface: Interface, opset: int = OPSET) -> bytes:
+    """The model of an interface, with a batch axis of any length and its constants.
+
+    It is traced by torch's TorchScript exporter: the newer one has no operators below opset 18.
+    What the tracer warns of, such as sizes that it takes for constants, `check` finds.
+    """
+    onnx, _ = packages()
+    inputs = tuple(torch.zeros(2, *port.shape, dtype=getattr(torch, port.dtype)) for port in interface.inputs)
+    ports = (*interface.inputs, *interface.outputs)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        torch.onnx.export(
+            interface.module.eval(),
+            inputs,
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=opset,
+            input_names=[port.name for port in interface.inputs],
+            output_names=[port.name for port in interface.outputs],
+            dynamic_axes={port.name: {0: "batch"} for port in ports},
+        )
+    model = onnx.load_model_from_string(buffer.getvalue())
+    _tidy(onnx, model, interface)
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _tidy(onnx: Any, model: Any, interface: Interface) -> None:
+    """Names every input and the sizes of all outputs, and adds the constants as nodes called as their outputs are.
+
+    The tracer drops inputs that nothing reads, and of parameters that are outputs it makes copies by other names.
+    """
+    graph, kinds = model.graph, {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
+    kinds["uint8"] = onnx.TensorProto.UINT8
+    info = onnx.helper.make_tensor_value_info
+    for part, ports in ((graph.input, interface.inputs), (graph.output, interface.outputs)):
+        del part[:]
+        part.extend(info(port.name, kinds[port.dtype], ["batch", *port.shape]) for port in ports)
+    for name, value in interface.constants.items():
+        tensor = onnx.numpy_helper.from_array(value, name)
+        graph.node.append(onnx.helper.make_node("Constant", [], [name], name=name, value=tensor))
+        graph.output.append(info(name, kinds[str(value.dtype)], value.shape))
+    del graph.value_info[:]
+
+
+def runner(data: bytes, what: str = "The model") -> Run:
+    """A model in onnxruntime on one thread; raises GraftError where it is no model."""
+    _, onnxruntime = packages()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own types, which derive from Exception alone
+        raise GraftError(f"{what} cannot be read by onnxruntime ({str(error).splitlines()[0]}).") from error
+    known = {given.name for given in session.get_inputs()}
+    names = [given.name for given in session.get_outputs()]
+
+    def run(inputs: Mapping[str, Array]) -> Arrays:
+        found = session.run(names, {name: value for name, value in inputs.items() if name in known})
+        return dict(zip(names, found, strict=True))
+
+    return run
+
+
+def described(data: bytes) -> dict[str, Any]:
+    """Opset, version of the file format, and inputs and outputs of a model: name -> [type, *sizes]."""
+    onnx, _ = packages()
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:
+        raise GraftError(f"The model is no ONNX file, or a part of one ({type(error).__name__}).") from error
+
+    def of(values: Any) -> dict[str, list[Any]]:
+        found = {}
+        for value in values:
+            tensor = value.type.tensor_type
+            dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+            found[value.name] = [dtype, *(d.dim_param or d.dim_value for d in tensor.shape.dim)]
+        return found
+
+    opset = next((o.version for o in model.opset_import if not o.domain), None)
+    return {
+        "opset": opset,
+        "ir_version": model.ir_version,
+        "inputs": of(model.graph.input),
+        "outputs": of(model.graph.output),
+    }
+
+
+def latency(run: Run, inputs: Mapping[str, Array]) -> dict[str, Any]:
+    """Median microseconds of a call."""
+    for _ in range(WARM):
+        run(inputs)
+    times = []
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        run(inputs)
+        times.append(time.perf_counter() - start)
+    return {"batch": 1, "median_us": round(1e6 * statistics.median(times), 1), "runs": TIMED, "threads": 1}

@@ -1,0 +1,167 @@
+"""A policy network as a zip of plain Stable-Baselines3, which loads it, plays it and trains it on without Graft."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
+
+from graft.agents.networks.box_units import from_units
+from graft.agents.networks.encoders.mlp import MLP
+from graft.agents.networks.normaliser import EPSILON, Normaliser
+from graft.agents.networks.policy_network import Distribution, PolicyNetwork
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Task
+from graft.errors import GraftError
+
+BUFFER = 100_000  # transitions that SAC and DQN keep; the library's default takes ten times the memory
+
+PLACES: dict[Distribution | None, dict[str, tuple[str, str | None]]] = {
+    None: {"policy": ("mlp_extractor.policy_net.", "action_net."), "value": ("mlp_extractor.value_net.", "value_net.")},
+    "squashed": {"policy": ("actor.latent_pi.", "actor.mu.")},
+    "greedy": {"policy": ("q_net.q_net.", None)},
+}
+"""By distribution, head -> how the library's names of its hidden layers and of its last one begin; None: as the hidden
+ones."""
+
+Layers = list[nn.Linear]
+Tensors = dict[str, torch.Tensor]
+
+
+def plain_algorithm(network: PolicyNetwork, task: Task, seed: int = 0) -> BaseAlgorithm:
+    """PPO, DQN (of Q values) or SAC (of a squashed policy) with the library's MlpPolicy and the same greedy actions.
+
+    Statistics of a `Normaliser`, the scale of pixels and that of box actions become parts of the first and the last
+    layer; that normalised values are clipped is lost. The value function is the network's; SAC's critics are fresh, as
+    the library's read observations and actions together.
+
+    Raises:
+        GraftError: a network that its policies cannot hold.
+    """
+    _check(network)
+    encoder, policy = _layers(network.encoder), _layers(network.policy.hidden)
+    widths = [layer.out_features for layer in (*encoder, *policy)]
+    values = [layer.out_features for layer in (*encoder, *_layers(network.value.hidden))]
+    own: dict[str, Any] = {"activation_fn": _activation(network), "normalize_images": False}
+    distribution = network.config.distribution
+    options: dict[str, Any] = {"env": None, "seed": seed, "device": "cpu", "_init_setup_model": False}
+    if distribution == "squashed":
+        own["net_arch"] = {"pi": widths, "qf": widths}
+        options["target_entropy"] = -float(len(network.schemas.action.names))  # as "auto", which asks an environment
+        model: BaseAlgorithm = SAC("MlpPolicy", policy_kwargs=own, buffer_size=BUFFER, **options)
+    elif distribution == "greedy":
+        own["net_arch"] = widths
+        model = DQN("MlpPolicy", policy_kwargs=own, buffer_size=BUFFER, **options)
+    else:
+        own["net_arch"] = {"pi": widths, "vf": values}
+        model = PPO("MlpPolicy", policy_kwargs=own, **options)
+    model.observation_space, model.action_space = spaces(task, network.schemas)
+    model.n_envs = 1
+    model._setup_model()
+    model.policy.load_state_dict(_tensors(network, model.policy.state_dict()))
+    return model
+
+
+def to_zip(model: BaseAlgorithm) -> bytes:
+    """What the library's ``load`` reads."""
+    buffer = io.BytesIO()
+    model.save(buffer)
+    return buffer.getvalue()
+
+
+def predictor(data: bytes, kind: type[BaseAlgorithm]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Observations (N, *obs_shape) -> greedy actions, (N,) or (N, A), of the algorithm that ``load`` makes of a zip."""
+    model = kind.load(io.BytesIO(data), device="cpu")
+    return lambda obs: np.asarray(model.predict(obs, deterministic=True)[0])
+
+
+def spaces(task: Task, schemas: Schemas) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Those of Gymnasium's environment, which the library compares when it loads; else those of the schemas."""
+    observation, action = schemas.observation.space(), schemas.action.space()
+    try:
+        env = gym.make(task.id, **task.kwargs)
+    except Exception:  # no task of Gymnasium's, or with keywords of Graft's
+        return observation, action
+    with closing(env):
+        same = (env.observation_space.shape, env.action_space.shape) == (observation.shape, action.shape)
+        alike = isinstance(env.observation_space, gym.spaces.Box) and type(env.action_space) is type(action)
+        return (env.observation_space, env.action_space) if same and alike else (observation, action)
+
+
+def _check(network: PolicyNetwork) -> None:
+    hint = "--to onnx takes every agent."
+    if network.config.kind != "plain" or not isinstance(network.encoder, MLP):
+        what = network.config.encoder if network.config.kind == "plain" else f"{network.config.kind} network"
+        raise GraftError(f"Stable-Baselines3's MlpPolicy cannot hold this agent's {what}, only the encoder mlp; {hint}")
+    if network.masked:
+        raise GraftError(f"Stable-Baselines3 has no action masks, which this agent was trained with; {hint}")
+    _activation(network)
+
+
+def _activation(network: PolicyNetwork) -> type[nn.Module]:
+    """The only activation of a network; raises GraftError where it has several."""
+    heads = [network.encoder, network.policy.hidden, network.value.hidden]
+    kinds = {type(m) for part in heads for m in part.modules() if type(m).__module__ == nn.ReLU.__module__}
+    if len(kinds) != 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise GraftError(f"Stable-Baselines3's policies have one activation, this agent has {names}; use --to onnx.")
+    return kinds.pop()
+
+
+def _layers(module: nn.Module) -> Layers:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def _tensors(network: PolicyNetwork, wanted: Mapping[str, torch.Tensor]) -> Tensors:
+    """The network's numbers by the library's names; those that it has no numbers for stay."""
+    encoder, (weight, bias) = _layers(network.encoder), _first(network)
+    chains: dict[str, Layers] = {"policy": _layers(network.policy.hidden), "value": _layers(network.value.hidden)}
+    outs = {"policy": network.policy.out, "value": network.value.out}
+    places = PLACES[network.config.distribution]
+    found: Tensors = {}
+    for part, (hidden, last) in places.items():
+        layers = [*encoder, *chains[part]]
+        for number, layer in enumerate(layers):
+            first = number == 0
+            found[f"{hidden}{2 * number}.weight"] = weight if first else layer.weight
+            found[f"{hidden}{2 * number}.bias"] = bias if first else layer.bias
+        last = last or f"{hidden}{2 * len(layers)}."
+        found |= {f"{last}weight": outs[part].weight, f"{last}bias": outs[part].bias}
+    if network.policy.spread is not None:
+        spread = network.policy.spread
+        found |= {"actor.log_std.weight": spread.weight, "actor.log_std.bias": spread.bias}
+    elif network.policy.log_std is not None:
+        units = from_units(network.schemas.action)
+        found = {
+            name: units.of_rows(name, tensor) if name.startswith("action_net.") else tensor
+            for name, tensor in found.items()
+        }
+        found["log_std"] = units.of_log_std(network.policy.log_std)
+    targets = {name.replace("q_net.", "q_net_target.", 1): t for name, t in found.items() if name.startswith("q_net.")}
+    found = {name: tensor.detach().float().clone() for name, tensor in (found | targets).items()}
+    return {**wanted, **found}
+
+
+@torch.no_grad()
+def _first(network: PolicyNetwork) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and bias of the first layer on raw observations, with statistics and the scale of pixels inside."""
+    layer = _layers(network.encoder)[0]
+    weight, bias = layer.weight.double(), layer.bias.double()
+    normaliser = next((m for m in network.encoder.modules() if isinstance(m, Normaliser)), None)
+    if normaliser is not None:
+        varies = normaliser.varied
+        scale = torch.where(varies, (normaliser.running_var.double() + EPSILON).sqrt(), 1.0)
+        known = (normaliser.running_count > 0) | ~varies
+        gain = torch.where(known, 1 / scale, 1.0)
+        bias = bias - weight @ torch.where(known, normaliser.running_mean / scale, 0.0)
+        weight = weight * gain
+    return (weight / network.encoder.highest).float(), bias.float()

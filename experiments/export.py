@@ -1,0 +1,47 @@
+"""The command ``graft export``: an agent as a file for an engine, a robot, another library or a hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from graft.command import at_least, command, command_parser
+
+EXAMPLES = """examples:
+  graft export runs/mechanics/stages/27ab12 --to onnx --out gather.onnx
+  graft export runs/mechanics/stages/27ab12 --to unity --out Assets/Models/gather.onnx
+  graft export runs/mechanics/stages/27ab12 --to hub --out gather-agent
+  graft export --verify gather.onnx
+
+Formats: onnx, unity, godot, rsl_rl, torchscript, sb3, hub; docs/export.md says what each reads and gives.
+Nothing is written unless the file does what the agent does in evaluation, in all the states that it is checked on.
+"""
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_parser("export", "Write an agent in a format that other programs read, or check one.", EXAMPLES)
+    parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint or of its stage")
+    parser.add_argument("--to", metavar="FORMAT", help="what to write")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder, to write")
+    parser.add_argument("--states", type=int, default=1000, metavar="N", help="states to check it in (1000)")
+    parser.add_argument(
+        "--episodes", type=int, default=20, metavar="N", help="of evaluations, of a hub's card or int8 (20)"
+    )
+    parser.add_argument("--quantise", choices=["int8"], help="weights in bytes; says what is kept of the agent")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the states and the evaluation (0)")
+    parser.add_argument("--force", action="store_true", help="replace the file or folder where it exists")
+    parser.add_argument("--verify", type=Path, metavar="FILE", help="check a model with its contract and vectors")
+    options = parser.parse_args(arguments)
+    at_least(1, states=options.states, episodes=options.episodes)
+    at_least(0, seed=options.seed)
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws for Gymnasium, looks for a sound card
+    import torch
+    from rich.console import Console
+
+    from graft.experiments.playback.export import run
+
+    torch.set_num_threads(1)
+    run(Console(highlight=False, markup=False), options)
+    return 0

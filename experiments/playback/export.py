@@ -1,0 +1,85 @@
+"""Exports an agent as the options of ``graft export`` say, or checks an export."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+import graft
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.export.contract import beside, verify
+from graft.agents.export.exporter import EXPORTERS, Agent, Exporter, ModelExporter
+from graft.agents.export.recording import record
+from graft.errors import GraftError
+from graft.experiments.playback.agent import find_checkpoint
+from graft.experiments.playback.replay import write_replay
+
+
+def run(console: Console, options: argparse.Namespace) -> None:
+    """Export or verify; raises GraftError for bad input, or an export that is not what the agent is."""
+    folder = options.checkpoint
+    if options.verify is not None:
+        lines = verify(options.verify, _loaded(folder) if folder is not None else None)
+    elif folder is None or options.to is None or options.out is None:
+        raise GraftError("Give a checkpoint, --to FORMAT and --out PATH, or --verify FILE.")
+    else:
+        given = {name: getattr(options, name) for name in ("states", "episodes", "seed", "force", "quantise")}
+        lines = export_agent(folder, options.to, options.out, **given)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def export_agent(
+    folder: Path | str,
+    to: str,
+    out: Path | str,
+    states: int = 1000,
+    episodes: int = 20,
+    seed: int = 0,
+    force: bool = False,
+    quantise: str | None = None,
+) -> list[str]:
+    """Write an agent in a format of `EXPORTERS`; returns what ``graft export`` prints.
+
+    Args:
+        folder: of a checkpoint or of its stage.
+        states: to check it in.
+        episodes: of the evaluation, where the format says how well the agent plays.
+        force: replace what is at ``out``.
+        quantise: ``int8`` writes weights of ONNX models in bytes.
+    Raises:
+        GraftError: bad input, or an export that does not do what the agent does in evaluation; nothing is written.
+    """
+    exporter, out = EXPORTERS[to], Path(out)
+    if quantise is not None and not isinstance(exporter, ModelExporter):
+        raise GraftError(f"--quantise is for the formats of ONNX files, and {to} is none; leave it out.")
+    _check_target(exporter, to, out, force)
+    checkpoint = _loaded(folder)
+    network = checkpoint.build().eval()
+    recording = record(network, checkpoint.task, states, seed)
+
+    def replay(into: Path) -> str | None:
+        return write_replay(checkpoint, network, seed, into)
+
+    version, smaller = graft.__version__, quantise is not None
+    return exporter.write(Agent(checkpoint, network, recording, version, episodes, seed, replay, smaller), out)
+
+
+def _loaded(folder: Path | str) -> Checkpoint:
+    return Checkpoint.load(find_checkpoint(Path(folder)))
+
+
+def _check_target(exporter: Exporter, name: str, out: Path, force: bool) -> None:
+    """Raises GraftError where ``out`` cannot be written, before anything is played."""
+    if exporter.suffix and out.suffix.lower() != exporter.suffix:
+        raise GraftError(f"--out {out} is not allowed; {name} writes a file whose name ends in {exporter.suffix}.")
+    if not out.parent.is_dir():
+        raise GraftError(f"There is no folder {out.parent} to write {out.name} into.")
+    taken = next((path for path in (out, beside(out, "contract"), beside(out, "vectors")) if path.exists()), None)
+    if taken is not None and not force:
+        raise GraftError(f"{taken} exists; choose another name, or give --force to replace it.")
+    if taken is not None and taken.is_dir() == bool(exporter.suffix):
+        kind = "folder" if taken.is_dir() else "file"
+        raise GraftError(f"{taken} is a {kind}, which --to {name} would not replace; choose another name.")

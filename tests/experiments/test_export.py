@@ -1,0 +1,322 @@
+"""The command: what it writes, that it writes nothing where something is wrong, and that stale files are noticed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from support.export_cases import varied
+from support.tiny_tasks import TinyTaskAdapter, small_network
+
+from graft.agents.checkpoints.checkpoint import Checkpoint, sealed
+from graft.agents.export import exporter
+from graft.agents.export.contract import digest
+from graft.agents.export.exporter import EXPORTERS, Agent
+from graft.agents.export.formats.hub import _score
+from graft.agents.export.onnx_file import runner
+from graft.agents.export.recording import record
+from graft.envs.core.task import Task
+from graft.envs.factory import ADAPTERS, make, schemas
+from graft.experiments import export
+
+TASK = Task("tiny/Match-v0", {"kind": "planes"})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_here():
+    """Lets `envs.make` make the tasks ``tiny/...``."""
+    list(ADAPTERS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ADAPTERS._entries, "tiny", TinyTaskAdapter())
+        yield
+
+
+def agent_of(task, folder, seed=0):
+    """The folder of a stage with an agent of random weights."""
+    Checkpoint.of(varied(small_network(schemas(task)), seed), task).save(folder / "checkpoint")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory, made_here):
+    return agent_of(TASK, tmp_path_factory.mktemp("stage"))
+
+
+@pytest.fixture(scope="module")
+def written(agent, tmp_path_factory):
+    """An export as ONNX, with what stands beside it."""
+    folder = tmp_path_factory.mktemp("out")
+    assert export.main([str(agent), "--to", "onnx", "--out", str(folder / "npc.onnx"), "--states", "64"]) == 0
+    return folder
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    for name, data in files(written).items():
+        (tmp_path / name).write_bytes(data)
+    return tmp_path
+
+
+def verified(folder, *words):
+    return export.main(["--verify", str(folder / "npc.onnx"), *map(str, words)])
+
+
+def test_the_contract_says_what_the_model_is(agent, written):
+    contract = json.loads((written / "npc.contract.json").read_text())
+    network = Checkpoint.load(agent / "checkpoint").build()
+    seen = network.schemas.observation
+    assert [port["name"] for port in contract["inputs"]] == ["obs"]
+    assert contract["inputs"][0]["names"] == list(seen.names)
+    assert contract["inputs"][0]["shape"] == ["batch", *seen.shape]
+    assert contract["inputs"][0]["dtype"] == seen.dtype
+    assert [port["name"] for port in contract["outputs"]] == ["action", "logits"]
+    assert contract["actions"]["names"] == list(network.schemas.action.names)
+    assert contract["parity"]["states"] == 64
+    assert contract["parity"]["source"] == "recorded by playing tiny/Match(kind=planes)"
+    assert contract["latency"]["median_us"] > 0
+    assert contract["opset"] == 15
+    assert contract["checkpoint"]["id"] == Checkpoint.load(agent / "checkpoint").id
+    assert set(files(written)) == {"npc.onnx", "npc.contract.json", "npc.vectors.json"}
+
+
+def test_vectors_are_what_evaluation_plays(agent, written):
+    vectors = json.loads((written / "npc.vectors.json").read_text())
+    network = Checkpoint.load(agent / "checkpoint").build().eval()
+    obs = np.array(vectors["inputs"]["obs"], network.schemas.observation.dtype)
+    assert len(obs) == 32
+    assert network.act(obs, None, deterministic=True).tolist() == vectors["outputs"]["action"]
+
+
+def test_what_belongs_together_is_verified(agent, copy, capsys):
+    assert verified(copy, agent) == 0
+    assert "32 test vectors replayed" in capsys.readouterr().out
+
+
+def edited(path):
+    contract = json.loads(path.read_text())
+    contract["outputs"][1]["names"].reverse()
+    return contract
+
+
+def other_model(path):
+    """The same weights, but for one bias, under the same names."""
+    model = onnx.load(path)
+    bias = next(t for t in model.graph.initializer if t.name.endswith("policy.out.bias"))
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[0] += 1
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    return model.SerializeToString()
+
+
+def resealed(folder, **changes):
+    """A contract that was changed by somebody who computed its id again."""
+    path = folder / "npc.contract.json"
+    path.write_bytes(sealed({**json.loads(path.read_text()), **changes})[1])
+
+
+def damage_truncated_model(folder):
+    path = folder / "npc.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_edited_contract(folder):
+    path = folder / "npc.contract.json"
+    path.write_text(json.dumps(edited(path)))
+
+
+def damage_truncated_contract(folder):
+    path = folder / "npc.contract.json"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def damage_no_contract(folder):
+    (folder / "npc.contract.json").unlink()
+
+
+def damage_stale_vectors(folder):
+    path = folder / "npc.vectors.json"
+    path.write_text(path.read_text().replace("0", "1", 1))
+
+
+def damage_other_model(folder):
+    (folder / "npc.onnx").write_bytes(other_model(folder / "npc.onnx"))
+
+
+def damage_resealed_model(folder):
+    """The contract's hash fits the other model; its test vectors do not."""
+    damage_other_model(folder)
+    data = (folder / "npc.onnx").read_bytes()
+    contract = json.loads((folder / "npc.contract.json").read_text())
+    resealed(folder, model={**contract["model"], "sha256": digest(data)})
+
+
+def damage_resealed_names(folder):
+    contract = json.loads((folder / "npc.contract.json").read_text())
+    contract["inputs"][0]["shape"][1] += 1
+    resealed(folder, inputs=contract["inputs"])
+
+
+def damage_newer(folder):
+    resealed(folder, contract=2)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_truncated_model, "is not the model of its contract"),
+        (damage_edited_contract, "was truncated or edited"),
+        (damage_truncated_contract, "was truncated or edited"),
+        (damage_no_contract, "is missing or cannot be read"),
+        (damage_stale_vectors, "is not the file of test vectors"),
+        (damage_other_model, "is not the model of its contract"),
+        (damage_resealed_model, "gives another action than its test vectors"),
+        (damage_resealed_names, "has the inputs"),
+        (damage_newer, "has version 2; this version of Graft reads 1"),
+    ],
+)
+def test_stale_truncated_and_edited_files_are_noticed(copy, damage, said, capsys):
+    damage(copy)
+    assert verified(copy) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_model_of_another_checkpoint_is_noticed(copy, tmp_path, capsys):
+    assert verified(copy, agent_of(TASK, tmp_path / "other", seed=1)) == 2
+    assert "export that one again" in capsys.readouterr().err
+
+
+def test_nothing_is_written_where_the_model_differs(agent, tmp_path, capsys, monkeypatch):
+    honest = exporter.to_onnx
+
+    def altered(interface):
+        path = tmp_path / "altered"
+        path.write_bytes(honest(interface))
+        data = other_model(path)
+        path.unlink()
+        return data
+
+    monkeypatch.setattr(exporter, "to_onnx", altered)
+    out = tmp_path / "npc.onnx"
+    assert export.main([str(agent), "--to", "onnx", "--out", str(out), "--states", "20"]) == 2
+    assert "differs from the network: in state 0 logits[0] is" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "onyx", "--out", "a.onnx"], "Did you mean 'onnx'?"),
+        (["--to", "onnx", "--out", "a.pt"], "ends in .onnx"),
+        (["--to", "onnx", "--out", "nowhere/a.onnx"], "There is no folder nowhere"),
+        (["--to", "onnx"], "Give a checkpoint, --to FORMAT and --out PATH"),
+        (["--to", "onnx", "--out", "a.onnx", "--states", "0"], "at least 1 is needed"),
+        (["--to", "rsl_rl", "--out", "a.onnx"], "rsl_rl plays box actions"),
+        (["--to", "unity", "--out", "a.onnx", "--quantise", "int8"], "leave --quantise out"),
+        (["--to", "sb3", "--out", "a.zip", "--quantise", "int8"], "sb3 is none; leave it out"),
+    ],
+)
+def test_bad_input_is_a_sentence(agent, words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert export.main([str(agent), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_kept_unless_forced(agent, copy, capsys):
+    before = files(copy)
+    words = [str(agent), "--to", "onnx", "--out", str(copy / "npc.onnx"), "--states", "10"]
+    assert export.main(words) == 2
+    assert "exists; choose another name, or give --force" in capsys.readouterr().err
+    assert files(copy) == before
+    assert export.main([*words, "--force"]) == 0
+    assert json.loads((copy / "npc.contract.json").read_text())["parity"]["states"] == 10
+
+
+def test_a_task_that_is_not_installed_is_checked_on_drawn_states(tmp_path):
+    network = varied(small_network(schemas(TASK)))
+    Checkpoint.of(network, Task("tiny/Elsewhere-v0")).save(tmp_path / "agent")
+    out = tmp_path / "a.pt"
+    assert export.main([str(tmp_path / "agent"), "--to", "torchscript", "--out", str(out), "--states", "50"]) == 0
+    contract = json.loads((tmp_path / "a.contract.json").read_text())
+    assert contract["parity"]["source"].startswith("drawn from the bounds of the schema, as the task cannot be made")
+    assert export.main(["--verify", str(out)]) == 0
+    out.write_bytes(out.read_bytes()[:-9])
+    assert export.main(["--verify", str(out)]) == 2
+
+
+@pytest.mark.slow
+def test_the_hub_folder_is_a_card_with_what_it_says(tmp_path, monkeypatch):
+    agent = agent_of(Task("Graft/Gather-v0", {"view": "ego"}), tmp_path / "stage")
+    monkeypatch.setattr("graft.experiments.playback.replay.find_spec", lambda _: None)
+    monkeypatch.setattr("graft.experiments.playback.replay.FRAMES", 5)
+    out = tmp_path / "gather-agent"
+    words = [str(agent), "--to", "hub", "--out", str(out), "--states", "20", "--episodes", "4"]
+    assert export.main(words) == 0
+    text = (out / "README.md").read_text()
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert front["library_name"] == "graft"
+    assert {"reinforcement-learning", "deep-reinforcement-learning", "Graft/Gather-v0"} <= set(front["tags"])
+    metric = front["model-index"][0]["results"][0]["metrics"][0]
+    assert metric["type"] == "mean_reward"
+    assert re.fullmatch(r"-?\d+\.\d\d \+/- \d+\.\d\d", metric["value"])
+    kept = Checkpoint.load(out / "checkpoint")
+    assert kept.id == Checkpoint.load(agent / "checkpoint").id
+    weights = load_file(out / "model.safetensors")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in kept.tensors.items())
+    assert (out / "replay.gif").read_bytes().startswith(b"GIF")
+    assert export.main(["--verify", str(out / "model.onnx")]) == 0
+    assert export.main(words) == 2  # it is there
+
+
+def test_the_score_of_the_card_is_that_of_evaluation(agent):
+    checkpoint = Checkpoint.load(agent / "checkpoint")
+    network, returns = checkpoint.build().eval(), []
+    for k in range(2):
+        env = make(TASK, 1, k)
+        obs, total, done = env.reset(seed=k)[0], 0.0, False
+        while not done:
+            obs, reward, terminated, truncated, _ = env.step(network.act(obs, None, deterministic=True).numpy())
+            total, done = total + float(reward[0]), bool(terminated[0] or truncated[0])
+        returns.append(total)
+    # Its environments are made with the seeds 0 and 1, of one batch.
+    assert (
+        _score(Agent(checkpoint, network, None, "0", episodes=2)) == f"{np.mean(returns):.2f} +/- {np.std(returns):.2f}"
+    )
+
+
+def test_int8_says_what_it_keeps(agent, written, tmp_path, capsys):
+    out = tmp_path / "npc.onnx"
+    words = ["--to", "onnx", "--quantise", "int8", "--out", str(out), "--states", "64", "--episodes", "8"]
+    assert export.main([str(agent), *words]) == 0
+    assert "of the actions are the same; mean return" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "npc.contract.json").read_text())["quantised"]
+    obs = record(Checkpoint.load(agent / "checkpoint").build(), TASK, 64, seed=0).observations
+    small, whole = (
+        runner((folder / "npc.onnx").read_bytes())({"obs": obs})["action"] for folder in (tmp_path, written)
+    )
+    assert kept["agreement"] == (small == whole).mean()
+    assert kept["episodes"] == 8
+    assert 0 <= kept["return_mean"] <= 8
+    assert verified(tmp_path) == 0
+
+
+def test_every_format_says_what_reads_it():
+    assert set(EXPORTERS) == {"onnx", "unity", "godot", "rsl_rl", "torchscript", "sb3", "hub"}
+    for name, entry in EXPORTERS.items():
+        assert entry.meaning, name
+
+
+def test_every_format_is_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    assert {name for name in EXPORTERS if f"| `{name}` |" not in page} == set()

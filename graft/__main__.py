@@ -16,6 +16,7 @@ COMMANDS = {
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
     "check": ("graft.experiments.check", "the contracts of a method, encoder, view, wrapper or algorithm of your own"),
     "compare": ("graft.experiments.compare", "two runs side by side"),
+    "import": ("graft.experiments.import_agent", "an agent of another library, as a checkpoint"),
     "watch": ("graft.experiments.watch", "record how an agent plays, as a GIF"),
     "match": ("graft.experiments.match", "two teams of agents against each other"),
     "reference": ("graft.experiments.reference", "scores of random and of good play in a task"),

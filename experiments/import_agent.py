@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,5 +50,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from graft.experiments.importing.run import run
 
     torch.set_num_threads(1)
-    run(Console(highlight=False, markup=False), options)
+    run(Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160), options)
     return 0

@@ -46,7 +46,7 @@ def run(console: Console, options: argparse.Namespace) -> Checkpoint:
         {} if options.names is None else _names(options.names),
         options.trust,
     )
-    statistics = None if options.normalise is None else read_statistics(options.normalise)
+    statistics = None if options.normalise is None else read_statistics(options.normalise, options.trust)
     imported = import_agent(request, options.format, statistics)
     show(console, imported)
     parity, evaluation = _played(imported, task, options)

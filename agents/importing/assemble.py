@@ -227,7 +227,9 @@ def _encoder(policy: ForeignPolicy, schemas: Schemas, notes: _Notes) -> tuple[_E
         value_tower = _deepened(value_tower, 2) if value_tower else ()
     first = policy_tower[0].activation
     own = _run_of(policy_tower[:-1], first)
-    sides = [list(pair) for pair in zip(own, value_tower[: len(own)], strict=True)] if value_tower else [[l] for l in own]
+    sides = (
+        [list(pair) for pair in zip(own, value_tower[: len(own)], strict=True)] if value_tower else [[l] for l in own]
+    )
     encoder = _mlp(sides, part, policy)
     towers = _Towers(policy_tower[len(own) :], value_tower[len(own) :], (0, own[-1].outputs if value_tower else 0))
     return encoder, towers, first
@@ -240,7 +242,9 @@ def _value(rest: tuple[Layer, ...], policy: ForeignPolicy) -> tuple[Layer, ...]:
 
 def _run_of(layers: Sequence[Layer], activation: Activation | None) -> tuple[Layer, ...]:
     """The first layers, as far as they have this activation."""
-    count = next((i for i, layer in enumerate(layers) if layer.activation != activation or layer.convolves), len(layers))
+    count = next(
+        (i for i, layer in enumerate(layers) if layer.activation != activation or layer.convolves), len(layers)
+    )
     return tuple(layers[:count]) if activation is not None else ()
 
 
@@ -253,7 +257,13 @@ def _side_by_side(layers: Sequence[Layer], place: str, first: bool) -> tuple[Ten
         down, right = top + layer.outputs, left + layer.weight.shape[1]
         rows_of, columns = f"{top}:{down}", ":" if first else f"{left}:{right}"
         whole = len(layers) == 1
-        rows += _rows(layer, f"{place}.weight", f"{place}.bias", "" if whole else f"[{rows_of}, {columns}]", "" if whole else f"[{rows_of}]")
+        rows += _rows(
+            layer,
+            f"{place}.weight",
+            f"{place}.bias",
+            "" if whole else f"[{rows_of}, {columns}]",
+            "" if whole else f"[{rows_of}]",
+        )
         top, left = down, right
     return weight, torch.cat([layer.bias for layer in layers]), rows
 
@@ -263,7 +273,9 @@ def _rows(layer: Layer, weight: str, bias: str, at: str = "", bias_at: str = "")
     return [Row(name, tuple(tensor.shape), to) for name, tensor, to in places if name]
 
 
-def _mlp(sides: Sequence[Sequence[Layer]], part: ObservationSchema, policy: ForeignPolicy, name: str = WHOLE) -> _Encoder:
+def _mlp(
+    sides: Sequence[Sequence[Layer]], part: ObservationSchema, policy: ForeignPolicy, name: str = WHOLE
+) -> _Encoder:
     """The encoder ``mlp`` from layers side by side."""
     tensors: dict[str, Tensor] = {}
     rows: list[Row] = []
@@ -365,7 +377,11 @@ def _branches(
         rows += _rows(layer, "blocks.0.joins.*.weight", "blocks.0.bias", at, at)
         top += layer.outputs
     encoder = _Encoder(
-        "branches", {"features": len(weight), "encoders": encoders, "activation": activation}, tensors, rows, len(weight)
+        "branches",
+        {"features": len(weight), "encoders": encoders, "activation": activation},
+        tensors,
+        rows,
+        len(weight),
     )
     if trunk:
         return encoder, _Towers((*trunk[1:], *policy.policy), _value(trunk[1:], policy), (0, 0)), activation

@@ -191,7 +191,9 @@ def _check_total(tensors: Iterator[torch.Tensor]) -> None:
             raise GraftError("Sparse tensors and tensors without values are not read.")
         total += tensor.numel() * tensor.element_size()  # strides of 0 make a large one out of a number
         if total > LARGEST_FILE:
-            raise GraftError(f"The file's tensors have more than {LARGEST_FILE:,} bytes, which is the most that is read.")
+            raise GraftError(
+                f"The file's tensors have more than {LARGEST_FILE:,} bytes, which is the most that is read."
+            )
 
 
 def plain_tensors(found: Any, what: str) -> dict[str, torch.Tensor]:
@@ -234,5 +236,5 @@ def load_npz(data: bytes, what: str) -> dict[str, NDArray[Any]]:
                 raise ValueError(f"{name} has another size than its header says")
             arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(raw), allow_pickle=False)
         except Exception as error:  # numpy raises many kinds
-            raise GraftError(f"{what} cannot be read: {str(error)[:200]}.") from error
+            raise GraftError(f"{what} cannot be read: {str(error).partition(chr(10))[0][:200]}.") from error
     return arrays

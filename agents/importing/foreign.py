@@ -177,7 +177,9 @@ def played(policy: ForeignPolicy, found: Tensor, actions: ActionSchema, forbidde
     if forbidden is not None:
         found = found.masked_fill(forbidden, -math.inf)
     if actions.kind != "box":
-        chosen = [part.argmax(-1, keepdim=True) for part in torch.split(found, list(actions.sizes) or found.shape[-1], -1)]
+        chosen = [
+            part.argmax(-1, keepdim=True) for part in torch.split(found, list(actions.sizes) or found.shape[-1], -1)
+        ]
         return torch.cat(chosen, -1) if actions.sizes else chosen[0].squeeze(-1)
     low, high = (torch.tensor(end, dtype=found.dtype) for end in (actions.low, actions.high))
     if policy.kind == "squashed":

@@ -53,7 +53,9 @@ def _vec_normalize(path: Path) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, tensor in trusted.tensors.items():
         part, _, key = name.rpartition("/")
-        given.setdefault(part, {key_: trusted.said[key_] for key_ in ("clip", "epsilon")})[key] = tensor.double().numpy()
+        given.setdefault(part, {key_: trusted.said[key_] for key_ in ("clip", "epsilon")})[key] = (
+            tensor.double().numpy()
+        )
     return given
 
 
@@ -68,6 +70,6 @@ def _parsed(values: Any, what: str) -> Statistics:
         limit = float("inf") if clip is None else float(clip)
     except (TypeError, ValueError, OverflowError) as error:
         raise GraftError(f"{what} holds something else than numbers ({error}).") from error
-    if not limit > 0 or not (var >= 0).all() or not epsilon >= 0:
-        raise GraftError(f"{what} has a negative 'var' or 'epsilon', or a 'clip' that is not above 0.")
+    if not (mean.isfinite().all() and var.isfinite().all() and (var >= 0).all() and limit > 0 and epsilon >= 0):
+        raise GraftError(f"{what} has a number that is not finite, a negative 'var' or 'epsilon', or a 'clip' of 0.")
     return Statistics(mean, (var + epsilon).sqrt(), limit, ("mean", "var"))

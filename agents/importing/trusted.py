@@ -57,6 +57,10 @@ def read_trusted(kind: str, path: Path) -> Trusted:
             raise GraftError(f"{path} left something else than numbers.")
         tensors = load_safe(read_bytes(results[0]), str(path))
         found = parse_json(read_bytes(results[1], LARGEST_TEXT), str(path))
-    if not isinstance(found, dict) or not isinstance(found.get("said"), dict) or not isinstance(found.get("held"), list):
+    if (
+        not isinstance(found, dict)
+        or not isinstance(found.get("said"), dict)
+        or not isinstance(found.get("held"), list)
+    ):
         raise GraftError(f"{path} left something else than numbers.")
     return Trusted(tensors, found["said"], [str(word) for word in found["held"]])

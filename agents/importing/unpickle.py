@@ -38,14 +38,19 @@ def limit() -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def confine(out: Path) -> list[str]:
-    """Cut off network and writing as far as it goes; returns what has taken hold."""
+def without_network() -> list[str]:
+    """Move to a network of its own, which has no way out; only a process of one thread can. Returns what holds."""
+    if not sys.platform.startswith("linux"):
+        return []
+    return ["network namespace"] if ctypes.CDLL(None).unshare(NEW_USER | NEW_NET) == 0 else []
+
+
+def confined(out: Path) -> list[str]:
+    """Keep the process from writing elsewhere and, where Landlock can, from connecting; returns what holds."""
     held: list[str] = []
     if not sys.platform.startswith("linux"):
         return held
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(NEW_USER | NEW_NET) == 0:
-        held.append("network namespace")
     libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
     version = libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
     if version < 1:
@@ -100,11 +105,12 @@ READERS = {"rllib": rllib, "vec_normalize": vec_normalize}
 
 
 def main(kind: str, path: str, out: str) -> None:
-    import numpy  # before writing is cut off: libraries may make caches
+    held = without_network()  # before numpy starts threads
+    import numpy
     from safetensors.numpy import save_file
 
     limit()
-    held = confine(Path(out))
+    held += confined(Path(out))
     tensors, said = READERS[kind](Path(path))
     numbers = {name: numpy.ascontiguousarray(value, numpy.float32) for name, value in tensors.items()}
     save_file(numbers, Path(out) / "tensors.safetensors")

@@ -43,7 +43,7 @@ def run(console: Console, options: argparse.Namespace) -> Checkpoint:
         options.file,
         schemas(task),
         cast(Activation | None, options.activation),
-        {} if options.names is None else _names(options.names),
+        {} if options.names is None else read_names(options.names),
         options.trust,
     )
     statistics = None if options.normalise is None else read_statistics(options.normalise, options.trust)
@@ -70,7 +70,8 @@ def _check_out(out: Path, force: bool) -> None:
         raise GraftError(f"{out} is no checkpoint, so it is not replaced; give another folder.")
 
 
-def _names(path: Path) -> dict[str, Any]:
+def read_names(path: Path) -> dict[str, Any]:
+    """The mapping of ``--names``; raises GraftError for a file that is no such YAML."""
     try:
         found = yaml.safe_load(read_bytes(path, LARGEST_NAMES))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -34,9 +34,26 @@ MASKS = ("action_masks",)
 KEYS = ("kind", "policy", "value", "units", "unused", "library")
 UNUSED = "no part of the policy: the file computes other outputs with it"
 
-_ACTIVATIONS: dict[str, Activation] = {"Relu": "relu", "Tanh": "tanh", "Elu": "elu", "LeakyRelu": "leaky_relu", "Gelu": "gelu"}
+_ACTIVATIONS: dict[str, Activation] = {
+    "Relu": "relu",
+    "Tanh": "tanh",
+    "Elu": "elu",
+    "LeakyRelu": "leaky_relu",
+    "Gelu": "gelu",
+}
 _DEFAULT_ALPHA = {"Elu": 1.0, "LeakyRelu": 0.01}
-_PASSED = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout", "Softmax", "LogSoftmax", "ArgMax")
+_PASSED = (
+    "Identity",
+    "Flatten",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Cast",
+    "Dropout",
+    "Softmax",
+    "LogSoftmax",
+    "ArgMax",
+)
 
 Array = NDArray[Any]
 
@@ -93,7 +110,9 @@ class _Graph:
             raise GraftError(f"{what} is not an ONNX file ({str(error)[:100]}).") from error
         graph = model.graph
         if not graph.node or not graph.output or len(graph.node) > MOST_NODES:
-            raise GraftError(f"{what} has {len(graph.node):,} nodes and {len(graph.output)} outputs; 1 to {MOST_NODES:,} nodes are read.")
+            raise GraftError(
+                f"{what} has {len(graph.node):,} nodes and {len(graph.output)} outputs; 1 to {MOST_NODES:,} nodes are read."
+            )
         if len(model.functions) or len(graph.sparse_initializer):
             raise GraftError(f"{what} has functions of its own or sparse tensors, which are not read.")
         self.producer_name = f"{model.producer_name} {model.producer_version}".strip()
@@ -114,7 +133,9 @@ class _Graph:
                 raise GraftError(f"{what} keeps {tensor.name[:80]!r} in another file, which is not read.")
             total += math.prod(tensor.dims) * 8
         if total > 2 * LARGEST_FILE:
-            raise GraftError(f"{what} says that its tensors have {total:,} bytes; at most {2 * LARGEST_FILE:,} are read.")
+            raise GraftError(
+                f"{what} says that its tensors have {total:,} bytes; at most {2 * LARGEST_FILE:,} are read."
+            )
         self._numbers: dict[str, Array] = {}
 
     @property
@@ -262,7 +283,9 @@ class _Reader:
             branches = [self._chain(name) for name in self.graph.producers[chain.source].input]
             branches.sort(key=lambda branch: self.graph.inputs.index(branch.source))
         if len(branches) != len(parts):
-            raise GraftError(f"The file's policy reads {len(branches)} inputs, the task's observation has {len(parts)} parts.")
+            raise GraftError(
+                f"The file's policy reads {len(branches)} inputs, the task's observation has {len(parts)} parts."
+            )
         extractors: dict[str, tuple[Layer, ...]] = {}
         statistics: dict[str, Statistics] = {}
         divided: set[float] = set()
@@ -385,22 +408,34 @@ class _Reader:
             if bias is None:
                 raise GraftError(f"{self.graph.what}: {kind} has a bias of another size than its weight.")
         names = (node.input[1], node.input[2] if len(node.input) > 2 and node.input[2] else None)
-        return Layer(_tensor(weight), _tensor(np.zeros(len(weight)) if bias is None else bias), names, None, stride or 1, padding)
+        return Layer(
+            _tensor(weight), _tensor(np.zeros(len(weight)) if bias is None else bias), names, None, stride or 1, padding
+        )
 
     def _geometry(self, node: Any, weight: Array) -> tuple[int, int]:
         get = self.graph.attribute
         strides, pads = list(get(node, "strides", [1, 1])), list(get(node, "pads", [0, 0, 0, 0]))
         plain = list(get(node, "dilations", [1, 1])) == [1, 1] and get(node, "group", 1) == 1
         automatic = get(node, "auto_pad", b"NOTSET")
-        if weight.ndim != 4 or not plain or automatic not in (b"NOTSET", b"VALID") or len({*strides}) > 1 or len({*pads}) > 1:
-            raise GraftError(f"{self.graph.what}: only convolutions with one stride and one padding, without dilation, are read.")
+        if (
+            weight.ndim != 4
+            or not plain
+            or automatic not in (b"NOTSET", b"VALID")
+            or len({*strides}) > 1
+            or len({*pads}) > 1
+        ):
+            raise GraftError(
+                f"{self.graph.what}: only convolutions with one stride and one padding, without dilation, are read."
+            )
         return int(strides[0]), int(pads[0])
 
     def _activate(self, chain: _Chain, kind: str, node: Any) -> None:
         if kind in _DEFAULT_ALPHA:
             alpha = self.graph.attribute(node, "alpha", _DEFAULT_ALPHA[kind])
             if not math.isclose(alpha, _DEFAULT_ALPHA[kind], rel_tol=1e-6):
-                raise GraftError(f"{self.graph.what}: {kind} with alpha={alpha:g} is not read; {_DEFAULT_ALPHA[kind]:g} is.")
+                raise GraftError(
+                    f"{self.graph.what}: {kind} with alpha={alpha:g} is not read; {_DEFAULT_ALPHA[kind]:g} is."
+                )
         if not chain.layers or chain.layers[-1].activation is not None:
             raise GraftError(f"{self.graph.what}: {kind} that does not follow a layer is not read.")
         name: Activation = "silu" if kind == "silu" else _ACTIVATIONS[kind]
@@ -447,7 +482,9 @@ class _Reader:
         )
         if not chain.layers:
             if low != -high:
-                raise GraftError(f"{self.graph.what}: observations that are clipped to {low:g} and {high:g} are not read.")
+                raise GraftError(
+                    f"{self.graph.what}: observations that are clipped to {low:g} and {high:g} are not read."
+                )
             chain.clip = high
         elif chain.layers[-1].activation == "tanh" and low <= -1 and high >= 1:
             return
@@ -480,5 +517,6 @@ def _statistics(branch: _Chain, size: int) -> Statistics:
         raise GraftError("The file normalises observations by numbers of another size, or below 0.")
     divisor = np.broadcast_to(1 / scale, (size,)).copy()
     mean = np.broadcast_to(-shift / scale, (size,)).copy()
-    return Statistics(torch.from_numpy(mean), torch.from_numpy(divisor), branch.clip, ("numbers before the first layer",))
-
+    return Statistics(
+        torch.from_numpy(mean), torch.from_numpy(divisor), branch.clip, ("numbers before the first layer",)
+    )

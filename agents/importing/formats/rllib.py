@@ -67,8 +67,12 @@ def _policy(
     actions = request.schemas.action
     shared, own = _places(tensors, "encoder.encoder.net.mlp"), _places(tensors, "encoder.actor_encoder.net.mlp")
     critic = _places(tensors, "encoder.critic_encoder.net.mlp")
-    policy = read_layers(tensors, own, activation, last=True) + read_layers(tensors, _places(tensors, "pi.net.mlp"), head)
-    value = read_layers(tensors, critic, activation, last=True) + read_layers(tensors, _places(tensors, "vf.net.mlp"), head)
+    policy = read_layers(tensors, own, activation, last=True) + read_layers(
+        tensors, _places(tensors, "pi.net.mlp"), head
+    )
+    value = read_layers(tensors, critic, activation, last=True) + read_layers(
+        tensors, _places(tensors, "vf.net.mlp"), head
+    )
     found: dict[str, Any] = {"unused": {}, "made": {}}
     free = next((name for name in tensors if name.startswith("pi.") and name.endswith("log_std")), None)
     last = policy[-1]

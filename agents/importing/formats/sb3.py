@@ -49,7 +49,9 @@ class StableBaselines3(Format):
             raise GraftError(f"'data' in {what} is not what Stable-Baselines3 writes.")
         tensors = plain_tensors(load_torch(archive.read("policy.pth"), f"policy.pth in {what}"), "policy.pth")
         file = _File(tensors, data, request)
-        version = archive.read("_stable_baselines3_version", 100) if "_stable_baselines3_version" in archive.names else b""
+        version = (
+            archive.read("_stable_baselines3_version", 100) if "_stable_baselines3_version" in archive.names else b""
+        )
         return file.policy(
             {"library": "stable-baselines3", "version": version.decode("ascii", "replace").strip() or None},
             [name for name in archive.names if name.endswith(".pth") and name != "policy.pth"],
@@ -107,7 +109,10 @@ class _File:
         found: dict[str, Any] = {"policy": policy, "extractors": extractors, "trunk": trunk, "value": value}
         if self._own("vf_features_extractor", extractors):
             found["value"] = ()
-            self._leave(("vf_features_extractor.", "mlp_extractor.value_net.", "value_net."), "the value has features of its own")
+            self._leave(
+                ("vf_features_extractor.", "mlp_extractor.value_net.", "value_net."),
+                "the value has features of its own",
+            )
         found["kind"] = "gaussian" if self.actions.kind == "box" else "categorical"
         log_std = self.tensors.get("log_std")
         if log_std is not None and log_std.shape == (len(self.actions.names),) and not self.data.get("use_sde"):
@@ -116,7 +121,9 @@ class _File:
             self.unused["log_std"] = "deviations that depend on the state (gSDE); means are exact"
             if self.kwargs.get("squash_output"):
                 found["kind"] = "squashed"
-        self._leave(("features_extractor.", "pi_features_extractor.", "vf_features_extractor."), "the same tensor again")
+        self._leave(
+            ("features_extractor.", "pi_features_extractor.", "vf_features_extractor."), "the same tensor again"
+        )
         return found
 
     def _values(self, name: str, quantiles: int | None) -> dict[str, Any]:
@@ -125,7 +132,9 @@ class _File:
             raise GraftError(f"The file has no layers {name}.{name}.*.")
         *hidden, last = layers
         count = len(self.actions.names)
-        if quantiles is None:  # the value of an action is the mean of its quantiles, in rows that follow each other by quantile
+        if (
+            quantiles is None
+        ):  # the value of an action is the mean of its quantiles, in rows that follow each other by quantile
             if last.outputs % count:
                 raise GraftError(f"The file has {last.outputs} quantiles, which is no multiple of {count} actions.")
             last = last._replace(
@@ -194,7 +203,9 @@ class _File:
         }
 
     def _nature(self, place: str) -> tuple[Layer, ...]:
-        convolutions = [layer_at(self.tensors, f"{place}.cnn.{index}", "relu", stride) for index, stride in CONVOLUTIONS]
+        convolutions = [
+            layer_at(self.tensors, f"{place}.cnn.{index}", "relu", stride) for index, stride in CONVOLUTIONS
+        ]
         return (*convolutions, layer_at(self.tensors, f"{place}.linear.0", "relu"))
 
     def _own(self, place: str, extractors: Mapping[str, tuple[Layer, ...]]) -> bool:
@@ -202,7 +213,11 @@ class _File:
         for name, tensor in self.tensors.items():
             if name.startswith(f"{place}."):
                 twin = next(
-                    (t for s in ("pi_features_extractor", "features_extractor") if (t := self.tensors.get(s + name.removeprefix(place))) is not None),
+                    (
+                        t
+                        for s in ("pi_features_extractor", "features_extractor")
+                        if (t := self.tensors.get(s + name.removeprefix(place))) is not None
+                    ),
                     None,
                 )
                 if twin is None or not torch.equal(tensor, twin):
@@ -239,7 +254,9 @@ class _File:
             except ValueError:
                 continue
             numbers = numbers * len(own) if len(numbers) == 1 else numbers
-            if len(numbers) != len(own) or any(abs(a - b) > 1e-4 * max(1.0, abs(b)) for a, b in zip(numbers, own, strict=True)):
+            if len(numbers) != len(own) or any(
+                abs(a - b) > 1e-4 * max(1.0, abs(b)) for a, b in zip(numbers, own, strict=True)
+            ):
                 raise GraftError(
                     f"The file's agent plays actions with the bounds {key.removesuffix('_repr')}={said}, the task has "
                     f"{list(own)}."

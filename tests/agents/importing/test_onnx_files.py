@@ -80,7 +80,9 @@ def ml_agents(discrete: bool) -> Any:
             node("ArgMax", ["logits"], ["deterministic_discrete_actions"], axis=1),
         ]
         numbers |= {"minus1": -1.0, "one": 1.0, "huge": 1e8}
-        return model(nodes, {"obs_0": ["N", 5], "action_masks": ["N", 4]}, ["deterministic_discrete_actions"], **numbers)
+        return model(
+            nodes, {"obs_0": ["N", 5], "action_masks": ["N", 4]}, ["deterministic_discrete_actions"], **numbers
+        )
     nodes += [
         node("Clip", ["out", "minus3", "plus3"], ["clipped"]),
         node("Div", ["clipped", "three"], ["deterministic_continuous_actions"]),
@@ -164,9 +166,7 @@ def test_convolutions_over_pixels(scaled, tmp_path):
     assert compare(imported.policy, network, obs).holds
 
 
-@pytest.mark.parametrize(
-    ("kind", "match"), [("LSTM", "LSTM"), ("Sin", "Sin"), ("Loop", "is not read|not an ONNX")]
-)
+@pytest.mark.parametrize(("kind", "match"), [("LSTM", "LSTM"), ("Sin", "Sin"), ("Loop", "is not read|not an ONNX")])
 def test_other_nodes_are_refused(kind, match, tmp_path):
     weight, bias = layer(4, 5)
     nodes = [
@@ -179,7 +179,13 @@ def test_other_nodes_are_refused(kind, match, tmp_path):
 
 def test_numbers_in_another_file_are_refused(tmp_path):
     weight, bias = layer(4, 5)
-    made = model([helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1)], {"obs": ["N", 5]}, ["logits"], w=weight, b=bias)
+    made = model(
+        [helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1)],
+        {"obs": ["N", 5]},
+        ["logits"],
+        w=weight,
+        b=bias,
+    )
     tensor = made.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL

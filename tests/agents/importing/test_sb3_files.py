@@ -79,7 +79,13 @@ FAST = ("ppo", "ppo box", "ppo other depths", "dqn", "sac", "td3", "linear")
 def build(name: str) -> Any:
     """A model of the library, whose weights are all random."""
     kind, policy, observation, action, kwargs = CASES[name]
-    rest = {"buffer_size": 10} if kind in (DQN, SAC, TD3) else {"n_steps": 8} if kind is A2C else {"n_steps": 8, "batch_size": 8}
+    rest = (
+        {"buffer_size": 10}
+        if kind in (DQN, SAC, TD3)
+        else {"n_steps": 8}
+        if kind is A2C
+        else {"n_steps": 8, "batch_size": 8}
+    )
     model: Any = kind(policy, Still(observation, action), policy_kwargs=dict(kwargs), seed=0, device="cpu", **rest)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)

@@ -6,6 +6,7 @@ between them. So both are exact, and the whole tower is the encoder, which a tra
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -129,7 +130,8 @@ def _check(policy: ForeignPolicy, schemas: Schemas) -> None:
     count, last = len(schemas.action.names), policy.policy[-1]
     if last.outputs != count or last.activation is not None:
         raise GraftError(
-            f"The file's policy has {last.outputs} outputs, the task {count} actions ({', '.join(schemas.action.names)})."
+            f"The file's policy has {last.outputs} outputs, the task {count} actions "
+            f"({', '.join(schemas.action.names)})."
         )
     if (policy.kind in ("gaussian", "squashed")) != (schemas.action.kind == "box"):
         raise GraftError(f"The file's agent ({policy.kind}) cannot play the {schemas.action.kind} actions of the task.")
@@ -150,7 +152,7 @@ def _check(policy: ForeignPolicy, schemas: Schemas) -> None:
                     f"observations give {width} ({_listed(schemas.observation.plain.names[:8])} ...)."
                 )
     for chain in ((*policy.trunk, *policy.policy), (*policy.trunk, *policy.value)):
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in itertools.pairwise(chain):
             if after.weight.dim() != 2 or after.weight.shape[1] != before.outputs:
                 raise GraftError(f"Tensor {after.names[0]!r} of the file does not follow {before.names[0]!r}.")
 
@@ -227,9 +229,9 @@ def _encoder(policy: ForeignPolicy, schemas: Schemas, notes: _Notes) -> tuple[_E
         value_tower = _deepened(value_tower, 2) if value_tower else ()
     first = policy_tower[0].activation
     own = _run_of(policy_tower[:-1], first)
-    sides = (
-        [list(pair) for pair in zip(own, value_tower[: len(own)], strict=True)] if value_tower else [[l] for l in own]
-    )
+    sides = [[layer] for layer in own]
+    if value_tower:
+        sides = [list(pair) for pair in zip(own, value_tower[: len(own)], strict=True)]
     encoder = _mlp(sides, part, policy)
     towers = _Towers(policy_tower[len(own) :], value_tower[len(own) :], (0, own[-1].outputs if value_tower else 0))
     return encoder, towers, first
@@ -427,8 +429,7 @@ def _heads(
             state |= {f"{place}.weight": weight, f"{place}.bias": bias}
             whole = weight.shape == layer.weight.shape
             at = "" if whole else f"[:{layer.outputs}, {left}:{left + layer.weight.shape[1]}]"
-            for row in _rows(layer, f"{place}.weight", f"{place}.bias", at, "" if whole else f"[:{layer.outputs}]"):
-                rows.append(row)
+            rows += _rows(layer, f"{place}.weight", f"{place}.bias", at, "" if whole else f"[:{layer.outputs}]")
     if policy.spread is not None:
         weight = torch.zeros_like(state["policy.spread.weight"])
         weight[:, : policy.spread.weight.shape[1]] = policy.spread.weight

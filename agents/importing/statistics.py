@@ -23,7 +23,8 @@ def read_statistics(path: Path, trust: bool = False) -> dict[str, Statistics]:
 
     A ``.json`` file holds ``{"mean": [...], "var": [...], "clip": 10.0, "epsilon": 1e-8}``, of which the last two may
     be left out, or one such mapping for each part under ``parts``. A ``.npz`` file holds arrays of these names, of
-    parts ``<part>/mean`` and so on. ``clip`` may be infinite (``null`` in JSON). A pickle of VecNormalize is read where ``trust`` is set, in a process of its own.
+    parts ``<part>/mean`` and so on. ``clip`` may be infinite (``null`` in JSON). A pickle of VecNormalize is read
+    where ``trust`` is set, in a process of its own.
     """
     what, data = str(path), read_bytes(path, LARGEST_TEXT)
     if path.suffix == ".npz":

@@ -1,4 +1,4 @@
-"""Files that would run code, write elsewhere or fill the memory where a reader is careless; made for one canary file."""
+"""Files that would run code, write elsewhere or fill the memory where a reader is careless."""
 
 from __future__ import annotations
 

@@ -111,7 +111,8 @@ class _Graph:
         graph = model.graph
         if not graph.node or not graph.output or len(graph.node) > MOST_NODES:
             raise GraftError(
-                f"{what} has {len(graph.node):,} nodes and {len(graph.output)} outputs; 1 to {MOST_NODES:,} nodes are read."
+                f"{what} has {len(graph.node):,} nodes and {len(graph.output)} outputs; 1 to {MOST_NODES:,} nodes are "
+                f"read."
             )
         if len(model.functions) or len(graph.sparse_initializer):
             raise GraftError(f"{what} has functions of its own or sparse tensors, which are not read.")
@@ -267,9 +268,9 @@ class _Reader:
         actions = self.request.schemas.action
         if chain.bound == (-3.0, 3.0) and actions.kind == "box":
             return "scaled"
-        if chain.bound is not None and actions.kind == "box" and given != "scaled":
-            if any((a, b) != chain.bound for a, b in zip(actions.low, actions.high, strict=True)):
-                raise GraftError(f"The file clips actions to {chain.bound}, the task's bounds are other ones.")
+        own = set(zip(actions.low, actions.high, strict=True))
+        if chain.bound is not None and actions.kind == "box" and given != "scaled" and own != {chain.bound}:
+            raise GraftError(f"The file clips actions to {chain.bound}, the task's bounds are other ones.")
         units: Units = given or "environment"
         return units
 
@@ -500,7 +501,7 @@ def _tensor(values: Array) -> torch.Tensor:
 
 def _pixels(branch: _Chain) -> float:
     """What pictures are divided by."""
-    if branch.shift is not None and np.any(branch.shift != 0) or math.isfinite(branch.clip):
+    if (branch.shift is not None and np.any(branch.shift != 0)) or math.isfinite(branch.clip):
         raise GraftError("The file shifts or clips its pictures, which is not read.")
     if branch.scale is None:
         return 1.0

@@ -24,7 +24,10 @@ STATE = "module_state.pkl"
 
 @FORMATS.register("rllib")
 class RLlib(Format):
-    """The folder that ``algorithm.save`` wrote, or that of a module in it; ``--names`` may hold ``module`` and ``units``."""
+    """The folder that ``algorithm.save`` wrote, or that of a module in it.
+
+    ``--names`` may hold ``module`` and ``units``.
+    """
 
     def fits(self, request: Request) -> bool:
         return request.path.is_dir()

@@ -71,7 +71,7 @@ class _File:
     def policy(self, origin: dict[str, Any], beside: Sequence[str]) -> ForeignPolicy:
         if any("lstm" in name for name in self.tensors):
             raise GraftError("The file's policy is recurrent (LSTM); networks of Graft have no memory.")
-        self.unused |= {name: "state of the training, not read: an optimiser, or a temperature" for name in beside}
+        self.unused |= dict.fromkeys(beside, "state of the training, not read: an optimiser, or a temperature")
         self._check_bounds()
         if "action_net.weight" in self.tensors:
             found, algorithm = self._actor_critic(), _on_policy(self.data)
@@ -270,7 +270,7 @@ def _on_policy(data: Mapping[str, Any]) -> str:
 
 
 def _order_of_parts(data: Mapping[str, Any], parts: list[str]) -> list[str]:
-    """Parts in the order in which the file's observation space has them; sorted, as Gymnasium does, where it is silent."""
+    """Parts in the order of the file's observation space; sorted, as Gymnasium does, where it is silent."""
     space = data.get("observation_space")
     text = space.get("spaces") if isinstance(space, dict) else None
     places = {part: str(text).find(f"'{part}':") for part in parts}

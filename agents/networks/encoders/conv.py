@@ -71,8 +71,9 @@ class GridCNN(Encoder):
         paddings = [(kernel - 1) // 2 for kernel in kernels] if paddings is None else paddings
         if len({len(channels), len(kernels), len(strides), len(pools), len(paddings)}) != 1:
             raise GraftError(
-                f"grid_cnn needs as many kernels, strides, pools and paddings as channels, got {len(channels)} channels, "
-                f"{len(kernels)} kernels, {len(strides)} strides, {len(pools)} pools and {len(paddings)} paddings."
+                f"grid_cnn needs as many kernels, strides, pools and paddings as channels, got {len(channels)} "
+                f"channels, {len(kernels)} kernels, {len(strides)} strides, {len(pools)} pools and {len(paddings)} "
+                f"paddings."
             )
         if not channels:
             raise GraftError("grid_cnn needs at least one convolution; use the mlp to have none.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from graft.agents.importing.assemble import Assembly, assemble
 from graft.agents.importing.foreign import ForeignPolicy, Statistics
 from graft.agents.importing.source import FORMATS, Format, Request
-from graft.errors import GraftError
+from graft.errors import GraftError, unknown
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ def import_agent(
     name, chosen = _format(request, format_name)
     policy = chosen.read(request)
     if statistics:
+        for part in statistics:
+            if part not in policy.extractors:
+                raise unknown("part of the observation with statistics", part, policy.extractors)
         policy = replace(policy, statistics={**policy.statistics, **statistics})
     return Imported(policy, assemble(policy, request.schemas), name, sha256_of(request.path))
 

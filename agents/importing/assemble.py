@@ -29,6 +29,9 @@ NATURE = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))
 WIDEST = 4096
 """Numbers of an observation that a policy without hidden layers, or a part without a network, may have."""
 
+SPREAD = -2.0
+"""log standard deviation of squashed actions where the file has none: TD3 explores by noise of its training."""
+
 SEEN = 1e6
 """Observations that imported statistics count as, where the file does not say: later ones move them slowly."""
 
@@ -253,7 +256,7 @@ def _run_of(layers: Sequence[Layer], activation: Activation | None) -> tuple[Lay
 def _side_by_side(layers: Sequence[Layer], place: str, first: bool) -> tuple[Tensor, Tensor, list[Row]]:
     """Weight and bias of layers next to each other, which read the same (``first``) or each its own."""
     weights = [layer.weight for layer in layers]
-    weight = torch.cat(weights) if first else torch.block_diag(*weights)
+    weight = torch.cat(weights) if first else _block_diagonal(weights)
     rows, top, left = [], 0, 0
     for layer in layers:
         down, right = top + layer.outputs, left + layer.weight.shape[1]
@@ -268,6 +271,16 @@ def _side_by_side(layers: Sequence[Layer], place: str, first: bool) -> tuple[Ten
         )
         top, left = down, right
     return weight, torch.cat([layer.bias for layer in layers]), rows
+
+
+def _block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
+    """The blocks along the diagonal, zeros beside them."""
+    made = torch.zeros(sum(block.shape[0] for block in blocks), sum(block.shape[1] for block in blocks))
+    top = left = 0
+    for block in blocks:
+        made[top : top + block.shape[0], left : left + block.shape[1]] = block
+        top, left = top + block.shape[0], left + block.shape[1]
+    return made
 
 
 def _rows(layer: Layer, weight: str, bias: str, at: str = "", bias_at: str = "") -> list[Row]:
@@ -435,6 +448,10 @@ def _heads(
         weight[:, : policy.spread.weight.shape[1]] = policy.spread.weight
         state |= {"policy.spread.weight": weight, "policy.spread.bias": policy.spread.bias}
         rows += _rows(policy.spread, "policy.spread.weight", "policy.spread.bias")
+    elif "policy.spread.weight" in state:
+        state["policy.spread.weight"].zero_()
+        state["policy.spread.bias"].fill_(SPREAD)
+        notes.made["policy.spread"] = f"the file has no deviations; exp({SPREAD:g}) was taken"
     if policy.log_std is not None:
         name, tensor = policy.log_std
         state["policy.log_std"] = tensor

@@ -179,7 +179,7 @@ def walk(found: Any, what: str) -> Iterator[tuple[str, torch.Tensor]]:
         if isinstance(value, torch.Tensor):
             yield path, value
         elif isinstance(value, Mapping):
-            waiting += [(f"{path}.{k}" if path else str(k), v, depth + 1) for k, v in reversed(value.items())]
+            waiting += [(f"{path}.{k}" if path else str(k), v, depth + 1) for k, v in reversed(list(value.items()))]
         elif isinstance(value, list | tuple):
             waiting += [(f"{path}.{k}" if path else str(k), v, depth + 1) for k, v in reversed(list(enumerate(value)))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ Units = Literal["environment", "scaled"]
 WHOLE = ""
 """Name of the only part of an observation that has no parts."""
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": functional.relu,
     "leaky_relu": functional.leaky_relu,

@@ -50,10 +50,8 @@ _PASSED = (
     "Unsqueeze",
     "Cast",
     "Dropout",
-    "Softmax",
-    "LogSoftmax",
-    "ArgMax",
 )
+_ORDERS = ("Softmax", "LogSoftmax", "ArgMax")  # at the end of a policy of discrete actions; they change no order
 
 Array = NDArray[Any]
 
@@ -65,7 +63,8 @@ class _Chain:
     Attributes:
         source: name of the input, or the node that joins several.
         scale, shift: of the input, before the first layer; None where there is none. clip: of what they give.
-        layers: in order. squashed: whether a tanh ends it. bound: where a clip ends it.
+        layers: in order. squashed: whether a tanh ends it. bound: where a clip ends it; ``thirds``: whether a division
+            by 3 follows, as in ML-Agents. ordered: whether a softmax or argmax ends it.
     """
 
     source: str = ""
@@ -75,10 +74,12 @@ class _Chain:
     layers: list[Layer] = field(default_factory=list)
     squashed: bool = False
     bound: tuple[float, float] | None = None
+    thirds: bool = False
+    ordered: bool = False
 
     @property
     def ended(self) -> bool:
-        return self.squashed or self.bound is not None
+        return self.ordered or self.bound is not None
 
 
 @FORMATS.register("onnx")
@@ -219,7 +220,7 @@ class _Reader:
                 break
             shared += 1
         layers, units = tuple(chain.layers), self._units(chain, names.get("units"))
-        if chain.bound == (-3.0, 3.0) and actions.kind == "box":  # ML-Agents divides what it clips so
+        if chain.thirds:
             layers = (*layers[:-1], layers[-1]._replace(weight=layers[-1].weight / 3, bias=layers[-1].bias / 3))
         kind = self._kind(chain, names.get("kind"))
         found = ForeignPolicy(
@@ -233,11 +234,6 @@ class _Reader:
             statistics=statistics,
             origin={"library": names.get("library") or self.graph.producer_name or None},
         )
-        if kind == "squashed":
-            last, count = layers[-1], len(actions.names)
-            spread = Layer(torch.zeros_like(last.weight), torch.full((count,), -2.0), ("", None))
-            made = {"policy.spread": "the file has no deviations; exp(-2) was taken"}
-            found = replace(found, spread=spread, made=made)
         left = [name for name in self.graph.tensors if self.graph.stored(name) and name not in self.used]
         return replace(found, unused=dict.fromkeys(left, UNUSED))
 
@@ -266,7 +262,7 @@ class _Reader:
         if given not in (None, "environment", "scaled"):
             raise unknown("units", str(given), ("environment", "scaled"))
         actions = self.request.schemas.action
-        if chain.bound == (-3.0, 3.0) and actions.kind == "box":
+        if chain.thirds and actions.kind == "box":
             return "scaled"
         own = set(zip(actions.low, actions.high, strict=True))
         if chain.bound is not None and actions.kind == "box" and given != "scaled" and own != {chain.bound}:
@@ -309,7 +305,8 @@ class _Reader:
 
     def _chain(self, output: str) -> _Chain:
         """From ``output`` back to an input, or to a node that joins several, then built forwards."""
-        steps, at = [], output
+        steps: list[tuple[str, Any]] = []
+        at = output
         while at not in self.graph.inputs:
             node = self.graph.producers.get(at)
             if node is None or len(steps) > MOST_NODES:
@@ -364,8 +361,8 @@ class _Reader:
         return None
 
     def _step(self, chain: _Chain, kind: str, node: Any) -> None:
-        if chain.ended and kind not in ("Identity", "Div", "Mul", "Cast", "Clip"):
-            raise GraftError(f"{self.graph.what}: {kind} after the bounds of an action is not read.")
+        if chain.ended and kind not in (*_PASSED, *_ORDERS, "Div"):
+            raise GraftError(f"{self.graph.what}: {kind} after the bounds or the choice of an action is not read.")
         if kind in ("Gemm", "MatMul", "Conv"):
             chain.layers.append(self._layer(kind, node))
         elif kind == "silu" or kind in _ACTIVATIONS:
@@ -374,6 +371,10 @@ class _Reader:
             self._affine(chain, kind, node)
         elif kind == "Clip":
             self._clip(chain, node)
+        elif kind in _ORDERS:
+            if not chain.layers or self.request.schemas.action.kind == "box":
+                raise GraftError(f"{self.graph.what}: {kind} is read at the end of discrete actions only.")
+            chain.ordered = True
         elif kind not in _PASSED:
             raise GraftError(f"{self.graph.what}: a node {kind} is not read.")
 
@@ -455,8 +456,9 @@ class _Reader:
             shift = -numbers if kind == "Sub" and place == 1 else numbers
             scale = -scale if kind == "Sub" and place == 0 else scale
         if chain.ended:
-            if not (chain.bound == (-3.0, 3.0) and kind == "Div" and np.allclose(numbers, 3.0)):
+            if chain.thirds or chain.bound != (-3.0, 3.0) or kind != "Div" or not np.allclose(numbers, 3.0):
                 raise GraftError(f"{self.graph.what}: {kind} after the bounds of an action is not read.")
+            chain.thirds = True
         elif not chain.layers:
             if math.isfinite(chain.clip):
                 raise GraftError(f"{self.graph.what}: {kind} after a clip of observations is not read.")

@@ -19,9 +19,6 @@ from graft.errors import GraftError
 CONVOLUTIONS = ((0, 4), (2, 2), (4, 1))
 """Index and stride of the convolutions of its NatureCNN."""
 
-SPREAD = -2.0
-"""log standard deviation given to actors that have none: TD3 and DDPG explore by noise of their training."""
-
 _NAMES: dict[str, Activation] = {
     "Tanh": "tanh",
     "ReLU": "relu",
@@ -157,16 +154,11 @@ class _File:
 
     def _deterministic_actor(self) -> dict[str, Any]:
         layers = read_layers(self.tensors, self._indices("actor.mu"), self._activation("relu"))
-        last = layers[-1]
         self._leave_critics()
-        count = len(self.actions.names)
-        spread = Layer(torch.zeros_like(last.weight), torch.full((count,), SPREAD), ("", None))
         return {
             "kind": "squashed",
             "policy": layers,
-            "spread": spread,
             "extractors": self._extractors(("actor.features_extractor",)),
-            "made": {"policy.spread": f"the actor has no deviations of its own; exp({SPREAD:g}) was taken"},
         }
 
     def _leave_critics(self) -> None:

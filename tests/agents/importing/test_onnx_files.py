@@ -194,3 +194,34 @@ def test_numbers_in_another_file_are_refused(tmp_path):
         file.write(made.SerializeToString())
     with pytest.raises(GraftError, match="another file"):
         import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), FOUR)))
+
+
+@pytest.mark.parametrize("place", ["between layers", "twice", "without division"])
+def test_what_would_be_read_wrongly_is_refused(place, tmp_path):
+    (w0, b0), (w1, b1) = layer(8, 5), layer(2, 8)
+    node = helper.make_node
+    first = node("Gemm", ["obs", "w0", "b0"], ["a"], transB=1)
+    last = [node("Relu", ["a"], ["h"]), node("Gemm", ["h", "w1", "b1"], ["c"], transB=1)]
+    clip = node("Clip", ["c", "low", "high"], ["out" if place == "without division" else "d"])
+    rest = {
+        "between layers": [node("Softmax", ["a"], ["h"]), node("Gemm", ["h", "w1", "b1"], ["out"], transB=1)],
+        "twice": [*last, clip, node("Clip", ["d", "low", "high"], ["out"])],
+        "without division": [*last, clip],
+    }[place]
+    numbers = {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "low": -3.0, "high": 3.0}
+    made = model([first, *rest], {"obs": ["N", 5]}, ["out"], **numbers)
+    with pytest.raises(GraftError, match="is read at the end|is not read|bounds are other"):
+        read(made, tmp_path, Schemas(vector(5), BOX))
+
+
+def test_a_softmax_at_the_end_changes_no_choice(tmp_path):
+    weight, bias = layer(4, 5)
+    nodes = [
+        helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1),
+        helper.make_node("Softmax", ["logits"], ["p"], axis=1),
+        helper.make_node("ArgMax", ["p"], ["choice"], axis=1),
+    ]
+    made = model(nodes, {"obs": ["N", 5]}, ["choice"], w=weight, b=bias)
+    network = read(made, tmp_path, Schemas(vector(5), FOUR)).assembly.network
+    theirs = reference(made, "choice", obs=OBS).squeeze()
+    assert (network.act(OBS, None, deterministic=True).numpy() == theirs).all()

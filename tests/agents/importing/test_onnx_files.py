@@ -210,7 +210,7 @@ def test_what_would_be_read_wrongly_is_refused(place, tmp_path):
     }[place]
     numbers = {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "low": -3.0, "high": 3.0}
     made = model([first, *rest], {"obs": ["N", 5]}, ["out"], **numbers)
-    with pytest.raises(GraftError, match="is read at the end|is not read|bounds are other"):
+    with pytest.raises(GraftError, match=r"is read at the end|is not read|bounds are other"):
         read(made, tmp_path, Schemas(vector(5), BOX))
 
 

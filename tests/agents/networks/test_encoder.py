@@ -90,7 +90,7 @@ def test_freezing_more_blocks_than_there_are_is_refused(norm, depth):
 def test_unknown_names_get_the_nearest():
     with pytest.raises(GraftError, match=r"Unknown encoder 'grid_cn'.*Did you mean 'grid_cnn'"):
         build_encoder("grid_cn", planes("ab"), {})
-    with pytest.raises(GraftError, match=r"encoder mlp 'width'; allowed: activation, clip, normalise, widths. Did you mean"):
+    with pytest.raises(GraftError, match=r"encoder mlp 'width'; allowed: activation, clip, normalise, widths. Did you"):
         build_encoder("mlp", SCHEMA, {"width": [4]})
 
 

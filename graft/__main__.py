@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": ("graft.experiments.compare", "two runs side by side"),
     "inspect": ("graft.experiments.inspect", "what a checkpoint is, where it comes from, and how two of them differ"),
     "report": ("graft.experiments.report.__main__", "the results of one run or several as one HTML file"),
+    "import": ("graft.experiments.import_agent", "an agent of another library, as a checkpoint"),
     "watch": ("graft.experiments.watch", "record how an agent plays, as a GIF"),
     "export": ("graft.experiments.export", "an agent as a file: ONNX, Unity, Godot, rsl_rl, TorchScript, SB3, a hub"),
     "match": ("graft.experiments.match", "two teams of agents against each other"),

@@ -101,7 +101,7 @@ def _notes(members: list[Member]) -> dict[str, str]:
     """What is said of each checkpoint's files, by id."""
     from graft.experiments.store.lineage import fault_of
 
-    return {member.id: f": {fault}" if (fault := fault_of(member)) else GOOD for member in members}
+    return {m.id: f": {fault}" if (fault := fault_of(m)) else GOOD for m in members if not m.file}
 
 
 def _code(notes: dict[str, str]) -> int:

@@ -38,8 +38,17 @@ def method_of(record: Mapping[str, Any]) -> str:
         return name
 
 
+def origin(record: Mapping[str, Any]) -> str:
+    """The foreign file that a checkpoint was imported from; empty where there is none."""
+    found = record.get("import") or {}
+    facts = [str(found[key]) for key in ("file", "format", "library", "version", "algorithm", "origin") if found.get(key)]
+    return ", ".join([*facts, f"sha256 {found['sha256']}"]) if found else ""
+
+
 def name(member: Member) -> str:
     """A line for one checkpoint: what made it, its score, its cost, and where it is."""
+    if member.file:
+        return f"the file {member.file}  ({member.id[:SHORT]})"
     if not member.manifest:
         return f"{member.id[:SHORT]}: {'cannot be read' if member.fault else 'not found'}"
     record = member.record
@@ -76,7 +85,7 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
         "return": score(record) and f"{score(record)} in {record['evaluation']['episodes']} episodes",
         "seconds": member.stage.get("seconds"),
         "faults": record.get("faults"),
-        "origin": record.get("origin"),
+        "imported from": origin(record),
         "licence": record.get("licence", UNSPECIFIED)
         + (", used although it allows no derivatives" if record.get("licence_overridden") else ""),
         "created": record.get("created"),
@@ -177,18 +186,18 @@ def difference_lines(a: Member, b: Member) -> list[str]:
     """How two manifests differ in names of observations and actions, task, network, and the stage's options."""
     lines = []
     for what in "observation", "action":
-        first, second = a.manifest[what]["names"], b.manifest[what]["names"]
-        gone, new = ([n for n in x if n not in y] for x, y in ((first, second), (second, first)))
+        before, after = a.manifest[what]["names"], b.manifest[what]["names"]
+        gone, new = ([n for n in x if n not in y] for x, y in ((before, after), (after, before)))
         lines += [
             f"{what}s only in the {which}: {_some(names)}"
             for which, names in (("first", gone), ("second", new))
             if names
         ]
-        if not gone and not new and first != second:
+        if not gone and not new and before != after:
             lines.append(f"{what}s are in another order")
     for what in "task", "network":
         lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(a.manifest[what], b.manifest[what])]
-    stages = (member.record.get("stage") or {} for member in (a, b))
+    first, second = (member.record.get("stage") or {} for member in (a, b))
     skipped = ("task.", "network.", "source")
-    lines += [f"{k}: {x} → {y}" for k, x, y in differences(*stages) if not k.startswith(skipped)]
+    lines += [f"{k}: {x} → {y}" for k, x, y in differences(first, second) if not k.startswith(skipped)]
     return lines

@@ -23,6 +23,7 @@ class Member:
             not found.
         manifest: {} where it was not found or cannot be read. stage: the ``stage.json`` of the stage that made it; {}
             where it is of no run.
+        file: name of the foreign file that this is, which a checkpoint was imported from; empty for checkpoints.
         fault: why the manifest or the stage's record cannot be read; empty where they can.
     """
 
@@ -30,6 +31,7 @@ class Member:
     folder: Path | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     stage: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
     fault: str = ""
 
     @classmethod
@@ -95,11 +97,17 @@ def family(folder: Path, search: Iterable[Path] = ()) -> list[Member]:
             continue
         member = Member.read(path.parent)
         known.setdefault(member.id, member)
+    for member in [*known.values(), last]:
+        imported = member.record.get("import") or {}
+        if imported:
+            known[imported["sha256"]] = Member(imported["sha256"], file=imported["file"])
     return [*(known.get(i, Member(i)) for i in reversed(lineage)), last]
 
 
 def fault_of(member: Member) -> str:
     """What is wrong with a checkpoint's files and its stage's, by their hashes; empty where all is right."""
+    if member.file:
+        return ""
     if member.folder is None:
         return "not checked, as it was not found; --search DIR says where else to look"
     if member.fault:

@@ -158,3 +158,14 @@ def test_licences_are_carried_on_and_forbid(tmp_path, run):
     with pytest.raises(GraftError, match="licence"):
         graph("by the moon's light?")
     assert json.loads((folder / "manifest.json").read_text())["record"]["licence"] == "CC-BY-NC-ND-4.0"
+
+
+def test_an_imported_agent_has_a_file_as_its_root(tmp_path, capsys):
+    notes = {"file": "ppo.zip", "format": "sb3", "sha256": "ab" * 32, "algorithm": "PPO", "origin": None}
+    made = Checkpoint.of(small_network(schemas(TASK)), TASK, lineage=("ab" * 32,), record={"import": notes})
+    made.save(tmp_path / "agent")
+    code, out, _ = shown(capsys, tmp_path / "agent", "--verify")
+    assert code == 0
+    assert f"ppo.zip, sb3, PPO, sha256 {'ab' * 32}" in out
+    assert "the file ppo.zip" in out
+    assert "not found" not in out

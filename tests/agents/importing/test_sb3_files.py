@@ -104,8 +104,6 @@ def observed(name: str, count: int) -> tuple[Any, Any]:
     space = CASES[name][2]
     space.seed(3)
     seen = [space.sample() for _ in range(count)]
-    if space.dtype == np.uint8:  # pictures of noise look alike to convolutions; of several brightnesses, they do not
-        seen = [(picture * (i / count)).astype(np.uint8) for i, picture in enumerate(seen)]
     keys = space.spaces if isinstance(space, spaces.Dict) else None
     raw = {key: np.stack([one[key] for one in seen]) for key in keys} if keys else np.stack(seen)
     return raw, observation_codec("still", space).encode(raw)
@@ -114,9 +112,12 @@ def observed(name: str, count: int) -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_actions_are_those_that_the_library_predicts(name, tmp_path):
     model = build(name)
+    raw, obs = observed(name, 1000 if "Mlp" in CASES[name][1] else 64)
+    if name == "dqn pixels":  # pictures of noise look alike: without this, one action has the highest value in all
+        with torch.no_grad():
+            model.q_net.q_net[-1].bias -= model.q_net(torch.as_tensor(raw)).mean(0)
     model.save(tmp_path / "model.zip")
     imported = import_agent(Request(tmp_path / "model.zip", schemas_of(name)))
-    raw, obs = observed(name, 1000 if "Mlp" in CASES[name][1] else 64)
     theirs, _ = model.predict(raw, deterministic=True)
     network = imported.assembly.network
     ours = action_codec("still", CASES[name][3]).decode(network.act(obs, None, deterministic=True).numpy())

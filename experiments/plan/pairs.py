@@ -12,7 +12,7 @@ from graft.errors import GraftError
 from graft.experiments.config.experiment import Config, TaskConfig
 from graft.experiments.config.teams import check_squad
 from graft.experiments.plan.builder import StageBuilder
-from graft.experiments.plan.sources import NO_DERIVATIVES, Source
+from graft.experiments.plan.sources import Source
 from graft.experiments.plan.stage import Comparison, Graph, Recall
 from graft.transfer.method import TaskPosition, TransferMethod, label
 
@@ -65,8 +65,8 @@ class _PairsBuilder(StageBuilder):
 
     def _overrides_licence(self, source: Source, methods: list[TransferMethod]) -> bool:
         """Whether ``source`` may have no derivatives and is used all the same; raises GraftError where it may not."""
-        licence = source.licence
-        if licence is None or not NO_DERIVATIVES.search(licence) or not any(m.uses_source for m in methods):
+        licence = source.forbids_derivatives
+        if licence is None or not any(m.uses_source for m in methods):
             return False
         if not self.config.override_licence:
             raise GraftError(

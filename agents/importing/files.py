@@ -24,11 +24,16 @@ MIB = 1 << 20
 LARGEST_FILE = 512 * MIB
 """Bytes of a file, of all members of an archive together, and of all tensors in it."""
 
-LARGEST_TEXT = 64 * MIB
+LARGEST_TEXT = 16 * MIB
 """Bytes of JSON, of a header or of a pickle's instructions."""
 
 MOST_MEMBERS = 10_000
 """Of an archive; torch keeps a member for each tensor."""
+
+MOST_VALUES, MOST_INSTRUCTIONS = 200_000, 2_000_000
+"""Mappings, lists, tensors and numbers in a file of tensors, and instructions of its pickle."""
+
+LONGEST_NAME = 300  # characters of a tensor's name
 
 SAFE_TORCH = (2, 10)
 """Earlier versions of ``torch.load(weights_only=True)`` can be made to run code (CVE-2025-32434, CVE-2026-24747)."""
@@ -131,7 +136,9 @@ def _check_torch() -> None:
 def _check_pickle(instructions: bytes, what: str) -> None:
     """Raise GraftError where a pickle names anything but tensors and mappings, before anything reads it."""
     try:
-        for opcode, argument, _ in pickletools.genops(instructions):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(instructions)):
+            if count >= MOST_INSTRUCTIONS:
+                raise GraftError(f"{what} has a pickle of more than {MOST_INSTRUCTIONS:,} instructions.")
             if opcode.name in FORBIDDEN_OPCODES or (opcode.name == "GLOBAL" and argument not in GLOBALS):
                 named = str(argument).replace(" ", ".") if opcode.name == "GLOBAL" else opcode.name
                 raise GraftError(
@@ -160,8 +167,14 @@ def load_torch(data: bytes, what: str) -> Any:
     if any("constants.pkl" in name or "/code/" in name for name in archive.names):
         raise GraftError(f"{what} is a TorchScript file, which is a program; save its state dict instead.")
     _check_pickle(archive.read(pickles[0], LARGEST_TEXT), what)
+    # Torch reads zip archives by itself, and would see other members than were checked where there are two directories.
+    checked = io.BytesIO()
+    with zipfile.ZipFile(checked, "w", zipfile.ZIP_STORED) as rebuilt:
+        for name in archive.names:
+            rebuilt.writestr(name, archive.read(name))
+    checked.seek(0)
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        found = torch.load(checked, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise GraftError(f"{what} cannot be read: {reason}") from error
@@ -170,18 +183,34 @@ def load_torch(data: bytes, what: str) -> Any:
 
 
 def walk(found: Any, what: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in nested mappings and lists, under the keys that lead to it, joined by dots."""
+    """Every tensor in nested mappings and lists, under the keys that lead to it, joined by dots.
+
+    Raises GraftError for nesting that is too deep, too many values, and names that are no plain words.
+    """
     waiting: list[tuple[str, Any, int]] = [("", found, 0)]
+    count = 0
     while waiting:
         path, value, depth = waiting.pop()
         if depth > 16:
             raise GraftError(f"{what} is nested more than 16 deep.")
         if isinstance(value, torch.Tensor):
             yield path, value
-        elif isinstance(value, Mapping):
-            waiting += [(f"{path}.{k}" if path else str(k), v, depth + 1) for k, v in reversed(list(value.items()))]
-        elif isinstance(value, list | tuple):
-            waiting += [(f"{path}.{k}" if path else str(k), v, depth + 1) for k, v in reversed(list(enumerate(value)))]
+            continue
+        if not isinstance(value, Mapping | list | tuple):
+            continue
+        if (count := count + len(value)) > MOST_VALUES:
+            raise GraftError(f"{what} holds more than {MOST_VALUES:,} values, some perhaps many times.")
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        waiting += [(_joined(path, key, what), inner, depth + 1) for key, inner in pairs][::-1]
+
+
+def _joined(path: str, key: Any, what: str) -> str:
+    """The name of what is at ``key``; raises GraftError for one that a terminal or a table can't show."""
+    if not isinstance(key, str | int) or (isinstance(key, int) and abs(key) >= 1 << 63):
+        raise GraftError(f"{what} has a key that is neither a word nor a number.")
+    if isinstance(key, str) and (len(key) > LONGEST_NAME or not key.isprintable()):
+        raise GraftError(f"{what} has the key {key[:40]!r}, which is too long or has characters that are not shown.")
+    return f"{path}.{key}" if path else str(key)
 
 
 def _check_total(tensors: Iterator[torch.Tensor]) -> None:
@@ -189,22 +218,25 @@ def _check_total(tensors: Iterator[torch.Tensor]) -> None:
     for tensor in tensors:
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise GraftError("Sparse tensors and tensors without values are not read.")
-        total += tensor.numel() * tensor.element_size()  # strides of 0 make a large one out of a number
+        # As float32, which all become; strides of 0 make a large one out of a number.
+        total += tensor.numel() * max(tensor.element_size(), 4)
         if total > LARGEST_FILE:
             raise GraftError(
-                f"The file's tensors have more than {LARGEST_FILE:,} bytes, which is the most that is read."
+                f"The file's tensors have more than {LARGEST_FILE:,} bytes as numbers of 4, the most that is read."
             )
 
 
 def plain_tensors(found: Any, what: str) -> dict[str, torch.Tensor]:
     """`walk` as float32; raises GraftError for two of one name, or complex numbers."""
     tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in walk(found, what):
+    named = list(walk(found, what))
+    _check_total(tensor for _, tensor in named)
+    for name, tensor in named:
         if name in tensors:
             raise GraftError(f"{what} has two tensors {name!r}.")
         if tensor.is_complex():
             raise GraftError(f"Tensor {name!r} of {what} has complex numbers.")
-        tensors[name] = tensor.detach().float().contiguous().clone()
+        tensors[name] = tensor.detach().to(torch.float32, copy=True).contiguous()
     return tensors
 
 
@@ -220,11 +252,13 @@ def load_safe(data: bytes, what: str) -> dict[str, torch.Tensor]:
         raise GraftError(f"{what} is not a safetensors file ({str(error)[:200]}).") from error
 
 
-def load_npz(data: bytes, what: str) -> dict[str, NDArray[Any]]:
-    """Arrays of a ``.npz`` file; raises GraftError for one that holds objects, which are pickles."""
-    archive, arrays = Archive(data, what), {}
+def load_npz(data: bytes, what: str, most: int) -> dict[str, NDArray[Any]]:
+    """Arrays of a ``.npz`` file; raises GraftError for one that holds objects, which are pickles, or more than ``most``
+    numbers.
+    """
+    archive, arrays = Archive(data, what), dict[str, NDArray[Any]]()
     for name in archive.names:
-        raw = archive.read(name)
+        raw = archive.read(name, 16 * most + MIB)
         stream = io.BytesIO(raw)
         try:
             major, _ = np.lib.format.read_magic(stream)
@@ -234,6 +268,8 @@ def load_npz(data: bytes, what: str) -> dict[str, NDArray[Any]]:
                 raise ValueError(f"{name} holds {dtype}, not numbers")
             if math.prod(shape) * dtype.itemsize != len(raw) - stream.tell():
                 raise ValueError(f"{name} has another size than its header says")
+            if (total := sum(array.size for array in arrays.values()) + math.prod(shape)) > most:
+                raise ValueError(f"it has {total:,} numbers, at most {most:,} are read")
             arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(raw), allow_pickle=False)
         except Exception as error:  # numpy raises many kinds
             raise GraftError(f"{what} cannot be read: {str(error).partition(chr(10))[0][:200]}.") from error

@@ -14,29 +14,32 @@ from graft.agents.importing.foreign import WHOLE, Statistics
 from graft.agents.importing.trusted import read_trusted
 from graft.errors import GraftError
 
+MOST = 1 << 20
+"""Numbers of all statistics together."""
+
 CLIP, EPSILON = 10.0, 1e-8
 """Defaults of Stable-Baselines3's VecNormalize."""
 
 
-def read_statistics(path: Path, trust: bool = False) -> dict[str, Statistics]:
+def read_statistics(path: Path, trust: bool = False, unconfined: bool = False) -> dict[str, Statistics]:
     """Part of the observation -> statistics; raises GraftError for a file that lacks some or is damaged.
 
     A ``.json`` file holds ``{"mean": [...], "var": [...], "clip": 10.0, "epsilon": 1e-8}``, of which the last two may
     be left out, or one such mapping for each part under ``parts``. A ``.npz`` file holds arrays of these names, of
     parts ``<part>/mean`` and so on. ``clip`` may be infinite (``null`` in JSON). A pickle of VecNormalize is read
-    where ``trust`` is set, in a process of its own.
+    where ``trust`` is set, in a process of its own; ``unconfined`` as in `read_trusted`.
     """
     what, data = str(path), read_bytes(path, LARGEST_TEXT)
     if path.suffix == ".npz":
         given: dict[str, Any] = {}
-        for name, array in load_npz(data, what).items():
+        for name, array in load_npz(data, what, MOST).items():
             part, _, key = name.rpartition("/")
             given.setdefault(part, {})[key] = array
     elif path.suffix == ".json":
         found = parse_json(data, what)
         given = found["parts"] if isinstance(found, dict) and "parts" in found else {WHOLE: found}
     elif trust:
-        given = _vec_normalize(path)
+        given = _vec_normalize(path, unconfined)
     else:
         raise GraftError(
             f"{path} is not read for statistics; give a .npz or .json file with mean and var. A pickle of VecNormalize "
@@ -47,10 +50,14 @@ def read_statistics(path: Path, trust: bool = False) -> dict[str, Statistics]:
     return {part: _parsed(values, what) for part, values in given.items()}
 
 
-def _vec_normalize(path: Path) -> dict[str, Any]:
+def _vec_normalize(path: Path, unconfined: bool) -> dict[str, Any]:
     if not path.is_file():
         raise GraftError(f"There is no file {path}.")
-    trusted = read_trusted("vec_normalize", path)
+    trusted = read_trusted("vec_normalize", path, unconfined=unconfined)
+    if not {"clip", "epsilon"} <= trusted.said.keys():
+        raise GraftError(f"{path} left something else than statistics.")
+    if not trusted.tensors:
+        raise GraftError(f"{path} is of a VecNormalize that leaves observations as they are; leave out --normalise.")
     given: dict[str, Any] = {}
     for name, tensor in trusted.tensors.items():
         part, _, key = name.rpartition("/")
@@ -67,6 +74,8 @@ def _parsed(values: Any, what: str) -> Statistics:
         raise GraftError(f"{what} has {strange[0]!r}; allowed: mean, var, clip, epsilon.")
     try:
         mean, var = (torch.from_numpy(np.asarray(values[key], np.float64).reshape(-1)) for key in ("mean", "var"))
+        if mean.numel() > MOST or var.shape != mean.shape:
+            raise ValueError(f"mean has {mean.numel():,} numbers, var {var.numel():,}")
         clip, epsilon = values.get("clip", CLIP), float(values.get("epsilon", EPSILON))
         limit = float("inf") if clip is None else float(clip)
     except (TypeError, ValueError, OverflowError) as error:

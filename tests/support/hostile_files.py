@@ -93,7 +93,22 @@ GOOD = {
 }
 
 
-def sb3(policy: bytes, data: bytes = b"{}", more: dict[str, bytes] | None = None) -> bytes:
+SAID = {
+    "policy_class": {"__module__": "stable_baselines3.common.policies"},
+    "policy_kwargs": {},
+    "observation_space": {
+        ":type:": "<class 'gymnasium.spaces.box.Box'>",
+        "_shape": [4],
+        "dtype": "float32",
+        "low_repr": "-1.0",
+        "high_repr": "1.0",
+    },
+    "action_space": {":type:": "<class 'gymnasium.spaces.discrete.Discrete'>", "n": "2"},
+}
+"""What the JSON of `GOOD` says of it."""
+
+
+def sb3(policy: bytes, data: bytes = json.dumps(SAID).encode(), more: dict[str, bytes] | None = None) -> bytes:
     return zipped({"data": data, "policy.pth": policy, **(more or {})})
 
 

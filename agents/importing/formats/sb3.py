@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from graft.agents.importing.files import LARGEST_TEXT, Archive, load_torch, parse_json, plain_tensors, read_bytes
-from graft.agents.importing.foreign import WHOLE, ForeignPolicy, Layer, layer_at, parts_of, read_layers
+from graft.agents.importing.foreign import WHOLE, ForeignPolicy, Layer, layer_at, read_layers
+from graft.agents.importing.sb3_data import check_actions, check_observations, check_policy, flag, observation_spaces
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.networks.activation import Activation
 from graft.envs.core.schema import ActionSchema
@@ -38,6 +39,8 @@ class StableBaselines3(Format):
 
     def read(self, request: Request) -> ForeignPolicy:
         what = str(request.path)
+        if request.names:
+            raise GraftError(f"{what} says itself which tensor is what; leave out --names.")
         archive = Archive(read_bytes(request.path), what)
         if "policy.pth" not in archive.names or "data" not in archive.names:
             raise GraftError(f"{what} is not a file of Stable-Baselines3: it lacks 'data' or 'policy.pth'.")
@@ -45,6 +48,7 @@ class StableBaselines3(Format):
         if not isinstance(data, dict):
             raise GraftError(f"'data' in {what} is not what Stable-Baselines3 writes.")
         tensors = plain_tensors(load_torch(archive.read("policy.pth"), f"policy.pth in {what}"), "policy.pth")
+        check_policy(data)
         file = _File(tensors, data, request)
         version = (
             archive.read("_stable_baselines3_version", 100) if "_stable_baselines3_version" in archive.names else b""
@@ -61,15 +65,16 @@ class _File:
     def __init__(self, tensors: Mapping[str, Tensor], data: Mapping[str, Any], request: Request) -> None:
         self.tensors, self.data, self.request = tensors, data, request
         self.actions: ActionSchema = request.schemas.action
-        kwargs = data.get("policy_kwargs")
-        self.kwargs: Mapping[str, Any] = kwargs if isinstance(kwargs, dict) else {}
+        self.kwargs: Mapping[str, Any] = data["policy_kwargs"]
+        self.spaces = observation_spaces(data)
         self.unused: dict[str, str] = {}
 
     def policy(self, origin: dict[str, Any], beside: Sequence[str]) -> ForeignPolicy:
         if any("lstm" in name for name in self.tensors):
             raise GraftError("The file's policy is recurrent (LSTM); networks of Graft have no memory.")
         self.unused |= dict.fromkeys(beside, "state of the training, not read: an optimiser, or a temperature")
-        self._check_bounds()
+        check_observations(self.spaces, self.request.schemas.observation)
+        note = check_actions(self.data.get("action_space"), self.actions)
         if "action_net.weight" in self.tensors:
             found, algorithm = self._actor_critic(), _on_policy(self.data)
         elif any(name.startswith("q_net.") for name in self.tensors):
@@ -79,7 +84,7 @@ class _File:
         elif "actor.mu.weight" in self.tensors and "actor.log_std.weight" in self.tensors:
             found, algorithm = self._soft_actor(), "TQC" if "top_quantiles_to_drop_per_net" in self.data else "SAC"
         elif "actor.mu.0.weight" in self.tensors and "actor.log_std" not in self.tensors:
-            found, algorithm = self._deterministic_actor(), "TD3"
+            found, algorithm = self._deterministic_actor(), _deterministic(self.data)
         elif "actor.log_std" in self.tensors:
             raise GraftError("The file's actor has generalised state-dependent exploration, which is not read.")
         else:
@@ -89,12 +94,14 @@ class _File:
             )
         used = {name for layer in ForeignPolicy(**found).layers() for name in layer.names}
         used |= {found["log_std"][0]} if found.get("log_std") else set()
+        self._leave_twins(used)
         if strange := [name for name in self.tensors if name not in used and name not in self.unused]:
             raise GraftError(
                 f"The file's policy has tensors of its own, beginning with {strange[0]!r}, so it is not one of "
-                f"Stable-Baselines3's; its state dict can be read with names (--names)."
+                f"Stable-Baselines3's; save its state dict with torch.save and read that with --names."
             )
-        origin |= {"algorithm": algorithm, "env_steps": self.data.get("num_timesteps")}
+        steps = self.data.get("num_timesteps")
+        origin |= {"algorithm": algorithm, "env_steps": steps if type(steps) is int else None, "note": note}
         return ForeignPolicy(**found, unused=self.unused, origin=origin, pixels=self._pixels())
 
     def _actor_critic(self) -> dict[str, Any]:
@@ -116,11 +123,8 @@ class _File:
             found["log_std"] = ("log_std", log_std)
         elif log_std is not None:
             self.unused["log_std"] = "deviations that depend on the state (gSDE); means are exact"
-            if self.kwargs.get("squash_output"):
+            if flag(self.kwargs, "squash_output", False):
                 found["kind"] = "squashed"
-        self._leave(
-            ("features_extractor.", "pi_features_extractor.", "vf_features_extractor."), "the same tensor again"
-        )
         return found
 
     def _values(self, name: str, quantiles: int | None) -> dict[str, Any]:
@@ -180,18 +184,29 @@ class _File:
             if name.startswith(starts):
                 self.unused.setdefault(name, why)
 
+    def _leave_twins(self, used: Collection[str]) -> None:
+        """A shared extractor's tensors are in the file two or three times; those not ``used`` must equal a used one."""
+        places = ("features_extractor.", "pi_features_extractor.", "vf_features_extractor.")
+        for name, tensor in self.tensors.items():
+            own = next((place for place in places if name.startswith(place)), None)
+            if own is None or name in used:
+                continue
+            twins = (place + name.removeprefix(own) for place in places)
+            if any(twin in used and torch.equal(self.tensors[twin], tensor) for twin in twins):
+                self.unused.setdefault(name, "the same tensor again")
+
     def _extractors(self, places: Sequence[str]) -> dict[str, tuple[Layer, ...]]:
-        """The layers of the extractor at the first of ``places`` that has some, for each part of the observation."""
-        parts = parts_of(self.request.schemas.observation)
+        """The layers of the extractor at the first of ``places`` that has some, for each part of the observation, in
+        the file's order.
+        """
         place = next((p for p in places if any(name.startswith(f"{p}.") for name in self.tensors)), None)
-        if WHOLE in parts:
+        if WHOLE in self.spaces:
             return {WHOLE: () if place is None else self._nature(place)}
-        order = _order_of_parts(self.data, list(parts))
         return {
             part: self._nature(f"{place}.extractors.{part}")
             if any(name.startswith(f"{place}.extractors.{part}.") for name in self.tensors)
             else ()
-            for part in order
+            for part in self.spaces
         }
 
     def _nature(self, place: str) -> tuple[Layer, ...]:
@@ -217,42 +232,21 @@ class _File:
         return False
 
     def _activation(self, default: Activation) -> Activation:
-        """As given, else of the file's text, else the algorithm's default."""
-        if self.request.activation is not None:
-            return self.request.activation
-        named = self.kwargs.get("activation_fn")
-        if named is None:
-            return default
-        word = re.sub(r"\W+$", "", str(named)).rpartition(".")[2]
-        if word not in _NAMES:
+        """Of the file's text, else the algorithm's default; of a class that is not known, as given."""
+        named, given = str(self.kwargs.get("activation_fn", "")), self.request.activation
+        match = re.fullmatch(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>", named[:200])
+        found = _NAMES.get(match[1]) if match else None if named else default
+        if found is None and given is None:
             raise GraftError(
-                f"The file's activation is {str(named)[:80]!r}, which is not known; give --activation: "
+                f"The file's activation is {named[:80]!r}, which is not known; give --activation: "
                 f"{', '.join(get_args(Activation))}."
             )
-        return _NAMES[word]
+        if found is not None and given not in (None, found):
+            raise GraftError(f"The file's activation is {found}; leave out --activation {given}.")
+        return found or given or default
 
     def _pixels(self) -> float:
-        return 1.0 if self.kwargs.get("normalize_images") is False else 255.0
-
-    def _check_bounds(self) -> None:
-        """Raise GraftError where the file says that box actions have other bounds than the task's."""
-        space = self.data.get("action_space")
-        for key, own in (("low_repr", self.actions.low), ("high_repr", self.actions.high)):
-            said = space.get(key) if isinstance(space, dict) else None
-            if self.actions.kind != "box" or not isinstance(said, str):
-                continue
-            try:
-                numbers = [float(number) for number in said.strip("[] \n").split()]
-            except ValueError:
-                continue
-            numbers = numbers * len(own) if len(numbers) == 1 else numbers
-            if len(numbers) != len(own) or any(
-                abs(a - b) > 1e-4 * max(1.0, abs(b)) for a, b in zip(numbers, own, strict=True)
-            ):
-                raise GraftError(
-                    f"The file's agent plays actions with the bounds {key.removesuffix('_repr')}={said}, the task has "
-                    f"{list(own)}."
-                )
+        return 255.0 if flag(self.kwargs, "normalize_images", True) else 1.0
 
 
 def _on_policy(data: Mapping[str, Any]) -> str:
@@ -261,9 +255,6 @@ def _on_policy(data: Mapping[str, Any]) -> str:
     return "TRPO" if "cg_max_steps" in data else "A2C"
 
 
-def _order_of_parts(data: Mapping[str, Any], parts: list[str]) -> list[str]:
-    """Parts in the order of the file's observation space; sorted, as Gymnasium does, where it is silent."""
-    space = data.get("observation_space")
-    text = space.get("spaces") if isinstance(space, dict) else None
-    places = {part: str(text).find(f"'{part}':") for part in parts}
-    return sorted(parts, key=places.__getitem__) if text and min(places.values()) >= 0 else sorted(parts)
+def _deterministic(data: Mapping[str, Any]) -> str:
+    """DDPG is TD3 without its delay and noise, also in the library."""
+    return "DDPG" if data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0 else "TD3"

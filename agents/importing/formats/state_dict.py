@@ -25,6 +25,8 @@ from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.networks.activation import Activation
 from graft.errors import GraftError
 
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
 Places = str | list[str]
 """Layers by name: a list, or the name of an ``nn.Sequential``, whose layers are taken in the order of their numbers."""
 
@@ -60,7 +62,8 @@ class Names(_Strict):
         convolutions: of a picture, before ``features``, their linear layers.
         log_std, std: a tensor of deviations that do not depend on the state. spread: the layer of those that do.
         activation: of the hidden layers; ``convolution_activation`` in convolutions and ``features``.
-        units: whether means are in the environment's numbers, or from -1 to 1 between its bounds.
+        units: whether means are in the environment's numbers (where None), or from -1 to 1 between its bounds; after
+            a tanh they always are the latter.
         unused: beginnings of names of tensors that have no place in the network.
         library: which one the file is from.
     """
@@ -76,7 +79,7 @@ class Names(_Strict):
     spread: str | None = None
     activation: Activation = "tanh"
     convolution_activation: Activation = "relu"
-    units: Units = "environment"
+    units: Units | None = None
     pixels: Annotated[float, Field(gt=0)] = 255.0
     statistics: StatisticsNames | None = None
     unused: list[str] = []
@@ -88,7 +91,7 @@ class StateDict(Format):
     """Tensors by name: what ``torch.save(model.state_dict(), file)`` writes, also inside of other mappings."""
 
     def fits(self, request: Request) -> bool:
-        return request.path.is_file() and bool(request.names)
+        return request.path.is_file() and (bool(request.names) or request.path.suffix in SUFFIXES)
 
     def read(self, request: Request) -> ForeignPolicy:
         what = str(request.path)
@@ -109,7 +112,7 @@ def parse_names(request: Request) -> Names:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise GraftError(
-            f"--names: {place}: {first['msg'].lower()}; keys are {', '.join(Names.model_fields)}."
+            f"--names: {place[:80]}: {first['msg'][:200].lower()}; keys are {', '.join(Names.model_fields)}."
         ) from error
 
 
@@ -117,6 +120,10 @@ def named_policy(tensors: Mapping[str, Tensor], names: Names, request: Request, 
     """The policy that ``names`` find in ``tensors``; raises GraftError for tensors that are missing or left over."""
     if WHOLE not in parts_of(request.schemas.observation):
         raise GraftError("Observations of several parts are not read from a file of tensors.")
+    if names.kind == "squashed" and names.units == "environment":
+        raise GraftError(
+            "--names: units: environment does not go with kind: squashed, whose tanh is scaled to the bounds of actions."
+        )
     activation = request.activation or names.activation
     trunk = read_layers(tensors, _places(tensors, names.trunk), activation, last=True)
     extractor = [
@@ -131,7 +138,7 @@ def named_policy(tensors: Mapping[str, Tensor], names: Names, request: Request, 
         extractors={WHOLE: tuple(extractor)},
         log_std=_deviations(tensors, names),
         spread=None if names.spread is None else layer_at(tensors, names.spread, None),
-        units=names.units,
+        units=names.units or "environment",
         pixels=names.pixels,
         statistics={} if names.statistics is None else {WHOLE: _statistics(tensors, names.statistics)},
         origin={"library": names.library},

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.hostile_files import GOOD, hostile_files, saved, sb3
+from support.hostile_files import GOOD, SAID, hostile_files, saved, sb3
 
 from graft.agents.importing.agent import import_agent
 from graft.agents.importing.source import Request
@@ -87,7 +87,9 @@ def test_pickled_entries_of_data_are_never_read(tmp_path):
     from support.hostile_files import payloads
 
     entry = base64.b64encode(payloads(tmp_path / "canary", 4)["exec"]).decode()
-    data = {name: {":type:": "x", ":serialized:": entry} for name in ("policy_class", "policy_kwargs", "lr_schedule")}
+    pickled = {":type:": "x", ":serialized:": entry}
+    data = {**SAID, "lr_schedule": pickled, "policy_kwargs": pickled}
+    data["policy_class"] = {**SAID["policy_class"], **pickled}
     path = tmp_path / "agent.zip"
     path.write_bytes(sb3(saved(GOOD), json.dumps(data).encode(), {"pytorch_variables.pth": base64.b64decode(entry)}))
     imported = import_agent(Request(path, SCHEMAS))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -128,8 +133,9 @@ def test_actions_are_those_that_the_library_predicts(name, tmp_path):
         assert (ours == theirs).all()
         assert len(np.unique(theirs.reshape(len(theirs), -1), axis=0)) > 1
     assert compare(imported.policy, network, obs).holds
-    placed = {row.tensor for row in imported.assembly.rows} | imported.assembly.unused.keys()
-    assert placed >= set(model.policy.state_dict())
+    placed, unused = {row.tensor for row in imported.assembly.rows}, imported.assembly.unused.keys()
+    assert placed | unused >= set(model.policy.state_dict())
+    assert placed.isdisjoint(unused)
 
 
 @pytest.mark.parametrize("name", ["ppo", "ppo box", "ppo other depths, relu"])
@@ -169,16 +175,137 @@ def test_statistics_are_those_of_vec_normalize(tmp_path):
 def test_what_does_not_fit_is_a_sentence(tmp_path):
     build("ppo").save(tmp_path / "model.zip")
     request = Request(tmp_path / "model.zip", schemas_of("ppo box"))
-    with pytest.raises(GraftError, match="outputs"):
+    with pytest.raises(GraftError, match="Discrete, the task takes Box"):
         import_agent(request)
     seen, action = schemas_of("dqn pixels").observation, schemas_of("ppo").action
-    with pytest.raises(GraftError, match="numbers"):
+    with pytest.raises(GraftError, match="order of the numbers differ"):
         import_agent(Request(tmp_path / "model.zip", Schemas(seen, action)))
 
 
 def test_bounds_that_the_file_knows_must_be_the_task_s(tmp_path):
     build("sac").save(tmp_path / "model.zip")
     own = schemas_of("sac")
-    narrow = replace(own.action, high=(1.0, 5.0))
-    with pytest.raises(GraftError, match="bounds"):
-        import_agent(Request(tmp_path / "model.zip", Schemas(own.observation, narrow)))
+    for high in ((1.0, 5.0), (np.inf, np.inf)):
+        narrow = replace(own.action, high=high)
+        with pytest.raises(GraftError, match="bounds"):
+            import_agent(Request(tmp_path / "model.zip", Schemas(own.observation, narrow)))
+
+
+class Triples(FlattenExtractor):
+    """An extractor without weights that is not the library's."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return super().forward(observations) * 3
+
+
+class Own(ActorCriticPolicy):
+    """A policy that is not the library's."""
+
+
+class Tanh(nn.ReLU):
+    """An activation that is called as another."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "kwargs", "match"),
+    [
+        ("MlpPolicy", {"features_extractor_class": Triples}, "Triples"),
+        (Own, {}, "only the policies of Stable-Baselines3"),
+        ("MlpPolicy", {"activation_fn": Tanh}, "is not known; give --activation"),
+    ],
+)
+def test_classes_of_others_are_refused(policy, kwargs, match, tmp_path):
+    env = Still(VECTOR, FOUR)
+    model = PPO(policy, env, policy_kwargs=kwargs, n_steps=8, batch_size=8, device="cpu")
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(GraftError, match=match):
+        import_agent(Request(tmp_path / "model.zip", schemas_of("ppo")))
+
+
+@pytest.mark.filterwarnings("ignore:It seems that", "ignore:Treating image", "ignore:The minimal resolution")
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(0, 255, (6, 6), np.uint8),  # not divided by 255 there
+        spaces.Box(0, 255, (10, 6, 6), np.uint8),  # channels last there
+        spaces.Box(-1, 1, (6, 5, 3), np.float32),
+        spaces.Box(0, 2, (3, 6, 6), np.float32),  # scaled here
+        spaces.Box(0, 1, (5, 5, 5), np.uint8),
+    ],
+    ids=str,
+)
+def test_observations_that_are_scaled_or_arranged_otherwise_are_refused(space, tmp_path):
+    model = PPO("MlpPolicy", Still(space, FOUR), n_steps=8, batch_size=8, device="cpu")
+    model.save(tmp_path / "model.zip")
+    seen = observation_codec("still", space, channels="first" if space.shape == (5, 5, 5) else None).schema
+    with pytest.raises(GraftError, match="scale or order of the numbers differ"):
+        import_agent(Request(tmp_path / "model.zip", Schemas(seen, schemas_of("ppo").action)))
+
+
+def test_boards_that_are_shown_alike_play_alike(tmp_path):
+    space = spaces.Box(0, 1, (3, 6, 6), np.uint8)
+    model = PPO("MlpPolicy", Still(space, FOUR), n_steps=8, batch_size=8, seed=0, device="cpu")
+    with torch.no_grad():
+        model.policy.action_net.weight.mul_(100)
+    model.save(tmp_path / "model.zip")
+    codec = observation_codec("still", space)
+    imported = import_agent(Request(tmp_path / "model.zip", Schemas(codec.schema, schemas_of("ppo").action)))
+    raw = np.random.default_rng(0).integers(0, 2, (200, 3, 6, 6)).astype(np.uint8)
+    theirs, _ = model.predict(raw, deterministic=True)
+    assert (imported.assembly.network.act(codec.encode(raw), None, deterministic=True).numpy() == theirs).all()
+    assert len(set(theirs.tolist())) > 1
+
+
+def changed(path: Any, data: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None) -> Any:
+    """The zip of a model with other entries in its JSON, or with more tensors."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["data"] = json.dumps({**json.loads(members["data"]), **(data or {})}).encode()
+    if tensors:
+        state, stream = torch.load(io.BytesIO(members["policy.pth"]), weights_only=True), io.BytesIO()
+        torch.save({**state, **tensors}, stream)
+        members["policy.pth"] = stream.getvalue()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_what_a_file_does_not_say_is_refused(tmp_path):
+    path = tmp_path / "model.zip"
+    build("ppo multi").save(path)
+    request = Request(path, schemas_of("ppo multi"))
+    assert import_agent(request).policy.origin["note"] is None
+    text = {":type:": "<class 'gymnasium.spaces.box.Box'>"}
+    kwargs = {"net_arch": [], "squash": True}
+    for key, value in (("observation_space", text), ("policy_class", None), ("policy_kwargs", kwargs)):
+        build("ppo multi").save(path)
+        with pytest.raises(GraftError, match=r"does not say|only the policies|'squash', which is not known"):
+            import_agent(replace(request, path=changed(path, {key: value})))
+    build("ppo multi").save(path)
+    swapped = {":type:": "<class 'gymnasium.spaces.multi_discrete.MultiDiscrete'>", "nvec": "[3 2]"}
+    with pytest.raises(GraftError, match=r"chooses among \(3, 2\)"):
+        import_agent(replace(request, path=changed(path, {"action_space": swapped})))
+
+
+def test_bounds_that_were_not_compared_are_told(tmp_path):
+    build("sac").save(tmp_path / "model.zip")
+    space = {":type:": "<class 'gymnasium.spaces.box.Box'>", "low_repr": "[-2. ... 0.]", "high_repr": "[2. 5.]"}
+    path = changed(tmp_path / "model.zip", {"action_space": space})
+    assert "were not compared" in str(import_agent(Request(path, schemas_of("sac"))).policy.origin["note"])
+
+
+def test_tensors_of_an_extractor_of_somebody_else_are_refused(tmp_path):
+    build("ppo pixels").save(tmp_path / "ppo.zip")
+    more = {"features_extractor.linear.2.weight": torch.zeros(512, 512)}
+    with pytest.raises(GraftError, match="tensors of its own"):
+        import_agent(Request(changed(tmp_path / "ppo.zip", tensors=more), schemas_of("ppo pixels")))
+
+
+def test_names_and_other_activations_are_refused(tmp_path):
+    build("ppo").save(tmp_path / "model.zip")
+    request = Request(tmp_path / "model.zip", schemas_of("ppo"))
+    with pytest.raises(GraftError, match="leave out --names"):
+        import_agent(replace(request, names={"kind": "categorical"}))
+    with pytest.raises(GraftError, match="activation is tanh; leave out"):
+        import_agent(replace(request, activation="relu"))

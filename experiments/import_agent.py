@@ -33,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--trust", action="store_true", help="let the file's own library read it, in a process without network"
     )
+    parser.add_argument(
+        "--trust-unconfined",
+        action="store_true",
+        help="with --trust, also where the system cannot keep that process from connecting or writing",
+    )
     parser.add_argument("--licence", default="unspecified", metavar="SPDX", help="of the agent, such as MIT")
     parser.add_argument("--origin", metavar="TEXT", help="where the file is from, to be kept in the checkpoint")
     parser.add_argument(
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the observations and episodes (0)")
     parser.add_argument("--force", action="store_true", help="replace the checkpoint where there is one")
     options = parser.parse_args(arguments)
-    at_least(1, observations=options.observations)
+    at_least(1000, observations=options.observations)
     at_least(0, episodes=options.episodes, seed=options.seed)
     import torch
     from rich.console import Console

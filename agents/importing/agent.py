@@ -37,13 +37,14 @@ def import_agent(
     if not request.path.exists():
         raise GraftError(f"There is no file {request.path}.")
     name, chosen = _format(request, format_name)
+    sha256 = sha256_of(request.path)
     policy = chosen.read(request)
     if statistics:
         for part in statistics:
             if part not in policy.extractors:
                 raise unknown("part of the observation with statistics", part, policy.extractors)
         policy = replace(policy, statistics={**policy.statistics, **statistics})
-    return Imported(policy, assemble(policy, request.schemas), name, sha256_of(request.path))
+    return Imported(policy, assemble(policy, request.schemas), name, sha256)
 
 
 def _format(request: Request, name: str | None) -> tuple[str, Format]:
@@ -56,10 +57,13 @@ def _format(request: Request, name: str | None) -> tuple[str, Format]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file; of a folder, of the hashes of its files with their names."""
+    """Of a file; of a folder, of the hashes of its files with their names. Raises GraftError for links in a folder."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+    found = sorted(path.rglob("*"))
+    if links := [p for p in found if p.is_symlink()]:
+        raise GraftError(f"{links[0]} is a symbolic link, which is not read in an agent's folder; copy the file there.")
+    files = [p for p in found if p.is_file()]
     lines = [f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

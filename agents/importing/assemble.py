@@ -29,6 +29,9 @@ NATURE = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))
 WIDEST = 4096
 """Numbers of an observation that a policy without hidden layers, or a part without a network, may have."""
 
+LARGEST = 1 << 25
+"""Weights of a network that is made, with the zeros between towers side by side."""
+
 SPREAD = -2.0
 """log standard deviation of squashed actions where the file has none: TD3 explores by noise of its training."""
 
@@ -93,6 +96,7 @@ def assemble(policy: ForeignPolicy, schemas: Schemas) -> Assembly:
         GraftError: layers that do not fit the schemas or each other, or that no encoder of Graft can express.
     """
     _check(policy, schemas)
+    _check_size(policy, schemas)
     notes = _Notes(dict(policy.unused), dict(policy.made))
     policy = _with_matching_value(policy, notes)
     encoder, towers, inner = _encoder(policy, schemas, notes)
@@ -158,6 +162,51 @@ def _check(policy: ForeignPolicy, schemas: Schemas) -> None:
         for before, after in itertools.pairwise(chain):
             if after.weight.dim() != 2 or after.weight.shape[1] != before.outputs:
                 raise GraftError(f"Tensor {after.names[0]!r} of the file does not follow {before.names[0]!r}.")
+    hidden = policy.policy[-1].weight.shape[1]
+    if policy.spread is not None and tuple(policy.spread.weight.shape) != (count, hidden):
+        raise GraftError(
+            f"Tensor {policy.spread.names[0]!r} of deviations has the shape {tuple(policy.spread.weight.shape)}; "
+            f"({count}, {hidden}) is needed."
+        )
+    if policy.spread is not None and policy.kind != "squashed":
+        raise GraftError(f"Only squashed actions have deviations that depend on the state (spread), not {policy.kind}.")
+    if policy.log_std is not None:
+        name, log_std = policy.log_std
+        if policy.kind != "gaussian":
+            raise GraftError(f"Tensor {name!r} has deviations, which {policy.kind} actions do not have here.")
+        if log_std.numel() != count or not log_std.isfinite().all():
+            raise GraftError(f"Tensor {name!r} needs {count} finite deviations; it has {log_std.numel()} numbers.")
+    if not (math.isfinite(policy.pixels) and policy.pixels > 0):
+        raise GraftError(f"Pixels are divided by {policy.pixels:g}; a number above 0 is needed.")
+
+
+def _check_size(policy: ForeignPolicy, schemas: Schemas) -> None:
+    """Raise GraftError where the network would have more than `LARGEST` weights, before any is made.
+
+    Two towers side by side have all pairs of their widths, and a tower that is deepened repeats its last width.
+    """
+    own = sum(layer.weight.numel() for layer in policy.layers())
+    depth = max(len(policy.policy), len(policy.value))
+    sides = [_hidden(tower, depth) for tower in (policy.policy, policy.value) if tower]
+    widths = [sum(level) for level in zip(*sides, strict=True)]
+    made = sum(before * after for before, after in itertools.pairwise(widths))
+    parts = parts_of(schemas.observation)
+    if WHOLE not in parts:
+        bare = [math.prod(parts[name].shape) for name, layers in policy.extractors.items() if not layers]
+        made += sum(2 * count * (count + widths[0]) for count in bare)
+    if own + made > LARGEST:
+        raise GraftError(
+            f"The file's network would have {own + made:,} weights here, with zeros between policy and value; at most "
+            f"{LARGEST:,} are read."
+        )
+
+
+def _hidden(tower: Sequence[Layer], depth: int) -> list[int]:
+    """Numbers that each layer reads, and the output; of ``depth`` layers, as `_deepened` makes them."""
+    first, widths = tower[0].weight.shape[1], [layer.weight.shape[1] for layer in tower]
+    if len(tower) == 1:
+        widths += [2 * first]
+    return [*widths, *[widths[-1]] * max(depth - len(widths), 0), tower[-1].outputs]
 
 
 def _features(part: ObservationSchema, layers: Sequence[Layer]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +77,8 @@ def compare(policy: ForeignPolicy, network: PolicyNetwork, observations: NDArray
         else:
             gap = _regret(found, theirs, ours, schemas.action.sizes)
             equal += int((theirs == ours).reshape(len(obs), -1).all(1).sum())
-        worst = max(worst, float(gap.max()))
+        largest = float(gap.max()) if len(gap) else 0.0
+        worst = max(worst, largest if math.isfinite(largest) else math.inf)  # what is not a number is no parity
     return Parity(len(observations), equal, worst)
 
 

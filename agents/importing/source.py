@@ -20,7 +20,8 @@ class Request:
 
     Attributes:
         activation: instead of what the file says. names: which tensor is what, from the user's YAML.
-        trust: whether the file's own library may read it, in a process of its own.
+        trust: whether the file's own library may read it, in a process of its own; ``unconfined``: also where the
+            system cannot confine that.
     """
 
     path: Path
@@ -28,6 +29,7 @@ class Request:
     activation: Activation | None = None
     names: Mapping[str, Any] = field(default_factory=dict)
     trust: bool = False
+    unconfined: bool = False
 
 
 class Format(ABC):

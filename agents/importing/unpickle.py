@@ -42,12 +42,15 @@ def without_network() -> list[str]:
     """Move to a network of its own, which has no way out; only a process of one thread can. Returns what holds."""
     if not sys.platform.startswith("linux"):
         return []
-    return ["network namespace"] if ctypes.CDLL(None).unshare(NEW_USER | NEW_NET) == 0 else []
+    return ["namespace"] if ctypes.CDLL(None).unshare(NEW_USER | NEW_NET) == 0 else []
 
 
-def confined(out: Path) -> list[str]:
-    """Keep the process from writing elsewhere and, where Landlock can, from connecting; returns what holds."""
-    held: list[str] = []
+def confined(out: Path) -> tuple[list[str], list[str]]:
+    """Keep the process from writing elsewhere and, where Landlock can, from connecting; returns what holds of both.
+
+    It binds this thread and those that it starts, so it must come before any library that starts some.
+    """
+    held: tuple[list[str], list[str]] = ([], [])
     if not sys.platform.startswith("linux"):
         return held
     libc = ctypes.CDLL(None, use_errno=True)
@@ -61,7 +64,9 @@ def confined(out: Path) -> list[str]:
     place = os.open(out, os.O_RDONLY)
     allowed = libc.syscall(LANDLOCK_ADD, handle, 1, struct.pack("=Qi", writes, place), 0)
     if handle >= 0 and allowed == 0 and libc.syscall(LANDLOCK_RESTRICT, handle, 0) == 0:
-        held.append("Landlock")
+        held[1].append("Landlock")
+        if version >= 4:
+            held[0].append("Landlock (TCP)")
     os.close(place)
     return held
 
@@ -77,7 +82,7 @@ def flat(found: Any, path: str = "") -> dict[str, Any]:
 def words(found: Any) -> dict[str, Any]:
     """What of a mapping or an object is a number or a word."""
     entries = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
-    return {str(key): value for key, value in entries.items() if isinstance(value, str | int | float | bool)}
+    return {str(key): value for key, value in entries.items() if isinstance(value, str | int | float | bool | None)}
 
 
 def load(path: Path) -> Any:
@@ -85,13 +90,22 @@ def load(path: Path) -> Any:
         return pickle.load(file)
 
 
-def rllib(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights and configuration of a module of RLlib's new stack."""
+def connectors(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Class and words of the arguments of each piece of a pipeline of RLlib."""
+    _, keywords = load(path / "class_and_ctor_args.pkl")["ctor_args_and_kwargs"]
+    return [(f"{kind.__module__}.{kind.__name__}", words(named)) for kind, _, named in keywords["connectors"]]
+
+
+def rllib(path: Path, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and configuration of a module of RLlib's new stack; what the checkpoint at ``root`` puts around it."""
     said = words(load(path / "class_and_ctor_args.pkl")["ctor_args_and_kwargs"][1].get("model_config") or {})
+    for name in ("env_to_module_connector", "module_to_env_connector"):
+        place = root / "env_runner" / name
+        said[name] = connectors(place) if place.is_dir() else None
     return flat(load(path / "module_state.pkl")), said
 
 
-def vec_normalize(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def vec_normalize(path: Path, _: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Statistics of a VecNormalize of Stable-Baselines3."""
     found = load(path)
     said = {"clip": float(found.clip_obs), "epsilon": float(found.epsilon), "norm_obs": bool(found.norm_obs)}
@@ -104,14 +118,18 @@ def vec_normalize(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 READERS = {"rllib": rllib, "vec_normalize": vec_normalize}
 
 
-def main(kind: str, path: str, out: str) -> None:
-    held = without_network()  # before numpy starts threads
-    import numpy
+def main(kind: str, path: str, root: str, out: str, unconfined: str = "") -> None:
+    limit()
+    network = without_network()
+    more, writing = confined(Path(out))
+    held = {"network": network + more, "writing": writing}
+    missing = [what for what, by in held.items() if not by]
+    if missing and unconfined != "unconfined":
+        sys.exit(f"this system cannot keep it from {' and '.join(missing)}; --trust-unconfined reads it anyway")
+    import numpy  # which starts threads
     from safetensors.numpy import save_file
 
-    limit()
-    held += confined(Path(out))
-    tensors, said = READERS[kind](Path(path))
+    tensors, said = READERS[kind](Path(path), Path(root))
     numbers = {name: numpy.ascontiguousarray(value, numpy.float32) for name, value in tensors.items()}
     save_file(numbers, Path(out) / "tensors.safetensors")
     (Path(out) / "said.json").write_text(json.dumps({"said": said, "held": held}), encoding="utf-8")

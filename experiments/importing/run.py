@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 
 import torch
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,7 @@ from graft.envs.core.task import Task
 from graft.envs.core.task_string import task_of
 from graft.envs.factory import make, schemas
 from graft.errors import GraftError, unknown
+from graft.experiments.config.experiment import Licence
 from graft.experiments.store.provenance import provenance
 
 ENVS = 8
@@ -36,6 +38,7 @@ LARGEST_NAMES = 1 << 20  # bytes of the YAML file of names
 def run(console: Console, options: argparse.Namespace) -> Checkpoint:
     """Import as the command's ``options`` say; returns the checkpoint that was written."""
     _check_out(options.out, options.force)
+    _check_licence(options.licence)
     if options.activation is not None and options.activation not in get_args(Activation):
         raise unknown("activation", options.activation, get_args(Activation))
     task = task_of(options.task)
@@ -45,8 +48,10 @@ def run(console: Console, options: argparse.Namespace) -> Checkpoint:
         cast(Activation | None, options.activation),
         {} if options.names is None else read_names(options.names),
         options.trust,
+        options.trust_unconfined,
     )
-    statistics = None if options.normalise is None else read_statistics(options.normalise, options.trust)
+    given = options.normalise
+    statistics = None if given is None else read_statistics(given, options.trust, options.trust_unconfined)
     imported = import_agent(request, options.format, statistics)
     show(console, imported)
     parity, evaluation = _played(imported, task, options)
@@ -70,10 +75,28 @@ def _check_out(out: Path, force: bool) -> None:
         raise GraftError(f"{out} is no checkpoint, so it is not replaced; give another folder.")
 
 
+def _check_licence(licence: str) -> None:
+    try:
+        TypeAdapter(Licence).validate_python(licence)
+    except ValidationError as error:
+        raise GraftError(
+            f"--licence is {licence[:80]!r}; an SPDX expression (letters, digits, . + - and brackets) is needed: MIT."
+        ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases, by which a few lines stand for more than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise GraftError("The YAML of --names has an alias (*name); write the value out.")
+        return super().compose_node(parent, index)
+
+
 def read_names(path: Path) -> dict[str, Any]:
     """The mapping of ``--names``; raises GraftError for a file that is no such YAML."""
     try:
-        found = yaml.safe_load(read_bytes(path, LARGEST_NAMES))
+        found = yaml.load(read_bytes(path, LARGEST_NAMES), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise GraftError(f"{path} is not YAML.") from error
     if not isinstance(found, dict):
@@ -115,18 +138,24 @@ def _checkpoint(
     return Checkpoint.of(assembly.network, task, lineage=(imported.sha256,), record={**about, **provenance()})
 
 
+def _plain(value: Any) -> str:
+    """Text of a file, without what moves a terminal's cursor."""
+    text = str(value)[:500]
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def show(console: Console, imported: Imported) -> None:
     """Print where each tensor of the file went, what was not used, and what is not from the file."""
     origin = {key: value for key, value in imported.policy.origin.items() if value is not None}
-    console.print(", ".join(f"{key} {value}" for key, value in {"format": imported.format, **origin}.items()))
+    console.print(", ".join(f"{key} {_plain(value)}" for key, value in {"format": imported.format, **origin}.items()))
     table = Table("tensor", "shape", "went to")
     for row in imported.assembly.rows:
-        table.add_row(row.tensor, " x ".join(map(str, row.shape)), row.to)
+        table.add_row(_plain(row.tensor), " x ".join(map(str, row.shape)), _plain(row.to))
     console.print(table)
     for title, entries in (("Not used", imported.assembly.unused), ("Not from the file", imported.assembly.made)):
         grouped: dict[str, list[str]] = {}
         for name, why in entries.items():
-            grouped.setdefault(why, []).append(name)
+            grouped.setdefault(_plain(why), []).append(_plain(name))
         for why, names in grouped.items():
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             console.print(f"{title}: {', '.join(names[:4])}{more}: {why}.")

@@ -27,13 +27,13 @@ def agent(tmp_path):
 def words(agent, *more):
     folder = agent.parent
     common = [str(agent), "--task", "gymnasium:CartPole-v1", "--names", str(folder / "names.yaml"), "--out"]
-    return [*common, str(folder / "out"), "--observations", "200", "--episodes", "8", *more]
+    return [*common, str(folder / "out"), "--observations", "1000", "--episodes", "8", *more]
 
 
 def test_the_checkpoint_plays_and_knows_where_it_is_from(agent, capsys):
     assert import_agent.main(words(agent, "--licence", "MIT", "--origin", "a friend")) == 0
     out = capsys.readouterr().out
-    assert "200 of 200 recorded observations have the same action" in out
+    assert "1,000 of 1,000 recorded observations have the same action" in out
     assert "actor.0.weight" in out
     assert "Not from the file: value: the file has no value of a state; fresh." in out
     found = Checkpoint.load(agent.parent / "out")
@@ -42,7 +42,7 @@ def test_the_checkpoint_plays_and_knows_where_it_is_from(agent, capsys):
     assert found.record["licence"] == "MIT"
     about = found.record["import"]
     assert (about["library"], about["origin"], about["format"]) == ("own", "a friend", "state_dict")
-    assert about["parity"] == {"observations": 200, "equal": 200, "worst": 0.0, "tolerance": 1e-5}
+    assert about["parity"] == {"observations": 1000, "equal": 1000, "worst": 0.0, "tolerance": 1e-5}
     assert found.record["evaluation"]["episodes"] == 8
     weights = torch.load(agent, weights_only=True)
     obs = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
@@ -66,7 +66,8 @@ def test_what_exists_is_kept(agent, capsys):
         (["--activation", "tanj"], "Did you mean 'tanh'"),
         (["--format", "onx"], "Did you mean 'onnx'"),
         (["--normalise", "nowhere.json"], "There is no file nowhere.json"),
-        (["--observations", "0"], "at least 1"),
+        (["--observations", "999"], "at least 1000"),
+        (["--licence", "my own\x1b[2J"], "an SPDX expression"),
     ],
 )
 def test_mistakes_are_sentences(agent, more, match, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,29 @@ from graft.errors import GraftError, unknown
 MODULES = ("learner_group/learner/rl_module/default_policy", "rl_module/default_policy", "default_policy", ".")
 """Where a checkpoint has the module, which may be given itself."""
 
+KEYS = ("module", "units", "observations")
+
+HARMLESS = {
+    "env_to_module_connector": (
+        "AddObservationsFromEpisodesToBatch",
+        "AddTimeDimToBatchAndZeroPad",
+        "AddStatesFromEpisodesToBatch",
+        "AgentToModuleMapping",
+        "BatchIndividualItems",
+        "NumpyToTensor",
+    ),
+    "module_to_env_connector": (
+        "GetActions",
+        "TensorToNumpy",
+        "UnBatchToIndividualItems",
+        "ModuleToAgentUnmapping",
+        "RemoveSingleTsTimeRankFromBatch",
+        "NormalizeAndClipActions",
+        "ListifyDataForVectorEnv",
+    ),
+}
+"""Connectors that leave the numbers of observations as they are, and of actions but for the one that scales."""
+
 STATE = "module_state.pkl"
 
 
@@ -26,7 +50,8 @@ STATE = "module_state.pkl"
 class RLlib(Format):
     """The folder that ``algorithm.save`` wrote, or that of a module in it.
 
-    ``--names`` may hold ``module`` and ``units``.
+    ``--names`` may hold ``module``, ``units`` and ``observations``, of which the last two say what the checkpoint does
+    not: ``observations: environment`` that the module reads what the environment shows.
     """
 
     def fits(self, request: Request) -> bool:
@@ -34,8 +59,10 @@ class RLlib(Format):
 
     def read(self, request: Request) -> ForeignPolicy:
         for key in request.names:
-            if key not in ("module", "units"):
-                raise unknown("key of --names for RLlib", str(key), ("module", "units"))
+            if key not in KEYS:
+                raise unknown("key of --names for RLlib", str(key)[:80], KEYS)
+            if not isinstance(request.names[key], str) or len(request.names[key]) > 200:
+                raise GraftError(f"--names: {key} must be a word.")
         module = _module(request)
         if not request.trust:
             raise GraftError(
@@ -43,7 +70,7 @@ class RLlib(Format):
                 f"RLlib read it in a process without network."
             )
         about = parse_json(read_bytes(module / "metadata.json", LARGEST_TEXT), "metadata.json")
-        trusted = read_trusted("rllib", module)
+        trusted = read_trusted("rllib", module, request.path, request.unconfined)
         version = about.get("ray_version") if isinstance(about, dict) else None
         origin = {"library": "rllib", "version": version, "algorithm": "PPO", "protection": trusted.protection}
         return _policy(trusted.tensors, trusted.said, request, origin)
@@ -64,6 +91,9 @@ def _module(request: Request) -> Path:
 def _policy(
     tensors: Mapping[str, Tensor], said: Mapping[str, Any], request: Request, origin: Mapping[str, Any]
 ) -> ForeignPolicy:
+    if request.schemas.observation.plain.kind != "vector":
+        raise GraftError("Of RLlib, modules that read a vector are read; the task shows something else.")
+    units = _units(said, request)
     if not any(name.startswith("pi.") for name in tensors):
         raise GraftError(f"The module is not PPO's; its tensors are {', '.join(list(tensors)[:8])} ...")
     activation, head = (_activation(said, request, key) for key in ("fcnet_activation", "head_fcnet_activation"))
@@ -78,6 +108,8 @@ def _policy(
     )
     found: dict[str, Any] = {"unused": {}, "made": {}}
     free = next((name for name in tensors if name.startswith("pi.") and name.endswith("log_std")), None)
+    if not policy or not (own or shared):
+        raise GraftError(f"The module has no layers that are known; its tensors are {', '.join(list(tensors)[:8])} ...")
     last = policy[-1]
     if actions.kind == "box":
         count = len(actions.names)
@@ -100,28 +132,75 @@ def _policy(
         policy=policy,
         value=value,
         trunk=trunk,
-        units=_units(request),
+        units=units,
         origin=origin,
         **found,
     )
 
 
-def _units(request: Request) -> Units:
-    """RLlib plays -1 to 1 unless its configuration has ``normalize_actions=False``."""
-    units = request.names.get("units", "scaled")
-    if units not in get_args(Units):
-        raise unknown("units", str(units), get_args(Units))
-    chosen: Units = units
-    return chosen
+def _units(said: Mapping[str, Any], request: Request) -> Units:
+    """Units of box actions, as the checkpoint's connectors have them, or as the user says.
+
+    Raises GraftError for connectors that change observations or actions otherwise, or that the folder does not have.
+    """
+    given, observations = request.names.get("units"), request.names.get("observations")
+    if given not in (None, *get_args(Units)):
+        raise unknown("units", str(given), get_args(Units))
+    if observations not in (None, "environment"):
+        raise unknown("observations", str(observations), ("environment",))
+    scaling: list[Mapping[str, Any]] = []
+    box = request.schemas.action.kind == "box"
+    for place, told in (("env_to_module_connector", observations), ("module_to_env_connector", given)):
+        if told is not None or (place == "module_to_env_connector" and not box):
+            continue
+        key = "observations: environment" if place == "env_to_module_connector" else "units"
+        pieces = said.get(place)
+        if pieces is None:
+            raise GraftError(
+                f"The folder has no env_runner/{place}, which says what is done to numbers; say it by {key} in --names."
+            )
+        for name, arguments in pieces:
+            module, _, word = str(name).rpartition(".")
+            if not module.startswith("ray.rllib.connectors.") or word not in HARMLESS[place]:
+                raise GraftError(
+                    f"The checkpoint has the connector {word[:80]!r}, which is not read; where --normalise or nothing "
+                    f"stands for it, say so by {key} in --names."
+                )
+            scaling += [arguments] if word == "NormalizeAndClipActions" else []
+    if given is not None or not box:
+        chosen: Units = given or "scaled"
+        return chosen
+    return _scaled(scaling, request)
+
+
+def _scaled(scaling: list[Mapping[str, Any]], request: Request) -> Units:
+    """RLlib plays -1 to 1 where all bounds are finite, unless ``normalize_actions=False``."""
+    actions = request.schemas.action
+    bounded = [math.isfinite(low) and math.isfinite(high) for low, high in zip(actions.low, actions.high, strict=True)]
+    normalise, clip = (
+        scaling[0].get(key) if len(scaling) == 1 else None for key in ("normalize_actions", "clip_actions")
+    )
+    if normalise is True and all(bounded):
+        return "scaled"
+    free = not any(map(math.isfinite, (*actions.low, *actions.high)))
+    if (normalise is True and free) or (normalise is False and (clip is True or free)):
+        return "environment"
+    raise GraftError(
+        f"The checkpoint plays actions with normalize_actions={normalise} and clip_actions={clip}, which with the "
+        f"task's bounds is not read; units in --names says what to take: {', '.join(get_args(Units))}."
+    )
 
 
 def _activation(said: Mapping[str, Any], request: Request, key: str) -> Activation:
+    """As the configuration says, which has None for no activation; RLlib's default where it is silent."""
     if request.activation is not None:
         return request.activation
-    default = "tanh" if key == "fcnet_activation" else "relu"
-    named = {"swish": "silu"}.get(str(said.get(key, default)), str(said.get(key, default)))
+    named = said.get(key, "tanh" if key == "fcnet_activation" else "relu")
+    named = "silu" if named == "swish" else named
+    if not isinstance(named, str):
+        raise GraftError(f"The module's {key} is {named}; layers without an activation after them are not read.")
     if named not in get_args(Activation):
-        raise unknown("activation", named, get_args(Activation))
+        raise unknown("activation", named[:80], get_args(Activation))
     chosen: Activation = named  # type: ignore[assignment]
     return chosen
 

@@ -122,7 +122,7 @@ def named_policy(tensors: Mapping[str, Tensor], names: Names, request: Request, 
         raise GraftError("Observations of several parts are not read from a file of tensors.")
     if names.kind == "squashed" and names.units == "environment":
         raise GraftError(
-            "--names: units: environment does not go with kind: squashed, whose tanh is scaled to the bounds of actions."
+            "--names: units: environment does not go with kind: squashed, whose tanh is scaled to the actions' bounds."
         )
     activation = request.activation or names.activation
     trunk = read_layers(tensors, _places(tensors, names.trunk), activation, last=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from graft.agents.importing.agent import import_agent
 from graft.agents.importing.parity import compare
 from graft.agents.importing.source import Request
-from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, uint8_schema
 from graft.errors import GraftError
 
 SEEN = ObservationSchema("vector", tuple("abcde"), ((),) * 5, (5,), "float32", (-np.inf,) * 5, (np.inf,) * 5)
@@ -119,10 +120,81 @@ def test_a_shared_trunk_and_q_values(tmp_path):
     assert imported.assembly.network.config.options["widths"] == [16]
 
 
+def test_convolutions(tmp_path):
+    """Of a picture whose sides no two are alike, with a stride and a padding."""
+    torch.manual_seed(0)
+    space = uint8_schema("pixels", ("r", "g", "b"), (3, 12, 17), 255)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 5 * 8, 10),
+        nn.ReLU(),
+        nn.Linear(10, 4),
+    )
+    torch.save(net.state_dict(), tmp_path / "agent.pt")
+    names = {
+        "kind": "categorical",
+        "convolutions": [{"place": "0", "stride": 2, "padding": 1}, {"place": "2"}],
+        "features": ["5"],
+        "policy": ["7"],
+    }
+    imported = import_agent(Request(tmp_path / "agent.pt", Schemas(space, FOUR), names=names))
+    obs = np.random.default_rng(0).integers(0, 256, (50, 3, 12, 17)).astype(np.uint8)
+    with torch.no_grad():
+        theirs = net(torch.tensor(obs).float() / 255)
+        torch.testing.assert_close(imported.assembly.network(torch.tensor(obs)).action, theirs, rtol=1e-4, atol=1e-5)
+    assert compare(imported.policy, imported.assembly.network, obs).holds
+
+
+def test_after_a_tanh_means_are_between_the_bounds(tmp_path):
+    torch.manual_seed(0)
+    actor = tower(2, nn.ReLU)
+    state = {f"actor.{k}": v for k, v in actor.state_dict().items()}
+    names = {"kind": "squashed", "activation": "relu", "policy": "actor"}
+    low, high = torch.tensor(ROTATED.low), torch.tensor(ROTATED.high)
+    with torch.no_grad():
+        theirs = low + (actor(torch.tensor(OBS)).tanh() + 1) / 2 * (high - low)
+    for more in ({}, {"units": "scaled"}):
+        network = read(state, tmp_path, ROTATED, {**names, **more}).assembly.network
+        torch.testing.assert_close(network.act(OBS, None, deterministic=True), theirs, rtol=0, atol=1e-5)
+    with pytest.raises(GraftError, match="does not go with kind: squashed"):
+        read(state, tmp_path, ROTATED, {**names, "units": "environment"})
+
+
+@pytest.mark.parametrize(
+    ("change", "names", "match"),
+    [
+        ({"actor_logstd": torch.zeros(3)}, {}, "needs 2 finite deviations; it has 3"),
+        ({"actor_logstd": torch.full((2,), torch.nan)}, {}, "needs 2 finite deviations"),
+        ({}, {"kind": "squashed"}, "squashed actions do not have"),
+        ({}, {"spread": "actor_mean.4", "log_std": None, "unused": ["actor_logstd"]}, "Only squashed actions"),
+        (
+            {"s.weight": torch.zeros(3, 16)},
+            {"kind": "squashed", "spread": "s", "log_std": None, "unused": ["actor_logstd"]},
+            r"\(2, 16\) is needed",
+        ),
+    ],
+)
+def test_deviations_that_do_not_fit_are_a_sentence(change, names, match, tmp_path):
+    with pytest.raises(GraftError, match=match):
+        read({**CleanRL().state_dict(), **change}, tmp_path, BOX, {**CLEANRL, **names})
+
+
+def test_outputs_that_are_no_numbers_are_no_parity(tmp_path):
+    imported = read(CleanRL().state_dict(), tmp_path, BOX, CLEANRL)
+    layers = imported.policy.policy
+    broken = layers[-1]._replace(bias=torch.full((2,), torch.inf), weight=torch.zeros_like(layers[-1].weight))
+    wrong = replace(imported.policy, policy=(*layers[:-1], broken))
+    assert not compare(wrong, imported.assembly.network, OBS[:10]).holds
+
+
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        ({}, "no known format"),
+        ({}, "give a mapping with --names"),
         ({"kind": "greedy"}, "policy: field required"),
         ({**CLEANRL, "polcy": "x"}, "polcy"),
         ({**CLEANRL, "policy": "actor"}, "no layers actor.0"),

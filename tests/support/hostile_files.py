@@ -295,6 +295,63 @@ def onnx_files(canary: Path) -> Iterator[tuple[str, Content]]:
         yield f"cut at {share}.onnx", sound[: int(len(sound) * share)]
 
 
+def towers(policy: list[tuple[int, int]], value: list[tuple[int, int]], hidden: int) -> bytes:
+    """A zip of Stable-Baselines3 whose towers have layers of these (outputs, inputs); ``hidden``: the policy's last."""
+    made = {}
+    for name, shapes in (("policy_net", policy), ("value_net", value)):
+        for index, (outputs, inputs) in enumerate(shapes):
+            made[f"mlp_extractor.{name}.{2 * index}.weight"] = torch.ones(outputs, inputs)
+            made[f"mlp_extractor.{name}.{2 * index}.bias"] = torch.zeros(outputs)
+    made |= {"action_net.weight": torch.ones(2, hidden), "action_net.bias": torch.zeros(2)}
+    made |= {"value_net.weight": torch.ones(1, value[-1][0]), "value_net.bias": torch.zeros(1)}
+    relu = {"activation_fn": "<class 'torch.nn.modules.activation.ReLU'>"}
+    return sb3(saved(made), json.dumps({**SAID, "policy_kwargs": relu}).encode())
+
+
+def two_directories(seen: bytes, hidden: bytes) -> bytes:
+    """Two archives of torch.save of like members, of which Python's zipfile reads ``seen`` and others ``hidden``."""
+
+    def parts(archive: bytes) -> tuple[bytes, bytes, bytes]:
+        end = archive.rfind(b"PK\x05\x06")
+        size, begin = struct.unpack_from("<II", archive, end + 12)
+        return archive[:begin], archive[begin : begin + size], archive[end:]
+
+    members, directory, end = parts(hidden)
+    more, other, _ = parts(seen)
+    assert len(directory) == len(other)
+    moved, at = bytearray(other), 0
+    while at < len(moved):  # offsets there count from where zipfile takes the archive to begin
+        lengths = struct.unpack_from("<HHH", moved, at + 28)
+        place = struct.unpack_from("<I", moved, at + 42)[0]
+        struct.pack_into("<I", moved, at + 42, len(members) + place - len(more))
+        at += 46 + sum(lengths)
+    return members + directory + more + bytes(moved) + end
+
+
+def amplified_files(canary: Path) -> Iterator[tuple[str, Content]]:
+    """Small files that stand for what no memory holds, or for work without an end."""
+    laughs: list[Any] = []
+    for _ in range(13):
+        laughs = [laughs] * 10
+    yield "lists in lists.pt", saved({"w": laughs})
+    yield "many instructions.zip", lambda: sb3(torch_file(b"\x80\x02" + b"]0" * 3_000_000 + b"N."))
+    yield "long key.pt", saved({"k" * 100_000: [torch.zeros(1)] * 1000})
+    yield "key that writes.pt", saved({"\x1b[2J": torch.zeros(1)})
+    wide = 100_000
+    yield "side by side.zip", towers([(1, 4), (wide, 1)], [(wide, 4), (1, wide)], wide)
+    yield "deepened.zip", towers([(1, 4), (1, 1), (1, 1), (1, 1)], [(wide, 4)], 1)
+    yield "bytes as tensors.zip", lambda: sb3(saved({"w": torch.zeros(200 << 20, dtype=torch.uint8)}))
+    yield (
+        "bytes as statistics.npz",
+        lambda: npz(
+            "mean.npy", npy(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({200 << 20},)}}", bytes(200 << 20))
+        ),
+    )
+    yield "empty lists.json", lambda: b"[" + b"[]," * 7_000_000 + b"[]]"
+    merged = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 26))
+    yield "merged.yaml", merged.encode()
+
+
 KINDS: tuple[Callable[[Path], Iterator[tuple[str, Content]]], ...] = (pickled_files, other_files, onnx_files)
 
 

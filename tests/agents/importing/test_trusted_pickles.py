@@ -105,12 +105,12 @@ def test_without_protection_nothing_is_unpickled(missing, tmp_path, monkeypatch)
 
 def test_what_a_process_says_is_bounded_and_its_children_end(tmp_path, monkeypatch):
     monkeypatch.setattr(trusted, "PATIENCE", 20.0)
-    script = f"(sleep 2; touch {tmp_path}/late) & head -c 300000 /dev/zero >&2; echo last >&2; exit 3"
+    script = f"(sleep 0.4; touch {tmp_path}/late) & head -c 300000 /dev/zero >&2; echo last >&2; exit 3"
     code, said = trusted._run(["sh", "-c", script], str(tmp_path), {"PATH": "/usr/bin:/bin"})
     assert code == 3
     assert said.endswith(b"last\n")
     assert len(said) <= trusted.LAST
-    time.sleep(2.5)
+    time.sleep(0.6)
     assert not (tmp_path / "late").exists()
 
 

@@ -13,8 +13,8 @@ EXAMPLES = """examples:
   graft import sac.zip --task gymnasium:Pendulum-v1 --out agents/pendulum --normalise statistics.npz
   graft import agent.pt --names names.yaml --task gymnasium:Pendulum-v1 --out agents/pendulum --licence MIT
 
-Nothing in the file is executed. The checkpoint is written where the network plays what the file's plays on recorded
-observations; then it is a source like any other: sources: {checkpoint: agents/cartpole}.
+Nothing in the file is executed. The checkpoint is written where the network plays what the file's layers play, as
+they were read, on recorded observations; then it is a source like any other: sources: {checkpoint: agents/cartpole}.
 """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +85,24 @@ def test_a_network_that_plays_otherwise_is_not_written(agent, capsys, monkeypatc
     assert import_agent.main(words(agent)) == 2
     assert "plays otherwise than the file's on 50 of 200" in capsys.readouterr().err
     assert not (agent.parent / "out").exists()
+
+
+def test_statistics_of_a_file_are_applied(agent):
+    mean, var = [0.1, -0.2, 0.05, 0.3], [0.5, 2.0, 0.01, 1.0]
+    path = agent.parent / "statistics.json"
+    path.write_text(json.dumps({"mean": mean, "var": var, "clip": 1.5, "epsilon": 0.0}))
+    assert import_agent.main(words(agent, "--normalise", str(path), "--episodes", "0")) == 0
+    network = Checkpoint.load(agent.parent / "out").build()
+    weights = torch.load(agent, weights_only=True)
+    obs = torch.tensor(np.random.default_rng(0).normal(size=(50, 4)), dtype=torch.float32)
+    seen = ((obs - torch.tensor(mean)) / torch.tensor(var).sqrt()).clamp(-1.5, 1.5)
+    hidden = torch.tanh(seen @ weights["actor.0.weight"].T + weights["actor.0.bias"])
+    with torch.no_grad():
+        theirs = hidden @ weights["actor.2.weight"].T + weights["actor.2.bias"]
+        torch.testing.assert_close(network(obs).action, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_text_of_a_file_does_not_move_the_cursor():
+    from graft.experiments.importing.run import _plain
+
+    assert _plain("a\x1b[2J\nb") == "a?[2J?b"

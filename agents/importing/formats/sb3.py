@@ -184,7 +184,7 @@ class _File:
             if name.startswith(starts):
                 self.unused.setdefault(name, why)
 
-    def _leave_twins(self, used: Collection[str]) -> None:
+    def _leave_twins(self, used: Collection[str | None]) -> None:
         """A shared extractor's tensors are in the file two or three times; those not ``used`` must equal a used one."""
         places = ("features_extractor.", "pi_features_extractor.", "vf_features_extractor.")
         for name, tensor in self.tensors.items():

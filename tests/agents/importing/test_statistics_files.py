@@ -56,3 +56,21 @@ def test_a_pickle_needs_trust(tmp_path):
     (tmp_path / "s.pkl").write_bytes(b"")
     with pytest.raises(GraftError, match="needs --trust"):
         read_statistics(tmp_path / "s.pkl")
+
+
+@pytest.mark.slow  # a process that imports the library
+def test_a_pickle_of_vec_normalize_that_is_trusted(tmp_path):
+    import gymnasium as gym
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    vec = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]), clip_obs=3.0)
+    vec.obs_rms.mean, vec.obs_rms.var = np.arange(4.0), np.arange(1.0, 5.0)
+    vec.save(str(tmp_path / "v.pkl"))
+    found = read_statistics(tmp_path / "v.pkl", trust=True, unconfined=True)[WHOLE]
+    assert found.mean.tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(found.divisor.square(), torch.arange(1.0, 5.0).double(), rtol=1e-6, atol=1e-6)
+    assert found.clip == 3
+    vec.norm_obs = False
+    vec.save(str(tmp_path / "v.pkl"))
+    with pytest.raises(GraftError, match="leaves observations as they are"):
+        read_statistics(tmp_path / "v.pkl", trust=True, unconfined=True)

@@ -13,6 +13,7 @@ from graft.errors import unknown
 
 COMMANDS = {
     "run": ("graft.experiments.run", "pretrain, transfer by every method, and compare: an experiment from its config"),
+    "patch": ("graft.experiments.patch", "what a changed game does to an agent, and what it takes to get it back"),
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
     "check": ("graft.experiments.check", "the contracts of a method, encoder, view, wrapper or algorithm of your own"),
     "compare": ("graft.experiments.compare", "two runs side by side"),

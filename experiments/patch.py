@@ -72,9 +72,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         raise GraftError("Give a YAML file with agent and new, such as graft patch check.yaml.")
     config = load_patch(arguments.config)
     targets = {"--junit": arguments.junit, "--html": arguments.html, "--json": arguments.json}
+    import torch
+
     from graft.experiments.patching import check, files, gates, sections
     from graft.experiments.store.records import Store
 
+    torch.set_num_threads(1)
     for option, path in targets.items():
         files.check_target(path, option)
     patch = check.prepare(config)
@@ -142,10 +145,8 @@ def _curves(store: Store) -> list[Section | None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 where a gate or a training failed, 2 for bad input, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
-    import torch
     from rich.console import Console
 
-    torch.set_num_threads(1)
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
     return run(Console(width=wide), options)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from graft.errors import GraftError
 from graft.experiments.config.backends import DEFAULT as DEFAULT_BACKEND
@@ -85,6 +85,18 @@ class Predicate(Strict):
 Episodes = Annotated[int, Field(ge=1, le=10_000)]
 
 
+def _measure(given: Any) -> Any:
+    """No predicate for the mean return."""
+    if isinstance(given, str) and given != "return_mean":
+        raise ValueError("give return_mean, or a predicate: {of: return, is: '>=', value: 10}")
+    return None if given == "return_mean" else given
+
+
+Measure = Annotated[
+    Predicate | None, BeforeValidator(_measure, json_schema_input_type=Literal["return_mean"] | Predicate)
+]
+
+
 class Scenario(Strict):
     """A check of the agent as it is, before any training: on episodes of a fixed seed, a mean return or a share."""
 
@@ -94,8 +106,8 @@ class Scenario(Strict):
     episodes: Episodes = Field(64, description="how many are played, rounded up to whole batches of 32")
     seed: Annotated[int, Field(ge=0, lt=2**30)] = Field(0, description="of levels and actions")
     deterministic: bool = Field(False, description="play the most likely action instead of a sample")
-    measure: Literal["return_mean"] | Predicate = Field(
-        "return_mean", description="the mean return, or the share of episodes in which a predicate holds"
+    measure: Measure = Field(
+        None, description="the mean return (return_mean, the default), or the share of episodes in which this holds"
     )
     least: Finite | None = Field(None, alias="min", description="what must be reached")
     most: Finite | None = Field(None, alias="max", description="what must not be exceeded")

@@ -112,7 +112,7 @@ def prepare(config: PatchConfig) -> Patch:
         check_task(task)
     for scenario in config.scenarios:
         task = scenario_task(scenario, old, new)
-        if not isinstance(scenario.measure, str):
+        if scenario.measure is not None:
             check_predicate(scenario.measure, task)
     for gate in config.gates:
         gated_method(config, gate)
@@ -254,7 +254,7 @@ def scenario_result(patch: Patch, scenario: Scenario) -> dict[str, Any]:
     """What a scenario measured, and whether that is within its limits."""
     task = scenario_task(scenario, patch.old, patch.new)
     network = patch.old_network if scenario.on == "old" else playing(patch.networks[0], task)
-    predicate = None if isinstance(scenario.measure, str) else scenario.measure
+    predicate = scenario.measure
     episodes, held = played(network, task, scenario.episodes, scenario.seed, scenario.deterministic, predicate)
     measured = float(episodes.returns.mean() if held is None else held.mean())
     low, high = scenario.least, scenario.most

@@ -75,7 +75,11 @@ def scenario_task(scenario: Scenario, old: Task, new: Task) -> Task:
     """What a scenario plays; raises GraftError where its changes make another task than the build's agent plays."""
     build = {"old": old, "new": new}[scenario.on]
     task = Task(build.id, {**build.kwargs, **scenario.kwargs})
-    if scenario.kwargs and schemas(task) != schemas(build):
+    try:
+        same = not scenario.kwargs or schemas(task) == schemas(build)
+    except GraftError as error:
+        raise GraftError(f"scenario '{scenario.name}': {error}") from error
+    if not same:
         raise GraftError(
             f"scenario '{scenario.name}': its kwargs change what {build} shows or takes; change rules only."
         )

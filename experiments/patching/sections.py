@@ -105,8 +105,8 @@ def methods(data: Data) -> Section | None:
     ]
     unit = "score" if data["scored"] else "return"
     notes = [
-        f"Recovered: {percent(data['recover'])} of the old score, held for {HOLD} evaluations; median of the seeds, in env "
-        f"steps of the new build and minutes of one core. Final: {unit} in the last tenth of {data['steps']:,} env "
+        f"Recovered: {percent(data['recover'])} of the old score, held for {HOLD} evaluations; median of the seeds, in "
+        f"env steps of the new build and minutes of one core. Final: {unit} in the last tenth of {data['steps']:,} env "
         f"steps, with its 95 % interval over seeds. Forgotten: share of the old score that the final network has lost "
         f"on the old build; below zero it gained."
     ]

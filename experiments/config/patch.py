@@ -43,6 +43,8 @@ EVALUATIONS = 12
 class Build(TaskSection):
     """A build of the game; without ``id`` the agent's own task, with these keyword arguments changed."""
 
+    id: str | None = Field(None, description="id of the task; by default the agent's own")
+
     @model_validator(mode="after")
     def _one_policy(self) -> Self:
         if self.policy_mapping is not None:
@@ -159,7 +161,7 @@ class PatchConfig(Strict):
     """What a patch did to an agent, by how much training it comes back, and what must hold."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")] = Field(
-        description="of the check and its folder; by default the file's"
+        "patch", description="of the check and its folder; by default the file's"
     )
     agent: Path = Field(description="folder of its checkpoint, or of the checkpoint's stage")
     old: Build = Field(Build(), description="the build that the agent knows; by default the task of its checkpoint")

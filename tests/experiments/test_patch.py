@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -17,7 +19,7 @@ from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments import patch
-from graft.experiments.config.patch import load_patch
+from graft.experiments.config.patch import PatchConfig, load_patch
 from graft.experiments.launchers.launcher import attempt
 
 TASK = Task("support.patched_env:Sides-v0", AGENT)
@@ -187,6 +189,23 @@ def test_the_key_on_needs_no_quotes(tmp_path):
     assert (config.name, config.scenarios[0].on, config.new.id) == ("my-check-", "old", "B-v0")
     with pytest.raises(GraftError, match="no file"):
         load_patch(tmp_path / "none.yaml")
+
+
+def test_the_page_has_valid_files_and_all_keys(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "patch.md").read_text("utf-8")
+    whole, scenarios, pipeline = re.findall(r"^```yml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    file = tmp_path / "check.yaml"
+    file.write_text(whole)
+    assert set(PatchConfig.model_fields) - set(yaml.safe_load(whole)) <= {"name", "algorithm", "backend", "evaluation"}
+    assert load_patch(file).scenarios[0].seed == 7
+    file.write_text(f"agent: a\nnew: b\n{scenarios}")
+    assert [str(s.measure) for s in load_patch(file).scenarios] == [
+        "info in_fire == 0 always",
+        "None",
+        "observation distance < 0.1 at the end",
+    ]
+    assert "graft patch check.yaml --junit patch.xml" in pipeline
+    yaml.safe_load(pipeline)
 
 
 PATCHES = {

@@ -241,6 +241,7 @@ def test_a_build_that_can_be_learned_is_recovered(agent, tmp_path):
     keys = {"steps": 6000, "algorithm": {"name": "ppo", "num_envs": 8, "num_steps": 16, "minibatch": 64}}
     keys |= {"evaluation": {"every": 500, "episodes": 32, "num_envs": 8}}
     gates = [{"zero_shot": 0.95}, {"recovered": 0.95, "within_steps": 6000}, {"forgotten": 0.01}]
+    keys["methods"] = [{"finetune": {"heads": "by_name", "carried_learning_rate": 2e-3}}]  # as scratch learns
     code, data, *_ = checked(tmp_path, agent, new=new, gates=gates, **keys)
     assert [gate["passed"] for gate in data["gates"]] == [False, True, True]
     assert code == 1

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,12 +105,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     data["gates"] = gates.judge(patch, store, data)
     data["passed"] = all(one["passed"] for one in [*data["gates"], *data["scenarios"]])
     sections.show(console, sections.gates(data))
-    made = {
-        arguments.junit: lambda: files.as_junit(data),
-        arguments.html: lambda: files.as_html(data, curves),
-        arguments.json: lambda: files.as_json(data),
-    }
-    for path, text in made.items():
+    made: list[tuple[Path | None, Callable[[], bytes]]] = [
+        (arguments.junit, lambda: files.as_junit(data)),
+        (arguments.html, lambda: files.as_html(data, curves)),
+        (arguments.json, lambda: files.as_json(data)),
+    ]
+    for path, text in made:
         if path is not None:
             files.write(path, text())
     return FAILED if failed or not data["passed"] else 0

@@ -164,7 +164,9 @@ class PatchConfig(Strict):
         "patch", description="of the check and its folder; by default the file's"
     )
     agent: Path = Field(description="folder of its checkpoint, or of the checkpoint's stage")
-    old: Build = Field(Build(), description="the build that the agent knows; by default the task of its checkpoint")
+    old: Build = Field(
+        Build.model_validate({}), description="the build that the agent knows; by default the task of its checkpoint"
+    )
     new: Annotated[Build, as_mapping("id", Build)] = Field(description="the build after the patch")
     methods: LIST_OF_METHODS = Field(
         ["finetune"], description="how the agent is trained on the new build; controls run unasked"

@@ -59,7 +59,8 @@ def as_junit(data: Mapping[str, Any]) -> bytes:
         if not passed:
             said = _clean(f"{name}: {measured}")
             ElementTree.SubElement(case, "failure", {"message": said, "type": "gate"}).text = said
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text
 
 
 def _clean(text: str) -> str:

@@ -91,7 +91,7 @@ def methods(data: Data) -> Section | None:
     """What each method takes, brings and costs; None where nothing was trained."""
     if not data["methods"]:
         return None
-    head = ["method", "recovered after", "time", "final", "of old", "forgotten on old"]
+    head = ["method", "recovered after", "core time", "final", "of old", "forgotten on old"]
     rows = [
         [
             Cell(f"{m['method']} (control)" if m["control"] else m["method"]),

@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--diff", type=Path, metavar="OTHER", help="how another checkpoint differs: weights, names, options"
     )
     options = parser.parse_args(arguments)
+    if options.diff is not None and (options.verify or options.search):
+        raise GraftError("--diff compares two checkpoints; --verify and --search are for one, or a run.")
     from rich.console import Console
 
     from graft.experiments.playback.agent import find_checkpoint
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if is_run(options.folder):
         if options.diff is not None:
             raise GraftError(f"{options.folder} is a run; --diff compares two checkpoints, such as two of its stages.")
-        return _run(console, options.folder, members_of(options.folder), options.verify)
+        return _run(console, options.folder, members_of(options.folder, options.search), options.verify)
     folder = find_checkpoint(options.folder)
     if options.diff is not None:
         return _diff(console, folder, find_checkpoint(options.diff))
@@ -93,7 +95,7 @@ def _diff(console: Console, first: Path, second: Path) -> int:
     checkpoints = Checkpoint.load(first), Checkpoint.load(second)
     console.print(changes_table(changes(*(c.tensors for c in checkpoints)), (str(first), str(second))))
     for line in difference_lines(Member.read(first), Member.read(second)):
-        console.print(line, markup=False)
+        console.print(line)
     return 0
 
 
@@ -101,7 +103,7 @@ def _notes(members: list[Member]) -> dict[str, str]:
     """What is said of each checkpoint's files, by id."""
     from graft.experiments.store.lineage import fault_of
 
-    return {member.id: f": {fault}" if (fault := fault_of(member)) else GOOD for member in members}
+    return {m.id: f": {fault}" if (fault := fault_of(m)) else GOOD for m in members if not m.file}
 
 
 def _code(notes: dict[str, str]) -> int:

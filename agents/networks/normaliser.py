@@ -37,9 +37,9 @@ class Normaliser(nn.Module):
     running_count: torch.Tensor
     _pending: torch.Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, clip: float = CLIP) -> None:
         super().__init__()
-        self.held = False
+        self.held, self.clip = False, clip
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
         self.register_buffer("running_count", torch.zeros(features))
@@ -52,7 +52,7 @@ class Normaliser(nn.Module):
         varies = self.varied
         scale = torch.where(varies, (self.running_var + EPSILON).sqrt(), 1.0)
         scaled = (flat - self.running_mean) / scale
-        return torch.where((self.running_count > 0) | ~varies, scaled.clamp(-CLIP, CLIP), flat)
+        return torch.where((self.running_count > 0) | ~varies, scaled.clamp(-self.clip, self.clip), flat)
 
     @property
     def varied(self) -> torch.Tensor:

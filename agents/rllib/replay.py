@@ -81,7 +81,7 @@ class TransitionCollector(RolloutCollector):
         if not self.at_random:
             return super().act()
         rollout, t, schema = self.rollout, self._t, self.module.network.schemas.action
-        drawn = torch.rand((self.rows, len(schema.names)), generator=self._generator)
+        drawn = torch.rand((self.rows, len(schema.names)), generator=self.generator)
         rollout.obs[t], rollout.acted[t] = self._obs, self._alive
         rollout.actions[t] = unscale_actions(2.0 * drawn - 1.0, schema).numpy()
         return cast(Array, rollout.actions[t].copy())

@@ -109,7 +109,7 @@ class RolloutCollector:
 
     Attributes:
         module: the policy. rows: N. rollout: what was recorded since `begin`.
-        lengths: steps that the current episodes have had, (N,).
+        lengths: steps that the current episodes have had, (N,). generator: of its actions.
 
     Args:
         seed: of its actions. scale: multiplies recorded rewards, not returns. device: of the policy.
@@ -119,7 +119,7 @@ class RolloutCollector:
 
     def __init__(self, module: NetworkModule, rows: int, seed: int, scale: float, device: Any) -> None:
         self.module, self.rows, self._scale, self._device = module, rows, scale, device
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         self._returns, self.lengths = np.zeros(rows), np.zeros(rows, np.int64)
         self._obs: Array | None = None
         self._alive: Array = np.ones(rows, np.bool_)
@@ -150,7 +150,7 @@ class RolloutCollector:
     def act(self) -> Array:
         rollout, t, network = self.rollout, self._t, self.module.network
         outputs: Outputs = network(torch.as_tensor(self._obs, device=self._device))
-        actions = network.draw(outputs, self._generator)
+        actions = network.draw(outputs, self.generator)
         inputs = distribution_inputs(outputs)
         distribution = self.module.get_exploration_action_dist_cls().from_logits(inputs)
         rollout.obs[t], rollout.acted[t], rollout.inputs[t] = self._obs, self._alive, inputs.cpu()
@@ -190,9 +190,9 @@ class RolloutCollector:
         mine = {"returns": self._returns, "lengths": self.lengths, "alive": self._alive}
         if self._obs is not None:
             mine["obs"] = self._obs
-        return {name: array.copy() for name, array in mine.items()} | {"generator": self._generator.get_state().numpy()}
+        return {name: array.copy() for name, array in mine.items()} | {"generator": self.generator.get_state().numpy()}
 
     def restore_state(self, saved: Mapping[str, Array]) -> None:
-        self._generator.set_state(torch.from_numpy(saved["generator"].copy()))
+        self.generator.set_state(torch.from_numpy(saved["generator"].copy()))
         self._returns[:], self.lengths[:], self._alive = saved["returns"], saved["lengths"], saved["alive"].copy()
         self._obs = saved["obs"].copy() if "obs" in saved else None

@@ -105,8 +105,11 @@ class BatchRunner(SingleAgentEnvRunner):
         steps = steps_to_catch_up(np.concatenate([collector.lengths for collector in self.collectors.values()]))
         for policy, (obs, alive) in self.reset_env(first).items():
             self.collectors[policy].reset(obs, alive)
+        dice = [collector.generator.get_state() for collector in self.collectors.values()]
         for _step in range(steps):
             self._play(1)
+        for collector, state in zip(self.collectors.values(), dice, strict=True):
+            collector.generator.set_state(state)  # what is learned from goes on with the numbers it would have had
 
     def _play(self, steps: int) -> None:
         """Have the collectors record ``steps`` of every environment, from nothing."""

@@ -261,6 +261,7 @@ def scenario_result(patch: Patch, scenario: Scenario) -> dict[str, Any]:
     return {
         "name": scenario.name,
         "on": scenario.on,
+        "kwargs": scenario.kwargs,
         "task": str(task),
         "measure": "mean return" if predicate is None else f"share with {predicate}",
         "measured": measured,

@@ -78,7 +78,7 @@ def scenarios(data: Data) -> Section | None:
             Cell(fixed(s["measured"]), (s["measured"],)),
             Cell(_limits(s)),
             Cell(s["measure"]),
-            Cell(f"{s['on']}: {s['task']}"),
+            Cell(", ".join([s["on"], *(f"{key}={value}" for key, value in s["kwargs"].items())])),
             Cell(str(s["episodes"])),
         ]
         for s in data["scenarios"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from graft.agents.training.algorithm import architecture_for
 from graft.envs.core.union import holds
@@ -11,7 +12,7 @@ from graft.errors import GraftError
 from graft.experiments.config.experiment import Config, TaskConfig
 from graft.experiments.config.teams import check_squad
 from graft.experiments.plan.builder import StageBuilder
-from graft.experiments.plan.sources import NO_DERIVATIVES, Source
+from graft.experiments.plan.sources import Source
 from graft.experiments.plan.stage import Comparison, Graph, Recall
 from graft.transfer.method import TaskPosition, TransferMethod, label
 
@@ -34,7 +35,7 @@ class _PairsBuilder(StageBuilder):
             self.graph.unplayable[source.name] = f"{source.task} can't be made here: {source.unplayable}"
         if source.checkpoint is not None:
             self.graph.checkpoints[str(source.checkpoint.id)] = source.checkpoint
-        self._licence = {
+        self._licence: dict[str, Any] = {
             "licence": self.config.licence or source.licence,
             "licence_overridden": self._overrides_licence(source, methods),
         }
@@ -58,13 +59,14 @@ class _PairsBuilder(StageBuilder):
             return str(source.checkpoint.id)
         task, given = source.task, source.config
         licence = source.licence or self.config.licence
-        more = {"squad": given.squad, "scale": source.scale, "licence": licence}
-        return self.add("pretrain", task, seed, method, given.backend, **more)
+        return self.add(
+            "pretrain", task, seed, method, given.backend, squad=given.squad, scale=source.scale, licence=licence
+        )
 
     def _overrides_licence(self, source: Source, methods: list[TransferMethod]) -> bool:
         """Whether ``source`` may have no derivatives and is used all the same; raises GraftError where it may not."""
-        licence = source.licence
-        if licence is None or not NO_DERIVATIVES.search(licence) or not any(m.uses_source for m in methods):
+        licence = source.forbids_derivatives
+        if licence is None or not any(m.uses_source for m in methods):
             return False
         if not self.config.override_licence:
             raise GraftError(

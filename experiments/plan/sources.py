@@ -16,7 +16,7 @@ from graft.experiments.config.experiment import Config, SourceConfig
 from graft.transfer.method import TransferMethod
 from graft.transfer.task_heads import archive_of, inherited, tasks_learned
 
-NO_DERIVATIVES = re.compile(r"-ND\b")  # in the ids of Creative Commons licences
+NO_DERIVATIVES = re.compile(r"-ND\b", re.IGNORECASE)  # in the ids of Creative Commons licences
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,22 @@ class Source:
     @property
     def licence(self) -> str | None:
         """SPDX id of its licence, where the config or its checkpoint says one."""
-        if self.config.licence is None and self.checkpoint is not None:
-            known = self.checkpoint.record.get("licence", UNSPECIFIED)
-            return None if known == UNSPECIFIED else str(known)
-        return self.config.licence
+        return self.config.licence or self._own_licence
+
+    @property
+    def _own_licence(self) -> str | None:
+        """What its checkpoint says."""
+        known = UNSPECIFIED if self.checkpoint is None else self.checkpoint.record.get("licence", UNSPECIFIED)
+        return None if known == UNSPECIFIED else str(known)
+
+    @property
+    def forbids_derivatives(self) -> str | None:
+        """The licence, of the config, its checkpoint or an ancestor, that allows none; None where all do."""
+        said = [licence for licence in (self.config.licence, self._own_licence) if licence is not None]
+        forbidding = next(filter(NO_DERIVATIVES.search, said), None)
+        if forbidding is None and self.checkpoint is not None and self.checkpoint.record.get("licence_overridden"):
+            return "a licence of an ancestor"
+        return forbidding
 
     @property
     def scale(self) -> Bounds | None:

@@ -19,6 +19,11 @@ from graft.transfer.method import label, parse_method
 SHORT = 12  # characters of an id
 
 
+def plain(value: Any) -> str:
+    """``value`` as text for a terminal: what somebody else's file says is neither markup nor a control sequence."""
+    return escape("".join(letter if letter.isprintable() else "?" for letter in str(value)))
+
+
 def score(record: Mapping[str, Any]) -> str:
     """Mean return of the last evaluation with its 95 % half-width; empty where none was recorded."""
     found = record.get("evaluation") or {}
@@ -38,8 +43,19 @@ def method_of(record: Mapping[str, Any]) -> str:
         return name
 
 
+def origin(record: Mapping[str, Any]) -> str:
+    """The foreign file that a checkpoint was imported from; empty where there is none."""
+    found = record.get("import") or {}
+    facts = [
+        str(found[key]) for key in ("file", "format", "library", "version", "algorithm", "origin") if found.get(key)
+    ]
+    return ", ".join([*facts, f"sha256 {found['sha256']}"]) if found else ""
+
+
 def name(member: Member) -> str:
     """A line for one checkpoint: what made it, its score, its cost, and where it is."""
+    if member.file:
+        return f"the file {member.file}  ({member.id[:SHORT]})"
     if not member.manifest:
         return f"{member.id[:SHORT]}: {'cannot be read' if member.fault else 'not found'}"
     record = member.record
@@ -68,7 +84,7 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
         "actions": f"{played.kind}, {len(played.names)}: {_some(played.names)}",
         "network": f"{network.encoder} {_options(network.options)}, head {list(network.head)}, {values:,} values",
         "further parts": ", ".join(sorted(checkpoint.parts)),
-        "method": method_of(record) or ("scratch" if stage else ""),
+        "method": method_of(record),
         "transplant": record.get("transplant"),
         "algorithm": _options(stage.get("algorithm") or {}),
         "seed": stage.get("seed"),
@@ -76,7 +92,7 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
         "return": score(record) and f"{score(record)} in {record['evaluation']['episodes']} episodes",
         "seconds": member.stage.get("seconds"),
         "faults": record.get("faults"),
-        "origin": record.get("origin"),
+        "imported from": origin(record),
         "licence": record.get("licence", UNSPECIFIED)
         + (", used although it allows no derivatives" if record.get("licence_overridden") else ""),
         "created": record.get("created"),
@@ -88,7 +104,7 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
     table.add_column(overflow="fold")
     for key, value in rows.items():
         if value not in (None, "", {}, []):
-            table.add_row(key, escape(str(value)))
+            table.add_row(key, plain(value))
     return table
 
 
@@ -106,20 +122,20 @@ def family_tree(members: Sequence[Member], notes: Mapping[str, str] | None = Non
     top = Tree("from its root to this checkpoint:", hide_root=False)
     at = top
     for member in members:
-        at = at.add(escape(name(member) + notes.get(member.id, "")))
+        at = at.add(plain(name(member) + notes.get(member.id, "")))
     return top
 
 
 def run_tree(title: str, members: Sequence[Member], notes: Mapping[str, str] | None = None) -> Tree:
     """A run's checkpoints, each below the one it was made from."""
     notes, here = notes or {}, {member.id for member in members}
-    top = Tree(escape(title))
+    top = Tree(plain(title))
 
     def add(to: Tree, parent: str | None) -> None:
         for member in members:
             above = member.parent if member.parent in here else None
             if above == parent:
-                add(to.add(escape(name(member) + notes.get(member.id, ""))), member.id)
+                add(to.add(plain(name(member) + notes.get(member.id, ""))), member.id)
 
     add(top, None)
     return top
@@ -164,12 +180,12 @@ def differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]
 
 
 def changes_table(found: Iterable[Change], titles: tuple[str, str]) -> Table:
-    table = Table(title=f"weights: {titles[0]} → {titles[1]}")
+    table = Table(title=plain(f"weights: {titles[0]} → {titles[1]}"))
     for heading, side in (("tensor", "left"), ("shape", "left"), ("change / norm", "right"), ("cosine", "right")):
         table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
     for change in found:
         numbers = ["" if v is None else f"{v:.3g}" for v in (change.relative, change.cosine)]
-        table.add_row(escape(change.tensor), change.shapes, *numbers)
+        table.add_row(plain(change.tensor), change.shapes, *numbers)
     return table
 
 
@@ -177,18 +193,23 @@ def difference_lines(a: Member, b: Member) -> list[str]:
     """How two manifests differ in names of observations and actions, task, network, and the stage's options."""
     lines = []
     for what in "observation", "action":
-        first, second = a.manifest[what]["names"], b.manifest[what]["names"]
-        gone, new = ([n for n in x if n not in y] for x, y in ((first, second), (second, first)))
+        before, after = a.manifest[what]["names"], b.manifest[what]["names"]
+        gone, new = ([n for n in x if n not in y] for x, y in ((before, after), (after, before)))
         lines += [
             f"{what}s only in the {which}: {_some(names)}"
             for which, names in (("first", gone), ("second", new))
             if names
         ]
-        if not gone and not new and first != second:
+        if not gone and not new and before != after:
             lines.append(f"{what}s are in another order")
+        form = [{k: m.manifest[what].get(k) for k in ("kind", "shape", "dtype", "low", "high")} for m in (a, b)]
+        if before == after:
+            lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(*form)]
+        elif form[0]["kind"] != form[1]["kind"]:
+            lines.append(f"{what}.kind: {form[0]['kind']} → {form[1]['kind']}")
     for what in "task", "network":
         lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(a.manifest[what], b.manifest[what])]
-    stages = (member.record.get("stage") or {} for member in (a, b))
+    first, second = (member.record.get("stage") or {} for member in (a, b))
     skipped = ("task.", "network.", "source")
-    lines += [f"{k}: {x} → {y}" for k, x, y in differences(*stages) if not k.startswith(skipped)]
-    return lines
+    lines += [f"{k}: {x} → {y}" for k, x, y in differences(first, second) if not k.startswith(skipped)]
+    return [plain(line) for line in lines]

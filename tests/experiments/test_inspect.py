@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 
@@ -90,6 +89,38 @@ def test_a_run_is_a_tree(run, capsys):
     assert len(set(depths)) == 3
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint/manifest.json", "stage.json", "."])
+def test_a_missing_file_is_named(copied, capsys, name):
+    store, stages = copied
+    path = store.folder(stages["pretrain"].id) / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    code, out, _ = shown(capsys, store.out, "--verify")
+    assert code == 1
+    assert "missing" in out or "was not found" in out
+
+
+def test_a_record_that_says_something_else_than_the_manifest_is_noticed(copied, capsys):
+    store, stages = copied
+    path = store.folder(stages["pretrain"].id) / "stage.json"
+    path.write_text(path.read_text().replace('"env_steps": 256', '"env_steps": 9999'))
+    code, out, _ = shown(capsys, store.out, "--verify")
+    assert (code, out.count("something else than its manifest")) == (1, 1)
+
+
+@pytest.mark.parametrize("record", [{"evaluation": {}}, {"versions": []}, {"stage": [1]}, {"env_steps": "many"}])
+def test_a_strangers_record_is_no_traceback(tmp_path, capsys, record):
+    Checkpoint.of(small_network(schemas(TASK)), TASK, record=record).save(tmp_path / "agent")
+    code, _, said = shown(capsys, tmp_path / "agent")
+    assert code == 2
+    assert "the record in" in said
+
+
+def test_a_strangers_words_do_not_reach_the_terminal_as_commands(tmp_path, capsys):
+    words = "\x1b[2J[red]bold"
+    Checkpoint.of(small_network(schemas(TASK)), TASK, record={"transplant": words}).save(tmp_path / "agent")
+    assert "?[2J[red]bold" in shown(capsys, tmp_path / "agent")[1]
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json", "../metrics.jsonl", "../stage.json"])
 def test_a_damaged_file_is_named(copied, capsys, name):
     store, stages = copied
@@ -146,15 +177,32 @@ def test_licences_are_carried_on_and_forbid(tmp_path, run):
 
     folder = tmp_path / "closed"
     Checkpoint.of(small_network(schemas(TASK)), TASK, record={"licence": "CC-BY-NC-ND-4.0"}).save(folder)
-    with pytest.raises(GraftError, match=r"CC-BY-NC-ND-4\.0, which allows no derivatives"):
-        graph(None)
+    for said in None, "MIT":
+        with pytest.raises(GraftError, match=r"CC-BY-NC-ND-4\.0, which allows no derivatives"):
+            graph(said)
+    with pytest.raises(GraftError, match=r"cc-by-nd-4\.0, which allows no derivatives"):
+        graph("cc-by-nd-4.0")
     stages = graph(None, "override_licence=true").stages.values()
     assert {(s.licence, s.licence_overridden) for s in stages if s.source} == {("CC-BY-NC-ND-4.0", True)}
     assert {(s.licence, s.licence_overridden) for s in stages if not s.source} == {(None, False)}
     ids = {s.id for s in stages}
-    stages = graph("MIT", "licence=Apache-2.0").stages.values()
-    assert {(s.licence, s.licence_overridden) for s in stages} == {("Apache-2.0", False)}
+    stages = graph(None, "licence=Apache-2.0", "override_licence=true").stages.values()
+    assert {(s.licence, s.licence_overridden) for s in stages if s.source} == {("Apache-2.0", True)}
     assert {s.id for s in stages} == ids, "a licence changes no result"
     with pytest.raises(GraftError, match="licence"):
         graph("by the moon's light?")
-    assert json.loads((folder / "manifest.json").read_text())["record"]["licence"] == "CC-BY-NC-ND-4.0"
+    child = {"licence": "Apache-2.0", "licence_overridden": True}
+    Checkpoint.of(small_network(schemas(TASK)), TASK, record=child).save(folder)
+    with pytest.raises(GraftError, match="a licence of an ancestor, which allows no derivatives"):
+        graph(None)
+
+
+def test_an_imported_agent_has_a_file_as_its_root(tmp_path, capsys):
+    notes = {"file": "ppo.zip", "format": "sb3", "sha256": "ab" * 32, "algorithm": "PPO", "origin": None}
+    made = Checkpoint.of(small_network(schemas(TASK)), TASK, lineage=("ab" * 32,), record={"import": notes})
+    made.save(tmp_path / "agent")
+    code, out, _ = shown(capsys, tmp_path / "agent", "--verify")
+    assert code == 0
+    assert f"ppo.zip, sb3, PPO, sha256 {'ab' * 32}" in out
+    assert "the file ppo.zip" in out
+    assert "not found" not in out

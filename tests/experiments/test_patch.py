@@ -209,8 +209,9 @@ def test_the_page_has_valid_files_and_all_keys(tmp_path):
 
 
 PATCHES = {
-    "hazards": ("Graft/Gather-v0", {"hazard_density": 0.12}),
-    "slip": ("Graft/Dodge-v0", {"slip": 0.4}),
+    "hazards": ("Graft/Gather-v0", {"hazard_density": 0.12}, "sb3"),
+    "slip": ("Graft/Dodge-v0", {"slip": 0.4}, "sb3"),
+    "rllib": ("Graft/Dodge-v0", {"fall_rate": 0.2}, "rllib"),
 }
 
 
@@ -218,11 +219,12 @@ PATCHES = {
 @pytest.mark.parametrize("name", PATCHES)
 def test_built_in_games(name, tmp_path):
     """By the real launcher; a score is on the game's scale, and an unchanged build has all of the old one."""
-    task, changed = PATCHES[name]
+    task, changed, backend = PATCHES[name]
     source = Task(task, {"view": "planes"})
     network = small_network(schemas(source))
     Checkpoint.of(network, source).save(tmp_path / "agent")
     keys = {"steps": 256, "seeds": 1, "methods": ["finetune"], "evaluation": {"every": 128, "episodes": 8}}
+    keys["backend"] = backend
     code, data, *_ = checked(tmp_path, tmp_path / "agent", new={"kwargs": changed}, **keys)
     assert code == 0
     assert data["scored"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from graft.agents.networks.activation import Activation, make
@@ -44,7 +46,8 @@ class GridCNN(Encoder):
 
     Args:
         schema: a ``planes`` observation (C, H, W), or ``pixels``, which are scaled to [0, 1].
-        channels, kernels, strides: one entry per convolution; a kernel k is padded by (k - 1) // 2.
+        channels, kernels, strides: one entry per convolution.
+        paddings: of each convolution; by default (k - 1) // 2 of a kernel k.
         pools: size of the max-pool after each convolution; 1 is none.
         features: number of features.
         activation: after each layer.
@@ -62,20 +65,24 @@ class GridCNN(Encoder):
         pools: Sequence[int] = (1, 1),
         features: int = 128,
         activation: Activation = "relu",
+        paddings: Sequence[Annotated[int, Field(ge=0)]] | None = None,
     ) -> None:
         super().__init__()
-        if len({len(channels), len(kernels), len(strides), len(pools)}) != 1:
+        paddings = [(kernel - 1) // 2 for kernel in kernels] if paddings is None else paddings
+        if len({len(channels), len(kernels), len(strides), len(pools), len(paddings)}) != 1:
             raise GraftError(
-                f"grid_cnn needs as many kernels, strides and pools as channels, got {len(channels)} channels, "
-                f"{len(kernels)} kernels, {len(strides)} strides and {len(pools)} pools."
+                f"grid_cnn needs as many kernels, strides, pools and paddings as channels, got {len(channels)} "
+                f"channels, {len(kernels)} kernels, {len(strides)} strides, {len(pools)} pools and {len(paddings)} "
+                f"paddings."
             )
         if not channels:
             raise GraftError("grid_cnn needs at least one convolution; use the mlp to have none.")
         check_sizes("grid_cnn", channels=channels, kernels=kernels, strides=strides, pools=pools, features=(features,))
         self.blocks, self.highest = nn.ModuleList(), highest(schema)
         inputs = schema.shape[0]
-        for outputs, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True):
-            convolution = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2)
+        sizes = zip(channels, kernels, strides, pools, paddings, strict=True)
+        for outputs, kernel, stride, pool, padding in sizes:
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding)
             layers: list[nn.Module] = [convolution, make(activation)]
             if pool > 1:
                 layers.append(nn.MaxPool2d(pool))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
+from pydantic import Field
 from torch import nn
 
 from graft.agents.networks.activation import Activation, make
 from graft.agents.networks.encoder import ENCODERS, Encoder, Stem, highest
-from graft.agents.networks.normaliser import Normaliser
+from graft.agents.networks.normaliser import CLIP, Normaliser
 from graft.envs.core.schema import ObservationSchema
 from graft.errors import GraftError
 
@@ -25,6 +26,7 @@ class MLP(Encoder):
         widths: units of each layer; the last is the number of features.
         normalise: whether running statistics scale what the first layer reads (`Normaliser`).
         activation: after each layer.
+        clip: of normalised values.
     """
 
     kinds = ("vector", "planes", "pixels")
@@ -36,6 +38,7 @@ class MLP(Encoder):
         widths: Sequence[int] = (64, 64),
         normalise: bool = False,
         activation: Activation = "tanh",
+        clip: Annotated[float, Field(gt=0)] = CLIP,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
@@ -51,6 +54,6 @@ class MLP(Encoder):
         cells = math.prod(schema.shape[1:])
         self.stems = (Stem.of("blocks.0.1.weight", cells, schema),)
         if normalise:
-            normaliser = Normaliser(sizes[0])
+            normaliser = Normaliser(sizes[0], clip)
             cast(nn.Sequential, self.blocks[0])[0] = normaliser
             self.stems += tuple(Stem.of(f"blocks.0.0.{name}", cells, schema, 0) for name in normaliser.state_dict())

@@ -90,7 +90,7 @@ def test_freezing_more_blocks_than_there_are_is_refused(norm, depth):
 def test_unknown_names_get_the_nearest():
     with pytest.raises(GraftError, match=r"Unknown encoder 'grid_cn'.*Did you mean 'grid_cnn'"):
         build_encoder("grid_cn", planes("ab"), {})
-    with pytest.raises(GraftError, match=r"encoder mlp 'width'; allowed: activation, normalise, widths. Did you mean"):
+    with pytest.raises(GraftError, match=r"encoder mlp 'width'; allowed: activation, clip, normalise, widths. Did you"):
         build_encoder("mlp", SCHEMA, {"width": [4]})
 
 
@@ -168,7 +168,7 @@ def test_grid_cnn_sizes_by_hand():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("grid_cnn", {"channels": [4]}, "1 channels, 2 kernels, 2 strides and 2 pools"),
+        ("grid_cnn", {"channels": [4]}, "1 channels, 2 kernels, 2 strides, 2 pools and 2 paddings"),
         ("grid_cnn", {"channels": [], "kernels": [], "strides": [], "pools": []}, "at least one convolution"),
         ("grid_cnn", {"strides": [0, 1]}, "strides .* at least 1"),
         ("grid_cnn", {"channels": [4, 0]}, "channels .* at least 1"),

@@ -240,7 +240,17 @@ def test_where_environments_cannot_be_saved_all_else_goes_on_with_fresh_episodes
 
     monkeypatch.setitem(ADAPTERS._entries, "tiny", SeededAdapter())
     held, begin = [], RemoteTraining.begin_episodes
-    monkeypatch.setattr(RemoteTraining, "begin_episodes", lambda *a: held.append(a[0].save()) or begin(*a))
+
+    def lengths(training):
+        return np.concatenate(training.runners(lambda r: np.concatenate([c.lengths for c in r.collectors.values()])))
+
+    def watched(training, *rest):
+        held.append(training.save())
+        before = lengths(training)
+        begin(training, *rest)
+        np.testing.assert_array_equal(lengths(training), before)
+
+    monkeypatch.setattr(RemoteTraining, "begin_episodes", watched)
     given = small_network(envs.schemas(REACH)), REACH, ALGORITHMS["ppo"](**TINY), 1024, 0, record, EVALUATION
     kept = Snapshots(tmp_path / "s", env_steps=128)
     with pytest.raises(Stopped):

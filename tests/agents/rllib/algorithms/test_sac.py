@@ -267,7 +267,17 @@ def test_where_environments_cannot_be_saved_the_buffer_goes_on_with_fresh_episod
 
     monkeypatch.setitem(ADAPTERS._entries, "tiny", SeededAdapter())
     kept, held, begin = Snapshots(tmp_path, env_steps=4), [], RemoteTraining.begin_episodes
-    monkeypatch.setattr(RemoteTraining, "begin_episodes", lambda *a: held.append(a[0].save()) or begin(*a))
+
+    def lengths(training):
+        return np.concatenate(training.runners(lambda r: np.concatenate([c.lengths for c in r.collectors.values()])))
+
+    def watched(training, *rest):
+        held.append(training.save())
+        before = lengths(training)
+        begin(training, *rest)
+        np.testing.assert_array_equal(lengths(training), before)
+
+    monkeypatch.setattr(RemoteTraining, "begin_episodes", watched)
     with pytest.raises(Stopped):
         train(TrainJob(fresh(), REACH, algorithm(), 100, 0, record, QUIET, snapshots=kept))
     found = kept.latest()

@@ -1,0 +1,1 @@
+"""Formats of files that hold an agent; each module registers one."""

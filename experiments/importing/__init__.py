@@ -1,0 +1,1 @@
+"""What ``graft import`` does with an agent that was read."""

@@ -1,0 +1,227 @@
+"""ONNX files of other libraries: what is read back plays what the graph gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graft.agents.importing.agent import import_agent
+from graft.agents.importing.parity import compare
+from graft.agents.importing.source import Request
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, uint8_schema
+from graft.errors import GraftError
+
+onnx = pytest.importorskip("onnx")
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
+
+
+def vector(size: int) -> ObservationSchema:
+    names = tuple(f"x{i}" for i in range(size))
+    return ObservationSchema("vector", names, ((),) * size, (size,), "float32", (-np.inf,) * size, (np.inf,) * size)
+
+
+BOX = ActionSchema("box", ("a", "b"), (-2.0, 0.0), (2.0, 5.0))
+WIDE = ActionSchema("box", ("a", "b"), (-np.inf,) * 2, (np.inf,) * 2)
+FOUR = ActionSchema("discrete", ("n", "e", "s", "w"))
+RANDOM = np.random.default_rng(0)
+
+
+def model(nodes: list[Any], inputs: dict[str, list[Any]], outputs: list[str], **numbers: Any) -> Any:
+    """A model of these nodes and numbers."""
+    stored = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in numbers.items()]
+    given = [helper.make_tensor_value_info(k, onnx.TensorProto.FLOAT, v) for k, v in inputs.items()]
+    made = [helper.make_tensor_value_info(k, onnx.TensorProto.FLOAT, None) for k in outputs]
+    graph = helper.make_graph(nodes, "policy", given, made, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def layer(outputs: int, inputs: int) -> tuple[Any, Any]:
+    return RANDOM.normal(size=(outputs, inputs)) / inputs**0.5, RANDOM.normal(size=outputs) * 0.3
+
+
+def read(made: Any, path: Any, schemas: Schemas, **names: Any) -> Any:
+    onnx.save(made, path / "agent.onnx")
+    return import_agent(Request(path / "agent.onnx", schemas, names=names))
+
+
+def reference(made: Any, output: str, **inputs: Any) -> Any:
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(made).run([output], inputs)[0]
+
+
+def ml_agents(discrete: bool) -> Any:
+    """As ML-Agents writes a policy: a normaliser, layers with swish, and clipped or masked actions."""
+    (w0, b0), (w1, b1), (w2, b2) = layer(8, 5), layer(8, 8), layer(4 if discrete else 2, 8)
+    node = helper.make_node
+    nodes = [
+        node("Sub", ["obs_0", "mean"], ["c"]),
+        node("Div", ["c", "deviation"], ["d"]),
+        node("Clip", ["d", "minus5", "plus5"], ["h"]),
+        node("Gemm", ["h", "w0", "b0"], ["g0"], transB=1),
+        node("Sigmoid", ["g0"], ["s0"]),
+        node("Mul", ["g0", "s0"], ["h0"]),
+        node("Gemm", ["h0", "w1", "b1"], ["g1"], transB=1),
+        node("Sigmoid", ["g1"], ["s1"]),
+        node("Mul", ["g1", "s1"], ["h1"]),
+        node("Gemm", ["h1", "w2", "b2"], ["out"], transB=1),
+    ]
+    numbers = {"mean": RANDOM.normal(size=5), "deviation": [0.5, 1, 2, 3, 1], "minus5": -5.0, "plus5": 5.0}
+    numbers |= {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "w2": w2, "b2": b2, "version_number": [3.0]}
+    if discrete:
+        nodes += [
+            node("Mul", ["out", "action_masks"], ["kept"]),
+            node("Mul", ["action_masks", "minus1"], ["negative"]),
+            node("Add", ["negative", "one"], ["blocked"]),
+            node("Mul", ["blocked", "huge"], ["low"]),
+            node("Sub", ["kept", "low"], ["logits"]),
+            node("ArgMax", ["logits"], ["deterministic_discrete_actions"], axis=1),
+        ]
+        numbers |= {"minus1": -1.0, "one": 1.0, "huge": 1e8}
+        return model(
+            nodes, {"obs_0": ["N", 5], "action_masks": ["N", 4]}, ["deterministic_discrete_actions"], **numbers
+        )
+    nodes += [
+        node("Clip", ["out", "minus3", "plus3"], ["clipped"]),
+        node("Div", ["clipped", "three"], ["deterministic_continuous_actions"]),
+    ]
+    numbers |= {"minus3": -3.0, "plus3": 3.0, "three": 3.0}
+    return model(nodes, {"obs_0": ["N", 5]}, ["deterministic_continuous_actions"], **numbers)
+
+
+OBS = RANDOM.normal(size=(1000, 5)).astype(np.float32) * 4
+
+
+def test_ml_agents_continuous_actions_are_scaled_to_the_task_s_bounds(tmp_path):
+    made = ml_agents(discrete=False)
+    imported = read(made, tmp_path, Schemas(vector(5), BOX))
+    theirs = reference(made, "deterministic_continuous_actions", obs_0=OBS)
+    ours = imported.assembly.network.act(OBS, None, deterministic=True).numpy()
+    np.testing.assert_allclose(ours, (theirs + 1) / 2 * [4.0, 5.0] + [-2.0, 0.0], atol=1e-5)
+    assert compare(imported.policy, imported.assembly.network, OBS).holds
+    assert ours.std(0).min() > 0.1
+
+
+def test_ml_agents_discrete_actions_without_masks(tmp_path):
+    made = ml_agents(discrete=True)
+    imported = read(made, tmp_path, Schemas(vector(5), FOUR))
+    masks = np.ones((1000, 4), np.float32)
+    theirs = reference(made, "deterministic_discrete_actions", obs_0=OBS, action_masks=masks).squeeze()
+    ours = imported.assembly.network.act(OBS, None, deterministic=True).numpy()
+    assert (ours == theirs).all()
+    assert len(np.unique(theirs)) > 1
+
+
+@pytest.mark.parametrize("last", ["mean", "tanh"])
+def test_matmul_and_add_with_a_value_of_its_own(last, tmp_path):
+    numbers, nodes = {}, []
+    for head, outputs in (("p", 2), ("v", 1)):
+        at = "obs"
+        for i, (out, into) in enumerate(((8, 5), (outputs, 8))):
+            weight, bias = layer(out, into)
+            numbers |= {f"{head}w{i}": weight.T, f"{head}b{i}": bias}
+            nodes += [helper.make_node("MatMul", [at, f"{head}w{i}"], [f"{head}m{i}"])]
+            nodes += [helper.make_node("Add", [f"{head}b{i}", f"{head}m{i}"], [f"{head}a{i}"])]
+            at = f"{head}h{i}"
+            if i == 0:
+                nodes += [helper.make_node("Elu", [f"{head}a{i}"], [at])]
+    nodes += [helper.make_node("Tanh" if last == "tanh" else "Identity", ["pa1"], ["actions"])]
+    nodes += [helper.make_node("Identity", ["va1"], ["value"])]
+    made = model(nodes, {"obs": ["N", 5]}, ["actions", "value"], **numbers)
+    imported = read(made, tmp_path, Schemas(vector(5), BOX if last == "tanh" else WIDE))
+    theirs = reference(made, "actions", obs=OBS)
+    theirs = (theirs + 1) / 2 * [4.0, 5.0] + [-2.0, 0.0] if last == "tanh" else theirs
+    network = imported.assembly.network
+    np.testing.assert_allclose(network.act(OBS, None, deterministic=True).numpy(), theirs, atol=1e-5)
+    values = network(network.encoder.blocks[0][1].weight.new_tensor(OBS)).value.detach().numpy()
+    np.testing.assert_allclose(values, reference(made, "value", obs=OBS).squeeze(), atol=1e-5)
+    assert not imported.assembly.unused
+    assert {row.tensor for row in imported.assembly.rows} == numbers.keys()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_convolutions_over_pixels(scaled, tmp_path):
+    node, kernel = helper.make_node, RANDOM.normal(size=(4, 3, 3, 3)) * 0.05
+    (w0, b0), (w1, b1) = layer(8, 4 * 5 * 5), layer(4, 8)
+    nodes = [
+        *([node("Div", ["obs_0", "most"], ["x"])] if scaled else [node("Identity", ["obs_0"], ["x"])]),
+        node("Conv", ["x", "k", "kb"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("Relu", ["c"], ["r"]),
+        node("Flatten", ["r"], ["f"]),
+        node("Gemm", ["f", "w0", "b0"], ["g"], transB=1),
+        node("Relu", ["g"], ["h"]),
+        node("Gemm", ["h", "w1", "b1"], ["logits"], transB=1),
+    ]
+    numbers = {"k": kernel, "kb": np.ones(4) * 0.1, "w0": w0, "b0": b0, "w1": w1, "b1": b1, "most": 255.0}
+    made = model(nodes, {"obs_0": ["N", 3, 9, 9]}, ["logits"], **numbers)
+    schema = uint8_schema("pixels", ("r", "g", "b"), (3, 9, 9), 255)
+    imported = read(made, tmp_path, Schemas(schema, FOUR))
+    obs = RANDOM.integers(0, 256, (100, 3, 9, 9)).astype(np.uint8)
+    theirs = reference(made, "logits", obs_0=obs.astype(np.float32))
+    network = imported.assembly.network
+    ours = network(network.policy.out.weight.new_tensor(obs)).action.detach().numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert compare(imported.policy, network, obs).holds
+
+
+@pytest.mark.parametrize(("kind", "match"), [("LSTM", "LSTM"), ("Sin", "Sin"), ("Loop", "is not read|not an ONNX")])
+def test_other_nodes_are_refused(kind, match, tmp_path):
+    weight, bias = layer(4, 5)
+    nodes = [
+        helper.make_node(kind, ["obs"], ["x"]),
+        helper.make_node("Gemm", ["x", "w", "b"], ["logits"], transB=1),
+    ]
+    with pytest.raises(GraftError, match=match):
+        read(model(nodes, {"obs": ["N", 5]}, ["logits"], w=weight, b=bias), tmp_path, Schemas(vector(5), FOUR))
+
+
+def test_numbers_in_another_file_are_refused(tmp_path):
+    weight, bias = layer(4, 5)
+    made = model(
+        [helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1)],
+        {"obs": ["N", 5]},
+        ["logits"],
+        w=weight,
+        b=bias,
+    )
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    with (tmp_path / "agent.onnx").open("wb") as file:
+        file.write(made.SerializeToString())
+    with pytest.raises(GraftError, match="another file"):
+        import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), FOUR)))
+
+
+@pytest.mark.parametrize("place", ["between layers", "twice", "without division"])
+def test_what_would_be_read_wrongly_is_refused(place, tmp_path):
+    (w0, b0), (w1, b1) = layer(8, 5), layer(2, 8)
+    node = helper.make_node
+    first = node("Gemm", ["obs", "w0", "b0"], ["a"], transB=1)
+    last = [node("Relu", ["a"], ["h"]), node("Gemm", ["h", "w1", "b1"], ["c"], transB=1)]
+    clip = node("Clip", ["c", "low", "high"], ["out" if place == "without division" else "d"])
+    rest = {
+        "between layers": [node("Softmax", ["a"], ["h"]), node("Gemm", ["h", "w1", "b1"], ["out"], transB=1)],
+        "twice": [*last, clip, node("Clip", ["d", "low", "high"], ["out"])],
+        "without division": [*last, clip],
+    }[place]
+    numbers = {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "low": -3.0, "high": 3.0}
+    made = model([first, *rest], {"obs": ["N", 5]}, ["out"], **numbers)
+    with pytest.raises(GraftError, match=r"is read at the end|is not read|bounds are other"):
+        read(made, tmp_path, Schemas(vector(5), BOX))
+
+
+def test_a_softmax_at_the_end_changes_no_choice(tmp_path):
+    weight, bias = layer(4, 5)
+    nodes = [
+        helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1),
+        helper.make_node("Softmax", ["logits"], ["p"], axis=1),
+        helper.make_node("ArgMax", ["p"], ["choice"], axis=1),
+    ]
+    made = model(nodes, {"obs": ["N", 5]}, ["choice"], w=weight, b=bias)
+    network = read(made, tmp_path, Schemas(vector(5), FOUR)).assembly.network
+    theirs = reference(made, "choice", obs=OBS).squeeze()
+    assert (network.act(OBS, None, deterministic=True).numpy() == theirs).all()

@@ -17,6 +17,7 @@ from graft.envs.core.union import holds
 from graft.envs.factory import check as check_task
 from graft.envs.factory import schemas
 from graft.errors import GraftError, unknown
+from graft.experiments.config.backends import backend
 from graft.experiments.config.experiment import Config
 from graft.experiments.config.options import parse_model
 from graft.experiments.config.patch import EVALUATIONS, Build, Gate, PatchConfig, Scenario
@@ -142,7 +143,8 @@ def _experiment(config: PatchConfig, agent: Checkpoint, folder: str) -> Config:
     source: dict[str, Any] = {"checkpoint": folder}
     if config.old.bounds is not None:
         source["bounds"] = config.old.bounds
-    trained_by = ((agent.record.get("stage") or {}).get("algorithm") or {}).get("name", "ppo")
+    known = backend(config.backend).ALGORITHMS
+    trained_by = ((agent.record.get("stage") or {}).get("algorithm") or {}).get("name")
     data = {
         "name": config.name,
         "sources": [source],
@@ -150,7 +152,7 @@ def _experiment(config: PatchConfig, agent: Checkpoint, folder: str) -> Config:
         "methods": config.methods,
         "seeds": config.seeds,
         "transfer": {"steps": config.steps},
-        "algorithm": {"name": trained_by} | config.algorithm,
+        "algorithm": {"name": trained_by if trained_by in known else "ppo"} | config.algorithm,
         "backend": config.backend,
         "evaluation": {"every": max(1, config.steps // EVALUATIONS)} | config.evaluation,
         "recall": config.episodes,

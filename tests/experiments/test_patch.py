@@ -168,6 +168,10 @@ BAD = [
     ({"agent": "nowhere"}, "no checkpoint at nowhere"),
     ({"new": {"id": "Graft/Dodge-v0"}}, "shares nothing with the source"),
     ({"methods": ["finetun"]}, "Did you mean 'finetune'"),
+    ({"backend": "sb4"}, "Did you mean 'sb3'"),
+    ({"algorithm": "ppoo"}, "Did you mean 'ppo'"),
+    ({"new": {"id": "Graft/Dodg-v0"}}, "Did you mean 'Graft/Dodge-v0'"),
+    ({"old": {"kwargs": {"pai": 2}}}, "Did you mean 'pay'"),
 ]
 
 

@@ -144,7 +144,7 @@ def _experiment(config: PatchConfig, agent: Checkpoint, folder: str) -> Config:
     if config.old.bounds is not None:
         source["bounds"] = config.old.bounds
     known = backend(config.backend).ALGORITHMS
-    trained_by = ((agent.record.get("stage") or {}).get("algorithm") or {}).get("name")
+    trained_by = str(((agent.record.get("stage") or {}).get("algorithm") or {}).get("name"))
     data = {
         "name": config.name,
         "sources": [source],

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -79,19 +79,27 @@ def page(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
     for number, (run, folder) in enumerate(pairs):
         clips, budget = _clips(run, budget)
         parts.append(_part(f"run{number + 1}", run, folder, clips))
+    return render(
+        "report.html",
+        title=", ".join(dict.fromkeys(part.name for part in parts)),
+        runs=parts,
+        beside=_side_by_side(pairs),
+        version=__version__,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """The HTML of a template of this folder, with the style and the script that all share."""
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return (
         _environment()
-        .get_template("report.html")
+        .get_template(template)
         .render(
-            title=", ".join(dict.fromkeys(part.name for part in parts)),
-            runs=parts,
-            beside=_side_by_side(pairs),
+            **values,
             charts=charts,
             style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            version=__version__,
         )
     )
 

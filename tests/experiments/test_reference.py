@@ -17,8 +17,8 @@ from graft.experiments.benchmarks import reference as measuring
 def test_the_best_of_two_trainings_is_kept(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "best"
     monkeypatch.setattr(measuring, "EXPERT", ALGORITHMS["ppo"](num_envs=8))
-    words = ["CartPole-v1", "--steps", "1", "--seeds", "2", "--episodes", "16", "--save", str(folder), "--network", "{head: [16]}"]
-    assert reference.main(words) == 0
+    words = ["CartPole-v1", "--steps", "1", "--seeds", "2", "--episodes", "16", "--save", str(folder)]
+    assert reference.main([*words, "--network", "{head: [16]}"]) == 0
     said = capsys.readouterr().out
     scores = [float(score) for score in re.findall(r"PPO, seed \d: ([\d.]+) ±", said)]
     assert len(scores) == 2

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint or of its stage")
     parser.add_argument("--to", metavar="FORMAT", help="what to write")
     parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder, to write")
-    parser.add_argument("--states", type=int, default=1000, metavar="N", help="states to check it in (1000)")
+    parser.add_argument("--states", type=int, default=1000, metavar="N", help="states to check it in, at least 1000")
     parser.add_argument(
         "--episodes", type=int, default=20, metavar="N", help="of evaluations, of a hub's card or int8 (20)"
     )
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace the file or folder where it exists")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="check a model with its contract and vectors")
     options = parser.parse_args(arguments)
-    at_least(1, states=options.states, episodes=options.episodes)
+    at_least(1, episodes=options.episodes)
     at_least(0, seed=options.seed)
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws for Gymnasium, looks for a sound card
     import torch

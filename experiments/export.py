@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,14 +15,17 @@ EXAMPLES = """examples:
   graft export runs/mechanics/stages/27ab12 --to hub --out gather-agent
   graft export --verify gather.onnx
 
-Formats: onnx, unity, godot, rsl_rl, torchscript, sb3, hub; docs/export.md says what each reads and gives.
+{formats}docs/export.md says what each format reads and gives.
 Nothing is written unless the file does what the agent does in evaluation, in all the states that it is checked on.
 """
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_parser("export", "Write an agent in a format that other programs read, or check one.", EXAMPLES)
+    words = sys.argv[1:] if arguments is None else arguments
+    formats = _formats() if {"-h", "--help"} & set(words) else ""
+    about = "Write an agent in a format that other programs read, or check one."
+    parser = command_parser("export", about, EXAMPLES.format(formats=formats))
     parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint or of its stage")
     parser.add_argument("--to", metavar="FORMAT", help="what to write")
     parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder, to write")
@@ -45,3 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     run(Console(highlight=False, markup=False), options)
     return 0
+
+
+def _formats() -> str:
+    """What reads each format, a line for each; torch is imported for it, so only for ``--help``."""
+    from graft.agents.export.exporter import EXPORTERS
+
+    return "formats:\n" + "".join(f"  {name:12} {entry.meaning}\n" for name, entry in EXPORTERS.items())

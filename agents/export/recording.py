@@ -45,7 +45,7 @@ class Recording(NamedTuple):
     source: str
 
 
-def record(network: PolicyNetwork, task: Task, count: int, seed: int) -> Recording:
+def record_states(network: PolicyNetwork, task: Task, count: int, seed: int) -> Recording:
     """``count`` states of ``task`` and the actions of evaluation with ``deterministic``.
 
     The policy is sampled from on the way, as in training, so that the states are not those of one path alone. Where the

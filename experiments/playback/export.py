@@ -10,7 +10,7 @@ from rich.console import Console
 import graft
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.exporter import EXPORTERS, Agent, Exporter, ModelExporter, check_replaceable
-from graft.agents.export.recording import FEWEST, record
+from graft.agents.export.recording import FEWEST, record_states
 from graft.agents.export.verify import verify
 from graft.command import at_least
 from graft.errors import GraftError
@@ -62,7 +62,7 @@ def export_agent(
     _check_target(exporter, to, out, force)
     checkpoint = _loaded(folder)
     network = checkpoint.build().eval()
-    recording = record(network, checkpoint.task, states, seed)
+    recording = record_states(network, checkpoint.task, states, seed)
 
     def replay(into: Path) -> str | None:
         return write_replay(checkpoint, network, seed, into)

@@ -23,7 +23,7 @@ from graft.agents.export.contract import digest
 from graft.agents.export.exporter import EXPORTERS, Agent
 from graft.agents.export.formats.hub import Score, _saved, _score, card
 from graft.agents.export.onnx_file import runner
-from graft.agents.export.recording import record
+from graft.agents.export.recording import record_states
 from graft.command import FAILED
 from graft.envs.core.task import Task
 from graft.envs.factory import ADAPTERS, make, schemas
@@ -481,7 +481,7 @@ def test_a_fault_in_play_is_said(monkeypatch):
 
     monkeypatch.setattr(recording, "make", lambda *words, **more: Broken(make(*words, **more)))
     with pytest.raises(GraftError, match="It broke"):
-        record(network, TASK, 10, seed=0)
+        record_states(network, TASK, 10, seed=0)
 
 
 @pytest.mark.parametrize("task", [TASK, Task("tiny/Elsewhere-v0")], ids=["played", "drawn"])
@@ -529,7 +529,7 @@ def test_int8_says_what_it_keeps(agent, written, tmp_path, capsys):
     assert "parity" not in found
     assert found["parity_of_float32"]["states"] == 1000
     kept = found["quantised"]
-    obs = record(Checkpoint.load(agent / "checkpoint").build(), TASK, 1000, seed=0).observations
+    obs = record_states(Checkpoint.load(agent / "checkpoint").build(), TASK, 1000, seed=0).observations
     small, whole = (
         runner((folder / "npc.onnx").read_bytes())({"obs": obs})["action"] for folder in (tmp_path, written)
     )

@@ -26,7 +26,7 @@ from graft.agents.export.parity import check, tied
 from graft.agents.export.policy import Policy
 from graft.agents.export.ports import allowed_actions, split_leaves
 from graft.agents.export.quantise import int8_weights
-from graft.agents.export.recording import drawn, record
+from graft.agents.export.recording import drawn, record_states
 from graft.agents.export.torchscript_file import runner as torchscript_runner
 from graft.agents.export.torchscript_file import to_torchscript
 from graft.agents.export.verify import verify
@@ -364,12 +364,12 @@ def test_every_format_plays_a_real_task_as_evaluation_does(case, tmp_path):
     task, config = REAL[case]
     network = varied(PolicyNetwork(schemas(task), NetworkConfig(**config), 0))
     network.train()
-    seen = record(network.eval(), task, 64, seed=1).observations
+    seen = record_states(network.eval(), task, 64, seed=1).observations
     network.train()(torch.from_numpy(seen))
     commit_statistics(network)
     Checkpoint.of(network.eval(), task).save(tmp_path / "agent")
     checkpoint = Checkpoint.load(tmp_path / "agent")
-    agent = Agent(checkpoint, checkpoint.build().eval(), record(network, task, 1000, seed=0), "0")
+    agent = Agent(checkpoint, checkpoint.build().eval(), record_states(network, task, 1000, seed=0), "0")
     assert agent.recording.source == f"recorded by playing {task}"
     for name in ("onnx", "unity", "godot", "torchscript"):
         out = tmp_path / f"{name}{EXPORTERS[name].suffix}"

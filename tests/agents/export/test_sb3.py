@@ -17,7 +17,7 @@ from support.tiny_tasks import planes
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.exporter import EXPORTERS, Agent
-from graft.agents.export.recording import record, reference
+from graft.agents.export.recording import record_states, reference
 from graft.agents.networks.normaliser import normalisers
 from graft.agents.sb3.plain import own_spaces, plain_algorithm, predictor, to_zip
 from graft.envs.core.schema import ActionSchema, Schemas
@@ -55,7 +55,7 @@ def agent_of(task, folder):
     own = schemas(task)
     network = network_of(own.observation, own.action)
     Checkpoint.of(network, task).save(folder / "agent")
-    return Agent(Checkpoint.load(folder / "agent"), network, record(network, task, 200, seed=0), "0")
+    return Agent(Checkpoint.load(folder / "agent"), network, record_states(network, task, 200, seed=0), "0")
 
 
 PLAIN = """
@@ -144,7 +144,10 @@ def test_the_library_loads_it_beside_the_environment_and_plays_the_same(game, tm
             action = model.predict(obs, deterministic=True)[0]
             wanted = agent.network.act(shown, None, deterministic=True).numpy()
             np.testing.assert_allclose(action, wanted[0], rtol=1e-5, atol=1e-5)
-            obs, shown = env.step(action)[0], own.step(wanted)[0]
+            obs, _, ended, *_ = env.step(action if action.ndim else int(action))
+            shown = own.step(wanted)[0]
+            if ended:
+                break
 
 
 @pytest.mark.parametrize(

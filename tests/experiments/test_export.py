@@ -34,14 +34,16 @@ from graft.experiments.playback import replay
 from graft.experiments.playback.frames import EpisodeEnd, PlaybackStep
 
 TASK = Task("tiny/Match-v0", {"kind": "planes"})
+FEW = ["--states", "40"]  # which `made_here` allows, for speed
 
 
 @pytest.fixture(scope="module", autouse=True)
 def made_here():
-    """Lets `envs.make` make the tasks ``tiny/...``."""
+    """Lets `envs.make` make the tasks ``tiny/...``, and exports be checked in a few states."""
     list(ADAPTERS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ADAPTERS._entries, "tiny", TinyTaskAdapter())
+        patch.setattr(playback, "FEWEST", 40)
         yield
 
 
@@ -60,7 +62,7 @@ def agent(tmp_path_factory, made_here):
 def written(agent, tmp_path_factory):
     """An export as ONNX, with what stands beside it."""
     folder = tmp_path_factory.mktemp("out")
-    assert export.main([str(agent), "--to", "onnx", "--out", str(folder / "npc.onnx")]) == 0
+    assert export.main([str(agent), *FEW, "--to", "onnx", "--out", str(folder / "npc.onnx")]) == 0
     return folder
 
 
@@ -89,7 +91,7 @@ def test_the_contract_says_what_the_model_is(agent, written):
     assert contract["inputs"][0]["dtype"] == seen.dtype
     assert [port["name"] for port in contract["outputs"]] == ["action", "logits"]
     assert contract["actions"]["names"] == list(network.schemas.action.names)
-    assert contract["parity"]["states"] == 1000
+    assert contract["parity"]["states"] == 40
     assert contract["parity"]["source"] == "recorded by playing tiny/Match(kind=planes)"
     assert contract["latency"]["median_us"] > 0
     assert contract["opset"] == 15
@@ -229,7 +231,7 @@ def test_names_that_are_not_the_checkpoints_are_noticed(agent, copy, part, capsy
 
 def test_the_shapes_of_torchscript_are_those_of_its_vectors(agent, tmp_path, capsys):
     out = tmp_path / "a.pt"
-    assert export.main([str(agent), "--to", "torchscript", "--out", str(out)]) == 0
+    assert export.main([str(agent), *FEW, "--to", "torchscript", "--out", str(out)]) == 0
     path = tmp_path / "a.pt.contract.json"
     found = json.loads(path.read_text())
     found["inputs"][0]["shape"][1] += 3
@@ -255,7 +257,7 @@ def test_nothing_is_written_where_the_model_differs(agent, tmp_path, capsys, mon
 
     monkeypatch.setattr(exporter, "to_onnx", altered)
     out = tmp_path / "npc.onnx"
-    assert export.main([str(agent), "--to", "onnx", "--out", str(out)]) == 2
+    assert export.main([str(agent), *FEW, "--to", "onnx", "--out", str(out)]) == 2
     assert "differs from the network: in state 0 logits[0] is" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -270,9 +272,9 @@ def test_nothing_is_written_where_the_model_differs(agent, tmp_path, capsys, mon
         (["--to", "hub", "--out", "/", "--force"], "has no name of its own"),
         (["--verify", "a.onnx", "--to", "onnx", "--out", "b.onnx"], "give one of both"),
         (["--to", "onnx"], "Give a checkpoint, --to FORMAT and --out PATH"),
-        (["--to", "onnx", "--out", "a.onnx", "--states", "0"], "at least 1000 is needed"),
-        (["--to", "rsl_rl", "--out", "a.onnx"], "rsl_rl plays box actions"),
-        (["--to", "unity", "--out", "a.onnx", "--quantise", "int8"], "leave --quantise out"),
+        (["--to", "onnx", "--out", "a.onnx", "--states", "39"], "at least 40 is needed"),
+        (["--to", "rsl_rl", "--out", "a.onnx", *FEW], "rsl_rl plays box actions"),
+        (["--to", "unity", "--out", "a.onnx", *FEW, "--quantise", "int8"], "leave --quantise out"),
         (["--to", "sb3", "--out", "a.zip", "--quantise", "int8"], "sb3 is none; leave it out"),
     ],
 )
@@ -283,21 +285,27 @@ def test_bad_input_is_a_sentence(agent, words, said, tmp_path, monkeypatch, caps
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_is_checked_in_a_thousand_states(agent, tmp_path, monkeypatch):
+    monkeypatch.setattr(playback, "FEWEST", recording.FEWEST)
+    with pytest.raises(GraftError, match="--states 999 is not allowed; at least 1000"):
+        playback.export_agent(agent, "onnx", tmp_path / "a.onnx", states=999)
+
+
 def test_what_is_there_is_kept_unless_forced(agent, copy, capsys):
     before = files(copy)
-    words = [str(agent), "--to", "onnx", "--out", str(copy / "npc.onnx")]
+    words = [str(agent), *FEW, "--to", "onnx", "--out", str(copy / "npc.onnx")]
     assert export.main(words) == 2
     assert "exists; choose another name, or give --force" in capsys.readouterr().err
     assert files(copy) == before
     assert export.main([*words, "--force"]) == 0
-    assert json.loads((copy / "npc.onnx.contract.json").read_text())["parity"]["states"] == 1000
+    assert json.loads((copy / "npc.onnx.contract.json").read_text())["parity"]["states"] == 40
 
 
 def test_a_task_that_is_not_installed_is_checked_on_drawn_states(tmp_path):
     network = varied(small_network(schemas(TASK)))
     Checkpoint.of(network, Task("tiny/Elsewhere-v0")).save(tmp_path / "agent")
     out = tmp_path / "a.pt"
-    assert export.main([str(tmp_path / "agent"), "--to", "torchscript", "--out", str(out)]) == 0
+    assert export.main([str(tmp_path / "agent"), *FEW, "--to", "torchscript", "--out", str(out)]) == 0
     contract = json.loads((tmp_path / "a.pt.contract.json").read_text())
     assert contract["parity"]["source"].startswith("drawn from the bounds of the schema, as the task cannot be made")
     assert export.main(["--verify", str(out)]) == 0
@@ -311,7 +319,7 @@ def test_the_hub_folder_is_a_card_with_what_it_says(tmp_path, monkeypatch):
     monkeypatch.setattr("graft.experiments.playback.replay.find_spec", lambda _: None)
     monkeypatch.setattr("graft.experiments.playback.replay.FRAMES", 5)
     out = tmp_path / "gather-agent"
-    words = [str(agent), "--to", "hub", "--out", str(out), "--episodes", "4"]
+    words = [str(agent), *FEW, "--to", "hub", "--out", str(out), "--episodes", "4"]
     assert export.main(words) == 0
     text = (out / "README.md").read_text()
     front = yaml.safe_load(text.split("---\n")[1])
@@ -348,7 +356,7 @@ def test_the_card_counts_the_episodes_that_were_played(agent, tmp_path, monkeypa
     """Eight environments play the same number each: 24 for 20."""
     monkeypatch.setattr(playback, "write_replay", lambda *_: None)
     out = tmp_path / "agent"
-    assert export.main([str(agent), "--to", "hub", "--out", str(out), "--episodes", "20"]) == 0
+    assert export.main([str(agent), *FEW, "--to", "hub", "--out", str(out), "--episodes", "20"]) == 0
     assert "in 24 episodes, greedy" in capsys.readouterr().out
     assert "in 24 episodes of greedy play" in (out / "README.md").read_text()
 
@@ -359,7 +367,7 @@ def hub(agent, tmp_path_factory):
     out = tmp_path_factory.mktemp("hub") / "agent"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(playback, "write_replay", lambda *_: None)
-        assert export.main([str(agent), "--to", "hub", "--out", str(out), "--episodes", "2"]) == 0
+        assert export.main([str(agent), *FEW, "--to", "hub", "--out", str(out), "--episodes", "2"]) == 0
     return out
 
 
@@ -368,7 +376,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(agent, hub, tmp_path, caps
     other = tmp_path / "other"
     other.mkdir()
     (other / "mine.txt").write_text("x")
-    words = [str(agent), "--to", "hub", "--episodes", "2", "--force", "--out"]
+    words = [str(agent), *FEW, "--to", "hub", "--episodes", "2", "--force", "--out"]
     assert export.main([*words, str(other)]) == 2
     assert "holds no model.onnx.contract.json, so it is no earlier export" in capsys.readouterr().err
     assert files(other) == {"mine.txt": b"x"}
@@ -422,11 +430,11 @@ def test_a_full_disk_is_no_bad_input(agent, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "full", str(path))
 
     monkeypatch.setattr(exporter, "write_durably", full)
-    assert export.main([str(agent), "--to", "torchscript", "--out", str(tmp_path / "a.pt")]) == FAILED
+    assert export.main([str(agent), *FEW, "--to", "torchscript", "--out", str(tmp_path / "a.pt")]) == FAILED
 
 
 def test_models_of_one_stem_have_their_own_contracts(agent, copy):
-    assert export.main([str(agent), "--to", "torchscript", "--out", str(copy / "npc.pt")]) == 0
+    assert export.main([str(agent), *FEW, "--to", "torchscript", "--out", str(copy / "npc.pt")]) == 0
     assert verified(copy, agent) == 0
     assert export.main([str(agent), "--verify", str(copy / "npc.pt")]) == 0
 
@@ -462,7 +470,7 @@ def test_an_mp4_has_even_sides_and_ends_with_the_episodes(agent, tmp_path, monke
 def test_a_task_that_refuses_its_keywords_is_no_missing_task(tmp_path, capsys):
     network = varied(small_network(schemas(TASK)))
     Checkpoint.of(network, Task("Graft/Dodge-v0", {"slipp": 0.3})).save(tmp_path / "agent")
-    assert export.main([str(tmp_path / "agent"), "--to", "torchscript", "--out", str(tmp_path / "a.pt")]) == 2
+    assert export.main([str(tmp_path / "agent"), *FEW, "--to", "torchscript", "--out", str(tmp_path / "a.pt")]) == 2
     assert "slipp" in capsys.readouterr().err
 
 
@@ -490,7 +498,7 @@ def test_an_agent_without_finite_outputs_is_refused(task, tmp_path, capsys):
     with torch.no_grad():
         network.policy.out.bias[0] = float("nan")
     Checkpoint.of(network, task).save(tmp_path / "agent")
-    assert export.main([str(tmp_path / "agent"), "--to", "torchscript", "--out", str(tmp_path / "a.pt")]) == 2
+    assert export.main([str(tmp_path / "agent"), *FEW, "--to", "torchscript", "--out", str(tmp_path / "a.pt")]) == 2
     assert "outputs are not finite" in capsys.readouterr().err
 
 
@@ -520,16 +528,16 @@ def test_the_hub_folder_of_an_older_checkpoint_agrees_with_itself(agent, tmp_pat
 
 def test_int8_says_what_it_keeps(agent, written, tmp_path, capsys):
     out = tmp_path / "npc.onnx"
-    words = ["--to", "onnx", "--quantise", "int8", "--out", str(out), "--episodes", "8"]
+    words = [*FEW, "--to", "onnx", "--quantise", "int8", "--out", str(out), "--episodes", "8"]
     assert export.main([str(agent), *words]) == 0
     said = capsys.readouterr().out
     assert "of the actions are the same; mean return" in said
     assert "before rounding, the same as the network" in said
     found = json.loads((tmp_path / "npc.onnx.contract.json").read_text())
     assert "parity" not in found
-    assert found["parity_of_float32"]["states"] == 1000
+    assert found["parity_of_float32"]["states"] == 40
     kept = found["quantised"]
-    obs = record_states(Checkpoint.load(agent / "checkpoint").build(), TASK, 1000, seed=0).observations
+    obs = record_states(Checkpoint.load(agent / "checkpoint").build(), TASK, 40, seed=0).observations
     small, whole = (
         runner((folder / "npc.onnx").read_bytes())({"obs": obs})["action"] for folder in (tmp_path, written)
     )

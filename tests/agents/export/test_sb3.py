@@ -83,7 +83,11 @@ def within_clipping(network):
 
 @pytest.mark.parametrize(
     ("case", "kind"),
-    [("discrete", PPO), ("multi-discrete", PPO), ("torques", PPO), ("bounded", PPO), ("box", PPO), ("squashed", SAC)],
+    [
+        ("bounded", PPO),
+        *(pytest.param(case, PPO, marks=pytest.mark.slow) for case in ("discrete", "multi-discrete", "torques", "box")),
+        pytest.param("squashed", SAC, marks=pytest.mark.slow),
+    ],
 )
 def test_greedy_actions_and_values_are_the_same(case, kind):
     network = NETWORKS[case]()
@@ -132,7 +136,13 @@ def test_what_its_policies_cannot_hold_is_refused(network, said):
         plain(network())
 
 
-@pytest.mark.parametrize("game", ["CartPole-v1", "FrozenLake-v1", "MountainCarContinuous-v0"])
+@pytest.mark.parametrize(
+    "game",
+    [
+        "FrozenLake-v1",
+        *(pytest.param(game, marks=pytest.mark.slow) for game in ("CartPole-v1", "MountainCarContinuous-v0")),
+    ],
+)
 def test_the_library_loads_it_beside_the_environment_and_plays_the_same(game, tmp_path):
     task = Task(game)
     agent = agent_of(task, tmp_path)

@@ -58,7 +58,7 @@ def cases(*fast, but=()):
     return pytest.mark.parametrize("case", [pytest.param(case, marks=marks[case]) for case in found])
 
 
-@cases("masked parts", "box", "squashed")
+@cases("masked parts", "squashed")
 def test_onnx_plays_what_evaluation_plays(case):
     parity, data, different = played("onnx", NETWORKS[case]())
     assert parity.states == 200

@@ -168,7 +168,7 @@ def curves(run: RunFolder) -> Section | None:
             charts += _curve_chart(target, found, label, styles)
     notes = [
         "Lines: interquartile mean over seeds; bands: its 95 % interval; thin lines: single seeds. Buttons show and "
-        "hide methods; the slider reads values."
+        "hide methods, intervals and seeds; the slider reads values."
     ]
     return Section("Learning curves", notes, charts=charts) if charts else None
 

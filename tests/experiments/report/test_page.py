@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from graft.envs.core.task import Bounds, Task
+from graft.experiments.config.experiment import GIVEN
 from graft.experiments.plan.stage import Comparison
 from graft.experiments.report import continual, lifelong, transfer
 from graft.experiments.report.__main__ import main
@@ -618,7 +619,7 @@ def test_runs_without_warnings_may_be_compared(known, tmp_path):
     def clean(data):
         data["rows"], data["bounds"] = (
             data["rows"][:2],
-            {str(TARGET): {**SCALE._asdict(), "how": "given by the config"}},
+            {str(TARGET): {**SCALE._asdict(), "how": GIVEN}},
         )
         for row in data["rows"]:
             row["evaluations"] = 9
@@ -647,7 +648,7 @@ def test_a_long_page_stays_small_and_fits_a_phone(known, tmp_path):
         ]
 
     for number in range(4):
-        tmp_path.joinpath(f"clip_{number}.gif").write_bytes(b"GIF89a" + bytes(1_000_000))
+        tmp_path.joinpath(f"clip_{number}.gif").write_bytes(b"GIF89a" + bytes(999_000))
     code, _ = rewritten(known, tmp_path, change)
     assert code == 0
     file = tmp_path / "report.html"

@@ -256,8 +256,12 @@ def write_report(console: Console, store: Store) -> None:
     from graft.experiments.report.page.render import REPORT, write_page
     from graft.experiments.report.run_folder import read_run
 
-    write_page([read_run(store.out)], [store.out.name], store.out / REPORT)
-    console.print(f"All of it in one page: {store.out / REPORT}", highlight=False, markup=False, soft_wrap=True)
+    said = f"All of it in one page: {store.out / REPORT}"
+    try:
+        write_page([read_run(store.out)], [store.out.name], store.out / REPORT)
+    except GraftError as error:  # the run has ended all the same
+        said = f"Note: no page of it: {error}"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:

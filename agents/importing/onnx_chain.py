@@ -34,7 +34,7 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 _ALPHA = {"Elu": 1.0, "LeakyRelu": 0.01}
 
-_NODES: dict[str, tuple[int, int, dict[str, type | tuple[type, ...]]]] = {
+NODES: dict[str, tuple[int, int, dict[str, type | tuple[type, ...]]]] = {
     "Identity": (1, 1, {}),
     "Dropout": (1, 3, {"ratio": float, "seed": int}),
     "Cast": (1, 1, {"to": int}),
@@ -182,9 +182,9 @@ class ChainReader:
     def _checked(self, node: Any) -> dict[str, Any]:
         """The attributes of a node with as many inputs and such attributes as its operator has."""
         kind = printable(node.op_type)
-        if node.op_type not in _NODES or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in NODES or node.domain not in ("", "ai.onnx"):
             raise self.refuse(f"a node {kind} is not read")
-        least, most, allowed = _NODES[node.op_type]
+        least, most, allowed = NODES[node.op_type]
         if not least <= len(node.input) <= most or not all(node.input[:least]):
             raise self.refuse(f"a node {kind} with {len(node.input)} inputs is not read")
         attributes = self.file.attributes(node)
@@ -243,10 +243,7 @@ class ChainReader:
     def _reshape(self, chain: Chain, node: Any, attributes: dict[str, Any]) -> None:
         batch, *sizes = self._whole(chain, node.input[1]) or [0]
         count, open_ends = math.prod(chain.shape), sizes.count(-1)
-        if batch == -1 and not open_ends:
-            fits = True
-        else:
-            fits = batch in (0, 1) and open_ends <= 1
+        fits = (batch == -1 and not open_ends) or (batch in (0, 1) and open_ends <= 1)
         if fits and open_ends and (rest := math.prod(s for s in sizes if s != -1)) > 0:
             sizes = [count // rest if size == -1 else size for size in sizes]
         if not fits or not sizes or min(sizes) < 1 or math.prod(sizes) != count or attributes.get("allowzero", 0):
@@ -448,11 +445,10 @@ class ChainReader:
         free = given == 1
         if found.shape != given.shape:
             raise self.refuse("masks of another shape than the actions are not read")
+        lost = {"Sub": found, "Add": -found}.get(kind) if place == 1 or kind == "Add" else None
         if kind == "Mul" and chain.mask == 0 and np.array_equal(found, given):
             chain.mask = 1
-        elif kind == "Sub" and place == 1 and (found[free] == 0).all() and (found[~free] >= BLOCKED).all():
-            chain.mask = 2
-        elif kind == "Add" and (found[free] == 0).all() and (found[~free] <= -BLOCKED).all():
+        elif lost is not None and (lost[free] == 0).all() and (lost[~free] >= BLOCKED).all():
             chain.mask = 2
         else:
             raise self.refuse(f"{kind} with masks that does not forbid actions is not read")

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from graft.agents.importing.files import read_bytes
 from graft.errors import GraftError
 
-LARGEST = 160 << 20  # bytes of a file
+LARGEST = 80 << 20  # bytes of a file
 MOST_NODES = 2_000
 MOST_ENDS = 64  # inputs or outputs, of the graph and of a node
 MOST_TENSORS = 4_000
-MOST_NUMBERS = 1 << 25  # in all tensors that the file stores, and again in all that are computed from them
+MOST_NUMBERS = 1 << 24  # in all tensors that the file stores, and again in all that are computed from them
 LONGEST_NAME = 200
 OPSETS = range(8, 26)  # versions of ONNX's operators; those of others may mean something else
 

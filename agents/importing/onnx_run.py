@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graft.agents.importing.foreign import ForeignPolicy, Statistics, columns, parts_of, played
+from graft.agents.importing.onnx_chain import NODES
 from graft.agents.importing.onnx_file import OnnxFile, printable
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
@@ -88,10 +89,7 @@ class OnnxRun:
 
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
-RUN = frozenset(
-    "Add ArgMax Cast Clip Concat Constant Conv Div Dropout Elu Flatten Gelu Gemm Identity LeakyRelu LogSoftmax MatMul Mul "
-    "Neg Reciprocal Relu Reshape Sigmoid Slice Softmax Sqrt Squeeze Sub Tanh Transpose".split()
-)
+RUN = frozenset({*NODES, "Constant", "Transpose", "Sqrt", "Reciprocal"})
 """Operators that may run."""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from graft.agents.importing.agent import import_agent
-from graft.agents.importing.foreign import played
+from graft.agents.importing.foreign import WHOLE, Statistics, played
 from graft.agents.importing.parity import compare
 from graft.agents.importing.source import Request
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined, uint8_schema
@@ -446,3 +449,97 @@ def test_masks_are_run_too(amount, tmp_path):
     assert (actions.numpy() == theirs).all()
     assert (played(imported.policy, found, FOUR, forbidden).numpy() == theirs).all()
     assert not forbidden[torch.arange(1000), actions].any()
+
+
+def test_a_long_graph_is_read_in_time(tmp_path):
+    """Each node is looked at once for each value that is read."""
+    made = chain(*[("Identity", (), {})] * 1_900)
+    began = time.process_time()
+    imported = read(made, tmp_path, Schemas(vector(5), FOUR))
+    assert compare(imported.policy, imported.assembly.network, OBS).holds
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 7])
+def test_graphs_that_read_one_observation_at_once_run(batch, tmp_path):
+    made = chain()
+    size = made.graph.input[0].type.tensor_type.shape.dim[0]
+    size.Clear()
+    size.CopyFrom(helper.make_tensor_value_info("x", 1, [batch]).type.tensor_type.shape.dim[0])
+    if batch == 7:
+        with pytest.raises(GraftError, match="reads 7 observations at once"):
+            read(made, tmp_path, Schemas(vector(5), FOUR))
+        return
+    imported = read(made, tmp_path, Schemas(vector(5), FOUR))
+    found = imported.policy.run(imported.policy, torch.from_numpy(OBS[:50]), None)[1]
+    np.testing.assert_allclose(found.numpy(), reference(chain_with_free_batch(made), "out", obs=OBS[:50]), atol=1e-5)
+
+
+def chain_with_free_batch(made: Any) -> Any:
+    free = onnx.ModelProto.FromString(made.SerializeToString())
+    free.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    return free
+
+
+def test_an_input_of_another_size_is_refused(tmp_path):
+    with pytest.raises(GraftError, match="the task's observations have"):
+        read(chain(inputs=6), tmp_path, Schemas(vector(5), FOUR))
+
+
+def test_one_of_several_outputs_must_be_named(tmp_path):
+    made = chain()
+    made.graph.output.append(onnx.ValueInfoProto(name="v0"))
+    with pytest.raises(GraftError, match="say policy"):
+        read(made, tmp_path, Schemas(vector(5), FOUR))
+    assert read(made, tmp_path, Schemas(vector(5), FOUR), policy="out").policy.policy[-1].outputs == 4
+
+
+def test_statistics_from_elsewhere_come_before_the_graph(tmp_path):
+    onnx.save(chain(), tmp_path / "agent.onnx")
+    known = Statistics(torch.full((5,), 0.5), torch.full((5,), 2.0), 1.5)
+    imported = import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), FOUR)), statistics={WHOLE: known})
+    assert compare(imported.policy, imported.assembly.network, OBS).holds
+    found = imported.policy.run(imported.policy, torch.from_numpy(OBS), None)[1]
+    made = onnx.load(tmp_path / "agent.onnx")
+    theirs = reference(made, "out", obs=((OBS - 0.5) / 2).clip(-1.5, 1.5).astype(np.float32))
+    np.testing.assert_allclose(found.numpy(), theirs, atol=1e-5)
+
+
+CHILD = """
+import resource, sys, time
+sys.path.insert(0, "tests")
+from pathlib import Path
+import onnx, onnxruntime
+from support.hostile_files import onnx_graphs
+from graft.agents.importing.agent import import_agent
+from graft.agents.importing.source import Request
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.errors import GraftError
+bounds = ((-1.0,) * 4, (1.0,) * 4)
+schemas = Schemas(
+    ObservationSchema("vector", tuple("abcd"), ((),) * 4, (4,), "float32", *bounds), ActionSchema("discrete", ("l", "r"))
+)
+path, number = Path(sys.argv[1]) / "x.onnx", int(sys.argv[2])
+name, data = list(onnx_graphs(path))[number]
+path.write_bytes(data if isinstance(data, bytes) else data())
+del data
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30),) * 2)
+began = time.process_time()
+try:
+    import_agent(Request(path, schemas))
+except GraftError:
+    assert time.process_time() - began < 10
+    print("refused")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory as Linux has them")
+@pytest.mark.parametrize("number", range(12))
+def test_hostile_graphs_need_less_than_a_gigabyte(number, tmp_path):
+    """Those of hostile size, each in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path), str(number)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "refused\n", done.stderr[-500:]

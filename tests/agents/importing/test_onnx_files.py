@@ -515,31 +515,28 @@ from graft.agents.importing.agent import import_agent
 from graft.agents.importing.source import Request
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.errors import GraftError
-bounds = ((-1.0,) * 4, (1.0,) * 4)
-schemas = Schemas(
-    ObservationSchema("vector", tuple("abcd"), ((),) * 4, (4,), "float32", *bounds), ActionSchema("discrete", ("l", "r"))
-)
-path, number = Path(sys.argv[1]) / "x.onnx", int(sys.argv[2])
-name, data = list(onnx_graphs(path))[number]
-path.write_bytes(data if isinstance(data, bytes) else data())
-del data
-now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30),) * 2)
-began = time.process_time()
-try:
-    import_agent(Request(path, schemas))
-except GraftError:
-    assert time.process_time() - began < 10
-    print("refused")
+seen = ObservationSchema("vector", tuple("abcd"), ((),) * 4, (4,), "float32", (-1.0,) * 4, (1.0,) * 4)
+schemas = Schemas(seen, ActionSchema("discrete", ("left", "right")))
+path = Path(sys.argv[1]) / "x.onnx"
+for name, data in onnx_graphs(path):
+    path.write_bytes(data if isinstance(data, bytes) else data())
+    del data
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30), resource.RLIM_INFINITY))
+    began = time.process_time()
+    try:
+        import_agent(Request(path, schemas))
+    except GraftError:
+        assert time.process_time() - began < 10, name
+    else:
+        raise AssertionError(name)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+print("refused")
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory as Linux has them")
-@pytest.mark.parametrize("number", range(12))
-def test_hostile_graphs_need_less_than_a_gigabyte(number, tmp_path):
-    """Those of hostile size, each in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path), str(number)], capture_output=True, text=True, timeout=120
-    )
+def test_hostile_graphs_need_less_than_a_gigabyte_and_ten_seconds(tmp_path):
+    done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, timeout=240)
     assert done.stdout == "refused\n", done.stderr[-500:]

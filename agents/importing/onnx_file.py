@@ -193,7 +193,7 @@ class OnnxFile:
         if node.op_type == "Constant":
             (key, value), *_ = [*attributes.items(), ("", None)]
             return np.asarray(value) if key in ("value_float", "value_int", "value_floats", "value_ints") else None
-        functions = {"Identity": _same, "Transpose": _same, "Cast": _same}
+        functions: dict[str, Any] = {"Identity": _same, "Transpose": _same, "Cast": _same}
         functions |= {"Sqrt": np.sqrt, "Reciprocal": np.reciprocal, "Neg": np.negative}
         if node.op_type not in functions or len(node.input) != 1 or set(attributes) - {"perm", "to"}:
             return None

@@ -141,7 +141,7 @@ class _Reader:
 
     def _kind(self, chain: Chain, given: str | None) -> Kind:
         if given is not None and given not in get_args(Kind):
-            raise unknown("kind", printable(given), get_args(Kind))
+            raise unknown("kind", printable(str(given)), get_args(Kind))
         if self.actions.kind != "box":
             if self.actions.kind == "multi" and chain.scores is not None:
                 raise GraftError("The file chooses among all outputs at once, the task's agent takes several choices.")
@@ -154,7 +154,7 @@ class _Reader:
     def _units(self, chain: Chain, names: Mapping[str, str]) -> Units:
         given, actions = names.get("units"), self.actions
         if given not in (None, *get_args(Units)):
-            raise unknown("units", printable(given), get_args(Units))
+            raise unknown("units", printable(str(given)), get_args(Units))
         if actions.kind != "box":
             if given is not None:
                 raise GraftError("units are of box actions; the task has others.")

@@ -163,7 +163,7 @@ def latex_text(text: str) -> str:
 
 
 def _number(values: Mapping[str, float | None] | None, signed: bool = False) -> str:
-    if values is None or (values["iqm"] is None and values["low"] is None):
+    if values is None:
         return "--"
 
     def shown(value: float) -> str:
@@ -171,7 +171,7 @@ def _number(values: Mapping[str, float | None] | None, signed: bool = False) -> 
 
     low, high = values["low"], values["high"]
     if values["iqm"] is None:
-        return f"$> {shown(values['low'])}$"
+        return "--" if low is None else f"$> {shown(low)}$"
     if low is None and high is None:
         return f"${shown(values['iqm'])}$"
     ends = [r"-\infty" if low is None else shown(low), r"\infty" if high is None else shown(high)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import inf
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -285,7 +286,8 @@ def _filled(model: Any, given: Sequence[Row]) -> list[dict[str, Any]]:
 
 @cache
 def _checks(model: Any, key: str) -> TypeAdapter[Any]:
-    return TypeAdapter(list[model.model_fields[key].annotation], config=_FINITE)
+    several: Any = GenericAlias(list, (model.model_fields[key].annotation,))
+    return TypeAdapter(several, config=_FINITE)
 
 
 def _is_whole(row: Row) -> bool:

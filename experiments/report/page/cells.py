@@ -95,7 +95,7 @@ def is_control(row: Row) -> bool:
 
 def is_baseline(row: Row) -> bool:
     """Whether a row of a transfer experiment is scratch, with which all are compared."""
-    return row["verdict"] == "baseline"
+    return bool(row["verdict"] == "baseline")
 
 
 def middle(values: Mapping[str, float | None] | None) -> float:

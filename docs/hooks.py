@@ -32,6 +32,7 @@ from graft.envs.builtin.engine.mechanics import MECHANICS, Mechanic
 from graft.envs.core.faults import FaultRules
 from graft.experiments.config import experiment
 from graft.experiments.config.backends import PRESETS, parse_resources
+from graft.experiments.config.patch import PatchConfig
 from graft.experiments.search.definition import Asha, SearchFile
 from graft.transfer import METHODS
 from graft.transfer.method import FromSource
@@ -48,6 +49,7 @@ TITLES = {
     "Config": "Transfer experiments",
     "SequenceConfig": "Sequences",
     "SearchFile": "File",
+    "PatchConfig": "File",
 }
 """Model -> heading, where its name is not one that authors of configs know."""
 
@@ -249,6 +251,11 @@ def searches() -> str:
     return keys(SearchFile) + "\n## Schedulers\n\n" + entry("asha", Asha, 3)
 
 
+def patches() -> str:
+    """The keys of a patch check."""
+    return "\n".join(keys(model) for model in dict.fromkeys(_models(PatchConfig)))
+
+
 def games() -> str:
     """Every built-in game with its mechanics."""
     made = []
@@ -292,7 +299,8 @@ def commands() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (algorithms, commands, configs, encoders, faults, games, methods, searches, tunable)
+    made.__name__: made
+    for made in (algorithms, commands, configs, encoders, faults, games, methods, patches, searches, tunable)
 }
 
 

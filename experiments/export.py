@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,18 +15,21 @@ EXAMPLES = """examples:
   graft export runs/mechanics/stages/27ab12 --to hub --out gather-agent
   graft export --verify gather.onnx
 
-Formats: onnx, unity, godot, rsl_rl, torchscript, sb3, hub; docs/export.md says what each reads and gives.
+{formats}docs/export.md says what each format reads and gives.
 Nothing is written unless the file does what the agent does in evaluation, in all the states that it is checked on.
 """
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_parser("export", "Write an agent in a format that other programs read, or check one.", EXAMPLES)
+    words = sys.argv[1:] if arguments is None else arguments
+    formats = _formats() if {"-h", "--help"} & set(words) else ""
+    about = "Write an agent in a format that other programs read, or check one."
+    parser = command_parser("export", about, EXAMPLES.format(formats=formats))
     parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint or of its stage")
     parser.add_argument("--to", metavar="FORMAT", help="what to write")
     parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder, to write")
-    parser.add_argument("--states", type=int, default=1000, metavar="N", help="states to check it in (1000)")
+    parser.add_argument("--states", type=int, default=1000, metavar="N", help="states to check it in, at least 1000")
     parser.add_argument(
         "--episodes", type=int, default=20, metavar="N", help="of evaluations, of a hub's card or int8 (20)"
     )
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace the file or folder where it exists")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="check a model with its contract and vectors")
     options = parser.parse_args(arguments)
-    at_least(1, states=options.states, episodes=options.episodes)
+    at_least(1, episodes=options.episodes)
     at_least(0, seed=options.seed)
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame, which draws for Gymnasium, looks for a sound card
     import torch
@@ -45,3 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     run(Console(highlight=False, markup=False), options)
     return 0
+
+
+def _formats() -> str:
+    """What reads each format, a line for each; torch is imported for it, so only for ``--help``."""
+    from graft.agents.export.exporter import EXPORTERS
+
+    return "formats:\n" + "".join(f"  {name:12} {entry.meaning}\n" for name, entry in EXPORTERS.items())

@@ -207,15 +207,15 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return 0
     carried = kind.check(graph)
     with store.lock():
-        failed = _run_stages(console, config, graph, carried, launcher, store)
+        failed = run_stages(console, config, graph, carried, launcher, store)
         if failed is None:
             if _has_results(graph, store):
                 kind.conclude(console, config, graph, store, {})
-                _write_report(console, store)
+                write_report(console, store)
             return INTERRUPTED
         kind.conclude(console, config, graph, store, failed)
         _make_clips(console, config, graph, store)
-        _write_report(console, store)
+        write_report(console, store)
         curves = f"Curves of every stage: tensorboard --logdir {store.out}/stages"
         console.print(curves, highlight=False, soft_wrap=True)
         return FAILED if failed else 0
@@ -252,12 +252,16 @@ def _make_clips(console: Console, config: AnyConfig, graph: Graph, store: Store)
             console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
-def _write_report(console: Console, store: Store) -> None:
+def write_report(console: Console, store: Store) -> None:
     from graft.experiments.report.page.render import REPORT, write_page
     from graft.experiments.report.run_folder import read_run
 
-    write_page([read_run(store.out)], [store.out.name], store.out / REPORT)
-    console.print(f"All of it in one page: {store.out / REPORT}", highlight=False, markup=False, soft_wrap=True)
+    said = f"All of it in one page: {store.out / REPORT}"
+    try:
+        write_page([read_run(store.out)], [store.out.name], store.out / REPORT)
+    except GraftError as error:  # the run has ended all the same
+        said = f"Note: no page of it: {error}"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _dry_run(console: Console, kind: Kind, graph: Graph, out: Path) -> None:
@@ -286,8 +290,14 @@ def _few_evaluations(graph: Graph) -> list[str]:
     return evaluation_notes([1 + math.ceil(stage.budget / stage.evaluation.every) for stage in transfers])
 
 
-def _run_stages(
-    console: Console, config: AnyConfig, graph: Graph, carried: list[TransplantTables], launcher: Launcher, store: Store
+def run_stages(
+    console: Console,
+    config: AnyConfig,
+    graph: Graph,
+    carried: list[TransplantTables],
+    launcher: Launcher,
+    store: Store,
+    command: str = "run",
 ) -> dict[str, str] | None:
     """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
     from graft.experiments.launchers.launcher import run_graph
@@ -299,7 +309,7 @@ def _run_stages(
 
     todo = [stage_id for stage_id in graph.stages if not store.done(stage_id)]
     done = len(graph.stages) - len(todo)
-    store.open(config)
+    store.open(config, command)
     if done and (changed := store.software_changes()):
         say(f"Note: finished stages were made with other software ({', '.join(changed)}); see experiment.json.")
     if not todo:

@@ -6,21 +6,22 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.checkpoints.files import write_durably
+from graft.agents.checkpoints.files import flush_folder, write_durably
 from graft.agents.export.contract import beside, contract, vectors
 from graft.agents.export.onnx_file import described, latency, packages, runner, to_onnx
 from graft.agents.export.parity import Parity, Run, check
 from graft.agents.export.ports import Interface
-from graft.agents.export.quantise import int8_weights, kept
+from graft.agents.export.quantise import compared_play, int8_weights
 from graft.agents.export.recording import Recording
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.envs.core.registry import Registry
-from graft.errors import GraftError
+from graft.errors import GraftError, full_disk
 
 Replay = Callable[[Path], str | None]
 """Records the agent into a folder and returns the file's name; None where the task cannot be drawn."""
@@ -53,12 +54,18 @@ class Exporter(ABC):
     """Writes agents in one format.
 
     Attributes:
-        meaning: a phrase, what reads it.
+        meaning: a phrase, what reads it; ``graft export --help`` shows it.
         suffix: of the file; empty for a folder.
+        marker: of a folder, a file that every folder of this format holds; others are not replaced.
     """
 
     meaning: str
     suffix: str
+    marker = ""
+
+    def targets(self, out: Path) -> list[Path]:
+        """All files, or the folder, that `write` puts into place."""
+        return [out]
 
     @abstractmethod
     def write(self, agent: Agent, out: Path) -> list[str]:
@@ -68,16 +75,31 @@ class Exporter(ABC):
 EXPORTERS: Registry[Exporter] = Registry("export format", "graft.agents.export.formats", Exporter, instances=True)
 
 
-class ModelExporter(Exporter):
-    """A format of one ONNX file with a contract and test vectors beside it; it says what `interface` is."""
+class ContractExporter(Exporter):
+    """A format of one file that has a contract and test vectors beside it."""
+
+    def targets(self, out: Path) -> list[Path]:
+        return [out, beside(out, "vectors"), beside(out, "contract")]
+
+    @abstractmethod
+    def interface(self, network: PolicyNetwork) -> Interface:
+        """Inputs, outputs and module; raises GraftError for an agent that the consumer cannot play."""
+
+    @abstractmethod
+    def runner(self, data: bytes, found: Mapping[str, Any], what: str) -> Run:
+        """The model ``data`` of the contract ``found``; raises GraftError where its file says something else."""
+
+
+class ModelExporter(ContractExporter):
+    """A format of one ONNX file; it says what `interface` is."""
 
     suffix = ".onnx"
     name: str
     quantisable = True
 
-    @abstractmethod
-    def interface(self, network: PolicyNetwork) -> Interface:
-        """Inputs, outputs and module; raises GraftError for an agent that the consumer cannot play."""
+    def runner(self, data: bytes, found: Mapping[str, Any], what: str) -> Run:
+        check_described(data, found, what)
+        return runner(data, what)
 
     def write(self, agent: Agent, out: Path) -> list[str]:
         if agent.quantise and not self.quantisable:
@@ -86,31 +108,45 @@ class ModelExporter(Exporter):
         data = to_onnx(interface)
         run = runner(data)
         parity = check(interface, run, agent.recording, agent.checkpoint.schemas.action, f"The {self.name} model")
-        rest, said = dict[str, Any](), list[str]()
+        entries = dict[str, Any](parity_of_float32=parity.to_json()) if agent.quantise else {"parity": parity.to_json()}
+        about_int8 = list[str]()
         if agent.quantise:
-            smaller = int8_weights(data)
-            rest["quantised"] = _compared(agent, interface, run, runner(smaller))
-            said = _said(rest["quantised"], len(data), len(smaller))
-            data, run = smaller, runner(smaller)
+            small = int8_weights(data)
+            entries["quantised"] = _compared(agent, interface, run, runner(small))
+            about_int8 = _about_int8(entries["quantised"], len(data), len(small))
+            data, run = small, runner(small)
         seen, timed = described(data), latency(run, interface.feed(agent.recording.observations[:1]))
         runtime = f"onnxruntime {packages()[1].__version__}"
-        rest |= {"opset": seen["opset"], "ir_version": seen["ir_version"], "latency": {**timed, "runtime": runtime}}
-        replayed = vectors(interface, run, agent.recording.observations)
-        write_model(self.name, agent, interface, parity, out, data, replayed, rest)
+        entries |= {"opset": seen["opset"], "ir_version": seen["ir_version"], "latency": {**timed, "runtime": runtime}}
+        write_model(self.name, agent, interface, run, out, data, entries)
         opset = f"opset {seen['opset']}, {timed['median_us']:g} us for one state"
-        return [*summary(out, parity, opset, interface), *said]
+        return [*summary(out, parity, opset, interface, "before rounding, " if agent.quantise else ""), *about_int8]
 
 
-def _compared(agent: Agent, interface: Interface, run: Run, smaller: Run) -> dict[str, Any]:
-    """What int8 weights keep of the agent, beside the score of float32 ones; `Parity` is that of float32."""
+def check_described(data: bytes, found: Mapping[str, Any], what: str) -> None:
+    """Raise GraftError where an ONNX file has other ports, constants or another opset than its contract says."""
+    seen, constants = described(data), found["constants"]
+    for side in ("inputs", "outputs"):
+        ports = {port["name"]: [port.get("dtype", "float32"), *port["shape"]] for port in found[side]}
+        own = {name: value for name, value in seen[side].items() if name not in constants}
+        if own != ports:
+            raise GraftError(f"{what} has the {side} {own}, and its contract says {ports}; export again.")
+    if seen["opset"] != found.get("opset"):
+        raise GraftError(f"{what} has opset {seen['opset']}, and its contract says {found.get('opset')}; export again.")
+    if seen["constants"] != constants:
+        raise GraftError(f"{what} has the constants {seen['constants']}, and its contract {constants}; export again.")
+
+
+def _compared(agent: Agent, interface: Interface, run: Run, small: Run) -> dict[str, Any]:
+    """What is left of the agent with int8 weights, beside the score of float32 ones."""
     recording, task, schema = agent.recording, agent.checkpoint.task, agent.network.schemas.observation
     before, after = (
-        kept(interface, model, recording, schema, task, agent.episodes, agent.seed) for model in (run, smaller)
+        compared_play(interface, model, recording, schema, task, agent.episodes, agent.seed) for model in (run, small)
     )
     return {"weights": "int8", **after, "return_mean_of_float32": before["return_mean"]}
 
 
-def _said(found: Mapping[str, Any], before: int, after: int) -> list[str]:
+def _about_int8(found: Mapping[str, Any], before: int, after: int) -> list[str]:
     same = (
         f"{found['agreement']:.1%} of the actions are the same"
         if "agreement" in found
@@ -121,60 +157,107 @@ def _said(found: Mapping[str, Any], before: int, after: int) -> list[str]:
 
 
 def write_model(
-    name: str,
-    agent: Agent,
-    interface: Interface,
-    parity: Parity,
-    out: Path,
-    data: bytes,
-    replayed: bytes,
-    rest: Mapping[str, Any],
+    name: str, agent: Agent, interface: Interface, run: Run, out: Path, data: bytes, entries: Mapping[str, Any]
 ) -> None:
     """A model, its test vectors and its contract, which comes last: without it the others are no export."""
+    replayed = vectors(interface, run, agent.recording, agent.checkpoint.schemas.action)
     files = {"model": (out.name, data), "vectors": (beside(out, "vectors").name, replayed)}
-    text = contract(agent.checkpoint, interface, parity, files, format=name, graft=agent.version, **rest)
+    text = contract(agent.checkpoint, interface, files, format=name, graft=agent.version, **entries)
     write_together({out: data, beside(out, "vectors"): replayed, beside(out, "contract"): text})
 
 
-def summary(out: Path, parity: Parity, rest: str, interface: Interface) -> list[str]:
-    """What is printed about a model."""
+def summary(out: Path, parity: Parity, about: str, interface: Interface, when: str = "") -> list[str]:
+    """What is printed about a model; ``when``: it was compared, where that was not as it is written."""
     names = {"inputs": interface.inputs, "outputs": interface.outputs}
     sides = [f"{side}: {', '.join(port.name for port in ports)}" for side, ports in names.items()]
     ties = f", {parity.near_ties} of them with two equally good actions" if parity.near_ties else ""
     return [
-        f"{out}: {'; '.join(sides)}; {rest}",
-        f"the same as the network in {parity.states:,} states {parity.source}{ties}; "
+        f"{out}: {'; '.join(sides)}; {about}",
+        f"{when}the same as the network in {parity.states:,} states {parity.source}{ties}; "
         f"largest difference {parity.largest_difference:.1e}",
         *interface.notes,
     ]
 
 
+def check_replaceable(out: Path, marker: str) -> None:
+    """Raise GraftError for a folder that is no export of the same format, which would be lost."""
+    if out.exists() and not (out / marker).is_file():
+        raise GraftError(f"{out} holds no {marker}, so it is no earlier export, and is not replaced; choose another.")
+
+
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write all files, then put them into place in order; raises GraftError where one cannot be written."""
-    token, fresh = uuid.uuid4().hex[:8], dict[Path, Path]()
+    """Write all files, then put them into place in order; where that fails, what was there before is there again.
+
+    Raises:
+        GraftError: a file that cannot be written.
+        OSError: of a full disk.
+    """
+    token = uuid.uuid4().hex[:8]
+    fresh = {path: path.with_name(f".{path.name}.{token}.tmp") for path in files}
+    aside = {path: path.with_name(f".{path.name}.{token}.old") for path in files}
+    placed = list[Path]()
     try:
         for path, data in files.items():
-            fresh[path] = path.with_name(f".{path.name}.{token}.tmp")
+            if path.is_dir():
+                raise GraftError(f"{path} is a folder, and a file of that name is to be written; choose another name.")
             write_durably(fresh[path], data)
-        for path, temporary in fresh.items():
-            temporary.replace(path)
-    except OSError as error:
-        raise GraftError(f"{error.filename or next(iter(files))} cannot be written ({error.strerror}).") from error
+        for path in files:
+            if path.exists():
+                path.replace(aside[path])
+            fresh[path].replace(path)
+            placed.append(path)
+        for folder in {path.parent for path in files}:
+            flush_folder(folder)
+        for old in aside.values():
+            with suppress(OSError):
+                old.unlink(missing_ok=True)
+    except BaseException as error:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        for path, old in aside.items():
+            if old.exists():
+                old.replace(path)
+        if isinstance(error, OSError):
+            raise _unwritable(error, next(iter(files))) from error
+        raise
     finally:
         for temporary in fresh.values():
             temporary.unlink(missing_ok=True)
 
 
-def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a fresh folder and put it at ``out``, in place of an old one."""
-    fresh = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
+def write_folder(out: Path, marker: str, fill: Callable[[Path], None]) -> None:
+    """Fill a fresh folder and put it at ``out``; an old one is moved aside and deleted only then.
+
+    Raises:
+        GraftError: a folder at ``out`` that holds no ``marker``, or one that cannot be written.
+        OSError: of a full disk.
+    """
+    check_replaceable(out, marker)
+    token = uuid.uuid4().hex[:8]
+    fresh, old = (out.with_name(f".{out.name}.{token}.{kind}") for kind in ("tmp", "old"))
     try:
-        fresh.mkdir(parents=True)
+        fresh.mkdir()
         fill(fresh)
+        flush_folder(fresh)
         if out.exists():
-            shutil.rmtree(out)
-        fresh.rename(out)
+            out.rename(old)
+        try:
+            fresh.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        flush_folder(out.parent)
     except OSError as error:
-        raise GraftError(f"{out} cannot be written ({error.strerror}).") from error
+        raise _unwritable(error, out) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _unwritable(error: OSError, path: Path) -> Exception:
+    """What to raise: a sentence, or the error itself where the disk is full, which is no bad input."""
+    if full_disk(error):
+        return error
+    return GraftError(f"{error.filename or path} cannot be written ({error.strerror}).")

@@ -36,16 +36,32 @@ def packages() -> tuple[Any, Any]:
     return onnx, onnxruntime
 
 
-def to_onnx(interface: Interface, opset: int = OPSET) -> bytes:
+def to_onnx(interface: Interface) -> bytes:
     """The model of an interface, with a batch axis of any length and its constants.
 
     It is traced by torch's TorchScript exporter: the newer one has no operators below opset 18.
     What the tracer warns of, such as sizes that it takes for constants, `check` finds.
+
+    Raises:
+        GraftError: a network that cannot be traced, or has an operator that ONNX lacks at this opset.
     """
     onnx, _ = packages()
     inputs = tuple(torch.zeros(2, *port.shape, dtype=getattr(torch, port.dtype)) for port in interface.inputs)
-    ports = (*interface.inputs, *interface.outputs)
-    buffer = io.BytesIO()
+    try:
+        model = onnx.load_model_from_string(_traced(interface, inputs))
+        _tidy(onnx, model, interface)
+        onnx.checker.check_model(model, full_check=True)
+    except GraftError:
+        raise
+    except Exception as error:  # torch's, onnx's, and those of an encoder of one's own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise GraftError(f"This agent cannot be written as ONNX, opset {OPSET} ({reason}).") from error
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _traced(interface: Interface, inputs: tuple[torch.Tensor, ...]) -> bytes:
+    buffer, ports = io.BytesIO(), (*interface.inputs, *interface.outputs)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
@@ -54,16 +70,12 @@ def to_onnx(interface: Interface, opset: int = OPSET) -> bytes:
             inputs,
             buffer,  # type: ignore[arg-type]
             dynamo=False,
-            opset_version=opset,
+            opset_version=OPSET,
             input_names=[port.name for port in interface.inputs],
             output_names=[port.name for port in interface.outputs],
             dynamic_axes={port.name: {0: "batch"} for port in ports},
         )
-    model = onnx.load_model_from_string(buffer.getvalue())
-    _tidy(onnx, model, interface)
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
+    return buffer.getvalue()
 
 
 def _tidy(onnx: Any, model: Any, interface: Interface) -> None:
@@ -105,7 +117,7 @@ def runner(data: bytes, what: str = "The model") -> Run:
 
 
 def described(data: bytes) -> dict[str, Any]:
-    """Opset, version of the file format, and inputs and outputs of a model: name -> [type, *sizes]."""
+    """Opset and version of the file format; inputs, outputs (name -> [type, *sizes]), constants among the outputs."""
     onnx, _ = packages()
     try:
         model = onnx.load_model_from_string(data)
@@ -120,12 +132,19 @@ def described(data: bytes) -> dict[str, Any]:
             found[value.name] = [dtype, *(d.dim_param or d.dim_value for d in tensor.shape.dim)]
         return found
 
+    shown = {value.name for value in model.graph.output}
+    constants = {
+        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t).tolist()
+        for node in model.graph.node
+        if node.op_type == "Constant" and node.output[0] in shown
+    }
     opset = next((o.version for o in model.opset_import if not o.domain), None)
     return {
         "opset": opset,
         "ir_version": model.ir_version,
         "inputs": of(model.graph.input),
         "outputs": of(model.graph.output),
+        "constants": constants,
     }
 
 

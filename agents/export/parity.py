@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from graft.agents.export.ports import Arrays, Interface
 from graft.agents.export.recording import CHUNK, Recording
-from graft.agents.networks.policy_network import split_choices
 from graft.envs.core.schema import ActionSchema
 from graft.errors import GraftError
 
@@ -26,8 +26,13 @@ FORBIDDEN = -1e7  # scores below it are of forbidden actions
 
 
 class Parity(NamedTuple):
-    """How close a model is: states, where they are from, the largest difference of an action or a number (as a share
-    of the tolerance's scale), and in how many states two actions were equally good within it."""
+    """How close a model is.
+
+    Attributes:
+        states, source: how many were compared, and a phrase: where they are from.
+        largest_difference: of an action or a number, as a share of the tolerance's scale.
+        near_ties: states in which two actions are equally good within the tolerance; a model may play either.
+    """
 
     states: int
     source: str
@@ -48,17 +53,52 @@ def check(interface: Interface, run: Run, recording: Recording, actions: ActionS
     count = len(recording.observations)
     alone = [slice(i, i + 1) for i in range(min(SINGLE, count))]
     chunks = [slice(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-    largest, ties = 0.0, 0
+    largest = 0.0
     for rows in alone + chunks:
-        inputs = interface.feed(recording.observations[rows])
-        found, expected = run(inputs), interface.run_torch(inputs)
-        for port in interface.outputs:
-            if not port.sampled and port.dtype == "float32":
-                largest = max(largest, _numbers(found[port.name], expected[port.name], port.name, what, rows.start))
-        scores = recording.outputs.action[rows]
-        off, tied = _actions(interface.decode(found), recording.actions[rows], scores, actions, what, rows.start)
-        largest, ties = max(largest, off), ties + (tied if rows in chunks else 0)
-    return Parity(count, recording.source, largest, ties)
+        found = run(interface.feed(recording.observations[rows]))
+        scores = recording.scores[rows]
+        log_std = None if recording.log_std is None else recording.log_std[rows]
+        for name, expected in interface.expected(scores, log_std).items():
+            largest = max(largest, _numbers(found[name], expected, name, what, rows.start))
+        played = interface.decode(found)
+        largest = max(largest, _actions(played, recording.actions[rows], scores, actions, what, rows.start))
+    return Parity(count, recording.source, largest, int(tied(recording.scores, actions).sum()))
+
+
+def expected_scores(actions: ActionSchema, distribution: str | None, scores: Array, log_std: Array | None) -> Arrays:
+    """What the outputs of `score_ports` have to be, by name, in float64.
+
+    Args:
+        distribution: of the network's configuration.
+        scores, log_std: of a `Recording`.
+    """
+    if log_std is None:
+        return {"q_values" if distribution == "greedy" else "logits": scores}
+    mean, std = scores.astype(np.float64), np.exp(log_std.astype(np.float64))
+    if distribution == "squashed":
+        return {"mean": mean, "std": std}
+    for column, (low, high) in enumerate(zip(actions.low, actions.high, strict=True)):
+        if math.isfinite(low) and math.isfinite(high) and low < high:  # the policy's units are from -1 to 1
+            mean[:, column] = low + (mean[:, column] + 1) / 2 * (high - low)
+            std[:, column] *= (high - low) / 2
+    return {"mean": mean, "std": std}
+
+
+def tied(scores: Array, actions: ActionSchema) -> NDArray[np.bool_]:
+    """Of each state, (N,), whether another action is as good as the best one within the tolerance; no box action is."""
+    found = np.zeros(len(scores), np.bool_)
+    if actions.kind == "box":
+        return found
+    for values in _choices(scores, actions):
+        if values.shape[1] > 1:
+            second, best = np.partition(values, (-2, -1), 1)[:, -2:].T
+            found |= best - second <= TOLERANCE * np.maximum(1.0, np.abs(best))
+    return found
+
+
+def _choices(scores: Array, actions: ActionSchema) -> list[Array]:
+    """The scores of each choice, (N, size); one choice where the schema has no sizes."""
+    return np.split(scores, np.cumsum(actions.sizes)[:-1], 1) if actions.sizes else [scores]
 
 
 def _numbers(found: Array, expected: Array, name: str, what: str, start: int) -> float:
@@ -71,26 +111,23 @@ def _numbers(found: Array, expected: Array, name: str, what: str, start: int) ->
     return float(off.max(initial=0))
 
 
-def _actions(
-    found: Array, expected: Array, scores: Any, actions: ActionSchema, what: str, start: int
-) -> tuple[float, int]:
-    """The largest difference of box actions, or the number of states in which two indices are equally good."""
+def _actions(found: Array, expected: Array, scores: Array, actions: ActionSchema, what: str, start: int) -> float:
+    """The largest difference of box actions, or of the scores of two indices that are equally good."""
     if found.shape != expected.shape:
         raise GraftError(f"{what} gives actions of shape {found.shape}, and evaluation plays {expected.shape}.")
     if actions.kind == "box":
         off = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
         _refuse(off, found, expected, "action", what, start)
-        return float(off.max(initial=0)), 0
-    choices = split_choices(scores, actions.sizes)
+        return float(off.max(initial=0))
+    choices = _choices(scores, actions)
     mine, theirs = found.reshape(len(found), -1), expected.reshape(len(expected), -1)
-    off = np.zeros(mine.shape)
-    for index, part in enumerate(choices):
-        values, rows = part.numpy(), np.arange(len(found))
+    off, rows = np.zeros(mine.shape), np.arange(len(found))
+    for index, values in enumerate(choices):
         gap = values[rows, theirs[:, index]] - values[rows, mine[:, index]]
         off[:, index] = np.abs(gap) / np.maximum(1.0, np.abs(values[rows, theirs[:, index]]))
     off = np.where(mine == theirs, 0, off)
     _refuse(off, mine, theirs, "action", what, start)
-    return float(off.max(initial=0)), int((mine != theirs).any(1).sum())
+    return float(off.max(initial=0))
 
 
 def _refuse(off: Array, found: Array, expected: Array, name: str, what: str, start: int) -> None:

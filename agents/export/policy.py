@@ -138,6 +138,7 @@ def in_units(actions: ActionSchema) -> bool:
     return all(low == -1 and high == 1 for low, high in zip(actions.low, actions.high, strict=True))
 
 
-def unit_bounds(actions: ActionSchema) -> bool:
-    """Whether all actions have bounds on both sides."""
-    return all(math.isfinite(b) for b in (*actions.low, *actions.high))
+def bounded(actions: ActionSchema) -> bool:
+    """Whether all actions have bounds on both sides, the upper one above the lower one."""
+    ends = zip(actions.low, actions.high, strict=True)
+    return all(math.isfinite(low) and math.isfinite(high) and low < high for low, high in ends)

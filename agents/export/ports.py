@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -31,6 +30,7 @@ class Port(NamedTuple):
         low, high: bounds by name; None is unbounded.
         meaning: a sentence.
         sampled: whether it differs from run to run.
+        parts: of a flat input, what lies where: a name, ``offset``, shape and what else a port has, as JSON values.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Port(NamedTuple):
     high: tuple[float | None, ...] = ()
     meaning: str = ""
     sampled: bool = False
+    parts: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; the first entry of ``shape`` is the word batch."""
@@ -56,6 +57,8 @@ class Interface:
         module: takes the inputs in order, each (N, *shape), and returns the outputs as a tuple.
         feed: observations (N, *obs_shape) of the task -> inputs by name.
         decode: outputs by name -> actions as the task takes them, (N,) or (N, A): what the consumer plays.
+        expected: the network's scores (N, A) and, of box actions, logarithms of standard deviations (N, A) -> what
+            further outputs have to be, by name; computed without ``module``.
         constants: outputs without a batch axis, which are no ports.
         sampling: a sentence: how a consumer draws actions instead of taking the most likely one.
         notes: sentences about what the consumer does with the model.
@@ -66,16 +69,10 @@ class Interface:
     outputs: tuple[Port, ...]
     feed: Callable[[Array], Arrays]
     decode: Callable[[Mapping[str, Array]], Array]
+    expected: Callable[[Array, Array | None], Arrays] = lambda scores, log_std: {}
     constants: Mapping[str, Array] = field(default_factory=dict)
     sampling: str = ""
     notes: tuple[str, ...] = ()
-
-    def run_torch(self, inputs: Mapping[str, Array]) -> Arrays:
-        """Outputs of the module itself."""
-        with torch.no_grad():
-            found = self.module(*(torch.from_numpy(inputs[port.name]) for port in self.inputs))
-        found = found if isinstance(found, tuple) else (found,)
-        return {port.name: tensor.numpy() for port, tensor in zip(self.outputs, found, strict=True)}
 
 
 def leaves(observation: ObservationSchema) -> dict[str, ObservationSchema]:

@@ -45,9 +45,9 @@ def int8_weights(data: bytes) -> bytes:
         graph.initializer.extend(onnx.numpy_helper.from_array(p, n) for p, n in zip(parts, names, strict=True))
         nodes.append(onnx.helper.make_node("DequantizeLinear", names, [tensor.name], axis=axis))
         graph.initializer.remove(tensor)
-    own = [*nodes, *graph.node]
+    together = [*nodes, *graph.node]
     del graph.node[:]
-    graph.node.extend(own)
+    graph.node.extend(together)
     onnx.checker.check_model(model, full_check=True)
     found: bytes = model.SerializeToString()
     return found
@@ -62,7 +62,7 @@ def _rounded(weight: Array, axis: int) -> tuple[Array, Array]:
     return np.round(weight / scale.reshape(shape)).astype(np.int8), scale
 
 
-def kept(
+def compared_play(
     interface: Interface,
     run: Run,
     recording: Recording,
@@ -88,5 +88,5 @@ def kept(
         equal = (actions == recording.actions).reshape(len(actions), -1).all(1)
         same = {"agreement": float(equal.mean())}
     with closing(make(task, min(8, episodes), seed, observation=schema)) as env:
-        returns = play_episodes(choose, env, episodes, seed=seed).returns
-    return {**same, "return_mean": float(returns.mean()), "episodes": episodes}
+        returns = play_episodes(choose, env, episodes, seed=seed).returns  # more, where a batch plays more
+    return {**same, "return_mean": float(returns.mean()), "episodes": len(returns)}

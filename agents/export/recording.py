@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
-from graft.agents.networks.policy_network import Outputs, PolicyNetwork
+from graft.agents.networks.policy_network import PolicyNetwork, Unstable
 from graft.agents.training.evaluate import eval_mode
 from graft.envs.core.schema import ObservationSchema
-from graft.envs.core.task import Task
+from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import make
 from graft.errors import GraftError
 
 Array = NDArray[Any]
 
+FEWEST = 1000  # states that an export is checked in
 BATCH = 8  # environments that are played at once
 CHUNK = 256  # states in a forward pass
 FAR = 3.0  # standard deviation of features without bounds, where states are drawn
@@ -30,57 +33,84 @@ class Recording(NamedTuple):
     Attributes:
         observations: (N, *obs_shape).
         actions: greedy, as the environment receives them in evaluation, (N,) or (N, A).
-        outputs: of the network, on the CPU.
+        scores: the network's logits, Q values or means, (N, A), as `Outputs.action`.
+        log_std: of box actions, (N, A), in the units of ``scores``; None of others.
         source: a phrase: where the states are from.
     """
 
     observations: Array
     actions: Array
-    outputs: Outputs
+    scores: Array
+    log_std: Array | None
     source: str
 
 
-def record(network: PolicyNetwork, task: Task, count: int, seed: int) -> Recording:
+def record_states(network: PolicyNetwork, task: Task, count: int, seed: int) -> Recording:
     """``count`` states of ``task`` and the actions of evaluation with ``deterministic``.
 
     The policy is sampled from on the way, as in training, so that the states are not those of one path alone. Where the
-    task cannot be made here, states are drawn from the bounds of the schema.
+    task is not installed here, states are drawn from the bounds of the schema.
+
+    Raises:
+        GraftError: a task that is installed and refuses its keywords or fails in play, or an agent without finite
+            outputs.
     """
     with eval_mode(network):
         try:
-            observations, source = _played(network, task, count, seed), f"recorded by playing {task}"
+            env = make(task, BATCH, seed, observation=network.schemas.observation)
         except GraftError as error:
+            if not _is_missing(error):
+                raise
             observations = drawn(network.schemas.observation, count, np.random.default_rng(seed))
             source = f"drawn from the bounds of the schema, as the task cannot be made here: {error}"
-        return reference(network, observations, source)
+            return reference(network, observations, source)
+        with closing(env):
+            observations = _played(network, env, count, seed)
+        return reference(network, observations, f"recorded by playing {task}")
+
+
+def _is_missing(error: GraftError) -> bool:
+    """Whether a task cannot be made because its package or its id is not there."""
+    missing = isinstance(error.__cause__, ImportError | DependencyNotInstalled)
+    return missing or str(error).startswith("Unknown task ")
 
 
 @torch.no_grad()
 def reference(network: PolicyNetwork, observations: Array, source: str) -> Recording:
-    """What evaluation plays in these states; ``network`` is in eval mode."""
+    """What evaluation plays in these states; ``network`` is in eval mode. Raises GraftError where it is not finite."""
     device = next(network.parameters()).device
     chunks = torch.split(torch.as_tensor(observations), CHUNK)
-    actions = [network.act(chunk.to(device), None, deterministic=True).cpu() for chunk in chunks]
     outputs = [network(chunk.to(device)) for chunk in chunks]
-    spread = [
-        o.log_std if o.log_std.dim() > 1 else o.log_std.expand_as(o.action) for o in outputs if o.log_std is not None
-    ]
-    together = Outputs(
-        torch.cat([o.action.cpu() for o in outputs]),
-        torch.cat(spread).cpu() if spread else None,
-        torch.cat([o.value.cpu() for o in outputs]),
+    with _finite():
+        actions = [network.played(network.draw(o, None, deterministic=True)).cpu() for o in outputs]
+    log_std = [o.log_std.expand_as(o.action).cpu() for o in outputs if o.log_std is not None]
+    scores = torch.cat([o.action.cpu() for o in outputs])
+    return Recording(
+        observations,
+        torch.cat(actions).numpy(),
+        scores.numpy(),
+        torch.cat(log_std).numpy() if log_std else None,
+        source,
     )
-    return Recording(observations, torch.cat(actions).numpy(), together, source)
 
 
-def _played(network: PolicyNetwork, task: Task, count: int, seed: int) -> Array:
+@contextmanager
+def _finite() -> Iterator[None]:
+    try:
+        yield
+    except Unstable as error:
+        raise GraftError(f"This agent cannot be exported: its outputs are not finite ({error}).") from error
+
+
+def _played(network: PolicyNetwork, env: TaskVectorEnv, count: int, seed: int) -> Array:
     generator, found, rows = torch.Generator().manual_seed(seed), [], 0
-    with closing(make(task, BATCH, seed, observation=network.schemas.observation)) as env:
-        obs, _ = env.reset()
-        while rows < count:
-            found.append(np.array(obs))
-            rows += len(obs)
-            obs = env.step(network.act(obs, generator).numpy())[0]
+    obs, _ = env.reset()
+    while rows < count:
+        found.append(np.array(obs))
+        rows += len(obs)
+        with _finite():
+            actions = network.act(obs, generator).numpy()
+        obs = env.step(actions)[0]
     return np.concatenate(found)[:count]
 
 

@@ -18,13 +18,16 @@ Array = NDArray[Any]
 
 
 def to_torchscript(interface: Interface) -> bytes:
-    """The traced module of an interface; what the tracer warns of, `check` finds."""
+    """The traced module of an interface; what the tracer warns of, `check` finds. Raises GraftError."""
     inputs = tuple(torch.zeros(2, *port.shape, dtype=getattr(torch, port.dtype)) for port in interface.inputs)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # which TorchScript as a whole is
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        traced = torch.jit.trace(interface.module.eval(), inputs, check_trace=False)  # type: ignore[no-untyped-call]
+        try:
+            traced = torch.jit.trace(interface.module.eval(), inputs, check_trace=False)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # of an encoder of one's own
+            raise GraftError(f"This agent cannot be traced ({str(error).strip().splitlines()[0]}).") from error
         torch.jit.save(traced, buffer)
     return buffer.getvalue()
 

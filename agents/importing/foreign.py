@@ -91,6 +91,8 @@ class ForeignPolicy:
         unused: tensor or file -> why it has no place in the network.
         made: tensor of Graft's network -> why it is not from the file.
         origin: library, algorithm, version: what the file says of itself.
+        run: where the file can be run by another library: (this policy, raw observations (N, *shape), which actions
+            are forbidden) -> actions as the environment takes them, and outputs (N, A).
     """
 
     kind: Kind
@@ -106,6 +108,7 @@ class ForeignPolicy:
     unused: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    run: Callable[[ForeignPolicy, Tensor, Tensor | None], tuple[Tensor, Tensor]] | None = None
 
     def layers(self) -> list[Layer]:
         """All of them."""
@@ -155,15 +158,19 @@ def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
     return x
 
 
+def columns(schema: ObservationSchema, obs: Tensor) -> dict[str, Tensor]:
+    """Part -> its numbers (N, D) in double precision, of raw observations (N, *shape)."""
+    places, parts = obs[:, : math.prod(schema.plain.shape)] if schema.flags else obs, parts_of(schema)
+    flat = places.reshape(len(obs), -1).double()
+    return dict(zip(parts, torch.split(flat, [math.prod(p.shape) for p in parts.values()], 1), strict=True))
+
+
 @torch.no_grad()
 def outputs(policy: ForeignPolicy, schema: ObservationSchema, obs: Tensor) -> Tensor:
     """Logits, Q values or means (N, A) of raw observations (N, *shape), in double precision."""
-    pieces, places = [], obs[:, : math.prod(schema.plain.shape)] if schema.flags else obs
-    parts = parts_of(schema)
-    flat = places.reshape(len(obs), -1).double()
-    columns = dict(zip(parts, torch.split(flat, [math.prod(p.shape) for p in parts.values()], 1), strict=True))
+    pieces, parts, found = [], parts_of(schema), columns(schema, obs)
     for name, layers in policy.extractors.items():
-        x = columns[name]
+        x = found[name]
         if parts[name].kind == "pixels":
             x = x / policy.pixels
         if (known := policy.statistics.get(name)) is not None:

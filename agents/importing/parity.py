@@ -63,14 +63,20 @@ def record(network: PolicyNetwork, env: TaskVectorEnv, count: int, seed: int) ->
 
 @torch.no_grad()
 def compare(policy: ForeignPolicy, network: PolicyNetwork, observations: NDArray[Any]) -> Parity:
-    """The greedy actions of both on ``observations`` (N, *shape); the original's by its own tensors (`outputs`)."""
+    """The greedy actions of both on ``observations`` (N, *shape); the original's by the
+    library that can run its file, else by its own tensors (`outputs`).
+    """
     schemas = network.schemas
     equal, worst = 0, 0.0
     for begin in range(0, len(observations), CHUNK):
         obs = torch.as_tensor(observations[begin : begin + CHUNK])
-        found = outputs(policy, schemas.observation, obs)
         _, forbidden = network.split(obs)
-        theirs, ours = played(policy, found, schemas.action, forbidden), network.act(obs, None, deterministic=True)
+        if policy.run is None:
+            found = outputs(policy, schemas.observation, obs)
+            theirs = played(policy, found, schemas.action, forbidden)
+        else:
+            theirs, found = policy.run(policy, obs, forbidden)
+        ours = network.act(obs, None, deterministic=True)
         if schemas.action.kind == "box":
             gap = (theirs - ours.double()).abs() / theirs.abs().clamp(min=1)
             equal += int((gap.amax(-1) <= TOLERANCE).sum())

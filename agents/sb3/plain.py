@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -19,8 +20,14 @@ from graft.agents.networks.box_units import from_units
 from graft.agents.networks.encoders.mlp import MLP
 from graft.agents.networks.normaliser import EPSILON, Normaliser
 from graft.agents.networks.policy_network import Distribution, PolicyNetwork
-from graft.envs.core.schema import Schemas
+from graft.envs.adapters.gymnasium.adapter import GymnasiumAdapter
+from graft.envs.adapters.gymnasium.wrappers import find_wrappers
+from graft.envs.core.naming import split_names
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
+from graft.envs.core.wrappers import WRAPPERS
+from graft.envs.factory import adapter_for
+from graft.envs.factory import schemas as task_schemas
 from graft.errors import GraftError
 
 BUFFER = 100_000  # transitions that SAC and DQN keep; the library's default takes ten times the memory
@@ -33,38 +40,43 @@ PLACES: dict[Distribution | None, dict[str, tuple[str, str | None]]] = {
 """By distribution, head -> how the library's names of its hidden layers and of its last one begin; None: as the hidden
 ones."""
 
+HINT = "--to onnx takes every agent."
+
 Layers = list[nn.Linear]
+Native = Callable[[NDArray[Any]], NDArray[Any]]
 Tensors = dict[str, torch.Tensor]
 
 
-def plain_algorithm(network: PolicyNetwork, task: Task, seed: int = 0) -> BaseAlgorithm:
+def plain_algorithm(network: PolicyNetwork, own: OwnSpaces, seed: int = 0) -> BaseAlgorithm:
     """PPO, DQN (of Q values) or SAC (of a squashed policy) with the library's MlpPolicy and the same greedy actions.
 
     Statistics of a `Normaliser`, the scale of pixels and that of box actions become parts of the first and the last
     layer; that normalised values are clipped is lost. The value function is the network's; SAC's critics are fresh, as
     the library's read observations and actions together.
 
+    Args:
+        own: of the task (`own_spaces`).
     Raises:
         GraftError: a network that its policies cannot hold.
     """
-    _check(network)
-    encoder, policy = _layers(network.encoder), _layers(network.policy.hidden)
-    widths = [layer.out_features for layer in (*encoder, *policy)]
+    check_fit(network)
+    encoder, hidden = _layers(network.encoder), _layers(network.policy.hidden)
+    widths = [layer.out_features for layer in (*encoder, *hidden)]
     values = [layer.out_features for layer in (*encoder, *_layers(network.value.hidden))]
-    own: dict[str, Any] = {"activation_fn": _activation(network), "normalize_images": False}
+    policy: dict[str, Any] = {"activation_fn": _activation(network), "normalize_images": False}
     distribution = network.config.distribution
     options: dict[str, Any] = {"env": None, "seed": seed, "device": "cpu", "_init_setup_model": False}
     if distribution == "squashed":
-        own["net_arch"] = {"pi": widths, "qf": widths}
+        policy["net_arch"] = {"pi": widths, "qf": widths}
         options["target_entropy"] = -float(len(network.schemas.action.names))  # as "auto", which asks an environment
-        model: BaseAlgorithm = SAC("MlpPolicy", policy_kwargs=own, buffer_size=BUFFER, **options)
+        model: BaseAlgorithm = SAC("MlpPolicy", policy_kwargs=policy, buffer_size=BUFFER, **options)
     elif distribution == "greedy":
-        own["net_arch"] = widths
-        model = DQN("MlpPolicy", policy_kwargs=own, buffer_size=BUFFER, **options)
+        policy["net_arch"] = widths
+        model = DQN("MlpPolicy", policy_kwargs=policy, buffer_size=BUFFER, **options)
     else:
-        own["net_arch"] = {"pi": widths, "vf": values}
-        model = PPO("MlpPolicy", policy_kwargs=own, **options)
-    model.observation_space, model.action_space = spaces(task, network.schemas)
+        policy["net_arch"] = {"pi": widths, "vf": values}
+        model = PPO("MlpPolicy", policy_kwargs=policy, **options)
+    model.observation_space, model.action_space = own.observation, own.action
     model.n_envs = 1
     model._setup_model()
     model.policy.load_state_dict(_tensors(network, model.policy.state_dict()))
@@ -78,32 +90,95 @@ def to_zip(model: BaseAlgorithm) -> bytes:
     return buffer.getvalue()
 
 
-def predictor(data: bytes, kind: type[BaseAlgorithm]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def predictor(data: bytes, kind: type[BaseAlgorithm], native: Native) -> Native:
     """Observations (N, *obs_shape) -> greedy actions, (N,) or (N, A), of the algorithm that ``load`` makes of a zip."""
     model = kind.load(io.BytesIO(data), device="cpu")
-    return lambda obs: np.asarray(model.predict(obs, deterministic=True)[0])
+    return lambda obs: np.asarray(model.predict(native(obs), deterministic=True)[0])
 
 
-def spaces(task: Task, schemas: Schemas) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """Those of Gymnasium's environment, which the library compares when it loads; else those of the schemas."""
-    observation, action = schemas.observation.space(), schemas.action.space()
-    try:
-        env = gym.make(task.id, **task.kwargs)
-    except Exception:  # no task of Gymnasium's, or with keywords of Graft's
-        return observation, action
-    with closing(env):
-        same = (env.observation_space.shape, env.action_space.shape) == (observation.shape, action.shape)
-        alike = isinstance(env.observation_space, gym.spaces.Box) and type(env.action_space) is type(action)
-        return (env.observation_space, env.action_space) if same and alike else (observation, action)
+class OwnSpaces(NamedTuple):
+    """The spaces of a task's environment, and the function from Graft's observations (N, *obs_shape) to its own."""
+
+    observation: gym.Space[Any]
+    action: gym.Space[Any]
+    native: Native
 
 
-def _check(network: PolicyNetwork) -> None:
-    hint = "--to onnx takes every agent."
+def own_spaces(task: Task, schemas: Schemas) -> OwnSpaces:
+    """Those of Gymnasium's environment, which the library compares when it loads; of other tasks those of the schemas.
+
+    Raises:
+        GraftError: a task that cannot be made, or whose environment shows or takes something else than the network: the
+            zip would not load beside it, or would play other actions.
+    """
+    if not isinstance(adapter_for(task.id), GymnasiumAdapter):
+        return OwnSpaces(schemas.observation.space(), schemas.action.space(), lambda obs: obs)
+    shown = task_schemas(task)
+    if (shown.observation.names, shown.action.names) != (schemas.observation.names, schemas.action.names):
+        raise GraftError(f"This agent has other observations or actions than {task}, so that no zip fits; {HINT}")
+    with closing(_environment(task)) as env:
+        observation, action = env.observation_space, env.action_space
+    native = _native(observation, schemas.observation)
+    if native is None:
+        raise GraftError(
+            f"{task} shows {observation}, which Graft encodes and Stable-Baselines3 reads as it is, so that no zip "
+            f"fits; {HINT}"
+        )
+    if not _as_they_are(action, schemas.action):
+        raise GraftError(f"{task} takes {action}, and this agent's actions are numbered otherwise; {HINT}")
+    return OwnSpaces(observation, action, native)
+
+
+def _environment(task: Task) -> gym.Env[Any, Any]:
+    """What a user of the library plays: Gymnasium's environment, in the task's wrappers, without Graft's encoding."""
+    kwargs = split_names(task)[0].kwargs
+    wrappers = find_wrappers(kwargs.get(WRAPPERS, []), task.id)
+    kwargs = {name: value for name, value in kwargs.items() if name != WRAPPERS}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is out of date")
+        try:
+            env = gym.make(task.id, disable_env_checker=True, **kwargs)
+        except Exception:  # of keywords that only Graft knows, such as mechanics, which leave the spaces as they are
+            env = gym.make(task.id, disable_env_checker=True)
+    for wrapper in wrappers:
+        env = wrapper.around(env, task.id)
+    return env
+
+
+def _native(space: gym.Space[Any], schema: ObservationSchema) -> Native | None:
+    """From observations of the schema to those of a space that the library encodes alike; None of other spaces."""
+    if isinstance(space, gym.spaces.Discrete) and space.start == 0 and schema.shape == (space.n,):
+        return lambda obs: obs.argmax(1)
+    if isinstance(space, gym.spaces.MultiDiscrete) and _from_zero(space) and schema.shape == (space.nvec.sum(),):
+        ends = np.cumsum(space.nvec)[:-1]
+        return lambda obs: np.stack([part.argmax(1) for part in np.split(obs, ends, 1)], 1)
+    flat = isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary) and schema.kind == "vector"
+    return (lambda obs: obs) if flat and space.shape == schema.shape else None
+
+
+def _as_they_are(space: gym.Space[Any], schema: ActionSchema) -> bool:
+    """Whether actions of the schema are those of the space."""
+    if isinstance(space, gym.spaces.Discrete):
+        return schema.kind == "discrete" and bool(space.start == 0 and space.n == len(schema.names))
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return schema.kind == "multi" and _from_zero(space) and tuple(space.nvec.tolist()) == schema.sizes
+    if not isinstance(space, gym.spaces.Box) or schema.kind != "box" or space.shape != (len(schema.names),):
+        return False
+    ends = ((space.low, schema.low), (space.high, schema.high))
+    return all(np.array_equal(own.astype(np.float32), np.array(given, np.float32)) for own, given in ends)
+
+
+def _from_zero(space: gym.spaces.MultiDiscrete) -> bool:
+    return space.nvec.ndim == 1 and not space.start.any()
+
+
+def check_fit(network: PolicyNetwork) -> None:
+    """Raise GraftError for a network that the library's policies cannot hold."""
     if network.config.kind != "plain" or not isinstance(network.encoder, MLP):
         what = network.config.encoder if network.config.kind == "plain" else f"{network.config.kind} network"
-        raise GraftError(f"Stable-Baselines3's MlpPolicy cannot hold this agent's {what}, only the encoder mlp; {hint}")
+        raise GraftError(f"Stable-Baselines3's MlpPolicy cannot hold this agent's {what}, only the encoder mlp; {HINT}")
     if network.masked:
-        raise GraftError(f"Stable-Baselines3 has no action masks, which this agent was trained with; {hint}")
+        raise GraftError(f"Stable-Baselines3 has no action masks, which this agent was trained with; {HINT}")
     _activation(network)
 
 

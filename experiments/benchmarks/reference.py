@@ -34,9 +34,9 @@ def random_episodes(task: Task, episodes: int) -> Episodes:
         return play_episodes(lambda obs: sample(env, obs), env, episodes)
 
 
-def expert(task: Task, steps: int, seed: int, console: Console) -> PolicyNetwork:
-    """A network of the default architecture that `EXPERT` trained for ``steps`` env steps from scratch."""
-    network = PolicyNetwork(schemas(task), NetworkConfig(), SEED + seed)
+def expert(task: Task, config: NetworkConfig, steps: int, seed: int, console: Console) -> PolicyNetwork:
+    """A network of architecture ``config`` that `EXPERT` trained for ``steps`` env steps from scratch."""
+    network = PolicyNetwork(schemas(task), config, SEED + seed)
     start = time.monotonic()
 
     def record(env_steps: int, values: Mapping[str, float]) -> None:

@@ -50,7 +50,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _as_mapping(key: str, of: Any) -> BeforeValidator:
+def as_mapping(key: str, of: Any) -> BeforeValidator:
     """Lets ``name`` stand for ``{key: name}``; ``of``: the type, for the JSON schema."""
     return BeforeValidator(
         lambda given: {key: given} if isinstance(given, str) else given, json_schema_input_type=str | of
@@ -67,6 +67,8 @@ def _list(entry: Any) -> BeforeValidator:
 Named = str | dict[str, Any]
 """A name, or ``name: {option: value}``."""
 
+LIST_OF_METHODS = Annotated[list[Any], _list(Named), Field(min_length=1)]
+
 
 def _seeds(given: Any) -> Any:
     """A number n stands for the seeds 0 to n - 1."""
@@ -80,7 +82,11 @@ def _seeds(given: Any) -> Any:
     return given
 
 
-_SEEDS = BeforeValidator(_seeds, json_schema_input_type=int | list[int])
+SEEDS = Annotated[
+    list[Annotated[int, Field(ge=0)]],
+    BeforeValidator(_seeds, json_schema_input_type=int | list[int]),
+    Field(min_length=1),
+]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -202,8 +208,8 @@ class SourceConfig(TaskSection):
         return self
 
 
-_Task = Annotated[TaskConfig, _as_mapping("id", TaskConfig)]
-_Source = Annotated[SourceConfig, _as_mapping("id", SourceConfig)]
+_Task = Annotated[TaskConfig, as_mapping("id", TaskConfig)]
+_Source = Annotated[SourceConfig, as_mapping("id", SourceConfig)]
 
 
 class NetworkSection(Strict):
@@ -243,22 +249,20 @@ class Common(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")] = Field(
         description="of the experiment and its folder"
     )
-    methods: Annotated[list[Any], _list(Named), Field(min_length=1)] = Field(
+    methods: LIST_OF_METHODS = Field(
         description="names, or name: {option: value}; the controls scratch and random_frozen run unasked"
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], _SEEDS, Field(min_length=1)] = Field(
-        list(range(5)), description="how many, or a list"
-    )
+    seeds: SEEDS = Field(list(range(5)), description="how many, or a list")
     pretrain: Budget = Field(Budget(steps=600_000), description="budget of each source, or of a sequence's first task")
     transfer: TransferBudget = Field(
         TransferBudget(steps=200_000), description="budget of each transfer, or of each later task"
     )
     network: NetworkSection = Field(NetworkSection(), description="the encoder and the heads")
     backend: str = Field(DEFAULT_BACKEND, description="who trains: sb3 (in one process) or rllib (Ray)")
-    resources: Annotated[dict[str, Any], _as_mapping("preset", dict[str, Any])] = Field(
+    resources: Annotated[dict[str, Any], as_mapping("preset", dict[str, Any])] = Field(
         {"preset": "local"}, description="a preset (local, one_gpu, cluster), or a mapping with changes to one"
     )
-    algorithm: Annotated[dict[str, Any], _as_mapping("name", dict[str, Any])] = Field(
+    algorithm: Annotated[dict[str, Any], as_mapping("name", dict[str, Any])] = Field(
         {"name": "ppo"}, description="a name, or a mapping of name and options"
     )
     evaluation: dict[str, Any] = Field(

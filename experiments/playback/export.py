@@ -9,9 +9,10 @@ from rich.console import Console
 
 import graft
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.export.contract import beside, verify
-from graft.agents.export.exporter import EXPORTERS, Agent, Exporter, ModelExporter
-from graft.agents.export.recording import record
+from graft.agents.export.exporter import EXPORTERS, Agent, Exporter, ModelExporter, check_replaceable
+from graft.agents.export.recording import FEWEST, record_states
+from graft.agents.export.verify import verify
+from graft.command import at_least
 from graft.errors import GraftError
 from graft.experiments.playback.agent import find_checkpoint
 from graft.experiments.playback.replay import write_replay
@@ -20,6 +21,8 @@ from graft.experiments.playback.replay import write_replay
 def run(console: Console, options: argparse.Namespace) -> None:
     """Export or verify; raises GraftError for bad input, or an export that is not what the agent is."""
     folder = options.checkpoint
+    if options.verify is not None and (options.to is not None or options.out is not None):
+        raise GraftError("--verify checks a file that is there, and --to and --out write one; give one of both.")
     if options.verify is not None:
         lines = verify(options.verify, _loaded(folder) if folder is not None else None)
     elif folder is None or options.to is None or options.out is None:
@@ -35,7 +38,7 @@ def export_agent(
     folder: Path | str,
     to: str,
     out: Path | str,
-    states: int = 1000,
+    states: int = FEWEST,
     episodes: int = 20,
     seed: int = 0,
     force: bool = False,
@@ -45,20 +48,21 @@ def export_agent(
 
     Args:
         folder: of a checkpoint or of its stage.
-        states: to check it in.
+        states: to check it in, at least `FEWEST`.
         episodes: of the evaluation, where the format says how well the agent plays.
         force: replace what is at ``out``.
         quantise: ``int8`` writes weights of ONNX models in bytes.
     Raises:
         GraftError: bad input, or an export that does not do what the agent does in evaluation; nothing is written.
     """
+    at_least(FEWEST, states=states)
     exporter, out = EXPORTERS[to], Path(out)
     if quantise is not None and not isinstance(exporter, ModelExporter):
         raise GraftError(f"--quantise is for the formats of ONNX files, and {to} is none; leave it out.")
     _check_target(exporter, to, out, force)
     checkpoint = _loaded(folder)
     network = checkpoint.build().eval()
-    recording = record(network, checkpoint.task, states, seed)
+    recording = record_states(network, checkpoint.task, states, seed)
 
     def replay(into: Path) -> str | None:
         return write_replay(checkpoint, network, seed, into)
@@ -75,11 +79,16 @@ def _check_target(exporter: Exporter, name: str, out: Path, force: bool) -> None
     """Raises GraftError where ``out`` cannot be written, before anything is played."""
     if exporter.suffix and out.suffix.lower() != exporter.suffix:
         raise GraftError(f"--out {out} is not allowed; {name} writes a file whose name ends in {exporter.suffix}.")
+    if out.name in ("", ".."):
+        raise GraftError(f"--out {out} has no name of its own; give the path of a new file or folder.")
     if not out.parent.is_dir():
         raise GraftError(f"There is no folder {out.parent} to write {out.name} into.")
-    taken = next((path for path in (out, beside(out, "contract"), beside(out, "vectors")) if path.exists()), None)
-    if taken is not None and not force:
-        raise GraftError(f"{taken} exists; choose another name, or give --force to replace it.")
-    if taken is not None and taken.is_dir() == bool(exporter.suffix):
-        kind = "folder" if taken.is_dir() else "file"
-        raise GraftError(f"{taken} is a {kind}, which --to {name} would not replace; choose another name.")
+    there = [path for path in exporter.targets(out) if path.exists()]
+    if there and not force:
+        raise GraftError(f"{there[0]} exists; choose another name, or give --force to replace it.")
+    wrong = next((path for path in there if path.is_dir() == bool(exporter.suffix)), None)
+    if wrong is not None:
+        kind = "folder" if wrong.is_dir() else "file"
+        raise GraftError(f"{wrong} is a {kind}, which --to {name} would not replace; choose another name.")
+    if exporter.marker:
+        check_replaceable(out, exporter.marker)

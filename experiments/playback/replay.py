@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.envs.factory import make
-from graft.errors import GraftError
+from graft.errors import GraftError, full_disk
 from graft.experiments.playback.frames import PlaybackStep, play, play_squad, squad_size
 from graft.experiments.playback.record import FASTEST, USUAL, record
 
@@ -29,19 +29,21 @@ def write_replay(checkpoint: Checkpoint, network: PolicyNetwork, seed: int, fold
     task, shown = checkpoint.task, network.schemas.observation
     squad = squad_size(task)
     reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
+    name = "replay.gif" if find_spec(ENCODER) is None else "replay.mp4"
     try:
-        env = make(task, squad or 1, seed, reset, observation=shown, render_mode="rgb_array")
-    except GraftError:
+        with closing(make(task, squad or 1, seed, reset, observation=shown, render_mode="rgb_array")) as env:
+            fps = min(FASTEST, env.metadata.get("render_fps") or USUAL)
+            generator = torch.Generator().manual_seed(seed)
+            steps = (play_squad if squad else play)(network, env, task, generator, True)
+            if name.endswith(".gif"):
+                record(folder / name, fps, steps, FRAMES, EPISODES, lambda *_: None)
+            else:
+                _write_mp4(folder / name, fps, steps)
+    except GraftError as error:  # it is not drawn, or fails when it is
+        if full_disk(error):
+            raise
         return None
-    with closing(env):
-        fps = min(FASTEST, env.metadata.get("render_fps") or USUAL)
-        generator = torch.Generator().manual_seed(seed)
-        steps = (play_squad if squad else play)(network, env, task, generator, True)
-        if find_spec(ENCODER) is None:
-            record(folder / "replay.gif", fps, steps, FRAMES, EPISODES, lambda *_: None)
-            return "replay.gif"
-        _write_mp4(folder / "replay.mp4", fps, steps)
-        return "replay.mp4"
+    return name
 
 
 def _write_mp4(path: Path, fps: float, steps: Iterator[PlaybackStep]) -> None:

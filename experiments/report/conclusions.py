@@ -27,17 +27,32 @@ class TransplantTables(NamedTuple):
     losses: Table | None
 
 
+class Fate(NamedTuple):
+    """What became of tensors alike; ``names``: the first, and how many others."""
+
+    names: str
+    status: str
+    share: float
+    detail: str
+
+
+def fates(rows: Sequence[TensorRow]) -> list[Fate]:
+    """Rows of a transplant report, those that say the same together."""
+    alike: dict[tuple[str, float, str], list[str]] = {}
+    for row in rows:
+        alike.setdefault((row.status, row.share, row.detail), []).append(row.tensor)
+    return [
+        Fate(names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else ""), *key) for key, names in alike.items()
+    ]
+
+
 def _transplant_table(title: str, rows: Sequence[TensorRow]) -> Table:
     """A line for each fate of tensors; all of them are in ``transplant.json``."""
     table = Table(title=title, title_justify="left")
     for column in ("tensor", "status", "from source", "detail"):
         table.add_column(column, overflow="fold", justify="right" if column == "from source" else "left")
-    alike: dict[tuple[str, float, str], list[str]] = {}
-    for row in rows:
-        alike.setdefault((row.status, row.share, row.detail), []).append(row.tensor)
-    for (status, share, detail), names in alike.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        table.add_row(Name(names[0] + more), status, f"{share:.0%}", detail)
+    for names, status, share, detail in fates(rows):
+        table.add_row(Name(names), status, f"{share:.0%}", detail)
     return table
 
 

@@ -15,6 +15,7 @@ from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.stage import ContinualComparison, Graph
 from graft.experiments.report.common import (
+    NO_SCRATCH,
     OWN_SCALE,
     TWO_GROUPS,
     Best,
@@ -272,6 +273,8 @@ def table(data: Mapping[str, Any], width: int = 80) -> Table:
 
 def _with_bounds(values: Mapping[str, float | None], style: str) -> str:
     iqm, low, high = values["iqm"], values["low"], values["high"]
+    if iqm is None:
+        return "-"
     ends = ("-inf" if low is None else f"{low:{style}}", "inf" if high is None else f"{high:{style}}")
     return f"{iqm:{style}}" if low is None and high is None else f"{iqm:{style}} [{', '.join(ends)}]"
 
@@ -292,24 +295,25 @@ def own_scale(data: Mapping[str, Any]) -> list[str]:
     return [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if is_estimated(b["how"])]
 
 
+def score_words(data: Mapping[str, Any]) -> str:
+    """On which scale the scores of a sequence are."""
+    own, estimated = f"0 = untrained scratch, 1 = {OWN_SCALE}", own_scale(data)
+    if len(estimated) == len(data["bounds"]):
+        return f"Scores: {own}."
+    return f"Scores: 0 = random policy, 1 = expert{f'; where estimated, {own}' if estimated else ''}."
+
+
 def notes(data: Mapping[str, Any]) -> list[str]:
-    """Sentences under the table."""
+    """Sentences under the table: two on how to read it, then what compares methods and what to be warned of."""
     known = "is told which task it is in" if data["task_known"] else "is not told which task it is in"
     lines = [
-        f"Scores: 0 = random policy, 1 = expert. performance: mean over all tasks at the end; forgetting: mean over "
+        f"{score_words(data)} performance: mean over all tasks at the end; forgetting: mean over "
         f"earlier tasks of the score when learned minus the score at the end; learned: mean score of the tasks after "
         f"the first when learned; forward: (mean score while learning - scratch's) / (1 - scratch's); size: bytes of "
         f"network and memory at the end. Heads are {data['heads'].replace('_', ' ')}, and the agent {known}.",
         "scratch and random_frozen have a network for each task, and so forget nothing.",
+        *reference_notes(data),
     ]
-    reference = next((r["method"] for r in data["rows"] if r["reference"]), None)
-    for entry in data["rows"]:
-        compared = entry["against_reference"]
-        if compared is not None and compared["forgetting"] is not None and not entry["network_per_task"]:
-            lines.append(
-                f"{entry['method']}: {_with_bounds(compared['forgetting'], '.0%')} of {reference}'s forgetting, "
-                f"performance {_with_bounds(compared['performance'], '+.2f')}."
-            )
     split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
     if split:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
@@ -317,11 +321,32 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     return [*lines, *seed_notes(data["rows"]), *scale_notes(data), cost(data)]
 
 
+def reference_notes(data: Mapping[str, Any]) -> list[str]:
+    """A sentence for each method that is compared with the reference."""
+    lines = []
+    reference = next((r["method"] for r in data["rows"] if r["reference"]), None)
+    for entry in data["rows"]:
+        compared = entry["against_reference"]
+        if compared is None or entry["network_per_task"]:
+            continue
+        if compared["forgetting"] is not None and compared["performance"] is not None:
+            lines.append(
+                f"{entry['method']}: {_with_bounds(compared['forgetting'], '.0%')} of {reference}'s forgetting, "
+                f"performance {_with_bounds(compared['performance'], '+.2f')}."
+            )
+    return lines
+
+
 def scale_notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences on tasks that have no scale, or one that was estimated."""
     lines = []
-    without = [t for t, b in zip(data["sequence"], data["bounds"], strict=True) if not has_scale(b["how"])]
-    if without:
+    scales = list(zip(data["sequence"], data["bounds"], strict=True))
+    if alone := [task for task, scale in scales if scale["how"] == NO_SCRATCH]:
+        lines.append(
+            f"NO SCALE for {', '.join(alone)}: no run of scratch has finished there, and scores on it are 0. Add "
+            f"scratch to the methods, or give the task 'bounds: [random, expert]'."
+        )
+    if without := [task for task, scale in scales if not has_scale(scale["how"]) and scale["how"] != NO_SCRATCH]:
         lines.append(
             f"NOTHING LEARNED on {', '.join(without)}: no run ends above untrained scratch. So there is no scale, and "
             f"scores on it are 0; its returns are in metrics.jsonl of its stages. Train for longer, or give the task "

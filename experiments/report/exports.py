@@ -37,7 +37,7 @@ def write_csv(runs: Sequence[RunFolder], names: Sequence[str], folder: Path) -> 
         "curves.csv": [record for run, name in pairs for record in _curves(run, name)],
         "stages.csv": [record for run, name in pairs for record in _stages(run, name)],
     }
-    files = {name: _csv(records).encode() for name, records in tables.items() if records}
+    files = {name: _csv(records).encode(errors="replace") for name, records in tables.items() if records}
     for kind, key in (("auc", "areas"), ("final", "finals")):
         if matrices := score_matrices(pairs, key):
             page = io.BytesIO()
@@ -85,12 +85,16 @@ def _scores(run: RunFolder, name: str) -> Iterable[Record]:
         if run.is_sequence:
             for number, matrix in enumerate(row["matrices"]):
                 for task, score in zip(run.results["sequence"], matrix[-1], strict=True):
-                    yield {"run": name, "method": row["method"], "task": task, "number": number, "final": score}
+                    stages = (row["stages"] or [])[number : number + 1]
+                    seed = run.seed_of(stages[0][0]) if stages else None
+                    whose = {"run": name, "method": row["method"], "task": task}
+                    yield {**whose, "number": number, "seed": seed, "final": score}
             continue
         ids = run.stages_of(row)
         for number, (area, final) in enumerate(zip(row["areas"] or (), row["finals"] or (), strict=True)):
             stage = ids[number] if ids else None
-            yield {**_of(row, name), "number": number, "stage": stage, "auc": area, "final": final}
+            seed = None if stage is None else run.seed_of(stage)
+            yield {**_of(row, name), "number": number, "seed": seed, "stage": stage, "auc": area, "final": final}
 
 
 def _of(row: Row, name: str) -> Record:
@@ -100,8 +104,9 @@ def _of(row: Row, name: str) -> Record:
 def _curves(run: RunFolder, name: str) -> Iterable[Record]:
     for row in run.rows if not run.is_sequence else ():
         for number, (stage, curve) in enumerate(zip(run.stages_of(row), run.curves(row), strict=False)):
+            whose = {**_of(row, name), "number": number, "seed": run.seed_of(stage), "stage": stage}
             for steps, score in zip(curve.steps, curve.scores, strict=True):
-                yield {**_of(row, name), "number": number, "stage": stage, "env_steps": steps, "score": score}
+                yield {**whose, "env_steps": steps, "score": score}
 
 
 def _stages(run: RunFolder, name: str) -> Iterable[Record]:
@@ -143,21 +148,30 @@ LATEX = {
 LAST_LETTER = "\u017f"
 """Of those that LaTeX knows without a package."""
 
+UNKNOWN_LETTERS = "«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ"
+"""Of those before `LAST_LETTER`, which need one: its first fonts lack them."""
+
+
+def _is_known(letter: str) -> bool:
+    return " " <= letter <= LAST_LETTER and letter.isprintable() and letter not in UNKNOWN_LETTERS
+
 
 def latex_text(text: str) -> str:
     """Text as LaTeX shows it, on one line; a question mark for a letter that it lacks."""
-    letters = (LATEX.get(x) or (x if " " <= x <= LAST_LETTER and x.isprintable() else "?") for x in text)
+    letters = (LATEX.get(x) or (x if _is_known(x) else "?") for x in text)
     return "".join(letters)
 
 
 def _number(values: Mapping[str, float | None] | None, signed: bool = False) -> str:
-    if values is None or values["iqm"] is None:
+    if values is None:
         return "--"
 
     def shown(value: float) -> str:
         return f"{'+' if signed and value >= 0 else ''}{fixed(value)}"
 
     low, high = values["low"], values["high"]
+    if values["iqm"] is None:
+        return "--" if low is None else f"$> {shown(low)}$"
     if low is None and high is None:
         return f"${shown(values['iqm'])}$"
     ends = [r"-\infty" if low is None else shown(low), r"\infty" if high is None else shown(high)]
@@ -180,17 +194,28 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return "\n".join(lines) + "\n"
 
 
+def _is_empty(row: Row, key: str) -> bool:
+    """Whether a number says nothing: forgetting of a method with a network for each task."""
+    return key == "forgetting" and bool(row["network_per_task"])
+
+
 def latex(run: RunFolder, name: str) -> str:
     """The tables of results: one for each target, or one for a sequence."""
     if run.is_sequence:
         keys = ("average_performance", "forgetting", "forward_transfer")
-        rows = [[latex_text(row["method"]), *(_number(row[key]) for key in keys)] for row in run.rows]
+        rows = [
+            [latex_text(row["method"]), *("--" if _is_empty(row, key) else _number(row[key]) for key in keys)]
+            for row in run.rows
+        ]
         head = ["method", "performance", "forgetting", "forward transfer"]
         return _table(f"{name}: {' → '.join(run.results['sequence'])}", head, rows)
     made = []
     for target in dict.fromkeys(row["target"] for row in run.rows):
-        rows = [_row(row, run.rows) for row in run.rows if row["target"] == target]
-        made.append(_table(f"{name}: {target}", ["method", "AUC", "ratio", "final", "seeds", "verdict"], rows))
+        of_target = [row for row in run.rows if row["target"] == target]
+        rows = [_row(row, run.rows) for row in of_target]
+        unscored = any(row["scored"] is False for row in of_target)
+        said = " (AUC and final are mean returns, as there is no scale)" if unscored else ""
+        made.append(_table(f"{name}: {target}{said}", ["method", "AUC", "ratio", "final", "seeds", "verdict"], rows))
     return "\n".join(made)
 
 
@@ -204,4 +229,4 @@ def write_latex(runs: Sequence[RunFolder], names: Sequence[str], path: Path) -> 
     """Write the tables of all runs for ``\\input``; raises GraftError where that is not possible."""
     said = "% Interquartile means over seeds with 95 % intervals.\n\n"
     tables = [latex(run, name) for run, name in zip(runs, names, strict=True)]
-    _write({path: (said + "\n".join(tables)).encode()})
+    _write({path: (said + "\n".join(tables)).encode(errors="replace")})

@@ -204,7 +204,7 @@ def difference_lines(a: Member, b: Member) -> list[str]:
             lines.append(f"{what}s are in another order")
         form = [{k: m.manifest[what].get(k) for k in ("kind", "shape", "dtype", "low", "high")} for m in (a, b)]
         if before == after:
-            lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(*form)]
+            lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(form[0], form[1])]
         elif form[0]["kind"] != form[1]["kind"]:
             lines.append(f"{what}.kind: {form[0]['kind']} → {form[1]['kind']}")
     for what in "task", "network":

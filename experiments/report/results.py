@@ -14,7 +14,7 @@ Verdict = Literal["positive", "negative", "unclear", "baseline"] | None
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Interval(_Model):
@@ -50,6 +50,13 @@ class StageResult(_Model):
     resumed_with_fresh_episodes: dict[str, Any] = {}
 
 
+class Heads(_Model):
+    """Heads that a method could start from: their score before training, and in how many seeds they were taken."""
+
+    start: float
+    seeds: int
+
+
 class TransferRow(_Model):
     """One method from one source to one target."""
 
@@ -77,7 +84,7 @@ class TransferRow(_Model):
     kept: Interval | None
     kept_of: Interval | None
     not_kept: str | None
-    heads: dict[str, dict[str, float]]
+    heads: dict[str, Heads]
     better_heads: str | None
     gain: Interval | None
     probability_of_improvement: Number
@@ -108,6 +115,13 @@ class RecoveryRow(_Model):
     forgotten: Interval | None
 
 
+class AgainstReference(_Model):
+    """Performance minus the reference's, and forgetting divided by the reference's."""
+
+    performance: Interval | None
+    forgetting: Interval | None
+
+
 class SequenceRow(_Model):
     """One method on a sequence of tasks."""
 
@@ -123,7 +137,7 @@ class SequenceRow(_Model):
     learned: Interval | None
     forward_transfer: Interval | None
     intransigence: Interval | None
-    against_reference: dict[str, Interval | None] | None
+    against_reference: AgainstReference | None
     parameters: int
     bytes_beside: int
     env_steps: dict[str, int]

@@ -6,15 +6,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import inf
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
-from graft.experiments.report.results import RESULTS, VERSION, SequenceRow, StageResult, TransferRow
+from graft.experiments.report.results import RESULTS, VERSION, RecoveryRow, Scale, SequenceRow, StageResult, TransferRow
 from graft.experiments.store.records import METRICS, Store
 from graft.transfer.metrics import Curve
 
@@ -85,15 +87,21 @@ class RunFolder:
 
     def record(self, stage: str) -> Mapping[str, Any]:
         """A stage's ``stage.json``; empty where it is not here."""
-        return _json(self._stage(stage) / "stage.json")
+        return _typed(_Record, self._stage(stage) / "stage.json")
 
     def transplant(self, stage: str) -> Mapping[str, Any]:
         """A stage's ``transplant.json``; empty where it carried nothing over."""
-        return _json(self._stage(stage) / "transplant.json")
+        return _typed(_Transplant, self._stage(stage) / "transplant.json")
 
     def seconds(self, stage: str) -> float:
         """What a stage took, of one core."""
         return float(next((s["seconds"] for s in self.results["stages"] if s["id"] == stage), 0.0))
+
+    def seed_of(self, stage: str) -> int | None:
+        """The seed that a stage's label names; None where it names none."""
+        label = next((s["label"] for s in self.results["stages"] if s["id"] == stage), "")
+        found = re.search(r"\bseed (\d+)$", label)
+        return int(found[1]) if found else None
 
     def sources_of(self, stage: str) -> Iterator[str]:
         """Ids of the stages that a stage started from: its consolidation, and its pretraining."""
@@ -106,11 +114,15 @@ class RunFolder:
     def diagnostics(self, stage: str) -> dict[str, list[float]]:
         """Each tag under ``transfer/`` that a stage logged -> its values in the order of env steps."""
         path, found = self._stage(stage) / METRICS, dict[str, list[float]]()
-        if path.is_file():
+        if not path.is_file():
+            return found
+        try:
             for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
                 for tag, value in line.items():
                     if tag.startswith("transfer/"):
                         found.setdefault(tag.removeprefix("transfer/"), []).append(float(value))
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            raise GraftError(f"{path} can't be read; run `graft run` on its folder again.") from error
         return found
 
 
@@ -131,26 +143,115 @@ def _json(path: Path) -> Mapping[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+class _Spec(BaseModel):
+    source: str | None = None
+
+
+class _Record(BaseModel):
+    """Of ``stage.json``, what reports read."""
+
+    spec: _Spec | None = None
+
+
+class _Tensor(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    tensor: str
+    status: str
+    share: float
+    detail: str = ""
+
+
+class _Transplant(BaseModel):
+    """Of ``transplant.json``, what reports read."""
+
+    rows: list[_Tensor] = []
+    lost: list[str] = []
+    summary: str = ""
+
+
+def _typed(model: type[BaseModel], path: Path) -> Mapping[str, Any]:
+    """A file of a stage as this model has it; raises GraftError where it has something else."""
+    try:
+        return model.model_validate(_json(path)).model_dump()
+    except ValidationError as error:
+        raise GraftError(f"{path} can't be read; run `graft run` on its folder again.") from error
+
+
 def read_run(folder: Path) -> RunFolder:
     """What a folder holds; raises GraftError where it has no results, or those of a newer Graft."""
     data, experiment = _json(folder / "results.json"), _json(folder / "experiment.json")
     if not data:
-        raise GraftError(f"{folder} has no results; give what `graft run` wrote to with --out, once a stage has ended.")
+        raise GraftError(
+            f"{folder} has no results; `graft run` writes them at its end and after Ctrl-C; the same "
+            f"command goes on, and then writes them."
+        )
     version = data.get("version", 1)
     if isinstance(version, int) and version > VERSION:
         raise GraftError(f"{folder} has version {version}, which a newer Graft wrote; this one reads up to {VERSION}.")
     try:
         if version == VERSION:
             RESULTS.validate_python(data)
-        filled = {"name": folder.name, "bounds": {}, "not_kept": {}, **data, "rows": _filled(data)}
-        _STAGES.validate_python(filled["stages"])
+        sequence = "sequence" in data
+        model: type[BaseModel] = SequenceRow if sequence else TransferRow
+        filled = {"name": folder.name, "bounds": {}, "not_kept": {}, **_OLDER, **data}
+        filled["rows"] = _filled(model, data["rows"])
+        if data.get("recovery") is not None:
+            filled["recovery"] = _filled(RecoveryRow, data["recovery"])
+        (_Sequence if sequence else _Transfers).model_validate(filled)
+        if not all(_fits(row, len(data["sequence"])) if sequence else _is_whole(row) for row in filled["rows"]):
+            raise ValueError("rows of other lengths than they should have")
         _Experiment.model_validate(experiment)
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise GraftError(f"{folder} has not the results that `graft run` writes; run it on it again.") from error
     return RunFolder(folder, filled, experiment)
 
 
-_STAGES = TypeAdapter(list[StageResult])
+_FINITE = ConfigDict(allow_inf_nan=False)
+
+_OLDER = {"threshold": None, "heads": "shared", "task_known": False}
+"""What older results may lack."""
+
+
+class _Clipped(BaseModel):
+    task: str
+    observations: int
+    first: str
+
+
+class _Resumed(BaseModel):
+    env_steps: list[int]
+
+
+class _Stage(StageResult):
+    clipped: _Clipped | None = None  # type: ignore[assignment]
+    resumed_with_fresh_episodes: _Resumed | None = None  # type: ignore[assignment]
+
+
+class _Results(BaseModel):
+    """Of ``results.json``, what reports read beside its rows."""
+
+    model_config = _FINITE
+
+    name: str
+    stages: list[_Stage]
+
+
+class _Transfers(_Results):
+    threshold: float | None
+    bounds: dict[str, Scale]
+    not_kept: dict[str, str]
+
+
+class _Sequence(_Results):
+    sequence: list[str]
+    heads: str
+    task_known: bool
+    bounds: list[Scale]
+
+    def model_post_init(self, _: Any) -> None:
+        if len(self.bounds) != len(self.sequence):
+            raise ValueError("a sequence needs the scale of each task")
 
 
 class _Invocation(BaseModel):
@@ -169,15 +270,34 @@ class _Experiment(BaseModel):
 NEEDED = {
     TransferRow: ("target", "method", "seeds", "missing_seeds", "auc", "final", "jumpstart"),
     SequenceRow: ("method", "seeds", "missing_seeds", "parameters", "bytes_beside", "matrix", "matrices"),
+    RecoveryRow: ("target", "method"),
 }
 """Fields that rows of all versions have."""
 
 
-def _filled(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _filled(model: Any, given: Sequence[Row]) -> list[dict[str, Any]]:
     """Rows with None for what an older version lacks; raises where what they have is not what it should be."""
-    model = SequenceRow if "sequence" in data else TransferRow
-    rows = [{**dict.fromkeys(model.model_fields), **row} for row in data["rows"]]
-    for key, field in model.model_fields.items():
+    rows = [{**dict.fromkeys(model.model_fields), **row} for row in given]
+    for key in model.model_fields:
         values = [row[key] for row in rows if key in NEEDED[model] or row[key] is not None]
-        TypeAdapter(list[field.annotation]).validate_python(values)  # type: ignore[name-defined]
+        _checks(model, key).validate_python(values)
     return rows
+
+
+@cache
+def _checks(model: Any, key: str) -> TypeAdapter[Any]:
+    several: Any = GenericAlias(list, (model.model_fields[key].annotation,))
+    return TypeAdapter(several, config=_FINITE)
+
+
+def _is_whole(row: Row) -> bool:
+    """Whether a row of transfers has a final score for each area, and a stage for each."""
+    counts = {len(row[key]) for key in ("areas", "finals") if row[key] is not None}
+    return len(counts) < 2 and 0 not in counts and (not row["stages"] or not counts or len(row["stages"]) in counts)
+
+
+def _fits(row: Row, tasks: int) -> bool:
+    """Whether a row of a sequence has square matrices over its tasks, and a stage for each."""
+    square = all(len(matrix) == tasks and all(len(line) == tasks for line in matrix) for matrix in row["matrices"])
+    whole = len(row["matrix"]) == tasks and all(len(line) == tasks for line in row["matrix"])
+    return bool(row["matrices"]) and square and whole and all(len(ids) == tasks for ids in row["stages"] or ())

@@ -424,11 +424,23 @@ def sign_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def bimodal_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence on the sign beside areas."""
+def bimodal_notes(
+    rows: Sequence[Mapping[str, Any]], seen: str = "curves.png and 'areas' in results.json show them."
+) -> list[str]:
+    """A sentence on the sign beside areas; ``seen``: where the groups are seen."""
     if not any(entry["bimodal"] for entry in rows):
         return []
-    return [f"{BIMODAL}: {TWO_GROUPS} curves.png and 'areas' in results.json show them."]
+    return [f"{BIMODAL}: {TWO_GROUPS} {seen}"]
+
+
+def undefined_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on ratios that are undefined."""
+    if not any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
+        return []
+    return [
+        "Where scratch's mean score is below 0.01 the ratio is undefined; "
+        "a method that is surely above 0.01 gets a lower bound."
+    ]
 
 
 HEADS = {"fresh": "fresh", "by_name": "carried"}
@@ -475,7 +487,7 @@ def negative_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def scale_notes(data: Mapping[str, Any]) -> list[str]:
-    """Sentences on targets that have no scale, or one that was estimated."""
+    """Sentences on targets that have no scale, or one that was estimated, averaged, or of another task."""
     shown = {row["target"] for row in data["rows"]}
     scales = {task: scale for task, scale in data["bounds"].items() if task in shown}
     lines, estimated = _no_scale_notes(scales), [t for t, scale in scales.items() if is_estimated(scale["how"])]
@@ -484,14 +496,37 @@ def scale_notes(data: Mapping[str, Any]) -> list[str]:
             f"Scores of {', '.join(estimated)} are scaled by estimates from this experiment, not by registered bounds: "
             f"0 is untrained scratch, 1 the {OWN_SCALE} (its best final return)."
         )
+    mixed = [task for task, scale in data["bounds"].items() if scale["how"] == AVERAGED]
+    if mixed:
+        lines.append(
+            f"Scores of {', '.join(mixed)} are on the mean of their tasks' scales, in which large returns weigh most; "
+            f"metrics.jsonl has each task's own."
+        )
+    registered = [
+        task
+        for task, scale in data["bounds"].items()
+        if scale["how"] not in (AVERAGED, GIVEN) and has_scale(scale["how"]) and not is_estimated(scale["how"])
+    ]
+    if any("(" in task for task in registered):
+        lines.append("Changed tasks are on the scale of the unchanged ones; give 'bounds' for another.")
     return lines
+
+
+def score_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the numbers of these rows are: on which scale, or mean returns."""
+    scored = [bool(row["estimated"]) for row in rows if row["scored"] is not False]
+    if not scored:
+        return "Scores are mean returns, as there is no scale."
+    own, other = f"0 = untrained scratch, 1 = {OWN_SCALE}", "0 = random policy, 1 = expert"
+    said = own if all(scored) else f"{other}; where estimated, {own}" if any(scored) else other
+    return f"Scores: {said}{'' if len(scored) == len(rows) else '; mean returns where there is no scale'}."
 
 
 def notes(data: Mapping[str, Any]) -> list[str]:
     """Sentences under the table: alarms first, then what the numbers cost and how to read them."""
-    rows, scales = data["rows"], data["bounds"]
+    rows = data["rows"]
     lines = [
-        f"Scores: 0 = random policy, 1 = expert. AUC: mean over training; zero-shot: before any training on the target "
+        f"{score_words(rows)} AUC: mean over training; zero-shot: before any training on the target "
         f"(jump: minus scratch's); final: mean of the last tenth; steps: to {data['threshold']:g}, and held; kept: "
         f"score on the source afterwards, of the score before."
     ]
@@ -499,25 +534,11 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     lines += evaluation_notes([entry["evaluations"] for entry in rows])
     lines += [*heads_notes(rows), *sign_notes(rows), *bimodal_notes(rows), *seed_notes(rows)]
     lines += [*clip_notes(data), *resume_notes(data)]
-    if any(r["transfer_ratio"] is not None and r["transfer_ratio"]["iqm"] is None for r in rows):
-        lines.append(
-            "Where scratch's mean score is below 0.01 the ratio is undefined; "
-            "a method that is surely above 0.01 gets a lower bound."
-        )
+    lines += undefined_notes(rows)
     lines += [f"kept is not measured from {source}: {why}" for source, why in data.get("not_kept", {}).items()]
     reasons = dict.fromkeys(r["not_kept"] for r in rows if r["not_kept"] not in (None, "not playable"))
     lines += [f"kept, {reason}: not measured, as {NOT_KEPT[reason]}." for reason in reasons]
     lines += scale_notes(data)
-    estimated = [task for task, scale in scales.items() if is_estimated(scale["how"])]
-    mixed = [task for task, scale in scales.items() if scale["how"] == AVERAGED]
-    if mixed:
-        lines.append(
-            f"Scores of {', '.join(mixed)} are on the mean of their tasks' scales, in which large returns weigh most; "
-            f"metrics.jsonl has each task's own."
-        )
-    own_scale = {*estimated, *mixed, *(task for task, scale in scales.items() if not has_scale(scale["how"]))}
-    if any("(" in t and t not in own_scale and scale["how"] != GIVEN for t, scale in scales.items()):
-        lines.append("Changed tasks are on the scale of the unchanged ones; give 'bounds' for another.")
     lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")
     return lines
 

@@ -17,6 +17,7 @@ from PIL import Image
 from support.tiny_experiment import write_config
 
 from graft.envs.factory import schemas
+from graft.errors import GraftError
 from graft.experiments import run
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
@@ -179,6 +180,17 @@ def test_the_second_run_trains_nothing(experiment, capsys):
 
 
 @pytest.mark.slow
+def test_a_page_that_cannot_be_written_leaves_the_exit_code(experiment, capsys, monkeypatch):
+    out, config, _ = experiment
+
+    def full(*_):
+        raise GraftError("report.html can't be written (No space left on device); choose another --html.")
+
+    monkeypatch.setattr("graft.experiments.report.page.render.write_page", full)
+    assert run.main([str(config), "--out", str(out)]) == 0
+    assert "Note: no page of it: report.html can't be written" in capsys.readouterr().out
+
+
 def test_a_killed_run_goes_on_and_ends_with_the_same_results(experiment, tmp_path):
     undisturbed, config, _ = experiment
     process = command(config, "--out", tmp_path / "out", "--jobs", 1, start_new_session=True)

@@ -352,7 +352,120 @@ def amplified_files(canary: Path) -> Iterator[tuple[str, Content]]:
     yield "merged.yaml", merged.encode()
 
 
-KINDS: tuple[Callable[[Path], Iterator[tuple[str, Content]]], ...] = (pickled_files, other_files, onnx_files)
+def field(number: int, content: bytes) -> bytes:
+    """A field of protobuf that holds bytes or a message."""
+    size, length = len(content), b""
+    while size > 0x7F:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+def onnx_graphs(canary: Path) -> Iterator[tuple[str, Content]]:
+    """Graphs of ONNX that need much time or memory, are no graphs, or have nodes with what these cannot have."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node
+    gemm = node("Gemm", ["obs", "w"], ["out"])
+    small = {"w": np.ones((4, 2), np.float32), "v": np.ones(4, np.float32), "one": np.ones(1, np.float32)}
+
+    def made(
+        nodes: list[Any], more: dict[str, Any] | None = None, inputs: tuple[str, ...] = (), raw: tuple[Any, ...] = ()
+    ) -> bytes:
+        given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in ("obs", *inputs)]
+        out = [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)]
+        numbers = [numpy_helper.from_array(np.asarray(v), k) for k, v in {**small, **(more or {})}.items()]
+        graph = helper.make_graph(nodes, "g", given, out, [*numbers, *raw])
+        return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString())
+
+    def many_inputs() -> bytes:
+        names = tuple(f"i{i}" for i in range(20_000))
+        joins = [node("Concat", ["obs", *names], [f"c{i}"], axis=1) for i in range(20)]
+        return made([*joins, gemm], inputs=names)
+
+    def large_numbers() -> bytes:
+        negated = [node("Neg", ["large"], [f"n{i}"]) for i in range(600)]
+        added = [node("Add", [f"x{i}" if i else "obs", f"n{i}"], [f"x{i + 1}"]) for i in range(600)]
+        last = node("Gemm", ["x600", "w"], ["out"])
+        return made([*negated, *added, last], {"large": np.ones((1 << 20,), np.float32)})
+
+    def halves() -> bytes:
+        """Each value is the sum of the one before with itself: 2 to the 40 ways back."""
+        sums = [node("Add", [f"x{i}" if i else "obs"] * 2, [f"x{i + 1}"]) for i in range(40)]
+        return made([*sums, node("Gemm", ["x40", "w"], ["out"])])
+
+    sound = made([gemm])
+    yield "many inputs.onnx", many_inputs
+    yield "large numbers.onnx", large_numbers
+    yield "halves.onnx", halves
+    yield "empty nodes.onnx", lambda: sound + field(7, field(1, b"") * (8 << 20))
+    yield "empty tensors.onnx", lambda: sound + field(7, field(5, b"") * (8 << 20))
+    yield "empty attributes.onnx", lambda: sound + field(7, field(1, field(5, b"") * (8 << 20)))
+    yield (
+        "empty dims.onnx",
+        lambda: sound + field(7, field(11, field(2, field(1, field(2, field(1, b"") * (8 << 20)))))),
+    )
+    yield "long ints.onnx", lambda: sound + field(7, field(1, field(5, field(8, bytes(64 << 20)))))
+    yield "long dims.onnx", lambda: sound + field(7, field(5, field(1, bytes(64 << 20))))
+    yield "lists of types.onnx", sound + field(7, field(11, field(2, field(4, field(1, b"")))))
+    less = TensorProto(name="less", data_type=TensorProto.FLOAT, dims=[-(1 << 60), 1 << 3], raw_data=bytes(32))
+    large = TensorProto(name="large", data_type=TensorProto.FLOAT, dims=[1 << 60, 1 << 3], raw_data=bytes(32))
+    yield "negative dims.onnx", made([gemm], raw=(less, large))
+    yield "escapes.onnx", made([node("Gemm", ["obs", "w\x1b[2J"], ["out"])], {"w\x1b[2J": small["w"]})
+    circle = [node("Unsqueeze", ["w", "obs"], ["c"]), node("Concat", ["y", "c"], ["z"], axis=1)]
+    yield "circle of joints.onnx", made([*circle, node("Concat", ["z", "c"], ["y"], axis=1), gemm])
+    cases: dict[str, list[Any]] = {
+        "one input": [node("Gemm", ["obs"], ["out"])],
+        "no weight": [node("Gemm", ["obs", ""], ["out"])],
+        "no nodes before": [node("Identity", ["one"], ["out"])],
+        "numbers joined": [node("Concat", ["v", "v"], ["c"], axis=0), node("Gemm", ["c", "w"], ["out"])],
+        "joints of joints": [
+            node("Concat", ["obs", "b"], ["c"], axis=1),
+            node("Concat", ["c", "b"], ["d"], axis=1),
+            node("Gemm", ["d", "w"], ["out"]),
+        ],
+        "empty bound": [
+            gemm.__class__.FromString(gemm.SerializeToString()),
+            node("Clip", ["x", "none", "one"], ["out"]),
+        ],
+        "order": [node("Transpose", ["w"], ["t"], perm=[0, 7]), node("Gemm", ["obs", "t"], ["out"])],
+        "order twice": [node("Transpose", ["w"], ["t"], perm=[0, 0]), node("Gemm", ["obs", "t"], ["out"])],
+        "sizes": [
+            node("Sub", ["obs", "v"], ["a"]),
+            node("Div", ["a", "three"], ["q"]),
+            node("Gemm", ["q", "w"], ["out"]),
+        ],
+        "stride": [node("Conv", ["obs", "k"], ["out"], strides=2)],
+        "strides": [node("Conv", ["obs", "k"], ["out"], strides=[1 << 40, 1 << 40])],
+        "pads": [node("Conv", ["obs", "k"], ["out"], pads=[1 << 20] * 4)],
+        "text as an axis": [node("Flatten", ["obs"], ["f"], axis="x"), node("Gemm", ["f", "w"], ["out"])],
+        "alpha": [node("Gemm", ["obs", "w"], ["out"], alpha=float("nan"))],
+        "zero": [node("Div", ["obs", "zero"], ["x"]), node("Gemm", ["x", "w"], ["out"])],
+        "large shape": [
+            node("ConstantOfShape", ["sizes"], ["r"]),
+            node("Dropout", ["obs", "r"], ["x"]),
+            node("Gemm", ["x", "w"], ["out"]),
+        ],
+        "outer product": [node("Mul", ["obs", "column"], ["x"]), node("Gemm", ["x", "w"], ["out"])],
+    }
+    cases["empty bound"][0].output[0] = "x"
+    numbers = {
+        "none": np.ones(0, np.float32),
+        "three": np.ones(3, np.float32),
+        "k": np.ones((1, 1, 1, 1), np.float32),
+        "zero": np.zeros((), np.float32),
+        "sizes": np.array([1 << 40]),
+        "column": np.ones((1 << 20, 1), np.float32),
+    }
+    for name, nodes in cases.items():
+        yield f"{name}.onnx", made(nodes, numbers, ("b",))
+
+
+KINDS: tuple[Callable[[Path], Iterator[tuple[str, Content]]], ...] = (
+    pickled_files,
+    other_files,
+    onnx_files,
+    onnx_graphs,
+)
 
 
 def hostile_files(canary: Path, every: int = 1) -> Iterator[tuple[str, bytes]]:

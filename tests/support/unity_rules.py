@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-VERSIONS, NEWEST = (2, 3), 3
+NEWEST = 3
 DISCRETE, CONTINUOUS = "discrete_action_output_shape", "continuous_action_output_shape"
 OPSETS = range(7, 16)  # that every version of the engine reads
 

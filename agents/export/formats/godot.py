@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from graft.agents.export.exporter import EXPORTERS, ModelExporter
-from graft.agents.export.policy import Policy, in_units, unit_bounds
-from graft.agents.export.ports import FLAT, Array, Arrays, Interface, Port
+from graft.agents.export.policy import Policy, bounded, in_units, score_ports
+from graft.agents.export.ports import FLAT, Array, Arrays, Interface, Port, leaf_ports
 from graft.agents.networks.box_units import clipped, from_units
 from graft.agents.networks.policy_network import PolicyNetwork, split_choices
-from graft.envs.core.schema import ActionSchema, ObservationSchema
+from graft.envs.core.schema import FORBIDDEN, ActionSchema, ObservationSchema
 from graft.errors import GraftError
 
 LOWEST = 30.0  # how far below the largest logit others end: one in 1e13
@@ -48,10 +48,10 @@ class GodotExporter(ModelExporter):
     def interface(self, network: PolicyNetwork) -> Interface:
         schemas = network.schemas
         actions = schemas.action
-        if actions.kind == "box" and not unit_bounds(actions):
+        if actions.kind == "box" and not bounded(actions):
             raise GraftError(
-                "The Godot plugin plays numbers from -1 to 1, and some of this agent's actions have no bounds; use "
-                "--to onnx, which gives them as they are."
+                "The Godot plugin plays numbers from -1 to 1, and some of this agent's actions have no bounds, or "
+                "equal ones; use --to onnx, which gives them as they are."
             )
 
         def feed(obs: Array) -> Arrays:
@@ -59,24 +59,51 @@ class GodotExporter(ModelExporter):
 
         state = Port("state_ins", (), meaning="not read: the agent has no memory")
         size, names = (len(actions.names),), actions.names
-        what = "actions from -1 to 1" if actions.kind == "box" else "logits, moved so that the largest of a choice is 1"
+        (scores, *_), sampling = score_ports(network)
+        kind = scores.name.replace("q_values", "Q values")
+        moved = f"{kind}, moved so that the largest of a choice is 1, those {LOWEST:g} below it and less are alike"
+        what = "actions from -1 to 1" if actions.kind == "box" else moved
+        squashed = network.config.distribution == "squashed"
         return Interface(
             GodotPolicy(network),
             (flat_port(schemas.observation), state),
             (Port("output", size, names=names, meaning=what), Port("state_outs", (), meaning="state_ins")),
             feed,
             lambda found: read_by_plugin(found["output"], actions),
-            sampling="" if actions.kind == "box" else "softmax of the logits of each choice; the plugin does not draw",
+            lambda scores, _: {"output": _expected(scores, actions, squashed)},
+            sampling="" if actions.kind == "box" else f"{sampling}; the plugin does not draw",
             notes=_notes(actions),
         )
 
 
+def _expected(scores: Array, actions: ActionSchema, squashed: bool) -> Array:
+    """What the plugin has to read for the network's scores (N, A), in float64: box actions have bounds on both sides,
+    so that the policy's units are the plugin's."""
+    exact = scores.astype(np.float64)
+    if actions.kind == "box":
+        return np.tanh(exact) if squashed else np.clip(exact, -1, 1)
+    choices = np.split(exact, np.cumsum(actions.sizes)[:-1], 1) if actions.sizes else [exact]
+    return np.concatenate([np.maximum(c - c.max(1, keepdims=True), -LOWEST) + 1 for c in choices], 1)
+
+
 def flat_port(observation: ObservationSchema) -> Port:
-    """The whole observation as one vector, flags of forbidden actions last."""
-    size = math.prod(observation.shape)
-    names = observation.names if len(observation.names) == size else ()
-    flags = "; the last ones are 1 where an action is forbidden" if observation.flags else ""
-    return Port("obs", (size,), names=names, meaning=f"{FLAT}, in the order of the schema{flags}")
+    """The whole observation as one vector, flags of forbidden actions last; its parts say what lies where."""
+    parts, start = [], 0
+    for port in leaf_ports(observation):
+        described = {key: value for key, value in port.to_json().items() if key != "dtype"}
+        parts.append({**described, "offset": start, "shape": list(port.shape)})
+        start += math.prod(port.shape)
+    if flags := observation.flags:
+        count = len(flags)
+        meaning = "1 where an action is forbidden, 0 where it is allowed"
+        ends = {"low": (0.0,) * count, "high": (1.0,) * count}
+        parts.append({"name": FORBIDDEN, "names": flags, **ends, "meaning": meaning, "offset": start, "shape": [count]})
+        start += count
+    whole = f"{FLAT}, each part row by row from its offset"
+    if len(parts) > 1 or len(observation.shape) > 1:
+        return Port("obs", (start,), meaning=whole, parts=tuple(parts))
+    only = leaf_ports(observation)[0]
+    return Port("obs", (start,), "float32", only.names, only.low, only.high, whole, parts=tuple(parts))
 
 
 def read_by_plugin(output: Array, actions: ActionSchema) -> Array:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from graft.agents.export.exporter import EXPORTERS, ModelExporter
+from graft.agents.export.parity import expected_scores
 from graft.agents.export.policy import Policy, score_ports
 from graft.agents.export.ports import (
     MASKS,
@@ -55,8 +56,13 @@ def raw_interface(network: PolicyNetwork, actions_only: bool = False) -> Interfa
     def decode(found: Mapping[str, Array]) -> Any:
         return found["action"]
 
+    def expected(scores: Array, log_std: Array | None) -> Arrays:
+        return expected_scores(schemas.action, network.config.distribution, scores, log_std)
+
     module = RawPolicy(network, len(outputs))  # a policy without a spread has fewer outputs
-    return Interface(module, inputs, outputs, feed, decode, sampling="" if actions_only else sampling)
+    if actions_only:
+        return Interface(module, inputs, outputs, feed, decode)
+    return Interface(module, inputs, outputs, feed, decode, expected, sampling=sampling)
 
 
 class OnnxExporter(ModelExporter):

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import nn
 
 from graft.agents.export.exporter import EXPORTERS, Agent, Exporter, write_together
 from graft.agents.export.parity import check
 from graft.agents.export.ports import Interface
-from graft.agents.networks.normaliser import CLIP, normalisers
-from graft.agents.sb3.plain import plain_algorithm, predictor, to_zip
+from graft.agents.networks.normaliser import CLIP, EPSILON, normalisers
+from graft.agents.sb3.plain import check_fit, own_spaces, plain_algorithm, predictor, to_zip
 from graft.errors import GraftError
-
-
-class Nothing(nn.Module):
-    """A module without outputs."""
-
-    def forward(self, *_: Any) -> tuple[()]:
-        return ()
 
 
 class SB3Exporter(Exporter):
@@ -29,10 +22,12 @@ class SB3Exporter(Exporter):
     suffix = ".zip"
 
     def write(self, agent: Agent, out: Path) -> list[str]:
-        model = plain_algorithm(agent.network, agent.checkpoint.task, agent.seed)
+        check_fit(agent.network)
+        own = own_spaces(agent.checkpoint.task, agent.network.schemas)
+        model = plain_algorithm(agent.network, own, agent.seed)
         data = to_zip(model)
-        predict = predictor(data, type(model))
-        interface = Interface(Nothing(), (), (), lambda obs: {"obs": obs}, lambda found: found["action"])
+        predict = predictor(data, type(model), own.native)
+        interface = Interface(nn.Identity(), (), (), lambda obs: {"obs": obs}, lambda found: found["action"])
         actions = agent.checkpoint.schemas.action
         try:
             parity = check(
@@ -41,9 +36,7 @@ class SB3Exporter(Exporter):
         except GraftError as error:
             if not normalisers(agent.network):
                 raise
-            raise GraftError(
-                f"{error} This agent's normaliser clips, which no MlpPolicy can; --to onnx does."
-            ) from error
+            raise GraftError(f"{error} {_reason(agent)}; --to onnx keeps it.") from error
         write_together({out: data})
         name = type(model).__name__
         lines = [
@@ -55,6 +48,21 @@ class SB3Exporter(Exporter):
         if name == "SAC":
             lines.append("its critics are fresh, so that learning begins with the actor alone")
         return lines
+
+
+def _reason(agent: Agent) -> str:
+    """Why the zip differs: values that the agent clips, or else statistics that float32 weights cannot hold."""
+    obs = torch.as_tensor(agent.recording.observations, dtype=torch.float64).flatten(1)
+    for normaliser in normalisers(agent.network):
+        scale = torch.where(normaliser.varied, (normaliser.running_var.double() + EPSILON).sqrt(), 1.0)
+        known = (normaliser.running_count > 0) | ~normaliser.varied
+        clipped = ((obs - normaliser.running_mean) / scale).abs() > normaliser.clip
+        if bool((clipped & known).any()):
+            return "This agent's normaliser clips, which no MlpPolicy can"
+    return (
+        "The means of its observations are so much larger than their deviations that the first layer, which they "
+        "become a part of, rounds them away"
+    )
 
 
 EXPORTERS.add("sb3", SB3Exporter())

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from graft.agents.export.exporter import EXPORTERS, ModelExporter
-from graft.agents.export.policy import Policy, in_units
+from graft.agents.export.policy import Policy, in_units, score_ports
 from graft.agents.export.ports import (
     MASKS,
     Array,
@@ -65,9 +65,11 @@ class UnityExporter(ModelExporter):
         discrete = actions.kind != "box"
         sensors = [f"obs_{number}" for number in range(len(parts))]
         inputs = tuple(
-            _sensor(port, sensor) for port, sensor in zip(leaf_ports(schemas.observation), sensors, strict=True)
+            _sensor(port, sensor, part.kind == "pixels")
+            for port, sensor, part in zip(leaf_ports(schemas.observation), sensors, parts.values(), strict=True)
         )
         scales = [PIXEL if part.kind == "pixels" else 1.0 for part in parts.values()]
+        greedy, name = network.config.distribution == "greedy", DISCRETE if discrete else CONTINUOUS
 
         def feed(obs: Array) -> Arrays:
             raw = split_leaves(schemas.observation, obs).values()
@@ -75,36 +77,36 @@ class UnityExporter(ModelExporter):
             return {**found, MASKS: allowed_actions(schemas, obs)} if discrete else found
 
         def decode(found: Mapping[str, Array]) -> Any:
-            greedy = found[f"deterministic_{DISCRETE if discrete else CONTINUOUS}"]
-            return greedy[:, 0] if actions.kind == "discrete" else greedy
+            played = found[f"deterministic_{name}"]
+            return played[:, 0] if actions.kind == "discrete" else played
 
         return Interface(
             UnityPolicy(network),
             (*inputs, mask_port(actions)) if discrete else inputs,
-            _outputs(actions),
+            _outputs(actions, drawn=not greedy),
             feed,
             decode,
-            _constants(actions),
-            f"{DISCRETE if discrete else CONTINUOUS} is drawn by the model",
-            _notes(network, tuple(parts), sensors),
+            constants=_constants(actions),
+            sampling=score_ports(network)[1] if greedy else f"{name} is drawn by the model",
+            notes=_notes(network, tuple(parts), sensors),
         )
 
 
-def _sensor(port: Port, name: str) -> Port:
+def _sensor(port: Port, name: str, picture: bool) -> Port:
     """A leaf as a sensor shows it: in float32, pictures from 0 to 1."""
     meaning, high = f"{port.name}: {port.meaning}", port.high
-    if "picture" in port.meaning:
+    if picture:
         meaning, high = f"{port.name}: a picture, channels first, from 0 to 1", (1.0,) * len(port.high)
     return port._replace(name=name, dtype="float32", meaning=meaning, high=high)
 
 
-def _outputs(actions: ActionSchema) -> tuple[Port, ...]:
+def _outputs(actions: ActionSchema, drawn: bool) -> tuple[Port, ...]:
     greedy = action_port("action", actions)
     name = CONTINUOUS if actions.kind == "box" else DISCRETE
     if actions.kind == "discrete":
         greedy = greedy._replace(shape=(1,))
-    drawn = greedy._replace(name=name, meaning=f"drawn; {greedy.meaning}", sampled=True)
-    return drawn, greedy._replace(name=f"deterministic_{name}")
+    first = greedy._replace(name=name, meaning=f"drawn; {greedy.meaning}", sampled=True)
+    return first if drawn else greedy._replace(name=name), greedy._replace(name=f"deterministic_{name}")
 
 
 def _constants(actions: ActionSchema) -> dict[str, Array]:

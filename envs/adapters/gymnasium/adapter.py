@@ -130,6 +130,10 @@ class GymnasiumVectorEnv(AdaptedVectorEnv):
             self._batch.reset(np.flatnonzero(ended).tolist())
         return self._encode(self._batch.raw), rewards, terminated, truncated, infos
 
+    def env_attribute(self, name: str) -> list[Any]:
+        """The attribute ``name`` of every environment, from the outermost of its wrappers that has it."""
+        return self._batch.attribute(name)
+
     def render(self) -> tuple[Any, ...]:
         return self._batch.render()
 

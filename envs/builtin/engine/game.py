@@ -141,6 +141,7 @@ PLANES = "PPO on whole boards (view planes) for 2M env steps"
 """How an expert was trained before agents saw the cells around the player: it is weak."""
 
 EGO = "PPO in the view ego for 5M env steps, with an annealed learning rate, one training"
+EGO_MLP = f"{EGO} (--network '{{encoder: mlp, options: {{widths: [128, 64]}}}}')"
 
 
 def measured(

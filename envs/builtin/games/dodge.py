@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graft.envs.builtin.engine.compile import jit
-from graft.envs.builtin.engine.game import GAMES, Game, measured
+from graft.envs.builtin.engine.game import EGO_MLP, GAMES, Game, measured
 from graft.envs.builtin.engine.state import EMPTY, SIZE, State, neighbour, paint_cells, uniform
 
 ROCK = 1
@@ -53,7 +53,7 @@ GAME = Game(
     begin=begin,
     advance=advance,
     paint=paint_cells,
-    bounds=measured(-0.115, 17.6, "100,032", "0.004", "0.32", "Graft/Dodge-v0"),
+    bounds=measured(-0.115, 18.5, "100,032", "0.004", "0.26", "Graft/Dodge-v0", EGO_MLP),
     limit=200 * ALIVE,
 )
 GAMES.add(GAME.id, GAME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graft.envs.builtin.engine.compile import jit
-from graft.envs.builtin.engine.game import GAMES, Game, measured
+from graft.envs.builtin.engine.game import EGO_MLP, GAMES, Game, measured
 from graft.envs.builtin.engine.state import EMPTY, SIZE, State, below, neighbour, paint_cells, place_on_free
 
 BODY, COIN = 1, 2
@@ -76,7 +76,7 @@ GAME = Game(
     begin=begin,
     advance=advance,
     paint=paint_cells,
-    bounds=measured(-0.809, 20.7, "1,024", "0.027", "0.4", "Graft/Snake-v0"),
+    bounds=measured(-0.809, 29.9, "1,024", "0.027", "0.31", "Graft/Snake-v0", EGO_MLP),
     memo=CELLS + 2,
 )
 GAMES.add(GAME.id, GAME)

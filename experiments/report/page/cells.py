@@ -93,6 +93,11 @@ def is_control(row: Row) -> bool:
     return row["source"] is None
 
 
+def is_baseline(row: Row) -> bool:
+    """Whether a row of a transfer experiment is scratch, with which all are compared."""
+    return bool(row["verdict"] == "baseline")
+
+
 def middle(values: Mapping[str, float | None] | None) -> float:
     return -math.inf if values is None or values["iqm"] is None else values["iqm"]
 

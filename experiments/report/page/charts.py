@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +48,7 @@ class Point(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Lines over a common axis."""
+    """Lines over a common axis. ``has_bands``: whether intervals are shown at first."""
 
     title: str
     x_label: str
@@ -59,6 +59,11 @@ class Chart(NamedTuple):
     points: list[Point]
     zero: float | None
     has_seeds: bool
+    has_bands: bool = True
+
+
+Style = tuple[int, int]
+"""Colour and dashes of a line: numbers of the style sheet's."""
 
 
 class Series(NamedTuple):
@@ -80,7 +85,14 @@ def series(name: str, curves: Sequence[Curve]) -> Series:
     return Series(name, np.array(curves[0].steps[:count], float), mean, low, high, scores)
 
 
-def style(index: int, controls: int) -> tuple[int, int]:
+MOST_BANDS = 4
+"""Lines whose intervals are shown at first; more would hide one another."""
+
+LEAST_BAND_SEEDS = 3
+"""Seeds of each line for that; the intervals of fewer fill the picture."""
+
+
+def style(index: int, controls: int) -> Style:
     """Colour and dashes of line ``index``, of which the first ``controls`` are controls; both repeat after a while."""
     if index < controls:
         return index % 2, index // 2
@@ -88,8 +100,18 @@ def style(index: int, controls: int) -> tuple[int, int]:
     return 2 + colour, again % 4
 
 
-def chart(title: str, x_label: str, y_label: str, shown: Sequence[Series], controls: int = 0) -> Chart:
-    """A chart of these lines. Bands may reach far out of what the seeds did; they end at the picture's border."""
+def chart(
+    title: str,
+    x_label: str,
+    y_label: str,
+    shown: Sequence[Series],
+    controls: int = 0,
+    styles: Mapping[str, Style] | None = None,
+) -> Chart:
+    """A chart of these lines. ``styles``: name -> its style, by default by its place (`style`).
+
+    Bands may reach far out of what the seeds did; they end at the picture's border.
+    """
     points = np.concatenate([s.seeds.ravel() if s.seeds.size else s.mean for s in shown])
     margin = 0.1 * float(points.max() - points.min()) or 0.1
     bottom, top = float(points.min()) - margin, float(points.max()) + margin
@@ -106,7 +128,7 @@ def chart(title: str, x_label: str, y_label: str, shown: Sequence[Series], contr
 
     lines = []
     for index, s in enumerate(shown):
-        colour, dashes = style(index, controls)
+        colour, dashes = style(index, controls) if styles is None else styles[s.name]
         there = across(s.x)
         ends = np.concatenate([up(s.high), up(s.low)[::-1]]) if s.low.size else np.array([])
         area = f"{_path(np.concatenate([there, there[::-1]]), ends)}Z" if ends.size else ""
@@ -122,6 +144,7 @@ def chart(title: str, x_label: str, y_label: str, shown: Sequence[Series], contr
         _points(shown, across),
         float(up(0.0)) if bottom <= 0 <= top else None,
         any(line.seeds for line in lines),
+        len(lines) <= MOST_BANDS and all(len(s.seeds) not in range(1, LEAST_BAND_SEEDS) for s in shown),
     )
 
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -54,15 +54,23 @@ class RunPart(NamedTuple):
     repeat: str
     commands: Sequence[str]
     made_with: str
+    file: str
+    defaults: str
 
 
 def write_page(runs: Sequence[RunFolder], names: Sequence[str], path: Path) -> None:
     """Write a page about these runs, each under a name of its folder; raises GraftError where that is not possible."""
+    data = _bytes(page(runs, names))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, page(runs, names).encode())
+        replace_file(path, data)
     except OSError as error:
         raise GraftError(f"{path} can't be written ({error.strerror}); choose another --html.") from error
+
+
+def _bytes(text: str) -> bytes:
+    """As UTF-8, with a question mark for what it cannot have, such as half of a pair of surrogates."""
+    return text.encode(errors="replace")
 
 
 def folder_names(folders: Sequence[Path]) -> list[str]:
@@ -79,19 +87,27 @@ def page(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
     for number, (run, folder) in enumerate(pairs):
         clips, budget = _clips(run, budget)
         parts.append(_part(f"run{number + 1}", run, folder, clips))
+    return render(
+        "report.html",
+        title=", ".join(dict.fromkeys(part.name for part in parts)),
+        runs=parts,
+        beside=_side_by_side(pairs),
+        version=__version__,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """The HTML of a template of this folder, with the style and the script that all share."""
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return (
         _environment()
-        .get_template("report.html")
+        .get_template(template)
         .render(
-            title=", ".join(dict.fromkeys(part.name for part in parts)),
-            runs=parts,
-            beside=_side_by_side(pairs),
+            **values,
             charts=charts,
             style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            version=__version__,
         )
     )
 
@@ -118,7 +134,8 @@ def _breaks(text: str) -> Markup:
 def _part(key: str, run: RunFolder, folder: str, clips: Sequence[Clip]) -> RunPart:
     config = run.experiment.get("config")
     text = "" if config is None else yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
-    file = f"{run.name}.yaml"
+    plain = _file_name(run.name)
+    file, version = f"{plain}.yaml", run.experiment.get("versions", {}).get("graft")
     commands = [shlex.join(map(str, done["command"])) for done in run.experiment.get("invocations", ())]
     return RunPart(
         key,
@@ -129,11 +146,18 @@ def _part(key: str, run: RunFolder, folder: str, clips: Sequence[Clip]) -> RunPa
         sections(run),
         clips,
         text,
-        f"data:text/yaml;base64,{base64.b64encode(text.encode()).decode()}",
-        shlex.join(["graft", "run", file, "--out", f"runs/{run.name}"]),
+        f"data:text/yaml;base64,{base64.b64encode(_bytes(text)).decode()}",
+        shlex.join(["graft", "run", file, "--out", f"runs/{plain}"]),
         list(dict.fromkeys(commands)),
         _made_with(run),
+        file,
+        f"Graft {version}" if version else "the Graft that made it",
     )
+
+
+def _file_name(name: str) -> str:
+    """A name of a run as one of a file: no path leads out of where it is saved."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
 
 
 def _made_with(run: RunFolder) -> str:
@@ -149,12 +173,15 @@ def _made_with(run: RunFolder) -> str:
 def _clips(run: RunFolder, budget: int) -> tuple[list[Clip], int]:
     """A run's clips, and what of ``budget`` is left."""
     found = []
-    for path in sorted(run.path.glob("clip_*.gif")):
-        size = path.stat().st_size
+    for path in sorted(filter(Path.is_file, run.path.glob("clip_*.gif"))):
         data = None
-        if size <= budget:
-            budget -= size
-            data = f"data:image/gif;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        try:
+            size = path.stat().st_size
+            if size <= budget:
+                budget -= size
+                data = f"data:image/gif;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        except OSError as error:
+            raise GraftError(f"{path} can't be read ({error.strerror}); mend its permissions, or delete it.") from error
         found.append(Clip(path.name, data))
     return found, budget
 
@@ -167,7 +194,10 @@ class Beside(NamedTuple):
 
 
 def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Beside | None:
-    """Every other run of transfers beside the first: its ratios and areas, and why they may not compare."""
+    """Every other run of transfers beside the first: its ratios and areas, and why they may not compare.
+
+    The warnings of the runs themselves come with them, as a reader must know them before these tables.
+    """
     transfers = [(run, name) for run, name in pairs if not run.is_sequence and run.rows]
     tables, notes = [], list[str]()
     for run, name in transfers[1:]:
@@ -179,13 +209,17 @@ def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Beside | None:
         found = comparison.pairs(first.rows, other.rows)
         notes += comparison.warnings(first, other, names)
         head, *lines = comparison.table(found, *names)
+        several = len({source for source, _, _ in found if source is not None}) > 1
         cells = [
-            [Cell(f"{method} on {target}"), *map(Cell, rest)]
-            for (_, target, method), (_, _, *rest) in zip(found, lines, strict=True)
+            [Cell(f"{method}{f' from {source}' if several and source else ''} on {target}"), *map(Cell, rest)]
+            for (source, target, method), (_, _, *rest) in zip(found, lines, strict=True)
         ]
         said = [comparison.summary(found, "transfer_ratio", "Ratios"), comparison.summary(found, "auc", "Areas")]
         tables.append(Table(f"{names[0]} and {name}", ["method", *head[2:]], cells, said))
-    return Beside(notes, Section("Runs side by side", tables=tables)) if tables or notes else None
+    if not tables and not notes:
+        return None
+    notes += [f"{name}: {warning}" for run, name in pairs for warning in warnings(run)]
+    return Beside(notes, Section("Runs side by side", tables=tables))
 
 
 def sections(run: RunFolder) -> list[Section]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from graft.experiments.plan.stage import NOT_KEPT
 from graft.experiments.report import continual, transfer
-from graft.experiments.report.common import fixed, format_steps
+from graft.experiments.report.common import fixed, format_steps, has_scale, is_estimated
 from graft.experiments.report.lifelong import COLUMNS as LIFELONG
 from graft.experiments.report.lifelong import NOTE as LIFELONG_NOTE
 from graft.experiments.report.page.cells import (
@@ -18,6 +18,7 @@ from graft.experiments.report.page.cells import (
     Section,
     Table,
     ends_of,
+    is_baseline,
     is_control,
     name,
     number,
@@ -28,7 +29,7 @@ from graft.experiments.report.page.cells import (
     signed,
     targets_of,
 )
-from graft.experiments.report.page.charts import Chart, Series, chart, series
+from graft.experiments.report.page.charts import Chart, Series, Style, chart, series, style
 from graft.experiments.report.page.summary import best_rows
 from graft.experiments.report.plots import LARGEST_RATIO, Panels, row_scores, score_axis, score_levels
 from graft.experiments.report.run_folder import Row, RunFolder
@@ -44,14 +45,14 @@ def headline(run: RunFolder) -> Section:
     if run.is_sequence:
         return Section("Results", (), [_sequence_table(run)], folded=[_lifelong_table(run)])
     notes = [
-        f"Scores: 0 = random policy, 1 = expert. AUC: mean score over training. Zero-shot: before any training on the "
+        f"{transfer.score_words(run.rows)} AUC: mean score over training. Zero-shot: before any training on the "
         f"target; jump: the same minus scratch's. Final: mean of the last tenth. Steps: until the score stays above "
         f"{run.results.get('threshold') or 0:g}. Kept: score on the source afterwards, of the score before. In "
         f"brackets: 95 % intervals."
     ]
-    notes += transfer.sign_notes(run.rows)
+    notes += [*transfer.undefined_notes(run.rows), *transfer.sign_notes(run.rows), *transfer.heads_notes(run.rows)]
     best = {id(b.row) for b in best_rows(run)}
-    head = ["method", "AUC", "ratio to scratch", "zero-shot", "jump", "final", "steps", "kept", "verdict"]
+    head = ["method", "verdict", "AUC", "ratio to scratch", "zero-shot", "jump", "final", "steps", "kept"]
     tables = [
         Table(target, head, [_headline_row(row, rows, id(row) in best) for row in rows])
         for target in targets_of(run)
@@ -64,22 +65,19 @@ def _headline_row(row: Row, rows: Sequence[Row], best: bool) -> list[Cell]:
     groups = transfer.BIMODAL if row["bimodal"] else ""
     area = score(row["auc"])
     steps, kept = row["steps_to_threshold"], row["kept"]
+    surely = best and row["verdict"] == "positive"
+    said = " (best)" if surely else " (highest mean)" if best and len(rows) > 1 else ""
     return [
-        Cell(transfer.row_name(row, rows) + (" (best)" if best else ""), tone="best" if best else ""),
+        Cell(transfer.row_name(row, rows) + said, tone="best" if surely else ""),
+        Cell(_verdict(row), tone=str(row["verdict"] or "")),
         area._replace(text=f"{area.text}{groups}"),
         ratio(row["transfer_ratio"]),
         score(row["zero_shot"]),
         number(row["jumpstart"], None if row["jumpstart"] is None else plus(row["jumpstart"])),
         Cell(fixed(row["final"]), ends_of(row["final_interval"]) if row["final_interval"] else (row["final"],)),
         NONE if row["scored"] is False else Cell(format_steps(steps), () if steps is None else (steps,)),
-        Cell(_kept_text(row), () if kept is None else ends_of(kept)),
-        Cell(_verdict(row), tone=str(row["verdict"] or "")),
+        Cell(transfer.kept_cell(row), () if kept is None else ends_of(kept)),
     ]
-
-
-def _kept_text(row: Row) -> str:
-    text = transfer.kept_cell(row)
-    return "-" if text == "-" else text
 
 
 def _verdict(row: Row) -> str:
@@ -97,8 +95,8 @@ def _sequence_table(run: RunFolder) -> Table:
         names = ("learned", "forward_transfer", "intransigence")
         cells = [score(row["average_performance"]), forgotten, *(score(row[key]) for key in names)]
         rows.append([name(row["method"]), *cells, number(size, f"{size / 1000:,.0f} kB")])
-    said = continual.notes(run.results)[0]
-    return Table(" → ".join(run.results["sequence"]), head, rows, [said])
+    notes = [*continual.notes(run.results)[:2], *continual.reference_notes(run.results)]
+    return Table(" → ".join(run.results["sequence"]), head, rows, notes)
 
 
 def _lifelong_table(run: RunFolder) -> Table:
@@ -120,7 +118,7 @@ def ratios(run: RunFolder) -> Section | None:
     head += ["data efficiency", "forward transfer"]
     tables = []
     for target in targets_of(run):
-        rows = [row for row in rows_of(run, target) if row["verdict"] != "baseline"]
+        rows = [row for row in rows_of(run, target) if not is_baseline(row)]
         made = []
         for row in rows:
             chance, p, corrected = (row[key] for key in ("probability_of_improvement", "p_value", "p_corrected"))
@@ -154,32 +152,48 @@ def _chance(value: float) -> str:
 
 def curves(run: RunFolder) -> Section | None:
     """Learning curves, a chart for each target, or each task of a sequence."""
-    charts = []
+    charts, styles = list[Chart](), _styles(run, run.rows)
     if run.is_sequence:
-        for j, task in enumerate(run.results["sequence"]):
+        for j, (task, scale) in enumerate(zip(run.results["sequence"], run.results["bounds"], strict=True)):
             found = [(row["method"], run.task_curves(row, j), row["network_per_task"]) for row in run.rows]
-            charts += _curve_chart(f"{j + 1}. {task}", found, "score (0 random, 1 expert)")
+            how = scale["how"]
+            label = score_axis([is_estimated(how)]) if has_scale(how) else "score (0, as there is no scale)"
+            charts += _curve_chart(f"{j + 1}. {task}", found, label, styles)
     else:
         for target in targets_of(run):
             rows = rows_of(run, target)
             scored = rows[0]["scored"] is not False
             label = score_axis(bool(row["estimated"]) for row in rows) if scored else "mean return"
-            found = [(transfer.row_name(row, rows), run.curves(row), is_control(row)) for row in rows]
-            charts += _curve_chart(target, found, label)
+            found = [(transfer.row_name(row, run.rows), run.curves(row), is_control(row)) for row in rows]
+            charts += _curve_chart(target, found, label, styles)
     notes = [
         "Lines: interquartile mean over seeds; bands: its 95 % interval; thin lines: single seeds. Buttons show and "
-        "hide methods; the slider reads values."
+        "hide methods, intervals and seeds; the slider reads values."
     ]
     return Section("Learning curves", notes, charts=charts) if charts else None
 
 
-def _curve_chart(title: str, found: Sequence[tuple[str, list[Curve], bool]], label: str) -> list[Chart]:
+def _styles(run: RunFolder, rows: Sequence[Row]) -> dict[str, Style]:
+    """Colour and dashes of each name of ``rows``, the same in all charts of a run; controls first."""
+
+    def key(row: Row) -> tuple[str, str]:
+        return str(row["method"]), "" if run.is_sequence else str(row["source"] or "")
+
+    every = dict.fromkeys(key(row) for row in sorted(run.rows, key=lambda row: not _alone(run, row)))
+    controls = len({key(row) for row in run.rows if _alone(run, row)})
+    found = {pair: style(index, controls) for index, pair in enumerate(every)}
+    return {row["method"] if run.is_sequence else transfer.row_name(row, rows): found[key(row)] for row in rows}
+
+
+def _curve_chart(
+    title: str, found: Sequence[tuple[str, list[Curve], bool]], label: str, styles: Mapping[str, Style]
+) -> list[Chart]:
     known = [(method, runs, control) for method, runs, control in found if runs]
     if not known:
         return []
     ordered = sorted(known, key=lambda line: not line[2])  # controls first, in the order of the rows
     lines = [series(method, runs) for method, runs, _ in ordered]
-    return [chart(title, "env steps", label, lines, sum(control for _, _, control in known))]
+    return [chart(title, "env steps", label, lines, styles=styles)]
 
 
 def profiles(run: RunFolder) -> Section | None:
@@ -192,25 +206,23 @@ def profiles(run: RunFolder) -> Section | None:
             if all(value is not None for matrix in row["matrices"] for value in matrix[-1])
         }
         panels: Panels = {"score at the end of the sequence": ended} if ended else {}
+        rows = list(run.rows)
     else:
         rows = [row for row in run.rows if row["areas"] is not None and row["finals"] is not None]
-        panels = row_scores(rows)
+        panels, rows = row_scores(rows), [row for row in rows if row["scored"] is not False]
+    styles = _styles(run, rows)
     charts = [
         chart(
             title[0].upper() + title[1:],
             "score",
             "share of runs x targets above",
             [_profile(method, runs, score_levels(lines, PROFILE_LEVELS)) for method, runs in lines.items()],
-            sum(row["method"] in lines and _alone(run, row) for row in _first_rows(run)),
+            styles=styles,
         )
         for title, lines in panels.items()
     ]
     notes = ["A line that lies above another everywhere is better whatever average is taken. Bands: 95 % intervals."]
     return Section("Performance profiles", notes, charts=charts) if charts else None
-
-
-def _first_rows(run: RunFolder) -> list[Row]:
-    return list({row["method"]: row for row in run.rows}.values())
 
 
 def _alone(run: RunFolder, row: Row) -> bool:
@@ -234,7 +246,8 @@ def kept(run: RunFolder) -> Section | None:
         made = []
         for row in rows:
             before = row["kept_of"]
-            lost = None if before is None else before["iqm"] - row["kept"]["iqm"]
+            known = before is not None and None not in (before["iqm"], row["kept"]["iqm"])
+            lost = before["iqm"] - row["kept"]["iqm"] if known else None
             title = f"{transfer.row_name(row, run.rows)} on {row['target']}"
             cells = [name(title), score(row["kept"]), score(before)]
             made.append([*cells, number(lost, None if lost is None else plus(lost))])
@@ -249,8 +262,12 @@ def kept(run: RunFolder) -> Section | None:
             cells = [name(row["method"]), Cell(row["source"] or "-"), *(score(row[key]) for key in keys)]
             made.append([*cells, number(steps, None if steps is None else format_steps(steps))])
         tables.append(Table("Sim-to-sim proxy of a transfer to reality", head, made, [SIM_TO_SIM_NOTE]))
+    unplayable = run.results["not_kept"]
     reasons = dict.fromkeys(row["not_kept"] for row in run.rows if row["not_kept"])
-    notes = [f"Not measured, {reason}: {NOT_KEPT.get(reason, reason)}." for reason in reasons]
+    notes = [f"Not measured from {source}: {why}" for source, why in unplayable.items()]
+    if unplayable:
+        reasons.pop("not playable", None)
+    notes += [f"Not measured, {reason}: {NOT_KEPT.get(reason, reason)}." for reason in reasons]
     return Section("Kept and forgotten", notes, tables) if tables or notes else None
 
 

@@ -14,6 +14,7 @@ from graft.experiments.report.page.cells import (
     Section,
     Table,
     count_of,
+    is_baseline,
     is_control,
     name,
     number,
@@ -66,7 +67,7 @@ def diagnostics(run: RunFolder) -> Section | None:
         return None
     main, parts = list[Table](), list[Table]()
     for target in targets_of(run):
-        rows = [row for row in rows_of(run, target) if not is_control(row) or row["method"] != "scratch"]
+        rows = [row for row in rows_of(run, target) if not is_baseline(row)]
         logged = {transfer.row_name(row, rows): _logged(run, row) for row in rows}
         tags = list(dict.fromkeys(tag for found in logged.values() for tag in found))
         for into, wanted in ((main, [t for t in tags if "/" not in t]), (parts, [t for t in tags if "/" in t])):
@@ -97,7 +98,7 @@ def _logged(run: RunFolder, row: Row) -> dict[str, tuple[float, float]]:
 
 
 def _change(ends: tuple[float, float] | None) -> Cell:
-    return NONE if ends is None else Cell(f"{ends[0]:.3g} → {ends[1]:.3g}", ends)
+    return NONE if ends is None else Cell(f"{ends[0]:.3g} → {ends[1]:.3g}", (ends[1],))
 
 
 def _paid_cell(run: RunFolder, row: Row) -> Cell:
@@ -118,7 +119,11 @@ def costs(run: RunFolder) -> Section:
             rows = rows_of(run, target)
             lines = [_cost_row(run, row, rows) for row in rows]
             tables.append(
-                Table(f"{target}: env steps and core seconds for each seed", [*head, "has paid after"], lines)
+                Table(
+                    f"{target}: env steps (at most) and core seconds (on average) of a seed",
+                    [*head, "has paid after"],
+                    lines,
+                )
             )
     else:
         lines = []
@@ -126,7 +131,9 @@ def costs(run: RunFolder) -> Section:
             steps = row["env_steps"] or {}
             kinds = [number(steps.get(kind), count_of(steps.get(kind))) for kind in ("training", "consolidation")]
             lines.append([name(row["method"]), *kinds])
-        tables.append(Table("Env steps for each seed, over all tasks", ["method", "training", "consolidation"], lines))
+        tables.append(
+            Table("Env steps of a seed (at most), over all tasks", ["method", "training", "consolidation"], lines)
+        )
     notes = [cost(run.results)]
     if not run.is_sequence:
         notes.append(
@@ -146,7 +153,7 @@ def _cost_row(run: RunFolder, row: Row, rows: Sequence[Row]) -> list[Cell]:
     before = sum(run.seconds(source) for stage in ids for source in run.sources_of(stage))
     own = sum(map(run.seconds, ids))
     seconds = [_seconds(total, len(ids)) for total in (before, own)]
-    if is_control(row):
+    if is_control(row) or spent.get("pretrain") is None:
         seconds[0] = NONE
     return [name(transfer.row_name(row, rows)), *kinds, *seconds, _paid_cell(run, row)]
 

@@ -16,7 +16,7 @@ from graft.experiments.report.common import (
     seed_notes,
     unfinished_notes,
 )
-from graft.experiments.report.page.cells import count_of, is_control, middle, rows_of, targets_of
+from graft.experiments.report.page.cells import count_of, is_baseline, is_control, middle, rows_of, targets_of
 from graft.experiments.report.run_folder import Row, RunFolder
 from graft.transfer.metrics import break_even
 
@@ -60,14 +60,18 @@ def _best_sentence(run: RunFolder, best: Best) -> Sentence:
     mean = f"Its mean {unit} over training is {format_score(row['auc'], ' to ')}."
     return Sentence(
         f"{best.target}: {transfer.row_name(row, rows)}",
-        f"{_judged(row)} {mean} It took {_price(run, row)} {_lead(best, rows)}",
+        f"{_judged(run, row)} {mean} It took {_price(run, row)} {_lead(best, rows)}",
     )
 
 
-def _judged(row: Row) -> str:
-    control = " It is a control, which uses no source." if is_control(row) and row["verdict"] != "baseline" else ""
-    if row["verdict"] == "baseline":
-        return "has the highest mean, so no transfer learned more than training from scratch."
+def _judged(run: RunFolder, row: Row) -> str:
+    control = " It is a control, which uses no source." if is_control(row) and not is_baseline(row) else ""
+    others = [other for other in rows_of(run, row["target"]) if other is not row]
+    if not others:
+        return "is all that has finished, so nothing is compared yet."
+    if is_baseline(row):
+        some = any(not is_control(other) for other in others)
+        return f"has the highest mean; {'no transfer has a higher one' if some else 'no transfer has finished'}."
     if row["verdict"] == "positive":
         return f"is best, and surely better than training from scratch.{control}"
     if row["verdict"] is None or row["p_value"] is None:
@@ -77,13 +81,18 @@ def _judged(row: Row) -> str:
 
 def _price(run: RunFolder, row: Row) -> str:
     spent, ids = row["env_steps"] or {}, run.stages_of(row)
-    own = f"{count_of(spent.get('transfer'))} env steps on the target for each seed"
+    own = f"{_most(spent.get('transfer'))} env steps on the target for each seed"
     own += f" ({sum(map(run.seconds, ids)) / len(ids):,.0f} seconds of one core)" if ids else ""
     if is_control(row):
         return f"{own}."
     before = f"{count_of(spent.get('pretrain'))} of pretraining"
     before += f" and {count_of(spent['consolidation'])} of consolidation" if spent.get("consolidation") else ""
     return f"{own}, after {before}, which {paid_words(run, row)}."
+
+
+def _most(steps: float | None) -> str:
+    """Env steps of a row, which are those of the seed that took most."""
+    return f"{'' if steps is None else 'at most '}{count_of(steps)}"
 
 
 def _lead(best: Best, rows: Sequence[Row]) -> str:
@@ -93,6 +102,8 @@ def _lead(best: Best, rows: Sequence[Row]) -> str:
     first, other = best.row["auc"], best.next["auc"]
     if first is None or other is None or first["low"] is None or other["high"] is None:
         return f"Next is {second}."
+    if best.row["verdict"] == "positive" and middle(other) > middle(first):
+        return f"The mean of {second} is higher, but it is not surely better than training from scratch."
     apart = first["low"] > other["high"]
     return f"Next is {second}; their intervals {'are apart' if apart else 'overlap, so their order is not certain'}."
 
@@ -107,7 +118,7 @@ def _sequence_summary(run: RunFolder) -> list[Sentence]:
     text = (
         f"has the highest mean at the end, of methods with one network for all tasks: its score over the tasks is "
         f"{format_score(best['average_performance'], ' to ')}; it forgot {format_score(best['forgetting'], ' to ')} of "
-        f"each earlier task. It took {count_of(steps.get('training'))} env steps of training{more} for each seed."
+        f"each earlier task. It took {_most(steps.get('training'))} env steps of training{more} for each seed."
     )
     return [Sentence(best["method"], text)]
 
@@ -126,9 +137,7 @@ class Paid(NamedTuple):
 def break_even_of(run: RunFolder, row: Row) -> Paid:
     """Of a method on a target; by the env steps to the experiment's threshold."""
     spent = row["env_steps"] or {}
-    base = next(
-        (r for r in rows_of(run, row["target"]) if r["verdict"] == "baseline" or r["method"] == "scratch"), None
-    )
+    base = next(filter(is_baseline, rows_of(run, row["target"])), None)
     if base is None or row["scored"] is False or spent.get("transfer") is None:
         return Paid(None, why="cannot be said to pay, without a scale or scratch")
     if spent.get("pretrain") is None:
@@ -154,6 +163,33 @@ def paid_words(run: RunFolder, row: Row) -> str:
     return f"has paid after {times}{' or fewer' if paid.most else ''}"
 
 
+SEEN = "Switch on single seeds in the learning curves to see them."
+
+
+def _uncompared(run: RunFolder) -> list[str]:
+    """A sentence where runs on a target have finished, but none of scratch, and where none has."""
+    done = [stage["label"] for stage in run.results["stages"] if stage["status"] == "done"]
+    missing = [target for target in run.results["bounds"] if target not in targets_of(run)]
+    alone = [target for target in missing if any(f" · {target} · seed " in label for label in done)]
+    none = [target for target in missing if target not in alone]
+    lines = []
+    if alone:
+        lines.append(
+            f"No table of {', '.join(alone)}: no run of scratch has finished there, with which all are compared; its "
+            f"other runs are in the folder's stages."
+        )
+    if none:
+        lines.append(f"No table of {', '.join(none)}: no run has finished there.")
+    return lines
+
+
+def _without_scratch(run: RunFolder) -> list[str]:
+    """A sentence where no run of scratch has finished a sequence."""
+    if not run.rows or any(row["forward_transfer"] or row["intransigence"] for row in run.rows):
+        return []
+    return ["No forward transfer and no intransigence: no run of scratch has finished, with which all are compared."]
+
+
 def warnings(run: RunFolder) -> list[str]:
     """All that a reader must know before the numbers."""
     data = run.results
@@ -161,15 +197,15 @@ def warnings(run: RunFolder) -> list[str]:
         split = [row["method"] for row in run.rows if row["bimodal"]]
         groups = [f"{', '.join(split)}: {TWO_GROUPS}"] if split else []
         scales = continual.scale_notes(data)
-        own: list[str] = []
+        own = _without_scratch(run)
     else:
-        own = transfer.negative_notes(run.rows)
+        own = [*transfer.negative_notes(run.rows), *_uncompared(run)]
         counts = [row["evaluations"] for row in run.rows if row["evaluations"] is not None]
-        groups = [*evaluation_notes(counts), *transfer.bimodal_notes(run.rows)]
+        groups = [*evaluation_notes(counts), *transfer.bimodal_notes(run.rows, SEEN)]
         scales = transfer.scale_notes(data)
     lines = [*own, *failed_notes(data), *unfinished_notes(data), *groups, *seed_notes(run.rows)]
     lines += [*clip_notes(data), *resume_notes(data), *scales]
-    if not run.rows:
+    if not run.rows and not any("no run of scratch" in line for line in own):
         lines.append("No comparison has finished yet; the table of stages says how far they are.")
     elif not run.is_sequence and not any(run.curves(row) for row in run.rows):
         lines.append("No learning curves: the folder has no stages, or its results were written by an older Graft.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -16,17 +17,19 @@ from support.tiny_tasks import parts, planes, small_network
 from support.unity_rules import failed_checks
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.export.contract import verify
+from graft.agents.export.contract import vectors
 from graft.agents.export.exporter import EXPORTERS, Agent
 from graft.agents.export.formats.godot import read_by_plugin
 from graft.agents.export.formats.onnx import raw_interface
 from graft.agents.export.onnx_file import described, runner, to_onnx
-from graft.agents.export.parity import check
+from graft.agents.export.parity import check, tied
+from graft.agents.export.policy import Policy
 from graft.agents.export.ports import allowed_actions, split_leaves
 from graft.agents.export.quantise import int8_weights
-from graft.agents.export.recording import drawn, record
+from graft.agents.export.recording import drawn, record_states
 from graft.agents.export.torchscript_file import runner as torchscript_runner
 from graft.agents.export.torchscript_file import to_torchscript
+from graft.agents.export.verify import verify
 from graft.agents.networks.normaliser import commit_statistics
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.envs.core.schema import Schemas
@@ -55,11 +58,10 @@ def cases(*fast, but=()):
     return pytest.mark.parametrize("case", [pytest.param(case, marks=marks[case]) for case in found])
 
 
-@cases("masked parts", "box", "squashed", "multi-discrete")
+@cases("masked parts", "squashed")
 def test_onnx_plays_what_evaluation_plays(case):
     parity, data, different = played("onnx", NETWORKS[case]())
     assert parity.states == 200
-    assert parity.largest_difference < 1e-5
     assert different > 1
     assert described(data)["opset"] <= 15
 
@@ -67,8 +69,7 @@ def test_onnx_plays_what_evaluation_plays(case):
 @cases("masked choices", "torques")
 def test_unity_plays_what_evaluation_plays_and_passes_its_own_checks(case):
     network = NETWORKS[case]()
-    parity, data, _ = played("unity", network, 50)
-    assert parity.largest_difference < 1e-5
+    _, data, _ = played("unity", network, 50)
     seen, actions = network.schemas.observation.plain, network.schemas.action
     sensors = [part.shape for _, part in seen.parts] or [seen.shape]
     branches = list(actions.sizes) or ([len(actions.names)] if actions.kind == "discrete" else [])
@@ -82,8 +83,7 @@ def test_unity_plays_what_evaluation_plays_and_passes_its_own_checks(case):
 @cases("masked", "bounded", but=("box",))
 def test_godot_plays_what_evaluation_plays(case):
     network = NETWORKS[case]()
-    parity, data, _ = played("godot", network, 50)
-    assert parity.largest_difference < 1e-5
+    _, data, _ = played("godot", network, 50)
     seen = described(data)
     size = math.prod(network.schemas.observation.shape)
     assert seen["inputs"] == {"obs": ["float32", "batch", size], "state_ins": ["float32", "batch"]}
@@ -97,8 +97,7 @@ def test_godot_plays_what_evaluation_plays(case):
     "case", ["box", *(pytest.param(case, marks=pytest.mark.slow) for case in ("squashed", "torques"))]
 )
 def test_rsl_rl_plays_what_evaluation_plays(case):
-    parity, data, _ = played("rsl_rl", NETWORKS[case](), 50)
-    assert parity.largest_difference < 1e-5
+    _, data, _ = played("rsl_rl", NETWORKS[case](), 50)
     seen = described(data)
     assert list(seen["inputs"]) == ["obs"]
     assert list(seen["outputs"]) == ["actions"]
@@ -110,8 +109,7 @@ def test_torchscript_plays_what_evaluation_plays(case):
     network = NETWORKS[case]()
     interface = raw_interface(network, actions_only=True)
     run = torchscript_runner(to_torchscript(interface), [port.name for port in interface.inputs], ["action"])
-    parity = check(interface, run, recorded(network, 50), network.schemas.action, "it")
-    assert parity.largest_difference < 1e-5
+    assert check(interface, run, recorded(network, 50), network.schemas.action, "it").states == 50
 
 
 def test_agents_that_a_consumer_cannot_play_are_refused():
@@ -137,6 +135,82 @@ def test_a_model_that_plays_other_actions_is_refused():
     other.actions[7, 1] += 1e-3
     with pytest.raises(GraftError, match=r"in state 7 action\[1\] is"):
         check(interface, runner(data), other, TORQUES, "It")
+
+
+@pytest.mark.parametrize(
+    ("case", "port", "wrong"),
+    [
+        ("bounded", "std", lambda d: d._replace(spread=d.spread * 1.01)),
+        ("bounded", "mean", lambda d: d._replace(scores=d.scores + 0.01)),
+        ("discrete", "logits", lambda d: d._replace(scores=d.scores + 7)),
+        ("greedy", "q_values", lambda d: d._replace(scores=d.scores * 2)),
+    ],
+)
+def test_wrong_scores_are_refused_though_the_actions_are_right(case, port, wrong, monkeypatch):
+    forward = Policy.forward
+    monkeypatch.setattr(Policy, "forward", lambda self, obs, masks=None: wrong(forward(self, obs, masks)))
+    network = NETWORKS[case]()
+    interface = EXPORTERS["onnx"].interface(network)
+    inputs = interface.feed(recorded(network, 20).observations)
+    outputs = interface.module(*(torch.from_numpy(inputs[p.name]) for p in interface.inputs))
+    model = {p.name: o.detach().numpy() for p, o in zip(interface.outputs, outputs, strict=True)}
+    with pytest.raises(GraftError, match=rf"in state 0 {port}\[0\] is"):
+        check(
+            interface,
+            lambda given: {k: v[: len(given["obs"])] for k, v in model.items()},
+            recorded(network, 20),
+            network.schemas.action,
+            "It",
+        )
+
+
+def test_the_flat_input_says_what_lies_where():
+    network = NETWORKS["masked parts"]()
+    port = EXPORTERS["godot"].interface(network).inputs[0].to_json()
+    obs = recorded(network, 3).observations
+    where = {part["name"]: part for part in port["parts"]}
+    assert list(where) == ["obs_view", "obs_state", "forbidden"]
+    for name, leaf in split_leaves(network.schemas.observation, obs).items():
+        part = where[name]
+        size = math.prod(part["shape"])
+        found = obs[:, part["offset"] : part["offset"] + size].reshape(-1, *part["shape"])
+        np.testing.assert_array_equal(found, leaf)
+        assert len(part["names"]) == len(part["low"]) == len(part["high"]) == part["shape"][0]
+    assert where["forbidden"]["offset"] == port["shape"][1] - 3
+    vector = EXPORTERS["godot"].interface(NETWORKS["discrete"]()).inputs[0]
+    assert (vector.names, vector.low, vector.high) == (V.names, V.low, V.high)
+
+
+def test_q_values_are_not_said_to_be_drawn_from():
+    network = NETWORKS["greedy"]()
+    for name in ("onnx", "unity", "godot"):
+        assert "largest Q value" in EXPORTERS[name].interface(network).sampling
+    assert "Q values" in EXPORTERS["godot"].interface(network).outputs[0].meaning
+    assert not any(port.sampled for port in EXPORTERS["unity"].interface(network).outputs)
+
+
+def test_an_operator_that_onnx_lacks_is_a_sentence():
+    interface = EXPORTERS["onnx"].interface(NETWORKS["discrete"]())
+    inner = interface.module
+
+    class Odd(torch.nn.Module):
+        def forward(self, obs):
+            return torch.linalg.svdvals(obs), *inner(obs)[1:]
+
+    with pytest.raises(GraftError, match="cannot be written as ONNX, opset 15"):
+        to_onnx(replace(interface, module=Odd()))
+
+
+def test_tied_states_are_left_out_of_the_vectors():
+    network = NETWORKS["discrete"]()
+    interface = EXPORTERS["onnx"].interface(network)
+    recording = recorded(network, 40)
+    recording.scores[:, 2] = -100
+    recording.scores[::2, 1] = recording.scores[::2, 0]
+    assert tied(recording.scores, ACTS).tolist() == [True, False] * 20
+    run = runner(to_onnx(interface))
+    written = json.loads(vectors(interface, run, recording, ACTS))["inputs"]["obs"]
+    np.testing.assert_allclose(written, recording.observations[1::2])
 
 
 def test_equal_actions_are_ties_and_unequal_ones_are_not():
@@ -193,7 +267,7 @@ def test_unity_draws_from_the_policy():
     one = recorded(network, 1)
     inputs = {name: value.repeat(4000, 0) for name, value in interface.feed(one.observations).items()}
     shares = np.bincount(runner(data)(inputs)["discrete_actions"][:, 0], minlength=3) / 4000
-    assert shares == pytest.approx(one.outputs.action[0].softmax(-1).detach().numpy(), abs=0.03)
+    assert shares == pytest.approx(torch.from_numpy(one.scores[0]).softmax(-1).numpy(), abs=0.03)
 
 
 def test_godot_reads_the_largest_logit_above_zero():
@@ -204,7 +278,7 @@ def test_godot_reads_the_largest_logit_above_zero():
         network.policy.out.bias.sub_(100)
     interface, data = exported("godot", network)
     recording = recorded(network)
-    assert recording.outputs.action.max() < -90
+    assert recording.scores.max() < -90
     found = runner(data)(interface.feed(recording.observations))["output"]
     np.testing.assert_allclose(found.max(1), 1)
     np.testing.assert_array_equal(read_by_plugin(found, ACTS), recording.actions)
@@ -290,12 +364,12 @@ def test_every_format_plays_a_real_task_as_evaluation_does(case, tmp_path):
     task, config = REAL[case]
     network = varied(PolicyNetwork(schemas(task), NetworkConfig(**config), 0))
     network.train()
-    seen = record(network.eval(), task, 64, seed=1).observations
+    seen = record_states(network.eval(), task, 64, seed=1).observations
     network.train()(torch.from_numpy(seen))
     commit_statistics(network)
     Checkpoint.of(network.eval(), task).save(tmp_path / "agent")
     checkpoint = Checkpoint.load(tmp_path / "agent")
-    agent = Agent(checkpoint, checkpoint.build().eval(), record(network, task, 1000, seed=0), "0")
+    agent = Agent(checkpoint, checkpoint.build().eval(), record_states(network, task, 1000, seed=0), "0")
     assert agent.recording.source == f"recorded by playing {task}"
     for name in ("onnx", "unity", "godot", "torchscript"):
         out = tmp_path / f"{name}{EXPORTERS[name].suffix}"

@@ -13,18 +13,51 @@ import pytest
 import torch
 from stable_baselines3 import DQN, PPO, SAC
 from support.export_cases import ACTS, NETWORKS, V, network_of, recorded, with_masks
-from support.tiny_tasks import box, planes
+from support.tiny_tasks import planes
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.exporter import EXPORTERS, Agent
+from graft.agents.export.recording import record_states, reference
 from graft.agents.networks.normaliser import normalisers
-from graft.agents.sb3.plain import plain_algorithm, predictor, spaces, to_zip
+from graft.agents.sb3.plain import own_spaces, plain_algorithm, predictor, to_zip
 from graft.envs.core.schema import ActionSchema, Schemas
 from graft.envs.core.task import Task
-from graft.envs.factory import schemas
+from graft.envs.factory import make, schemas
 from graft.errors import GraftError
 
-TASK = Task("none/None-v0")
+TASK = Task("Graft/Dodge-v0")  # no environment of Gymnasium's: the zip has the network's own spaces
+
+
+def plain(network):
+    return plain_algorithm(network, own_spaces(TASK, network.schemas))
+
+
+def same(obs):
+    return obs
+
+
+class Counted(gym.Env):
+    """Two numbers, and actions that begin at 1."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3, start=1)
+
+
+class Table(Counted):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2, 3)), gym.spaces.Discrete(3)
+
+
+for kind in (Counted, Table):
+    gym.register(f"export/{kind.__name__}-v0", kind)
+
+
+def agent_of(task, folder):
+    """An agent of random weights that has seen no statistics."""
+    own = schemas(task)
+    network = network_of(own.observation, own.action)
+    Checkpoint.of(network, task).save(folder / "agent")
+    return Agent(Checkpoint.load(folder / "agent"), network, record_states(network, task, 200, seed=0), "0")
+
+
 PLAIN = """
 import sys
 sys.modules["graft"] = None  # an import of it fails
@@ -50,15 +83,19 @@ def within_clipping(network):
 
 @pytest.mark.parametrize(
     ("case", "kind"),
-    [("discrete", PPO), ("multi-discrete", PPO), ("torques", PPO), ("bounded", PPO), ("box", PPO), ("squashed", SAC)],
+    [
+        ("bounded", PPO),
+        *(pytest.param(case, PPO, marks=pytest.mark.slow) for case in ("discrete", "multi-discrete", "torques", "box")),
+        pytest.param("squashed", SAC, marks=pytest.mark.slow),
+    ],
 )
 def test_greedy_actions_and_values_are_the_same(case, kind):
     network = NETWORKS[case]()
     within_clipping(network)
-    model = plain_algorithm(network, TASK)
+    model = plain(network)
     assert type(model) is kind
     recording = recorded(network)
-    found = predictor(to_zip(model), kind)(recording.observations)
+    found = predictor(to_zip(model), kind, same)(recording.observations)
     np.testing.assert_allclose(found, recording.actions, rtol=1e-5, atol=1e-5)
     if kind is PPO:
         obs = torch.from_numpy(recording.observations)
@@ -69,8 +106,8 @@ def test_greedy_actions_and_values_are_the_same(case, kind):
 def test_statistics_and_the_spread_are_folded_in():
     actions = ActionSchema("box", ("turn", "push"), (-2.0, 0.0), (2.0, 5.0))
     network = within_clipping(network_of(V, actions, normalise=True))
-    model, recording = plain_algorithm(network, TASK), recorded(network)
-    found = predictor(to_zip(model), PPO)(recording.observations)
+    model, recording = plain(network), recorded(network)
+    found = predictor(to_zip(model), PPO, same)(recording.observations)
     np.testing.assert_allclose(found, recording.actions, atol=1e-4)
     spread = model.policy.log_std.exp().detach()
     torch.testing.assert_close(spread, network.policy.log_std.exp().detach() * torch.tensor([2.0, 2.5]))
@@ -78,11 +115,11 @@ def test_statistics_and_the_spread_are_folded_in():
 
 def test_q_values_and_their_target_are_the_same():
     network = network_of(planes("ab"), ACTS, "greedy", encoder="mlp")
-    model, recording = plain_algorithm(network, TASK), recorded(network)
+    model, recording = plain(network), recorded(network)
     assert type(model) is DQN
     obs = torch.from_numpy(recording.observations)
     for q_net in (model.policy.q_net, model.policy.q_net_target):
-        torch.testing.assert_close(q_net(obs).detach(), recording.outputs.action, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(q_net(obs).detach(), torch.from_numpy(recording.scores), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -96,26 +133,75 @@ def test_q_values_and_their_target_are_the_same():
 )
 def test_what_its_policies_cannot_hold_is_refused(network, said):
     with pytest.raises(GraftError, match=said):
-        plain_algorithm(network(), TASK)
+        plain(network())
 
 
-@pytest.mark.slow
-def test_spaces_are_those_that_the_library_compares():
+@pytest.mark.parametrize(
+    "game",
+    [
+        "FrozenLake-v1",
+        *(pytest.param(game, marks=pytest.mark.slow) for game in ("CartPole-v1", "MountainCarContinuous-v0")),
+    ],
+)
+def test_the_library_loads_it_beside_the_environment_and_plays_the_same(game, tmp_path):
+    task = Task(game)
+    agent = agent_of(task, tmp_path)
+    EXPORTERS["sb3"].write(agent, tmp_path / "agent.zip")
+    with closing(gym.make(game)) as env, closing(make(task, 1, 0)) as own:
+        model = PPO.load(tmp_path / "agent.zip", env=env, device="cpu")
+        obs, shown = env.reset(seed=3)[0], own.reset(seed=3)[0]
+        for _ in range(5):
+            action = model.predict(obs, deterministic=True)[0]
+            wanted = agent.network.act(shown, None, deterministic=True).numpy()
+            np.testing.assert_allclose(action, wanted[0], rtol=1e-5, atol=1e-5)
+            obs, _, ended, *_ = env.step(action if action.ndim else int(action))
+            shown = own.step(wanted)[0]
+            if ended:
+                break
+
+
+@pytest.mark.parametrize(
+    ("game", "said"),
+    [
+        ("export/Counted-v0", r"takes Discrete\(3, start=1\).*numbered otherwise; --to onnx"),
+        ("export/Table-v0", r"shows Box.*\(2, 3\).*no zip fits; --to onnx"),
+    ],
+)
+def test_what_the_library_would_read_otherwise_is_refused(game, said):
+    with pytest.raises(GraftError, match=said):
+        own_spaces(Task(game), schemas(Task(game)))
+
+
+def test_an_agent_with_other_names_than_the_task_is_refused():
     task = Task("CartPole-v1")
-    own = schemas(task)
-    observation, action = spaces(task, own)
-    with closing(gym.make("CartPole-v1")) as env:
-        assert (observation, action) == (env.observation_space, env.action_space)
-    assert spaces(TASK, Schemas(V, box("ab")))[1].shape == (2,)
+    with pytest.raises(GraftError, match="other observations or actions than CartPole-v1"):
+        own_spaces(task, Schemas(V, schemas(task).action))
+
+
+def refusal(network, observations, folder):
+    """What is said of an agent that the zip cannot be."""
+    Checkpoint.of(network, TASK).save(folder / "agent")
+    agent = Agent(Checkpoint.load(folder / "agent"), network, reference(network, observations, "drawn"), "0")
+    with pytest.raises(GraftError, match="nothing was written") as error:
+        EXPORTERS["sb3"].write(agent, folder / "agent.zip")
+    assert [path.name for path in folder.iterdir()] == ["agent"]
+    return str(error.value)
 
 
 def test_clipping_that_matters_is_noticed(tmp_path):
     network = NETWORKS["discrete"]()
-    Checkpoint.of(network, TASK).save(tmp_path / "agent")
-    agent = Agent(Checkpoint.load(tmp_path / "agent"), network, recorded(network), "0")
-    with pytest.raises(GraftError, match=r"nothing was written. This agent's normaliser clips.*--to onnx"):
-        EXPORTERS["sb3"].write(agent, tmp_path / "agent.zip")
-    assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+    said = refusal(network, recorded(network).observations, tmp_path)
+    assert said.endswith("This agent's normaliser clips, which no MlpPolicy can; --to onnx keeps it.")
+
+
+def test_rounding_is_not_said_to_be_clipping(tmp_path):
+    network = network_of(V, NETWORKS["bounded"]().schemas.action, normalise=True)
+    for normaliser in normalisers(network):
+        normaliser.running_count.fill_(100)
+        normaliser.running_mean.fill_(2000.0)
+        normaliser.running_var.fill_(1.0)
+    near = 2000 + np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
+    assert "rounds them away; --to onnx" in refusal(network, near, tmp_path)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 from ray.util.placement_group import placement_group, remove_placement_group
-from support import trainings
+from support import fresh_episodes, trainings
 from support.savable_reach import SeededAdapter
 from support.tiny_tasks import (
     EVALUATION,
@@ -35,7 +35,6 @@ from graft.agents.checkpoints.snapshot import Snapshots
 from graft.agents.ray_session import session
 from graft.agents.rllib import ALGORITHMS, train
 from graft.agents.rllib.module import distribution_class, distribution_inputs, module_spec
-from graft.agents.rllib.remote_training import RemoteTraining
 from graft.agents.rllib.rollout_collector import advantages
 from graft.agents.training.backend import Evaluation, Hooks, Resources, TrainJob, Unstable
 from graft.envs.core.task import Task
@@ -239,18 +238,7 @@ def test_where_environments_cannot_be_saved_all_else_goes_on_with_fresh_episodes
             raise Stopped
 
     monkeypatch.setitem(ADAPTERS._entries, "tiny", SeededAdapter())
-    held, begin = [], RemoteTraining.begin_episodes
-
-    def lengths(training):
-        return np.concatenate(training.runners(lambda r: np.concatenate([c.lengths for c in r.collectors.values()])))
-
-    def watched(training, *rest):
-        held.append(training.save())
-        before = lengths(training)
-        begin(training, *rest)
-        np.testing.assert_array_equal(lengths(training), before)
-
-    monkeypatch.setattr(RemoteTraining, "begin_episodes", watched)
+    held = fresh_episodes.watch(monkeypatch)
     given = small_network(envs.schemas(REACH)), REACH, ALGORITHMS["ppo"](**TINY), 1024, 0, record, EVALUATION
     kept = Snapshots(tmp_path / "s", env_steps=128)
     with pytest.raises(Stopped):

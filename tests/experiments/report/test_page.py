@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 
 from graft.envs.core.task import Bounds, Task
+from graft.experiments.config.experiment import GIVEN
 from graft.experiments.plan.stage import Comparison
 from graft.experiments.report import continual, lifelong, transfer
 from graft.experiments.report.__main__ import main
-from graft.experiments.report.common import UNLEARNED
+from graft.experiments.report.common import NO_SCRATCH, UNLEARNED
 from graft.experiments.report.exports import latex_text
 from graft.experiments.report.results import RESULTS, VERSION
 from graft.experiments.report.transfer import TransferResult
@@ -85,6 +86,11 @@ class Page(HTMLParser):
 def numbers(attributes):
     """What a cell says of the number behind its text: one, or a mean and its interval."""
     return [float(attributes[name]) for name in ("data-value", "data-low", "data-high") if name in attributes]
+
+
+def read(text):
+    """The numbers that a reader sees."""
+    return [float(number) for number in re.findall(r"[-+]?\d+(?:\.\d+)?", text)]
 
 
 def write_stage(out, stage, label, returns, source=None, **logged):
@@ -154,16 +160,22 @@ def test_the_pages_numbers_are_those_of_the_results(known):
     assert len(shown) == len(data["rows"]) == 3
     for row, cells in zip(data["rows"], shown, strict=True):
         assert cells[0][0].removesuffix(" (best)") == row["method"]
-        for key, (_, attributes) in zip(("auc", "transfer_ratio", "zero_shot"), cells[1:], strict=False):
-            known_ones = [value for value in (row[key] or {}).values() if value is not None]
-            assert sorted(numbers(attributes)) == sorted(known_ones), key
-        assert numbers(cells[4][1]) == [row["jumpstart"]]
-        assert numbers(cells[5][1]) == [row["final_interval"][end] for end in ("iqm", "low", "high")]
-        assert numbers(cells[7][1])[0] == row["kept"]["iqm"]
-        assert cells[8][0] == row["verdict"]
+        assert cells[1][0] == row["verdict"]
+        for key, (text, attributes) in zip(("auc", "transfer_ratio", "zero_shot"), cells[2:], strict=False):
+            known_ones = [] if row[key] is None else [row[key][end] for end in ("iqm", "low", "high")]
+            assert numbers(attributes) == known_ones, key
+            assert read(text) == pytest.approx(known_ones, abs=0.051 if key == "transfer_ratio" else 0.0051), key
+        assert numbers(cells[5][1]) == [row["jumpstart"]]
+        assert read(cells[5][0]) == pytest.approx([row["jumpstart"]], abs=0.0051)
+        assert numbers(cells[6][1]) == [row["final_interval"][end] for end in ("iqm", "low", "high")]
+        assert read(cells[6][0]) == pytest.approx([row["final"]], abs=0.0051)
+        assert numbers(cells[8][1])[0] == row["kept"]["iqm"]
+        assert cells[8][0] == "0.20 of 0.50"
     compared = page.rows(str(TARGET), "Compared with scratch")
     for row, cells in zip(data["rows"][1:], compared, strict=True):
         assert numbers(cells[2][1]) == [row["gain"][end] for end in ("iqm", "low", "high")]
+        assert read(cells[2][0]) == pytest.approx(numbers(cells[2][1]), abs=0.0051)
+        assert read(cells[3][0]) == pytest.approx([100 * row["probability_of_improvement"]], abs=0.51)
         assert [numbers(cells[i][1]) for i in (3, 4, 5)] == [
             [row[key]] for key in ("probability_of_improvement", "p_value", "p_corrected")
         ]
@@ -229,11 +241,14 @@ def test_a_screen_reader_finds_its_way(known):
 def test_what_is_best_and_what_it_cost_come_first(known):
     """finetune reaches 0.5 at step 1,000 and scratch never: 5,000 / (3,000 - 1,000) transfers, rounded up, at most."""
     _, _, page, _ = known
-    first = page.all("ul")[0][2]
+    first = next(text for tag, a, text in page.all("ul") if a.get("class") == "summary")
     assert first.startswith(f"{TARGET}: finetune is best, and surely better than training from scratch.")
     assert "3,000 env steps on the target for each seed (2 seconds of one core), after 5,000 of pretraining" in first
     assert "which has paid after 3 transfers or fewer." in first
-    rows = {cells[0][0]: cells for cells in page.rows(f"{TARGET}: env steps and core seconds for each seed", "Cost")}
+    rows = {
+        cells[0][0]: cells
+        for cells in page.rows(f"{TARGET}: env steps (at most) and core seconds (on average) of a seed", "Cost")
+    }
     assert rows["finetune"][-1][0] == "at most 3"
     assert rows["frozen"][-1][0] == "never"
     assert [numbers(a) for _, a in rows["finetune"][1:6]] == [[5000], [0], [3000], [2.5], [2.5]]
@@ -243,7 +258,7 @@ def test_warnings_come_before_the_numbers(known):
     _, _, page, text = known
     warned = next(text for tag, a, text in page.all("section") if a.get("class") == "warnings")
     assert "NEGATIVE: frozen on Gather(slip=0.3) learns worse than scratch." in warned
-    assert text.index('class="warnings"') < text.index("<table")
+    assert text.index('class="warnings"') < text.index('class="summary"') < text.index("<table")
 
 
 def test_what_was_carried_and_logged_is_shown(known):
@@ -251,7 +266,7 @@ def test_what_was_carried_and_logged_is_shown(known):
     carried = page.rows("Tensors by what became of them", "What was carried over")
     assert [text for text, _ in carried[0]] == [f"finetune on {TARGET}", "1 padded", "50%", "is_prey"]
     logged = page.rows(str(TARGET), "What transfers did to the network")
-    assert [numbers(cells[1][1]) for cells in logged] == [[0.25, 0.25]] * 2
+    assert [(cells[1][0], numbers(cells[1][1])) for cells in logged] == [("0.25 → 0.25", [0.25])] * 2
     assert "finetune" in page.all("main")[0][2]
 
 
@@ -285,6 +300,8 @@ def test_two_runs_stand_side_by_side_with_warnings(known, tmp_path):
     page = Page(page_file.read_text(encoding="utf-8"))
     assert [text for _, _, text in page.all("h2")] == ["All runs", "known (one)", "known (two)"]
     said = next(text for _, _, text in page.all("article"))
+    assert "one: NEGATIVE: frozen" in said
+    assert "two: NEGATIVE: frozen" in said
     assert "different scales (0 to 10 in one and 0 to 20 in two): they do not compare" in said
     assert len(page.rows("one and two", "Runs side by side")) == 3
 
@@ -296,14 +313,28 @@ def test_a_sequence_has_its_matrix(tmp_path):
     stages = tuple((f"a{i}", f"b{i}") for i in range(3))
     found = continual.ContinualResult(METHODS["finetune"](), matrices, curves, sizes, 0, {"training": 20}, (), stages)
     row = continual.row(found, None, found) | {"lifelong": lifelong.metrics_of(found, None, ["A", "B"])}
+    alone = row | {"method": "random_frozen", "network_per_task": True, "forgetting": dict(row["forgetting"], iqm=7.0)}
+    against = {
+        "performance": {"iqm": 0.2, "low": 0.1, "high": 0.3},
+        "forgetting": {"iqm": 0.5, "low": 0.4, "high": 0.6},
+    }
+    row |= {"reference": True, "against_reference": against}
+    own = {**SCALE._asdict(), "how": "estimated from this experiment"}
     data = {"version": VERSION, "name": "s", "sequence": ["A", "B"], "heads": "shared", "task_known": False}
-    data |= {"bounds": [SCALE._asdict()] * 2, "rows": [row], "stages": []}
+    data |= {"bounds": [own, {**own, "how": NO_SCRATCH}], "rows": [row, alone], "stages": []}
     (tmp_path / "results.json").write_text(json.dumps(data))
     assert main([str(tmp_path), "--csv", str(tmp_path), "--latex", str(tmp_path / "t.tex")]) == 0
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     cells = page.rows("finetune", "Scores after each task")
     assert [[numbers(a) for _, a in line[1:]] for line in cells] == [[[row["matrix"][0][0]], []], [[0.25], [0.9]]]
+    text = page.all("main")[0][2]
+    assert "finetune: 50% [40%, 60%] of finetune's forgetting, performance +0.20 [+0.10, +0.30]." in text
+    assert "Scores: 0 = random policy, 1 = expert; where estimated, 0 = untrained scratch" in text
+    assert "NO SCALE for B: no run of scratch has finished there" in warned(page)
+    assert "No forward transfer and no intransigence: no run of scratch has finished" in warned(page)
+    assert [line.count("--") for line in (tmp_path / "t.tex").read_text().splitlines() if "frozen &" in line] == [2]
     scores = pd.read_csv(tmp_path / "scores.csv")
+    assert scores["seed"].isna().all(), "the folder has no stages, whose labels name it"
     assert scores.groupby("task")["final"].mean().to_dict() == pytest.approx({"A": 0.25, "B": 0.9})
 
 
@@ -320,9 +351,11 @@ def test_tables_open_in_pandas(known):
     assert rows["env_steps_pretrain"].tolist() == [0, 5000, 5000]
     assert rows["source"].tolist()[1] == HOSTILE
     scores = pd.read_csv(out / "csv" / "scores.csv")
+    assert scores["seed"].tolist() == [0, 1, 2, 3, 4] * 3
     assert scores["auc"].tolist() == [area for row in data["rows"] for area in row["areas"]]
     curves = pd.read_csv(out / "csv" / "curves.csv")
     assert len(curves) == 3 * 5 * 4
+    assert curves.query("stage == 'frozen3'")["seed"].tolist() == [3] * 4
     assert curves.query("stage == 'scratch2'")["score"].tolist() == pytest.approx([0.02, 0.12, 0.22, 0.32])
     assert pd.read_csv(out / "csv" / "stages.csv")["seconds"].sum() == 2.5 * 16
     with np.load(out / "csv" / "final.npz") as matrices:
@@ -348,6 +381,29 @@ def test_signs_of_latex_are_escaped():
     assert latex_text("a_b & 50% → {x}\\ ü \N{SNOWMAN}") == (r"a\_b \& 50\% $\rightarrow$ \{x\}\textbackslash{} ü ?")
 
 
+def test_latex_has_lower_bounds_and_no_returns_as_scores(known, tmp_path):
+    def change(data):
+        data["rows"][1]["transfer_ratio"] = {"iqm": None, "low": 1.5, "high": None}
+        data["rows"][2] |= {"scored": False, "target": "Hunt"}
+
+    rewritten(known, tmp_path, change)
+    assert main([str(tmp_path), "--latex", str(tmp_path / "t.tex")]) == 0
+    text = (tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert "$> +1.50$" in text
+    assert text.count("mean returns, as there is no scale") == 1
+
+
+@pytest.mark.slow
+def test_latex_without_packages_has_all_letters(tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no LaTeX here")
+    lines = "\n\n".join(latex_text(chr(code)) for code in range(0x20, 0x250))
+    (tmp_path / "t.tex").write_text(f"\\documentclass{{article}}\\begin{{document}}\n{lines}\n\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
 def test_results_of_an_older_graft_are_read(known, tmp_path):
     """Version 1 had no version, no stages of rows and other fields; its curves are found by the labels of stages."""
     data = copied(known, tmp_path)
@@ -359,7 +415,7 @@ def test_results_of_an_older_graft_are_read(known, tmp_path):
     assert main([str(tmp_path)]) == 0
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert len(page.all("figure")) == 3
-    assert numbers(page.rows(str(TARGET), "Results")[0][1][1])[0] == data["rows"][0]["auc"]["iqm"]
+    assert numbers(page.rows(str(TARGET), "Results")[0][2][1])[0] == data["rows"][0]["auc"]["iqm"]
 
 
 @pytest.mark.parametrize(
@@ -370,6 +426,8 @@ def test_results_of_an_older_graft_are_read(known, tmp_path):
         ('{"version": 99, "rows": []}', "a newer Graft wrote"),
         ('{"version": 2, "rows": [{"auc": "x"}]}', "not the results that `graft run` writes"),
         ('{"version": "x", "rows": 3}', "not the results that `graft run` writes"),
+        ('{"version": 2, "name": "a", "threshold": NaN}', "not the results that `graft run` writes"),
+        ('{"version": 2, "name": "a", "sequence": ["A"], "rows": [], "stages": []}', "not the results that"),
         ('{"rows": [[1]], "stages": []}', "not the results that `graft run` writes"),
         ('{"rows": [{"method": "a", "target": "b", "auc": 3}], "stages": []}', "not the results that"),
         ("[" * 100_000, "can't be read"),
@@ -384,7 +442,7 @@ def test_other_folders_are_refused(tmp_path, capsys, content, sentence):
 
 def test_no_file_outside_of_the_folder_is_read(known, tmp_path, capsys):
     data = copied(known, tmp_path)
-    data["rows"][0]["stages"] = ["../../secret"]
+    data["rows"][0]["stages"][0] = "../../secret"
     (tmp_path / "results.json").write_text(json.dumps(data))
     assert main([str(tmp_path)]) == 2
     assert "no id of one" in capsys.readouterr().err
@@ -400,6 +458,221 @@ def test_clips_beyond_the_limit_are_named_only(known, tmp_path, monkeypatch):
     ((_, attributes, _),) = page.all("img")
     assert base64.b64decode(attributes["src"].removeprefix("data:image/gif;base64,")) == b"GIF89a...."
     assert "clip_2.gif is too large for this page" in page.all("main")[0][2]
+
+
+def rewritten(known, folder, change):
+    """The page of a copy of the run whose results ``change`` has altered, and the exit code."""
+    data = copied(known, folder)
+    change(data)
+    (folder / "results.json").write_text(json.dumps(data))
+    code = main([str(folder)])
+    return code, Page((folder / "report.html").read_text(encoding="utf-8")) if code == 0 else None
+
+
+def warned(page):
+    return next(text for _, a, text in page.all("section") if a.get("class") == "warnings")
+
+
+def summed_up(page):
+    return next(text for _, a, text in page.all("ul") if a.get("class") == "summary")
+
+
+def test_targets_without_scratch_are_named(known, tmp_path):
+    """Their runs are in no table, so that a reader would take them for not planned."""
+
+    def change(data):
+        data["bounds"] |= {"Hunt": SCALE._asdict(), "Dodge": SCALE._asdict()}
+        data["stages"][-1]["label"] = "frozen · Hunt · seed 0"
+
+    _, page = rewritten(known, tmp_path, change)
+    assert "No table of Hunt: no run of scratch has finished there" in warned(page)
+    assert "No table of Dodge: no run has finished there." in warned(page)
+
+
+def test_without_any_scratch_the_page_says_so(known, tmp_path):
+    _, page = rewritten(known, tmp_path, lambda data: data.update(rows=[]))
+    assert f"No table of {TARGET}: no run of scratch has finished there" in warned(page)
+    assert "No comparison has finished yet" not in warned(page)
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        (["scratch"], "scratch is all that has finished, so nothing is compared yet."),
+        (["scratch", "frozen"], "scratch has the highest mean; no transfer has a higher one."),
+    ],
+)
+def test_scratch_is_not_called_best_of_nothing(known, tmp_path, methods, words):
+    def change(data):
+        data["rows"] = [row for row in data["rows"] if row["method"] in methods]
+
+    _, page = rewritten(known, tmp_path, change)
+    assert words in summed_up(page)
+    named = [cells[0][0] for cells in page.rows(str(TARGET), "Results")]
+    assert named == (["scratch"] if len(methods) == 1 else ["scratch (highest mean)", "frozen"])
+
+
+def test_a_higher_mean_that_is_not_sure_is_not_called_next(known, tmp_path):
+    def change(data):
+        higher = {"iqm": 5.0, "low": 0.0, "high": 9.0}
+        data["rows"][2] |= {"auc": higher, "verdict": "unclear"}
+
+    _, page = rewritten(known, tmp_path, change)
+    assert "The mean of frozen (5.00) is higher, but it is not surely better than training" in summed_up(page)
+    assert "Next is" not in summed_up(page)
+
+
+def test_scale_and_undefined_ratios_are_explained(known, tmp_path):
+    def change(data):
+        for row in data["rows"]:
+            row |= {"estimated": True, "heads": {"fresh": {"start": 0.5, "seeds": 5}}}
+        data["rows"][1] |= {"transfer_ratio": {"iqm": None, "low": None, "high": None}, "bimodal": True}
+        data["rows"][1]["env_steps"]["pretrain"] = None
+
+    _, page = rewritten(known, tmp_path, change)
+    text = page.all("main")[0][2]
+    assert "Scores: 0 = untrained scratch, 1 = best of this experiment." in text
+    assert "1 = expert" not in text
+    assert "Where scratch's mean score is below 0.01 the ratio is undefined" in text
+    assert "Heads on Gather(slip=0.3) of scratch, finetune, frozen: fresh" in text
+    assert "Switch on single seeds" in warned(page)
+    assert "areas.png" not in text
+    caption = f"{TARGET}: env steps (at most) and core seconds (on average) of a seed"
+    costs = {cells[0][0]: [text for text, _ in cells[1:]] for cells in page.rows(caption, "Cost")}
+    assert costs["finetune"][:1] + costs["finetune"][3:5] == ["-", "-", "2.5"]
+
+
+def test_a_method_keeps_its_colour(known, tmp_path):
+    """Also on a target on which an earlier method has no row."""
+
+    def change(data):
+        data["bounds"]["Hunt"] = SCALE._asdict()
+        data["rows"] += [{**row, "target": "Hunt"} for row in (data["rows"][0], data["rows"][2])]
+
+    rewritten(known, tmp_path, change)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    pairs = re.findall(r'class="(swatch colour\d dashes\d)"[^>]*><path[^>]*></svg>(\w+)', text)
+    assert len(pairs) == 3 + 2 + 2 * 3
+    assert len(set(pairs)) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data["rows"][1].update(final=math.nan),
+        lambda data: data["rows"][1].update(areas=[0.5], finals=[]),
+        lambda data: data["rows"][1].update(stages=["p0"]),
+        lambda data: data["bounds"][str(TARGET)].update(random=math.inf),
+        lambda data: data["stages"][0].update(clipped={"task": "A"}),
+        lambda data: data["rows"][1].update(heads={"fresh": {}}),
+    ],
+)
+def test_results_that_do_not_fit_are_refused(known, tmp_path, capsys, change):
+    assert rewritten(known, tmp_path, change)[0] == 2
+    assert f"{tmp_path} has not the results that `graft run` writes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("transplant.json", '{"rows": [{"tensor": "a", "status": "new"}]}'),
+        ("stage.json", '{"spec": [1]}'),
+        ("metrics.jsonl", '{"env_steps": 0, "eval/return_mean": 1.0, "transfer/cka": null}'),
+    ],
+)
+def test_files_of_stages_that_do_not_fit_are_named(known, tmp_path, capsys, file, content):
+    copied(known, tmp_path)
+    (tmp_path / "stages" / "finetune0" / file).write_text(content)
+    assert main([str(tmp_path)]) == 2
+    assert f"finetune0/{file} can't be read" in capsys.readouterr().err
+
+
+def test_odd_names_and_gaps_are_shown(known, tmp_path):
+    """Half a pair of surrogates, a mean that is missing, a folder where a clip should be, a name that is a path."""
+    (tmp_path / "clip_1.gif").mkdir()
+
+    def change(data):
+        data["name"] = "../../etc/\ud800"
+        data["rows"][1]["kept_of"]["iqm"] = None
+
+    code, page = rewritten(known, tmp_path, change)
+    assert code == 0
+    assert "../../etc/?" in page.all("h2")[0][2]
+    assert "graft run etc.yaml --out runs/etc" in page.all("main")[0][2]
+    assert [a["download"] for _, a, _ in page.all("a") if "download" in a] == ["etc.yaml"]
+
+
+def test_several_sources_are_told_apart_side_by_side(known, tmp_path):
+    def twice(data):
+        data["rows"] += [{**row, "source": "Other"} for row in data["rows"][1:]]
+
+    for name in ("one", "two"):
+        rewritten(known, tmp_path / name, twice)
+    assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--html", str(tmp_path / "both.html")]) == 0
+    page = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
+    names = [cells[0][0] for cells in page.rows("one and two", "Runs side by side")]
+    assert len(set(names)) == len(names) == 5
+    assert f"finetune from Other on {TARGET}" in names
+
+
+def test_runs_without_warnings_may_be_compared(known, tmp_path):
+    def clean(data):
+        data["rows"], data["bounds"] = (
+            data["rows"][:2],
+            {str(TARGET): {**SCALE._asdict(), "how": GIVEN}},
+        )
+        for row in data["rows"]:
+            row["evaluations"] = 9
+
+    for name in ("one", "two"):
+        rewritten(known, tmp_path / name, clean)
+    assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--html", str(tmp_path / "both.html")]) == 0
+    page = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
+    assert "Nothing speaks against comparing these runs." in page.all("article")[0][2]
+    assert not [a for _, a, _ in page.all("section") if a.get("class") == "warnings"]
+
+
+@pytest.mark.slow
+def test_a_long_page_stays_small_and_fits_a_phone(known, tmp_path):
+    """Ten methods on ten targets with all the clips that it takes: less than 6 MB, and no wider than its window."""
+
+    def change(data):
+        first = data["rows"]
+        targets = [f"Gather(slip=0.{k})" for k in range(10)]
+        data["bounds"] = {target: SCALE._asdict() for target in targets}
+        data["rows"] = [
+            {**row, "target": target, "method": row["method"] if k == 0 else f"{row['method']}(option={k})"}
+            for target in targets
+            for k in range(4)
+            for row in first[min(k, 1) :]
+        ]
+
+    for number in range(4):
+        tmp_path.joinpath(f"clip_{number}.gif").write_bytes(b"GIF89a" + bytes(999_000))
+    code, _ = rewritten(known, tmp_path, change)
+    assert code == 0
+    file = tmp_path / "report.html"
+    assert 4_000_000 < file.stat().st_size < 6_000_000
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium here")
+    for width in (360, 1600):
+        frame = tmp_path / f"frame{width}.html"
+        script = "onload=()=>{const d=f.contentDocument.documentElement;document.title=d.scrollWidth+' '+d.clientWidth}"
+        frame.write_text(
+            f'<iframe id="f" src="report.html" width="{width}" height="900"></iframe><script>{script}</script>'
+        )
+        command = [chromium, "--headless", "--no-sandbox", "--allow-file-access-from-files", "--dump-dom"]
+        done = subprocess.run([*command, f"file://{frame}"], capture_output=True, text=True, timeout=120)
+        whole, seen = map(int, re.search(r"<title>(\d+) (\d+)</title>", done.stdout).groups())
+        assert whole <= seen
+        assert width - 20 <= seen <= width
+
+
+def test_sliders_say_of_which_chart_they_are(known):
+    _, _, page, _ = known
+    labels = [a["aria-label"] for _, a, _ in page.all("input")]
+    assert len(set(labels)) == len(labels) == 3
 
 
 @pytest.mark.slow
@@ -426,7 +699,7 @@ def test_a_target_without_a_scale_shows_returns(known, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(data))
     assert main([str(tmp_path)]) == 0
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    first, warned = page.all("ul")[:2]
+    warned, first = page.all("ul")[:2]
     assert "Its mean return over training is" in first[2]
     assert "which cannot be said to pay, without a scale or scratch" in first[2]
     assert f"NOTHING LEARNED on {TARGET}" in warned[2]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from support import fresh_episodes
 from support.off_policy import small_sac
 from support.rllib_sac import LEARNT, OPTIONS, QUIET, algorithm, fresh, moved, part, trained
 from support.savable_reach import SavableAdapter, SeededAdapter
@@ -266,18 +267,7 @@ def test_where_environments_cannot_be_saved_the_buffer_goes_on_with_fresh_episod
             raise Stopped
 
     monkeypatch.setitem(ADAPTERS._entries, "tiny", SeededAdapter())
-    kept, held, begin = Snapshots(tmp_path, env_steps=4), [], RemoteTraining.begin_episodes
-
-    def lengths(training):
-        return np.concatenate(training.runners(lambda r: np.concatenate([c.lengths for c in r.collectors.values()])))
-
-    def watched(training, *rest):
-        held.append(training.save())
-        before = lengths(training)
-        begin(training, *rest)
-        np.testing.assert_array_equal(lengths(training), before)
-
-    monkeypatch.setattr(RemoteTraining, "begin_episodes", watched)
+    kept, held = Snapshots(tmp_path, env_steps=4), fresh_episodes.watch(monkeypatch)
     with pytest.raises(Stopped):
         train(TrainJob(fresh(), REACH, algorithm(), 100, 0, record, QUIET, snapshots=kept))
     found = kept.latest()

@@ -1,0 +1,372 @@
+"""A patch check: what is played and trained, and its results as plain data (`RESULTS_VERSION`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graft import __version__
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.envs.core.schema import Schemas
+from graft.envs.core.task import Bounds, Task
+from graft.envs.core.union import holds
+from graft.envs.factory import check as check_task
+from graft.envs.factory import schemas
+from graft.errors import GraftError, unknown
+from graft.experiments.config.backends import backend
+from graft.experiments.config.experiment import Config
+from graft.experiments.config.options import parse_model
+from graft.experiments.config.patch import EVALUATIONS, Build, Gate, PatchConfig, Scenario
+from graft.experiments.patching.play import (
+    check_predicate,
+    mean_of,
+    played,
+    returns_of,
+    scenario_task,
+)
+from graft.experiments.patching.schema_changes import Change, schema_changes
+from graft.experiments.plan.pairs import expand
+from graft.experiments.plan.stage import NOT_KEPT, Comparison, Graph
+from graft.experiments.playback.agent import check_fit, find_checkpoint, playing
+from graft.experiments.report.common import bounded, interval
+from graft.experiments.report.conclusions import check_pairs
+from graft.experiments.store.records import Store
+from graft.transfer import metrics
+from graft.transfer.method import FromSource, label, method_name, parse_method
+from graft.transfer.metrics import Curve
+from graft.transfer.session import TransferSession
+from graft.transfer.statistics import Estimate, Interval, ratio_interval
+from graft.transfer.transplant import transplant
+from graft.transfer.transplant_report import TransplantReport
+
+RESULTS_VERSION = 1
+
+SMALLEST = 1e-9
+"""Of an old score, below which nothing is a share of it."""
+
+HOLD = 3
+"""Evaluations in which the score must stay where it has recovered."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A check before anything is played.
+
+    Attributes:
+        scales: bounds of the old and the new build; None where returns are compared, as one of them has none.
+        experiment, graph: the trainings, an ordinary experiment of ``graft run``.
+        report: of the transplant by which the agent plays the new build; None where both have the same schemas.
+        networks: the agent on the new build as it is before any training, for every seed.
+    """
+
+    config: PatchConfig
+    agent: Checkpoint
+    old: Task
+    new: Task
+    scales: tuple[Bounds, Bounds] | None
+    experiment: Config
+    graph: Graph
+    changes: list[Change]
+    report: TransplantReport | None
+    networks: list[PolicyNetwork]
+
+    @property
+    def old_network(self) -> PolicyNetwork:
+        """The agent on the old build."""
+        return playing(self.agent.build(), self.old)
+
+    @property
+    def methods(self) -> list[Comparison]:
+        """Those that were asked for, then the controls."""
+        asked = [label(parse_method(entry)) for entry in self.config.methods]
+        return sorted(self.graph.comparisons, key=lambda c: [*asked, label(c.method)].index(label(c.method)))
+
+    def normalise(self, returns: Any, new: bool) -> Any:
+        """Returns of a build as what shares are of: the normalised score, or the return itself."""
+        return returns if self.scales is None else self.scales[new].normalise(returns)
+
+
+def share_of(score: float, old: float) -> float | None:
+    """How much of the score ``old`` a score is; 1 minus what is lost of it, so that less is less below zero, too."""
+    return None if abs(old) < SMALLEST else 1 - (old - score) / abs(old)
+
+
+def level_of(share: float, old: float) -> float:
+    """The score that is this share of ``old`` (`share_of`)."""
+    return old - (1 - share) * abs(old)
+
+
+def prepare(config: PatchConfig) -> Patch:
+    """Load the agent, make both builds and every network; raises GraftError where something does not fit."""
+    folder = find_checkpoint(config.agent)
+    agent = Checkpoint.load(folder)
+    old = _task(config.old, agent)
+    experiment = _experiment(config, agent, str(folder))
+    target = experiment.targets[0]
+    new = target.task
+    check_fit(agent.schemas, old)
+    for task in dict.fromkeys((old, new)):
+        check_task(task)
+    for scenario in config.scenarios:
+        task = scenario_task(scenario, old, new)
+        if scenario.measure is not None:
+            check_predicate(scenario.measure, task)
+    for gate in config.gates:
+        gated_method(config, gate)
+    graph = expand(experiment)
+    check_pairs(graph)
+    report, networks = _before_training(config, agent, new)
+    scales = config.old.scale_of(old), target.scale
+    both = (scales[0], scales[1]) if scales[0] is not None and scales[1] is not None else None
+    changes = schema_changes(agent.schemas if old == agent.task else schemas(old), schemas(new))
+    return Patch(config, agent, old, new, both, experiment, graph, changes, report, networks)
+
+
+def _task(build: Build, agent: Checkpoint) -> Task:
+    """A build's task; without an id the agent's own, with these keyword arguments changed."""
+    return build.model_copy(update=_longhand(build, agent)).task
+
+
+def _longhand(build: Build, agent: Checkpoint) -> dict[str, Any]:
+    if build.id is not None:
+        return {"id": build.id, "kwargs": build.kwargs}
+    return {"id": agent.task.id, "kwargs": {**agent.task.kwargs, **build.kwargs}}
+
+
+def _experiment(config: PatchConfig, agent: Checkpoint, folder: str) -> Config:
+    """The trainings as an experiment of ``graft run``."""
+    target = config.new.model_dump(mode="json", by_alias=True, exclude_defaults=True) | _longhand(config.new, agent)
+    source: dict[str, Any] = {"checkpoint": folder}
+    if config.old.bounds is not None:
+        source["bounds"] = config.old.bounds
+    known = backend(config.backend).ALGORITHMS
+    trained_by = str(((agent.record.get("stage") or {}).get("algorithm") or {}).get("name"))
+    data = {
+        "name": config.name,
+        "sources": [source],
+        "targets": [target],
+        "methods": config.methods,
+        "seeds": config.seeds,
+        "transfer": {"steps": config.steps},
+        "algorithm": {"name": trained_by if trained_by in known else "ppo"} | config.algorithm,
+        "backend": config.backend,
+        "evaluation": {"every": max(1, config.steps // EVALUATIONS)} | config.evaluation,
+        "recall": config.episodes,
+    }
+    return parse_model(Config, data, f"{config.name} (new, as a target)")
+
+
+def _before_training(
+    config: PatchConfig, agent: Checkpoint, new: Task
+) -> tuple[TransplantReport | None, list[PolicyNetwork]]:
+    """The transplant's report, and for every seed the agent as it would play the new build today."""
+    target = schemas(new)
+    if agent.schemas == target:
+        return None, [agent.build() for _ in config.seeds]
+    method, first = FromSource(), parse_method(config.methods[0])
+    if isinstance(first, FromSource):
+        method = FromSource(rename=first.rename, new_channels=first.new_channels)
+    sessions = [TransferSession.begin(method, agent, target, agent.network, seed) for seed in config.seeds]
+    return sessions[0].report, [session.network for session in sessions]
+
+
+def gated_method(config: PatchConfig, gate: Gate) -> str:
+    """Label of the method that a gate is about; raises GraftError where there is no such method."""
+    methods = [parse_method(entry) for entry in config.methods]
+    if gate.method is None:
+        return label(methods[0])
+    found = [m for m in methods if gate.method in (label(m), method_name(m))]
+    if not found:
+        raise unknown("method of a gate", gate.method, [label(m) for m in methods])
+    return label(found[0])
+
+
+def described(patch: Patch) -> dict[str, Any]:
+    """The results that nothing is played for, and empty lists for those that are."""
+    config, rows = patch.config, () if patch.report is None else patch.report.rows
+    return {
+        "version": RESULTS_VERSION,
+        "graft": __version__,
+        "name": config.name,
+        "agent": str(config.agent),
+        "agent_id": patch.agent.id,
+        "old": str(patch.old),
+        "new": str(patch.new),
+        "tasks": {"old": patch.old.to_json(), "new": patch.new.to_json()},
+        "seeds": len(config.seeds),
+        "steps": config.steps,
+        "recover": config.recover,
+        "schema_changes": [change._asdict() for change in patch.changes],
+        "transplant": {"same": patch.report is None, "rows": [vars(row) for row in rows]},
+        "scored": patch.scales is not None,
+        "scenarios": [],
+        "methods": [],
+        "gates": [],
+    }
+
+
+def before_training(patch: Patch) -> dict[str, Any]:
+    """``zero_shot``: the agent on both builds."""
+    count, episodes = len(patch.config.seeds), patch.config.episodes
+    old = returns_of([patch.old_network] * count, patch.old, episodes)
+    new = returns_of(patch.networks, patch.new, episodes)
+    estimates = [mean_of(patch.normalise(returns, k == 1)) for k, returns in enumerate((old, new))]
+    found = {
+        "old": _build_result(old, estimates[0], patch),
+        "new": _build_result(new, estimates[1], patch),
+        "share": _share_interval(estimates[1], estimates[0]),
+    }
+    return {"zero_shot": found}
+
+
+def _build_result(returns: Any, score: Estimate, patch: Patch) -> dict[str, Any]:
+    return {
+        "episodes": len(returns),
+        "return": _interval(mean_of(np.asarray(returns)).interval()),
+        "score": _interval(score.interval()) if patch.scales is not None else None,
+    }
+
+
+def _interval(found: Interval) -> dict[str, float | None]:
+    values = bounded(found)
+    return {"mean": values["iqm"], "low": values["low"], "high": values["high"]}
+
+
+def _share_interval(new: Estimate, old: Estimate) -> dict[str, float | None] | None:
+    """Share of the old score that is left; below zero without an interval."""
+    share = share_of(new.value, old.value)
+    if share is None:
+        return None
+    if old.value < 0:
+        return {"mean": share, "low": None, "high": None}
+    return {**_interval(ratio_interval(new, old)), "mean": share}
+
+
+def old_score(data: Mapping[str, Any]) -> float:
+    """What shares are of."""
+    build = data["zero_shot"]["old"]
+    return float((build["score"] or build["return"])["mean"])
+
+
+def scenario_result(patch: Patch, scenario: Scenario) -> dict[str, Any]:
+    """What a scenario measured, and whether that is within its limits."""
+    task = scenario_task(scenario, patch.old, patch.new)
+    network = patch.old_network if scenario.on == "old" else playing(patch.networks[0], task)
+    predicate = scenario.measure
+    episodes, held = played(network, task, scenario.episodes, scenario.seed, scenario.deterministic, predicate)
+    measured = float(episodes.returns.mean() if held is None else held.mean())
+    low, high = scenario.least, scenario.most
+    return {
+        "name": scenario.name,
+        "on": scenario.on,
+        "kwargs": scenario.kwargs,
+        "task": str(task),
+        "measure": "mean return" if predicate is None else f"share with {predicate}",
+        "measured": measured,
+        "min": low,
+        "max": high,
+        "episodes": len(episodes.returns),
+        "passed": (low is None or measured >= low) and (high is None or measured <= high),
+    }
+
+
+def method_results(patch: Patch, store: Store, failed: Mapping[str, str], old: float) -> list[dict[str, Any]]:
+    """A result for each method, those that were asked for first."""
+    return [_method_result(patch, store, failed, comparison, old) for comparison in patch.methods]
+
+
+def curves_of(patch: Patch, store: Store, comparison: Comparison) -> list[Curve]:
+    """Learning curves of the finished seeds, in what shares are of."""
+    scale = None if patch.scales is None else patch.scales[1]
+    return [store.evaluations(i, scale) for i in comparison.stages if store.done(i)]
+
+
+def steps_to(curves: Sequence[Curve], share: float, old: float) -> list[int | None]:
+    """Of each curve, the env steps until it stays at this share of the old score; None: never."""
+    level = level_of(share, old)
+    return [metrics.steps_to_threshold(c, level, min(HOLD, len(c.steps))) for c in curves]
+
+
+def _method_result(
+    patch: Patch, store: Store, failed: Mapping[str, str], comparison: Comparison, old: float
+) -> dict[str, Any]:
+    done = [i for i in comparison.stages if store.done(i)]
+    curves = curves_of(patch, store, comparison)
+    records = [store.record(i) or {} for i in done]
+    steps = steps_to(curves, patch.config.recover, old)
+    seconds = [
+        None if s is None else r["seconds"] * s / max(1, r["env_steps"]) for s, r in zip(steps, records, strict=True)
+    ]
+    finals = [metrics.final_score(curve) for curve in curves]
+    kept, why = _kept(patch, store, comparison, done, old)
+    return {
+        "method": label(comparison.method),
+        "control": comparison.source is None,
+        "seeds": len(done),
+        "missing_seeds": len(comparison.stages) - len(done),
+        "error": next((failed[i] for i in comparison.stages if i in failed), None),
+        "env_steps": max((record["env_steps"] for record in records), default=0),
+        "seconds": float(np.mean([record["seconds"] for record in records])) if records else None,
+        "recovery_steps": metrics.aggregate_steps_to_threshold(steps) if steps else None,
+        "recovery_seconds": _median(seconds),
+        "final": interval(finals),
+        "final_share": share_of(float(np.mean(finals)), old) if finals else None,
+        "forgotten": interval([1 - share for share in kept]) if kept else None,
+        "not_kept": why,
+    }
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """Where None is a seed that never got there: None where it is in the middle."""
+    ranked = sorted(np.inf if value is None else value for value in values)
+    middle = float(np.median(ranked)) if ranked else np.inf
+    return middle if np.isfinite(middle) else None
+
+
+def _kept(
+    patch: Patch, store: Store, comparison: Comparison, done: Sequence[str], old: float
+) -> tuple[list[float], str]:
+    """Shares of the old score that the final networks have on the old build, or why they can't play it."""
+    if comparison.source is None:
+        return [], "no source"
+    shares = []
+    for stage in done:
+        network = on_old_build(store.checkpoint(stage), patch.old)
+        if isinstance(network, str):
+            return [], network
+        returns = returns_of([network], patch.old, patch.config.episodes)
+        share = share_of(float(patch.normalise(returns.mean(), False)), old)
+        shares += [] if share is None else [share]
+    return shares, ""
+
+
+def on_old_build(trained: Checkpoint, old: Task) -> PolicyNetwork | str:
+    """A network trained on the new build as it plays the old one, or why it can't, a key of `NOT_KEPT`.
+
+    What the old build does not show is zero, and actions that it does not take are left out by name.
+    """
+    mine, theirs = schemas(old), trained.schemas
+    if not holds(theirs.observation, mine.observation):
+        return "other inputs"
+    try:
+        check_fit(Schemas(mine.observation, theirs.action), old)
+        return playing(trained.build(), old)
+    except GraftError:
+        pass
+    if mine.action.kind != theirs.action.kind or not set(mine.action.names) <= set(theirs.action.names):
+        return "other actions"
+    wanted = Schemas(theirs.observation, mine.action)
+    options: Any = {"heads": "by_name", "new_channels": "zero", "rename": {}, "strict": False, "seed": 0}
+    try:
+        return transplant(trained, wanted, distribution=trained.network.distribution, **options)[0]
+    except GraftError:
+        return "other actions"
+
+
+def why_not_kept(reason: str) -> str:
+    """The sentence of a reason."""
+    return {"no source": "it never learned the old build", **NOT_KEPT}.get(reason, reason)

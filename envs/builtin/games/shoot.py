@@ -108,7 +108,7 @@ GAME = Game(
     begin=begin,
     advance=advance,
     paint=paint_cells,
-    bounds=measured(-3.44, 25.8, "1,024", "0.19", "0.4", "Graft/Shoot-v0"),
+    bounds=measured(-3.44, 27.1, "1,024", "0.19", "0.31", "Graft/Shoot-v0", EGO_MLP),
     limit=SIZE // 2 + 100 * SIZE * 0.03,  # every target that appears, in the mean, hit
     memo=1,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graft.envs.builtin.engine.compile import jit
-from graft.envs.builtin.engine.game import ACT, GAMES, Game, measured
+from graft.envs.builtin.engine.game import ACT, EGO_MLP, GAMES, Game, measured
 from graft.envs.builtin.engine.state import EMPTY, SIZE, State, below, paint_cells, uniform
 
 TARGET, SHOT = 1, 2

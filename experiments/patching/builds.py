@@ -22,10 +22,10 @@ def check_builds(patch: Patch, store: Store) -> None:
     if not path.exists():
         return
     try:
-        known = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError) as error:
+        known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        changed = _changed(known, _builds(patch))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise GraftError(f"{path} cannot be read; choose another --out.") from error
-    changed = [f"{which} build" for which, entry in _builds(patch).items() if known.get(which) != entry]
     if changed and any(store.done(stage) for stage in patch.graph.stages):
         raise GraftError(
             f"The code of the {' and the '.join(changed)} changed after trainings in {store.out} had finished; choose "
@@ -38,6 +38,13 @@ def record_builds(patch: Patch, store: Store) -> None:
     write_json(store.out / BUILDS, _builds(patch))
 
 
-def _builds(patch: Patch) -> dict[str, Any]:
+def _builds(patch: Patch) -> dict[str, dict[str, Any]]:
     tasks = {"old": patch.old, "new": patch.new}
     return {which: {"task": task.to_json(), "sha256": source_hash(modules(task))} for which, task in tasks.items()}
+
+
+def _changed(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
+    """Builds of the same task, but of other code; the old one may be another task, on which nothing is trained."""
+    known = {which: before.get(which, build) for which, build in now.items()}
+    same = [which for which, build in now.items() if known[which]["task"] == build["task"]]
+    return [f"{which} build" for which in same if known[which]["sha256"] != now[which]["sha256"]]

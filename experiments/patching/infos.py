@@ -36,10 +36,11 @@ def _number(value: Any) -> float:
         value = value.item()
     if not isinstance(value, Real | np.bool_):
         return math.nan
+    number: Any = value
     try:
-        return float(value)
+        return float(number)
     except OverflowError:  # a whole number beyond the largest float
-        return math.inf if value > 0 else -math.inf
+        return math.inf if number > 0 else -math.inf
 
 
 def telling(task: Task, key: str) -> Task:

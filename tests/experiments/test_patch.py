@@ -164,9 +164,10 @@ def test_training_goes_on_and_its_gates_decide(agent, tmp_path, monkeypatch, cap
     known = json.loads(record.read_text("utf-8"))
     source = Path(patched_env.__file__).read_bytes()
     assert known["new"]["sha256"] == hashlib.sha256(source).hexdigest()
-    known["new"]["sha256"] = hashlib.sha256(source + b"#").hexdigest()
-    record.write_text(json.dumps(known), encoding="utf-8")
+    known["old"]["sha256"] = known["new"]["sha256"] = hashlib.sha256(source + b"#").hexdigest()
     again = [str(tmp_path / "check.yaml"), "--out", str(tmp_path / "run")]
+    known["old"]["task"]["kwargs"]["pay"] = 9.0  # another old build is no change of code
+    record.write_text(json.dumps(known), encoding="utf-8")
     assert patch.main(again) == 2
     assert "The code of the new build changed after trainings" in capsys.readouterr().err
     assert patch.main([*again, "--dry-run"]) == 0  # which uses no training, and neither does this:

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,21 +74,23 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     targets = {"--junit": arguments.junit, "--html": arguments.html, "--json": arguments.json}
     import torch
 
-    from graft.experiments.patching import check, files, gates, sections
+    from graft.experiments.patching import builds, check, files, gates, sections
     from graft.experiments.store.records import Store
 
     torch.set_num_threads(1)
-    for option, path in targets.items():
-        files.check_target(path, option)
+    files.check_names(targets, arguments.config)
     patch = check.prepare(config)
     store = Store(arguments.out or Path("runs") / f"patch-{config.name}")
-    store.check(patch.experiment)
+    if config.steps and not arguments.dry_run:
+        store.check(patch.experiment)
+        builds.check_builds(patch, store)
     data: dict[str, Any] = check.described(patch)
     console.print(f"{config.name}: {config.agent}, from {patch.old} to {patch.new}\n", markup=False, highlight=False)
     sections.show(console, sections.schemas(data))
     sections.show(console, sections.transplant(data))
     if arguments.dry_run:
         return 0
+    files.make_folders(targets)
     data |= check.before_training(patch)
     sections.show(console, sections.zero_shot(data))
     data["scenarios"] = [check.scenario_result(patch, scenario) for scenario in config.scenarios]
@@ -99,29 +101,25 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         failed = _train(console, patch, store, arguments)
         if failed is None:
             return INTERRUPTED
-        data["methods"] = check.method_results(patch, store, failed, check.old_score(data))
+        data["methods"] = check.method_results(patch, store, failed, data)
         curves = _curves(store)
         sections.show(console, sections.methods(data))
     data["gates"] = gates.judge(patch, store, data)
-    data["passed"] = all(one["passed"] for one in [*data["gates"], *data["scenarios"]])
+    data["failed"] = [{"training": patch.graph.stages[i].label, "error": why} for i, why in (failed or {}).items()]
+    data["passed"] = not failed and all(one["passed"] for one in [*data["gates"], *data["scenarios"]])
     sections.show(console, sections.gates(data))
-    made: list[tuple[Path | None, Callable[[], bytes]]] = [
-        (arguments.junit, lambda: files.as_junit(data)),
-        (arguments.html, lambda: files.as_html(data, curves)),
-        (arguments.json, lambda: files.as_json(data)),
-    ]
-    for path, text in made:
-        if path is not None:
-            files.write(path, text())
-    return FAILED if failed or not data["passed"] else 0
+    files.write_all(targets, data, curves)
+    return 0 if data["passed"] else FAILED
 
 
 def _train(console: Console, patch: Patch, store: Store, arguments: argparse.Namespace) -> dict[str, str] | None:
     """Run what is not done yet as ``graft run`` does; returns what failed and why, or None after Ctrl-C."""
+    from graft.experiments.patching.builds import record_builds
     from graft.experiments.report import transfer
     from graft.experiments.store.records import write_json
 
     with store.lock():
+        record_builds(patch, store)
         failed = run_stages(console, patch.experiment, patch.graph, [], launcher_of(arguments), store, "patch")
         scales = transfer.target_bounds(patch.experiment, patch.graph, store)
         measured = transfer.measure(patch.graph, store, scales)

@@ -126,6 +126,12 @@ class Scenario(Strict):
             raise ValueError("a scenario needs min or max, or it could not fail")
         if self.least is not None and self.most is not None and self.least > self.most:
             raise ValueError("min of a scenario is above its max, which nothing can pass")
+        if self.measure is not None:
+            low, high = 0 if self.least is None else self.least, 1 if self.most is None else self.most
+            if not (0 <= low <= 1 and 0 <= high <= 1):
+                raise ValueError("min and max of a predicate are shares of episodes; give numbers from 0 to 1")
+            if (low, high) == (0, 1):
+                raise ValueError("every share is from 0 to 1; give a min above 0 or a max below 1")
         return self
 
 
@@ -173,7 +179,7 @@ class PatchConfig(Strict):
     )
     steps: Annotated[int, Field(ge=0)] = Field(60_000, description="env steps of each training; 0 trains nothing")
     recover: Share = Field(0.95, description="share of the old score that counts as recovered")
-    episodes: Episodes = Field(64, description="of each evaluation of old and new, for every seed")
+    episodes: Episodes = Field(64, description="on old and new before training, and on old after it, for every seed")
     seeds: SEEDS = Field([0, 1, 2], description="how many trainings, or a list of seeds")
     algorithm: Annotated[dict[str, Any], as_mapping("name", dict[str, Any])] = Field(
         {}, description="as of graft run; by default the one that trained the agent, else ppo"

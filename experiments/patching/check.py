@@ -11,6 +11,7 @@ import numpy as np
 from graft import __version__
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.training.evaluate import nth_seed
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Bounds, Task
 from graft.envs.core.union import holds
@@ -22,6 +23,7 @@ from graft.experiments.config.experiment import Config
 from graft.experiments.config.options import parse_model
 from graft.experiments.config.patch import EVALUATIONS, Build, Gate, PatchConfig, Scenario
 from graft.experiments.patching.play import (
+    FIRST_LEVELS,
     check_predicate,
     mean_of,
     played,
@@ -32,7 +34,7 @@ from graft.experiments.patching.schema_changes import Change, schema_changes
 from graft.experiments.plan.pairs import expand
 from graft.experiments.plan.stage import NOT_KEPT, Comparison, Graph
 from graft.experiments.playback.agent import check_fit, find_checkpoint, playing
-from graft.experiments.report.common import bounded, interval
+from graft.experiments.report.common import bounded
 from graft.experiments.report.conclusions import check_pairs
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
@@ -179,10 +181,15 @@ def gated_method(config: PatchConfig, gate: Gate) -> str:
     methods = [parse_method(entry) for entry in config.methods]
     if gate.method is None:
         return label(methods[0])
-    found = [m for m in methods if gate.method in (label(m), method_name(m))]
+    labels = [label(m) for m in methods]
+    if gate.method in labels:
+        return gate.method
+    found = [text for text, m in zip(labels, methods, strict=True) if gate.method == method_name(m)]
     if not found:
-        raise unknown("method of a gate", gate.method, [label(m) for m in methods])
-    return label(found[0])
+        raise unknown("method of a gate", gate.method, labels)
+    if len(found) > 1:
+        raise GraftError(f"The method of a gate '{gate.method}' fits several; give one of {', '.join(found)}.")
+    return found[0]
 
 
 def described(patch: Patch) -> dict[str, Any]:
@@ -206,6 +213,7 @@ def described(patch: Patch) -> dict[str, Any]:
         "scenarios": [],
         "methods": [],
         "gates": [],
+        "failed": [],
     }
 
 
@@ -216,15 +224,18 @@ def before_training(patch: Patch) -> dict[str, Any]:
     new = returns_of(patch.networks, patch.new, episodes)
     estimates = [mean_of(patch.normalise(returns, k == 1)) for k, returns in enumerate((old, new))]
     found = {
-        "old": _build_result(old, estimates[0], patch),
-        "new": _build_result(new, estimates[1], patch),
+        "old": _build_result(old, False, estimates[0], patch),
+        "new": _build_result(new, True, estimates[1], patch),
         "share": _share_interval(estimates[1], estimates[0]),
     }
     return {"zero_shot": found}
 
 
-def _build_result(returns: Any, score: Estimate, patch: Patch) -> dict[str, Any]:
+def _build_result(returns: Any, new: bool, score: Estimate, patch: Patch) -> dict[str, Any]:
+    """``by_seed``: on the levels of each seed, the mean of what shares are of."""
+    levels = patch.normalise(returns, new).reshape(len(patch.config.seeds), -1)  # as many episodes for each seed
     return {
+        "by_seed": [float(mean) for mean in levels.mean(axis=1)],
         "episodes": len(returns),
         "return": _interval(mean_of(np.asarray(returns)).interval()),
         "score": _interval(score.interval()) if patch.scales is not None else None,
@@ -274,9 +285,11 @@ def scenario_result(patch: Patch, scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def method_results(patch: Patch, store: Store, failed: Mapping[str, str], old: float) -> list[dict[str, Any]]:
-    """A result for each method, those that were asked for first."""
-    return [_method_result(patch, store, failed, comparison, old) for comparison in patch.methods]
+def method_results(
+    patch: Patch, store: Store, failed: Mapping[str, str], data: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """A result for each method, those that were asked for first; ``data``: what was measured before training."""
+    return [_method_result(patch, store, failed, comparison, data) for comparison in patch.methods]
 
 
 def curves_of(patch: Patch, store: Store, comparison: Comparison) -> list[Curve]:
@@ -285,15 +298,26 @@ def curves_of(patch: Patch, store: Store, comparison: Comparison) -> list[Curve]
     return [store.evaluations(i, scale) for i in comparison.stages if store.done(i)]
 
 
-def steps_to(curves: Sequence[Curve], share: float, old: float) -> list[int | None]:
-    """Of each curve, the env steps until it stays at this share of the old score; None: never."""
+def steps_to(curves: Sequence[Curve], share: float, old: float, hold: int = HOLD) -> list[int | None]:
+    """Of each curve, the env steps until it stays at this share of the old score; None: never, or there are no shares.
+
+    ``hold``: evaluations in which it must stay, or all of a curve that has fewer.
+    """
+    if share_of(old, old) is None:
+        return [None] * len(curves)
     level = level_of(share, old)
-    return [metrics.steps_to_threshold(c, level, min(HOLD, len(c.steps))) for c in curves]
+    return [metrics.steps_to_threshold(c, level, min(hold, len(c.steps))) for c in curves]
+
+
+def hold_of(curves: Sequence[Curve]) -> int:
+    """In how many evaluations the score must stay; fewer than `HOLD` where a curve has fewer."""
+    return min([HOLD, *(len(curve.steps) for curve in curves)])
 
 
 def _method_result(
-    patch: Patch, store: Store, failed: Mapping[str, str], comparison: Comparison, old: float
+    patch: Patch, store: Store, failed: Mapping[str, str], comparison: Comparison, data: Mapping[str, Any]
 ) -> dict[str, Any]:
+    old = old_score(data)
     done = [i for i in comparison.stages if store.done(i)]
     curves = curves_of(patch, store, comparison)
     records = [store.record(i) or {} for i in done]
@@ -301,8 +325,9 @@ def _method_result(
     seconds = [
         None if s is None else r["seconds"] * s / max(1, r["env_steps"]) for s, r in zip(steps, records, strict=True)
     ]
+    reached = steps_to(curves, patch.config.recover, old, 1)
     finals = [metrics.final_score(curve) for curve in curves]
-    kept, why = _kept(patch, store, comparison, done, old)
+    lost, why = _lost(patch, store, comparison, done, data)
     return {
         "method": label(comparison.method),
         "control": comparison.source is None,
@@ -312,10 +337,12 @@ def _method_result(
         "env_steps": max((record["env_steps"] for record in records), default=0),
         "seconds": float(np.mean([record["seconds"] for record in records])) if records else None,
         "recovery_steps": metrics.aggregate_steps_to_threshold(steps) if steps else None,
+        "reached_steps": metrics.aggregate_steps_to_threshold(reached) if reached else None,
+        "hold": hold_of(curves),
         "recovery_seconds": _median(seconds),
-        "final": interval(finals),
+        "final": _over_seeds(finals),
         "final_share": share_of(float(np.mean(finals)), old) if finals else None,
-        "forgotten": interval([1 - share for share in kept]) if kept else None,
+        "forgotten": _over_seeds(lost),
         "not_kept": why,
     }
 
@@ -327,21 +354,33 @@ def _median(values: Sequence[float | None]) -> float | None:
     return middle if np.isfinite(middle) else None
 
 
-def _kept(
-    patch: Patch, store: Store, comparison: Comparison, done: Sequence[str], old: float
+def _over_seeds(values: Sequence[float]) -> dict[str, float | None] | None:
+    """Mean of a number per seed with its 95 % interval; None where there is none, or one is not a number."""
+    if not values or np.isnan(values).any():
+        return None
+    return _interval(mean_of(np.asarray(values, np.float64)).interval())
+
+
+def _lost(
+    patch: Patch, store: Store, comparison: Comparison, done: Sequence[str], data: Mapping[str, Any]
 ) -> tuple[list[float], str]:
-    """Shares of the old score that the final networks have on the old build, or why they can't play it."""
+    """Shares of the old score that the final networks have lost on the old build, or why they can't play it.
+
+    Each is compared with the agent on the same levels: those that it had for the old score, of the network's seed.
+    """
     if comparison.source is None:
         return [], "no source"
-    shares = []
+    old, before, lost = old_score(data), data["zero_shot"]["old"]["by_seed"], []
     for stage in done:
         network = on_old_build(store.checkpoint(stage), patch.old)
         if isinstance(network, str):
             return [], network
-        returns = returns_of([network], patch.old, patch.config.episodes)
-        share = share_of(float(patch.normalise(returns.mean(), False)), old)
-        shares += [] if share is None else [share]
-    return shares, ""
+        k = comparison.stages.index(stage)
+        returns = played(network, patch.old, patch.config.episodes, nth_seed(FIRST_LEVELS, k))[0].returns
+        after = float(patch.normalise(returns.mean(), False))
+        if share_of(after, old) is not None:
+            lost.append((before[k] - after) / abs(old))
+    return lost, ""
 
 
 def on_old_build(trained: Checkpoint, old: Task) -> PolicyNetwork | str:

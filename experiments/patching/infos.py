@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from graft.envs.core.task import Task
 from graft.envs.core.wrappers import WRAPPERS
@@ -29,10 +31,16 @@ class LastInfo(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
+    """A number, a boolean or an array of one of them without axes; not a number for all else, such as text."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, Real | np.bool_):
         return math.nan
+    number: Any = value
+    try:
+        return float(number)
+    except OverflowError:  # a whole number beyond the largest float
+        return math.inf if number > 0 else -math.inf
 
 
 def telling(task: Task, key: str) -> Task:

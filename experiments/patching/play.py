@@ -113,7 +113,7 @@ class _Watched:
         self._env, self._predicate, self.num_envs = env, predicate, env.num_envs
         self._places = _places(env.observation_schema, str(predicate.name)) if predicate.of == "observation" else None
         self._held: list[bool] = []
-        self._told = False
+        self._told, self._lacking = False, 0
         self._begin()
 
     def _begin(self) -> None:
@@ -133,7 +133,7 @@ class _Watched:
         obs, rewards, terminated, truncated, infos = self._env.step(actions)
         ended = terminated | truncated
         last = infos.get("final_obs", obs)
-        now = self._seen(last) if self._places is not None else self._infos()
+        now = self._seen(last) if self._places is not None else self._infos(alive, ended)
         self._count(now, ended if self._places is not None else alive)
         by_time = {"ever": self._ever, "always": self._always, "end": now}[self._predicate.when]
         self._held += [bool(by_time[i]) for i in np.flatnonzero(ended & self._open)]
@@ -144,9 +144,19 @@ class _Watched:
         return obs, rewards, terminated, truncated, infos
 
     def results(self) -> Bools:
-        """Of each episode, whether the predicate held; raises GraftError where no info ever had the key."""
+        """Of each episode, whether the predicate held; raises GraftError where infos lacked the number.
+
+        What holds at any time may be told in those steps alone; what always holds, or in the end, is told there.
+        """
+        name, when = self._predicate.name, self._predicate.when
         if self._places is None and not self._told:
-            raise GraftError(f"No info had a number under '{self._predicate.name}'; give a key that steps return.")
+            raise GraftError(f"No info had a number under '{name}'; give a key that steps return.")
+        if self._lacking and when != "ever":
+            steps = {"always": "step", "end": "last step"}[when]
+            raise GraftError(
+                f"{self._lacking} infos had no number under '{name}', which 'when: {when}' needs of every {steps}; "
+                f"return it there, or give 'when: ever'."
+            )
         return np.array(self._held, np.bool_)
 
     def _seen(self, obs: Any) -> Bools:
@@ -154,10 +164,12 @@ class _Watched:
         numbers = np.asarray(obs, np.float64)[:, self._places].reshape(self.num_envs, -1).max(axis=1)
         return np.asarray(self._predicate.holds(numbers))
 
-    def _infos(self) -> Bools:
+    def _infos(self, alive: Bools, ended: Bools) -> Bools:
         told: Any = self._env.env_attribute(TOLD)  # type: ignore[attr-defined]
         numbers = np.array([row[self._predicate.name] for row in told], np.float64)
         self._told = self._told or not np.isnan(numbers).all()
+        judged = self._open & (ended if self._predicate.when == "end" else alive)
+        self._lacking += int((np.isnan(numbers) & judged).sum())
         return np.asarray(self._predicate.holds(numbers))
 
     def _count(self, held: Bools, rows: Bools) -> None:

@@ -34,8 +34,9 @@ def schemas(data: Data) -> Section:
 def transplant(data: Data) -> Section:
     """What of the agent is carried over to the new build."""
     rows = [TensorRow(**row) for row in data["transplant"]["rows"]]
+    title = "Transplant, as the agent plays untrained"
     if data["transplant"]["same"]:
-        return Section("Transplant", ["The agent plays the new build as it is: every weight is its own."])
+        return Section(title, ["The agent plays the new build as it is: every weight is its own."])
     copied = sum(row.status == "copied" for row in rows)
     found = [
         [Cell(fate.names), Cell(fate.status), Cell(f"{fate.share:.0%}"), Cell(fate.detail)]
@@ -43,7 +44,7 @@ def transplant(data: Data) -> Section:
     ]
     note = f"{copied} of {len(rows)} tensors are copied whole{'' if found else ', which is all of them'}."
     tables = [Table("", ["tensor", "status", "from agent", "detail"], found, numbers=False)] if found else []
-    return Section("Transplant", [note], tables)
+    return Section(title, [note], tables)
 
 
 def zero_shot(data: Data) -> Section:
@@ -97,18 +98,21 @@ def methods(data: Data) -> Section | None:
             Cell(f"{m['method']} (control)" if m["control"] else m["method"]),
             _recovery(m),
             NONE if m["recovery_seconds"] is None else Cell(duration(m["recovery_seconds"]), (m["recovery_seconds"],)),
-            NONE if m["final"] is None else Cell(format_score(m["final"], ", ")),
+            NONE if m["final"] is None else _mean(m["final"]),
             NONE if m["final_share"] is None else Cell(percent(m["final_share"]), (m["final_share"],)),
             _forgotten(m),
         ]
         for m in data["methods"]
     ]
     unit = "score" if data["scored"] else "return"
+    trained = [m for m in data["methods"] if m["seeds"]]
+    hold = min((m["hold"] for m in trained), default=HOLD)
+    steps = max((m["env_steps"] for m in trained), default=data["steps"])
     notes = [
-        f"Recovered: {percent(data['recover'])} of the old score, held for {HOLD} evaluations; median of the seeds, in "
-        f"env steps of the new build and minutes of one core. Final: {unit} in the last tenth of {data['steps']:,} env "
-        f"steps, with its 95 % interval over seeds. Forgotten: share of the old score that the final network has lost "
-        f"on the old build; below zero it gained."
+        f"Recovered: {percent(data['recover'])} of the old score, held for {hold} evaluations; median of the seeds, in "
+        f"env steps of the new build and minutes of one core. Final: {unit} in the last tenth of {steps:,} env steps. "
+        f"Forgotten: share of the old score that the final network has lost on the old build, on the levels of the old "
+        f"score; below zero it gained. Both are means over seeds, in brackets with their 95 % intervals."
     ]
     reasons = dict.fromkeys(m["not_kept"] for m in data["methods"] if m["not_kept"] and not m["control"])
     notes += [f"Not measured what was forgotten: {why_not_kept(reason)}." for reason in reasons]
@@ -123,13 +127,16 @@ def methods(data: Data) -> Section | None:
 
 
 def gates(data: Data) -> Section:
-    """Whether each gate and scenario passed."""
+    """Whether each gate and scenario passed, and the trainings that failed."""
     rows = [[Cell(g["gate"]), verdict(g["passed"]), Cell(g["measured"])] for g in data["gates"]]
     rows += [
         [Cell(f"scenario: {s['name']}"), verdict(s["passed"]), Cell(f"{fixed(s['measured'])}, allowed {_limits(s)}")]
         for s in data["scenarios"]
     ]
-    none = [] if rows else ["The file has no gates and no scenarios, so nothing can fail."]
+    none = [] if rows else ["The file has no gates and no scenarios, so nothing can fail but trainings."]
+    rows += [
+        [Cell(f"training: {one['training']}"), verdict(False), Cell(one["error"])] for one in data.get("failed", ())
+    ]
     tables = [Table("", ["gate", "", "measured"], rows, numbers=False)] if rows else []
     return Section("Gates", none, tables)
 
@@ -156,10 +163,14 @@ def _limits(scenario: Data) -> str:
 
 
 def _recovery(method: Data) -> Cell:
-    if not method["seeds"]:
+    if method["final_share"] is None:  # no seed, or nothing is a share of the old score
         return NONE
-    steps = method["recovery_steps"]
-    return Cell(f"not within {method['env_steps']:,}") if steps is None else Cell(f"{steps:,.0f} steps", (steps,))
+    steps, reached = method["recovery_steps"], method["reached_steps"]
+    if steps is not None:
+        return Cell(f"{steps:,.0f} steps", (steps,))
+    if reached is not None:
+        return Cell(f"reached at {reached:,.0f}, not held for {method['hold']}")
+    return Cell(f"not within {method['env_steps']:,}")
 
 
 def _forgotten(method: Data) -> Cell:
@@ -167,7 +178,7 @@ def _forgotten(method: Data) -> Cell:
         return NONE
     if method["forgotten"] is None:
         return Cell(f"- ({method['not_kept']})" if method["not_kept"] else "-")
-    return Cell(format_score(method["forgotten"], ", "))
+    return _mean(method["forgotten"])
 
 
 def show(console: Console, section: Section | None) -> None:

@@ -23,6 +23,9 @@ from graft.experiments.store.provenance import provenance
 from graft.transfer.metrics import Curve
 
 LOCK = ".lock"
+BUILDS = "builds.json"
+"""In the folder of `graft patch`: build -> its task and the sha256 of the modules that its environments are from."""
+
 LOCKS = ".locks"
 """Folder of the stages' locks and the files that name the holders; a stage's own folder is emptied when it starts."""
 
@@ -86,7 +89,7 @@ class Store:
         except OSError as error:
             raise GraftError(f"{self.out} cannot be used ({error.strerror}); choose another --out.") from error
         if not known:
-            if names - {LOCK, LOCKS}:
+            if names - {LOCK, LOCKS, BUILDS}:
                 raise GraftError(f"{self.out} is not an experiment's folder and not empty; choose another --out.")
             return
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from support import patched_env
 from support.patched_env import AGENT, PATCHED
 from support.tiny_experiment import TINY
 from support.tiny_tasks import small_network
@@ -21,6 +23,9 @@ from graft.errors import GraftError
 from graft.experiments import patch
 from graft.experiments.config.patch import PatchConfig, load_patch
 from graft.experiments.launchers.launcher import attempt
+from graft.experiments.patching import check, gates
+from graft.experiments.store.records import Store
+from graft.transfer.metrics import Curve
 
 TASK = Task("support.patched_env:Sides-v0", AGENT)
 SMALL = {
@@ -70,9 +75,12 @@ class Page(HTMLParser):
 
 
 class Here:
-    """Runs stages in this process."""
+    """Runs stages in this process; those of the method ``failing`` fail."""
 
     jobs = 1
+
+    def __init__(self, failing=None):
+        self.failing = failing
 
     def run(self, queue, store, listener):
         class Reporter:
@@ -83,7 +91,8 @@ class Here:
 
         while (stage := queue.take()) is not None:
             listener.started(stage)
-            queue.finish(stage, attempt(stage, store, Reporter(), 1))
+            fails = self.failing is not None and self.failing in stage.label
+            queue.finish(stage, "out of luck" if fails else attempt(stage, store, Reporter(), 1))
 
 
 def test_numbers_gates_and_scenarios(agent, tmp_path, capsys):
@@ -143,15 +152,106 @@ def test_training_goes_on_and_its_gates_decide(agent, tmp_path, monkeypatch, cap
     tuned, *controls = data["methods"]
     assert tuned["method"] == "finetune(heads=by_name)"
     assert [c["method"] for c in controls] == ["scratch", "random_frozen"]
-    assert (tuned["recovery_steps"], tuned["forgotten"]["iqm"], tuned["final_share"]) == (None, 0, 0.5)
+    assert (tuned["recovery_steps"], tuned["forgotten"]["mean"], tuned["final_share"]) == (None, 0, 0.5)
     assert junit.get("failures") == "1"
     assert "Learning curves" in html
     capsys.readouterr()
     assert patch.main([str(tmp_path / "check.yaml"), "--out", str(tmp_path / "run")]) == 1
     assert "all 3 stages are done already" in capsys.readouterr().out
 
+    # The same id and keyword arguments, but other code: finished trainings are of another game.
+    record = tmp_path / "run" / "builds.json"
+    known = json.loads(record.read_text("utf-8"))
+    source = Path(patched_env.__file__).read_bytes()
+    assert known["new"]["sha256"] == hashlib.sha256(source).hexdigest()
+    known["old"]["sha256"] = known["new"]["sha256"] = hashlib.sha256(source + b"#").hexdigest()
+    again = [str(tmp_path / "check.yaml"), "--out", str(tmp_path / "run")]
+    known["old"]["task"]["kwargs"]["pay"] = 9.0  # another old build is no change of code
+    record.write_text(json.dumps(known), encoding="utf-8")
+    assert patch.main(again) == 2
+    assert "The code of the new build changed after trainings" in capsys.readouterr().err
+    assert patch.main([*again, "--dry-run"]) == 0  # which uses no training, and neither does this:
+    assert checked(tmp_path, agent)[0] == 0
+
+
+def test_a_failed_training_fails_the_check_in_every_file(agent, tmp_path, monkeypatch):
+    monkeypatch.setattr(patch, "launcher_of", lambda _: Here(failing="scratch"))
+    code, data, junit, html = checked(tmp_path, agent, steps=64, seeds=1, gates=[{"zero_shot": 0.5}])
+    assert (code, data["passed"]) == (1, False)
+    assert [gate["passed"] for gate in data["gates"]] == [True]
+    (failed,) = data["failed"]
+    assert "scratch" in failed["training"]
+    assert "out of luck" in failed["error"]
+    assert (junit.get("tests"), junit.get("failures"), junit.get("errors")) == ("2", "0", "1")
+    (error,) = junit.findall("./testsuite/testcase/error")
+    assert "out of luck" in error.get("message")
+    assert "FAILED" in Page(html).text
+    assert "Trainings that failed: 1." in html
+
+
+def test_forgotten_is_of_the_same_levels(agent, tmp_path, monkeypatch):
+    """The old build pays by its levels alone, so that no network forgets anything, whatever its seed."""
+    monkeypatch.setattr(patch, "launcher_of", lambda _: Here())
+    lucky = {"kwargs": {"pay": 1.0, "luck": 3.0}}
+    code, data, *_ = checked(
+        tmp_path,
+        agent,
+        old=lucky,
+        new={"kwargs": lucky["kwargs"]},
+        steps=64,
+        gates=[{"forgotten": 0}],
+    )
+    levels = data["zero_shot"]["old"]["by_seed"]
+    assert levels[0] != levels[1]
+    assert data["zero_shot"]["old"]["return"]["mean"] == pytest.approx(sum(levels) / 2)
+    assert data["methods"][0]["forgotten"] == {"mean": 0, "low": 0, "high": 0}
+    assert code == 0
+
+
+def test_a_score_that_does_not_hold_says_so(agent, tmp_path):
+    config = PatchConfig.model_validate({"agent": agent, **SMALL, "steps": 64, "gates": [{"recovered": 0.9}]})
+    checking = check.prepare(config)
+    curve = Curve([0, 32, 64, 96], [0, 4, 0, 4])
+    monkey = {"zero_shot": {"old": {"score": None, "return": {"mean": 4.0}}}}
+    result = {"method": "finetune(heads=by_name)", "missing_seeds": 0, "env_steps": 96, "hold": 3, "final_share": 1.0}
+    data = {**monkey, "methods": [result]}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gates, "curves_of", lambda *_: [curve])
+        (gate,) = gates.judge(checking, Store(tmp_path), data)
+        assert gate["gate"].endswith("within 96 env steps")
+        assert (
+            gate["measured"]
+            == "reached at 32 env steps, not held for 3 evaluations; the final score is 100 % of the old"
+        )
+        assert not gate["passed"]
+        data["zero_shot"]["old"]["return"]["mean"] = 1e-12
+        assert gates.judge(checking, Store(tmp_path), data)[0]["measured"] == gates.NO_SHARE
+    assert check.steps_to([curve], 0.9, 4) == [None]
+    assert check.steps_to([curve], 0.9, 4, 1) == [32]
+    assert check.steps_to([curve], 0.9, 1e-12, 1) == [None]
+
+
+def test_files_are_refused_before_anything_is_played(agent, tmp_path, capsys):
+    file = tmp_path / "check.yaml"
+    file.write_text(yaml.safe_dump({"agent": str(agent), **SMALL}), encoding="utf-8")
+    one, below = str(tmp_path / "one"), str(file / "page")
+    for options, sentence in (
+        (["--json", one, "--html", one], "--json PATH would overwrite the file of --html".replace("PATH", one)),
+        (["--json", str(file)], "would overwrite the check itself"),
+        (["--html", str(tmp_path)], "is a folder"),
+        (["--junit", below], "can't be written"),
+    ):
+        assert patch.main([str(file), *options]) == 2
+        printed = capsys.readouterr()
+        assert sentence in printed.err
+        assert "Before any training" not in printed.out
+    assert patch.main([str(file), "--dry-run", "--json", str(tmp_path / "new" / "a.json")]) == 0
+    assert not (tmp_path / "new").exists()
+
 
 MISSPELT = {"of": "observation", "name": "sid", "is": ">", "value": 1}
+LONG = {"of": "length", "is": ">", "value": 1}
+TWO = [{"finetune": {"heads": "by_name"}}, {"finetune": {"heads": "by_name", "carried_learning_rate": 1e-3}}]
 BAD = [
     ({"new": None}, "new=None is not allowed"),
     ({"gates": [{"zero_shot": 0.5, "forgotten": 0.1}]}, "one of zero_shot, recovered and forgotten"),
@@ -162,6 +262,11 @@ BAD = [
     ({"scenarios": [{"name": "a"}]}, "needs min or max"),
     ({"scenarios": [{"name": "a", "min": 2, "max": 1}]}, "above its max"),
     ({"scenarios": [{"name": "a", "min": 1}] * 2}, "listed twice"),
+    ({"scenarios": [{"name": "a", "min": 50, "measure": LONG}]}, "numbers from 0 to 1"),
+    ({"scenarios": [{"name": "a", "max": -0.1, "measure": LONG}]}, "numbers from 0 to 1"),
+    ({"scenarios": [{"name": "a", "min": 0, "measure": LONG}]}, "a min above 0 or a max below 1"),
+    ({"scenarios": [{"name": "a", "max": 1, "measure": LONG}]}, "a min above 0 or a max below 1"),
+    ({"steps": 9, "methods": TWO, "gates": [{"forgotten": 0.5, "method": "finetune"}]}, "fits several"),
     ({"scenarios": [{"name": "a", "min": 1, "measure": {"of": "info", "is": ">", "value": 1}}]}, "says its name"),
     ({"scenarios": [{"name": "a", "min": 1, "measure": MISSPELT}]}, "Did you mean 'side'"),
     ({"scenarios": [{"name": "a", "on": "old", "kwargs": {"wide": True}, "min": 1}]}, "scenario 'a': schema of"),

@@ -15,6 +15,7 @@ from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments.config.patch import Predicate, Scenario
 from graft.experiments.patching.check import level_of, on_old_build, share_of
+from graft.experiments.patching.infos import _number
 from graft.experiments.patching.play import check_predicate, played, scenario_task
 
 ID = "support.patched_env:Sides-v0"
@@ -74,9 +75,23 @@ def test_returns_and_lengths_are_of_whole_episodes(network):
 def test_infos_without_the_key_are_an_error(network):
     with pytest.raises(GraftError, match="No info had a number under 'word'"):
         share(network, of="info", name="word", compare="==", value=1)
+    # "found" is told from the second step on, and not in the last.
+    some = {"of": "info", "name": "found", "compare": "==", "value": 1}
+    assert share(network, **some, when="ever") == 1
+    for when in ("always", "end"):
+        with pytest.raises(GraftError, match=f"{2 * EPISODES if when == 'always' else EPISODES} infos had no number"):
+            share(network, **some, when=when)
     told = Predicate.model_validate({"of": "info", "name": "side", "is": ">", "value": 0})
     with pytest.raises(GraftError, match="has no infos"):
         check_predicate(told, Task("Graft/Dodge-v0"))
+
+
+def test_infos_are_numbers_or_nothing():
+    for value, number in ((3, 3), (True, 1), (np.float32(0.5), 0.5), (np.bool_(True), 1), (np.array(2), 2)):
+        assert _number(value) == number
+    assert (_number(10**400), _number(-(10**400))) == (np.inf, -np.inf)
+    for value in ("3", "nan", None, np.array([1.0]), np.array("3"), 1j):
+        assert np.isnan(_number(value))
 
 
 def test_a_name_of_planes_is_the_largest_of_their_cells():

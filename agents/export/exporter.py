@@ -54,12 +54,10 @@ class Exporter(ABC):
     """Writes agents in one format.
 
     Attributes:
-        meaning: a phrase, what reads it; ``graft export --help`` shows it.
         suffix: of the file; empty for a folder.
         marker: of a folder, a file that every folder of this format holds; others are not replaced.
     """
 
-    meaning: str
     suffix: str
     marker = ""
 

@@ -43,7 +43,6 @@ class GodotExporter(ModelExporter):
     """The plugin sends one array of numbers, and plays the largest logit of each choice, or numbers from -1 to 1."""
 
     name = "godot"
-    meaning = "the Godot RL Agents plugin, in a Sync node or an AIController"
 
     def interface(self, network: PolicyNetwork) -> Interface:
         schemas = network.schemas

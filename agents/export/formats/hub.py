@@ -47,7 +47,6 @@ class Score(NamedTuple):
 class HubExporter(Exporter):
     """The folder is complete; `huggingface-cli upload NAME FOLDER` pushes it."""
 
-    meaning = "the Hugging Face Hub: weights, card, ONNX model, checkpoint and replay"
     suffix = ""
     marker = beside(Path(f"{MODEL}.onnx"), "contract").name
 

@@ -69,7 +69,6 @@ class OnnxExporter(ModelExporter):
     """The inputs are the leaves of the observation, raw, and masks where the task has some."""
 
     name = "onnx"
-    meaning = "any ONNX runtime: raw observations in, actions out, with what they are drawn from"
 
     def interface(self, network: PolicyNetwork) -> Interface:
         return raw_interface(network)

@@ -30,7 +30,6 @@ class RslRlExporter(ModelExporter):
     """For box actions; they are scaled and clipped already, where rsl_rl leaves both to the environment."""
 
     name = "rsl_rl"
-    meaning = "what deploys policies of rsl_rl and Isaac Lab: `obs` in, `actions` out"
 
     def interface(self, network: PolicyNetwork) -> Interface:
         actions = network.schemas.action

@@ -18,7 +18,6 @@ from graft.errors import GraftError
 class SB3Exporter(Exporter):
     """PPO, DQN or SAC with the library's own MlpPolicy: only agents with the encoder mlp fit."""
 
-    meaning = "Stable-Baselines3: PPO.load, DQN.load or SAC.load, then predict and learn"
     suffix = ".zip"
 
     def write(self, agent: Agent, out: Path) -> list[str]:

@@ -21,7 +21,6 @@ from graft.errors import GraftError
 class TorchScriptExporter(ContractExporter):
     """The inputs of ``onnx``, in order, and the action alone."""
 
-    meaning = "torch::jit::load in C++, torch.jit.load in Python"
     suffix = ".pt"
 
     def interface(self, network: PolicyNetwork) -> Interface:

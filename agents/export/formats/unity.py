@@ -57,7 +57,6 @@ class UnityExporter(ModelExporter):
 
     name = "unity"
     quantisable = False
-    meaning = "Unity ML-Agents (Sentis, Inference Engine), in a Behavior Parameters component"
 
     def interface(self, network: PolicyNetwork) -> Interface:
         schemas = network.schemas

@@ -159,7 +159,10 @@ def test_a_mixture_goes_on_in_all_of_its_tasks(tmp_path, monkeypatch):
     "task",
     [
         Task("Graft/Pursuit-v0", {"team": "prey", "prey": [1, 3], "max_steps": 20}),
-        Task("Graft/TeamGather-v0", {"team": "all", "reds": [1, 2], "blues": 2, "max_steps": 10}),
+        pytest.param(
+            Task("Graft/TeamGather-v0", {"team": "all", "reds": [1, 2], "blues": 2, "max_steps": 10}),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )

@@ -191,6 +191,7 @@ def test_a_page_that_cannot_be_written_leaves_the_exit_code(experiment, capsys, 
     assert "Note: no page of it: report.html can't be written" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_results(experiment, tmp_path):
     undisturbed, config, _ = experiment
     process = command(config, "--out", tmp_path / "out", "--jobs", 1, start_new_session=True)

@@ -251,7 +251,6 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)  # imports everything in three processes
 def test_each_of_them_runs_through_the_command(tmp_path):
     copy = tmp_path / "site" / "graft"

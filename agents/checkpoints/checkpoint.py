@@ -48,6 +48,15 @@ def sealed(manifest: Mapping[str, Any]) -> tuple[str, bytes]:
     return digest, json.dumps({**manifest, "id": digest}, sort_keys=True, indent=1).encode()
 
 
+def unsealed(text: bytes) -> dict[str, Any] | None:
+    """What `sealed` made ``text`` of, with its id; None where it was truncated or altered."""
+    try:
+        manifest = json.loads(text)
+        return cast(dict[str, Any], manifest) if sealed(manifest)[1] == text else None
+    except (ValueError, AttributeError):
+        return None
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A saved policy network, with what is needed to rebuild it and its origin.
@@ -176,14 +185,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the checkpoint in ``folder``, as it was written; raises GraftError as `Checkpoint.load`."""
     if not folder.is_dir():
         raise GraftError(f"There is no checkpoint at {folder}; a checkpoint is a folder that holds {MANIFEST}.")
-    raw = _read(folder / MANIFEST)
-    try:
-        manifest = json.loads(raw)
-        intact = sealed(manifest)[1] == raw
-    except (ValueError, AttributeError):
-        intact = False
-    if not intact:
+    manifest = unsealed(_read(folder / MANIFEST))
+    if manifest is None:
         raise GraftError(f"Checkpoint file {folder / MANIFEST} was truncated or altered; restore it or train again.")
     if manifest["format"] != FORMAT:
         raise GraftError(f"Checkpoint {folder} has format {manifest['format']}; this version reads {FORMAT}.")
-    return cast(dict[str, Any], manifest)
+    return manifest

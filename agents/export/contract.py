@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.agents.checkpoints.checkpoint import Checkpoint, sealed
+from graft.agents.checkpoints.checkpoint import Checkpoint, sealed, unsealed
 from graft.agents.export.parity import Run, tied
 from graft.agents.export.ports import Interface
 from graft.agents.export.recording import Recording
@@ -104,13 +104,8 @@ def contract(
 def read_contract(model: Path) -> dict[str, Any]:
     """The contract beside a model; raises GraftError where it is missing, edited or of another version."""
     path = beside(model, "contract")
-    raw = read_bytes(path)
-    try:
-        found = json.loads(raw)
-        intact = sealed(found)[1] == raw
-    except (ValueError, AttributeError):
-        intact = False
-    if not intact:
+    found = unsealed(read_bytes(path))
+    if found is None:
         raise GraftError(f"{path} was truncated or edited: its text is not the one that its id seals; export again.")
     if found.get("contract") != FORMAT:
         raise GraftError(f"{path} has version {found.get('contract')}; this version of Graft reads {FORMAT}.")

@@ -35,10 +35,14 @@ def connectors(normalise: bool = True, clip: bool = False) -> dict[str, Any]:
 def towers(outputs: int, head: int = 0) -> dict[str, nn.Sequential]:
     """Encoders, policy and value of a module without shared layers."""
     torch.manual_seed(0)
-    encoder = lambda: nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh())  # noqa: E731
-    last = lambda n: (  # noqa: E731
-        nn.Sequential(nn.Linear(8, head), nn.ReLU(), nn.Linear(head, n)) if head else nn.Sequential(nn.Linear(8, n))
-    )
+
+    def encoder() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh())
+
+    def last(n: int) -> nn.Sequential:
+        hidden = [nn.Linear(8, head), nn.ReLU()] if head else []
+        return nn.Sequential(*hidden, nn.Linear(head or 8, n))
+
     names = ("encoder.actor_encoder.net.mlp", "encoder.critic_encoder.net.mlp", "pi.net.mlp", "vf.net.mlp")
     return dict(zip(names, (encoder(), encoder(), last(outputs), last(1)), strict=True))
 

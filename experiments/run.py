@@ -139,7 +139,7 @@ def launcher_of(arguments: argparse.Namespace) -> Launcher:
     return RayLauncher(arguments.jobs, arguments.workers, **given)
 
 
-def _read(words: Sequence[str]) -> tuple[AnyConfig, bool]:
+def read_config(words: Sequence[str]) -> tuple[AnyConfig, bool]:
     """The config, and whether overrides changed it."""
     from graft.experiments.config.experiment import load_config
     from graft.experiments.config.names import check_names
@@ -193,7 +193,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.schema:
         print(json.dumps(_schema(arguments.schema), indent=1))
         return 0
-    config, overridden = _read(arguments.config)
+    config, overridden = read_config(arguments.config)
     launcher = launcher_of(arguments)
     from graft.experiments.store.records import Store
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from graft.envs import GraftError, Task
     from graft.transfer import METHODS, transplant
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = ["METHODS", "Checkpoint", "GraftError", "PolicyNetwork", "Task", "__version__", "transplant"]
 

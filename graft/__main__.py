@@ -13,6 +13,7 @@ from graft.errors import unknown
 
 COMMANDS = {
     "run": ("graft.experiments.run", "pretrain, transfer by every method, and compare: an experiment from its config"),
+    "pretrain": ("graft.experiments.pretrain", "the sources of an experiment alone, as checkpoints to transfer from"),
     "patch": ("graft.experiments.patch", "what a changed game does to an agent, and what it takes to get it back"),
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
     "import": ("graft.experiments.import_agent", "an agent of another library, as a checkpoint"),

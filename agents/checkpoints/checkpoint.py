@@ -23,6 +23,7 @@ from graft.agents.checkpoints.old_names import translated
 from graft.agents.networks.box_units import KEY, SCALED
 from graft.agents.networks.encoder import Stem
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, build_network
+from graft.agents.pretrained import checkpoint_folder, pretrained
 from graft.envs.builtin.old_views import DEFAULTS, with_view
 from graft.envs.core.naming import NAMES
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
@@ -132,14 +133,14 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path | str) -> Checkpoint:
-        """Read ``folder``; raises GraftError for a missing, truncated or altered file, or another format version.
+        """Read ``folder`` (see `checkpoint_folder`); raises GraftError for a missing, truncated or altered file, or another format version.
 
         Of earlier versions, names of observations and actions are translated (`translated`), policies of boxes that
         played in the environment's numbers are converted to today's units (`scaled`), tasks of built-in games say the
         view that was their default (`with_view`), others that they show no masks where they did not (`without_masks`),
         and networks the options that were their defaults (`with_old_defaults`).
         """
-        folder = Path(folder)
+        folder = checkpoint_folder(folder)
         if not folder.exists() and _previous(folder).exists():
             folder = _previous(folder)
         manifest = read_manifest(folder)
@@ -183,8 +184,12 @@ def _read(path: Path) -> bytes:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the checkpoint in ``folder``, as it was written; raises GraftError as `Checkpoint.load`."""
+    folder = checkpoint_folder(folder)
     if not folder.is_dir():
-        raise GraftError(f"There is no checkpoint at {folder}; a checkpoint is a folder that holds {MANIFEST}.")
+        raise GraftError(
+            f"There is no checkpoint at {folder}; a checkpoint is a folder that holds {MANIFEST}, or one that comes with "
+            f"Graft: {', '.join(pretrained())}."
+        )
     manifest = unsealed(_read(folder / MANIFEST))
     if manifest is None:
         raise GraftError(f"Checkpoint file {folder / MANIFEST} was truncated or altered; restore it or train again.")

@@ -189,7 +189,9 @@ class SourceConfig(TaskSection):
     """A task to pretrain on, or the folder of a checkpoint trained before."""
 
     name: Annotated[str, Field(min_length=1, max_length=40)] | None = Field(None, description="for tables and plots")
-    checkpoint: Path | None = Field(None, description="folder of a checkpoint, instead of a task")
+    checkpoint: Path | None = Field(
+        None, description="folder of a checkpoint, or the name of one that comes with Graft, instead of a task"
+    )
     backend: str | None = Field(None, description="who pretrains it, where that is not the experiment's backend")
     methods: Annotated[list[Any], _list(Named)] | None = Field(
         None, description="for this source instead of the common ones"
@@ -197,6 +199,17 @@ class SourceConfig(TaskSection):
     licence: Licence | None = Field(
         None, description="SPDX id of the licence it is under; by default what its checkpoint says"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pretrained(cls, data: Any) -> Any:
+        """``foundation`` alone is the checkpoint of this name that comes with Graft."""
+        name = data.get("id") if isinstance(data, dict) and len(data) == 1 else None
+        if not isinstance(name, str) or not name.isidentifier():  # as no id with a version is
+            return data
+        from graft.agents.pretrained import pretrained
+
+        return {"checkpoint": name, "name": name} if name in pretrained() else data
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

@@ -75,6 +75,7 @@ IS_DIRECTION, IS_SOLID, IS_SUPPORT = (THINGS.index(f"{MARK}{word}") for word in 
 SHOT_PLANES = tuple(THINGS.index(f"{MARK}{word}") for word in ("fast", "mobile", "projectile", "rising"))
 
 CONTROL_WEIGHTS = (5, 2, 2, 1)
+MOVEMENT_WEIGHTS = (6, 2, 1, 2, 2, 2, 2, 2)  # most of what there is to pick up or to keep clear of in games stands still
 TOUCH_WEIGHTS = (5, 5, 3, 1, 1, 1, 2, 0)  # a support is drawn where the player jumps
 SENSIBLE: tuple[tuple[int, ...], ...] = (
     (STILL, FALLING, RISING, ACROSS, WANDERING, PATROLLING, CHASING),
@@ -173,7 +174,7 @@ class _Draw:
         """Kind ``k``: its movement and pace, how many there are or how often one enters, and how it is shown."""
         at, control = KIND + k * WIDTH, self.memo[CONTROL]
         allowed = [STILL] if touch == KEY else self.movements[touch]
-        movement = FALLING if control == SIDEWAYS and FALLING in allowed else allowed[self._from(0, len(allowed))]
+        movement = FALLING if control == SIDEWAYS and FALLING in allowed else self._weighted(allowed, MOVEMENT_WEIGHTS)
         keen, side = 25 * self._from(1, 5), self._from(LEFT, RIGHT + 1)
         pace, amount, rate, road = USUAL, 0, 0, 0
         if movement in FLOWING:

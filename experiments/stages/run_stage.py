@@ -186,7 +186,7 @@ class _StageRun(NamedTuple):
         if known := self.resumption.starts:  # of what the snapshot is of
             possible = {known["taken"]: possible[known["taken"]]}
         sessions = {
-            name: TransferSession.begin(method, source, stage.schemas, stage.network, seed)
+            name: TransferSession.begin(method, source, stage.schemas, stage.network, seed, self._value_scale())
             for name, method in (possible or {"": stage.method}).items()
         }
         first = next(iter(sessions.values()))
@@ -197,6 +197,12 @@ class _StageRun(NamedTuple):
         means = {name: float(returns.mean()) for name, returns in starts.items()}
         self.resumption.starts = {"taken": best_start(starts), "return_means": means}
         return sessions[self.resumption.starts["taken"]], self.resumption.starts
+
+    def _value_scale(self) -> float:
+        """Rewards as this stage's algorithm sees them, over rewards as the source's algorithm saw them."""
+        record: Mapping[str, Any] = {} if self.source is None else self.source.record.get("stage") or {}
+        seen = float(record.get("algorithm", {}).get("reward_scale", 1.0))
+        return self.stage.algorithm.reward_scale / seen
 
     def _start_returns(self, network: PolicyNetwork) -> NDArray[np.float64]:
         """Returns of a network before training, on other levels than those of its training and evaluations."""

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from graft.agents.checkpoints.checkpoint import read_manifest
+from graft.agents.pretrained import pretrained
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -138,3 +141,9 @@ def test_an_empty_folder(installed, tmp_path):
     graft(installed, tmp_path, "run", "quickstart", *small, "methods=[frozen]", "--out", "out")
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     assert json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+
+
+def test_checkpoints_that_come_with_it_are_whole(installed):
+    for name in pretrained():
+        folder = installed / "graft" / "agents" / "pretrained" / name
+        assert {*read_manifest(folder)["files"], "README.md"} <= {path.name for path in folder.iterdir()}

@@ -68,7 +68,7 @@ class Server:
         """The answer, or the error as JSON."""
         try:
             if self._open > CLIENTS:
-                raise Refused(503, f"{CLIENTS} clients are connected, and no more are taken; try again.")
+                raise Refused(503, f"{CLIENTS} requests are open, and no more are taken; try again.")
             return await handler(request)
         except GraftError as error:
             refusal = error

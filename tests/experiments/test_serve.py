@@ -27,6 +27,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.parity import tied
 from graft.agents.serving.model import Model
 from graft.experiments import serve
+from graft.experiments.serving import server
 from graft.experiments.serving.batcher import ROWS, Batcher
 from graft.experiments.serving.requests import read_request
 from graft.experiments.serving.server import Server
@@ -230,6 +231,22 @@ def test_a_model_is_swapped_for_what_lies_there_now_or_refused(agent, batcher, t
             async with client.post("/swap") as answer:
                 assert "other actions (names: -down) than" in (await answer.json())["error"]
             assert await asked(client, obs=states.observations.tolist()) == fresh
+
+    asyncio.run(talk())
+
+
+def test_bodies_that_do_not_come_and_too_many_clients_are_refused(batcher, monkeypatch):
+    async def talk():
+        async with served(batcher(), patience=0.2) as client:
+            reader, writer = await asyncio.open_connection(client.host, client.port)
+            writer.write(b"POST /decide HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+            head = await reader.readline()
+            assert head.startswith(b"HTTP/1.1 408 ")
+            writer.close()
+            monkeypatch.setattr(server, "CLIENTS", 1)
+            async with client.ws_connect("/ws"):
+                status, found = await asked(client, obs=[[0] * 4])
+            assert (status, found["error"]) == (503, "1 requests are open, and no more are taken; try again.")
 
     asyncio.run(talk())
 

@@ -49,7 +49,7 @@ class Squad:
             raise GraftError(f"budget_ms={budget_ms} is not allowed; more than 0 is needed, or None for no limit.")
         self.n, self.frames, self.budget_ms = n, frames, budget_ms
         self._model, self._rng = Model.of(agent), np.random.default_rng(seed) if sampled else None
-        self._ends = np.linspace(0, n, frames + 1).astype(int).tolist()  # of the frames' shares
+        self._ends: list[int] = np.linspace(0, n, frames + 1).astype(int).tolist()  # of the frames' shares
         self._first, self._late = 0, n  # who is next, and how many are overdue
         self._actions: Array | None = None
         self._frame = self._decided = self._over = 0

@@ -20,7 +20,7 @@ from graft.agents.serving.model import Model
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 
-FAST = ("discrete", "squashed")
+FAST = ("discrete",)
 
 
 def of(network):

@@ -5,5 +5,6 @@ Importing this package imports torch but no reinforcement-learning library; thos
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
+from graft.agents.serving.squad import Squad
 
-__all__ = ["Checkpoint", "NetworkConfig", "PolicyNetwork"]
+__all__ = ["Checkpoint", "NetworkConfig", "PolicyNetwork", "Squad"]

@@ -17,7 +17,8 @@ DESCRIPTION = """Times, side by side on one core (scaling: on all of them):
   train     PPO by Graft beside plain Stable-Baselines3, RLlib, sbx-rl and rsl-rl-lib (installed into runs/bench):
             full training, a frozen encoder, nature_cnn, an mlp; and where the time goes
   scaling   what more env runners, learners and a GPU give the RLlib backend: a game with 1 and 2 workers,
-            and an environment that sleeps with up to --runners, of which each takes about 400 MB"""
+            and an environment that sleeps with up to --runners, of which each takes about 400 MB
+  npc       decisions for 1,000 NPCs a frame: agents.Squad beside Stable-Baselines3's predict"""
 
 EXAMPLES = """examples:
   graft bench envs --num-envs 1024 --rounds 5
@@ -26,10 +27,11 @@ EXAMPLES = """examples:
   graft bench backends --rounds 5
   graft bench train --only mlp --rounds 7
   graft bench scaling --rounds 3 --runners 16
+  graft bench npc --rounds 9
 """
 
 
-WHAT = ("envs", "adapters", "methods", "backends", "train", "scaling")
+WHAT = ("envs", "adapters", "methods", "backends", "train", "scaling", "npc")
 
 
 @command

@@ -18,6 +18,7 @@ COMMANDS = {
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
     "import": ("graft.experiments.import_agent", "an agent of another library, as a checkpoint"),
     "export": ("graft.experiments.export", "an agent as a file: ONNX, Unity, Godot, rsl_rl, TorchScript, SB3, a hub"),
+    "serve": ("graft.experiments.serve", "decisions of an agent over HTTP and WebSocket, for many clients at once"),
     "inspect": ("graft.experiments.inspect", "what a checkpoint is, where it comes from, and how two of them differ"),
     "report": ("graft.experiments.report.__main__", "the results of one run or several as one HTML file"),
     "compare": ("graft.experiments.compare", "two runs side by side"),

@@ -115,6 +115,17 @@ def read_contract(model: Path) -> dict[str, Any]:
     return contents
 
 
+def checked_model(model: Path) -> tuple[bytes, dict[str, Any]]:
+    """A model's file and its contract; raises GraftError where they do not belong together, too."""
+    data, found = read_bytes(model), read_contract(model)
+    if digest(data) != found["model"].get("sha256"):
+        raise GraftError(
+            f"{model} is not the model of its contract ({len(data):,} bytes, the contract's has "
+            f"{found['model'].get('bytes')}): one of them is of another export, truncated or edited; export again."
+        )
+    return data, found
+
+
 def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()

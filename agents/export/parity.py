@@ -89,14 +89,14 @@ def tied(scores: Array, actions: ActionSchema) -> NDArray[np.bool_]:
     found = np.zeros(len(scores), np.bool_)
     if actions.kind == "box":
         return found
-    for values in _choices(scores, actions):
+    for values in choices(scores, actions):
         if values.shape[1] > 1:
             second, best = np.partition(values, (-2, -1), 1)[:, -2:].T
             found |= best - second <= TOLERANCE * np.maximum(1.0, np.abs(best))
     return found
 
 
-def _choices(scores: Array, actions: ActionSchema) -> list[Array]:
+def choices(scores: Array, actions: ActionSchema) -> list[Array]:
     """The scores of each choice, (N, size); one choice where the schema has no sizes."""
     return np.split(scores, np.cumsum(actions.sizes)[:-1], 1) if actions.sizes else [scores]
 
@@ -119,10 +119,10 @@ def _actions(found: Array, expected: Array, scores: Array, actions: ActionSchema
         off = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
         _refuse(off, found, expected, "action", what, start)
         return float(off.max(initial=0))
-    choices = _choices(scores, actions)
+    of_choices = choices(scores, actions)
     mine, theirs = found.reshape(len(found), -1), expected.reshape(len(expected), -1)
     off, rows = np.zeros(mine.shape), np.arange(len(found))
-    for index, values in enumerate(choices):
+    for index, values in enumerate(of_choices):
         gap = values[rows, theirs[:, index]] - values[rows, mine[:, index]]
         off[:, index] = np.abs(gap) / np.maximum(1.0, np.abs(values[rows, theirs[:, index]]))
     off = np.where(mine == theirs, 0, off)

@@ -14,6 +14,9 @@ from graft.agents.networks.box_units import from_units
 from graft.agents.networks.policy_network import NEVER, PolicyNetwork, build_network, split_choices
 from graft.envs.core.schema import ActionSchema, Schemas
 
+SQUASHED = "low + (tanh(mean + std * noise) + 1) / 2 * (high - low), with normal noise"
+"""How actions of a squashed distribution are drawn, as contracts say it."""
+
 
 class Decision(NamedTuple):
     """What a policy decides in N states.
@@ -128,7 +131,7 @@ def score_ports(network: PolicyNetwork) -> tuple[tuple[Port, ...], str]:
     std = Port("std", size, names=names, meaning="standard deviations of `mean`")
     if distribution == "squashed":
         mean = Port("mean", size, names=names, meaning="means before the tanh")
-        return (mean, std), "low + (tanh(mean + std * noise) + 1) / 2 * (high - low), with normal noise"
+        return (mean, std), SQUASHED
     mean = Port("mean", size, names=names, meaning="means in the environment's numbers, before they are clipped")
     return (mean, std), "mean + std * noise, with normal noise, then clipped to low and high"
 

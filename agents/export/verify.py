@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.export.contract import beside, described_interface, digest, read_bytes, read_contract
+from graft.agents.export.contract import beside, checked_model, described_interface, digest, read_bytes
 from graft.agents.export.exporter import EXPORTERS, ContractExporter
 from graft.agents.export.parity import FORBIDDEN, TOLERANCE, Run
 from graft.agents.export.ports import Arrays
@@ -26,12 +26,7 @@ def verify(model: Path, checkpoint: Checkpoint | None = None) -> list[str]:
     Raises:
         GraftError: a file that is missing, truncated, edited or of another export, or a model that gives other numbers.
     """
-    data, found = read_bytes(model), read_contract(model)
-    if digest(data) != found["model"].get("sha256"):
-        raise GraftError(
-            f"{model} is not the model of its contract ({len(data):,} bytes, the contract's has "
-            f"{found['model'].get('bytes')}): one of them is of another export, truncated or edited; export again."
-        )
+    data, found = checked_model(model)
     path = beside(model, "vectors")
     vectors = read_bytes(path)
     if digest(vectors) != found["vectors"].get("sha256"):

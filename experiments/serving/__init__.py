@@ -1,0 +1,1 @@
+"""A server of decisions, for engines that cannot load ONNX."""

@@ -1,0 +1,126 @@
+"""Requests of several clients, decided in one forward pass."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graft.agents.export.ports import Arrays
+from graft.agents.serving.model import Decided, Model
+from graft.agents.serving.times import Times
+from graft.errors import GraftError
+
+ROWS = 4096
+"""Most NPCs of a request; a pass takes further requests until it has as many."""
+
+
+class Refused(GraftError):
+    """A request that is not answered; ``status`` is HTTP's."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class _Waiting(NamedTuple):
+    inputs: Arrays
+    rows: int
+    answer: asyncio.Future[tuple[Decided, str]]
+
+
+class Batcher:
+    """Decides requests in the order in which they come. While one pass runs, the requests of the next one gather.
+
+    Args:
+        agent: a checkpoint's folder or an ONNX file, read again by `swap`.
+        limit: requests that may wait; others are refused.
+        rng: draws the actions; None plays the most likely ones.
+    """
+
+    def __init__(self, agent: Path, limit: int, rng: np.random.Generator | None = None) -> None:
+        self._agent, self._rng, self._limit = agent, rng, limit
+        self.model = Model.of(agent)
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(limit)
+        self._thread, self._swapping, self._times = ThreadPoolExecutor(1), asyncio.Lock(), Times()
+        self._requests = self._rows = self._passes = self._refused = self._swaps = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Decide until the end of the block."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            self._thread.shutdown()
+
+    async def decide(self, inputs: Arrays) -> tuple[list[Any], str]:
+        """Actions of one request, and the hash of the model that decided; raises Refused."""
+        start, rows = time.perf_counter(), len(next(iter(inputs.values())))
+        waiting = _Waiting(inputs, rows, asyncio.get_running_loop().create_future())
+        try:
+            self._queue.put_nowait(waiting)
+        except asyncio.QueueFull:
+            raise Refused(503, f"{self._limit} requests wait already, and no more are taken; try again.") from None
+        decided, version = await waiting.answer
+        if not decided.finite.all():
+            row = int(np.argmin(decided.finite))
+            raise Refused(422, f"The policy's outputs in row {row} are not finite; its observation is too large.")
+        self._requests, self._rows = self._requests + 1, self._rows + rows
+        self._times.add(time.perf_counter() - start)
+        return decided.actions.tolist(), version
+
+    async def _run(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while sum(one.rows for one in batch) < ROWS and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            model = self.model
+            inputs = {name: np.concatenate([one.inputs[name] for one in batch]) for name in batch[0].inputs}
+            try:
+                loop = asyncio.get_running_loop()
+                found = await loop.run_in_executor(self._thread, model.decide, inputs, self._rng)
+            except Exception as error:  # onnxruntime's own; the server goes on
+                for one in batch:
+                    if not one.answer.done():
+                        one.answer.set_exception(Refused(500, f"The model failed ({type(error).__name__})."))
+                continue
+            self._passes += 1
+            start = 0
+            for one in batch:
+                part = Decided(*(values[start : start + one.rows] for values in found))
+                start += one.rows
+                if not one.answer.done():  # its client has left
+                    one.answer.set_result((part, model.version))
+
+    async def swap(self) -> str:
+        """Read the agent again, while the old model goes on deciding; returns the new one's hash.
+
+        Raises:
+            GraftError: a model of another contract, or none; the old one goes on.
+        """
+        if self._swapping.locked():
+            raise Refused(409, "A model is being loaded already; wait for its answer.")
+        async with self._swapping:
+            self.model = await asyncio.to_thread(self.model.successor, self._agent)
+            self._swaps += 1
+            return self.model.version
+
+    def refused(self) -> None:
+        """Count a request that was answered by an error."""
+        self._refused += 1
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start; milliseconds from a read request to its answer, of the latest 4,096."""
+        counts = {"requests": self._requests, "npcs": self._rows, "passes": self._passes, "refused": self._refused}
+        queue = {"queue": self._queue.qsize(), "queue_limit": self._limit, "swaps": self._swaps}
+        return {"model": self.model.version, **counts, **queue, **self._times.summary()}

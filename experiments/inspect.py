@@ -90,11 +90,10 @@ def _run(console: Console, folder: Path, members: list[Member], verify: bool) ->
 def _diff(console: Console, first: Path, second: Path) -> int:
     from graft.agents.checkpoints.checkpoint import Checkpoint
     from graft.experiments.report.inspection import changes, changes_table, difference_lines
-    from graft.experiments.store.lineage import Member
 
-    checkpoints = Checkpoint.load(first), Checkpoint.load(second)
-    console.print(changes_table(changes(*(c.tensors for c in checkpoints)), (str(first), str(second))))
-    for line in difference_lines(Member.read(first), Member.read(second)):
+    a, b = Checkpoint.load(first), Checkpoint.load(second)
+    console.print(changes_table(changes(a.tensors, b.tensors), (str(first), str(second))))
+    for line in difference_lines(a, b):
         console.print(line)
     return 0
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from graft.agents.export.onnx_file import packages
 from graft.agents.export.parity import Run
 from graft.agents.export.ports import Interface
-from graft.agents.export.recording import CHUNK, Recording
+from graft.agents.export.recording import Recording
+from graft.agents.parity import CHUNK
 from graft.agents.training.evaluate import play_episodes
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task

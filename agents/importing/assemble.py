@@ -18,6 +18,7 @@ from torch import Tensor
 from graft.agents.importing.foreign import WHOLE, ForeignPolicy, Layer, Statistics, parts_of
 from graft.agents.networks.activation import Activation
 from graft.agents.networks.box_units import from_units
+from graft.agents.networks.encoders.branches import part_key
 from graft.agents.networks.normaliser import CLIP, EPSILON, RESOLUTION
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, can_play
 from graft.envs.core.schema import ObservationSchema, Schemas
@@ -68,7 +69,6 @@ class _Encoder(NamedTuple):
     options: dict[str, Any]
     tensors: dict[str, Tensor]  # by names within the encoder
     rows: list[Row]
-    width: int
 
 
 class _Towers(NamedTuple):
@@ -115,7 +115,7 @@ def assemble(policy: ForeignPolicy, schemas: Schemas) -> Assembly:
         raise GraftError(f"The file's agent ({policy.kind}) cannot play the {schemas.action.kind} actions of the task.")
     network = PolicyNetwork(schemas, config, seed=0)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    rows = list(encoder.rows)
+    rows = [row._replace(to=f"encoder.{row.to}") for row in encoder.rows]
     for name, tensor in encoder.tensors.items():
         if state[f"encoder.{name}"].shape != tensor.shape:
             raise GraftError(
@@ -126,7 +126,7 @@ def assemble(policy: ForeignPolicy, schemas: Schemas) -> Assembly:
     _heads(policy, towers, schemas, state, rows, notes)
     network.load_exactly(state)
     network.eval()
-    return Assembly(network, _described(policy, rows), notes.unused, notes.made)
+    return Assembly(network, rows, notes.unused, notes.made)
 
 
 def _listed(values: Sequence[Any]) -> str:
@@ -150,6 +150,9 @@ def _check(policy: ForeignPolicy, schemas: Schemas) -> None:
             f"The file's policy reads {_listed(list(policy.extractors)) or 'one observation'}, the task shows "
             f"{_listed(list(parts)) or 'one observation'}."
         )
+    for name, layers in policy.extractors.items():
+        if name in policy.statistics and (parts[name].kind == "pixels" or any(layer.convolves for layer in layers)):
+            raise GraftError("Statistics of pictures are not read; pixels are divided by 255.")
     width = sum(_features(parts[name], layers) for name, layers in policy.extractors.items())
     for tower in (policy.policy, policy.value):
         for layer in (*policy.trunk, *tower)[:1]:
@@ -259,18 +262,12 @@ def _encoder(policy: ForeignPolicy, schemas: Schemas, notes: _Notes) -> tuple[_E
         return _branches(policy, parts)
     extractor, part = policy.extractors[WHOLE], parts[WHOLE]
     if any(layer.convolves for layer in extractor):
-        if WHOLE in policy.statistics:
-            raise GraftError("Statistics of pictures are not read; pixels are divided by 255.")
-        encoder = _convolutions(extractor, part, policy)
-        rest = policy.trunk
-        return encoder, _Towers((*rest, *policy.policy), _value(rest, policy), (0, 0)), extractor[-1].activation
+        return _convolutions(extractor, part, policy), _after(policy.trunk, policy), extractor[-1].activation
     trunk = (*extractor, *policy.trunk)
     first = trunk[0].activation if trunk else None
     shared = _run_of(trunk, first)
     if shared:
-        encoder = _mlp([[layer] for layer in shared], part, policy)
-        rest = trunk[len(shared) :]
-        return encoder, _Towers((*rest, *policy.policy), _value(rest, policy), (0, 0)), first
+        return _mlp([[layer] for layer in shared], part, policy), _after(trunk[len(shared) :], policy), first
     policy_tower, value_tower = policy.policy, policy.value
     if any(layer.activation is None for layer in policy_tower[:-1]):
         raise GraftError("The file's policy has a hidden layer without an activation, which is not read.")
@@ -289,52 +286,34 @@ def _encoder(policy: ForeignPolicy, schemas: Schemas, notes: _Notes) -> tuple[_E
     return encoder, towers, first
 
 
-def _value(rest: tuple[Layer, ...], policy: ForeignPolicy) -> tuple[Layer, ...]:
-    """The value's tower after the trunk's layers that no encoder holds: each head has its own of these."""
-    return (*rest, *policy.value) if policy.value else ()
+def _after(rest: tuple[Layer, ...], policy: ForeignPolicy) -> _Towers:
+    """Of the trunk's layers that no encoder holds: each head has its own of these."""
+    return _Towers((*rest, *policy.policy), (*rest, *policy.value) if policy.value else (), (0, 0))
 
 
 def _run_of(layers: Sequence[Layer], activation: Activation | None) -> tuple[Layer, ...]:
-    """The first layers, as far as they have this activation."""
-    count = next(
-        (i for i, layer in enumerate(layers) if layer.activation != activation or layer.convolves), len(layers)
-    )
-    return tuple(layers[:count]) if activation is not None else ()
+    """The first layers, as far as they have this activation; none of those without one."""
+    return tuple(itertools.takewhile(lambda layer: activation is not None and layer.activation == activation, layers))
 
 
 def _side_by_side(layers: Sequence[Layer], place: str, first: bool) -> tuple[Tensor, Tensor, list[Row]]:
     """Weight and bias of layers next to each other, which read the same (``first``) or each its own."""
     weights = [layer.weight for layer in layers]
-    weight = torch.cat(weights) if first else _block_diagonal(weights)
+    weight = torch.cat(weights) if first else torch.block_diag(*weights)
     rows, top, left = [], 0, 0
     for layer in layers:
         down, right = top + layer.outputs, left + layer.weight.shape[1]
-        rows_of, columns = f"{top}:{down}", ":" if first else f"{left}:{right}"
-        whole = len(layers) == 1
-        rows += _rows(
-            layer,
-            f"{place}.weight",
-            f"{place}.bias",
-            "" if whole else f"[{rows_of}, {columns}]",
-            "" if whole else f"[{rows_of}]",
-        )
+        at = "" if len(layers) == 1 else f"{top}:{down}", ":" if first else f"{left}:{right}"
+        rows += _rows(layer, place, *at)
         top, left = down, right
     return weight, torch.cat([layer.bias for layer in layers]), rows
 
 
-def _block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
-    """The blocks along the diagonal, zeros beside them."""
-    made = torch.zeros(sum(block.shape[0] for block in blocks), sum(block.shape[1] for block in blocks))
-    top = left = 0
-    for block in blocks:
-        made[top : top + block.shape[0], left : left + block.shape[1]] = block
-        top, left = top + block.shape[0], left + block.shape[1]
-    return made
-
-
-def _rows(layer: Layer, weight: str, bias: str, at: str = "", bias_at: str = "") -> list[Row]:
-    places = ((layer.names[0], layer.weight, weight + at), (layer.names[1], layer.bias, bias + bias_at))
-    return [Row(name, tuple(tensor.shape), to) for name, tensor, to in places if name]
+def _rows(layer: Layer, place: str, rows: str = "", columns: str = ":") -> list[Row]:
+    """Where weight and bias went: whole, or into these ``rows`` and ``columns``."""
+    at = (f"[{rows}, {columns}]", f"[{rows}]") if rows else ("", "")
+    places = ((layer.names[0], layer.weight, f"weight{at[0]}"), (layer.names[1], layer.bias, f"bias{at[1]}"))
+    return [Row(name, tuple(tensor.shape), f"{place}.{to}") for name, tensor, to in places if name]
 
 
 def _mlp(
@@ -353,13 +332,11 @@ def _mlp(
     options: dict[str, Any] = {"widths": [sum(layer.outputs for layer in layers) for layers in sides]}
     options["activation"] = sides[0][0].activation
     if (known := policy.statistics.get(name)) is not None:
-        if part.kind == "pixels":
-            raise GraftError("Statistics of pictures are not read; pixels are divided by 255.")
         statistics, more = _statistics(known, math.prod(part.shape))
         tensors |= {f"blocks.0.0.{n}": t for n, t in statistics.items()}
         options |= {"normalise": True, **more}
         rows += [Row(n, (math.prod(part.shape),), "blocks.0.0") for n in known.names]
-    return _Encoder("mlp", options, tensors, rows, sum(layer.outputs for layer in sides[-1]))
+    return _Encoder("mlp", options, tensors, rows)
 
 
 def _statistics(known: Statistics, size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -403,8 +380,8 @@ def _convolutions(layers: Sequence[Layer], part: ObservationSchema, policy: Fore
         if index == 0 and part.kind == "pixels" and policy.pixels != 255.0:
             weight = weight * (255.0 / policy.pixels)
         tensors |= {f"{place}.weight": weight, f"{place}.bias": layer.bias}
-        rows += _rows(layer, f"{place}.weight", f"{place}.bias")
-    return _Encoder("nature_cnn" if nature else "grid_cnn", options, tensors, rows, last.outputs)
+        rows += _rows(layer, place)
+    return _Encoder("nature_cnn" if nature else "grid_cnn", options, tensors, rows)
 
 
 def _branches(
@@ -416,7 +393,7 @@ def _branches(
     activation = sides[0].activation
     if activation is None:
         raise GraftError("A policy over several parts of an observation needs a hidden layer.")
-    weight, bias, _ = _side_by_side(sides, "joins", first=True)
+    weight, bias, joined = _side_by_side(sides, "joins.*", first=True)
     tensors: dict[str, Tensor] = {"blocks.0.bias": bias}
     rows: list[Row] = []
     encoders: dict[str, Any] = {}
@@ -432,23 +409,15 @@ def _branches(
         else:
             inner, columns = _as_it_is(part, policy, name), torch.cat([columns, -columns], 1)
         encoders[name] = {"encoder": inner.name, "options": inner.options}
-        tensors |= {f"blocks.0.parts.{_key(name)}.{n}": t for n, t in inner.tensors.items()}
-        tensors[f"blocks.0.joins.{_key(name)}.weight"] = columns
-        rows += [row._replace(to=f"blocks.0.parts.{_key(name)}.{row.to}") for row in inner.rows]
-    top = 0
-    for layer in sides:
-        at = "" if len(sides) == 1 else f"[{top}:{top + layer.outputs}]"
-        rows += _rows(layer, "blocks.0.joins.*.weight", "blocks.0.bias", at, at)
-        top += layer.outputs
-    encoder = _Encoder(
-        "branches",
-        {"features": len(weight), "encoders": encoders, "activation": activation},
-        tensors,
-        rows,
-        len(weight),
-    )
+        place = f"blocks.0.parts.{part_key(name)}"
+        tensors |= {f"{place}.{n}": t for n, t in inner.tensors.items()}
+        tensors[f"blocks.0.joins.{part_key(name)}.weight"] = columns
+        rows += [row._replace(to=f"{place}.{row.to}") for row in inner.rows]
+    rows += [row._replace(to=f"blocks.0.{row.to.replace('joins.*.bias', 'bias')}") for row in joined]
+    options = {"features": len(weight), "encoders": encoders, "activation": activation}
+    encoder = _Encoder("branches", options, tensors, rows)
     if trunk:
-        return encoder, _Towers((*trunk[1:], *policy.policy), _value(trunk[1:], policy), (0, 0)), activation
+        return encoder, _after(trunk[1:], policy), activation
     reads = (0, policy.policy[0].outputs if policy.value else 0)
     return encoder, _Towers(policy.policy[1:], policy.value[1:], reads), activation
 
@@ -461,13 +430,6 @@ def _as_it_is(part: ObservationSchema, policy: ForeignPolicy, name: str) -> _Enc
     same = Layer(torch.eye(count), torch.zeros(count), ("", None))
     both = _deepened((same,), 2)[0]
     return _mlp([[both]], part, policy, name)
-
-
-def _key(part: str) -> str:
-    """As in `branches`."""
-    from graft.agents.networks.encoders.branches import _key as key
-
-    return key(part)
 
 
 def _heads(
@@ -490,13 +452,13 @@ def _heads(
             bias[: layer.outputs] = layer.bias
             state |= {f"{place}.weight": weight, f"{place}.bias": bias}
             whole = weight.shape == layer.weight.shape
-            at = "" if whole else f"[:{layer.outputs}, {left}:{left + layer.weight.shape[1]}]"
-            rows += _rows(layer, f"{place}.weight", f"{place}.bias", at, "" if whole else f"[:{layer.outputs}]")
+            at = "" if whole else f":{layer.outputs}", f"{left}:{left + layer.weight.shape[1]}"
+            rows += _rows(layer, place, *at)
     if policy.spread is not None:
         weight = torch.zeros_like(state["policy.spread.weight"])
         weight[:, : policy.spread.weight.shape[1]] = policy.spread.weight
         state |= {"policy.spread.weight": weight, "policy.spread.bias": policy.spread.bias}
-        rows += _rows(policy.spread, "policy.spread.weight", "policy.spread.bias")
+        rows += _rows(policy.spread, "policy.spread")
     elif "policy.spread.weight" in state:
         state["policy.spread.weight"].zero_()
         state["policy.spread.bias"].fill_(SPREAD)
@@ -511,11 +473,3 @@ def _heads(
         units = from_units(schemas.action).inverse()
         for name in ("policy.out.weight", "policy.out.bias", "policy.log_std"):
             state[name] = units.of_rows(name, state[name])
-
-
-def _described(policy: ForeignPolicy, rows: Sequence[Row]) -> list[Row]:
-    """Rows with whole names of places, one for each tensor of the file and place; those of layers that were added left
-    out.
-    """
-    heads = ("policy.", "value.")
-    return [row if row.to.startswith(heads) else row._replace(to=f"encoder.{row.to}") for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -73,6 +74,10 @@ class Statistics(NamedTuple):
     clip: float = math.inf
     names: tuple[str, ...] = ()
 
+    def apply(self, x: Tensor) -> Tensor:
+        """What is played of observations (N, D)."""
+        return ((x - self.mean.to(x)) / self.divisor.to(x)).clamp(-self.clip, self.clip)
+
 
 @dataclass(frozen=True)
 class ForeignPolicy:
@@ -130,11 +135,17 @@ def read_layers(
 
     Raises GraftError for tensors that are missing, or that do not fit each other.
     """
-    found: list[Layer] = []
-    for index, place in enumerate(places):
-        after = activation if last or index < len(places) - 1 else None
-        found.append(layer_at(tensors, place, after))
-    return tuple(found)
+    return tuple(
+        layer_at(tensors, place, activation if last or index < len(places) - 1 else None)
+        for index, place in enumerate(places)
+    )
+
+
+def numbered(tensors: Mapping[str, Tensor], place: str) -> list[str]:
+    """Places of the layers of an ``nn.Sequential`` at ``place``, in order."""
+    pattern = re.compile(re.escape(place) + r"\.(\d+)\.weight")
+    numbers = sorted(int(match[1]) for name in tensors if (match := pattern.fullmatch(name)))
+    return [f"{place}.{number}" for number in numbers]
 
 
 def layer_at(
@@ -150,12 +161,6 @@ def layer_at(
         raise GraftError(f"Tensor {name!r} of shape {tuple(weight.shape)} is no weight of a layer, or is not finite.")
     names = (name, None if bias is None else f"{place}.bias")
     return Layer(weight, torch.zeros(len(weight)) if bias is None else bias, names, activation, stride, padding)
-
-
-def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
-    for layer in layers:
-        x = layer.apply(x)
-    return x
 
 
 def columns(schema: ObservationSchema, obs: Tensor) -> dict[str, Tensor]:
@@ -174,9 +179,15 @@ def outputs(policy: ForeignPolicy, schema: ObservationSchema, obs: Tensor) -> Te
         if parts[name].kind == "pixels":
             x = x / policy.pixels
         if (known := policy.statistics.get(name)) is not None:
-            x = ((x - known.mean.to(x)) / known.divisor.to(x)).clamp(-known.clip, known.clip)
-        pieces.append(run(layers, x.reshape(-1, *parts[name].shape)).flatten(1))
-    return run((*policy.trunk, *policy.policy), torch.cat(pieces, 1))
+            x = known.apply(x)
+        x = x.reshape(-1, *parts[name].shape)
+        for layer in layers:
+            x = layer.apply(x)
+        pieces.append(x.flatten(1))
+    x = torch.cat(pieces, 1)
+    for layer in (*policy.trunk, *policy.policy):
+        x = layer.apply(x)
+    return x
 
 
 def played(policy: ForeignPolicy, found: Tensor, actions: ActionSchema, forbidden: Tensor | None = None) -> Tensor:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graft.agents.importing.files import printable
 from graft.agents.importing.foreign import ForeignPolicy, Statistics, columns, parts_of, played
-from graft.agents.importing.onnx_chain import NODES
-from graft.agents.importing.onnx_file import OnnxFile, printable
+from graft.agents.importing.onnx_file import OnnxFile
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 
@@ -48,7 +48,7 @@ class OnnxRun:
         fixed = {name: self._shape(name, values) for name, values in given.items()}
         count = 1 if any(batch == 1 for batch, _ in fixed.values()) else max(1, AT_ONCE // self.largest)
         names = [self.output] if self.scores is None else [self.output, self.scores]
-        session = _session(self.file, list(given), names)
+        session = self.file.session(list(given), names)
         pieces: list[list[Any]] = []
         for begin in range(0, len(obs), count):
             feed = {n: v[begin : begin + count].reshape(-1, *fixed[n][1]) for n, v in given.items()}
@@ -70,7 +70,7 @@ class OnnxRun:
         for name, part in self.inputs.items():
             x, known = seen[part], policy.statistics.get(part)
             if known is not None and known is not self.statistics.get(part):
-                x = ((x - known.mean.to(x)) / known.divisor.to(x)).clamp(-known.clip, known.clip)
+                x = known.apply(x)
             kind = self.file.inputs[name].type.tensor_type.elem_type
             if kind != FLOAT and parts[part].kind != "pixels":
                 raise GraftError(f"{self.file.what}: input {name!r} takes uint8, which only pictures are.")
@@ -89,8 +89,6 @@ class OnnxRun:
 
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
-RUN = frozenset({*NODES, "Constant", "Transpose", "Sqrt", "Reciprocal"})
-"""Operators that may run."""
 
 
 def declared(file: OnnxFile, name: str, own: Sequence[int]) -> tuple[int | None, tuple[int, ...]]:
@@ -115,37 +113,3 @@ def declared(file: OnnxFile, name: str, own: Sequence[int]) -> tuple[int | None,
     if sizes[0] not in (None, 1):
         raise GraftError(f"{file.what} reads {sizes[0]} observations at once; any number, or 1, is read.")
     return sizes[0], shape
-
-
-def _session(file: OnnxFile, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-    """Of the nodes that ``outputs`` need, and no others."""
-    import onnx
-    import onnxruntime
-
-    needed, nodes = set(outputs), []
-    for node in reversed(file.model.graph.node):
-        if needed.intersection(filter(None, node.output)):
-            if node.domain not in ("", "ai.onnx") or node.op_type not in RUN:
-                raise GraftError(f"{file.what}: a node {printable(node.op_type)} is not read.")
-            nodes.append(node)
-            needed.update(node.input)
-    graph = file.model.graph
-    part = onnx.helper.make_graph(
-        nodes[::-1],
-        "policy",
-        [file.inputs[name] for name in inputs if name in needed],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
-        [tensor for tensor in graph.initializer if tensor.name in needed],
-    )
-    model = onnx.helper.make_model(
-        part, opset_imports=[o for o in file.model.opset_import if o.domain in ("", "ai.onnx")], ir_version=8
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of onnxruntime
-        raise GraftError(f"onnxruntime cannot run {file.what} ({printable(str(error))}).") from error

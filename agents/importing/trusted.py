@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 from torch import Tensor
 
 from graft.agents.importing import unpickle
-from graft.agents.importing.files import LARGEST_TEXT, load_safe, parse_json, read_bytes
+from graft.agents.importing.files import LARGEST_TEXT, load_safe, parse_json, printable, read_bytes
 from graft.errors import GraftError
 
 PATIENCE = 300.0  # seconds
@@ -57,8 +57,7 @@ def read_trusted(kind: str, path: Path, root: Path | None = None, unconfined: bo
             raise GraftError(f"Reading {path} took more than {PATIENCE:g} seconds, and was ended.")
         if code:
             lines = said.decode("utf-8", "replace").strip().splitlines() or ["no message"]
-            told = "".join(c if c.isprintable() else "?" for c in lines[-1][:200])
-            raise GraftError(f"{path} could not be read by its own library: {told}.")
+            raise GraftError(f"{path} could not be read by its own library: {printable(lines[-1], 200)}.")
         results = [out / name for name in ("tensors.safetensors", "said.json")]
         if any(result.is_symlink() for result in results):
             raise GraftError(f"{path} left something else than numbers.")

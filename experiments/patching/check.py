@@ -30,12 +30,12 @@ from graft.experiments.patching.play import (
     returns_of,
     scenario_task,
 )
-from graft.experiments.patching.schema_changes import Change, schema_changes
 from graft.experiments.plan.pairs import expand
 from graft.experiments.plan.stage import NOT_KEPT, Comparison, Graph
 from graft.experiments.playback.agent import check_fit, find_checkpoint, playing
 from graft.experiments.report.common import bounded
 from graft.experiments.report.conclusions import check_pairs
+from graft.experiments.report.schema_changes import Change, schema_changes
 from graft.experiments.store.records import Store
 from graft.transfer import metrics
 from graft.transfer.method import FromSource, label, method_name, parse_method

@@ -13,6 +13,7 @@ from rich.tree import Tree
 from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
 from graft.envs.core.task import Task
 from graft.errors import GraftError
+from graft.experiments.report.schema_changes import schema_changes
 from graft.experiments.store.lineage import Member
 from graft.transfer.method import label, parse_method
 
@@ -189,27 +190,12 @@ def changes_table(found: Iterable[Change], titles: tuple[str, str]) -> Table:
     return table
 
 
-def difference_lines(a: Member, b: Member) -> list[str]:
-    """How two manifests differ in names of observations and actions, task, network, and the stage's options."""
-    lines = []
-    for what in "observation", "action":
-        before, after = a.manifest[what]["names"], b.manifest[what]["names"]
-        gone, new = ([n for n in x if n not in y] for x, y in ((before, after), (after, before)))
-        lines += [
-            f"{what}s only in the {which}: {_some(names)}"
-            for which, names in (("first", gone), ("second", new))
-            if names
-        ]
-        if not gone and not new and before != after:
-            lines.append(f"{what}s are in another order")
-        form = [{k: m.manifest[what].get(k) for k in ("kind", "shape", "dtype", "low", "high")} for m in (a, b)]
-        if before == after:
-            lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(form[0], form[1])]
-        elif form[0]["kind"] != form[1]["kind"]:
-            lines.append(f"{what}.kind: {form[0]['kind']} → {form[1]['kind']}")
-    for what in "task", "network":
-        lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(a.manifest[what], b.manifest[what])]
-    first, second = (member.record.get("stage") or {} for member in (a, b))
+def difference_lines(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """How two checkpoints differ in names of observations and actions, task, network, and the stage's options."""
+    lines = [f"{one.what}, {one.change}: {one.text}" for one in schema_changes(a.schemas, b.schemas)]
+    for what, before, after in (("task", a.task, b.task), ("network", a.network, b.network)):
+        lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(before.to_json(), after.to_json())]
+    first, second = (checkpoint.record.get("stage") or {} for checkpoint in (a, b))
     skipped = ("task.", "network.", "source")
     lines += [f"{k}: {x} → {y}" for k, x, y in differences(first, second) if not k.startswith(skipped)]
     return [plain(line) for line in lines]

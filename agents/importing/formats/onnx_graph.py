@@ -14,9 +14,10 @@ from typing import Any, cast, get_args
 import numpy as np
 import torch
 
+from graft.agents.importing.files import printable
 from graft.agents.importing.foreign import ForeignPolicy, Kind, Layer, Statistics, Units, parts_of
 from graft.agents.importing.onnx_chain import MASK, Chain, ChainReader
-from graft.agents.importing.onnx_file import OnnxFile, printable
+from graft.agents.importing.onnx_file import OnnxFile
 from graft.agents.importing.onnx_run import FLOAT, OnnxRun, declared
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.errors import GraftError, unknown
@@ -41,11 +42,7 @@ class Onnx(Format):
         return request.path.suffix == ".onnx"
 
     def read(self, request: Request) -> ForeignPolicy:
-        for key, value in request.names.items():
-            if key not in KEYS:
-                raise unknown("key of --names for ONNX", printable(str(key)), KEYS)
-            if not isinstance(value, str):
-                raise GraftError(f"{key} of --names is {type(value).__name__}; for ONNX files it is a word.")
+        request.words(KEYS)
         if request.activation is not None:
             raise GraftError("--activation is not for ONNX files: their graphs say which activations they have.")
         file = OnnxFile(request.path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graft.agents.importing.files import LARGEST_TEXT, Archive, load_torch, parse_json, plain_tensors, read_bytes
-from graft.agents.importing.foreign import WHOLE, ForeignPolicy, Layer, layer_at, read_layers
+from graft.agents.importing.foreign import WHOLE, ForeignPolicy, Layer, layer_at, numbered, read_layers
 from graft.agents.importing.sb3_data import check_actions, check_observations, check_policy, flag, observation_spaces
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.networks.activation import Activation
@@ -107,7 +107,7 @@ class _File:
     def _actor_critic(self) -> dict[str, Any]:
         activation = self._activation("tanh")
         extractors = self._extractors(("features_extractor", "pi_features_extractor"))
-        trunk = read_layers(self.tensors, self._indices("mlp_extractor.shared_net"), activation, last=True)
+        trunk = read_layers(self.tensors, numbered(self.tensors, "mlp_extractor.shared_net"), activation, last=True)
         policy = self._tower("mlp_extractor.policy_net", "action_net", activation)
         value = self._tower("mlp_extractor.value_net", "value_net", activation)
         found: dict[str, Any] = {"policy": policy, "extractors": extractors, "trunk": trunk, "value": value}
@@ -128,7 +128,7 @@ class _File:
         return found
 
     def _values(self, name: str, quantiles: int | None) -> dict[str, Any]:
-        layers = read_layers(self.tensors, self._indices(f"{name}.{name}"), self._activation("relu"))
+        layers = read_layers(self.tensors, numbered(self.tensors, f"{name}.{name}"), self._activation("relu"))
         if not layers:
             raise GraftError(f"The file has no layers {name}.{name}.*.")
         *hidden, last = layers
@@ -147,7 +147,7 @@ class _File:
 
     def _soft_actor(self) -> dict[str, Any]:
         activation = self._activation("relu")
-        hidden = read_layers(self.tensors, self._indices("actor.latent_pi"), activation, last=True)
+        hidden = read_layers(self.tensors, numbered(self.tensors, "actor.latent_pi"), activation, last=True)
         self._leave_critics()
         return {
             "kind": "squashed",
@@ -157,7 +157,7 @@ class _File:
         }
 
     def _deterministic_actor(self) -> dict[str, Any]:
-        layers = read_layers(self.tensors, self._indices("actor.mu"), self._activation("relu"))
+        layers = read_layers(self.tensors, numbered(self.tensors, "actor.mu"), self._activation("relu"))
         self._leave_critics()
         return {
             "kind": "squashed",
@@ -170,14 +170,8 @@ class _File:
         self._leave(("actor_target.",), "an earlier copy for training")
 
     def _tower(self, hidden: str, last: str, activation: Activation) -> tuple[Layer, ...]:
-        layers = read_layers(self.tensors, self._indices(hidden), activation, last=True)
+        layers = read_layers(self.tensors, numbered(self.tensors, hidden), activation, last=True)
         return (*layers, layer_at(self.tensors, last, None))
-
-    def _indices(self, place: str) -> list[str]:
-        """Places of the layers of an ``nn.Sequential``, in order."""
-        pattern = re.compile(re.escape(place) + r"\.(\d+)\.weight")
-        numbers = sorted(int(match[1]) for name in self.tensors if (match := pattern.fullmatch(name)))
-        return [f"{place}.{number}" for number in numbers]
 
     def _leave(self, starts: tuple[str, ...], why: str) -> None:
         for name in self.tensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from graft.agents.importing.foreign import (
     Statistics,
     Units,
     layer_at,
+    numbered,
     parts_of,
     read_layers,
 )
@@ -162,11 +162,9 @@ def _places(tensors: Mapping[str, Tensor], places: Places) -> list[str]:
         return places
     if f"{places}.weight" in tensors:
         return [places]
-    pattern = re.compile(re.escape(places) + r"\.(\d+)\.weight")
-    numbers = sorted(int(match[1]) for name in tensors if (match := pattern.fullmatch(name)))
-    if not numbers:
+    if not (found := numbered(tensors, places)):
         raise GraftError(f"--names: the file has no layers {places}.0, {places}.1 ...; it has {_some(tensors)}.")
-    return [f"{places}.{number}" for number in numbers]
+    return found
 
 
 def _some(tensors: Mapping[str, Tensor]) -> str:

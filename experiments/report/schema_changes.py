@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
@@ -79,8 +79,3 @@ def _differing(what: str, change: str, old: Mapping[str, str], new: Mapping[str,
         if name in new and old[name] != new[name]:
             alike.setdefault(f"{old[name]} became {new[name]}", []).append(name)
     return [Change(what, change, tuple(names), detail) for detail, names in alike.items()]
-
-
-def lines(changes: Sequence[Change]) -> list[str]:
-    """A line for each."""
-    return [f"{one.what}, {one.change}: {one.text}" for one in changes]

@@ -18,8 +18,6 @@ from graft.agents.export.recording import Recording
 from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
 
-Array = NDArray[Any]
-
 FORMAT = 1
 REQUIRED = (
     *("model", "vectors", "checkpoint", "format", "graft"),

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from graft.agents.export.ports import Arrays, Interface
 from graft.agents.export.recording import Recording
-from graft.agents.parity import CHUNK, TOLERANCE, choices, gaps
+from graft.agents.parity import CHUNK, TOLERANCE, Array, choices, gaps
 from graft.envs.core.schema import ActionSchema
 from graft.errors import GraftError
 
-Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Arrays]
 """Inputs by name, (N, *shape) -> outputs by name."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,14 +12,12 @@ from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.agents.parity import CHUNK, finite, record
+from graft.agents.parity import CHUNK, Array, finite, record
 from graft.agents.training.evaluate import eval_mode
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError
-
-Array = NDArray[Any]
 
 FEWEST = 1000  # states that an export is checked in
 BATCH = 8  # environments that are played at once

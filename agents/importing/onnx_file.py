@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from graft.agents.importing.files import printable, read_bytes
 from graft.agents.importing.onnx_size import check_size
+from graft.agents.onnx_session import packages, session
 from graft.errors import GraftError
 
 LARGEST = 80 << 20  # bytes of a file
@@ -53,10 +53,7 @@ class OnnxFile:
     """
 
     def __init__(self, path: Path) -> None:
-        if find_spec("onnx") is None or find_spec("onnxruntime") is None:
-            raise GraftError("ONNX files need onnx and onnxruntime: pip install 'graft-rl[export]'.")
-        import onnx
-
+        onnx, _ = packages()
         self.what = str(path)
         data = read_bytes(path, LARGEST)
         check_size(data, self.what)
@@ -122,7 +119,6 @@ class OnnxFile:
     def session(self, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
         """Of onnxruntime, with the nodes that ``outputs`` need, and no others."""
         import onnx
-        import onnxruntime
 
         needed, nodes = set(outputs), []
         for node in reversed(self.model.graph.node):
@@ -142,15 +138,7 @@ class OnnxFile:
         model = onnx.helper.make_model(
             part, opset_imports=[o for o in self.model.opset_import if o.domain in ("", "ai.onnx")], ir_version=8
         )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_cpu_mem_arena = False
-        options.log_severity_level = 4
-        try:
-            return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of onnxruntime
-            raise GraftError(f"onnxruntime cannot run {self.what} ({printable(str(error))}).") from error
+        return session(model.SerializeToString(), self.what, as_it_is=True)
 
     def _check_counts(self) -> None:
         import onnx

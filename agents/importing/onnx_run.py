@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graft.agents.importing.files import printable
 from graft.agents.importing.foreign import ForeignPolicy, Statistics, columns, parts_of, played
+from graft.agents.importing.onnx_chain import MASK, Chain
 from graft.agents.importing.onnx_file import OnnxFile
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
@@ -25,29 +26,25 @@ class OnnxRun:
     """The original of a `ForeignPolicy`: the file's own graph, as far as its actions depend on it.
 
     Attributes:
-        inputs: input of the graph -> part of the observation. mask: the input that is 1 for each allowed action.
-        output: what the policy gives. scores: what it chooses an action by, where ``output`` is an action's number.
+        inputs: input of the graph -> part of the observation. chain: from them to the policy's output.
         bounded: whether a tanh in the graph has brought box actions to -1 to 1.
         statistics: that the graph itself has; others of the policy are applied before it.
-        largest: numbers of the largest value between nodes, for one observation.
     """
 
     file: OnnxFile
     schemas: Schemas
     inputs: Mapping[str, str]
-    mask: str | None
-    output: str
-    scores: str | None
+    chain: Chain
     bounded: bool
     statistics: Mapping[str, Statistics]
-    largest: int
 
     def __call__(self, policy: ForeignPolicy, obs: Tensor, forbidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """Actions as the environment takes them, and outputs (N, A), for raw observations (N, *shape)."""
         given = self._given(policy, obs, forbidden)
         fixed = {name: self._shape(name, values) for name, values in given.items()}
-        count = 1 if any(batch == 1 for batch, _ in fixed.values()) else max(1, AT_ONCE // self.largest)
-        names = [self.output] if self.scores is None else [self.output, self.scores]
+        count = 1 if any(batch == 1 for batch, _ in fixed.values()) else max(1, AT_ONCE // self.chain.largest)
+        scores = self.chain.scores if self.chain.chosen else None  # by which an action's number was chosen
+        names = [self.chain.output] if scores is None else [self.chain.output, scores]
         session = self.file.session(list(given), names)
         pieces: list[list[Any]] = []
         for begin in range(0, len(obs), count):
@@ -57,7 +54,7 @@ class OnnxRun:
             except Exception as error:  # of onnxruntime
                 raise GraftError(f"onnxruntime cannot run {self.file.what} ({printable(str(error))}).") from error
         first, outputs = (torch.from_numpy(np.concatenate([piece[i] for piece in pieces])) for i in (0, -1))
-        if self.scores is not None:
+        if scores is not None:
             return first.reshape(len(obs)).long(), outputs.reshape(len(obs), -1).double()
         outputs = outputs.reshape(len(obs), -1).double()
         known = replace(policy, kind="gaussian", units="scaled") if self.bounded else policy
@@ -75,10 +72,10 @@ class OnnxRun:
             if kind != FLOAT and parts[part].kind != "pixels":
                 raise GraftError(f"{self.file.what}: input {name!r} takes uint8, which only pictures are.")
             given[name] = x.numpy().astype(np.float32 if kind == FLOAT else np.uint8)
-        if self.mask is not None:
+        if self.chain.mask:
             count = len(self.schemas.action.names)
             allowed = torch.ones(len(obs), count) if forbidden is None else (~forbidden).float()
-            given[self.mask] = allowed.cpu().numpy().astype(np.float32)
+            given[MASK] = allowed.cpu().numpy().astype(np.float32)
         return given
 
     def _shape(self, name: str, values: Any) -> tuple[int | None, tuple[int, ...]]:

@@ -111,7 +111,7 @@ class _File:
         policy = self._tower("mlp_extractor.policy_net", "action_net", activation)
         value = self._tower("mlp_extractor.value_net", "value_net", activation)
         found: dict[str, Any] = {"policy": policy, "extractors": extractors, "trunk": trunk, "value": value}
-        if self._own("vf_features_extractor", extractors):
+        if self._own("vf_features_extractor"):
             found["value"] = ()
             self._leave(
                 ("vf_features_extractor.", "mlp_extractor.value_net.", "value_net."),
@@ -209,18 +209,12 @@ class _File:
         ]
         return (*convolutions, layer_at(self.tensors, f"{place}.linear.0", "relu"))
 
-    def _own(self, place: str, extractors: Mapping[str, tuple[Layer, ...]]) -> bool:
-        """Whether the extractor at ``place`` has other weights than ``extractors``."""
+    def _own(self, place: str) -> bool:
+        """Whether the extractor at ``place`` has other weights than the policy's."""
         for name, tensor in self.tensors.items():
             if name.startswith(f"{place}."):
-                twin = next(
-                    (
-                        t
-                        for s in ("pi_features_extractor", "features_extractor")
-                        if (t := self.tensors.get(s + name.removeprefix(place))) is not None
-                    ),
-                    None,
-                )
+                twins = (p + name.removeprefix(place) for p in ("pi_features_extractor", "features_extractor"))
+                twin = next((self.tensors[twin] for twin in twins if twin in self.tensors), None)
                 if twin is None or not torch.equal(tensor, twin):
                     return True
         return False

@@ -108,16 +108,8 @@ def test_ml_agents_continuous_actions_are_scaled_to_the_task_s_bounds(tmp_path):
     np.testing.assert_allclose(ours, (theirs + 1) / 2 * [4.0, 5.0] + [-2.0, 0.0], atol=1e-5)
     assert compare(imported.policy, imported.assembly.network, OBS).holds
     assert ours.std(0).min() > 0.1
-
-
-def test_ml_agents_discrete_actions_without_masks(tmp_path):
-    made = ml_agents(discrete=True)
-    imported = read(made, tmp_path, Schemas(vector(5), FOUR))
-    masks = np.ones((1000, 4), np.float32)
-    theirs = reference(made, "deterministic_discrete_actions", obs_0=OBS, action_masks=masks).squeeze()
-    ours = imported.assembly.network.act(OBS, None, deterministic=True).numpy()
-    assert (ours == theirs).all()
-    assert len(np.unique(theirs)) > 1
+    assert {"mean", "deviation", "w0", "b0"} <= {row.tensor for row in imported.assembly.rows}
+    assert not imported.assembly.unused
 
 
 @pytest.mark.parametrize("last", ["mean", "tanh"])
@@ -172,67 +164,6 @@ def test_convolutions_over_pixels(scaled, tmp_path):
     assert compare(imported.policy, network, obs).holds
 
 
-@pytest.mark.parametrize(("kind", "match"), [("LSTM", "LSTM"), ("Sin", "Sin"), ("Loop", "is not read|not an ONNX")])
-def test_other_nodes_are_refused(kind, match, tmp_path):
-    weight, bias = layer(4, 5)
-    nodes = [
-        helper.make_node(kind, ["obs"], ["x"]),
-        helper.make_node("Gemm", ["x", "w", "b"], ["logits"], transB=1),
-    ]
-    with pytest.raises(GraftError, match=match):
-        read(model(nodes, {"obs": ["N", 5]}, ["logits"], w=weight, b=bias), tmp_path, Schemas(vector(5), FOUR))
-
-
-def test_numbers_in_another_file_are_refused(tmp_path):
-    weight, bias = layer(4, 5)
-    made = model(
-        [helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1)],
-        {"obs": ["N", 5]},
-        ["logits"],
-        w=weight,
-        b=bias,
-    )
-    tensor = made.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../etc/passwd")
-    with (tmp_path / "agent.onnx").open("wb") as file:
-        file.write(made.SerializeToString())
-    with pytest.raises(GraftError, match="another file"):
-        import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), FOUR)))
-
-
-@pytest.mark.parametrize("place", ["between layers", "twice", "without division"])
-def test_what_would_be_read_wrongly_is_refused(place, tmp_path):
-    (w0, b0), (w1, b1) = layer(8, 5), layer(2, 8)
-    node = helper.make_node
-    first = node("Gemm", ["obs", "w0", "b0"], ["a"], transB=1)
-    last = [node("Relu", ["a"], ["h"]), node("Gemm", ["h", "w1", "b1"], ["c"], transB=1)]
-    clip = node("Clip", ["c", "low", "high"], ["out" if place == "without division" else "d"])
-    rest = {
-        "between layers": [node("Softmax", ["a"], ["h"]), node("Gemm", ["h", "w1", "b1"], ["out"], transB=1)],
-        "twice": [*last, clip, node("Clip", ["d", "low", "high"], ["out"])],
-        "without division": [*last, clip],
-    }[place]
-    numbers = {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "low": -3.0, "high": 3.0}
-    made = model([first, *rest], {"obs": ["N", 5]}, ["out"], **numbers)
-    with pytest.raises(GraftError, match=r"is read at the end|is not read|bounds are other"):
-        read(made, tmp_path, Schemas(vector(5), BOX))
-
-
-def test_a_softmax_at_the_end_changes_no_choice(tmp_path):
-    weight, bias = layer(4, 5)
-    nodes = [
-        helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1),
-        helper.make_node("Softmax", ["logits"], ["p"], axis=1),
-        helper.make_node("ArgMax", ["p"], ["choice"], axis=1),
-    ]
-    made = model(nodes, {"obs": ["N", 5]}, ["choice"], w=weight, b=bias)
-    network = read(made, tmp_path, Schemas(vector(5), FOUR)).assembly.network
-    theirs = reference(made, "choice", obs=OBS).squeeze()
-    assert (network.act(OBS, None, deterministic=True).numpy() == theirs).all()
-
-
 def chain(
     *between: Any, inputs: int = 5, outputs: int = 4, more: dict[str, Any] | None = None, out: str = "out"
 ) -> Any:
@@ -263,6 +194,30 @@ def chain(
 
 
 TWO = ActionSchema("box", ("a", "b"), (-1.0,) * 2, (1.0,) * 2)
+
+
+@pytest.mark.parametrize(("kind", "match"), [("LSTM", "LSTM"), ("Sin", "Sin"), ("Loop", "is not read|not an ONNX")])
+def test_other_nodes_are_refused(kind, match, tmp_path):
+    with pytest.raises(GraftError, match=match):
+        read(chain(("before", kind, (), {})), tmp_path, Schemas(vector(5), FOUR))
+
+
+def test_numbers_in_another_file_are_refused(tmp_path):
+    made = chain()
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    (tmp_path / "agent.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(GraftError, match="another file"):
+        import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), FOUR)))
+
+
+def test_a_softmax_at_the_end_changes_no_choice(tmp_path):
+    made = chain(("Softmax", (), {"axis": 1}), ("ArgMax", (), {"axis": 1}))
+    network = read(made, tmp_path, Schemas(vector(5), FOUR)).assembly.network
+    theirs = reference(made, "out", obs=OBS).squeeze()
+    assert (network.act(OBS, None, deterministic=True).numpy() == theirs).all()
 
 
 @pytest.mark.parametrize(
@@ -356,8 +311,7 @@ def parts(**sizes: int) -> ObservationSchema:
     return joined({name: vector(size) for name, size in sizes.items()})
 
 
-@pytest.mark.parametrize("names", [("near", "far"), ("obs_0", "obs_1")])
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("names", "turned"), [(("near", "far"), True), (("obs_0", "obs_1"), False)])
 def test_several_inputs_by_name_in_the_order_of_concat(names, turned, tmp_path):
     schema = parts(far=3, near=5) if names[0] == "near" else parts(near=5, far=3)
     (w0, b0), (w1, b1), (w2, b2) = layer(6, 3), layer(8, 11), layer(4, 8)
@@ -424,23 +378,17 @@ def test_a_value_that_reads_otherwise_is_left_with_a_reason(fault, tmp_path):
         read(made, tmp_path, Schemas(vector(5), FOUR), value="value")
 
 
-def test_normalising_tensors_have_a_line(tmp_path):
-    imported = read(ml_agents(discrete=False), tmp_path, Schemas(vector(5), BOX))
-    assert {"mean", "deviation", "w0", "b0"} <= {row.tensor for row in imported.assembly.rows}
-    assert not imported.assembly.unused
-
-
 @pytest.mark.parametrize("amount", [1e8, 1.0])
 def test_masks_are_run_too(amount, tmp_path):
-    schema, made = vector(5), ml_agents(discrete=True)
+    schemas, made = Schemas(vector(5), FOUR), ml_agents(discrete=True)
     next(t for t in made.graph.initializer if t.name == "huge").CopyFrom(
         numpy_helper.from_array(np.asarray(amount, np.float32), "huge")
     )
     if amount == 1.0:
         with pytest.raises(GraftError, match="does not forbid"):
-            read(made, tmp_path, Schemas(schema, FOUR))
+            read(made, tmp_path, schemas)
         return
-    imported = read(made, tmp_path, Schemas(schema, FOUR))
+    imported = read(made, tmp_path, schemas)
     forbidden = torch.from_numpy(RANDOM.random((1000, 4)) < 0.4)
     forbidden[:, 0] = False
     actions, found = imported.policy.run(imported.policy, torch.from_numpy(OBS), forbidden)
@@ -449,15 +397,18 @@ def test_masks_are_run_too(amount, tmp_path):
     assert (actions.numpy() == theirs).all()
     assert (played(imported.policy, found, FOUR, forbidden).numpy() == theirs).all()
     assert not forbidden[torch.arange(1000), actions].any()
+    free = reference(made, "deterministic_discrete_actions", obs_0=OBS, action_masks=np.ones((1000, 4), np.float32))
+    assert (imported.assembly.network.act(OBS, None, deterministic=True).numpy() == free.squeeze()).all()
+    assert len(np.unique(free)) > 1
 
 
 def test_a_long_graph_is_read_in_time(tmp_path):
     """Each node is looked at once for each value that is read."""
-    made = chain(*[("Identity", (), {})] * 1_900)
+    made = chain(*[("Identity", (), {})] * 900)
     began = time.process_time()
     imported = read(made, tmp_path, Schemas(vector(5), FOUR))
     assert compare(imported.policy, imported.assembly.network, OBS).holds
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 7])
@@ -472,13 +423,8 @@ def test_graphs_that_read_one_observation_at_once_run(batch, tmp_path):
         return
     imported = read(made, tmp_path, Schemas(vector(5), FOUR))
     found = imported.policy.run(imported.policy, torch.from_numpy(OBS[:50]), None)[1]
-    np.testing.assert_allclose(found.numpy(), reference(chain_with_free_batch(made), "out", obs=OBS[:50]), atol=1e-5)
-
-
-def chain_with_free_batch(made: Any) -> Any:
-    free = onnx.ModelProto.FromString(made.SerializeToString())
-    free.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
-    return free
+    size.dim_param = "N"
+    np.testing.assert_allclose(found.numpy(), reference(made, "out", obs=OBS[:50]), atol=1e-5)
 
 
 def test_an_input_of_another_size_is_refused(tmp_path):

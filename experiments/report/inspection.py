@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
@@ -14,10 +16,45 @@ from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
 from graft.envs.core.task import Task
 from graft.errors import GraftError
 from graft.experiments.report.schema_changes import schema_changes
-from graft.experiments.store.lineage import Member
+from graft.experiments.store.lineage import Member, family, fault_of, members_of
 from graft.transfer.method import label, parse_method
 
 SHORT = 12  # characters of an id
+GOOD = ": all files are as they were written"
+
+
+def show_checkpoint(console: Console, folder: Path, search: Sequence[Path], verify: bool) -> bool:
+    """Print facts and ancestors; returns whether the files that were verified are as they were written."""
+    members = family(folder, search)
+    last, notes = members[-1], _notes(members) if verify else {}
+    if notes.get(last.id, GOOD) == GOOD:
+        console.print(facts(last, Checkpoint.load(folder)))
+    if len(members) > 1 or verify:
+        console.print(family_tree(members, notes))
+    return set(notes.values()) <= {GOOD}
+
+
+def show_run(console: Console, folder: Path, search: Sequence[Path], verify: bool) -> bool:
+    """The same of all checkpoints of a run."""
+    members = members_of(folder, search)
+    if not members:
+        raise GraftError(f"No stage in {folder} has finished, so there is no checkpoint to inspect.")
+    notes = _notes(members) if verify else {}
+    console.print(run_tree(str(folder), members, notes))
+    return set(notes.values()) <= {GOOD}
+
+
+def show_differences(console: Console, first: Path, second: Path) -> bool:
+    a, b = Checkpoint.load(first), Checkpoint.load(second)
+    console.print(changes_table(changes(a.tensors, b.tensors), (str(first), str(second))))
+    for line in difference_lines(a, b):
+        console.print(line)
+    return True
+
+
+def _notes(members: Sequence[Member]) -> dict[str, str]:
+    """What is said of each checkpoint's files, by id."""
+    return {m.id: f": {fault}" if (fault := fault_of(m)) else GOOD for m in members if not m.file}
 
 
 def plain(value: Any) -> str:
@@ -117,9 +154,8 @@ def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in options.items())
 
 
-def family_tree(members: Sequence[Member], notes: Mapping[str, str] | None = None) -> Tree:
+def family_tree(members: Sequence[Member], notes: Mapping[str, str]) -> Tree:
     """Ancestors above, each below what it was made from; ``notes`` by id are put behind the lines."""
-    notes = notes or {}
     top = Tree("from its root to this checkpoint:", hide_root=False)
     at = top
     for member in members:
@@ -127,9 +163,9 @@ def family_tree(members: Sequence[Member], notes: Mapping[str, str] | None = Non
     return top
 
 
-def run_tree(title: str, members: Sequence[Member], notes: Mapping[str, str] | None = None) -> Tree:
+def run_tree(title: str, members: Sequence[Member], notes: Mapping[str, str]) -> Tree:
     """A run's checkpoints, each below the one it was made from."""
-    notes, here = notes or {}, {member.id for member in members}
+    here = {member.id for member in members}
     top = Tree(plain(title))
 
     def add(to: Tree, parent: str | None) -> None:

@@ -24,6 +24,7 @@ from graft.experiments import patch
 from graft.experiments.config.patch import PatchConfig, load_patch
 from graft.experiments.launchers.launcher import attempt
 from graft.experiments.patching import check, gates
+from graft.experiments.patching.prepare import prepare
 from graft.experiments.store.records import Store
 from graft.transfer.metrics import Curve
 
@@ -195,7 +196,7 @@ def test_forgotten_is_of_the_same_levels(agent, tmp_path, monkeypatch):
 
 def test_a_score_that_does_not_hold_says_so(agent, tmp_path):
     config = PatchConfig.model_validate({"agent": agent, **SMALL, "steps": 64, "gates": [{"recovered": 0.9}]})
-    checking = check.prepare(config)
+    checking = prepare(config)
     curve = Curve([0, 32, 64, 96], [0, 4, 0, 4])
     monkey = {"zero_shot": {"old": {"score": None, "return": {"mean": 4.0}}}}
     result = {"method": "finetune(heads=by_name)", "missing_seeds": 0, "env_steps": 96, "hold": 3, "final_share": 1.0}

@@ -120,6 +120,12 @@ class ForeignPolicy:
         extracting = [layer for layers in self.extractors.values() for layer in layers]
         return [*extracting, *self.trunk, *self.policy, *self.value, *([self.spread] if self.spread else [])]
 
+    def names(self) -> set[str]:
+        """Of the file's tensors that it is made of."""
+        found = {name for layer in self.layers() for name in layer.names if name}
+        found.update(*(known.names for known in self.statistics.values()))
+        return found | ({self.log_std[0]} if self.log_std else set())
+
 
 def parts_of(schema: ObservationSchema) -> dict[str, ObservationSchema]:
     """Name -> schema of each part; the whole one as `WHOLE`."""

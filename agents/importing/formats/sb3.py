@@ -92,8 +92,7 @@ class _File:
                 f"The file's policy is none of PPO, A2C, DQN, SAC or TD3; its tensors are "
                 f"{', '.join(list(self.tensors)[:8])} ..."
             )
-        used = {name for layer in ForeignPolicy(**found).layers() for name in layer.names}
-        used |= {found["log_std"][0]} if found.get("log_std") else set()
+        used = ForeignPolicy(**found).names()
         self._leave_twins(used)
         if strange := [name for name in self.tensors if name not in used and name not in self.unused]:
             raise GraftError(

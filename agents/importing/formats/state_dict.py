@@ -145,8 +145,7 @@ def named_policy(tensors: Mapping[str, Tensor], names: Names, request: Request, 
     )
     if not policy.policy:
         raise GraftError(f"--names: policy: {names.policy!r} names no layers of {what}.")
-    used = {name for layer in policy.layers() for name in layer.names} | {names.log_std, names.std}
-    used |= {name for known in policy.statistics.values() for name in known.names}
+    used = policy.names()
     left = [name for name in tensors if name not in used]
     strange = [name for name in left if not name.startswith(tuple(names.unused))]
     if strange:

@@ -177,7 +177,10 @@ def test_q_values_are_not_said_to_be_drawn_from():
     for name in ("onnx", "unity", "godot"):
         assert "largest Q value" in EXPORTERS[name].interface(network).sampling
     assert "Q values" in EXPORTERS["godot"].interface(network).outputs[0].meaning
-    assert not any(port.sampled for port in EXPORTERS["unity"].interface(network).outputs)
+    unity = EXPORTERS["unity"].interface(network)
+    assert not any(port.sampled for port in unity.outputs)
+    with pytest.raises(GraftError, match="not the action with the largest Q value"):
+        unity.decode({"discrete_actions": np.array([[1]]), "deterministic_discrete_actions": np.array([[0]])})
 
 
 def test_an_operator_that_onnx_lacks_is_a_sentence():

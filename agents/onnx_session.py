@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 
 
 def packages() -> tuple[Any, Any]:
@@ -35,5 +35,4 @@ def session(data: bytes, what: str, as_it_is: bool = False) -> Any:
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own types, which derive from Exception alone
-        reason = "".join(c if c.isprintable() else "?" for c in str(error).splitlines()[0][:200])
-        raise GraftError(f"{what} cannot be read by onnxruntime ({reason}).") from error
+        raise GraftError(f"{what} cannot be read by onnxruntime ({printable(str(error), 200)}).") from error

@@ -65,7 +65,8 @@ def gaps(found: Array, wanted: Array, scores: Array, actions: ActionSchema) -> A
     """
     if actions.kind == "box":
         with np.errstate(invalid="ignore"):  # what is not a number is far from everything
-            return np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))
+            relative: Array = np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))
+        return relative
     mine, theirs = found.reshape(len(found), -1), wanted.reshape(len(wanted), -1)
     off, rows = np.zeros(mine.shape), np.arange(len(found))
     for index, values in enumerate(choices(scores, actions)):

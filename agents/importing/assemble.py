@@ -60,7 +60,8 @@ def assemble(policy: ForeignPolicy, schemas: Schemas) -> Assembly:
     notes = _Notes(dict(policy.unused), dict(policy.made))
     policy = _with_matching_value(policy, notes)
     encoder, towers, inner = encoder_of(policy, schemas)
-    head = tuple(max(p.outputs, v.outputs) for p, v in _pairs(towers))
+    others = (towers.value or towers.policy)[:-1]
+    head = tuple(max(p.outputs, v.outputs) for p, v in zip(towers.policy[:-1], others, strict=True))
     hidden = [layer.activation for layer in (*towers.policy[:-1], *towers.value[:-1])]
     if len(set(hidden)) > 1:
         raise GraftError(f"The hidden layers of the file have several activations in a row ({listed(hidden)}).")
@@ -105,11 +106,6 @@ def _with_matching_value(policy: ForeignPolicy, notes: _Notes) -> ForeignPolicy:
     notes.leave(value, f"{why}, and both must have the same here")
     notes.made["value"] = "fresh, see what was not used"
     return replace(policy, value=())
-
-
-def _pairs(towers: Towers) -> list[tuple[Layer, Layer]]:
-    """Hidden layers of both heads; the policy's twice where there is no value."""
-    return list(zip(towers.policy[:-1], (towers.value or towers.policy)[:-1], strict=True))
 
 
 def _heads(

@@ -112,7 +112,7 @@ def _run_of(layers: Sequence[Layer], activation: Activation | None) -> tuple[Lay
 def _side_by_side(layers: Sequence[Layer], place: str, first: bool) -> tuple[Tensor, Tensor, list[Row]]:
     """Weight and bias of layers next to each other, which read the same (``first``) or each its own."""
     weights = [layer.weight for layer in layers]
-    weight = torch.cat(weights) if first else torch.block_diag(*weights)
+    weight = torch.cat(weights) if first else torch.block_diag(*weights)  # type: ignore[no-untyped-call]
     rows, top, left = [], 0, 0
     for layer in layers:
         down, right = top + layer.outputs, left + layer.weight.shape[1]

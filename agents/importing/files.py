@@ -50,11 +50,6 @@ FORBIDDEN_OPCODES = frozenset(
 )
 
 
-def printable(text: str, most: int = 80) -> str:
-    """At most ``most`` characters, none of which a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text[:most])
-
-
 def read_bytes(path: Path, limit: int = LARGEST_FILE) -> bytes:
     """The file; raises GraftError for one that is missing or above ``limit`` bytes."""
     if not path.exists():

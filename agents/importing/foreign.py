@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from graft.agents.networks.activation import Activation
 from graft.envs.core.schema import ActionSchema, ObservationSchema
-from graft.errors import GraftError
+from graft.errors import GraftError, some
 
 Kind = Literal["categorical", "greedy", "gaussian", "squashed"]
 Units = Literal["environment", "scaled"]
@@ -160,7 +160,7 @@ def layer_at(
     """The layer whose tensors are ``<place>.weight`` and ``.bias``; raises GraftError where they are no layer's."""
     name = f"{place}.weight"
     if name not in tensors:
-        raise GraftError(f"The file has no tensor {name!r}; it has {', '.join(list(tensors)[:12])} ...")
+        raise GraftError(f"The file has no tensor {name!r}; it has {some(tensors)}.")
     weight, bias = tensors[name], tensors.get(f"{place}.bias")
     fits = weight.dim() in (2, 4) and (bias is None or bias.shape == weight.shape[:1])
     if not fits or not (weight.isfinite().all() and (bias is None or bias.isfinite().all())):

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graft.agents.importing.files import printable
 from graft.agents.importing.foreign import Layer
 from graft.agents.importing.onnx_file import READ, OnnxFile
 from graft.agents.networks.activation import Activation
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 
 MASK = "action_masks"
 """ML-Agents' input that is 1 for each allowed action."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graft.agents.importing.files import printable, read_bytes
+from graft.agents.importing.files import read_bytes
 from graft.agents.importing.onnx_size import check_size
 from graft.agents.onnx_session import packages, session
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 
 LARGEST = 80 << 20  # bytes of a file
 MOST_NODES = 2_000
@@ -62,11 +62,11 @@ class OnnxFile:
         except Exception as error:  # of protobuf
             raise GraftError(f"{path} is not an ONNX file ({printable(str(error))}).") from error
         graph = self.model.graph
-        self._stored = {tensor.name: tensor for tensor in graph.initializer}
-        self.inputs = {given.name: given for given in graph.input if given.name not in self._stored}
-        self.outputs = [given.name for given in graph.output]
+        self._stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs: dict[str, Any] = {given.name: given for given in graph.input if given.name not in self._stored}
+        self.outputs: list[str] = [given.name for given in graph.output]
         self.producers: dict[str, Any] = {}
-        self._origin = {name: name for name in self._stored}
+        self._origin: dict[str, str] = {name: name for name in self._stored}
         self._depends = {name: 1 << i for i, name in enumerate(self.inputs)} | dict.fromkeys(self._stored, 0)
         self._numbers: dict[str, Array] = {}
         self._computed = 0

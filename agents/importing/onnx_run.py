@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graft.agents.importing.files import printable
 from graft.agents.importing.foreign import ForeignPolicy, Statistics, columns, parts_of, played
 from graft.agents.importing.onnx_chain import MASK, Chain
 from graft.agents.importing.onnx_file import OnnxFile
 from graft.envs.core.schema import Schemas
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 
 AT_ONCE = 1 << 24
 """Numbers of the largest value between two nodes, over all observations of one run."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graft.agents.importing.files import LONGEST_NAME, printable
+from graft.agents.importing.files import LONGEST_NAME
 from graft.agents.importing.foreign import ForeignPolicy
 from graft.agents.networks.activation import Activation
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, printable, unknown
 
 
 @dataclass(frozen=True)

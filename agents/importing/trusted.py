@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from graft.agents.importing import unpickle
-from graft.agents.importing.files import LARGEST_TEXT, load_safe, parse_json, printable, read_bytes
-from graft.errors import GraftError
+from graft.agents.importing.files import LARGEST_TEXT, load_safe, parse_json, read_bytes
+from graft.errors import GraftError, printable
 
 PATIENCE = 300.0  # seconds
 LAST = 1 << 16  # bytes of what the process says of its errors

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint
 from graft.agents.importing.agent import Imported, import_agent
-from graft.agents.importing.files import printable, read_bytes
+from graft.agents.importing.files import read_bytes
 from graft.agents.importing.parity import Parity, compare, require
 from graft.agents.importing.source import Request
 from graft.agents.importing.statistics import read_statistics
@@ -26,7 +26,7 @@ from graft.agents.training.evaluate import evaluate
 from graft.envs.core.task import Task
 from graft.envs.core.task_string import task_of
 from graft.envs.factory import make, schemas
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, printable, some, unknown
 from graft.experiments.config.experiment import Licence
 from graft.experiments.store.provenance import provenance
 
@@ -156,5 +156,4 @@ def show(console: Console, imported: Imported) -> None:
         for name, why in entries.items():
             grouped.setdefault(_plain(why), []).append(_plain(name))
         for why, names in grouped.items():
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            console.print(f"{title}: {', '.join(names[:4])}{more}: {why}.")
+            console.print(f"{title}: {some(names, 4)}: {why}.")

@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
 from graft.envs.core.task import Task
-from graft.errors import GraftError
+from graft.errors import GraftError, some
 from graft.experiments.report.schema_changes import schema_changes
 from graft.experiments.store.lineage import Member, family, fault_of, members_of
 from graft.transfer.method import label, parse_method
@@ -118,8 +118,8 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
     rows: dict[str, Any] = {
         "id": checkpoint.id,
         "task": f"{checkpoint.task.id} {_options(checkpoint.task.kwargs)}",
-        "observations": f"{shown.kind}, {len(shown.names)}: {_some(shown.names)}",
-        "actions": f"{played.kind}, {len(played.names)}: {_some(played.names)}",
+        "observations": f"{shown.kind}, {len(shown.names)}: {some(shown.names, 12)}",
+        "actions": f"{played.kind}, {len(played.names)}: {some(played.names, 12)}",
         "network": f"{network.encoder} {_options(network.options)}, head {list(network.head)}, {values:,} values",
         "further parts": ", ".join(sorted(checkpoint.parts)),
         "method": method_of(record),
@@ -144,10 +144,6 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
         if value not in (None, "", {}, []):
             table.add_row(key, plain(value))
     return table
-
-
-def _some(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _options(options: Mapping[str, Any]) -> str:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
-
-LISTED = 8
-"""Names in a line; the rest are counted."""
+from graft.errors import some
 
 
 class Change(NamedTuple):
@@ -22,9 +20,7 @@ class Change(NamedTuple):
     @property
     def text(self) -> str:
         """The names, as many as a line holds, and what became of them."""
-        more = f" and {len(self.names) - LISTED} more" if len(self.names) > LISTED else ""
-        listed = ", ".join(self.names[:LISTED]) + more
-        return ": ".join(part for part in (listed, self.detail) if part)
+        return ": ".join(part for part in (some(self.names), self.detail) if part)
 
 
 def schema_changes(old: Schemas, new: Schemas) -> list[Change]:

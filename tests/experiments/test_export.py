@@ -30,7 +30,7 @@ from graft.envs.factory import ADAPTERS, make, schemas
 from graft.errors import GraftError
 from graft.experiments import export
 from graft.experiments.playback import export as playback
-from graft.experiments.playback import replay
+from graft.experiments.playback import frames, replay
 from graft.experiments.playback.frames import EpisodeEnd, PlaybackStep
 
 TASK = Task("tiny/Match-v0", {"kind": "planes"})
@@ -402,8 +402,8 @@ def test_what_is_drawn_and_fails_leaves_no_replay(agent, tmp_path, monkeypatch):
         raise GraftError("Its render fails.")
         yield
 
-    monkeypatch.setattr(replay, "make", lambda *words, render_mode, **more: make(*words, **more))
-    monkeypatch.setattr(replay, "play", failing)
+    monkeypatch.setattr(frames, "make", lambda *words, render_mode=None, **more: make(*words, **more))
+    monkeypatch.setattr(frames, "play", failing)
     assert replay.write_replay(checkpoint, checkpoint.build().eval(), 0, tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -411,16 +411,16 @@ def test_what_is_drawn_and_fails_leaves_no_replay(agent, tmp_path, monkeypatch):
 def test_an_mp4_has_even_sides_and_ends_with_the_episodes(agent, tmp_path, monkeypatch):
     checkpoint, written = Checkpoint.load(agent / "checkpoint"), []
     steps = (PlaybackStep(np.full((5, 7, 3), n, np.uint8), EpisodeEnd(0.0, 1)) for n in range(9))
-    monkeypatch.setattr(replay, "make", lambda *words, render_mode, **more: make(*words, **more))
-    monkeypatch.setattr(replay, "play", lambda *_: steps)
+    monkeypatch.setattr(frames, "make", lambda *words, render_mode=None, **more: make(*words, **more))
+    monkeypatch.setattr(frames, "play", lambda *_: steps)
     monkeypatch.setattr(replay, "find_spec", lambda _: object())
     monkeypatch.setattr("imageio.v2.mimwrite", lambda path, frames, **_: written.append((path, frames)))
     assert replay.write_replay(checkpoint, checkpoint.build().eval(), 0, tmp_path) == "replay.mp4"
-    (path, frames), *others = written
+    (path, pictures), *others = written
     assert others == []
     assert path == tmp_path / "replay.mp4"
-    assert [frame.shape for frame in frames] == [(6, 8, 3)] * 3
-    assert [int(frame[-1, -1, 0]) for frame in frames] == [0, 1, 2]
+    assert [frame.shape for frame in pictures] == [(6, 8, 3)] * 3
+    assert [int(frame[-1, -1, 0]) for frame in pictures] == [0, 1, 2]
 
 
 def test_a_task_that_refuses_its_keywords_is_no_missing_task(tmp_path, capsys):

@@ -14,13 +14,12 @@ from typing import Any, cast, get_args
 import numpy as np
 import torch
 
-from graft.agents.importing.files import printable
 from graft.agents.importing.foreign import ForeignPolicy, Kind, Layer, Statistics, Units, parts_of
 from graft.agents.importing.onnx_chain import MASK, Chain, ChainReader
 from graft.agents.importing.onnx_file import OnnxFile
 from graft.agents.importing.onnx_run import FLOAT, OnnxRun, declared
 from graft.agents.importing.source import FORMATS, Format, Request
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, printable, some, unknown
 
 OUTPUTS = {
     "box": ("deterministic_continuous_actions", "continuous_actions"),
@@ -104,8 +103,8 @@ class _Reader:
         if set(counted) <= set(given) and not set(parts) & set(given):
             return dict(zip(counted, parts, strict=True))
         raise GraftError(
-            f"The file's inputs ({_listed(given)}) are not the parts of the task's observation "
-            f"({_listed(list(parts))}), and not obs_0, obs_1 ... in their order."
+            f"The file's inputs ({some(given)}) are not the parts of the task's observation "
+            f"({some(parts)}), and not obs_0, obs_1 ... in their order."
         )
 
     def _output(self, given: str | None) -> str:
@@ -118,7 +117,7 @@ class _Reader:
             return usual[0]
         others = [name for name in outputs if name not in VALUES and name != self.request.names.get("value")]
         if len(others) != 1:
-            raise GraftError(f"The file has the outputs {_listed(outputs)}; say policy: NAME with --names.")
+            raise GraftError(f"The file has the outputs {some(outputs)}; say policy: NAME with --names.")
         return others[0]
 
     def _kind(self, chain: Chain, given: str | None) -> Kind:
@@ -277,10 +276,6 @@ class _Reading:
             self._divided.add(_pixels(branch))
         elif branch.scale is not None or branch.shift is not None or math.isfinite(branch.clip):
             self.statistics[name] = _statistics(branch, math.prod(part.shape))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(printable(name) for name in names[:8]) + (" ..." if len(names) > 8 else "")
 
 
 def _same(mine: Any, theirs: Any) -> bool:

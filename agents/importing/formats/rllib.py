@@ -14,7 +14,7 @@ from graft.agents.importing.foreign import ForeignPolicy, Layer, Units, numbered
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.importing.trusted import read_trusted
 from graft.agents.networks.activation import Activation
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, some, unknown
 
 MODULES = ("learner_group/learner/rl_module/default_policy", "rl_module/default_policy", "default_policy", ".")
 """Where a checkpoint has the module, which may be given itself."""
@@ -90,7 +90,7 @@ def _policy(
         raise GraftError("Of RLlib, modules that read a vector are read; the task shows something else.")
     units = _units(said, request)
     if not any(name.startswith("pi.") for name in tensors):
-        raise GraftError(f"The module is not PPO's; its tensors are {', '.join(list(tensors)[:8])} ...")
+        raise GraftError(f"The module is not PPO's; it has {some(tensors)}.")
     activation, head = (_activation(said, request, key) for key in ("fcnet_activation", "head_fcnet_activation"))
     actions = request.schemas.action
 
@@ -103,7 +103,7 @@ def _policy(
     found: dict[str, Any] = {"unused": {}, "made": {}}
     free = next((name for name in tensors if name.startswith("pi.") and name.endswith("log_std")), None)
     if not policy or not (own or trunk):
-        raise GraftError(f"The module has no layers that are known; its tensors are {', '.join(list(tensors)[:8])} ...")
+        raise GraftError(f"The module has no layers that are known; it has {some(tensors)}.")
     last = policy[-1]
     if actions.kind == "box":
         count = len(actions.names)

@@ -15,7 +15,7 @@ from graft.agents.importing.sb3_data import check_actions, check_observations, c
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.networks.activation import Activation
 from graft.envs.core.schema import ActionSchema
-from graft.errors import GraftError
+from graft.errors import GraftError, some
 
 CONVOLUTIONS = ((0, 4), (2, 2), (4, 1))
 """Index and stride of the convolutions of its NatureCNN."""
@@ -76,7 +76,8 @@ class _File:
         check_observations(self.spaces, self.request.schemas.observation)
         note = check_actions(self.data.get("action_space"), self.actions)
         if "action_net.weight" in self.tensors:
-            found, algorithm = self._actor_critic(), _on_policy(self.data)
+            trpo = "cg_max_steps" in self.data
+            found, algorithm = self._actor_critic(), "PPO" if "clip_range" in self.data else "TRPO" if trpo else "A2C"
         elif any(name.startswith("q_net.") for name in self.tensors):
             found, algorithm = self._values("q_net", 1), "DQN"
         elif any(name.startswith("quantile_net.") for name in self.tensors):
@@ -84,14 +85,12 @@ class _File:
         elif "actor.mu.weight" in self.tensors and "actor.log_std.weight" in self.tensors:
             found, algorithm = self._soft_actor(), "TQC" if "top_quantiles_to_drop_per_net" in self.data else "SAC"
         elif "actor.mu.0.weight" in self.tensors and "actor.log_std" not in self.tensors:
-            found, algorithm = self._deterministic_actor(), _deterministic(self.data)
+            plain = self.data.get("policy_delay") == 1 and self.data.get("target_noise_clip") == 0
+            found, algorithm = self._deterministic_actor(), "DDPG" if plain else "TD3"  # also in the library
         elif "actor.log_std" in self.tensors:
             raise GraftError("The file's actor has generalised state-dependent exploration, which is not read.")
         else:
-            raise GraftError(
-                f"The file's policy is none of PPO, A2C, DQN, SAC or TD3; its tensors are "
-                f"{', '.join(list(self.tensors)[:8])} ..."
-            )
+            raise GraftError(f"The file's policy is none of PPO, A2C, DQN, SAC or TD3; it has {some(self.tensors)}.")
         used = ForeignPolicy(**found).names()
         self._leave_twins(used)
         if strange := [name for name in self.tensors if name not in used and name not in self.unused]:
@@ -168,10 +167,6 @@ class _File:
         self._leave(("critic.", "critic_target."), "critics read observations and actions without an encoder")
         self._leave(("actor_target.",), "an earlier copy for training")
 
-    def _tower(self, hidden: str, last: str, activation: Activation) -> tuple[Layer, ...]:
-        layers = read_layers(self.tensors, numbered(self.tensors, hidden), activation, last=True)
-        return (*layers, layer_at(self.tensors, last, None))
-
     def _leave(self, starts: tuple[str, ...], why: str) -> None:
         for name in self.tensors:
             if name.startswith(starts):
@@ -187,6 +182,10 @@ class _File:
             twins = (place + name.removeprefix(own) for place in places)
             if any(twin in used and torch.equal(self.tensors[twin], tensor) for twin in twins):
                 self.unused.setdefault(name, "the same tensor again")
+
+    def _tower(self, hidden: str, last: str, activation: Activation) -> tuple[Layer, ...]:
+        layers = read_layers(self.tensors, numbered(self.tensors, hidden), activation, last=True)
+        return (*layers, layer_at(self.tensors, last, None))
 
     def _extractors(self, places: Sequence[str]) -> dict[str, tuple[Layer, ...]]:
         """The layers of the extractor at the first of ``places`` that has some, for each part of the observation, in
@@ -234,14 +233,3 @@ class _File:
 
     def _pixels(self) -> float:
         return 255.0 if flag(self.kwargs, "normalize_images", True) else 1.0
-
-
-def _on_policy(data: Mapping[str, Any]) -> str:
-    if "clip_range" in data:
-        return "PPO"
-    return "TRPO" if "cg_max_steps" in data else "A2C"
-
-
-def _deterministic(data: Mapping[str, Any]) -> str:
-    """DDPG is TD3 without its delay and noise, also in the library."""
-    return "DDPG" if data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0 else "TD3"

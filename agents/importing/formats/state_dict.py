@@ -23,7 +23,7 @@ from graft.agents.importing.foreign import (
 )
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.networks.activation import Activation
-from graft.errors import GraftError
+from graft.errors import GraftError, some
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -162,17 +162,13 @@ def _places(tensors: Mapping[str, Tensor], places: Places) -> list[str]:
     if f"{places}.weight" in tensors:
         return [places]
     if not (found := numbered(tensors, places)):
-        raise GraftError(f"--names: the file has no layers {places}.0, {places}.1 ...; it has {_some(tensors)}.")
+        raise GraftError(f"--names: the file has no layers {places}.0, {places}.1 ...; it has {some(tensors)}.")
     return found
-
-
-def _some(tensors: Mapping[str, Tensor]) -> str:
-    return ", ".join(list(tensors)[:12]) + (" ..." if len(tensors) > 12 else "")
 
 
 def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in tensors:
-        raise GraftError(f"--names: the file has no tensor {name!r}; it has {_some(tensors)}.")
+        raise GraftError(f"--names: the file has no tensor {name!r}; it has {some(tensors)}.")
     return tensors[name].flatten()
 
 

@@ -157,7 +157,7 @@ class ChainReader:
         import onnx
 
         kind = printable(node.op_type)
-        if node.op_type not in READ or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in READ or node.domain:
             raise self.refuse(f"a node {kind} is not read")
         try:
             onnx.checker.check_node(node, self._context)

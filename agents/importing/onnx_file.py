@@ -123,7 +123,7 @@ class OnnxFile:
         needed, nodes = set(outputs), []
         for node in reversed(self.model.graph.node):
             if needed.intersection(filter(None, node.output)):
-                if node.domain not in ("", "ai.onnx") or node.op_type not in RUN:
+                if node.domain or node.op_type not in RUN:
                     raise GraftError(f"{self.what}: a node {printable(node.op_type)} is not read.")
                 nodes.append(node)
                 needed.update(node.input)
@@ -135,9 +135,7 @@ class OnnxFile:
             [onnx.ValueInfoProto(name=name) for name in outputs],
             [tensor for tensor in graph.initializer if tensor.name in needed],
         )
-        model = onnx.helper.make_model(
-            part, opset_imports=[o for o in self.model.opset_import if o.domain in ("", "ai.onnx")], ir_version=8
-        )
+        model = onnx.helper.make_model(part, opset_imports=[onnx.helper.make_opsetid("", self.opset)], ir_version=8)
         return session(model.SerializeToString(), self.what, as_it_is=True)
 
     def _check_counts(self) -> None:
@@ -176,6 +174,8 @@ class OnnxFile:
         for name in node.input:
             if name and name not in self._depends:
                 raise GraftError(f"{at} reads {printable(name)!r}, which nothing before it gives.")
+        if node.domain == "ai.onnx":
+            node.domain = ""  # which is the same
         bits = 0
         for name in node.input:
             bits |= self._depends[name] if name else 0

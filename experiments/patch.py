@@ -17,7 +17,7 @@ from graft.experiments.run import WIDE, add_launcher_options, launcher_of, run_s
 if TYPE_CHECKING:  # which take seconds to load
     from rich.console import Console
 
-    from graft.experiments.patching.check import Patch
+    from graft.experiments.patching.prepare import Patch
     from graft.experiments.report.page.cells import Section
     from graft.experiments.store.records import Store
 
@@ -74,12 +74,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     targets = {"--junit": arguments.junit, "--html": arguments.html, "--json": arguments.json}
     import torch
 
-    from graft.experiments.patching import builds, check, files, gates, sections
+    from graft.experiments.patching import builds, check, files, gates, prepare, sections
     from graft.experiments.store.records import Store
 
     torch.set_num_threads(1)
     files.check_names(targets, arguments.config)
-    patch = check.prepare(config)
+    patch = prepare.prepare(config)
     store = Store(arguments.out or Path("runs") / f"patch-{config.name}")
     if config.steps and not arguments.dry_run:
         store.check(patch.experiment)
@@ -101,7 +101,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         failed = _train(console, patch, store, arguments)
         if failed is None:
             return INTERRUPTED
-        data["methods"] = check.method_results(patch, store, failed, data)
+        data["methods"] = [check.method_result(patch, store, failed, method, data) for method in patch.methods]
         curves = _curves(store)
         sections.show(console, sections.methods(data))
     data["gates"] = gates.judge(patch, store, data)

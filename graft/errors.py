@@ -24,6 +24,18 @@ class GraftError(ValueError):
     """Bad input. Its text is one sentence for the person who gave it; the command line exits with 2."""
 
 
+def printable(text: str, most: int = 80) -> str:
+    """At most ``most`` characters, none of which a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
+def some(names: Iterable[str], most: int = 8) -> str:
+    """The first ``most`` names, and how many others there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
 def nearest(given: str, allowed: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The allowed name that is most like ``given``, or None where none is as close as ``cutoff`` (0 to 1)."""
     by_folded = {name.casefold(): name for name in allowed}

@@ -15,7 +15,7 @@ from graft.agents.networks.normaliser import normalisers, varied
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
 from graft.agents.training.critics import CRITICS, ENCODER, HEADS, LOG_ALPHA, ONLINE, TARGET, stored
 from graft.envs.core.schema import Schemas
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, some, unknown
 from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
 
 Heads = Literal["fresh", "by_name"]
@@ -24,9 +24,6 @@ Meaning = Literal["weights", "importances"]
 
 ROWS_ARE_ACTIONS = {f"policy.{n}" for n in ("out.weight", "out.bias", "log_std", "spread.weight", "spread.bias")}
 """Parameters of a network whose first dimension counts the action names."""
-
-LISTED = 8
-"""Names printed in the detail of a row; the rest are counted."""
 
 
 class Match(NamedTuple):
@@ -135,17 +132,12 @@ class _Assembly:
         self.lost.update(dict.fromkeys([*match.new, *match.dropped]))
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
 def _detail(match: Match, new_is: str) -> str:
     parts = []
     if match.new:
-        parts.append("new: " + _listed([f"{name} ({how or new_is})" for name, how in match.new.items()]))
+        parts.append("new: " + some([f"{name} ({how or new_is})" for name, how in match.new.items()]))
     if match.dropped:
-        parts.append("dropped: " + _listed(match.dropped))
+        parts.append("dropped: " + some(match.dropped))
     if not parts and not match.identical:
         parts.append("reordered by name")
     return "; ".join(parts)
@@ -213,8 +205,8 @@ def _check_shared_names(source: Schemas, target: Schemas, rename: Mapping[str, s
     had, new = (Stem.of("", 1, schemas.observation.plain) for schemas in (source, target))
     if not any(_match_stem(had, new, rename, new_channels).sources):
         raise GraftError(
-            f"The target shares nothing with the source: its observations are {_listed(list(new.names))}, "
-            f"the source's {_listed(list(had.names))}; give 'rename' (target name: source name) if some mean the same."
+            f"The target shares nothing with the source: its observations are {some(new.names)}, "
+            f"the source's {some(had.names)}; give 'rename' (target name: source name) if some mean the same."
         )
 
 
@@ -230,8 +222,8 @@ def _match_actions(source: Schemas, target: Schemas, rename: Mapping[str, str]) 
     if source.action.kind != target.action.kind or not any(match.sources):
         raise GraftError(
             f"Heads cannot be carried by name: the target's actions are {target.action.kind} "
-            f"({_listed(list(target.action.names))}), the source's {source.action.kind} "
-            f"({_listed(list(source.action.names))}); use heads: fresh, or give 'rename' (target name: source name)."
+            f"({some(target.action.names)}), the source's {source.action.kind} "
+            f"({some(source.action.names)}); use heads: fresh, or give 'rename' (target name: source name)."
         )
     return match
 
@@ -343,7 +335,7 @@ def transplant(
     _fill(assembly, source, _match_observations(source, network, rename, new_channels), actions, units)
     report = TransplantReport(tuple(assembly.rows), tuple(assembly.lost))
     if strict and report.partial:
-        raise GraftError(f"strict=true, and the transplant would lose or invent {_listed(list(report.lost))}.")
+        raise GraftError(f"strict=true, and the transplant would lose or invent {some(report.lost)}.")
     network.load_exactly(assembly.tensors)
     for normaliser in normalisers(network):
         normaliser.forget_constant()

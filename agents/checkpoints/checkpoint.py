@@ -133,7 +133,9 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path | str) -> Checkpoint:
-        """Read ``folder`` (see `checkpoint_folder`); raises GraftError for a missing, truncated or altered file, or another format version.
+        """Read ``folder``, or the checkpoint of this name that comes with Graft.
+
+        Raises GraftError for a missing, truncated or altered file, or another format version.
 
         Of earlier versions, names of observations and actions are translated (`translated`), policies of boxes that
         played in the environment's numbers are converted to today's units (`scaled`), tasks of built-in games say the
@@ -187,8 +189,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     folder = checkpoint_folder(folder)
     if not folder.is_dir():
         raise GraftError(
-            f"There is no checkpoint at {folder}; a checkpoint is a folder that holds {MANIFEST}, or one that comes with "
-            f"Graft: {', '.join(pretrained())}."
+            f"There is no checkpoint at {folder}; a checkpoint is a folder that holds {MANIFEST}, or one that comes "
+            f"with Graft: {', '.join(pretrained())}."
         )
     manifest = unsealed(_read(folder / MANIFEST))
     if manifest is None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graft.agents.checkpoints.checkpoint import Checkpoint, sealed, unsealed
 from graft.agents.export.parity import Run, tied
@@ -17,8 +16,6 @@ from graft.agents.export.ports import Interface
 from graft.agents.export.recording import Recording
 from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
-
-Array = NDArray[Any]
 
 FORMAT = 1
 REQUIRED = (
@@ -44,7 +41,8 @@ def vectors(interface: Interface, run: Run, recording: Recording, actions: Actio
     """
     clear = np.flatnonzero(~tied(recording.scores, actions))
     rows = clear if len(clear) else np.arange(len(recording.observations))
-    inputs = interface.feed(recording.observations[rows[evenly_spaced(len(rows))]])
+    spread = np.unique(np.linspace(0, len(rows) - 1, min(VECTORS, len(rows))).astype(np.int64))
+    inputs = interface.feed(recording.observations[rows[spread]])
     outputs = run(inputs)
     names = [port.name for port in interface.outputs if not port.sampled]
     data = {
@@ -52,11 +50,6 @@ def vectors(interface: Interface, run: Run, recording: Recording, actions: Actio
         "outputs": {name: outputs[name].tolist() for name in names},
     }
     return json.dumps(data).encode()
-
-
-def evenly_spaced(count: int) -> NDArray[np.int64]:
-    """Indices of up to `VECTORS` of ``count`` states, from the first to the last."""
-    return np.unique(np.linspace(0, count - 1, min(VECTORS, count)).astype(np.int64))
 
 
 def described_interface(interface: Interface, schemas: Schemas) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from typing import Any
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.files import flush_folder, write_durably
 from graft.agents.export.contract import beside, contract, vectors
-from graft.agents.export.onnx_file import described, latency, packages, runner, to_onnx
+from graft.agents.export.onnx_file import described, latency, runner, to_onnx
 from graft.agents.export.parity import Parity, Run, check
 from graft.agents.export.ports import Interface
 from graft.agents.export.quantise import compared_play, int8_weights
 from graft.agents.export.recording import Recording
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.onnx_session import packages
 from graft.envs.core.registry import Registry
 from graft.errors import GraftError, full_disk
 
@@ -184,40 +184,25 @@ def check_replaceable(out: Path, marker: str) -> None:
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write all files, then put them into place in order; where that fails, what was there before is there again.
+    """Write all files beside their places, then put them there in order.
 
     Raises:
-        GraftError: a file that cannot be written.
+        GraftError: a file that cannot be written; then those that were there stay.
         OSError: of a full disk.
     """
     token = uuid.uuid4().hex[:8]
     fresh = {path: path.with_name(f".{path.name}.{token}.tmp") for path in files}
-    aside = {path: path.with_name(f".{path.name}.{token}.old") for path in files}
-    placed = list[Path]()
     try:
         for path, data in files.items():
             if path.is_dir():
                 raise GraftError(f"{path} is a folder, and a file of that name is to be written; choose another name.")
             write_durably(fresh[path], data)
         for path in files:
-            if path.exists():
-                path.replace(aside[path])
             fresh[path].replace(path)
-            placed.append(path)
         for folder in {path.parent for path in files}:
             flush_folder(folder)
-        for old in aside.values():
-            with suppress(OSError):
-                old.unlink(missing_ok=True)
-    except BaseException as error:
-        for path in placed:
-            path.unlink(missing_ok=True)
-        for path, old in aside.items():
-            if old.exists():
-                old.replace(path)
-        if isinstance(error, OSError):
-            raise _unwritable(error, next(iter(files))) from error
-        raise
+    except OSError as error:
+        raise _unwritable(error, next(iter(files))) from error
     finally:
         for temporary in fresh.values():
             temporary.unlink(missing_ok=True)
@@ -239,19 +224,13 @@ def write_folder(out: Path, marker: str, fill: Callable[[Path], None]) -> None:
         flush_folder(fresh)
         if out.exists():
             out.rename(old)
-        try:
-            fresh.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
+        fresh.rename(out)
         flush_folder(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _unwritable(error, out) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _unwritable(error: OSError, path: Path) -> Exception:

@@ -11,29 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from graft.agents.export.parity import Run
 from graft.agents.export.ports import Arrays, Interface
+from graft.agents.onnx_session import packages, session
+from graft.agents.parity import Array
 from graft.errors import GraftError
-
-Array = NDArray[Any]
 
 OPSET = 15
 """The newest that Unity's engine reads in all its versions; onnxruntime reads it too."""
 
-INSTALL = "`pip install 'graft-rl[export]'`"
 WARM, TIMED = 20, 200  # runs of `latency`
-
-
-def packages() -> tuple[Any, Any]:
-    """The modules onnx and onnxruntime; raises GraftError where they are not installed."""
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise GraftError(f"ONNX files need the packages onnx and onnxruntime ({error}): {INSTALL}.") from error
-    return onnx, onnxruntime
 
 
 def to_onnx(interface: Interface) -> bytes:
@@ -98,19 +86,12 @@ def _tidy(onnx: Any, model: Any, interface: Interface) -> None:
 
 def runner(data: bytes, what: str = "The model") -> Run:
     """A model in onnxruntime on one thread; raises GraftError where it is no model."""
-    _, onnxruntime = packages()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own types, which derive from Exception alone
-        raise GraftError(f"{what} cannot be read by onnxruntime ({str(error).splitlines()[0]}).") from error
-    known = {given.name for given in session.get_inputs()}
-    names = [given.name for given in session.get_outputs()]
+    made = session(data, what)
+    known = {given.name for given in made.get_inputs()}
+    names = [given.name for given in made.get_outputs()]
 
     def run(inputs: Mapping[str, Array]) -> Arrays:
-        found = session.run(names, {name: value for name, value in inputs.items() if name in known})
+        found = made.run(names, {name: value for name, value in inputs.items() if name in known})
         return dict(zip(names, found, strict=True))
 
     return run

@@ -10,16 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graft.agents.export.ports import Arrays, Interface
-from graft.agents.export.recording import CHUNK, Recording
+from graft.agents.export.recording import Recording
+from graft.agents.parity import CHUNK, TOLERANCE, Array, choices, gaps
 from graft.envs.core.schema import ActionSchema
 from graft.errors import GraftError
 
-Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Arrays]
 """Inputs by name, (N, *shape) -> outputs by name."""
-
-TOLERANCE = 1e-5
-"""Largest difference of two numbers, times the larger of 1 and the largest of them; float32 rounds to 6e-8."""
 
 SINGLE = 16  # states that are also run one by one
 FORBIDDEN = -1e7  # scores below it are of forbidden actions
@@ -96,11 +93,6 @@ def tied(scores: Array, actions: ActionSchema) -> NDArray[np.bool_]:
     return found
 
 
-def choices(scores: Array, actions: ActionSchema) -> list[Array]:
-    """The scores of each choice, (N, size); one choice where the schema has no sizes."""
-    return np.split(scores, np.cumsum(actions.sizes)[:-1], 1) if actions.sizes else [scores]
-
-
 def _numbers(found: Array, expected: Array, name: str, what: str, start: int) -> float:
     if found.shape != expected.shape:
         raise GraftError(f"{what} gives {name} the shape {found.shape}, and the network {expected.shape}.")
@@ -115,18 +107,8 @@ def _actions(found: Array, expected: Array, scores: Array, actions: ActionSchema
     """The largest difference of box actions, or of the scores of two indices that are equally good."""
     if found.shape != expected.shape:
         raise GraftError(f"{what} gives actions of shape {found.shape}, and evaluation plays {expected.shape}.")
-    if actions.kind == "box":
-        off = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
-        _refuse(off, found, expected, "action", what, start)
-        return float(off.max(initial=0))
-    of_choices = choices(scores, actions)
-    mine, theirs = found.reshape(len(found), -1), expected.reshape(len(expected), -1)
-    off, rows = np.zeros(mine.shape), np.arange(len(found))
-    for index, values in enumerate(of_choices):
-        gap = values[rows, theirs[:, index]] - values[rows, mine[:, index]]
-        off[:, index] = np.abs(gap) / np.maximum(1.0, np.abs(values[rows, theirs[:, index]]))
-    off = np.where(mine == theirs, 0, off)
-    _refuse(off, mine, theirs, "action", what, start)
+    off = gaps(found, expected, scores, actions)
+    _refuse(off, found.reshape(off.shape), expected.reshape(off.shape), "action", what, start)
     return float(off.max(initial=0))
 
 

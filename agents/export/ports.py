@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from graft.agents.parity import Array
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 
-Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 OBS, MASKS = "obs", "action_masks"

@@ -6,18 +6,16 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from graft.agents.export.onnx_file import packages
 from graft.agents.export.parity import Run
 from graft.agents.export.ports import Interface
-from graft.agents.export.recording import CHUNK, Recording
+from graft.agents.export.recording import Recording
+from graft.agents.onnx_session import packages
+from graft.agents.parity import CHUNK, Array
 from graft.agents.training.evaluate import play_episodes
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task
 from graft.envs.factory import make
-
-Array = NDArray[Any]
 
 LARGEST = 127  # of a byte with a sign, the same to both sides
 LAYERS = ("Gemm", "Conv", "MatMul")

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
-from graft.agents.networks.policy_network import PolicyNetwork, Unstable
+from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.parity import CHUNK, Array, finite, record
 from graft.agents.training.evaluate import eval_mode
 from graft.envs.core.schema import ObservationSchema
-from graft.envs.core.task import Task, TaskVectorEnv
+from graft.envs.core.task import Task
 from graft.envs.factory import make
 from graft.errors import GraftError
 
-Array = NDArray[Any]
-
 FEWEST = 1000  # states that an export is checked in
 BATCH = 8  # environments that are played at once
-CHUNK = 256  # states in a forward pass
 FAR = 3.0  # standard deviation of features without bounds, where states are drawn
 
 
@@ -48,8 +45,7 @@ class Recording(NamedTuple):
 def record_states(network: PolicyNetwork, task: Task, count: int, seed: int) -> Recording:
     """``count`` states of ``task`` and the actions of evaluation with ``deterministic``.
 
-    The policy is sampled from on the way, as in training, so that the states are not those of one path alone. Where the
-    task is not installed here, states are drawn from the bounds of the schema.
+    Where the task is not installed here, states are drawn from the bounds of the schema.
 
     Raises:
         GraftError: a task that is installed and refuses its keywords or fails in play, or an agent without finite
@@ -65,7 +61,7 @@ def record_states(network: PolicyNetwork, task: Task, count: int, seed: int) -> 
             source = f"drawn from the bounds of the schema, as the task cannot be made here: {error}"
             return reference(network, observations, source)
         with closing(env):
-            observations = _played(network, env, count, seed)
+            observations = record(network, env, count, seed)
         return reference(network, observations, f"recorded by playing {task}")
 
 
@@ -81,7 +77,7 @@ def reference(network: PolicyNetwork, observations: Array, source: str) -> Recor
     device = next(network.parameters()).device
     chunks = torch.split(torch.as_tensor(observations), CHUNK)
     outputs = [network(chunk.to(device)) for chunk in chunks]
-    with _finite():
+    with finite():
         actions = [network.played(network.draw(o, None, deterministic=True)).cpu() for o in outputs]
     log_std = [o.log_std.expand_as(o.action).cpu() for o in outputs if o.log_std is not None]
     scores = torch.cat([o.action.cpu() for o in outputs])
@@ -92,26 +88,6 @@ def reference(network: PolicyNetwork, observations: Array, source: str) -> Recor
         torch.cat(log_std).numpy() if log_std else None,
         source,
     )
-
-
-@contextmanager
-def _finite() -> Iterator[None]:
-    try:
-        yield
-    except Unstable as error:
-        raise GraftError(f"This agent cannot be exported: its outputs are not finite ({error}).") from error
-
-
-def _played(network: PolicyNetwork, env: TaskVectorEnv, count: int, seed: int) -> Array:
-    generator, found, rows = torch.Generator().manual_seed(seed), [], 0
-    obs, _ = env.reset()
-    while rows < count:
-        found.append(np.array(obs))
-        rows += len(obs)
-        with _finite():
-            actions = network.act(obs, generator).numpy()
-        obs = env.step(actions)[0]
-    return np.concatenate(found)[:count]
 
 
 def drawn(schema: ObservationSchema, count: int, rng: np.random.Generator) -> Array:

@@ -12,8 +12,9 @@ import numpy as np
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.contract import beside, checked_model, described_interface, digest, read_bytes
 from graft.agents.export.exporter import EXPORTERS, ContractExporter
-from graft.agents.export.parity import FORBIDDEN, TOLERANCE, Run
+from graft.agents.export.parity import FORBIDDEN, Run
 from graft.agents.export.ports import Arrays
+from graft.agents.parity import TOLERANCE
 from graft.errors import GraftError
 
 

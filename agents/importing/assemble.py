@@ -6,45 +6,22 @@ between them. So both are exact, and the whole tower is the encoder, which a tra
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from graft.agents.importing.foreign import WHOLE, ForeignPolicy, Layer, Statistics, parts_of
-from graft.agents.networks.activation import Activation
+from graft.agents.importing.encoders import Row, Towers, deepened, encoder_of, rows_of
+from graft.agents.importing.fit import check_fit, listed
+from graft.agents.importing.foreign import ForeignPolicy, Layer
 from graft.agents.networks.box_units import from_units
-from graft.agents.networks.normaliser import CLIP, EPSILON, RESOLUTION
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, can_play
-from graft.envs.core.schema import ObservationSchema, Schemas
+from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
-
-NATURE = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))
-"""Channels, kernel, stride and padding of the convolutions of `nature_cnn`."""
-
-WIDEST = 4096
-"""Numbers of an observation that a policy without hidden layers, or a part without a network, may have."""
-
-LARGEST = 1 << 25
-"""Weights of a network that is made, with the zeros between towers side by side."""
 
 SPREAD = -2.0
 """log standard deviation of squashed actions where the file has none: TD3 explores by noise of its training."""
-
-SEEN = 1e6
-"""Observations that imported statistics count as, where the file does not say: later ones move them slowly."""
-
-
-class Row(NamedTuple):
-    """One line of the table: a tensor of the file, its shape, and where it went."""
-
-    tensor: str
-    shape: tuple[int, ...]
-    to: str
 
 
 @dataclass
@@ -63,22 +40,6 @@ class Assembly:
     made: dict[str, str]
 
 
-class _Encoder(NamedTuple):
-    name: str
-    options: dict[str, Any]
-    tensors: dict[str, Tensor]  # by names within the encoder
-    rows: list[Row]
-    width: int
-
-
-class _Towers(NamedTuple):
-    """Hidden layers of policy and value that no encoder holds, and output layers."""
-
-    policy: tuple[Layer, ...]
-    value: tuple[Layer, ...]
-    reads: tuple[int, int]  # at which feature the first layer of each begins to read
-
-
 @dataclass
 class _Notes:
     unused: dict[str, str] = field(default_factory=dict)
@@ -95,15 +56,15 @@ def assemble(policy: ForeignPolicy, schemas: Schemas) -> Assembly:
     Raises:
         GraftError: layers that do not fit the schemas or each other, or that no encoder of Graft can express.
     """
-    _check(policy, schemas)
-    _check_size(policy, schemas)
+    check_fit(policy, schemas)
     notes = _Notes(dict(policy.unused), dict(policy.made))
     policy = _with_matching_value(policy, notes)
-    encoder, towers, inner = _encoder(policy, schemas, notes)
-    head = tuple(max(p.outputs, v.outputs) for p, v in _pairs(towers))
+    encoder, towers, inner = encoder_of(policy, schemas)
+    others = (towers.value or towers.policy)[:-1]
+    head = tuple(max(p.outputs, v.outputs) for p, v in zip(towers.policy[:-1], others, strict=True))
     hidden = [layer.activation for layer in (*towers.policy[:-1], *towers.value[:-1])]
     if len(set(hidden)) > 1:
-        raise GraftError(f"The hidden layers of the file have several activations in a row ({_listed(hidden)}).")
+        raise GraftError(f"The hidden layers of the file have several activations in a row ({listed(hidden)}).")
     config = NetworkConfig(
         encoder=encoder.name,
         options=encoder.options,
@@ -115,7 +76,7 @@ def assemble(policy: ForeignPolicy, schemas: Schemas) -> Assembly:
         raise GraftError(f"The file's agent ({policy.kind}) cannot play the {schemas.action.kind} actions of the task.")
     network = PolicyNetwork(schemas, config, seed=0)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    rows = list(encoder.rows)
+    rows = [row._replace(to=f"encoder.{row.to}") for row in encoder.rows]
     for name, tensor in encoder.tensors.items():
         if state[f"encoder.{name}"].shape != tensor.shape:
             raise GraftError(
@@ -126,92 +87,7 @@ def assemble(policy: ForeignPolicy, schemas: Schemas) -> Assembly:
     _heads(policy, towers, schemas, state, rows, notes)
     network.load_exactly(state)
     network.eval()
-    return Assembly(network, _described(policy, rows), notes.unused, notes.made)
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, dict.fromkeys(values)))
-
-
-def _check(policy: ForeignPolicy, schemas: Schemas) -> None:
-    count, last = len(schemas.action.names), policy.policy[-1]
-    if last.outputs != count or last.activation is not None:
-        raise GraftError(
-            f"The file's policy has {last.outputs} outputs, the task {count} actions "
-            f"({', '.join(schemas.action.names)})."
-        )
-    if (policy.kind in ("gaussian", "squashed")) != (schemas.action.kind == "box"):
-        raise GraftError(f"The file's agent ({policy.kind}) cannot play the {schemas.action.kind} actions of the task.")
-    if policy.value and policy.value[-1].outputs != 1:
-        raise GraftError(f"The file's value has {policy.value[-1].outputs} outputs; 1 is needed.")
-    parts = parts_of(schemas.observation)
-    if set(policy.extractors) != set(parts):
-        raise GraftError(
-            f"The file's policy reads {_listed(list(policy.extractors)) or 'one observation'}, the task shows "
-            f"{_listed(list(parts)) or 'one observation'}."
-        )
-    width = sum(_features(parts[name], layers) for name, layers in policy.extractors.items())
-    for tower in (policy.policy, policy.value):
-        for layer in (*policy.trunk, *tower)[:1]:
-            if layer.convolves or layer.weight.shape[1] != width:
-                raise GraftError(
-                    f"Tensor {layer.names[0]!r} of the file reads {layer.weight.shape[1]} numbers, the task's "
-                    f"observations give {width} ({_listed(schemas.observation.plain.names[:8])} ...)."
-                )
-    for chain in ((*policy.trunk, *policy.policy), (*policy.trunk, *policy.value)):
-        for before, after in itertools.pairwise(chain):
-            if after.weight.dim() != 2 or after.weight.shape[1] != before.outputs:
-                raise GraftError(f"Tensor {after.names[0]!r} of the file does not follow {before.names[0]!r}.")
-    hidden = policy.policy[-1].weight.shape[1]
-    if policy.spread is not None and tuple(policy.spread.weight.shape) != (count, hidden):
-        raise GraftError(
-            f"Tensor {policy.spread.names[0]!r} of deviations has the shape {tuple(policy.spread.weight.shape)}; "
-            f"({count}, {hidden}) is needed."
-        )
-    if policy.spread is not None and policy.kind != "squashed":
-        raise GraftError(f"Only squashed actions have deviations that depend on the state (spread), not {policy.kind}.")
-    if policy.log_std is not None:
-        name, log_std = policy.log_std
-        if policy.kind != "gaussian":
-            raise GraftError(f"Tensor {name!r} has deviations, which {policy.kind} actions do not have here.")
-        if log_std.numel() != count or not log_std.isfinite().all():
-            raise GraftError(f"Tensor {name!r} needs {count} finite deviations; it has {log_std.numel()} numbers.")
-    if not (math.isfinite(policy.pixels) and policy.pixels > 0):
-        raise GraftError(f"Pixels are divided by {policy.pixels:g}; a number above 0 is needed.")
-
-
-def _check_size(policy: ForeignPolicy, schemas: Schemas) -> None:
-    """Raise GraftError where the network would have more than `LARGEST` weights, before any is made.
-
-    Two towers side by side have all pairs of their widths, and a tower that is deepened repeats its last width.
-    """
-    own = sum(layer.weight.numel() for layer in policy.layers())
-    depth = max(len(policy.policy), len(policy.value))
-    sides = [_hidden(tower, depth) for tower in (policy.policy, policy.value) if tower]
-    widths = [sum(level) for level in zip(*sides, strict=True)]
-    made = sum(before * after for before, after in itertools.pairwise(widths))
-    parts = parts_of(schemas.observation)
-    if WHOLE not in parts:
-        bare = [math.prod(parts[name].shape) for name, layers in policy.extractors.items() if not layers]
-        made += sum(2 * count * (count + widths[0]) for count in bare)
-    if own + made > LARGEST:
-        raise GraftError(
-            f"The file's network would have {own + made:,} weights here, with zeros between policy and value; at most "
-            f"{LARGEST:,} are read."
-        )
-
-
-def _hidden(tower: Sequence[Layer], depth: int) -> list[int]:
-    """Numbers that each layer reads, and the output; of ``depth`` layers, as `_deepened` makes them."""
-    first, widths = tower[0].weight.shape[1], [layer.weight.shape[1] for layer in tower]
-    if len(tower) == 1:
-        widths += [2 * first]
-    return [*widths, *[widths[-1]] * max(depth - len(widths), 0), tower[-1].outputs]
-
-
-def _features(part: ObservationSchema, layers: Sequence[Layer]) -> int:
-    """Numbers that an extractor gives of a part."""
-    return layers[-1].outputs if layers else math.prod(part.shape)
+    return Assembly(network, rows, notes.unused, notes.made)
 
 
 def _with_matching_value(policy: ForeignPolicy, notes: _Notes) -> ForeignPolicy:
@@ -226,253 +102,15 @@ def _with_matching_value(policy: ForeignPolicy, notes: _Notes) -> ForeignPolicy:
     elif len(mine) != len(value) and kinds != {"relu"}:
         why = f"the value has {len(value) - 1} hidden layers, the policy {len(mine) - 1}"
     else:
-        return replace(policy, policy=_deepened(mine, len(value)), value=_deepened(value, len(mine)))
+        return replace(policy, policy=deepened(mine, len(value)), value=deepened(value, len(mine)))
     notes.leave(value, f"{why}, and both must have the same here")
     notes.made["value"] = "fresh, see what was not used"
     return replace(policy, value=())
 
 
-def _deepened(tower: tuple[Layer, ...], depth: int) -> tuple[Layer, ...]:
-    """With layers that leave what is not negative as it is, as after ReLU, before the last; at least ``depth``."""
-    while len(tower) < depth:
-        count = tower[-1].weight.shape[1]
-        same = Layer(torch.eye(count), torch.zeros(count), ("", None), "relu")
-        # Where there is no hidden layer before, what comes in may be negative: its parts of both signs go on.
-        if len(tower) == 1:
-            last = tower[-1]
-            both = Layer(torch.cat([torch.eye(count), -torch.eye(count)]), torch.zeros(2 * count), ("", None), "relu")
-            tower = (both, last._replace(weight=torch.cat([last.weight, -last.weight], 1)))
-        else:
-            tower = (*tower[:-1], same, tower[-1])
-    return tower
-
-
-def _pairs(towers: _Towers) -> list[tuple[Layer, Layer]]:
-    """Hidden layers of both heads; the policy's twice where there is no value."""
-    return list(zip(towers.policy[:-1], (towers.value or towers.policy)[:-1], strict=True))
-
-
-def _encoder(policy: ForeignPolicy, schemas: Schemas, notes: _Notes) -> tuple[_Encoder, _Towers, Activation | None]:
-    """The encoder, what is left for the heads, and the encoder's last activation."""
-    parts = parts_of(schemas.observation)
-    if WHOLE not in parts:
-        return _branches(policy, parts)
-    extractor, part = policy.extractors[WHOLE], parts[WHOLE]
-    if any(layer.convolves for layer in extractor):
-        if WHOLE in policy.statistics:
-            raise GraftError("Statistics of pictures are not read; pixels are divided by 255.")
-        encoder = _convolutions(extractor, part, policy)
-        rest = policy.trunk
-        return encoder, _Towers((*rest, *policy.policy), _value(rest, policy), (0, 0)), extractor[-1].activation
-    trunk = (*extractor, *policy.trunk)
-    first = trunk[0].activation if trunk else None
-    shared = _run_of(trunk, first)
-    if shared:
-        encoder = _mlp([[layer] for layer in shared], part, policy)
-        rest = trunk[len(shared) :]
-        return encoder, _Towers((*rest, *policy.policy), _value(rest, policy), (0, 0)), first
-    policy_tower, value_tower = policy.policy, policy.value
-    if any(layer.activation is None for layer in policy_tower[:-1]):
-        raise GraftError("The file's policy has a hidden layer without an activation, which is not read.")
-    if len(policy_tower) == 1:
-        if policy_tower[0].weight.shape[1] > WIDEST:
-            raise GraftError(f"A policy without hidden layers reads at most {WIDEST} numbers.")
-        policy_tower = _deepened(policy_tower, 2)
-        value_tower = _deepened(value_tower, 2) if value_tower else ()
-    first = policy_tower[0].activation
-    own = _run_of(policy_tower[:-1], first)
-    sides = [[layer] for layer in own]
-    if value_tower:
-        sides = [list(pair) for pair in zip(own, value_tower[: len(own)], strict=True)]
-    encoder = _mlp(sides, part, policy)
-    towers = _Towers(policy_tower[len(own) :], value_tower[len(own) :], (0, own[-1].outputs if value_tower else 0))
-    return encoder, towers, first
-
-
-def _value(rest: tuple[Layer, ...], policy: ForeignPolicy) -> tuple[Layer, ...]:
-    """The value's tower after the trunk's layers that no encoder holds: each head has its own of these."""
-    return (*rest, *policy.value) if policy.value else ()
-
-
-def _run_of(layers: Sequence[Layer], activation: Activation | None) -> tuple[Layer, ...]:
-    """The first layers, as far as they have this activation."""
-    count = next(
-        (i for i, layer in enumerate(layers) if layer.activation != activation or layer.convolves), len(layers)
-    )
-    return tuple(layers[:count]) if activation is not None else ()
-
-
-def _side_by_side(layers: Sequence[Layer], place: str, first: bool) -> tuple[Tensor, Tensor, list[Row]]:
-    """Weight and bias of layers next to each other, which read the same (``first``) or each its own."""
-    weights = [layer.weight for layer in layers]
-    weight = torch.cat(weights) if first else _block_diagonal(weights)
-    rows, top, left = [], 0, 0
-    for layer in layers:
-        down, right = top + layer.outputs, left + layer.weight.shape[1]
-        rows_of, columns = f"{top}:{down}", ":" if first else f"{left}:{right}"
-        whole = len(layers) == 1
-        rows += _rows(
-            layer,
-            f"{place}.weight",
-            f"{place}.bias",
-            "" if whole else f"[{rows_of}, {columns}]",
-            "" if whole else f"[{rows_of}]",
-        )
-        top, left = down, right
-    return weight, torch.cat([layer.bias for layer in layers]), rows
-
-
-def _block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
-    """The blocks along the diagonal, zeros beside them."""
-    made = torch.zeros(sum(block.shape[0] for block in blocks), sum(block.shape[1] for block in blocks))
-    top = left = 0
-    for block in blocks:
-        made[top : top + block.shape[0], left : left + block.shape[1]] = block
-        top, left = top + block.shape[0], left + block.shape[1]
-    return made
-
-
-def _rows(layer: Layer, weight: str, bias: str, at: str = "", bias_at: str = "") -> list[Row]:
-    places = ((layer.names[0], layer.weight, weight + at), (layer.names[1], layer.bias, bias + bias_at))
-    return [Row(name, tuple(tensor.shape), to) for name, tensor, to in places if name]
-
-
-def _mlp(
-    sides: Sequence[Sequence[Layer]], part: ObservationSchema, policy: ForeignPolicy, name: str = WHOLE
-) -> _Encoder:
-    """The encoder ``mlp`` from layers side by side."""
-    tensors: dict[str, Tensor] = {}
-    rows: list[Row] = []
-    for index, layers in enumerate(sides):
-        place = f"blocks.{index}.1"
-        weight, bias, found = _side_by_side(layers, place, first=index == 0)
-        if index == 0 and part.kind == "pixels" and policy.pixels != 255.0:
-            weight = weight * (255.0 / policy.pixels)
-        tensors |= {f"{place}.weight": weight, f"{place}.bias": bias}
-        rows += found
-    options: dict[str, Any] = {"widths": [sum(layer.outputs for layer in layers) for layers in sides]}
-    options["activation"] = sides[0][0].activation
-    if (known := policy.statistics.get(name)) is not None:
-        if part.kind == "pixels":
-            raise GraftError("Statistics of pictures are not read; pixels are divided by 255.")
-        statistics, more = _statistics(known, math.prod(part.shape))
-        tensors |= {f"blocks.0.0.{n}": t for n, t in statistics.items()}
-        options |= {"normalise": True, **more}
-        rows += [Row(n, (math.prod(part.shape),), "blocks.0.0") for n in known.names]
-    return _Encoder("mlp", options, tensors, rows, sum(layer.outputs for layer in sides[-1]))
-
-
-def _statistics(known: Statistics, size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Buffers of a `Normaliser` that does what ``known`` says, and the options that it needs."""
-    if known.mean.shape != (size,) or known.divisor.shape != (size,):
-        raise GraftError(f"The statistics have {known.mean.numel()} means, the observation {size} numbers.")
-    if not (known.mean.isfinite().all() and known.divisor.isfinite().all() and (known.divisor > 0).all()):
-        raise GraftError("The statistics are not finite, or have a deviation of 0.")
-    least = 1.1 * (RESOLUTION * known.mean.double().abs().clamp(min=1)).square()
-    variance = torch.maximum(known.divisor.double().square() - EPSILON, least)
-    tensors = {
-        "running_mean": known.mean.float(),
-        "running_var": variance.float(),
-        "running_count": torch.full((size,), SEEN),
-    }
-    clip = min(known.clip, float(torch.finfo(torch.float32).max))
-    return tensors, {} if clip == CLIP else {"clip": clip}
-
-
-def _convolutions(layers: Sequence[Layer], part: ObservationSchema, policy: ForeignPolicy) -> _Encoder:
-    """`nature_cnn` where the layers are its, else `grid_cnn`."""
-    *convolutions, last = layers
-    if last.convolves or any(not layer.convolves for layer in convolutions) or len(part.shape) != 3:
-        raise GraftError("Convolutions must read a picture or a board, and one linear layer must follow them.")
-    if len(kinds := {layer.activation for layer in layers}) > 1 or None in kinds:
-        raise GraftError(f"The convolutions and their linear layer have several activations ({_listed(list(kinds))}).")
-    sizes = tuple((c.outputs, c.weight.shape[2], c.stride, c.padding) for c in convolutions)
-    if any(c.weight.shape[2] != c.weight.shape[3] for c in convolutions):
-        raise GraftError("Convolutions with kernels that are not square are not read.")
-    nature = sizes == NATURE and part.kind == "pixels" and min(part.shape[1:]) >= 36
-    options: dict[str, Any] = {"features": last.outputs, "activation": last.activation}
-    if not nature:
-        names = ("channels", "kernels", "strides", "paddings")
-        options |= {name: list(values) for name, values in zip(names, zip(*sizes, strict=True), strict=True)}
-        options["pools"] = [1] * len(sizes)
-    tensors: dict[str, Tensor] = {}
-    rows: list[Row] = []
-    for index, layer in enumerate(layers):
-        place = f"blocks.{index}.{1 if index == len(convolutions) else 0}"
-        weight = layer.weight
-        if index == 0 and part.kind == "pixels" and policy.pixels != 255.0:
-            weight = weight * (255.0 / policy.pixels)
-        tensors |= {f"{place}.weight": weight, f"{place}.bias": layer.bias}
-        rows += _rows(layer, f"{place}.weight", f"{place}.bias")
-    return _Encoder("nature_cnn" if nature else "grid_cnn", options, tensors, rows, last.outputs)
-
-
-def _branches(
-    policy: ForeignPolicy, parts: Mapping[str, ObservationSchema]
-) -> tuple[_Encoder, _Towers, Activation | None]:
-    """An encoder for each part, and the first layers that read all of them as the one layer of `branches`."""
-    trunk = policy.trunk
-    sides = [trunk[0]] if trunk else [policy.policy[0], *policy.value[:1]]
-    activation = sides[0].activation
-    if activation is None:
-        raise GraftError("A policy over several parts of an observation needs a hidden layer.")
-    weight, bias, _ = _side_by_side(sides, "joins", first=True)
-    tensors: dict[str, Tensor] = {"blocks.0.bias": bias}
-    rows: list[Row] = []
-    encoders: dict[str, Any] = {}
-    begins = 0
-    for name, layers in policy.extractors.items():
-        part, width = parts[name], _features(parts[name], layers)
-        columns = weight[:, begins : begins + width]
-        begins += width
-        if any(layer.convolves for layer in layers):
-            inner = _convolutions(layers, part, policy)
-        elif layers:
-            inner = _mlp([[layer] for layer in layers], part, policy, name)
-        else:
-            inner, columns = _as_it_is(part, policy, name), torch.cat([columns, -columns], 1)
-        encoders[name] = {"encoder": inner.name, "options": inner.options}
-        tensors |= {f"blocks.0.parts.{_key(name)}.{n}": t for n, t in inner.tensors.items()}
-        tensors[f"blocks.0.joins.{_key(name)}.weight"] = columns
-        rows += [row._replace(to=f"blocks.0.parts.{_key(name)}.{row.to}") for row in inner.rows]
-    top = 0
-    for layer in sides:
-        at = "" if len(sides) == 1 else f"[{top}:{top + layer.outputs}]"
-        rows += _rows(layer, "blocks.0.joins.*.weight", "blocks.0.bias", at, at)
-        top += layer.outputs
-    encoder = _Encoder(
-        "branches",
-        {"features": len(weight), "encoders": encoders, "activation": activation},
-        tensors,
-        rows,
-        len(weight),
-    )
-    if trunk:
-        return encoder, _Towers((*trunk[1:], *policy.policy), _value(trunk[1:], policy), (0, 0)), activation
-    reads = (0, policy.policy[0].outputs if policy.value else 0)
-    return encoder, _Towers(policy.policy[1:], policy.value[1:], reads), activation
-
-
-def _as_it_is(part: ObservationSchema, policy: ForeignPolicy, name: str) -> _Encoder:
-    """A part without a network: what of it is above zero and what below, as ReLU gives both."""
-    count = math.prod(part.shape)
-    if count > WIDEST:
-        raise GraftError(f"Part {name!r} has {count} numbers and no network of its own; at most {WIDEST} are read.")
-    same = Layer(torch.eye(count), torch.zeros(count), ("", None))
-    both = _deepened((same,), 2)[0]
-    return _mlp([[both]], part, policy, name)
-
-
-def _key(part: str) -> str:
-    """As in `branches`."""
-    from graft.agents.networks.encoders.branches import _key as key
-
-    return key(part)
-
-
 def _heads(
     policy: ForeignPolicy,
-    towers: _Towers,
+    towers: Towers,
     schemas: Schemas,
     state: dict[str, Tensor],
     rows: list[Row],
@@ -490,13 +128,13 @@ def _heads(
             bias[: layer.outputs] = layer.bias
             state |= {f"{place}.weight": weight, f"{place}.bias": bias}
             whole = weight.shape == layer.weight.shape
-            at = "" if whole else f"[:{layer.outputs}, {left}:{left + layer.weight.shape[1]}]"
-            rows += _rows(layer, f"{place}.weight", f"{place}.bias", at, "" if whole else f"[:{layer.outputs}]")
+            at = "" if whole else f":{layer.outputs}", f"{left}:{left + layer.weight.shape[1]}"
+            rows += rows_of(layer, place, *at)
     if policy.spread is not None:
         weight = torch.zeros_like(state["policy.spread.weight"])
         weight[:, : policy.spread.weight.shape[1]] = policy.spread.weight
         state |= {"policy.spread.weight": weight, "policy.spread.bias": policy.spread.bias}
-        rows += _rows(policy.spread, "policy.spread.weight", "policy.spread.bias")
+        rows += rows_of(policy.spread, "policy.spread")
     elif "policy.spread.weight" in state:
         state["policy.spread.weight"].zero_()
         state["policy.spread.bias"].fill_(SPREAD)
@@ -511,11 +149,3 @@ def _heads(
         units = from_units(schemas.action).inverse()
         for name in ("policy.out.weight", "policy.out.bias", "policy.log_std"):
             state[name] = units.of_rows(name, state[name])
-
-
-def _described(policy: ForeignPolicy, rows: Sequence[Row]) -> list[Row]:
-    """Rows with whole names of places, one for each tensor of the file and place; those of layers that were added left
-    out.
-    """
-    heads = ("policy.", "value.")
-    return [row if row.to.startswith(heads) else row._replace(to=f"encoder.{row.to}") for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from graft.agents.networks.activation import Activation
 from graft.envs.core.schema import ActionSchema, ObservationSchema
-from graft.errors import GraftError
+from graft.errors import GraftError, some
 
 Kind = Literal["categorical", "greedy", "gaussian", "squashed"]
 Units = Literal["environment", "scaled"]
@@ -73,6 +74,10 @@ class Statistics(NamedTuple):
     clip: float = math.inf
     names: tuple[str, ...] = ()
 
+    def apply(self, x: Tensor) -> Tensor:
+        """What is played of observations (N, D)."""
+        return ((x - self.mean.to(x)) / self.divisor.to(x)).clamp(-self.clip, self.clip)
+
 
 @dataclass(frozen=True)
 class ForeignPolicy:
@@ -115,6 +120,12 @@ class ForeignPolicy:
         extracting = [layer for layers in self.extractors.values() for layer in layers]
         return [*extracting, *self.trunk, *self.policy, *self.value, *([self.spread] if self.spread else [])]
 
+    def names(self) -> set[str]:
+        """Of the file's tensors that it is made of."""
+        found = {name for layer in self.layers() for name in layer.names if name}
+        found.update(*(known.names for known in self.statistics.values()))
+        return found | ({self.log_std[0]} if self.log_std else set())
+
 
 def parts_of(schema: ObservationSchema) -> dict[str, ObservationSchema]:
     """Name -> schema of each part; the whole one as `WHOLE`."""
@@ -130,11 +141,17 @@ def read_layers(
 
     Raises GraftError for tensors that are missing, or that do not fit each other.
     """
-    found: list[Layer] = []
-    for index, place in enumerate(places):
-        after = activation if last or index < len(places) - 1 else None
-        found.append(layer_at(tensors, place, after))
-    return tuple(found)
+    return tuple(
+        layer_at(tensors, place, activation if last or index < len(places) - 1 else None)
+        for index, place in enumerate(places)
+    )
+
+
+def numbered(tensors: Mapping[str, Tensor], place: str) -> list[str]:
+    """Places of the layers of an ``nn.Sequential`` at ``place``, in order."""
+    pattern = re.compile(re.escape(place) + r"\.(\d+)\.weight")
+    numbers = sorted(int(match[1]) for name in tensors if (match := pattern.fullmatch(name)))
+    return [f"{place}.{number}" for number in numbers]
 
 
 def layer_at(
@@ -143,19 +160,13 @@ def layer_at(
     """The layer whose tensors are ``<place>.weight`` and ``.bias``; raises GraftError where they are no layer's."""
     name = f"{place}.weight"
     if name not in tensors:
-        raise GraftError(f"The file has no tensor {name!r}; it has {', '.join(list(tensors)[:12])} ...")
+        raise GraftError(f"The file has no tensor {name!r}; it has {some(tensors)}.")
     weight, bias = tensors[name], tensors.get(f"{place}.bias")
     fits = weight.dim() in (2, 4) and (bias is None or bias.shape == weight.shape[:1])
     if not fits or not (weight.isfinite().all() and (bias is None or bias.isfinite().all())):
         raise GraftError(f"Tensor {name!r} of shape {tuple(weight.shape)} is no weight of a layer, or is not finite.")
     names = (name, None if bias is None else f"{place}.bias")
     return Layer(weight, torch.zeros(len(weight)) if bias is None else bias, names, activation, stride, padding)
-
-
-def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
-    for layer in layers:
-        x = layer.apply(x)
-    return x
 
 
 def columns(schema: ObservationSchema, obs: Tensor) -> dict[str, Tensor]:
@@ -174,9 +185,15 @@ def outputs(policy: ForeignPolicy, schema: ObservationSchema, obs: Tensor) -> Te
         if parts[name].kind == "pixels":
             x = x / policy.pixels
         if (known := policy.statistics.get(name)) is not None:
-            x = ((x - known.mean.to(x)) / known.divisor.to(x)).clamp(-known.clip, known.clip)
-        pieces.append(run(layers, x.reshape(-1, *parts[name].shape)).flatten(1))
-    return run((*policy.trunk, *policy.policy), torch.cat(pieces, 1))
+            x = known.apply(x)
+        x = x.reshape(-1, *parts[name].shape)
+        for layer in layers:
+            x = layer.apply(x)
+        pieces.append(x.flatten(1))
+    x = torch.cat(pieces, 1)
+    for layer in (*policy.trunk, *policy.policy):
+        x = layer.apply(x)
+    return x
 
 
 def played(policy: ForeignPolicy, found: Tensor, actions: ActionSchema, forbidden: Tensor | None = None) -> Tensor:

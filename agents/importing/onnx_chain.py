@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from graft.agents.importing.foreign import Layer
-from graft.agents.importing.onnx_file import OnnxFile, printable
+from graft.agents.importing.onnx_file import READ, OnnxFile
 from graft.agents.networks.activation import Activation
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 
 MASK = "action_masks"
 """ML-Agents' input that is 1 for each allowed action."""
@@ -34,39 +34,8 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 _ALPHA = {"Elu": 1.0, "LeakyRelu": 0.01}
 
-NODES: dict[str, tuple[int, int, dict[str, type | tuple[type, ...]]]] = {
-    "Identity": (1, 1, {}),
-    "Dropout": (1, 3, {"ratio": float, "seed": int}),
-    "Cast": (1, 1, {"to": int}),
-    "Flatten": (1, 1, {"axis": int}),
-    "Reshape": (2, 2, {"allowzero": int}),
-    "Squeeze": (1, 2, {"axes": list}),
-    "Concat": (1, 64, {"axis": int}),
-    "Gemm": (2, 3, {"alpha": float, "beta": float, "transA": int, "transB": int}),
-    "MatMul": (2, 2, {}),
-    "Conv": (
-        2,
-        3,
-        {"strides": list, "pads": list, "dilations": list, "kernel_shape": list, "group": int, "auto_pad": bytes},
-    ),
-    "Relu": (1, 1, {}),
-    "Tanh": (1, 1, {}),
-    "Sigmoid": (1, 1, {}),
-    "Elu": (1, 1, {"alpha": float}),
-    "LeakyRelu": (1, 1, {"alpha": float}),
-    "Gelu": (1, 1, {"approximate": bytes}),
-    "Add": (2, 2, {}),
-    "Sub": (2, 2, {}),
-    "Mul": (2, 2, {}),
-    "Div": (2, 2, {}),
-    "Clip": (1, 3, {"min": float, "max": float}),
-    "Softmax": (1, 1, {"axis": int}),
-    "LogSoftmax": (1, 1, {"axis": int}),
-    "ArgMax": (1, 1, {"axis": int, "keepdims": int, "select_last_index": int}),
-    "Slice": (1, 5, {"starts": list, "ends": list, "axes": list}),
-    "Neg": (1, 1, {}),
-}
-"""Operator -> least and most inputs, and its attributes with their kind. Whatever else a node has is not read."""
+MASKING = frozenset({"Add", "Sub", "Mul", "Neg", "Identity", "Cast", "Slice"})
+"""Operators over masks."""
 
 Array = NDArray[Any]
 
@@ -108,7 +77,11 @@ class ChainReader:
     """Reads chains of one file; ``mask``: number of actions where masks may be read, else 0."""
 
     def __init__(self, file: OnnxFile, actions: int) -> None:
+        import onnx
+
         self.file, self.actions = file, actions
+        self._context = onnx.checker.C.CheckerContext()
+        self._context.ir_version, self._context.opset_imports = 8, {"": file.opset}
         self._steps: dict[str, Callable[[Chain, Any, dict[str, Any]], None]] = {
             "Identity": lambda chain, node, attributes: None,
             "Dropout": self._dropout,
@@ -180,22 +153,17 @@ class ChainReader:
         return chain
 
     def _checked(self, node: Any) -> dict[str, Any]:
-        """The attributes of a node with as many inputs and such attributes as its operator has."""
+        """The attributes of a node with such inputs and attributes as its operator has."""
+        import onnx
+
         kind = printable(node.op_type)
-        if node.op_type not in NODES or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in READ or node.domain:
             raise self.refuse(f"a node {kind} is not read")
-        least, most, allowed = NODES[node.op_type]
-        if not least <= len(node.input) <= most or not all(node.input[:least]):
-            raise self.refuse(f"a node {kind} with {len(node.input)} inputs is not read")
-        attributes = self.file.attributes(node)
-        for name, value in attributes.items():
-            if name not in allowed or not isinstance(value, allowed[name]):
-                raise self.refuse(f"a node {kind} with {printable(name)!r} of this kind is not read")
-            if isinstance(value, list) and not all(isinstance(v, int) and abs(v) < 1 << 31 for v in value):
-                raise self.refuse(f"a node {kind} with {printable(name)!r} of these numbers is not read")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise self.refuse(f"a node {kind} with {printable(name)!r} of {value} is not read")
-        return attributes
+        try:
+            onnx.checker.check_node(node, self._context)
+        except onnx.checker.ValidationError as error:
+            raise self.refuse(f"a node {kind} is not read ({printable(str(error), 200)})") from error
+        return self.file.attributes(node)
 
     def _data(self, node: Any) -> list[str]:
         """Inputs of a node that depend on observations."""
@@ -213,7 +181,7 @@ class ChainReader:
     def numbers(self, chain: Chain, name: str) -> Array:
         """Of a value that depends on nothing, noted as used."""
         found = self.file.numbers(name)
-        chain.used.add(self.file.origin.get(name, name))
+        chain.used.add(self.file.origin(name))
         return found.astype(np.float64)
 
     def _whole(self, chain: Chain, name: str) -> list[int]:
@@ -284,10 +252,10 @@ class ChainReader:
         named, bias = None, np.zeros(len(weight))
         if len(node.input) > 2 and node.input[2]:
             given = self.numbers(chain, node.input[2])
-            named = self.file.origin.get(node.input[2], node.input[2])
+            named = self.file.origin(node.input[2])
             bias = self._spread(given, len(weight), node.op_type) * attributes.get("beta", 1.0)
         weight = weight * attributes.get("alpha", 1.0)
-        names = (self.file.origin.get(node.input[1], node.input[1]), named)
+        names = (self.file.origin(node.input[1]), named)
         chain.layers.append(Layer(_tensor(weight), _tensor(bias), names))
         chain.shape = (len(weight),)
 
@@ -321,10 +289,10 @@ class ChainReader:
             raise self.refuse(f"Conv of {chain.shape} by a kernel of {weight.shape[2:]} gives nothing")
         named, bias = None, np.zeros(len(weight))
         if len(node.input) > 2 and node.input[2]:
-            bias, named = self.numbers(chain, node.input[2]), self.file.origin.get(node.input[2], node.input[2])
+            bias, named = self.numbers(chain, node.input[2]), self.file.origin(node.input[2])
             if bias.shape != weight.shape[:1]:
                 raise self.refuse(f"Conv with a bias of shape {bias.shape} is not read")
-        names = (self.file.origin.get(node.input[1], node.input[1]), named)
+        names = (self.file.origin(node.input[1]), named)
         chain.layers.append(Layer(_tensor(weight), _tensor(bias), names, None, stride, pad))
         chain.shape = (len(weight), *sizes)
 
@@ -376,7 +344,7 @@ class ChainReader:
         scale, shift = scale.reshape(-1), shift.reshape(-1)
         chain.scale = scale if chain.scale is None else chain.scale * scale
         chain.shift = shift if chain.shift is None else chain.shift * scale + shift
-        chain.statistics.append(self.file.origin.get(name, name))
+        chain.statistics.append(self.file.origin(name))
         if not np.isfinite(chain.scale).all() or not np.isfinite(chain.shift).all():
             raise self.refuse("the numbers before the first layer are too large")
 
@@ -389,7 +357,7 @@ class ChainReader:
             raise self.refuse(f"{kind} of several numbers after a layer with a bias is not read")
         gain, more = (_tensor(self._spread(values, last.outputs, kind)) for values in (scale, shift))
         own = last.names[1] is None and kind == "Add"
-        names = (last.names[0], self.file.origin.get(name, name)) if own else last.names
+        names = (last.names[0], self.file.origin(name)) if own else last.names
         weight, bias = last.weight * gain.view(-1, 1), last.bias * gain + more
         if not weight.isfinite().all() or not bias.isfinite().all():
             raise self.refuse(f"{kind} by {name!r} gives numbers that are too large")
@@ -420,8 +388,7 @@ class ChainReader:
         kind = node.op_type
         if not self.actions or not chain.layers or chain.bound is not None or chain.chosen or len(chain.shape) != 1:
             raise self.refuse(f"{kind} is read at the end of discrete actions only")
-        versions = [o.version for o in self.file.model.opset_import if o.domain in ("", "ai.onnx")]
-        usual = 0 if kind == "ArgMax" else 1 if versions[0] < 13 else -1
+        usual = 0 if kind == "ArgMax" else 1 if self.file.opset < 13 else -1
         if attributes.get("axis", usual) not in (1, -1) or attributes.get("select_last_index", 0):
             raise self.refuse(f"{kind} along another axis than that of actions, or of the last of equals, is not read")
         if kind != "ArgMax" and chain.scores is not None:
@@ -440,8 +407,8 @@ class ChainReader:
             raise self.refuse("masks are read at the end of discrete actions only")
         if chain.bound is not None or chain.scores is not None:
             raise self.refuse("masks after the choice of an action are not read")
-        given = np.concatenate([np.ones((1, count)), np.eye(count)])
-        found = self._of_mask(chain, name, given, 0)
+        given = np.concatenate([np.ones((1, count)), np.eye(count), np.random.default_rng(0).random((32, count)) < 0.5])
+        found = self._of_mask(chain, name, given)
         free = given == 1
         if found.shape != given.shape:
             raise self.refuse("masks of another shape than the actions are not read")
@@ -453,40 +420,23 @@ class ChainReader:
         else:
             raise self.refuse(f"{kind} with masks that does not forbid actions is not read")
 
-    def _of_mask(self, chain: Chain, name: str, given: Array, depth: int) -> Array:
-        """What the file computes of masks (K, A)."""
-        if name == MASK:
-            return given
-        if self.file.fixed(name):
-            found = self.numbers(chain, name)
-            if found.size != 1:
+    def _of_mask(self, chain: Chain, name: str, given: Array) -> Array:
+        """What the file computes of masks (K, A), by single numbers and slices, run by onnxruntime."""
+        waiting, seen = [name], {MASK}
+        while waiting:
+            if (at := waiting.pop()) in seen:
+                continue
+            seen.add(at)
+            if not self.file.fixed(at):
+                node = self.file.producers[at]
+                self._checked(node)
+                if node.op_type not in MASKING:
+                    raise self.refuse(f"{printable(node.op_type)} of masks is not read")
+                waiting += filter(None, node.input)
+            elif self.numbers(chain, at).size != 1:
                 raise self.refuse("masks with several numbers are not read")
-            return found.reshape(1, 1)
-        node = self.file.producers[name]
-        attributes = self._checked(node)
-        if depth > 16:
-            raise self.refuse("masks that go through more than 16 nodes are not read")
-        if node.op_type == "Slice":
-            return self._slice(chain, node, attributes, self._of_mask(chain, node.input[0], given, depth + 1))
-        functions = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Neg": np.negative, "Identity": np.positive}
-        if node.op_type == "Cast":
-            self._cast(chain, node, attributes)
-            return self._of_mask(chain, node.input[0], given, depth + 1)
-        if node.op_type not in functions or sum(not self.file.fixed(n) for n in node.input) != 1:
-            raise self.refuse(f"{printable(node.op_type)} of masks is not read")
-        made: Array = functions[node.op_type](*(self._of_mask(chain, n, given, depth + 1) for n in node.input))
-        return made
-
-    def _slice(self, chain: Chain, node: Any, attributes: dict[str, Any], values: Array) -> Array:
-        """Of masks, whole ones only: of several branches each has its own."""
-        names = ("starts", "ends", "axes", "steps")
-        found = {n: attributes[n] for n in names if n in attributes}
-        found |= {n: self._whole(chain, v) for n, v in zip(names, node.input[1:], strict=False) if v}
-        ends = found.get("ends", [0])
-        whole = found.get("starts") == [0] and found.get("steps", [1]) == [1] and found.get("axes") in ([1], [-1])
-        if not whole or len(ends) != 1 or ends[0] < values.shape[1]:
-            raise self.refuse("a part of the masks is not read")
-        return values
+        session = self.file.session([MASK], [name])
+        return np.concatenate([session.run([name], {MASK: row[None].astype(np.float32)})[0] for row in given])
 
 
 def _tensor(values: Array) -> torch.Tensor:

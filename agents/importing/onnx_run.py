@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from graft.agents.importing.foreign import ForeignPolicy, Statistics, columns, parts_of, played
-from graft.agents.importing.onnx_chain import NODES
-from graft.agents.importing.onnx_file import OnnxFile, printable
+from graft.agents.importing.onnx_chain import MASK, Chain
+from graft.agents.importing.onnx_file import OnnxFile
 from graft.envs.core.schema import Schemas
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 
 AT_ONCE = 1 << 24
 """Numbers of the largest value between two nodes, over all observations of one run."""
@@ -25,30 +25,26 @@ class OnnxRun:
     """The original of a `ForeignPolicy`: the file's own graph, as far as its actions depend on it.
 
     Attributes:
-        inputs: input of the graph -> part of the observation. mask: the input that is 1 for each allowed action.
-        output: what the policy gives. scores: what it chooses an action by, where ``output`` is an action's number.
+        inputs: input of the graph -> part of the observation. chain: from them to the policy's output.
         bounded: whether a tanh in the graph has brought box actions to -1 to 1.
         statistics: that the graph itself has; others of the policy are applied before it.
-        largest: numbers of the largest value between nodes, for one observation.
     """
 
     file: OnnxFile
     schemas: Schemas
     inputs: Mapping[str, str]
-    mask: str | None
-    output: str
-    scores: str | None
+    chain: Chain
     bounded: bool
     statistics: Mapping[str, Statistics]
-    largest: int
 
     def __call__(self, policy: ForeignPolicy, obs: Tensor, forbidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """Actions as the environment takes them, and outputs (N, A), for raw observations (N, *shape)."""
         given = self._given(policy, obs, forbidden)
         fixed = {name: self._shape(name, values) for name, values in given.items()}
-        count = 1 if any(batch == 1 for batch, _ in fixed.values()) else max(1, AT_ONCE // self.largest)
-        names = [self.output] if self.scores is None else [self.output, self.scores]
-        session = _session(self.file, list(given), names)
+        count = 1 if any(batch == 1 for batch, _ in fixed.values()) else max(1, AT_ONCE // self.chain.largest)
+        scores = self.chain.scores if self.chain.chosen else None  # by which an action's number was chosen
+        names = [self.chain.output] if scores is None else [self.chain.output, scores]
+        session = self.file.session(list(given), names)
         pieces: list[list[Any]] = []
         for begin in range(0, len(obs), count):
             feed = {n: v[begin : begin + count].reshape(-1, *fixed[n][1]) for n, v in given.items()}
@@ -57,7 +53,7 @@ class OnnxRun:
             except Exception as error:  # of onnxruntime
                 raise GraftError(f"onnxruntime cannot run {self.file.what} ({printable(str(error))}).") from error
         first, outputs = (torch.from_numpy(np.concatenate([piece[i] for piece in pieces])) for i in (0, -1))
-        if self.scores is not None:
+        if scores is not None:
             return first.reshape(len(obs)).long(), outputs.reshape(len(obs), -1).double()
         outputs = outputs.reshape(len(obs), -1).double()
         known = replace(policy, kind="gaussian", units="scaled") if self.bounded else policy
@@ -70,15 +66,15 @@ class OnnxRun:
         for name, part in self.inputs.items():
             x, known = seen[part], policy.statistics.get(part)
             if known is not None and known is not self.statistics.get(part):
-                x = ((x - known.mean.to(x)) / known.divisor.to(x)).clamp(-known.clip, known.clip)
+                x = known.apply(x)
             kind = self.file.inputs[name].type.tensor_type.elem_type
             if kind != FLOAT and parts[part].kind != "pixels":
                 raise GraftError(f"{self.file.what}: input {name!r} takes uint8, which only pictures are.")
             given[name] = x.numpy().astype(np.float32 if kind == FLOAT else np.uint8)
-        if self.mask is not None:
+        if self.chain.mask:
             count = len(self.schemas.action.names)
             allowed = torch.ones(len(obs), count) if forbidden is None else (~forbidden).float()
-            given[self.mask] = allowed.cpu().numpy().astype(np.float32)
+            given[MASK] = allowed.cpu().numpy().astype(np.float32)
         return given
 
     def _shape(self, name: str, values: Any) -> tuple[int | None, tuple[int, ...]]:
@@ -89,8 +85,6 @@ class OnnxRun:
 
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
-RUN = frozenset({*NODES, "Constant", "Transpose", "Sqrt", "Reciprocal"})
-"""Operators that may run."""
 
 
 def declared(file: OnnxFile, name: str, own: Sequence[int]) -> tuple[int | None, tuple[int, ...]]:
@@ -115,37 +109,3 @@ def declared(file: OnnxFile, name: str, own: Sequence[int]) -> tuple[int | None,
     if sizes[0] not in (None, 1):
         raise GraftError(f"{file.what} reads {sizes[0]} observations at once; any number, or 1, is read.")
     return sizes[0], shape
-
-
-def _session(file: OnnxFile, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-    """Of the nodes that ``outputs`` need, and no others."""
-    import onnx
-    import onnxruntime
-
-    needed, nodes = set(outputs), []
-    for node in reversed(file.model.graph.node):
-        if needed.intersection(filter(None, node.output)):
-            if node.domain not in ("", "ai.onnx") or node.op_type not in RUN:
-                raise GraftError(f"{file.what}: a node {printable(node.op_type)} is not read.")
-            nodes.append(node)
-            needed.update(node.input)
-    graph = file.model.graph
-    part = onnx.helper.make_graph(
-        nodes[::-1],
-        "policy",
-        [file.inputs[name] for name in inputs if name in needed],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
-        [tensor for tensor in graph.initializer if tensor.name in needed],
-    )
-    model = onnx.helper.make_model(
-        part, opset_imports=[o for o in file.model.opset_import if o.domain in ("", "ai.onnx")], ir_version=8
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of onnxruntime
-        raise GraftError(f"onnxruntime cannot run {file.what} ({printable(str(error))}).") from error

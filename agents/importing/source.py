@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graft.agents.importing.files import LONGEST_NAME
 from graft.agents.importing.foreign import ForeignPolicy
 from graft.agents.networks.activation import Activation
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError, printable, unknown
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,14 @@ class Request:
     names: Mapping[str, Any] = field(default_factory=dict)
     trust: bool = False
     unconfined: bool = False
+
+    def words(self, keys: Sequence[str]) -> None:
+        """Raise GraftError unless ``names`` has these keys only, and words as values."""
+        for key, value in self.names.items():
+            if key not in keys:
+                raise unknown("key of --names for this format", printable(str(key)), keys)
+            if not isinstance(value, str) or len(value) > LONGEST_NAME:
+                raise GraftError(f"{key} of --names is {type(value).__name__}; for this format it is a word.")
 
 
 class Format(ABC):

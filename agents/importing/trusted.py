@@ -7,17 +7,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from graft.agents.importing import unpickle
 from graft.agents.importing.files import LARGEST_TEXT, load_safe, parse_json, read_bytes
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 
 PATIENCE = 300.0  # seconds
 LAST = 1 << 16  # bytes of what the process says of its errors
@@ -57,8 +56,7 @@ def read_trusted(kind: str, path: Path, root: Path | None = None, unconfined: bo
             raise GraftError(f"Reading {path} took more than {PATIENCE:g} seconds, and was ended.")
         if code:
             lines = said.decode("utf-8", "replace").strip().splitlines() or ["no message"]
-            told = "".join(c if c.isprintable() else "?" for c in lines[-1][:200])
-            raise GraftError(f"{path} could not be read by its own library: {told}.")
+            raise GraftError(f"{path} could not be read by its own library: {printable(lines[-1], 200)}.")
         results = [out / name for name in ("tensors.safetensors", "said.json")]
         if any(result.is_symlink() for result in results):
             raise GraftError(f"{path} left something else than numbers.")
@@ -80,35 +78,27 @@ def _run(command: list[str], folder: str, environment: Mapping[str, str]) -> tup
 
     The processes that it has started end with it, unless they have left its group.
     """
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    last = bytearray()
-
-    def listen(stream: IO[bytes]) -> None:
-        with stream:
-            while block := stream.read1(LAST):  # type: ignore[attr-defined]
-                last[:] = (last + block)[-LAST:]
-
-    assert process.stderr is not None
-    listener = threading.Thread(target=listen, args=(process.stderr,), daemon=True)
-    listener.start()
-    try:
-        code: int | None = process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        code = None
-    finally:
-        with suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-        process.wait()
-    listener.join(5)
-    return code, bytes(last)
+    nothing = subprocess.DEVNULL
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=nothing,
+            stdout=nothing,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
+            process.wait()
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - LAST))
+        return code, errors.read(LAST)

@@ -8,7 +8,7 @@ from typing import Any
 
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, flag_names, joined, masked
 from graft.envs.core.task import Task
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, some, unknown
 
 KEYWORD = "schema"
 CHANNELS, LIKE, SCHEMAS = "channels", "as", "schemas"
@@ -160,9 +160,7 @@ def _renamed(names: tuple[str, ...], given: Any, task: str) -> tuple[str, ...]:
         return tuple(_new_name(name, new) for name in names)
     if not isinstance(given, list | tuple) or len(given) != len(names):
         count = len(given) if isinstance(given, list | tuple) else repr(given)
-        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        listed = ", ".join(names[:LISTED]) + more
-        raise GraftError(f"schema of {task} gives {count} names where there are {len(names)}: {listed}.")
+        raise GraftError(f"schema of {task} gives {count} names where there are {len(names)}: {some(names, LISTED)}.")
     for name in given:
         if not isinstance(name, str):
             raise GraftError(f"schema of {task}: {name!r} is no name; give words.")

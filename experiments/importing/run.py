@@ -17,15 +17,16 @@ from rich.table import Table
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint
 from graft.agents.importing.agent import Imported, import_agent
 from graft.agents.importing.files import read_bytes
-from graft.agents.importing.parity import Parity, compare, record, require
+from graft.agents.importing.parity import Parity, compare, require
 from graft.agents.importing.source import Request
 from graft.agents.importing.statistics import read_statistics
 from graft.agents.networks.activation import Activation
+from graft.agents.parity import record
 from graft.agents.training.evaluate import evaluate
 from graft.envs.core.task import Task
 from graft.envs.core.task_string import task_of
 from graft.envs.factory import make, schemas
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, printable, some, unknown
 from graft.experiments.config.experiment import Licence
 from graft.experiments.store.provenance import provenance
 
@@ -139,9 +140,7 @@ def _checkpoint(
 
 
 def _plain(value: Any) -> str:
-    """Text of a file, without what moves a terminal's cursor."""
-    text = str(value)[:500]
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return printable(str(value), 500)
 
 
 def show(console: Console, imported: Imported) -> None:
@@ -157,5 +156,4 @@ def show(console: Console, imported: Imported) -> None:
         for name, why in entries.items():
             grouped.setdefault(_plain(why), []).append(_plain(name))
         for why, names in grouped.items():
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            console.print(f"{title}: {', '.join(names[:4])}{more}: {why}.")
+            console.print(f"{title}: {some(names, 4)}: {why}.")

@@ -8,7 +8,7 @@ from typing import Any
 from graft.envs.core.parts import source_hash
 from graft.envs.factory import modules
 from graft.errors import GraftError
-from graft.experiments.patching.check import Patch
+from graft.experiments.patching.prepare import Patch
 from graft.experiments.store.records import BUILDS, Store, write_json
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from graft import __version__
-from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
 from graft.experiments.patching.sections import all_sections, gates
+from graft.experiments.report.common import write_file
 from graft.experiments.report.page.cells import Section
 from graft.experiments.report.page.render import render
 
@@ -58,9 +58,9 @@ def write_all(targets: Targets, data: Mapping[str, Any], curves: Sequence[Sectio
     for option, path in targets.items():
         try:
             if path is not None:
-                replace_file(path, texts[option](data))
-        except OSError as error:
-            refused.append(GraftError(f"{option} {path} can't be written ({error.strerror}); choose another file."))
+                write_file(path, texts[option](data), f"choose another {option}")
+        except GraftError as error:
+            refused.append(error)
     if refused:
         raise refused[0]
 

@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from graft.experiments.config.patch import Gate
-from graft.experiments.patching.check import (
-    Patch,
-    curves_of,
-    gated_method,
-    old_score,
-    share_of,
-    steps_to,
-    why_not_kept,
-)
+from graft.experiments.patching.check import curves_of, old_score, share_of, steps_to, why_not_kept
+from graft.experiments.patching.prepare import Patch, gated_method
 from graft.experiments.patching.sections import percent
 from graft.experiments.report.common import fixed
 from graft.experiments.store.records import Store

@@ -11,11 +11,11 @@ from rich.table import Table as TextTable
 from rich.text import Text
 
 from graft.experiments.patching.check import HOLD, why_not_kept
-from graft.experiments.patching.schema_changes import Change
 from graft.experiments.report.common import fixed, format_score
 from graft.experiments.report.conclusions import fates
 from graft.experiments.report.page.cells import NONE, Cell, Section, Table
 from graft.experiments.report.progress import duration
+from graft.experiments.report.schema_changes import Change
 from graft.transfer.transplant_report import TensorRow
 
 Data = Mapping[str, Any]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from gymnasium.vector import AutoresetMode
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.core.task import Task
-from graft.envs.factory import make
 from graft.errors import GraftError
 from graft.experiments.plan.stage import Comparison, Graph
 from graft.experiments.playback.agent import check_fit, playing
-from graft.experiments.playback.frames import Frame, PlaybackStep, play, play_squad, squad_size
-from graft.experiments.playback.record import FASTEST, USUAL, record
+from graft.experiments.playback.frames import Frame, PlaybackStep, playback
+from graft.experiments.playback.record import record
 from graft.experiments.store.records import Store
 from graft.transfer.method import label
 
@@ -115,14 +111,8 @@ def _write(path: Path, shown: Sequence[Panel], seed: int) -> None:
 
 def _columns(panel: Panel, seed: int) -> tuple[float, list[Frame]]:
     """Frames a second of a panel, and its frames with the title and the returns so far above."""
-    network, squad = playing(panel.agent.build(), panel.task), squad_size(panel.task)
-    reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
-    shown, returns = network.schemas.observation, list[float]()
-    with closing(make(panel.task, squad or 1, seed, reset, observation=shown, render_mode="rgb_array")) as env:
-        steps: Iterator[PlaybackStep] = (play_squad if squad else play)(
-            network, env, panel.task, torch.Generator().manual_seed(seed), False
-        )
-        frames = []
+    network, returns, frames = playing(panel.agent.build(), panel.task), list[float](), list[Frame]()
+    with playback(network, panel.task, seed, deterministic=False) as (fps, steps):
         for step in islice(steps, FRAMES):
             if step.ended is not None:
                 returns.append(step.ended.total)
@@ -130,7 +120,7 @@ def _columns(panel: Panel, seed: int) -> tuple[float, list[Frame]]:
             every = -(-step.frame.shape[1] // WIDEST)
             small = step.frame[::every, ::every]
             frames.append(np.concatenate([_title(f"{panel.title}\n{said}", small.shape[1]), small]))
-        return min(FASTEST, env.metadata.get("render_fps") or USUAL), frames
+        return fps, frames
 
 
 @cache

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import PolicyNetwork
@@ -18,6 +20,9 @@ from graft.envs.factory import make
 from graft.errors import GraftError
 
 Frame = NDArray[np.uint8]
+
+FASTEST, USUAL = 50, 10
+"""Frames a second: the most that GIF players keep up with, and the default where a task has none."""
 
 
 class EpisodeEnd(NamedTuple):
@@ -43,6 +48,29 @@ def squad_size(task: Task) -> int:
     """Number of agents of the task's team in one environment; 0 for a single-agent task."""
     with closing(make(task, 1, 0)) as env:
         return len(env.slots) if isinstance(env, TeamRows) else 0
+
+
+@contextmanager
+def playback(
+    network: PolicyNetwork, task: Task, seed: int, deterministic: bool
+) -> Iterator[tuple[float, Iterator[PlaybackStep]]]:
+    """Frames a second of a task, and its frames as `play` and `play_squad` give them, in an environment of its own."""
+    squad, shown = squad_size(task), network.schemas.observation
+    reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
+    with closing(make(task, squad or 1, seed, reset, observation=shown, render_mode="rgb_array")) as env:
+        generator = torch.Generator().manual_seed(seed)
+        steps = (play_squad if squad else play)(network, env, task, generator, deterministic)
+        yield min(FASTEST, env.metadata.get("render_fps") or USUAL), steps
+
+
+def until(steps: Iterator[PlaybackStep], frames: int, episodes: int) -> Iterator[PlaybackStep]:
+    """The first of ``steps``, until so many episodes have ended, or so many frames are taken."""
+    ended = 0
+    for step in islice(steps, frames):
+        yield step
+        ended += step.ended is not None
+        if ended == episodes:
+            return
 
 
 def play(

@@ -5,26 +5,19 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import torch
-from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.progress import Progress
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Task
-from graft.envs.factory import make
 from graft.errors import GraftError
 from graft.experiments.playback.agent import agent_and_task, check_fit, playing
-from graft.experiments.playback.frames import PlaybackStep, play, play_squad, squad_size
+from graft.experiments.playback.frames import FASTEST, PlaybackStep, playback, until
 from graft.transfer.task_heads import HEADS, tasks_learned
-
-FASTEST, USUAL = 50, 10
-"""Frames a second: the most that GIF players keep up with, and the default where a task has none."""
 
 LAST_FRAME = 8
 """How many times as long as others the last frame of an episode is shown."""
@@ -53,15 +46,13 @@ def record(
     ended, durations, buffer = 0, [], io.BytesIO()
     writer: Any = imageio.v3.imopen(buffer, "w", extension=".gif", plugin="pillow")  # options are the plugin's
     with writer as gif:
-        for step in steps:
+        for step in until(steps, frames, episodes):
             durations.append(delay * (LAST_FRAME if step.ended else 1))
             # Frames are kept with a palette of 2 ** bits colours, and written on leaving, with all the durations.
             duration = durations if len(durations) > 1 else durations[0]
             gif.write(step.frame, is_batch=False, bits=8, duration=duration, loop=0)
             ended += step.ended is not None
             on_frame(len(durations), step)
-            if ended == episodes or len(durations) == frames:
-                break
     try:
         replace_file(path, buffer.getvalue())
     except OSError as error:
@@ -79,12 +70,8 @@ def run(console: Console, options: argparse.Namespace) -> None:
     for note in _notes(checkpoint, task):
         console.print(f"Note: {note}", soft_wrap=True)
     network = playing(checkpoint.build(), task)
-    squad, shown = squad_size(task), network.schemas.observation
-    reset = AutoresetMode.SAME_STEP if squad else AutoresetMode.NEXT_STEP
-    with closing(make(task, squad or 1, options.seed, reset, observation=shown, render_mode="rgb_array")) as env:
-        fps = options.fps or min(FASTEST, env.metadata.get("render_fps") or USUAL)
-        generator = torch.Generator().manual_seed(options.seed)
-        steps = (play_squad if squad else play)(network, env, task, generator, options.deterministic)
+    with playback(network, task, options.seed, options.deterministic) as (usual, steps):
+        fps = options.fps or usual
         written, ended = _record(console, fps, steps, options)
     if ended < options.episodes:
         note = f"Note: stopped at {written} frames, before episode {ended + 1} ended; --frames sets the limit."

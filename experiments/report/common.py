@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Bounds
+from graft.errors import GraftError
 from graft.experiments.plan.stage import Graph
 from graft.experiments.store.records import RESUMED, STARTS, Store
 from graft.transfer import metrics
@@ -43,6 +46,15 @@ TWO_GROUPS = (
     "the seeds fall into two groups, such as those that learned and those that did not; the mean describes neither, "
     "and its interval may be too narrow."
 )
+
+
+def write_file(path: Path, data: bytes, otherwise: str) -> None:
+    """Write a file in one step, and its folder; raises GraftError, which says what to do ``otherwise``."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+    except OSError as error:
+        raise GraftError(f"{path} can't be written ({error.strerror}); {otherwise}.") from error
 
 
 def estimate_bounds(store: Store, stages: Sequence[str], scratch: Sequence[str], expert: float = 1.0) -> Bounds:

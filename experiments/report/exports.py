@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from graft.agents.checkpoints.files import replace_file
-from graft.errors import GraftError
 from graft.experiments.report import transfer
-from graft.experiments.report.common import fixed
+from graft.experiments.report.common import fixed, write_file
 from graft.experiments.report.results import Interval, SequenceRow, TransferRow
 from graft.experiments.report.run_folder import Row, RunFolder
 
 Record = Mapping[str, Any]
+
+ELSEWHERE = "choose another place"
 
 ENDS = {"iqm": "", "low": "_low", "high": "_high"}
 """Parts of an interval -> endings of their columns."""
@@ -43,17 +43,9 @@ def write_csv(runs: Sequence[RunFolder], names: Sequence[str], folder: Path) -> 
             page = io.BytesIO()
             np.savez(page, **matrices)
             files[f"{kind}.npz"] = page.getvalue()
-    _write({folder / name: data for name, data in files.items()})
+    for name, data in files.items():
+        write_file(folder / name, data, ELSEWHERE)
     return list(files)
-
-
-def _write(files: Mapping[Path, bytes]) -> None:
-    for path, data in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, data)
-        except OSError as error:
-            raise GraftError(f"{path} can't be written ({error.strerror}); choose another place.") from error
 
 
 def _csv(records: Sequence[Record]) -> str:
@@ -229,4 +221,4 @@ def write_latex(runs: Sequence[RunFolder], names: Sequence[str], path: Path) -> 
     """Write the tables of all runs for ``\\input``; raises GraftError where that is not possible."""
     said = "% Interquartile means over seeds with 95 % intervals.\n\n"
     tables = [latex(run, name) for run, name in zip(runs, names, strict=True)]
-    _write({path: (said + "\n".join(tables)).encode(errors="replace")})
+    write_file(path, (said + "\n".join(tables)).encode(errors="replace"), ELSEWHERE)

@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
 from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
 from graft.envs.core.task import Task
-from graft.errors import GraftError
-from graft.experiments.store.lineage import Member
+from graft.errors import GraftError, some
+from graft.experiments.report.schema_changes import schema_changes
+from graft.experiments.store.lineage import Member, family, fault_of, members_of
 from graft.transfer.method import label, parse_method
 
 SHORT = 12  # characters of an id
+GOOD = ": all files are as they were written"
+
+
+def show_checkpoint(console: Console, folder: Path, search: Sequence[Path], verify: bool) -> bool:
+    """Print facts and ancestors; returns whether the files that were verified are as they were written."""
+    members = family(folder, search)
+    last, notes = members[-1], _notes(members) if verify else {}
+    if notes.get(last.id, GOOD) == GOOD:
+        console.print(facts(last, Checkpoint.load(folder)))
+    if len(members) > 1 or verify:
+        console.print(family_tree(members, notes))
+    return set(notes.values()) <= {GOOD}
+
+
+def show_run(console: Console, folder: Path, search: Sequence[Path], verify: bool) -> bool:
+    """The same of all checkpoints of a run."""
+    members = members_of(folder, search)
+    if not members:
+        raise GraftError(f"No stage in {folder} has finished, so there is no checkpoint to inspect.")
+    notes = _notes(members) if verify else {}
+    console.print(run_tree(str(folder), members, notes))
+    return set(notes.values()) <= {GOOD}
+
+
+def show_differences(console: Console, first: Path, second: Path) -> bool:
+    a, b = Checkpoint.load(first), Checkpoint.load(second)
+    console.print(changes_table(changes(a.tensors, b.tensors), (str(first), str(second))))
+    for line in difference_lines(a, b):
+        console.print(line)
+    return True
+
+
+def _notes(members: Sequence[Member]) -> dict[str, str]:
+    """What is said of each checkpoint's files, by id."""
+    return {m.id: f": {fault}" if (fault := fault_of(m)) else GOOD for m in members if not m.file}
 
 
 def plain(value: Any) -> str:
@@ -80,8 +118,8 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
     rows: dict[str, Any] = {
         "id": checkpoint.id,
         "task": f"{checkpoint.task.id} {_options(checkpoint.task.kwargs)}",
-        "observations": f"{shown.kind}, {len(shown.names)}: {_some(shown.names)}",
-        "actions": f"{played.kind}, {len(played.names)}: {_some(played.names)}",
+        "observations": f"{shown.kind}, {len(shown.names)}: {some(shown.names, 12)}",
+        "actions": f"{played.kind}, {len(played.names)}: {some(played.names, 12)}",
         "network": f"{network.encoder} {_options(network.options)}, head {list(network.head)}, {values:,} values",
         "further parts": ", ".join(sorted(checkpoint.parts)),
         "method": method_of(record),
@@ -108,17 +146,12 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
     return table
 
 
-def _some(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in options.items())
 
 
-def family_tree(members: Sequence[Member], notes: Mapping[str, str] | None = None) -> Tree:
+def family_tree(members: Sequence[Member], notes: Mapping[str, str]) -> Tree:
     """Ancestors above, each below what it was made from; ``notes`` by id are put behind the lines."""
-    notes = notes or {}
     top = Tree("from its root to this checkpoint:", hide_root=False)
     at = top
     for member in members:
@@ -126,9 +159,9 @@ def family_tree(members: Sequence[Member], notes: Mapping[str, str] | None = Non
     return top
 
 
-def run_tree(title: str, members: Sequence[Member], notes: Mapping[str, str] | None = None) -> Tree:
+def run_tree(title: str, members: Sequence[Member], notes: Mapping[str, str]) -> Tree:
     """A run's checkpoints, each below the one it was made from."""
-    notes, here = notes or {}, {member.id for member in members}
+    here = {member.id for member in members}
     top = Tree(plain(title))
 
     def add(to: Tree, parent: str | None) -> None:
@@ -189,27 +222,12 @@ def changes_table(found: Iterable[Change], titles: tuple[str, str]) -> Table:
     return table
 
 
-def difference_lines(a: Member, b: Member) -> list[str]:
-    """How two manifests differ in names of observations and actions, task, network, and the stage's options."""
-    lines = []
-    for what in "observation", "action":
-        before, after = a.manifest[what]["names"], b.manifest[what]["names"]
-        gone, new = ([n for n in x if n not in y] for x, y in ((before, after), (after, before)))
-        lines += [
-            f"{what}s only in the {which}: {_some(names)}"
-            for which, names in (("first", gone), ("second", new))
-            if names
-        ]
-        if not gone and not new and before != after:
-            lines.append(f"{what}s are in another order")
-        form = [{k: m.manifest[what].get(k) for k in ("kind", "shape", "dtype", "low", "high")} for m in (a, b)]
-        if before == after:
-            lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(form[0], form[1])]
-        elif form[0]["kind"] != form[1]["kind"]:
-            lines.append(f"{what}.kind: {form[0]['kind']} → {form[1]['kind']}")
-    for what in "task", "network":
-        lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(a.manifest[what], b.manifest[what])]
-    first, second = (member.record.get("stage") or {} for member in (a, b))
+def difference_lines(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """How two checkpoints differ in names of observations and actions, task, network, and the stage's options."""
+    lines = [f"{one.what}, {one.change}: {one.text}" for one in schema_changes(a.schemas, b.schemas)]
+    for what, before, after in (("task", a.task, b.task), ("network", a.network, b.network)):
+        lines += [f"{what}.{k}: {x} → {y}" for k, x, y in differences(before.to_json(), after.to_json())]
+    first, second = (checkpoint.record.get("stage") or {} for checkpoint in (a, b))
     skipped = ("task.", "network.", "source")
     lines += [f"{k}: {x} → {y}" for k, x, y in differences(first, second) if not k.startswith(skipped)]
     return [plain(line) for line in lines]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.agents.export.parity import choices
+from graft.agents.parity import choices
 from graft.agents.export.ports import MASKS, Array, Arrays, Port
 from graft.agents.serving.model import Model
 from graft.errors import GraftError, unknown

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 from support import patched_env
+from support.html_page import Page
 from support.patched_env import AGENT, PATCHED
 from support.tiny_experiment import TINY
 from support.tiny_tasks import small_network
@@ -24,6 +24,7 @@ from graft.experiments import patch
 from graft.experiments.config.patch import PatchConfig, load_patch
 from graft.experiments.launchers.launcher import attempt
 from graft.experiments.patching import check, gates
+from graft.experiments.patching.prepare import prepare
 from graft.experiments.store.records import Store
 from graft.transfer.metrics import Curve
 
@@ -57,21 +58,6 @@ def checked(folder, agent, *words, **keys):
     options = [w for pair in zip(("--json", "--junit", "--html"), map(str, paths), strict=True) for w in pair]
     code = patch.main([str(file), "--out", str(folder / "run"), *options, *words])
     return code, json.loads(paths[0].read_bytes()), ElementTree.parse(paths[1]).getroot(), paths[2].read_text("utf-8")
-
-
-class Page(HTMLParser):
-    """Names of a page's elements, and its text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-
-    def handle_data(self, data):
-        self.text += data
 
 
 class Here:
@@ -125,10 +111,10 @@ def test_numbers_gates_and_scenarios(agent, tmp_path, capsys):
     assert "8.00, allowed 7.5 or less" in cases[3].find("failure").get("message")
 
     page = Page(html)
-    assert HOSTILE in page.text
-    assert "img" not in page.tags
-    assert page.tags.count("script") == 1
-    assert "FAILED" in page.text
+    assert HOSTILE in page.all("main")[0][2]
+    assert not page.all("img")
+    assert len(page.all("script")) == 1
+    assert "FAILED" in page.all("main")[0][2]
 
     out = capsys.readouterr().out
     order = ["What changed", "Transplant", "Before any training", "Scenarios", "Gates"]
@@ -185,7 +171,7 @@ def test_a_failed_training_fails_the_check_in_every_file(agent, tmp_path, monkey
     assert (junit.get("tests"), junit.get("failures"), junit.get("errors")) == ("2", "0", "1")
     (error,) = junit.findall("./testsuite/testcase/error")
     assert "out of luck" in error.get("message")
-    assert "FAILED" in Page(html).text
+    assert "FAILED" in Page(html).all("main")[0][2]
     assert "Trainings that failed: 1." in html
 
 
@@ -210,7 +196,7 @@ def test_forgotten_is_of_the_same_levels(agent, tmp_path, monkeypatch):
 
 def test_a_score_that_does_not_hold_says_so(agent, tmp_path):
     config = PatchConfig.model_validate({"agent": agent, **SMALL, "steps": 64, "gates": [{"recovered": 0.9}]})
-    checking = check.prepare(config)
+    checking = prepare(config)
     curve = Curve([0, 32, 64, 96], [0, 4, 0, 4])
     monkey = {"zero_shot": {"old": {"score": None, "return": {"mean": 4.0}}}}
     result = {"method": "finetune(heads=by_name)", "missing_seeds": 0, "env_steps": 96, "hold": 3, "final_share": 1.0}

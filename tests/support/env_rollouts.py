@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
@@ -55,6 +57,32 @@ def assert_equal(a: list[list[Transition]], b: list[list[Transition]]) -> None:
             assert x[1:4] == y[1:4], f"transition {t}"
             np.testing.assert_array_equal(x.obs, y.obs)
             np.testing.assert_array_equal(x.next_obs, y.next_obs)
+
+
+def assert_gymnasiums(batch: TaskVectorEnv, task_id: str) -> None:
+    """An unchanged task, made with the seed 3, is Gymnasium's bit for bit."""
+    stream = action_streams(batch, 60)
+    with closing(gym.make(task_id)) as plain:
+        obs, _ = plain.reset(seed=3)
+        for t in transitions(batch, stream)[0]:
+            np.testing.assert_array_equal(np.float32(obs), t.obs)
+            obs, reward, terminated, truncated, _ = plain.step(stream[0].pop(0))
+            assert (reward, terminated, truncated) == t[1:4]
+            np.testing.assert_array_equal(np.float32(obs), t.next_obs)
+            if terminated or truncated:
+                obs, _ = plain.reset()
+
+
+def assert_restored(one: TaskVectorEnv, other: TaskVectorEnv, actions: Any) -> None:
+    """After ten steps ``other`` takes over the state of ``one``, and both play the same."""
+    one.reset()
+    other.reset()
+    for chosen in actions[:10]:
+        one.step(chosen)
+    other.restore_state(one.save_state())
+    for chosen in actions[10:]:
+        for mine, theirs in zip(one.step(chosen)[:4], other.step(chosen)[:4], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 def episodes(played: list[list[Transition]]) -> int:

@@ -6,24 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from support.tiny_tasks import discrete, vector
 from torch import nn
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.importing.agent import import_agent
 from graft.agents.importing.source import Request
-from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.transfer.transplant import transplant
 
 
-def vector(names):
-    count = len(names)
-    return ObservationSchema("vector", names, ((),) * count, (count,), "float32", (-9.0,) * count, (9.0,) * count)
-
-
 def test_it_plays_on_where_observations_and_actions_are_added(tmp_path):
     torch.manual_seed(0)
-    own = Schemas(vector(("a", "b", "c")), ActionSchema("discrete", ("left", "right")))
+    own = Schemas(vector(("a", "b", "c")), discrete("left", "right"))
     towers = {name: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, n)) for name, n in (("pi", 2), ("vf", 1))}
     torch.save({f"{n}.{k}": v for n, tower in towers.items() for k, v in tower.state_dict().items()}, tmp_path / "a.pt")
     names = {"kind": "categorical", "policy": "pi", "value": "vf"}

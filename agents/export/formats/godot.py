@@ -10,9 +10,10 @@ from torch import nn
 
 from graft.agents.export.exporter import EXPORTERS, ModelExporter
 from graft.agents.export.policy import Policy, bounded, in_units, score_ports
-from graft.agents.export.ports import FLAT, Array, Arrays, Interface, Port, leaf_ports
+from graft.agents.export.ports import FLAT, Arrays, Interface, Port, leaf_ports
 from graft.agents.networks.box_units import clipped, from_units
 from graft.agents.networks.policy_network import PolicyNetwork, split_choices
+from graft.agents.parity import Array
 from graft.envs.core.schema import FORBIDDEN, ActionSchema, ObservationSchema
 from graft.errors import GraftError
 

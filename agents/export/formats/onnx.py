@@ -13,7 +13,6 @@ from graft.agents.export.parity import expected_scores
 from graft.agents.export.policy import Policy, score_ports
 from graft.agents.export.ports import (
     MASKS,
-    Array,
     Arrays,
     Interface,
     action_port,
@@ -23,6 +22,7 @@ from graft.agents.export.ports import (
     split_leaves,
 )
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.parity import Array
 
 
 class RawPolicy(nn.Module):

@@ -9,8 +9,9 @@ from torch import nn
 from graft.agents.export.exporter import EXPORTERS, ModelExporter
 from graft.agents.export.formats.godot import flat_port
 from graft.agents.export.policy import Policy
-from graft.agents.export.ports import Array, Arrays, Interface, action_port
+from graft.agents.export.ports import Arrays, Interface, action_port
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.parity import Array
 from graft.errors import GraftError
 
 

@@ -13,7 +13,6 @@ from graft.agents.export.exporter import EXPORTERS, ModelExporter
 from graft.agents.export.policy import Policy, in_units, score_ports
 from graft.agents.export.ports import (
     MASKS,
-    Array,
     Arrays,
     Interface,
     Port,
@@ -26,7 +25,9 @@ from graft.agents.export.ports import (
 )
 from graft.agents.networks.encoder import PIXEL
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.parity import Array
 from graft.envs.core.schema import ActionSchema
+from graft.errors import GraftError
 
 API = 3.0  # `version_number` of models for ML-Agents 2.0 and later
 
@@ -77,6 +78,8 @@ class UnityExporter(ModelExporter):
 
         def decode(found: Mapping[str, Array]) -> Any:
             played = found[f"deterministic_{name}"]
+            if greedy and not np.array_equal(found[name], played):
+                raise GraftError(f"{name} of the Unity model is not the action with the largest Q value.")
             return played[:, 0] if actions.kind == "discrete" else played
 
         return Interface(

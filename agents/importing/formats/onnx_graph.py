@@ -16,10 +16,10 @@ import torch
 
 from graft.agents.importing.foreign import ForeignPolicy, Kind, Layer, Statistics, Units, parts_of
 from graft.agents.importing.onnx_chain import MASK, Chain, ChainReader
-from graft.agents.importing.onnx_file import OnnxFile, printable
+from graft.agents.importing.onnx_file import OnnxFile
 from graft.agents.importing.onnx_run import FLOAT, OnnxRun, declared
 from graft.agents.importing.source import FORMATS, Format, Request
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, printable, some, unknown
 
 OUTPUTS = {
     "box": ("deterministic_continuous_actions", "continuous_actions"),
@@ -41,11 +41,7 @@ class Onnx(Format):
         return request.path.suffix == ".onnx"
 
     def read(self, request: Request) -> ForeignPolicy:
-        for key, value in request.names.items():
-            if key not in KEYS:
-                raise unknown("key of --names for ONNX", printable(str(key)), KEYS)
-            if not isinstance(value, str):
-                raise GraftError(f"{key} of --names is {type(value).__name__}; for ONNX files it is a word.")
+        request.words(KEYS)
         if request.activation is not None:
             raise GraftError("--activation is not for ONNX files: their graphs say which activations they have.")
         file = OnnxFile(request.path)
@@ -70,21 +66,20 @@ class _Reader:
         names = self.request.names
         read = _Reading(self, self._output(names.get("policy")))
         kind, units = self._kind(read.chain, names.get("kind")), self._units(read.chain, names)
+        bounded = self.actions.kind == "box" and read.chain.layers[-1].activation == "tanh"
         layers = self._action_layers(read.chain)
         value, why = self._value(names.get("value"), read)
-        shared = 0
-        for mine, theirs in zip(layers[:-1], value.layers[:-1] if value else [], strict=False):
-            if not _same_layer(mine, theirs):
+        others, shared = value.chain.layers if value else [], 0
+        for mine, theirs in zip(layers[:-1], others[:-1], strict=False):
+            if not _same(mine, theirs):
                 break
             shared += 1
         used = read.used | (value.used if value else set())
-        unused = {name: UNUSED for name in self.file.tensors if name not in used} | {
-            name: why[1] for name in why[0] if name not in used
-        }
+        unused = {name: why or UNUSED for name in self.file.tensors if name not in used}
         return ForeignPolicy(
             kind=kind,
             policy=tuple(layers[shared:]),
-            value=tuple(value.layers[shared:]) if value else (),
+            value=tuple(others[shared:]),
             trunk=tuple(layers[:shared]),
             extractors=read.extractors,
             units=units,
@@ -92,21 +87,7 @@ class _Reader:
             statistics=read.statistics,
             unused=unused,
             origin={"library": printable(names.get("library", "")) or self.file.producer_name or None},
-            run=self._original(read),
-        )
-
-    def _original(self, read: _Reading) -> OnnxRun:
-        chain = read.chain
-        return OnnxRun(
-            self.file,
-            self.request.schemas,
-            read.inputs,
-            MASK if chain.mask else None,
-            chain.output,
-            chain.scores if chain.chosen else None,
-            self.actions.kind == "box" and chain.layers[-1].activation == "tanh",
-            read.statistics,
-            chain.largest,
+            run=OnnxRun(self.file, self.request.schemas, read.inputs, read.chain, bounded, read.statistics),
         )
 
     @cached_property
@@ -122,8 +103,8 @@ class _Reader:
         if set(counted) <= set(given) and not set(parts) & set(given):
             return dict(zip(counted, parts, strict=True))
         raise GraftError(
-            f"The file's inputs ({_listed(given)}) are not the parts of the task's observation "
-            f"({_listed(list(parts))}), and not obs_0, obs_1 ... in their order."
+            f"The file's inputs ({some(given)}) are not the parts of the task's observation "
+            f"({some(parts)}), and not obs_0, obs_1 ... in their order."
         )
 
     def _output(self, given: str | None) -> str:
@@ -136,7 +117,7 @@ class _Reader:
             return usual[0]
         others = [name for name in outputs if name not in VALUES and name != self.request.names.get("value")]
         if len(others) != 1:
-            raise GraftError(f"The file has the outputs {_listed(outputs)}; say policy: NAME with --names.")
+            raise GraftError(f"The file has the outputs {some(outputs)}; say policy: NAME with --names.")
         return others[0]
 
     def _kind(self, chain: Chain, given: str | None) -> Kind:
@@ -187,39 +168,28 @@ class _Reader:
             layers[-1] = layers[-1]._replace(weight=last.weight / 3, bias=last.bias / 3)
         return layers
 
-    def _value(self, given: str | None, policy: _Reading) -> tuple[_ValueRead | None, tuple[set[str], str]]:
-        """The value, where it reads observations as the policy does; else its tensors, and why they are left."""
-        nothing: tuple[set[str], str] = (set(), "")
+    def _value(self, given: str | None, policy: _Reading) -> tuple[_Reading | None, str]:
+        """The value, where it reads observations as the policy does; else why it is left."""
         names = [given] if given is not None else [n for n in VALUES if n in self.file.outputs]
         if not names:
-            return None, nothing
+            return None, ""
         output = self._output(names[0])
         try:
             read = _Reading(self, output)
         except GraftError as error:
             if given is not None:
                 raise
-            return None, (set(self.file.tensors), f"no part of the policy; the value is not read ({str(error)[:200]})")
+            return None, f"no part of the policy; the value is not read ({str(error)[:200]})"
         chain, why = read.chain, ""
         if chain.layers[-1].activation is not None or chain.bound is not None or chain.scores or chain.mask:
             why = "something follows the value's last layer"
-        elif list(read.extractors) != list(policy.extractors) or not all(
-            len(mine) == len(theirs) and all(map(_same_layer, mine, theirs))
-            for mine, theirs in zip(policy.extractors.values(), read.extractors.values(), strict=True)
-        ):
+        elif list(read.extractors) != list(policy.extractors) or not _same(policy.extractors, read.extractors):
             why = "the value's first layers are not the policy's"
-        elif not _same_statistics(policy.statistics, read.statistics) or policy.pixels != read.pixels:
+        elif not _same(policy.statistics, read.statistics) or policy.pixels != read.pixels:
             why = "the value normalises observations otherwise than the policy"
         if why and given is not None:
             raise GraftError(f"{self.file.what}: {why}, which is not read.")
-        return (None, (read.used, why)) if why else (_ValueRead(chain.layers, read.used), nothing)
-
-
-class _ValueRead:
-    """Layers of a value, and the tensors that it uses."""
-
-    def __init__(self, layers: list[Layer], used: set[str]) -> None:
-        self.layers, self.used = layers, used
+        return (None, why) if why else (read, "")
 
 
 class _Reading:
@@ -308,26 +278,13 @@ class _Reading:
             self.statistics[name] = _statistics(branch, math.prod(part.shape))
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(printable(name) for name in names[:8]) + (" ..." if len(names) > 8 else "")
-
-
-def _same_layer(mine: Layer, theirs: Layer) -> bool:
-    return (
-        mine.names == theirs.names
-        and (mine.activation, mine.stride, mine.padding) == (theirs.activation, theirs.stride, theirs.padding)
-        and torch.equal(mine.weight, theirs.weight)
-        and torch.equal(mine.bias, theirs.bias)
-    )
-
-
-def _same_statistics(mine: Mapping[str, Statistics], theirs: Mapping[str, Statistics]) -> bool:
-    return mine.keys() == theirs.keys() and all(
-        torch.equal(mine[n].mean, theirs[n].mean)
-        and torch.equal(mine[n].divisor, theirs[n].divisor)
-        and mine[n].clip == theirs[n].clip
-        for n in mine
-    )
+def _same(mine: Any, theirs: Any) -> bool:
+    """Equality of layers and of statistics, whose tensors are compared by their numbers."""
+    if isinstance(mine, dict):
+        return mine.keys() == theirs.keys() and all(_same(mine[name], theirs[name]) for name in mine)
+    if isinstance(mine, tuple):
+        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
+    return torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else bool(mine == theirs)
 
 
 def _pixels(branch: Chain) -> float:

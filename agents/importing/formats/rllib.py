@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -11,11 +10,11 @@ from typing import Any, get_args
 from torch import Tensor
 
 from graft.agents.importing.files import LARGEST_TEXT, parse_json, read_bytes
-from graft.agents.importing.foreign import ForeignPolicy, Units, read_layers
+from graft.agents.importing.foreign import ForeignPolicy, Layer, Units, numbered, read_layers
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.importing.trusted import read_trusted
 from graft.agents.networks.activation import Activation
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, some, unknown
 
 MODULES = ("learner_group/learner/rl_module/default_policy", "rl_module/default_policy", "default_policy", ".")
 """Where a checkpoint has the module, which may be given itself."""
@@ -58,11 +57,7 @@ class RLlib(Format):
         return request.path.is_dir()
 
     def read(self, request: Request) -> ForeignPolicy:
-        for key in request.names:
-            if key not in KEYS:
-                raise unknown("key of --names for RLlib", str(key)[:80], KEYS)
-            if not isinstance(request.names[key], str) or len(request.names[key]) > 200:
-                raise GraftError(f"--names: {key} must be a word.")
+        request.words(KEYS)
         module = _module(request)
         if not request.trust:
             raise GraftError(
@@ -95,21 +90,20 @@ def _policy(
         raise GraftError("Of RLlib, modules that read a vector are read; the task shows something else.")
     units = _units(said, request)
     if not any(name.startswith("pi.") for name in tensors):
-        raise GraftError(f"The module is not PPO's; its tensors are {', '.join(list(tensors)[:8])} ...")
+        raise GraftError(f"The module is not PPO's; it has {some(tensors)}.")
     activation, head = (_activation(said, request, key) for key in ("fcnet_activation", "head_fcnet_activation"))
     actions = request.schemas.action
-    shared, own = _places(tensors, "encoder.encoder.net.mlp"), _places(tensors, "encoder.actor_encoder.net.mlp")
-    critic = _places(tensors, "encoder.critic_encoder.net.mlp")
-    policy = read_layers(tensors, own, activation, last=True) + read_layers(
-        tensors, _places(tensors, "pi.net.mlp"), head
-    )
-    value = read_layers(tensors, critic, activation, last=True) + read_layers(
-        tensors, _places(tensors, "vf.net.mlp"), head
-    )
+
+    def layers(place: str, after: Activation, last: bool = True) -> tuple[Layer, ...]:
+        return read_layers(tensors, numbered(tensors, f"{place}.net.mlp"), after, last)
+
+    trunk, own = layers("encoder.encoder", activation), layers("encoder.actor_encoder", activation)
+    policy = own + layers("pi", head, last=False)
+    value = layers("encoder.critic_encoder", activation) + layers("vf", head, last=False)
     found: dict[str, Any] = {"unused": {}, "made": {}}
     free = next((name for name in tensors if name.startswith("pi.") and name.endswith("log_std")), None)
-    if not policy or not (own or shared):
-        raise GraftError(f"The module has no layers that are known; its tensors are {', '.join(list(tensors)[:8])} ...")
+    if not policy or not (own or trunk):
+        raise GraftError(f"The module has no layers that are known; it has {some(tensors)}.")
     last = policy[-1]
     if actions.kind == "box":
         count = len(actions.names)
@@ -120,9 +114,7 @@ def _policy(
             policy = (*policy[:-1], last._replace(weight=last.weight[:count], bias=last.bias[:count]))
             found["log_std"] = (f"{last.names[1]} (second half)", last.bias[count:])
             found["unused"][f"{last.names[0]} (second half)"] = "deviations that depend on the state; biases are kept"
-    used = {name for layer in (*policy, *value) for name in layer.names} | {free}
-    trunk = read_layers(tensors, shared, activation, last=True)
-    used |= {name for layer in trunk for name in layer.names}
+    used = {name for layer in (*trunk, *policy, *value) for name in layer.names} | {free}
     left = [name for name in tensors if name not in used]
     if strange := [name for name in left if not name.endswith("log_std_clip_param_const")]:
         raise GraftError(f"The module has tensors that are not read, beginning with {strange[0]!r}.")
@@ -203,9 +195,3 @@ def _activation(said: Mapping[str, Any], request: Request, key: str) -> Activati
         raise unknown("activation", named[:80], get_args(Activation))
     chosen: Activation = named  # type: ignore[assignment]
     return chosen
-
-
-def _places(tensors: Mapping[str, Tensor], place: str) -> list[str]:
-    pattern = re.compile(re.escape(place) + r"\.(\d+)\.weight")
-    numbers = sorted(int(match[1]) for name in tensors if (match := pattern.fullmatch(name)))
-    return [f"{place}.{number}" for number in numbers]

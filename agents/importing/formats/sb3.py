@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from graft.agents.importing.files import LARGEST_TEXT, Archive, load_torch, parse_json, plain_tensors, read_bytes
-from graft.agents.importing.foreign import WHOLE, ForeignPolicy, Layer, layer_at, read_layers
+from graft.agents.importing.foreign import WHOLE, ForeignPolicy, Layer, layer_at, numbered, read_layers
 from graft.agents.importing.sb3_data import check_actions, check_observations, check_policy, flag, observation_spaces
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.networks.activation import Activation
 from graft.envs.core.schema import ActionSchema
-from graft.errors import GraftError
+from graft.errors import GraftError, some
 
 CONVOLUTIONS = ((0, 4), (2, 2), (4, 1))
 """Index and stride of the convolutions of its NatureCNN."""
@@ -76,7 +76,8 @@ class _File:
         check_observations(self.spaces, self.request.schemas.observation)
         note = check_actions(self.data.get("action_space"), self.actions)
         if "action_net.weight" in self.tensors:
-            found, algorithm = self._actor_critic(), _on_policy(self.data)
+            trpo = "cg_max_steps" in self.data
+            found, algorithm = self._actor_critic(), "PPO" if "clip_range" in self.data else "TRPO" if trpo else "A2C"
         elif any(name.startswith("q_net.") for name in self.tensors):
             found, algorithm = self._values("q_net", 1), "DQN"
         elif any(name.startswith("quantile_net.") for name in self.tensors):
@@ -84,16 +85,13 @@ class _File:
         elif "actor.mu.weight" in self.tensors and "actor.log_std.weight" in self.tensors:
             found, algorithm = self._soft_actor(), "TQC" if "top_quantiles_to_drop_per_net" in self.data else "SAC"
         elif "actor.mu.0.weight" in self.tensors and "actor.log_std" not in self.tensors:
-            found, algorithm = self._deterministic_actor(), _deterministic(self.data)
+            plain = self.data.get("policy_delay") == 1 and self.data.get("target_noise_clip") == 0
+            found, algorithm = self._deterministic_actor(), "DDPG" if plain else "TD3"  # also in the library
         elif "actor.log_std" in self.tensors:
             raise GraftError("The file's actor has generalised state-dependent exploration, which is not read.")
         else:
-            raise GraftError(
-                f"The file's policy is none of PPO, A2C, DQN, SAC or TD3; its tensors are "
-                f"{', '.join(list(self.tensors)[:8])} ..."
-            )
-        used = {name for layer in ForeignPolicy(**found).layers() for name in layer.names}
-        used |= {found["log_std"][0]} if found.get("log_std") else set()
+            raise GraftError(f"The file's policy is none of PPO, A2C, DQN, SAC or TD3; it has {some(self.tensors)}.")
+        used = ForeignPolicy(**found).names()
         self._leave_twins(used)
         if strange := [name for name in self.tensors if name not in used and name not in self.unused]:
             raise GraftError(
@@ -107,11 +105,11 @@ class _File:
     def _actor_critic(self) -> dict[str, Any]:
         activation = self._activation("tanh")
         extractors = self._extractors(("features_extractor", "pi_features_extractor"))
-        trunk = read_layers(self.tensors, self._indices("mlp_extractor.shared_net"), activation, last=True)
+        trunk = read_layers(self.tensors, numbered(self.tensors, "mlp_extractor.shared_net"), activation, last=True)
         policy = self._tower("mlp_extractor.policy_net", "action_net", activation)
         value = self._tower("mlp_extractor.value_net", "value_net", activation)
         found: dict[str, Any] = {"policy": policy, "extractors": extractors, "trunk": trunk, "value": value}
-        if self._own("vf_features_extractor", extractors):
+        if self._own("vf_features_extractor"):
             found["value"] = ()
             self._leave(
                 ("vf_features_extractor.", "mlp_extractor.value_net.", "value_net."),
@@ -128,7 +126,7 @@ class _File:
         return found
 
     def _values(self, name: str, quantiles: int | None) -> dict[str, Any]:
-        layers = read_layers(self.tensors, self._indices(f"{name}.{name}"), self._activation("relu"))
+        layers = read_layers(self.tensors, numbered(self.tensors, f"{name}.{name}"), self._activation("relu"))
         if not layers:
             raise GraftError(f"The file has no layers {name}.{name}.*.")
         *hidden, last = layers
@@ -147,7 +145,7 @@ class _File:
 
     def _soft_actor(self) -> dict[str, Any]:
         activation = self._activation("relu")
-        hidden = read_layers(self.tensors, self._indices("actor.latent_pi"), activation, last=True)
+        hidden = read_layers(self.tensors, numbered(self.tensors, "actor.latent_pi"), activation, last=True)
         self._leave_critics()
         return {
             "kind": "squashed",
@@ -157,7 +155,7 @@ class _File:
         }
 
     def _deterministic_actor(self) -> dict[str, Any]:
-        layers = read_layers(self.tensors, self._indices("actor.mu"), self._activation("relu"))
+        layers = read_layers(self.tensors, numbered(self.tensors, "actor.mu"), self._activation("relu"))
         self._leave_critics()
         return {
             "kind": "squashed",
@@ -168,16 +166,6 @@ class _File:
     def _leave_critics(self) -> None:
         self._leave(("critic.", "critic_target."), "critics read observations and actions without an encoder")
         self._leave(("actor_target.",), "an earlier copy for training")
-
-    def _tower(self, hidden: str, last: str, activation: Activation) -> tuple[Layer, ...]:
-        layers = read_layers(self.tensors, self._indices(hidden), activation, last=True)
-        return (*layers, layer_at(self.tensors, last, None))
-
-    def _indices(self, place: str) -> list[str]:
-        """Places of the layers of an ``nn.Sequential``, in order."""
-        pattern = re.compile(re.escape(place) + r"\.(\d+)\.weight")
-        numbers = sorted(int(match[1]) for name in self.tensors if (match := pattern.fullmatch(name)))
-        return [f"{place}.{number}" for number in numbers]
 
     def _leave(self, starts: tuple[str, ...], why: str) -> None:
         for name in self.tensors:
@@ -194,6 +182,10 @@ class _File:
             twins = (place + name.removeprefix(own) for place in places)
             if any(twin in used and torch.equal(self.tensors[twin], tensor) for twin in twins):
                 self.unused.setdefault(name, "the same tensor again")
+
+    def _tower(self, hidden: str, last: str, activation: Activation) -> tuple[Layer, ...]:
+        layers = read_layers(self.tensors, numbered(self.tensors, hidden), activation, last=True)
+        return (*layers, layer_at(self.tensors, last, None))
 
     def _extractors(self, places: Sequence[str]) -> dict[str, tuple[Layer, ...]]:
         """The layers of the extractor at the first of ``places`` that has some, for each part of the observation, in
@@ -215,18 +207,12 @@ class _File:
         ]
         return (*convolutions, layer_at(self.tensors, f"{place}.linear.0", "relu"))
 
-    def _own(self, place: str, extractors: Mapping[str, tuple[Layer, ...]]) -> bool:
-        """Whether the extractor at ``place`` has other weights than ``extractors``."""
+    def _own(self, place: str) -> bool:
+        """Whether the extractor at ``place`` has other weights than the policy's."""
         for name, tensor in self.tensors.items():
             if name.startswith(f"{place}."):
-                twin = next(
-                    (
-                        t
-                        for s in ("pi_features_extractor", "features_extractor")
-                        if (t := self.tensors.get(s + name.removeprefix(place))) is not None
-                    ),
-                    None,
-                )
+                twins = (p + name.removeprefix(place) for p in ("pi_features_extractor", "features_extractor"))
+                twin = next((self.tensors[twin] for twin in twins if twin in self.tensors), None)
                 if twin is None or not torch.equal(tensor, twin):
                     return True
         return False
@@ -247,14 +233,3 @@ class _File:
 
     def _pixels(self) -> float:
         return 255.0 if flag(self.kwargs, "normalize_images", True) else 1.0
-
-
-def _on_policy(data: Mapping[str, Any]) -> str:
-    if "clip_range" in data:
-        return "PPO"
-    return "TRPO" if "cg_max_steps" in data else "A2C"
-
-
-def _deterministic(data: Mapping[str, Any]) -> str:
-    """DDPG is TD3 without its delay and noise, also in the library."""
-    return "DDPG" if data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0 else "TD3"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -18,12 +17,13 @@ from graft.agents.importing.foreign import (
     Statistics,
     Units,
     layer_at,
+    numbered,
     parts_of,
     read_layers,
 )
 from graft.agents.importing.source import FORMATS, Format, Request
 from graft.agents.networks.activation import Activation
-from graft.errors import GraftError
+from graft.errors import GraftError, some
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -145,8 +145,7 @@ def named_policy(tensors: Mapping[str, Tensor], names: Names, request: Request, 
     )
     if not policy.policy:
         raise GraftError(f"--names: policy: {names.policy!r} names no layers of {what}.")
-    used = {name for layer in policy.layers() for name in layer.names} | {names.log_std, names.std}
-    used |= {name for known in policy.statistics.values() for name in known.names}
+    used = policy.names()
     left = [name for name in tensors if name not in used]
     strange = [name for name in left if not name.startswith(tuple(names.unused))]
     if strange:
@@ -162,20 +161,14 @@ def _places(tensors: Mapping[str, Tensor], places: Places) -> list[str]:
         return places
     if f"{places}.weight" in tensors:
         return [places]
-    pattern = re.compile(re.escape(places) + r"\.(\d+)\.weight")
-    numbers = sorted(int(match[1]) for name in tensors if (match := pattern.fullmatch(name)))
-    if not numbers:
-        raise GraftError(f"--names: the file has no layers {places}.0, {places}.1 ...; it has {_some(tensors)}.")
-    return [f"{places}.{number}" for number in numbers]
-
-
-def _some(tensors: Mapping[str, Tensor]) -> str:
-    return ", ".join(list(tensors)[:12]) + (" ..." if len(tensors) > 12 else "")
+    if not (found := numbered(tensors, places)):
+        raise GraftError(f"--names: the file has no layers {places}.0, {places}.1 ...; it has {some(tensors)}.")
+    return found
 
 
 def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in tensors:
-        raise GraftError(f"--names: the file has no tensor {name!r}; it has {_some(tensors)}.")
+        raise GraftError(f"--names: the file has no tensor {name!r}; it has {some(tensors)}.")
     return tensors[name].flatten()
 
 

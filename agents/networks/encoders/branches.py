@@ -27,9 +27,9 @@ class Branches(nn.Module):
     ) -> None:
         super().__init__()
         self.shapes = {name: part.shape for name, part in schema.parts}
-        self.parts = nn.ModuleDict({_key(name): encoder for name, encoder in encoders.items()})
+        self.parts = nn.ModuleDict({part_key(name): encoder for name, encoder in encoders.items()})
         self.joins = nn.ModuleDict(
-            {_key(name): nn.Linear(encoder.out_dim, features, bias=False) for name, encoder in encoders.items()}
+            {part_key(name): nn.Linear(encoder.out_dim, features, bias=False) for name, encoder in encoders.items()}
         )
         self.bias = nn.Parameter(torch.zeros(features))
         self.activation = make(activation)
@@ -37,16 +37,16 @@ class Branches(nn.Module):
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.bias
         for name, piece in self._pieces(obs).items():
-            total = total + self.joins[_key(name)](self.parts[_key(name)](piece))
+            total = total + self.joins[part_key(name)](self.parts[part_key(name)](piece))
         return cast(torch.Tensor, self.activation(total))
 
     def branch(self, part: str, obs: torch.Tensor) -> torch.Tensor:
         """Features of one part's encoder, (N, its features)."""
-        return cast(torch.Tensor, self.parts[_key(part)](self._pieces(obs)[part]))
+        return cast(torch.Tensor, self.parts[part_key(part)](self._pieces(obs)[part]))
 
     def weight(self, part: str) -> nn.Parameter:
         """The linear layer's weights of a part, (F, its features)."""
-        return cast(nn.Parameter, self.joins[_key(part)].weight)
+        return cast(nn.Parameter, self.joins[part_key(part)].weight)
 
     def _pieces(self, obs: torch.Tensor) -> dict[str, torch.Tensor]:
         pieces = torch.split(obs, [math.prod(shape) for shape in self.shapes.values()], 1)
@@ -89,8 +89,10 @@ class BranchesEncoder(Encoder):
         for name, encoder in built.items():
             for stem in encoder.stems:
                 names = tuple(f"{name}/{n}" for n in stem.names)
-                stems.append(stem._replace(name=f"blocks.0.parts.{_key(name)}.{stem.name}", names=names, within=True))
-            stems.append(Stem(f"blocks.0.joins.{_key(name)}.weight", encoder.out_dim, (name,), ((),)))
+                stems.append(
+                    stem._replace(name=f"blocks.0.parts.{part_key(name)}.{stem.name}", names=names, within=True)
+                )
+            stems.append(Stem(f"blocks.0.joins.{part_key(name)}.weight", encoder.out_dim, (name,), ((),)))
         self.stems = tuple(stems)
 
     def gains(self) -> dict[nn.Module, float]:
@@ -100,10 +102,10 @@ class BranchesEncoder(Encoder):
     @property
     def unread(self) -> tuple[str, ...]:
         block = cast(Branches, self.blocks[0])
-        return tuple(f"blocks.0.parts.{_key(name)}." for name in block.shapes if not block.weight(name).any())
+        return tuple(f"blocks.0.parts.{part_key(name)}." for name in block.shapes if not block.weight(name).any())
 
 
-def _key(part: str) -> str:
+def part_key(part: str) -> str:
     """A part's name in a ModuleDict, which reserves some, such as "keys" and "type"."""
     return f"{part}:" if not part or hasattr(nn.ModuleDict(), part) else part
 

@@ -105,10 +105,9 @@ def chart(
     x_label: str,
     y_label: str,
     shown: Sequence[Series],
-    controls: int = 0,
-    styles: Mapping[str, Style] | None = None,
+    styles: Mapping[str, Style],
 ) -> Chart:
-    """A chart of these lines. ``styles``: name -> its style, by default by its place (`style`).
+    """A chart of these lines. ``styles``: name -> its style.
 
     Bands may reach far out of what the seeds did; they end at the picture's border.
     """
@@ -127,8 +126,8 @@ def chart(
         return np.asarray(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), np.float64)
 
     lines = []
-    for index, s in enumerate(shown):
-        colour, dashes = style(index, controls) if styles is None else styles[s.name]
+    for s in shown:
+        colour, dashes = styles[s.name]
         there = across(s.x)
         ends = np.concatenate([up(s.high), up(s.low)[::-1]]) if s.low.size else np.array([])
         area = f"{_path(np.concatenate([there, there[::-1]]), ends)}Z" if ends.size else ""

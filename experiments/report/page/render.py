@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from graft import __version__
-from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
 from graft.experiments.report import comparison
+from graft.experiments.report.common import write_file
 from graft.experiments.report.page import charts, results, stages
 from graft.experiments.report.page.cells import Cell, Section, Table
 from graft.experiments.report.page.summary import Sentence, summary, warnings
@@ -60,12 +60,7 @@ class RunPart(NamedTuple):
 
 def write_page(runs: Sequence[RunFolder], names: Sequence[str], path: Path) -> None:
     """Write a page about these runs, each under a name of its folder; raises GraftError where that is not possible."""
-    data = _bytes(page(runs, names))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data)
-    except OSError as error:
-        raise GraftError(f"{path} can't be written ({error.strerror}); choose another --html.") from error
+    write_file(path, _bytes(page(runs, names)), "choose another --html")
 
 
 def _bytes(text: str) -> bytes:

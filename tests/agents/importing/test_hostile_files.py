@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 import torch
 from support.hostile_files import GOOD, SAID, amplified_files, hostile_files, saved, sb3, two_directories
+from support.tiny_tasks import discrete, vector
 
 from graft.agents.importing.agent import import_agent
 from graft.agents.importing.files import load_torch
 from graft.agents.importing.source import Request
 from graft.agents.importing.statistics import read_statistics
-from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
 from graft.experiments.importing.run import read_names
 
 pytest.importorskip("onnx")
 
-SEEN = ObservationSchema("vector", tuple("abcd"), ((),) * 4, (4,), "float32", (-1.0,) * 4, (1.0,) * 4)
-SCHEMAS = Schemas(SEEN, ActionSchema("discrete", ("left", "right")))
+SCHEMAS = Schemas(vector("abcd"), discrete("left", "right"))
 NAMES = {"kind": "categorical", "policy": ["w"]}
 WALL = 20  # seconds for a file that grows
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")

@@ -11,26 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.tiny_tasks import box, discrete, pixels, vector
 
 from graft.agents.importing.agent import import_agent
 from graft.agents.importing.foreign import WHOLE, Statistics, played
 from graft.agents.importing.parity import compare
 from graft.agents.importing.source import Request
-from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined, uint8_schema
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, joined
 from graft.errors import GraftError
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
 
-def vector(size: int) -> ObservationSchema:
-    names = tuple(f"x{i}" for i in range(size))
-    return ObservationSchema("vector", names, ((),) * size, (size,), "float32", (-np.inf,) * size, (np.inf,) * size)
-
-
 BOX = ActionSchema("box", ("a", "b"), (-2.0, 0.0), (2.0, 5.0))
-WIDE = ActionSchema("box", ("a", "b"), (-np.inf,) * 2, (np.inf,) * 2)
-FOUR = ActionSchema("discrete", ("n", "e", "s", "w"))
+WIDE = box("ab", -np.inf, np.inf)
+FOUR = discrete(*"nesw")
+SEEN = vector("abcde")
 RANDOM = np.random.default_rng(0)
 
 
@@ -102,22 +99,14 @@ OBS = RANDOM.normal(size=(1000, 5)).astype(np.float32) * 4
 
 def test_ml_agents_continuous_actions_are_scaled_to_the_task_s_bounds(tmp_path):
     made = ml_agents(discrete=False)
-    imported = read(made, tmp_path, Schemas(vector(5), BOX))
+    imported = read(made, tmp_path, Schemas(SEEN, BOX))
     theirs = reference(made, "deterministic_continuous_actions", obs_0=OBS)
     ours = imported.assembly.network.act(OBS, None, deterministic=True).numpy()
     np.testing.assert_allclose(ours, (theirs + 1) / 2 * [4.0, 5.0] + [-2.0, 0.0], atol=1e-5)
     assert compare(imported.policy, imported.assembly.network, OBS).holds
     assert ours.std(0).min() > 0.1
-
-
-def test_ml_agents_discrete_actions_without_masks(tmp_path):
-    made = ml_agents(discrete=True)
-    imported = read(made, tmp_path, Schemas(vector(5), FOUR))
-    masks = np.ones((1000, 4), np.float32)
-    theirs = reference(made, "deterministic_discrete_actions", obs_0=OBS, action_masks=masks).squeeze()
-    ours = imported.assembly.network.act(OBS, None, deterministic=True).numpy()
-    assert (ours == theirs).all()
-    assert len(np.unique(theirs)) > 1
+    assert {"mean", "deviation", "w0", "b0"} <= {row.tensor for row in imported.assembly.rows}
+    assert not imported.assembly.unused
 
 
 @pytest.mark.parametrize("last", ["mean", "tanh"])
@@ -136,7 +125,7 @@ def test_matmul_and_add_with_a_value_of_its_own(last, tmp_path):
     nodes += [helper.make_node("Tanh" if last == "tanh" else "Identity", ["pa1"], ["actions"])]
     nodes += [helper.make_node("Identity", ["va1"], ["value"])]
     made = model(nodes, {"obs": ["N", 5]}, ["actions", "value"], **numbers)
-    imported = read(made, tmp_path, Schemas(vector(5), BOX if last == "tanh" else WIDE))
+    imported = read(made, tmp_path, Schemas(SEEN, BOX if last == "tanh" else WIDE))
     theirs = reference(made, "actions", obs=OBS)
     theirs = (theirs + 1) / 2 * [4.0, 5.0] + [-2.0, 0.0] if last == "tanh" else theirs
     network = imported.assembly.network
@@ -162,7 +151,7 @@ def test_convolutions_over_pixels(scaled, tmp_path):
     ]
     numbers = {"k": kernel, "kb": np.ones(4) * 0.1, "w0": w0, "b0": b0, "w1": w1, "b1": b1, "most": 255.0}
     made = model(nodes, {"obs_0": ["N", 3, 9, 9]}, ["logits"], **numbers)
-    schema = uint8_schema("pixels", ("r", "g", "b"), (3, 9, 9), 255)
+    schema = pixels("rgb", 9, 9)
     imported = read(made, tmp_path, Schemas(schema, FOUR))
     obs = RANDOM.integers(0, 256, (100, 3, 9, 9)).astype(np.uint8)
     theirs = reference(made, "logits", obs_0=obs.astype(np.float32))
@@ -170,67 +159,6 @@ def test_convolutions_over_pixels(scaled, tmp_path):
     ours = network(network.policy.out.weight.new_tensor(obs)).action.detach().numpy()
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     assert compare(imported.policy, network, obs).holds
-
-
-@pytest.mark.parametrize(("kind", "match"), [("LSTM", "LSTM"), ("Sin", "Sin"), ("Loop", "is not read|not an ONNX")])
-def test_other_nodes_are_refused(kind, match, tmp_path):
-    weight, bias = layer(4, 5)
-    nodes = [
-        helper.make_node(kind, ["obs"], ["x"]),
-        helper.make_node("Gemm", ["x", "w", "b"], ["logits"], transB=1),
-    ]
-    with pytest.raises(GraftError, match=match):
-        read(model(nodes, {"obs": ["N", 5]}, ["logits"], w=weight, b=bias), tmp_path, Schemas(vector(5), FOUR))
-
-
-def test_numbers_in_another_file_are_refused(tmp_path):
-    weight, bias = layer(4, 5)
-    made = model(
-        [helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1)],
-        {"obs": ["N", 5]},
-        ["logits"],
-        w=weight,
-        b=bias,
-    )
-    tensor = made.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../etc/passwd")
-    with (tmp_path / "agent.onnx").open("wb") as file:
-        file.write(made.SerializeToString())
-    with pytest.raises(GraftError, match="another file"):
-        import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), FOUR)))
-
-
-@pytest.mark.parametrize("place", ["between layers", "twice", "without division"])
-def test_what_would_be_read_wrongly_is_refused(place, tmp_path):
-    (w0, b0), (w1, b1) = layer(8, 5), layer(2, 8)
-    node = helper.make_node
-    first = node("Gemm", ["obs", "w0", "b0"], ["a"], transB=1)
-    last = [node("Relu", ["a"], ["h"]), node("Gemm", ["h", "w1", "b1"], ["c"], transB=1)]
-    clip = node("Clip", ["c", "low", "high"], ["out" if place == "without division" else "d"])
-    rest = {
-        "between layers": [node("Softmax", ["a"], ["h"]), node("Gemm", ["h", "w1", "b1"], ["out"], transB=1)],
-        "twice": [*last, clip, node("Clip", ["d", "low", "high"], ["out"])],
-        "without division": [*last, clip],
-    }[place]
-    numbers = {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "low": -3.0, "high": 3.0}
-    made = model([first, *rest], {"obs": ["N", 5]}, ["out"], **numbers)
-    with pytest.raises(GraftError, match=r"is read at the end|is not read|bounds are other"):
-        read(made, tmp_path, Schemas(vector(5), BOX))
-
-
-def test_a_softmax_at_the_end_changes_no_choice(tmp_path):
-    weight, bias = layer(4, 5)
-    nodes = [
-        helper.make_node("Gemm", ["obs", "w", "b"], ["logits"], transB=1),
-        helper.make_node("Softmax", ["logits"], ["p"], axis=1),
-        helper.make_node("ArgMax", ["p"], ["choice"], axis=1),
-    ]
-    made = model(nodes, {"obs": ["N", 5]}, ["choice"], w=weight, b=bias)
-    network = read(made, tmp_path, Schemas(vector(5), FOUR)).assembly.network
-    theirs = reference(made, "choice", obs=OBS).squeeze()
-    assert (network.act(OBS, None, deterministic=True).numpy() == theirs).all()
 
 
 def chain(
@@ -262,7 +190,34 @@ def chain(
     return model(nodes, {"obs": ["N", inputs]}, [out], **numbers)
 
 
-TWO = ActionSchema("box", ("a", "b"), (-1.0,) * 2, (1.0,) * 2)
+TWO = box("ab")
+
+
+@pytest.mark.parametrize(("kind", "match"), [("LSTM", "LSTM"), ("Sin", "Sin"), ("Loop", "is not read|not an ONNX")])
+def test_other_nodes_are_refused(kind, match, tmp_path):
+    with pytest.raises(GraftError, match=match):
+        read(chain(("before", kind, (), {})), tmp_path, Schemas(SEEN, FOUR))
+
+
+def test_numbers_in_another_file_are_refused(tmp_path):
+    made = chain()
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    (tmp_path / "agent.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(GraftError, match="another file"):
+        import_agent(Request(tmp_path / "agent.onnx", Schemas(SEEN, FOUR)))
+
+
+def test_a_softmax_at_the_end_changes_no_choice(tmp_path):
+    made = chain(("Softmax", (), {"axis": 1}), ("ArgMax", (), {"axis": 1}))
+    theirs = reference(made, "out", obs=OBS).squeeze()
+    made.graph.node[0].domain = "ai.onnx"  # the long name of no domain
+    imported = read(made, tmp_path, Schemas(SEEN, FOUR))
+    network = imported.assembly.network
+    assert compare(imported.policy, network, OBS).holds
+    assert (network.act(OBS, None, deterministic=True).numpy() == theirs).all()
 
 
 @pytest.mark.parametrize(
@@ -289,10 +244,10 @@ TWO = ActionSchema("box", ("a", "b"), (-1.0,) * 2, (1.0,) * 2)
         ),
         ([("before", "Relu", (), {})], {}, {}, "does not follow a layer"),
         ([("Reshape", ("s",), {})], {"s": [2, -1]}, {}, "mixes"),
-        ([("Squeeze", (), {"axes": [0]})], {}, {}, "with 'axes'|of the first"),
+        ([("Squeeze", (), {"axes": [0]})], {}, {}, "axes for operator Squeeze|of the first"),
         ([], {}, {"unused": "w"}, "Unknown key"),
         ([], {}, {"library": 3}, "it is a word"),
-        ([("Gemm", (), {})], {}, {}, "Gemm with 1 inputs"),
+        ([("Gemm", (), {})], {}, {}, "Gemm is not read"),
         ([("Transpose", (), {"perm": [5]})], {}, {}, "Transpose is not read"),
         ([("Relu", (), {})], {}, {}, "relu ends the policy"),
         ([("Relu", ("obs",), {})], {}, {}, "of 2 values|with 2 inputs"),
@@ -300,7 +255,7 @@ TWO = ActionSchema("box", ("a", "b"), (-1.0,) * 2, (1.0,) * 2)
 )
 def test_graphs_that_mean_something_else_are_refused(steps, more, names, match, tmp_path):
     with pytest.raises(GraftError, match=match) as caught:
-        read(chain(*steps, outputs=2, more=more), tmp_path, Schemas(vector(5), TWO), **names)
+        read(chain(*steps, outputs=2, more=more), tmp_path, Schemas(SEEN, TWO), **names)
     assert "\n" not in str(caught.value)
 
 
@@ -317,7 +272,7 @@ def test_graphs_that_mean_something_else_are_refused(steps, more, names, match, 
 )
 def test_choices_along_another_axis_are_refused(steps, match, tmp_path):
     with pytest.raises(GraftError, match=match):
-        read(chain(*steps, more={"m": -1.0}), tmp_path, Schemas(vector(5), FOUR))
+        read(chain(*steps, more={"m": -1.0}), tmp_path, Schemas(SEEN, FOUR))
 
 
 def test_activations_of_another_form_are_refused(tmp_path):
@@ -326,22 +281,22 @@ def test_activations_of_another_form_are_refused(tmp_path):
     )
     made.opset_import[0].version = 20
     with pytest.raises(GraftError, match="approximated"):
-        read(made, tmp_path, Schemas(vector(5), FOUR))
+        read(made, tmp_path, Schemas(SEEN, FOUR))
 
 
 def test_an_activation_and_tanh_units_that_contradict_the_graph_are_refused(tmp_path):
     onnx.save(chain(("Tanh", (), {}), outputs=2), tmp_path / "agent.onnx")
     with pytest.raises(GraftError, match="activation is not for ONNX"):
-        import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), BOX), activation="relu"))
+        import_agent(Request(tmp_path / "agent.onnx", Schemas(SEEN, BOX), activation="relu"))
     with pytest.raises(GraftError, match="units is scaled"):
-        import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), BOX), names={"units": "environment"}))
+        import_agent(Request(tmp_path / "agent.onnx", Schemas(SEEN, BOX), names={"units": "environment"}))
     with pytest.raises(GraftError, match="have no bounds"):
-        import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), WIDE)))
+        import_agent(Request(tmp_path / "agent.onnx", Schemas(SEEN, WIDE)))
 
 
 def test_a_misreading_fails_against_the_file_s_own_graph(tmp_path):
     """The reference is the graph, not what was read of it."""
-    imported = read(chain(), tmp_path, Schemas(vector(5), FOUR))
+    imported = read(chain(), tmp_path, Schemas(SEEN, FOUR))
     network, policy = imported.assembly.network, imported.policy
     assert compare(policy, network, OBS).holds
     with torch.no_grad():
@@ -353,11 +308,10 @@ def test_a_misreading_fails_against_the_file_s_own_graph(tmp_path):
 
 
 def parts(**sizes: int) -> ObservationSchema:
-    return joined({name: vector(size) for name, size in sizes.items()})
+    return joined({name: vector("abcde"[:size]) for name, size in sizes.items()})
 
 
-@pytest.mark.parametrize("names", [("near", "far"), ("obs_0", "obs_1")])
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("names", "turned"), [(("near", "far"), True), (("obs_0", "obs_1"), False)])
 def test_several_inputs_by_name_in_the_order_of_concat(names, turned, tmp_path):
     schema = parts(far=3, near=5) if names[0] == "near" else parts(near=5, far=3)
     (w0, b0), (w1, b1), (w2, b2) = layer(6, 3), layer(8, 11), layer(4, 8)
@@ -416,31 +370,25 @@ def test_a_value_that_reads_otherwise_is_left_with_a_reason(fault, tmp_path):
     ]
     numbers = {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "v0": v0, "c0": c0, "v1": v1, "c1": c1, "mean": [1.0] * 5}
     made = model(nodes, {"obs": ["N", 5]}, ["logits", "value"], **numbers)
-    imported = read(made, tmp_path, Schemas(vector(5), FOUR))
+    imported = read(made, tmp_path, Schemas(SEEN, FOUR))
     assert {"v0", "c0", "v1"} <= imported.assembly.unused.keys()
     assert not imported.policy.value
     assert not imported.assembly.unused.keys() & {row.tensor for row in imported.assembly.rows}
     with pytest.raises(GraftError, match="value"):
-        read(made, tmp_path, Schemas(vector(5), FOUR), value="value")
-
-
-def test_normalising_tensors_have_a_line(tmp_path):
-    imported = read(ml_agents(discrete=False), tmp_path, Schemas(vector(5), BOX))
-    assert {"mean", "deviation", "w0", "b0"} <= {row.tensor for row in imported.assembly.rows}
-    assert not imported.assembly.unused
+        read(made, tmp_path, Schemas(SEEN, FOUR), value="value")
 
 
 @pytest.mark.parametrize("amount", [1e8, 1.0])
 def test_masks_are_run_too(amount, tmp_path):
-    schema, made = vector(5), ml_agents(discrete=True)
+    schemas, made = Schemas(SEEN, FOUR), ml_agents(discrete=True)
     next(t for t in made.graph.initializer if t.name == "huge").CopyFrom(
         numpy_helper.from_array(np.asarray(amount, np.float32), "huge")
     )
     if amount == 1.0:
         with pytest.raises(GraftError, match="does not forbid"):
-            read(made, tmp_path, Schemas(schema, FOUR))
+            read(made, tmp_path, schemas)
         return
-    imported = read(made, tmp_path, Schemas(schema, FOUR))
+    imported = read(made, tmp_path, schemas)
     forbidden = torch.from_numpy(RANDOM.random((1000, 4)) < 0.4)
     forbidden[:, 0] = False
     actions, found = imported.policy.run(imported.policy, torch.from_numpy(OBS), forbidden)
@@ -449,15 +397,18 @@ def test_masks_are_run_too(amount, tmp_path):
     assert (actions.numpy() == theirs).all()
     assert (played(imported.policy, found, FOUR, forbidden).numpy() == theirs).all()
     assert not forbidden[torch.arange(1000), actions].any()
+    free = reference(made, "deterministic_discrete_actions", obs_0=OBS, action_masks=np.ones((1000, 4), np.float32))
+    assert (imported.assembly.network.act(OBS, None, deterministic=True).numpy() == free.squeeze()).all()
+    assert len(np.unique(free)) > 1
 
 
 def test_a_long_graph_is_read_in_time(tmp_path):
     """Each node is looked at once for each value that is read."""
-    made = chain(*[("Identity", (), {})] * 1_900)
+    made = chain(*[("Identity", (), {})] * 900)
     began = time.process_time()
-    imported = read(made, tmp_path, Schemas(vector(5), FOUR))
+    imported = read(made, tmp_path, Schemas(SEEN, FOUR))
     assert compare(imported.policy, imported.assembly.network, OBS).holds
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 7])
@@ -468,36 +419,31 @@ def test_graphs_that_read_one_observation_at_once_run(batch, tmp_path):
     size.CopyFrom(helper.make_tensor_value_info("x", 1, [batch]).type.tensor_type.shape.dim[0])
     if batch == 7:
         with pytest.raises(GraftError, match="reads 7 observations at once"):
-            read(made, tmp_path, Schemas(vector(5), FOUR))
+            read(made, tmp_path, Schemas(SEEN, FOUR))
         return
-    imported = read(made, tmp_path, Schemas(vector(5), FOUR))
+    imported = read(made, tmp_path, Schemas(SEEN, FOUR))
     found = imported.policy.run(imported.policy, torch.from_numpy(OBS[:50]), None)[1]
-    np.testing.assert_allclose(found.numpy(), reference(chain_with_free_batch(made), "out", obs=OBS[:50]), atol=1e-5)
-
-
-def chain_with_free_batch(made: Any) -> Any:
-    free = onnx.ModelProto.FromString(made.SerializeToString())
-    free.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
-    return free
+    size.dim_param = "N"
+    np.testing.assert_allclose(found.numpy(), reference(made, "out", obs=OBS[:50]), atol=1e-5)
 
 
 def test_an_input_of_another_size_is_refused(tmp_path):
     with pytest.raises(GraftError, match="the task's observations have"):
-        read(chain(inputs=6), tmp_path, Schemas(vector(5), FOUR))
+        read(chain(inputs=6), tmp_path, Schemas(SEEN, FOUR))
 
 
 def test_one_of_several_outputs_must_be_named(tmp_path):
     made = chain()
     made.graph.output.append(onnx.ValueInfoProto(name="v0"))
     with pytest.raises(GraftError, match="say policy"):
-        read(made, tmp_path, Schemas(vector(5), FOUR))
-    assert read(made, tmp_path, Schemas(vector(5), FOUR), policy="out").policy.policy[-1].outputs == 4
+        read(made, tmp_path, Schemas(SEEN, FOUR))
+    assert read(made, tmp_path, Schemas(SEEN, FOUR), policy="out").policy.policy[-1].outputs == 4
 
 
 def test_statistics_from_elsewhere_come_before_the_graph(tmp_path):
     onnx.save(chain(), tmp_path / "agent.onnx")
     known = Statistics(torch.full((5,), 0.5), torch.full((5,), 2.0), 1.5)
-    imported = import_agent(Request(tmp_path / "agent.onnx", Schemas(vector(5), FOUR)), statistics={WHOLE: known})
+    imported = import_agent(Request(tmp_path / "agent.onnx", Schemas(SEEN, FOUR)), statistics={WHOLE: known})
     assert compare(imported.policy, imported.assembly.network, OBS).holds
     found = imported.policy.run(imported.policy, torch.from_numpy(OBS), None)[1]
     made = onnx.load(tmp_path / "agent.onnx")

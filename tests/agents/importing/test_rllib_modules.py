@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.tiny_tasks import discrete, vector
 from torch import nn
 
 from graft.agents.importing.assemble import assemble
 from graft.agents.importing.formats.rllib import HARMLESS, _policy
 from graft.agents.importing.parity import compare
 from graft.agents.importing.source import Request
-from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
+from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
 
-SEEN = ObservationSchema("vector", tuple("abc"), ((),) * 3, (3,), "float32", (-9.0,) * 3, (9.0,) * 3)
+SEEN = vector("abc")
 ROTATED = ActionSchema("box", ("x", "y"), (-0.5, 0.0), (0.2, 4.0))
-FOUR = ActionSchema("discrete", tuple("nesw"))
+FOUR = discrete(*"nesw")
 OBS = torch.tensor(np.random.default_rng(0).normal(size=(300, 3)), dtype=torch.float32) * 2
 
 

@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.tiny_tasks import box, discrete, pixels, vector
 from torch import nn
 
 from graft.agents.importing.agent import import_agent
 from graft.agents.importing.parity import compare
 from graft.agents.importing.source import Request
-from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, uint8_schema
+from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
 
-SEEN = ObservationSchema("vector", tuple("abcde"), ((),) * 5, (5,), "float32", (-np.inf,) * 5, (np.inf,) * 5)
-BOX = ActionSchema("box", ("x", "y"), (-np.inf,) * 2, (np.inf,) * 2)
-ROTATED = ActionSchema("box", ("x", "y"), (-0.5,) * 2, (0.2,) * 2)
-FOUR = ActionSchema("discrete", tuple("nesw"))
+SEEN, FOUR = vector("abcde"), discrete(*"nesw")
+BOX, ROTATED = box("xy", -np.inf, np.inf), box("xy", -0.5, 0.2)
 OBS = np.random.default_rng(0).normal(size=(1000, 5)).astype(np.float32) * 4
 
 
@@ -123,7 +122,7 @@ def test_a_shared_trunk_and_q_values(tmp_path):
 def test_convolutions(tmp_path):
     """Of a picture whose sides no two are alike, with a stride and a padding."""
     torch.manual_seed(0)
-    space = uint8_schema("pixels", ("r", "g", "b"), (3, 12, 17), 255)
+    space = pixels("rgb", 12, 17)
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3, 2, 1),
         nn.ReLU(),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from support import pull_env
+from support.env_rollouts import assert_restored
 from support.tiny_tasks import box, vector
 
 from graft import envs
@@ -171,15 +172,7 @@ def test_the_state_is_saved_and_restored(wide):
     task = mixture(GAMES[::2], show_task=not wide)
     union = envs.schemas(mixture(GAMES)).observation if wide else None
     one, other = (envs.make(task, 5, seed, observation=union) for seed in (7, 8))
-    one.reset()
-    other.reset()
-    actions = np.random.default_rng(0).integers(0, 6, (40, 5))
-    for chosen in actions[:10]:
-        one.step(chosen)
-    other.restore_state(one.save_state())
-    for chosen in actions[10:]:
-        for mine, theirs in zip(one.step(chosen)[:4], other.step(chosen)[:4], strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+    assert_restored(one, other, np.random.default_rng(0).integers(0, 6, (40, 5)))
 
 
 @pytest.mark.usefixtures("tiny_tasks")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from support.env_rollouts import action_streams, assert_equal, episodes, transitions
+from support.env_rollouts import action_streams, assert_equal, assert_restored, episodes, transitions
 from support.tiny_tasks import TASK, ClockEnv, MatchEnv, ScriptedEnv, discrete, pixels, planes, vector
 
 from graft import envs
@@ -182,15 +182,7 @@ def test_a_widened_game_plays_the_same_game(autoreset):
 def test_the_state_is_saved_and_restored_through_it():
     schema = union([envs.schemas(HUNT).observation, envs.schemas(GATHER).observation])
     one, other = make(GATHER, 3, 7, observation=schema), make(GATHER, 3, 8, observation=schema)
-    one.reset()
-    other.reset()
-    actions = np.random.default_rng(0).integers(0, 4, (30, 3))
-    for chosen in actions[:10]:
-        one.step(chosen)
-    other.restore_state(one.save_state())
-    for chosen in actions[10:]:
-        for mine, theirs in zip(one.step(chosen)[:4], other.step(chosen)[:4], strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+    assert_restored(one, other, np.random.default_rng(0).integers(0, 4, (30, 3)))
 
 
 @pytest.mark.usefixtures("tiny_tasks")

@@ -192,9 +192,8 @@ def test_the_table_fits_eighty_columns():
     scratch = scratch_of((0.8, 0.4, 0.5), seeds=5)
     negative = [[-0.8, NAN, NAN], [-0.6, -0.7, NAN], [-0.2, -0.6, -0.9]]
     rows = [continual.row(scratch, scratch)]
-    rows += [
-        continual.row(lived(name, [R, negative, R], (-0.8, -0.5, -0.6)), scratch) for name in METHODS if name != "chain"
-    ]
+    longest = max((name for name in METHODS if name != "chain"), key=lambda name: len(label(METHODS[name]())))
+    rows.append(continual.row(lived(longest, [R, negative, R], (-0.8, -0.5, -0.6)), scratch))
     lines = page_of(continual.table(report(*rows)))
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
@@ -212,12 +211,12 @@ def test_the_table_shows_numbers_and_leaves_out_what_cannot_be():
     assert tuned == ["finetune", "0.57", "[0.57,", "0.57]", "0.35", "[0.35,", "0.35]", "0.80", "0.18", "4k"]
 
 
-def test_the_heat_map_is_a_picture(tmp_path):
-    from matplotlib import image
-
+def test_the_heat_map_holds_the_matrix(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     measured = [lived(name, [R], (0.8, 0.5, 0.6)) for name in ("finetune", "ewc", "packnet", "l2", "mas")]
-    assert len({label(m.method) for m in measured}) == 5
     plots.score_matrices(measured, TASKS, tmp_path / "matrix.png", "a title")
-    picture = image.imread(tmp_path / "matrix.png")
-    assert picture.shape[0] > 300
-    assert picture[..., :3].std() > 0.05, "an empty page has no contrast"
+    shown = [axis for axis in figures[0].axes if axis.get_visible() and axis.texts]
+    assert [axis.get_title() for axis in shown] == [label(m.method) for m in measured]
+    for axis in shown:
+        np.testing.assert_array_equal(np.ma.filled(axis.images[0].get_array(), NAN), R)

@@ -10,11 +10,11 @@ import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from support.html_page import Page
 
 from graft.envs.core.task import Bounds, Task
 from graft.experiments.config.experiment import GIVEN
@@ -35,52 +35,6 @@ SCALE = Bounds(0.0, 10.0, "given")
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>"
 LEVELS = {"scratch": (0.0, 1.0, 2.0, 3.0), "finetune": (4.0, 6.0, 8.0, 9.0), "frozen": (0.0, 0.0, 0.0, 0.1)}
 """Mean returns of the methods' first seeds, at each evaluation."""
-
-
-class Page(HTMLParser):
-    """A page's elements: (tag, attributes, text) in their order, and what is in its tables."""
-
-    VOID = ("meta", "img", "input", "wbr")
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self._open = [], []
-        self.feed(text)
-        assert not self._open, "every element is closed"
-
-    def handle_starttag(self, tag, attributes):
-        element = [tag, dict(attributes), ""]
-        self.elements.append(element)
-        if tag not in self.VOID:
-            self._open.append(element)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append([tag, dict(attributes), ""])
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for element in self._open:
-            element[2] += data
-
-    def all(self, *tags):
-        return [element for element in self.elements if element[0] in tags]
-
-    def rows(self, caption, heading):
-        """The rows of the tables with this caption under this heading: lists of (text, attributes)."""
-        found, under, inside = [], "", ""
-        for tag, attributes, text in self.elements:
-            if tag == "h3":
-                under = text
-            elif tag in ("caption", "table"):
-                inside = text if tag == "caption" else ""
-            elif (under, inside) == (heading, caption):
-                if tag == "tr":
-                    found.append([])
-                elif tag in ("th", "td"):
-                    found[-1].append((text, attributes))
-        return found[1:]
 
 
 def numbers(attributes):
@@ -142,8 +96,8 @@ def known(tmp_path_factory):
     out = tmp_path_factory.mktemp("known")
     data = write_run(out)
     assert main([str(out), "--csv", str(out / "csv"), "--latex", str(out / "tables" / "t.tex")]) == 0
-    text = (out / "report.html").read_text(encoding="utf-8")
-    return out, data, Page(text), text
+    page = Page.of(out / "report.html")
+    return out, data, page, page.text
 
 
 def copied(known, folder):
@@ -152,6 +106,39 @@ def copied(known, folder):
     for name in ("results.json", "experiment.json", "stages"):
         (shutil.copytree if name == "stages" else shutil.copy)(known[0] / name, folder / name)
     return json.loads((folder / "results.json").read_text())
+
+
+def rewritten(known, folder, change=lambda data: None, *options):
+    """The page of a copy of the run whose results ``change`` has altered, and the exit code."""
+    data = copied(known, folder)
+    change(data)
+    (folder / "results.json").write_text(json.dumps(data))
+    code = main([str(folder), *map(str, options)])
+    return code, Page.of(folder / "report.html") if code == 0 else None
+
+
+def beside(known, folder, first, second):
+    """The page of two copies, ``one`` and ``two``, whose results these have altered."""
+    for name, change in (("one", first), ("two", second)):
+        data = copied(known, folder / name)
+        change(data)
+        (folder / name / "results.json").write_text(json.dumps(data))
+    file = folder / "new" / "both.html"
+    assert main([str(folder / "one"), str(folder / "two"), "--html", str(file)]) == 0
+    return Page.of(file)
+
+
+def of_class(page, kind):
+    """The text of the first element of a class."""
+    return next(text for _, a, text in page.elements if a.get("class") == kind)
+
+
+def warned(page):
+    return of_class(page, "warnings")
+
+
+def summed_up(page):
+    return of_class(page, "summary")
 
 
 def test_the_pages_numbers_are_those_of_the_results(known):
@@ -241,7 +228,7 @@ def test_a_screen_reader_finds_its_way(known):
 def test_what_is_best_and_what_it_cost_come_first(known):
     """finetune reaches 0.5 at step 1,000 and scratch never: 5,000 / (3,000 - 1,000) transfers, rounded up, at most."""
     _, _, page, _ = known
-    first = next(text for tag, a, text in page.all("ul") if a.get("class") == "summary")
+    first = summed_up(page)
     assert first.startswith(f"{TARGET}: finetune is best, and surely better than training from scratch.")
     assert "3,000 env steps on the target for each seed (2 seconds of one core), after 5,000 of pretraining" in first
     assert "which has paid after 3 transfers or fewer." in first
@@ -256,8 +243,7 @@ def test_what_is_best_and_what_it_cost_come_first(known):
 
 def test_warnings_come_before_the_numbers(known):
     _, _, page, text = known
-    warned = next(text for tag, a, text in page.all("section") if a.get("class") == "warnings")
-    assert "NEGATIVE: frozen on Gather(slip=0.3) learns worse than scratch." in warned
+    assert "NEGATIVE: frozen on Gather(slip=0.3) learns worse than scratch." in warned(page)
     assert text.index('class="warnings"') < text.index('class="summary"') < text.index("<table")
 
 
@@ -270,40 +256,37 @@ def test_what_was_carried_and_logged_is_shown(known):
     assert "finetune" in page.all("main")[0][2]
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"status": "failed", "error": "boom <b>"}, "FAILED: 1 of 16 stages; the first, scratch"),
-        ({"status": "running"}, "UNFINISHED: 1 of 16 stages have not ended"),
-        (
-            {"resumed_with_fresh_episodes": {"count": 1, "env_steps": [512]}},
-            "Stopped, and gone on with fresh episodes",
-        ),
-    ],
-)
-def test_what_became_of_stages_is_a_warning(known, tmp_path, change, sentence):
-    data = copied(known, tmp_path)
-    data["stages"][1] |= change
-    (tmp_path / "results.json").write_text(json.dumps(data))
-    assert main([str(tmp_path)]) == 0
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert sentence in next(text for _, a, text in page.all("section") if a.get("class") == "warnings")
+def test_what_became_of_stages_is_a_warning(known, tmp_path):
+    def change(data):
+        data["stages"][1] |= {"status": "failed", "error": "boom <b>"}
+        data["stages"][2] |= {"status": "running"}
+        data["stages"][3] |= {"resumed_with_fresh_episodes": {"count": 1, "env_steps": [512]}}
+
+    said = warned(rewritten(known, tmp_path, change)[1])
+    assert "FAILED: 1 of 16 stages; the first, scratch" in said
+    assert "UNFINISHED: 1 of 16 stages have not ended" in said
+    assert "Stopped, and gone on with fresh episodes" in said
 
 
 def test_two_runs_stand_side_by_side_with_warnings(known, tmp_path):
-    copied(known, tmp_path / "one")
-    data = copied(known, tmp_path / "two")
-    data["bounds"][str(TARGET)]["expert"] = 20.0
-    (tmp_path / "two" / "results.json").write_text(json.dumps(data))
-    page_file = tmp_path / "new" / "both.html"
-    assert main([*(str(tmp_path / name) for name in ("one", "two")), "--html", str(page_file)]) == 0
-    page = Page(page_file.read_text(encoding="utf-8"))
+    """Several sources of a method are told apart, and other scales named."""
+
+    def twice(data):
+        data["rows"] += [{**row, "source": "Other"} for row in data["rows"][1:]]
+
+    def scaled(data):
+        twice(data)
+        data["bounds"][str(TARGET)]["expert"] = 20.0
+
+    page = beside(known, tmp_path, twice, scaled)
     assert [text for _, _, text in page.all("h2")] == ["All runs", "known (one)", "known (two)"]
     said = next(text for _, _, text in page.all("article"))
     assert "one: NEGATIVE: frozen" in said
     assert "two: NEGATIVE: frozen" in said
     assert "different scales (0 to 10 in one and 0 to 20 in two): they do not compare" in said
-    assert len(page.rows("one and two", "Runs side by side")) == 3
+    names = [cells[0][0] for cells in page.rows("one and two", "Runs side by side")]
+    assert len(set(names)) == len(names) == 5
+    assert f"finetune from Other on {TARGET}" in names
 
 
 def test_a_sequence_has_its_matrix(tmp_path):
@@ -324,7 +307,7 @@ def test_a_sequence_has_its_matrix(tmp_path):
     data |= {"bounds": [own, {**own, "how": NO_SCRATCH}], "rows": [row, alone], "stages": []}
     (tmp_path / "results.json").write_text(json.dumps(data))
     assert main([str(tmp_path), "--csv", str(tmp_path), "--latex", str(tmp_path / "t.tex")]) == 0
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    page = Page.of(tmp_path / "report.html")
     cells = page.rows("finetune", "Scores after each task")
     assert [[numbers(a) for _, a in line[1:]] for line in cells] == [[[row["matrix"][0][0]], []], [[0.25], [0.9]]]
     text = page.all("main")[0][2]
@@ -386,8 +369,7 @@ def test_latex_has_lower_bounds_and_no_returns_as_scores(known, tmp_path):
         data["rows"][1]["transfer_ratio"] = {"iqm": None, "low": 1.5, "high": None}
         data["rows"][2] |= {"scored": False, "target": "Hunt"}
 
-    rewritten(known, tmp_path, change)
-    assert main([str(tmp_path), "--latex", str(tmp_path / "t.tex")]) == 0
+    rewritten(known, tmp_path, change, "--latex", tmp_path / "t.tex")
     text = (tmp_path / "t.tex").read_text(encoding="utf-8")
     assert "$> +1.50$" in text
     assert text.count("mean returns, as there is no scale") == 1
@@ -406,16 +388,16 @@ def test_latex_without_packages_has_all_letters(tmp_path):
 
 def test_results_of_an_older_graft_are_read(known, tmp_path):
     """Version 1 had no version, no stages of rows and other fields; its curves are found by the labels of stages."""
-    data = copied(known, tmp_path)
-    del data["version"]
-    for row in data["rows"]:
-        for key in ("stages", "zero_shot", "kept_of", "evaluations", "heads", "better_heads", "estimated"):
-            del row[key]
-    (tmp_path / "results.json").write_text(json.dumps(data))
-    assert main([str(tmp_path)]) == 0
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    def change(data):
+        del data["version"]
+        for row in data["rows"]:
+            for key in ("stages", "zero_shot", "kept_of", "evaluations", "heads", "better_heads", "estimated"):
+                del row[key]
+
+    _, page = rewritten(known, tmp_path, change)
     assert len(page.all("figure")) == 3
-    assert numbers(page.rows(str(TARGET), "Results")[0][2][1])[0] == data["rows"][0]["auc"]["iqm"]
+    assert numbers(page.rows(str(TARGET), "Results")[0][2][1])[0] == known[1]["rows"][0]["auc"]["iqm"]
 
 
 @pytest.mark.parametrize(
@@ -441,40 +423,21 @@ def test_other_folders_are_refused(tmp_path, capsys, content, sentence):
 
 
 def test_no_file_outside_of_the_folder_is_read(known, tmp_path, capsys):
-    data = copied(known, tmp_path)
-    data["rows"][0]["stages"][0] = "../../secret"
-    (tmp_path / "results.json").write_text(json.dumps(data))
-    assert main([str(tmp_path)]) == 2
+    def change(data):
+        data["rows"][0]["stages"][0] = "../../secret"
+
+    assert rewritten(known, tmp_path, change)[0] == 2
     assert "no id of one" in capsys.readouterr().err
 
 
 def test_clips_beyond_the_limit_are_named_only(known, tmp_path, monkeypatch):
     monkeypatch.setattr("graft.experiments.report.page.render.CLIP_BYTES", 12)
-    copied(known, tmp_path)
     for number in (1, 2):
         (tmp_path / f"clip_{number}.gif").write_bytes(b"GIF89a....")
-    assert main([str(tmp_path)]) == 0
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    _, page = rewritten(known, tmp_path)
     ((_, attributes, _),) = page.all("img")
     assert base64.b64decode(attributes["src"].removeprefix("data:image/gif;base64,")) == b"GIF89a...."
     assert "clip_2.gif is too large for this page" in page.all("main")[0][2]
-
-
-def rewritten(known, folder, change):
-    """The page of a copy of the run whose results ``change`` has altered, and the exit code."""
-    data = copied(known, folder)
-    change(data)
-    (folder / "results.json").write_text(json.dumps(data))
-    code = main([str(folder)])
-    return code, Page((folder / "report.html").read_text(encoding="utf-8")) if code == 0 else None
-
-
-def warned(page):
-    return next(text for _, a, text in page.all("section") if a.get("class") == "warnings")
-
-
-def summed_up(page):
-    return next(text for _, a, text in page.all("ul") if a.get("class") == "summary")
 
 
 def test_targets_without_scratch_are_named(known, tmp_path):
@@ -549,9 +512,8 @@ def test_a_method_keeps_its_colour(known, tmp_path):
         data["bounds"]["Hunt"] = SCALE._asdict()
         data["rows"] += [{**row, "target": "Hunt"} for row in (data["rows"][0], data["rows"][2])]
 
-    rewritten(known, tmp_path, change)
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    pairs = re.findall(r'class="(swatch colour\d dashes\d)"[^>]*><path[^>]*></svg>(\w+)', text)
+    _, page = rewritten(known, tmp_path, change)
+    pairs = re.findall(r'class="(swatch colour\d dashes\d)"[^>]*><path[^>]*></svg>(\w+)', page.text)
     assert len(pairs) == 3 + 2 + 2 * 3
     assert len(set(pairs)) == 3
 
@@ -602,19 +564,6 @@ def test_odd_names_and_gaps_are_shown(known, tmp_path):
     assert [a["download"] for _, a, _ in page.all("a") if "download" in a] == ["etc.yaml"]
 
 
-def test_several_sources_are_told_apart_side_by_side(known, tmp_path):
-    def twice(data):
-        data["rows"] += [{**row, "source": "Other"} for row in data["rows"][1:]]
-
-    for name in ("one", "two"):
-        rewritten(known, tmp_path / name, twice)
-    assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--html", str(tmp_path / "both.html")]) == 0
-    page = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
-    names = [cells[0][0] for cells in page.rows("one and two", "Runs side by side")]
-    assert len(set(names)) == len(names) == 5
-    assert f"finetune from Other on {TARGET}" in names
-
-
 def test_runs_without_warnings_may_be_compared(known, tmp_path):
     def clean(data):
         data["rows"], data["bounds"] = (
@@ -624,12 +573,18 @@ def test_runs_without_warnings_may_be_compared(known, tmp_path):
         for row in data["rows"]:
             row["evaluations"] = 9
 
-    for name in ("one", "two"):
-        rewritten(known, tmp_path / name, clean)
-    assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--html", str(tmp_path / "both.html")]) == 0
-    page = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
+    page = beside(known, tmp_path, clean, clean)
     assert "Nothing speaks against comparing these runs." in page.all("article")[0][2]
     assert not [a for _, a, _ in page.all("section") if a.get("class") == "warnings"]
+
+
+def browser(page, *options):
+    """What a browser has made of a page."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium here")
+    command = [chromium, "--headless", "--no-sandbox", *options, "--dump-dom", page]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.slow
@@ -653,17 +608,13 @@ def test_a_long_page_stays_small_and_fits_a_phone(known, tmp_path):
     assert code == 0
     file = tmp_path / "report.html"
     assert 4_000_000 < file.stat().st_size < 6_000_000
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no Chromium here")
     for width in (360, 1600):
         frame = tmp_path / f"frame{width}.html"
         script = "onload=()=>{const d=f.contentDocument.documentElement;document.title=d.scrollWidth+' '+d.clientWidth}"
         frame.write_text(
             f'<iframe id="f" src="report.html" width="{width}" height="900"></iframe><script>{script}</script>'
         )
-        command = [chromium, "--headless", "--no-sandbox", "--allow-file-access-from-files", "--dump-dom"]
-        done = subprocess.run([*command, f"file://{frame}"], capture_output=True, text=True, timeout=120)
+        done = browser(f"file://{frame}", "--allow-file-access-from-files")
         whole, seen = map(int, re.search(r"<title>(\d+) (\d+)</title>", done.stdout).groups())
         assert whole <= seen
         assert width - 20 <= seen <= width
@@ -678,27 +629,20 @@ def test_sliders_say_of_which_chart_they_are(known):
 @pytest.mark.slow
 def test_a_browser_runs_the_page(known):
     """Its script runs under the page's own policy, reads values, and says nothing on the console."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no Chromium here")
-    command = [chromium, "--headless", "--no-sandbox", "--enable-logging=stderr", "--v=0", "--dump-dom"]
-    done = subprocess.run([*command, f"file://{known[0]}/report.html"], capture_output=True, text=True, timeout=120)
+    done = browser(f"file://{known[0]}/report.html", "--enable-logging=stderr", "--v=0")
     page = Page(done.stdout)
     assert page.all("html")[0][1]["class"] == "script"
-    assert next(text for _, a, text in page.all("div") if a.get("class") == "read").startswith(
-        "at 3,000 scratch: 0.320"
-    )
+    assert of_class(page, "read").startswith("at 3,000 scratch: 0.320")
     assert "CONSOLE" not in done.stderr
 
 
 def test_a_target_without_a_scale_shows_returns(known, tmp_path):
-    data = copied(known, tmp_path)
-    data["bounds"][str(TARGET)] = {"random": 0.0, "expert": 1.0, "how": UNLEARNED}
-    for row in data["rows"]:
-        row |= {"scored": False, "transfer_ratio": None, "steps_to_threshold": None, "forward_transfer": None}
-    (tmp_path / "results.json").write_text(json.dumps(data))
-    assert main([str(tmp_path)]) == 0
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    def change(data):
+        data["bounds"][str(TARGET)] = {"random": 0.0, "expert": 1.0, "how": UNLEARNED}
+        for row in data["rows"]:
+            row |= {"scored": False, "transfer_ratio": None, "steps_to_threshold": None, "forward_transfer": None}
+
+    _, page = rewritten(known, tmp_path, change)
     warned, first = page.all("ul")[:2]
     assert "Its mean return over training is" in first[2]
     assert "which cannot be said to pay, without a scale or scratch" in first[2]
@@ -708,21 +652,16 @@ def test_a_target_without_a_scale_shows_returns(known, tmp_path):
 
 def test_pairs_are_coloured_by_their_ratio(known, tmp_path):
     """Full at a ratio of 3, either way; where it is undefined, by its lower bound."""
-    data = copied(known, tmp_path)
-    scratch, good, _ = data["rows"]
     ratios = {("A", "X"): (3.0, 2.0, 9.0), ("A", "Y"): (None, 1.5, None), ("B", "X"): (-1.0, -2.0, 0.1)}
-    data["rows"] = [scratch] + [
-        {
-            **good,
-            "source": source,
-            "target": target,
-            "transfer_ratio": dict(zip(("iqm", "low", "high"), found, strict=True)),
-        }
-        for (source, target), found in ratios.items()
-    ]
-    (tmp_path / "results.json").write_text(json.dumps(data))
-    assert main([str(tmp_path)]) == 0
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    def change(data):
+        scratch, good, _ = data["rows"]
+        data["rows"] = [scratch]
+        for (source, target), found in ratios.items():
+            ratio = dict(zip(("iqm", "low", "high"), found, strict=True))
+            data["rows"].append({**good, "source": source, "target": target, "transfer_ratio": ratio})
+
+    _, page = rewritten(known, tmp_path, change)
     cells = page.rows("finetune", "From every source to every target")
     shown = [[(a.get("style"), a.get("class"), text) for text, a in line[1:]] for line in cells]
     assert shown == [
@@ -732,13 +671,10 @@ def test_pairs_are_coloured_by_their_ratio(known, tmp_path):
 
 
 def test_a_transfer_to_reality_has_its_own_table(known, tmp_path):
-    data, known_ones = copied(known, tmp_path), {"iqm": 0.5, "low": 0.25, "high": 0.75}
     row = {"source": "Gather", "target": str(TARGET), "method": "finetune", "seeds": 5, "scored": True}
     keys = ("simulator", "zero_shot", "gap", "final", "worst_at_first", "worst_at_last", "forgotten")
-    data["recovery"] = [{**row, **dict.fromkeys(keys, known_ones), "recovery_steps": 2000.0}]
-    (tmp_path / "results.json").write_text(json.dumps(data))
-    assert main([str(tmp_path)]) == 0
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    row |= {key: {"iqm": 0.5, "low": 0.25, "high": 0.75} for key in keys} | {"recovery_steps": 2000.0}
+    _, page = rewritten(known, tmp_path, lambda data: data.update(recovery=[row]))
     ((*_, last),) = found = page.rows("Sim-to-sim proxy of a transfer to reality", "Kept and forgotten")
     assert [numbers(a) for _, a in found[0][2:8]] == [[0.5, 0.25, 0.75]] * 6
     assert last[0] == "2k"

@@ -58,9 +58,8 @@ def test_profiles_hold_the_share_of_runs_above_each_level(tmp_path, monkeypatch)
         {"source": None, "target": "B", "method": "scratch", "areas": [-0.5, 0.1], "finals": [0.0, 0.3]},
     ]
     figures = []
-    with monkeypatch.context() as patch:
-        patch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
-        plots.profiles(plots.row_scores(rows), tmp_path / "profiles.png", "a title")
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plots.profiles(plots.row_scores(rows), tmp_path / "profiles.png", "a title")
     areas, finals = figures[0].axes
     assert (areas.get_xlabel(), finals.get_xlabel()) == ("mean score over training", "final score")
     lines = {line.get_label(): line.get_xydata() for line in areas.get_lines()}
@@ -70,8 +69,6 @@ def test_profiles_hold_the_share_of_runs_above_each_level(tmp_path, monkeypatch)
     np.testing.assert_allclose(shares, [(level < 0.2) * 0.75 + (level < 0.6) * 0.25 for level in levels])
     assert finals.get_lines()[0].get_xdata()[-1] == 1.5
     assert len(areas.collections) == 2, "a band for each line"
-    plots.profiles(plots.row_scores(rows), tmp_path / "profiles.png", "a title")
-    assert image.imread(tmp_path / "profiles.png")[..., :3].std() > 0.05
 
 
 def test_a_scale_of_ones_own_is_called_so_on_every_axis(tmp_path, monkeypatch):
@@ -91,6 +88,8 @@ def test_a_scale_of_ones_own_is_called_so_on_every_axis(tmp_path, monkeypatch):
         figures.clear()
 
 
-def test_pairs_of_one_seed_have_no_ratio(tmp_path):
+def test_pairs_of_one_seed_have_no_ratio(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     plots.pairs([{**row, "transfer_ratio": None} for row in rows()], tmp_path / "pairs.png", "a title")
-    assert (tmp_path / "pairs.png").exists()
+    assert {text.get_text() for text in figures[0].axes[0].texts} == {"-"}

@@ -106,6 +106,7 @@ def test_the_table_says_what_it_is(out, capsys):
     assert "a sim-to-sim proxy. gap:" in printed
 
 
+@pytest.mark.slow  # of the number itself, tests/transfer/methods/test_rma.py
 def test_a_students_r2_is_in_the_log_and_a_low_one_comes_with_a_warning(tmp_path):
     """Its checkpoint has no buffer, and the target's training does not mention it."""
     source = {**PROXY["sources"][1], "methods": [{"rma": {"teaching": 0.5, "updates": 4}}]}

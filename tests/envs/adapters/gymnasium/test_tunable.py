@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from support.batches import make
-from support.env_rollouts import action_streams, assert_equal, transitions
+from support.env_rollouts import action_streams, assert_equal, assert_gymnasiums, transitions
 
 from graft.envs import GraftError
 from graft.envs.adapters.gymnasium.classic import TABLE
@@ -33,17 +33,7 @@ def at(task_id: str, state: Any, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize("task_id", EVERYWHERE)
 def test_the_unchanged_task_is_gymnasiums_bit_for_bit(task_id: str) -> None:
-    batch, plain = make(task_id, seed=3), gym.make(task_id)
-    stream = action_streams(batch, 60)
-    obs, _ = plain.reset(seed=3)
-    for t in transitions(batch, stream)[0]:
-        np.testing.assert_array_equal(np.float32(obs), t.obs)
-        obs, reward, terminated, truncated, _ = plain.step(stream[0].pop(0))
-        assert (reward, terminated, truncated) == t[1:4]
-        np.testing.assert_array_equal(np.float32(obs), t.next_obs)
-        if terminated or truncated:
-            obs, _ = plain.reset()
-    plain.close()
+    assert_gymnasiums(make(task_id, seed=3), task_id)
 
 
 @pytest.mark.parametrize("task_id", EVERYWHERE)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from support.batches import make
-from support.env_rollouts import action_streams, assert_equal, episodes, transitions
+from support.env_rollouts import action_streams, assert_equal, assert_gymnasiums, episodes, transitions
 
 from graft.envs import GraftError
 
@@ -43,16 +43,7 @@ def play(env: Any, actions: Any) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("task_id", ROBOTS)
 def test_the_unchanged_robot_is_gymnasiums_bit_for_bit(task_id: str) -> None:
-    batch, plain = make(task_id, seed=3), gym.make(task_id)
-    stream = action_streams(batch, 60)
-    obs, _ = plain.reset(seed=3)
-    for t in transitions(batch, stream)[0]:
-        np.testing.assert_array_equal(np.float32(obs), t.obs)
-        obs, reward, terminated, truncated, _ = plain.step(stream[0].pop(0))
-        assert (reward, terminated, truncated) == t[1:4]
-        np.testing.assert_array_equal(np.float32(obs), t.next_obs)
-        if terminated or truncated:
-            obs, _ = plain.reset()
+    assert_gymnasiums(make(task_id, seed=3), task_id)
 
 
 # Names

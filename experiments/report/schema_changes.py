@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
-
-LISTED = 8
-"""Names in a line; the rest are counted."""
+from graft.errors import some
 
 
 class Change(NamedTuple):
@@ -22,9 +20,7 @@ class Change(NamedTuple):
     @property
     def text(self) -> str:
         """The names, as many as a line holds, and what became of them."""
-        more = f" and {len(self.names) - LISTED} more" if len(self.names) > LISTED else ""
-        listed = ", ".join(self.names[:LISTED]) + more
-        return ": ".join(part for part in (listed, self.detail) if part)
+        return ": ".join(part for part in (some(self.names), self.detail) if part)
 
 
 def schema_changes(old: Schemas, new: Schemas) -> list[Change]:
@@ -79,8 +75,3 @@ def _differing(what: str, change: str, old: Mapping[str, str], new: Mapping[str,
         if name in new and old[name] != new[name]:
             alike.setdefault(f"{old[name]} became {new[name]}", []).append(name)
     return [Change(what, change, tuple(names), detail) for detail, names in alike.items()]
-
-
-def lines(changes: Sequence[Change]) -> list[str]:
-    """A line for each."""
-    return [f"{one.what}, {one.change}: {one.text}" for one in changes]

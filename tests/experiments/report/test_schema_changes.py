@@ -7,7 +7,7 @@ from dataclasses import replace
 from support.tiny_tasks import box, discrete, planes, vector
 
 from graft.envs.core.schema import Schemas
-from graft.experiments.patching.schema_changes import Change, schema_changes
+from graft.experiments.report.schema_changes import Change, schema_changes
 
 OLD = Schemas(vector(["speed", "wall"], [["self"], ["solid"]]), discrete("left", "right"))
 

@@ -16,7 +16,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
-from graft.experiments.report.results import RESULTS, VERSION, RecoveryRow, Scale, SequenceRow, StageResult, TransferRow
+from graft.experiments.report.results import (
+    RESULTS,
+    VERSION,
+    ExperimentCost,
+    RecoveryRow,
+    Scale,
+    SequenceRow,
+    StageResult,
+    TransferRow,
+)
 from graft.experiments.store.records import METRICS, Store
 from graft.transfer.metrics import Curve
 
@@ -235,6 +244,7 @@ class _Results(BaseModel):
 
     name: str
     stages: list[_Stage]
+    cost: ExperimentCost | None = None
 
 
 class _Transfers(_Results):

@@ -69,8 +69,8 @@ class Resumption:
 
     ``refusal``: why the stage can't continue from its snapshot, in words; empty where it can, or has none. The snapshot
     must be intact and of the same stage, software and system, and the metrics must begin with those of the snapshot.
-    ``starts``: what the stage's method started from (`STARTS`), once that is known. ``meter``: what the stage takes, from
-    here on and up to the snapshot.
+    ``starts``: what the stage's method started from (`STARTS`), once that is known. ``meter``: what the stage takes, on
+    top of what it took up to the snapshot.
     """
 
     def __init__(self, stage: Stage, store: Store) -> None:

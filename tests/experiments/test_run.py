@@ -77,7 +77,8 @@ def experiment(tmp_path_factory):
 
 def without_clock(results):
     """Results without what differs between two equal runs."""
-    return {**results, "stages": [{**stage, "seconds": 0} for stage in results["stages"]]}
+    stages = [{**stage, "seconds": 0, "cost": {}} for stage in results["stages"]]
+    return {**results, "cost": {}, "stages": stages, "rows": [{**row, "cost": {}} for row in results["rows"]]}
 
 
 def test_results_hold_rows_and_stages(experiment):

@@ -19,7 +19,7 @@ from graft import __version__
 from graft.agents.checkpoints.files import replace_file
 from graft.errors import GraftError
 from graft.experiments.report import comparison
-from graft.experiments.report.page import charts, results, stages
+from graft.experiments.report.page import charts, costs, results, stages
 from graft.experiments.report.page.cells import Cell, Section, Table
 from graft.experiments.report.page.summary import Sentence, summary, warnings
 from graft.experiments.report.run_folder import RunFolder
@@ -225,7 +225,7 @@ def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Beside | None:
 def sections(run: RunFolder) -> list[Section]:
     """All parts of a run that have something to say, in the order of the page."""
     if not run.rows:
-        return [stages.costs(run)]
+        return [costs.costs(run)]
     kinds = (results.headline, results.curves, results.ratios, results.profiles, results.kept, results.heat_maps)
-    made = [kind(run) for kind in (*kinds, stages.transplants, stages.diagnostics, stages.costs)]
+    made = [kind(run) for kind in (*kinds, stages.transplants, stages.diagnostics, costs.costs)]
     return [section for section in made if section is not None]

@@ -180,8 +180,10 @@ def test_env_steps_and_seconds_are_those_of_both_parts(pretraining):
     stage, store, _ = pretraining
     folder, plan = store.folder(stage.id) / SNAPSHOT, resume._identity(stage)
     found = Snapshot.read(folder, plan)
+    found.parts["caller"].values["cost"]["core_seconds"] = 1000.0
     Snapshot(found.env_steps, 1000.0, found.parts).write(folder, plan)
     go_on(store, stage)
+    assert 1000 < store.record(stage.id)["cost"]["core_seconds"] < 1100
     assert store.record(stage.id)["env_steps"] == STEPS
     assert 1000 < store.record(stage.id)["seconds"] < 1100
 

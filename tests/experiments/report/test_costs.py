@@ -9,8 +9,15 @@ from graft.experiments.report import costs
 from graft.transfer.metrics import break_even, transfer_efficiency
 
 STAGE = {
-    **{"updates": 6, "wall_seconds": 9.0, "core_seconds": 3600.0, "gpu_seconds": 1800.0, "peak_bytes": 5},
-    **{"flops": 4e9, "flops_per_update": 1, "flops_per_inference": 1, "inference_ms": 0.5},
+    "updates": 6,
+    "wall_seconds": 9.0,
+    "core_seconds": 3600.0,
+    "gpu_seconds": 1800.0,
+    "peak_bytes": 5,
+    "flops": 4e9,
+    "flops_per_update": 1,
+    "flops_per_inference": 1,
+    "inference_ms": 0.5,
 }
 
 

@@ -1,4 +1,4 @@
-"""What a training computes and takes: operations by formulas, updates as the libraries make them, seconds and memory."""
+"""What a training computes and takes: operations by formulas, updates as the libraries make them, time and memory."""
 
 from __future__ import annotations
 

@@ -294,6 +294,11 @@ class Common(Strict):
         None, description="SPDX id of the licence that its checkpoints are under; by default their source's"
     )
 
+    sinks: list[str] = Field(
+        ["tensorboard"],
+        description="where metrics go beside the folder: tensorboard, mlflow, wandb, or a class of your own as "
+        "module:Class",
+    )
     cost: CostFactors = Field(CostFactors(), description="factors of the estimates of energy and CO2")
 
     @property

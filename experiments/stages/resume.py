@@ -136,7 +136,7 @@ def prepare(stage: Stage, store: Store) -> Resumption:
     resumption = Resumption(stage, store)
     if resumption.possible:
         replace_file(store.folder(stage.id) / METRICS, resumption.metrics)
-    store.start(stage, keep=(SNAPSHOT, METRICS, "tb") if resumption.possible else ())
+    store.start(stage, keep=(SNAPSHOT, METRICS) if resumption.possible else ())
     return resumption
 
 

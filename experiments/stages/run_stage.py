@@ -97,7 +97,7 @@ def run_stage(
     if resumption.refusal:
         note(f"Note: {stage.label} starts over: {resumption.refusal}.")
     source, folder = _load_source(stage, store), store.folder(stage.id)
-    with MetricsLog(folder, stage.scale, progress) as log:
+    with MetricsLog(folder, stage, progress, resumption.possible, note) as log:
         run = _StageRun(stage, source, folder, log, resumption, workers, note)
         outcome = run.consolidate() if stage.kind == "consolidate" else run.train()
         start = time.perf_counter()
@@ -165,6 +165,7 @@ class _StageRun(NamedTuple):
                 session.probe = self._probe(session.network, weights_seed)
         if session.report is not None:
             write_json(self.folder / "transplant.json", session.report.to_json())
+            self.log.text("transplant", session.report.markdown())
         before: tuple[Mapping[str, Any], ...] = ()
         partners = build_partners(stage, session.network)
 
@@ -178,7 +179,7 @@ class _StageRun(NamedTuple):
             result = self._backend_train(session, stage.budget, stage.evaluation, partners)
         for remark in session.method.remarks(session.state):
             self.note(f"Warning: {stage.label}: {remark}")
-        self.log.write_hparams(stage, sum(result.final_returns) / len(result.final_returns))
+        self.log.finish()
         made = outcome(result)
         return made._replace(work=work_of(stage, session, result.env_steps, self.note))
 

@@ -71,7 +71,7 @@ def _with_defaults(before: dict[str, Any], config: AnyConfig) -> dict[str, Any]:
 RECORD_KEYS = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """Keys of a finished stage's record beside those of every record."""
 
-MUTABLE_KEYS = {"clips", "cost", "methods", "seeds", "sources", "targets"}
+MUTABLE_KEYS = {"clips", "cost", "methods", "seeds", "sinks", "sources", "targets"}
 """Parts of a config that may change while its folder stays the same."""
 
 

@@ -30,6 +30,7 @@ from graft.experiments.plan.pairs import expand
 from graft.experiments.report.common import resume_notes
 from graft.experiments.report.transfer import stage_records
 from graft.experiments.stages import resume
+from graft.experiments.stages.metrics_log import run_name
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.provenance import provenance
 from graft.experiments.store.records import METRICS, RESUMED, SNAPSHOT, Store
@@ -193,8 +194,9 @@ def test_tensorboard_shows_each_metric_once(pretraining):
 
     stage, store, _ = pretraining
     go_on(store, stage)
-    assert len(list((store.folder(stage.id) / "tb").glob("events*"))) > 1
-    events = EventAccumulator(str(store.folder(stage.id) / "tb"))
+    folder = store.out / "tb" / run_name(stage)
+    assert len(list(folder.glob("events*"))) > 1
+    events = EventAccumulator(str(folder))
     events.Reload()
     lines = [json.loads(line) for line in (store.folder(stage.id) / METRICS).read_text().splitlines()]
     for tag in {tag for line in lines for tag in line} - {"env_steps"}:

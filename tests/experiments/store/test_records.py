@@ -19,6 +19,7 @@ from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt
 from graft.experiments.plan.pairs import expand
+from graft.experiments.stages.metrics_log import run_name
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.lock import TakenOver
 from graft.experiments.store.provenance import provenance
@@ -78,7 +79,7 @@ def test_tensorboard_holds_what_metrics_jsonl_holds(pretrained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     store, stage = pretrained
-    events = EventAccumulator(str(store.folder(stage.id) / "tb"))
+    events = EventAccumulator(str(store.out / "tb" / run_name(stage)))
     events.Reload()
     curve = store.evaluations(stage.id)
     scalars = events.Scalars("eval/return_mean")

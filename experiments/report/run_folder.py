@@ -187,9 +187,13 @@ def _typed(model: type[BaseModel], path: Path) -> Mapping[str, Any]:
         raise GraftError(f"{path} can't be read; run `graft run` on its folder again.") from error
 
 
-def read_run(folder: Path) -> RunFolder:
-    """What a folder holds; raises GraftError where it has no results, or those of a newer Graft."""
-    data, experiment = _json(folder / "results.json"), _json(folder / "experiment.json")
+def read_run(folder: Path, results: Mapping[str, Any] | None = None) -> RunFolder:
+    """What a folder holds; raises GraftError where it has no results, or those of a newer Graft.
+
+    ``results``: what to take for its ``results.json``.
+    """
+    data = _json(folder / "results.json") if results is None else results
+    experiment = _json(folder / "experiment.json")
     if not data:
         raise GraftError(
             f"{folder} has no results; `graft run` writes them at its end and after Ctrl-C; the same "

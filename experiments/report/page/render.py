@@ -198,7 +198,8 @@ def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Beside | None:
 
     The warnings of the runs themselves come with them, as a reader must know them before these tables.
     """
-    transfers = [(run, name) for run, name in pairs if not run.is_sequence and run.rows]
+    ended = [(run, name) for run, name in pairs if (run.path / "results.json").is_file()]
+    transfers = [(run, name) for run, name in ended if not run.is_sequence and run.rows]
     tables, notes = [], list[str]()
     for run, name in transfers[1:]:
         first, other = (comparison.read(folder.path) for folder in (transfers[0][0], run))

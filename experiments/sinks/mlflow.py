@@ -28,7 +28,10 @@ class MLflow(Sink):
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (run.out / "mlruns").absolute().as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if uri is None:  # files: of all its stores, the one that several workers can write into without a server
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            uri = (run.out / "mlruns").absolute().as_uri()
         self._client = MlflowClient(tracking_uri=uri)
         experiment = _experiment(self._client, run.out.absolute().name)
         known = f"tags.`{STAGE}` = '{run.id}'"
@@ -56,8 +59,9 @@ class MLflow(Sink):
 
 
 def _key(tag: str) -> str:
-    """A tag of letters that MLflow takes."""
-    return re.sub(r"[^\w/:. -]", "_", tag)
+    """A tag of letters that MLflow takes, whose files cannot be in a folder that has another tag's name."""
+    group, slash, rest = re.sub(r"[^\w/:. -]", "_", tag).partition("/")
+    return group + slash + rest.replace("/", ".")
 
 
 def _experiment(client: MlflowClient, name: str) -> str:

@@ -250,13 +250,15 @@ class CostFactors(Strict):
     """Factors of the estimates of energy and CO2: results do not depend on them."""
 
     watts_per_core: NotNegative = Field(
-        12.0,
+        default=12.0,
         description="of a busy core, without memory and cooling; by default that of any processor in Green Algorithms "
         "(Lannelongue et al. 2021)",
     )
-    watts_per_gpu: NotNegative = Field(200.0, description="of a GPU while a network trains on it; the same source")
+    watts_per_gpu: NotNegative = Field(
+        default=200.0, description="of a GPU while a network trains on it; the same source"
+    )
     grams_per_kwh: NotNegative = Field(
-        473.0,
+        default=473.0,
         description="grams of CO2e for each kWh; by default the world's mean in 2024 (Ember, Global Electricity Review "
         "2025)",
     )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -45,7 +46,10 @@ class MetricsLog:
         self._sinks: dict[str, Sink] = {}
         self._run = SinkRun(folder.parents[1], stage.id, run_name(stage), settings(stage), goes_on)
         for name in stage.sinks:
-            self._try(name, lambda name=name: self._sinks.update({name: SINKS[name](self._run)}))
+            self._try(name, partial(self._open, name))
+
+    def _open(self, name: str) -> None:
+        self._sinks[name] = SINKS[name](self._run)
 
     def _try(self, name: str, do: Callable[[], None]) -> None:
         try:
@@ -56,7 +60,7 @@ class MetricsLog:
 
     def _tell(self, do: Callable[[Sink], None]) -> None:
         for name, sink in list(self._sinks.items()):
-            self._try(name, lambda sink=sink: do(sink))
+            self._try(name, partial(do, sink))
 
     def __call__(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Record ``values`` (tag -> number) at ``env_steps``."""

@@ -47,8 +47,8 @@ def work_of(stage: Stage, session: TransferSession, env_steps: int, note: Callab
     except Exception as error:  # whatever parts of a user's own do here: the training itself is done
         note(f"Note: {stage.label}: its operations could not be counted ({type(error).__name__}: {error}).")
         return Work(updates, flops=None)
-    known = updates is not None and update is not None
-    return Work(updates, update, inference, updates * update + env_steps * inference if known else None)
+    total = None if updates is None or update is None else updates * update + env_steps * inference
+    return Work(updates, update, inference, total)
 
 
 def inference_flops(network: PolicyNetwork) -> int:
@@ -80,7 +80,7 @@ def _ppo_update(options: PPOOptions, network: PolicyNetwork, gradients: Gradient
 
     def update() -> None:
         outputs = network.suffix(hidden, depth)
-        (outputs.action.sum() + outputs.value.sum()).backward()  # the loss itself has no products of matrices
+        torch.autograd.backward(outputs.action.sum() + outputs.value.sum())  # a loss has no products of matrices
         if gradients is not None:
             gradients({n: p.grad for n, p in network.named_parameters() if p.grad is not None}, network, batch)
 

@@ -40,7 +40,7 @@ class LivePage:
         try:
             run = latest(self._folder, self._store)
             self._text, self.goes_on = page([run], [self._folder.resolve().name]), bool(unfinished_notes(run.results))
-        except GraftError as error:
+        except (GraftError, OSError) as error:  # of files that a run just replaces
             self._text = f"<!DOCTYPE html><title>Graft report</title><p>{html.escape(str(error))}</p>"
         self._seen, self._made = seen, time.monotonic()
         return self._text

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -107,8 +108,7 @@ def _count(run: Callable[[], object]) -> int:
 
 def _observations(network: PolicyNetwork, number: int) -> torch.Tensor:
     schema = network.schemas.observation
-    dtype = getattr(torch, schema.dtype)
-    return torch.zeros(number, *schema.shape, dtype=dtype, device=network.policy.out.weight.device)
+    return torch.from_numpy(np.zeros((number, *schema.shape), schema.dtype)).to(network.policy.out.weight.device)
 
 
 def _actions(schema: ActionSchema, number: int) -> torch.Tensor:

@@ -100,7 +100,7 @@ class Store:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(_with_defaults(before, config), config.model_dump(mode="json", by_alias=True))
-        if set(differences) - MUTABLE_KEYS:
+        if {key.partition(".")[0] for key in differences} - MUTABLE_KEYS:
             raise GraftError(
                 f"{self.out} holds another experiment ('{before.get('name')}', which differs in "
                 f"{', '.join(differences[:5])}); choose another --out, or remove that folder."

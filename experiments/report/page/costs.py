@@ -107,7 +107,7 @@ def _paid_cell(run: RunFolder, row: Row, seconds: bool = False) -> Cell:
 
 def _work(title: str, rows: Sequence[tuple[str, Row]]) -> list[Table]:
     """A table of what a seed's own stages took; none where no row knows."""
-    gaps = [] if "domain_gap" not in rows[0][1] else ["domain gap"]
+    gaps = ["domain gap"] if any("domain_gap" in row for _, row in rows) else []
     lines = []
     for label, row in rows:
         cost = row["cost"] or {}

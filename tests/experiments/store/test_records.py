@@ -119,7 +119,15 @@ def test_another_experiment_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["seeds=1", "methods=[finetune]", "targets=Graft/Hunt-v0", "sources=Graft/Hunt-v0"]
+    "override",
+    [
+        "seeds=1",
+        "methods=[finetune]",
+        "targets=Graft/Hunt-v0",
+        "sources=Graft/Hunt-v0",
+        "cost.watts_per_core=5",
+        "sinks=[]",
+    ],
 )
 def test_methods_seeds_and_tasks_may_change_in_place(tmp_path, override):
     store = Store(tmp_path / "out")

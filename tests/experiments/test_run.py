@@ -190,11 +190,12 @@ def test_the_page_is_served_while_a_run_goes_on(killed, experiment, monkeypatch)
             text, headers = get()
             assert "UNFINISHED: 1 of 10" in text
             assert headers["Refresh"] == "10"
-            shutil.copy(experiment[0] / "results.json", killed)
+            shutil.copytree(experiment[0], killed, dirs_exist_ok=True)  # the run has ended
             assert get()[0] == text, "not made again at once"
             monkeypatch.setattr(serve, "PERIOD", 0.0)
             text, headers = get()
             assert "UNFINISHED" not in text
+            assert "Learning curves" in text
             assert headers["Refresh"] is None
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 get("stages")

@@ -24,8 +24,12 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 # small files come last: the processes end together
 
-test-slow: setup
+test-slow: $(VENV)/sinks
 	$(BIN)/python -m pytest -m slow
+
+$(VENV)/sinks: $(VENV)/installed
+	$(INSTALL) -e '.[mlflow,wandb]'
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -48,6 +48,7 @@ TITLES = {
     "Common": "Every experiment",
     "Config": "Transfer experiments",
     "SequenceConfig": "Sequences",
+    "CostFactors": "Cost",
     "SearchFile": "File",
     "PatchConfig": "File",
 }

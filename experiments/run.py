@@ -197,7 +197,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     launcher = launcher_of(arguments)
     from graft.experiments.store.records import Store
 
-    identity = config.model_dump(mode="json", by_alias=True)
+    identity = config.model_dump(mode="json", by_alias=True, exclude={"cost", "sinks"})
     store = Store(arguments.out or default_out(config.name, identity, overridden))
     kind = kind_of(config)
     graph = kind.expand(config)
@@ -216,8 +216,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         kind.conclude(console, config, graph, store, failed)
         _make_clips(console, config, graph, store)
         write_report(console, store)
-        curves = f"Curves of every stage: tensorboard --logdir {store.out}/stages"
-        console.print(curves, highlight=False, soft_wrap=True)
+        if "tensorboard" in config.sinks:
+            curves = f"Curves of every stage: tensorboard --logdir {store.out}/tb"
+            console.print(curves, highlight=False, soft_wrap=True)
         return FAILED if failed else 0
 
 
@@ -242,10 +243,13 @@ def _make_clips(console: Console, config: AnyConfig, graph: Graph, store: Store)
     if not getattr(config, "clips", False):
         return
     from graft.experiments.playback.clips import write_clip
+    from graft.experiments.sinks.tensorboard import write_gif
 
     for target in dict.fromkeys(comparison.target for comparison in graph.comparisons):
         try:
             if name := write_clip(graph, store, target):
+                if "tensorboard" in config.sinks:
+                    write_gif(store.out, str(target), store.out / name)
                 console.print(f"Clip of agents before and after: {store.out / name}", highlight=False, soft_wrap=True)
         except GraftError as error:
             note = f"Note: no clip of {target}: {error}"

@@ -45,7 +45,7 @@ PRIVATE = {
     "torch:_foreach_addcmul": "transfer/methods/si.py",
     "torch:_foreach_mul": "transfer/regulariser.py",
     "torch:_foreach_sub": "transfer/regulariser.py",
-    "torch.utils.tensorboard:SummaryWriter._get_file_writer": "experiments/stages/metrics_log.py",
+    "torch.utils.tensorboard:SummaryWriter._get_file_writer": "experiments/sinks/tensorboard.py",
 }
 """``module:name`` or ``module:Class.attribute`` -> the file that uses it."""
 

@@ -185,7 +185,7 @@ def measured() -> transfer.TransferResult:
 
 
 def test_fields_of_results_are_those_in_the_docs():
-    assert fields_of("docs/output.md", "Fields of a row") == set(transfer.rows([measured()], 0.5)[0])
+    assert fields_of("docs/output.md", "Fields of a row") == {*transfer.rows([measured()], 0.5)[0], "cost"}
 
 
 def test_fields_of_a_sequences_results_are_those_in_the_docs():
@@ -193,7 +193,7 @@ def test_fields_of_a_sequences_results_are_those_in_the_docs():
     lived = continual.ContinualResult(
         METHODS["finetune"](), np.eye(2)[None], curves, ({"parameters": 1, "bytes_beside": 0},), 0
     )
-    fields = {*continual.row(lived, lived), "lifelong"}  # of `report.lifelong`, which builds on it
+    fields = {*continual.row(lived, lived), "lifelong", "cost"}  # which other modules add
     assert fields_of("docs/output.md", "Fields of a sequence's row") == fields
     suite = fields_of("docs/output.md", "Which of them are those of l2metrics?")
     assert suite == set(lifelong.metrics_of(lived, lived, ["A", "B"]))

@@ -172,6 +172,17 @@ def break_even(before: float, slow: float, fast: float | None) -> int | None:
     return math.ceil(before / (slow - fast))
 
 
+def transfer_efficiency(before: float, slow: float, fast: float) -> float | None:
+    """slow / (before + fast): scratch's env steps to a score, for each that a transfer takes with all before it.
+
+    Args:
+        before, slow, fast: as of `break_even`.
+    Returns:
+        Above 1 where the first transfer has paid already; None where neither took a step.
+    """
+    return slow / (before + fast) if before + fast else None
+
+
 def steps_to_threshold(curve: Curve, threshold: float, hold: int = 3) -> int | None:
     """First env step from which the score stays >= threshold for ``hold`` consecutive evaluations, itself included.
 

@@ -51,6 +51,12 @@ class TransplantReport:
         counts = Counter(row.status for row in self.rows)
         return ", ".join(f"{n} {status}" for status, n in counts.items())
 
+    def markdown(self) -> str:
+        """A table of tensors, and what was lost."""
+        lines = ["| tensor | status | from source | detail |", "| --- | --- | --- | --- |"]
+        lines += [f"| `{row.tensor}` | {row.status} | {row.share:.0%} | {row.detail} |" for row in self.rows]
+        return "\n".join([f"{self.summary()}; lost: {', '.join(self.lost) or 'nothing'}", "", *lines])
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"rows": [vars(row) for row in self.rows], "lost": list(self.lost), "summary": self.summary()}

@@ -35,6 +35,10 @@ class Algorithm:
     gamma: Share = 0.99
     reward_scale: Positive = 1.0
 
+    def updates(self, budget: int) -> int | None:
+        """Gradient steps in a training of ``budget`` env steps; None where that is not known."""
+        return None
+
     @classmethod
     def siblings(cls) -> Mapping[str, type[Any]]:
         """The algorithms of its backend, by name."""
@@ -107,6 +111,16 @@ class PPOOptions(Algorithm):
     def __post_init__(self) -> None:
         if self.num_steps * self.num_envs < 2:
             raise GraftError("num_steps * num_envs is 1; PPO needs rollouts of at least 2 states.")
+
+    @property
+    def states_per_update(self) -> int:
+        """States of a whole minibatch."""
+        return min(self.minibatch, self.num_steps * self.num_envs)
+
+    def updates(self, budget: int) -> int:
+        """Minibatches in a training of ``budget`` env steps, all epochs together."""
+        states = self.num_steps * self.num_envs
+        return -(-budget // states) * self.epochs * -(-states // self.states_per_update)
 
 
 @dataclass(frozen=True, kw_only=True)

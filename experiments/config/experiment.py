@@ -256,6 +256,27 @@ class TransferBudget(Strict):
     )
 
 
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class CostFactors(Strict):
+    """Factors of the estimates of energy and CO2: results do not depend on them."""
+
+    watts_per_core: NotNegative = Field(
+        default=12.0,
+        description="of a busy core, without memory and cooling; by default that of any processor in Green Algorithms "
+        "(Lannelongue et al. 2021)",
+    )
+    watts_per_gpu: NotNegative = Field(
+        default=200.0, description="of a GPU while a network trains on it; the same source"
+    )
+    grams_per_kwh: NotNegative = Field(
+        default=473.0,
+        description="grams of CO2e for each kWh; by default the world's mean in 2024 (Ember, Global Electricity Review "
+        "2025)",
+    )
+
+
 class Common(Strict):
     """What every experiment has."""
 
@@ -287,6 +308,13 @@ class Common(Strict):
     licence: Licence | None = Field(
         None, description="SPDX id of the licence that its checkpoints are under; by default their source's"
     )
+
+    sinks: list[str] = Field(
+        ["tensorboard"],
+        description="where metrics go beside the folder: tensorboard, mlflow, wandb, or a class of your own as "
+        "module:Class",
+    )
+    cost: CostFactors = Field(CostFactors(), description="factors of the estimates of energy and CO2")
 
     @property
     def network_config(self) -> NetworkConfig:

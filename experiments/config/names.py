@@ -12,6 +12,7 @@ from graft.envs.factory import schemas
 from graft.errors import unknown
 from graft.experiments.config.backends import BACKENDS
 from graft.experiments.config.experiment import AnyConfig, Config
+from graft.experiments.sinks.sink import SINKS
 
 
 def registered_names(package: str) -> set[str]:
@@ -29,13 +30,15 @@ def registered_names(package: str) -> set[str]:
 
 
 def check_names(config: AnyConfig) -> None:
-    """Raise GraftError for a backend, algorithm, encoder, method or task that does not exist.
+    """Raise GraftError for a backend, algorithm, encoder, method, sink or task that does not exist.
 
     Where torch is loaded already, nothing would be gained, and names may be registered by other code: only tasks are
     checked then. Options are checked when the experiment is expanded.
     """
     if "torch" not in sys.modules:
         _check_registered(config)
+    for sink in config.sinks:
+        SINKS[sink].check()
     if isinstance(config, Config):
         tasks = [source.task for source in config.sources if source.checkpoint is None]
         tasks += [target.task for target in config.targets]

@@ -72,6 +72,7 @@ class StageBuilder:
             backend=backend,
             resources=resources,
             method=method,
+            sinks=tuple(dict.fromkeys(self.config.sinks)),
             **{"licence": self.config.licence, **rest},
         )
         return self.graph.add(stage)

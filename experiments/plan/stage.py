@@ -69,6 +69,7 @@ class Stage:
         licence: SPDX id of its checkpoint's; not hashed. licence_overridden: whether
             its source allows no derivatives, and it was to be used all the same; not hashed.
         own_parts: module -> sha256 of its file, for what of the stage is the user's own, when the stage was planned.
+        sinks: where its metrics go beside its folder, by name; not hashed.
         observer: called with (env steps, {tag: value}) in the process that runs the stage; may raise StoppedEarly
             to end it. Not hashed.
     """
@@ -95,6 +96,7 @@ class Stage:
     scale: Bounds | None = None
     licence: str | None = None
     licence_overridden: bool = False
+    sinks: tuple[str, ...] = ("tensorboard",)
     observer: Callable[[int, Mapping[str, float]], None] | None = None
     own_parts: Mapping[str, str] = field(init=False)
 

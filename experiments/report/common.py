@@ -19,7 +19,7 @@ from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.plan.stage import Graph
-from graft.experiments.store.records import RESUMED, STARTS, Store
+from graft.experiments.store.records import COST, RESUMED, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
 from graft.transfer.statistics import FloatArray, Interval, interquartile_mean, iqm_interval
@@ -132,7 +132,7 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
                 "seconds": record.get("seconds", 0.0),
                 "error": failed.get(stage.id),
             }
-            | {name: record[name] for name in ("return_means", "faults", STARTS, RESUMED) if name in record}
+            | {name: record[name] for name in ("return_means", "faults", STARTS, RESUMED, COST) if name in record}
             | ({"clipped": {"task": str(stage.task), **record["clipped"]}} if "clipped" in record else {})
         )
     return stages
@@ -303,17 +303,3 @@ def unfinished_notes(data: Mapping[str, Any]) -> list[str]:
     if not waiting:
         return []
     return [f"UNFINISHED: {waiting} of {len(data['stages'])} stages have not ended; these are the results so far."]
-
-
-def cost(data: Mapping[str, Any]) -> str:
-    """What the stages took, in a sentence."""
-    spent = {
-        kind: sum(stage["env_steps"] for stage in data["stages"] if stage["kind"] == kind)
-        for kind in ("pretrain", "transfer", "consolidate")
-    }
-    memory = f" and {spent['consolidate']:,} of consolidation" if spent["consolidate"] else ""
-    minutes = sum(stage["seconds"] for stage in data["stages"]) / 60
-    return (
-        f"Cost: {spent['pretrain']:,} env steps of pretraining, {spent['transfer']:,} of transfer{memory}, "
-        f"{minutes:.1f} minutes of one core."
-    )

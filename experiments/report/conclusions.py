@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -81,13 +81,33 @@ def check_sequence(graph: Graph) -> list[TransplantTables]:
     return []
 
 
-def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store, failed: Mapping[str, str]) -> None:
-    """Write results and plots of a transfer experiment, print the tables."""
+def pairs_results(
+    config: Config, graph: Graph, store: Store, failed: Mapping[str, str]
+) -> tuple[list[transfer.TransferResult], dict[str, Any]]:
+    """What a transfer experiment's stages measured, and its ``results.json``."""
     scales = transfer.target_bounds(config, graph, store)
     measured = transfer.measure(graph, store, scales)
     data = transfer.results(config, graph, store, measured, scales, failed)
     if config.sim_to_sim:
         data["recovery"] = sim2real.rows(graph, store, scales)
+    return measured, data
+
+
+def sequence_results(
+    config: SequenceConfig, graph: Graph, store: Store, failed: Mapping[str, str]
+) -> tuple[list[continual.ContinualResult], dict[str, Any]]:
+    """The same of a sequence."""
+    measured = continual.measure(config, graph, store)
+    data = continual.results(config, graph, store, measured, failed)
+    scratch = next((result for result in measured if result.method.baseline), None)
+    for row, result in zip(data["rows"], measured, strict=True):
+        row["lifelong"] = lifelong.metrics_of(result, scratch, data["sequence"])
+    return measured, data
+
+
+def conclude_pairs(console: Console, config: Config, graph: Graph, store: Store, failed: Mapping[str, str]) -> None:
+    """Write results and plots of a transfer experiment, print the tables."""
+    measured, data = pairs_results(config, graph, store, failed)
     write_json(store.out / "results.json", data)
     pictures: list[str] = []
     if measured:
@@ -111,11 +131,7 @@ def conclude_sequence(
     console: Console, config: SequenceConfig, graph: Graph, store: Store, failed: Mapping[str, str]
 ) -> None:
     """Write results and the score matrices of a sequence, print its table."""
-    measured = continual.measure(config, graph, store)
-    data = continual.results(config, graph, store, measured, failed)
-    scratch = next((result for result in measured if result.method.baseline), None)
-    for row, result in zip(data["rows"], measured, strict=True):
-        row["lifelong"] = lifelong.metrics_of(result, scratch, data["sequence"])
+    measured, data = sequence_results(config, graph, store, failed)
     write_json(store.out / "results.json", data)
     tables, notes, pictures = [], continual.notes(data), []
     if measured:

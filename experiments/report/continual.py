@@ -14,6 +14,7 @@ from rich.table import Table
 from graft.envs.core.task import Bounds
 from graft.experiments.config.experiment import SequenceConfig
 from graft.experiments.plan.stage import ContinualComparison, Graph
+from graft.experiments.report import costs
 from graft.experiments.report.common import (
     NO_SCRATCH,
     OWN_SCALE,
@@ -22,7 +23,6 @@ from graft.experiments.report.common import (
     Name,
     bounded,
     clip_notes,
-    cost,
     env_steps,
     estimate_bounds,
     failed_notes,
@@ -37,7 +37,7 @@ from graft.experiments.report.common import (
     unfinished_notes,
 )
 from graft.experiments.report.results import VERSION
-from graft.experiments.store.records import Store
+from graft.experiments.store.records import COST, Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label
 from graft.transfer.metrics import Curve
@@ -59,6 +59,7 @@ class ContinualResult:
         env_steps: of one seed, on all tasks.
         networks: per seed, (seed, id of the stage that made the last network).
         stages: per seed, ids of the stages whose curves these are, in the order of the tasks.
+        spent: per seed, ids of all its stages, consolidations as well.
     """
 
     method: TransferMethod
@@ -69,6 +70,7 @@ class ContinualResult:
     env_steps: Mapping[str, int] = field(default_factory=dict)
     networks: tuple[tuple[int, str], ...] = ()
     stages: tuple[tuple[str, ...], ...] = ()
+    spent: tuple[tuple[str, ...], ...] = ()
 
 
 def task_bounds(config: SequenceConfig, graph: Graph, store: Store) -> list[Bounds]:
@@ -106,7 +108,7 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Continua
 
 
 def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: Store) -> ContinualResult:
-    matrices, curves, sizes, networks, stages = [], [], [], [], []
+    matrices, curves, sizes, networks, stages, spent = [], [], [], [], [], []
     for seed, trained, consolidated in zip(
         comparison.seeds, comparison.trained, comparison.consolidated or [()] * len(comparison.trained), strict=True
     ):
@@ -116,6 +118,7 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         curves.append(own)
         networks.append((seed, (consolidated or trained)[-1]))
         stages.append(tuple(trained))
+        spent.append((*consolidated, *trained))
         sizes.append(_size(store, consolidated[-1:] or trained))
         matrices.append(_matrix(consolidated, own, scales, store))
     steps = {
@@ -132,6 +135,7 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         steps,
         tuple(networks),
         tuple(stages),
+        tuple(spent),
     )
 
 
@@ -236,6 +240,7 @@ def results(
     """What ``results.json`` holds."""
     scratch = next((result for result in measured if result.method.baseline), None)
     reference = next((result for result in measured if "reference" in result.method.provides), None)
+    stages = stage_records(graph, store, failed)
     return {
         "version": VERSION,
         "name": config.name,
@@ -246,8 +251,12 @@ def results(
             {**scale._asdict(), "expert": scale.expert if isfinite(scale.expert) else None}
             for scale in task_bounds(config, graph, store)
         ],
-        "rows": [row(result, scratch, reference) for result in measured],
-        "stages": stage_records(graph, store, failed),
+        "rows": [
+            row(result, scratch, reference) | {COST: costs.of_seeds(store, [], result.spent, config.cost)}
+            for result in measured
+        ],
+        "stages": stages,
+        COST: costs.of_experiment(stages, config.cost),
     }
 
 
@@ -318,7 +327,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     if split:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
     lines += [*failed_notes(data), *unfinished_notes(data), *clip_notes(data), *resume_notes(data)]
-    return [*lines, *seed_notes(data["rows"]), *scale_notes(data), cost(data)]
+    return [*lines, *seed_notes(data["rows"]), *scale_notes(data), costs.sentence(data)]
 
 
 def reference_notes(data: Mapping[str, Any]) -> list[str]:

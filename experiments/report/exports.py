@@ -12,8 +12,9 @@ import numpy as np
 
 from graft.experiments.report import transfer
 from graft.experiments.report.common import fixed, write_file
-from graft.experiments.report.results import Interval, SequenceRow, TransferRow
+from graft.experiments.report.results import Interval, SequenceRow, StageCost, TransferRow
 from graft.experiments.report.run_folder import Row, RunFolder
+from graft.experiments.store.records import COST
 
 Record = Mapping[str, Any]
 
@@ -104,7 +105,8 @@ def _curves(run: RunFolder, name: str) -> Iterable[Record]:
 def _stages(run: RunFolder, name: str) -> Iterable[Record]:
     for stage in run.results["stages"]:
         columns = ("id", "kind", "label", "status", "env_steps", "seconds", "error")
-        yield {"run": name, **{key: stage.get(key) for key in columns}}
+        taken = {key: (stage.get(COST) or {}).get(key) for key in StageCost.model_fields}
+        yield {"run": name, **{key: stage.get(key) for key in columns}, **taken}
 
 
 def score_matrices(pairs: Sequence[tuple[RunFolder, str]], key: str) -> dict[str, Any]:

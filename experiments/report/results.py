@@ -33,6 +33,60 @@ class Scale(_Model):
     how: str
 
 
+class StageCost(_Model):
+    """What a stage took, which no result depends on. null: not known.
+
+    Seconds of processors are of all that it started; operations are those of a counted update and forward pass, times
+    their numbers; ``inference_ms`` is a forward pass of one observation.
+    """
+
+    wall_seconds: float
+    core_seconds: float
+    gpu_seconds: float
+    peak_bytes: int
+    updates: int | None
+    flops: int | None
+    flops_per_update: int | None
+    flops_per_inference: int | None
+    inference_ms: float
+
+
+class Cost(_Model):
+    """What several stages took together; energy and CO2 are estimates by the stated factors."""
+
+    updates: Number
+    wall_seconds: float
+    core_seconds: float
+    gpu_seconds: float
+    flops: Number
+    peak_bytes: int
+    watt_hours: float
+    grams_co2e: float
+
+
+class RowCost(_Model):
+    """Means over seeds: of what came before a transfer (null: nothing, or not known), and of the seed's own stages."""
+
+    before: Cost | None
+    own: Cost
+    inference_ms: float
+
+
+class Factors(_Model):
+    """Of the estimates."""
+
+    watts_per_core: float
+    watts_per_gpu: float
+    grams_per_kwh: float
+
+
+class ExperimentCost(_Model):
+    """Of all stages that say what they took."""
+
+    factors: Factors
+    total: Cost | None
+
+
 class StageResult(_Model):
     """What became of a stage."""
 
@@ -48,6 +102,7 @@ class StageResult(_Model):
     clipped: dict[str, Any] = {}
     starts: dict[str, Any] = {}
     resumed_with_fresh_episodes: dict[str, Any] = {}
+    cost: StageCost | None = None
 
 
 class Heads(_Model):
@@ -77,8 +132,10 @@ class TransferRow(_Model):
     final: float
     final_interval: Interval | None
     finals: list[float]
+    domain_gap: Interval | None = None
     asymptotic_gain: float
     steps_to_threshold: Number
+    transfer_efficiency: Number = None
     data_efficiency: Number
     forward_transfer: Number
     kept: Interval | None
@@ -94,6 +151,7 @@ class TransferRow(_Model):
     p_value: Number
     p_corrected: Number
     env_steps: dict[str, int | None]
+    cost: RowCost | None = None
     stages: list[str] = []
 
 
@@ -141,6 +199,7 @@ class SequenceRow(_Model):
     parameters: int
     bytes_beside: int
     env_steps: dict[str, int]
+    cost: RowCost | None = None
     matrix: list[list[Number]]
     matrices: list[list[list[Number]]]
     lifelong: dict[str, list[Number]]
@@ -157,6 +216,7 @@ class TransferResults(_Model):
     rows: list[TransferRow]
     not_kept: dict[str, str] = Field(description="source -> why its task can't be made on this machine")
     stages: list[StageResult]
+    cost: ExperimentCost | None = None
     recovery: list[RecoveryRow] | None = None
 
 
@@ -171,6 +231,7 @@ class SequenceResults(_Model):
     bounds: list[Scale] = Field(description="of each task")
     rows: list[SequenceRow]
     stages: list[StageResult]
+    cost: ExperimentCost | None = None
 
 
 RESULTS: TypeAdapter[TransferResults | SequenceResults] = TypeAdapter(TransferResults | SequenceResults)

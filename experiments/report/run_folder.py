@@ -16,7 +16,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
-from graft.experiments.report.results import RESULTS, VERSION, RecoveryRow, Scale, SequenceRow, StageResult, TransferRow
+from graft.experiments.report.results import (
+    RESULTS,
+    VERSION,
+    ExperimentCost,
+    RecoveryRow,
+    Scale,
+    SequenceRow,
+    StageResult,
+    TransferRow,
+)
 from graft.experiments.store.records import METRICS, Store
 from graft.transfer.metrics import Curve
 
@@ -178,9 +187,13 @@ def _typed(model: type[BaseModel], path: Path) -> Mapping[str, Any]:
         raise GraftError(f"{path} can't be read; run `graft run` on its folder again.") from error
 
 
-def read_run(folder: Path) -> RunFolder:
-    """What a folder holds; raises GraftError where it has no results, or those of a newer Graft."""
-    data, experiment = _json(folder / "results.json"), _json(folder / "experiment.json")
+def read_run(folder: Path, results: Mapping[str, Any] | None = None) -> RunFolder:
+    """What a folder holds; raises GraftError where it has no results, or those of a newer Graft.
+
+    ``results``: what to take for its ``results.json``.
+    """
+    data = _json(folder / "results.json") if results is None else results
+    experiment = _json(folder / "experiment.json")
     if not data:
         raise GraftError(
             f"{folder} has no results; `graft run` writes them at its end and after Ctrl-C; the same "
@@ -235,6 +248,7 @@ class _Results(BaseModel):
 
     name: str
     stages: list[_Stage]
+    cost: ExperimentCost | None = None
 
 
 class _Transfers(_Results):

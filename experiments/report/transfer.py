@@ -12,6 +12,7 @@ from rich.table import Table
 from graft.envs.core.task import AVERAGED, Bounds, Task
 from graft.experiments.config.experiment import GIVEN, Config
 from graft.experiments.plan.stage import NOT_KEPT, Comparison, Graph, Stage
+from graft.experiments.report import costs
 from graft.experiments.report.common import (
     OWN_SCALE,
     TWO_GROUPS,
@@ -19,7 +20,6 @@ from graft.experiments.report.common import (
     Name,
     bounded,
     clip_notes,
-    cost,
     estimate_bounds,
     evaluation_notes,
     failed_notes,
@@ -37,7 +37,7 @@ from graft.experiments.report.common import (
     unfinished_notes,
 )
 from graft.experiments.report.results import VERSION
-from graft.experiments.store.records import STARTS, Store
+from graft.experiments.store.records import COST, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label, to_json
 from graft.transfer.metrics import Curve
@@ -158,6 +158,14 @@ def _env_steps(store: Store, comparison: Comparison) -> dict[str, int | None]:
     }
 
 
+def _stages_of_seeds(measured: TransferResult) -> tuple[list[list[str]], list[list[str]]]:
+    """Of each finished seed: the stages before its transfer, where the experiment has them, and its transfer's."""
+    c = measured.comparison
+    number = {stage: k for k, stage in enumerate(c.stages)}
+    before = [[ids[number[i]] for ids in (c.pretrain, c.consolidated) if ids] for i in measured.finished]
+    return [ids for ids in before if c.pretrain], [[i] for i in measured.finished]
+
+
 def _kept(graph: Graph, store: Store, stage: Stage) -> tuple[float | None, float | None]:
     """Score on the source after a transfer that is done, and before it; None where it is not measured, or unknown."""
     scale = stage.recall[0].scale if stage.recall else None
@@ -229,8 +237,10 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "final": interquartile_mean(finals),
         "final_interval": interval(finals),
         "finals": finals,
+        "domain_gap": _domain_gap(measured, starts),
         "asymptotic_gain": interquartile_mean(finals) - interquartile_mean(base_finals),
         "steps_to_threshold": _steps_to_threshold(curves, threshold) if scored else None,
+        "transfer_efficiency": _transfer_efficiency(measured, threshold),
         "data_efficiency": efficiency if comparable and efficiency is not None and np.isfinite(efficiency) else None,
         "forward_transfer": metrics.forward_transfer(interquartile_mean(areas), interquartile_mean(base))
         if scored
@@ -249,6 +259,23 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "env_steps": dict(measured.env_steps),
         "stages": list(measured.finished),
     }
+
+
+def _domain_gap(measured: TransferResult, starts: Sequence[float]) -> dict[str, float | None] | None:
+    """Score on the source before the transfer minus zero-shot score on the target, seed by seed."""
+    if not measured.scored or len(measured.kept_of) != len(starts):
+        return None
+    return interval([before - start for before, start in zip(measured.kept_of, starts, strict=True)])
+
+
+def _transfer_efficiency(measured: TransferResult, threshold: float) -> float | None:
+    """`metrics.transfer_efficiency` by the steps to the threshold; None for controls, and where it is not known."""
+    spent = measured.env_steps
+    if measured.comparison.source is None or not measured.scored or spent.get("pretrain") is None:
+        return None
+    slow, fast = (_steps_to_threshold(curves, threshold) for curves in (measured.scratch, measured.curves))
+    before = (spent["pretrain"] or 0) + (spent.get("consolidation") or 0)
+    return None if slow is None or fast is None else metrics.transfer_efficiency(before, slow, fast)
 
 
 def _heads(starts: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -319,14 +346,17 @@ def results(
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
+    stages = stage_records(graph, store, failed)
+    taken = [costs.of_seeds(store, *_stages_of_seeds(m), config.cost) for m in measured]
     return {
         "version": VERSION,
         "name": config.name,
         "threshold": config.threshold,
         "bounds": {str(task): scale._asdict() for task, scale in scales.items()},
-        "rows": rows(measured, config.threshold),
+        "rows": [entry | {COST: cost} for entry, cost in zip(rows(measured, config.threshold), taken, strict=True)],
         "not_kept": dict(graph.unplayable),
-        "stages": stage_records(graph, store, failed),
+        "stages": stages,
+        COST: costs.of_experiment(stages, config.cost),
     }
 
 
@@ -539,7 +569,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     reasons = dict.fromkeys(r["not_kept"] for r in rows if r["not_kept"] not in (None, "not playable"))
     lines += [f"kept, {reason}: not measured, as {NOT_KEPT[reason]}." for reason in reasons]
     lines += scale_notes(data)
-    lines.append(f"{cost(data)} Curves compare equal steps on the target; pretraining comes on top.")
+    lines.append(f"{costs.sentence(data)} Curves compare equal steps on the target; pretraining comes on top.")
     return lines
 
 

@@ -16,9 +16,10 @@ from graft.envs.core.parts import source_hash
 from graft.envs.core.task import Task
 from graft.envs.factory import modules
 from graft.experiments.plan.stage import Stage
+from graft.experiments.stages.meter import Meter
 from graft.experiments.stages.metrics_log import MetricsLog
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import METRICS, SNAPSHOT, STARTS, Store
+from graft.experiments.store.records import COST, METRICS, SNAPSHOT, STARTS, Store
 
 SECONDS = 30.0
 """Between two snapshots of a stage; a shorter stage has none, and starts over."""
@@ -68,7 +69,8 @@ class Resumption:
 
     ``refusal``: why the stage can't continue from its snapshot, in words; empty where it can, or has none. The snapshot
     must be intact and of the same stage, software and system, and the metrics must begin with those of the snapshot.
-    ``starts``: what the stage's method started from (`STARTS`), once that is known.
+    ``starts``: what the stage's method started from (`STARTS`), once that is known. ``meter``: what the stage takes, on
+    top of what it took up to the snapshot.
     """
 
     def __init__(self, stage: Stage, store: Store) -> None:
@@ -78,6 +80,7 @@ class Resumption:
         self._snapshot = Snapshot.read(self._folder, self._identity)
         self.metrics, self.refusal = b"", ""
         self.starts: dict[str, Any] = {}
+        self.meter = Meter()
         if self._snapshot is None:
             self.refusal = _refusal(self._folder / MANIFEST, self._identity)
             return
@@ -86,7 +89,8 @@ class Resumption:
         if hashlib.sha256(self.metrics).hexdigest() != digest:
             self._snapshot, self.refusal = None, f"{METRICS} was altered"
             return
-        self.starts = dict(self._snapshot.parts["caller"].values.get(STARTS, {}))
+        found = self._snapshot.parts["caller"].values
+        self.starts, self.meter = dict(found.get(STARTS, {})), Meter(found.get(COST, {}))
 
     @property
     def possible(self) -> bool:
@@ -112,7 +116,8 @@ class Resumption:
             tensors, values = session.save()
             length = log.length()
             digest = hashlib.sha256(_beginning(self._metrics_file, length)).hexdigest()
-            return SavedState(tensors, {"running": values, "metrics": [length, digest], STARTS: self.starts})
+            values = {"running": values, "metrics": [length, digest], STARTS: self.starts, COST: self.meter.spent()}
+            return SavedState(tensors, values)
 
         def restore(saved: SavedState, env_steps: int) -> None:
             log.truncate(saved.values["metrics"][0], env_steps)
@@ -131,7 +136,7 @@ def prepare(stage: Stage, store: Store) -> Resumption:
     resumption = Resumption(stage, store)
     if resumption.possible:
         replace_file(store.folder(stage.id) / METRICS, resumption.metrics)
-    store.start(stage, keep=(SNAPSHOT, METRICS, "tb") if resumption.possible else ())
+    store.start(stage, keep=(SNAPSHOT, METRICS) if resumption.possible else ())
     return resumption
 
 

@@ -28,8 +28,9 @@ from graft.experiments.stages.fault_checkpoint import checkpoint_on_faults
 from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
 from graft.experiments.stages.resume import Resumption, prepare
+from graft.experiments.stages.work import Work, latency, work_of
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import FAULT_CHECKPOINT, RECALL_SECONDS, RESUMED, STARTS, Store, write_json
+from graft.experiments.store.records import COST, FAULT_CHECKPOINT, RECALL_SECONDS, RESUMED, STARTS, Store, write_json
 from graft.transfer.method import TransferMethod
 from graft.transfer.probe import Probe
 from graft.transfer.session import TransferSession
@@ -63,6 +64,7 @@ class Outcome(NamedTuple):
 
     ``before``: evaluations on recall tasks before training. ``partners``: policies that were trained with it.
     ``starts``: mean returns before training of what the method could start from (`alternatives`), and which it took.
+    ``work``: what its training computed.
     """
 
     session: TransferSession
@@ -71,6 +73,7 @@ class Outcome(NamedTuple):
     before: tuple[Mapping[str, Any], ...] = ()
     partners: Partners | None = None
     starts: Mapping[str, Any] = {}
+    work: Work = Work()
 
 
 def run_stage(
@@ -94,7 +97,7 @@ def run_stage(
     if resumption.refusal:
         note(f"Note: {stage.label} starts over: {resumption.refusal}.")
     source, folder = _load_source(stage, store), store.folder(stage.id)
-    with MetricsLog(folder, stage.scale, progress) as log:
+    with MetricsLog(folder, stage, progress, resumption.possible, note) as log:
         run = _StageRun(stage, source, folder, log, resumption, workers, note)
         outcome = run.consolidate() if stage.kind == "consolidate" else run.train()
         start = time.perf_counter()
@@ -114,6 +117,7 @@ def run_stage(
         recall=evaluations,
         **({"recall_before": outcome.before} if outcome.before else {}),
         size=_size(stage, outcome),
+        **{COST: _cost(stage, outcome, resumption)},
         **_entry("return_means", outcome.result.final_means),
         **_entry("faults", outcome.result.faults),
         **_entry(STARTS, outcome.starts),
@@ -161,6 +165,7 @@ class _StageRun(NamedTuple):
                 session.probe = self._probe(session.network, weights_seed)
         if session.report is not None:
             write_json(self.folder / "transplant.json", session.report.to_json())
+            self.log.text("transplant", session.report.markdown())
         before: tuple[Mapping[str, Any], ...] = ()
         partners = build_partners(stage, session.network)
 
@@ -174,8 +179,9 @@ class _StageRun(NamedTuple):
             result = self._backend_train(session, stage.budget, stage.evaluation, partners)
         for remark in session.method.remarks(session.state):
             self.note(f"Warning: {stage.label}: {remark}")
-        self.log.write_hparams(stage, sum(result.final_returns) / len(result.final_returns))
-        return outcome(result)
+        self.log.finish()
+        made = outcome(result)
+        return made._replace(work=work_of(stage, session, result.env_steps, self.note))
 
     def _begin(self, seed: int) -> tuple[TransferSession, dict[str, Any]]:
         """The session, and where the method has several `alternatives`, the mean return that each starts with."""
@@ -243,7 +249,8 @@ class _StageRun(NamedTuple):
         with self.checkpoint_on_faults(outcome):
             evaluation = replace(stage.evaluation, every=method.retraining)
             result = self._backend_train(session, method.retraining, evaluation)
-        return outcome(result)
+        made = outcome(result)
+        return made._replace(work=work_of(stage, session, result.env_steps, self.note))
 
     def checkpoint_on_faults(self, outcome: Callable[[TrainResult], Outcome]) -> AbstractContextManager[None]:
         """Where environments fail too often, ``outcome`` of the training so far is saved with its partners."""
@@ -384,6 +391,21 @@ def _resumed(result: TrainResult) -> dict[str, Any]:
     """How often training was resumed with fresh episodes, and when, for a record; nothing where it never was."""
     steps = list(result.fresh_at)
     return {RESUMED: {"count": len(steps), "env_steps": steps}} if steps else {}
+
+
+def _cost(stage: Stage, outcome: Outcome, resumption: Resumption) -> dict[str, float | None]:
+    """What the stage took, all its attempts that it went on from together."""
+    spent, asked, seconds = resumption.meter.spent(), stage.resources, outcome.result.seconds
+    others = asked.num_env_runners * asked.num_cpus_per_env_runner + asked.num_learners
+    spent["core_seconds"] = round(spent["core_seconds"] + others * seconds, 3)
+    local = float(outcome.session.network.policy.out.weight.device.type == "cuda")
+    gpus = asked.num_gpus_per_learner * max(1, asked.num_learners) or local
+    return {
+        **spent,
+        "gpu_seconds": round(gpus * seconds, 3),
+        **outcome.work._asdict(),
+        "inference_ms": latency(outcome.session.network),
+    }
 
 
 def _size(stage: Stage, outcome: Outcome) -> dict[str, int]:

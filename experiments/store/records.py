@@ -40,6 +40,9 @@ STARTS = "starts"
 RECALL_SECONDS = "time/recall_s"
 """Tag of the seconds that a stage's evaluations on earlier tasks took, after its training."""
 
+COST = "cost"
+"""In records of stages and in snapshots: what it took; nothing else depends on it."""
+
 RESUMED = "resumed_with_fresh_episodes"
 """In records of stages: how often that was, and at which env steps."""
 
@@ -68,7 +71,7 @@ def _with_defaults(before: dict[str, Any], config: AnyConfig) -> dict[str, Any]:
 RECORD_KEYS = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """Keys of a finished stage's record beside those of every record."""
 
-MUTABLE_KEYS = {"clips", "methods", "seeds", "sources", "targets"}
+MUTABLE_KEYS = {"clips", "cost", "methods", "seeds", "sinks", "sources", "targets"}
 """Parts of a config that may change while its folder stays the same."""
 
 
@@ -97,7 +100,7 @@ class Store:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(_with_defaults(before, config), config.model_dump(mode="json", by_alias=True))
-        if set(differences) - MUTABLE_KEYS:
+        if {key.partition(".")[0] for key in differences} - MUTABLE_KEYS:
             raise GraftError(
                 f"{self.out} holds another experiment ('{before.get('name')}', which differs in "
                 f"{', '.join(differences[:5])}); choose another --out, or remove that folder."

@@ -6,10 +6,14 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -77,7 +81,8 @@ def experiment(tmp_path_factory):
 
 def without_clock(results):
     """Results without what differs between two equal runs."""
-    return {**results, "stages": [{**stage, "seconds": 0} for stage in results["stages"]]}
+    stages = [{**stage, "seconds": 0, "cost": {}} for stage in results["stages"]]
+    return {**results, "cost": {}, "stages": stages, "rows": [{**row, "cost": {}} for row in results["rows"]]}
 
 
 def test_results_hold_rows_and_stages(experiment):
@@ -131,6 +136,72 @@ def test_the_results_are_a_page_as_well(experiment, tmp_path):
     assert load_config(str(tmp_path / "tiny.yaml")).model_dump() == load_config(str(config)).model_dump()
     assert text.count("data:image/gif;base64,") == 1
     assert f"All of it in one page: {out}/report.html" in printed
+
+
+@pytest.fixture
+def killed(experiment, tmp_path):
+    """The experiment as SIGKILL leaves it: one stage still runs, one failed, and there are no results."""
+    out = tmp_path / "out"
+    shutil.copytree(experiment[0], out, ignore=shutil.ignore_patterns("results.json", "*.html", "*.gif", "*.png"))
+    for record in (json.loads(path.read_text()) for path in sorted(out.glob("stages/*/stage.json"))):
+        folder, ends = out / "stages" / record["id"], record["label"].endswith("seed 1")
+        kept = {key: record[key] for key in ("id", "label", "kind", "spec")}
+        if record["label"].startswith("finetune") and ends:
+            (folder / "stage.json").write_text(json.dumps({**kept, "status": "running"}))
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            at = next(k for k, line in enumerate(lines) if json.loads(line)["env_steps"] == 128)
+            (folder / "metrics.jsonl").write_text("\n".join([*lines[: at + 1], lines[at + 1][:9]]))
+        elif record["label"].startswith("random_frozen") and ends:
+            failed = {"status": "failed", "error": "Traceback\nValueError: no such thing\n"}
+            (folder / "stage.json").write_text(json.dumps({**kept, **failed}))
+    return out
+
+
+def test_the_report_of_a_killed_run_is_of_what_is_there(experiment, killed):
+    from graft.experiments.report.__main__ import main as report
+    from graft.experiments.report.so_far import latest
+
+    results, whole = latest(killed).results, json.loads((experiment[0] / "results.json").read_text())
+    stages = {stage["label"]: stage for stage in results["stages"]}
+    running = stages["finetune(heads=by_name) · Dodge(slip=0.3) · seed 1"]
+    assert (running["status"], running["env_steps"]) == ("running", 128)
+    assert stages["random_frozen · Dodge(slip=0.3) · seed 1"]["error"] == "ValueError: no such thing"
+    same = ("scratch", "frozen")
+    assert [r for r in results["rows"] if r["method"] in same] == [r for r in whole["rows"] if r["method"] in same]
+    assert [row["missing_seeds"] for row in results["rows"]] == [0, 1, 0, 1]
+    assert report([str(killed)]) == 0
+    assert not (killed / "results.json").exists()
+    text = (killed / "report.html").read_text(encoding="utf-8")
+    order = [text.index(words) for words in ("FAILED: 1 of 10", "UNFINISHED: 1 of 10", "<table")]
+    assert order == sorted(order)
+
+
+def test_the_page_is_served_while_a_run_goes_on(killed, experiment, monkeypatch):
+    from graft.experiments.report import serve
+
+    def get(path=""):
+        with urllib.request.urlopen(f"http://127.0.0.1:{made.server_port}/{path}") as answer:
+            return answer.read().decode(), answer.headers
+
+    with serve.server(killed, 0) as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            text, headers = get()
+            assert "UNFINISHED: 1 of 10" in text
+            assert headers["Refresh"] == "10"
+            shutil.copytree(experiment[0], killed, dirs_exist_ok=True)  # the run has ended
+            assert get()[0] == text, "not made again at once"
+            monkeypatch.setattr(serve, "PERIOD", 0.0)
+            text, headers = get()
+            assert "UNFINISHED" not in text
+            assert "Learning curves" in text
+            assert headers["Refresh"] is None
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                get("stages")
+        finally:
+            made.shutdown()
+            thread.join()
 
 
 def test_plots_are_pictures(experiment):

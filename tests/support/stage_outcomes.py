@@ -10,7 +10,7 @@ import torch
 
 from graft.experiments.store.records import METRICS, SNAPSHOT
 
-CLOCKED = ("seconds", "checkpoint", "metrics_sha256")
+CLOCKED = ("seconds", "cost", "checkpoint", "metrics_sha256")
 
 
 class Outcome(NamedTuple):

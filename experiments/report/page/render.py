@@ -19,7 +19,7 @@ from graft import __version__
 from graft.errors import GraftError
 from graft.experiments.report import comparison
 from graft.experiments.report.common import write_file
-from graft.experiments.report.page import charts, results, stages
+from graft.experiments.report.page import charts, costs, results, stages
 from graft.experiments.report.page.cells import Cell, Section, Table
 from graft.experiments.report.page.summary import Sentence, summary, warnings
 from graft.experiments.report.run_folder import RunFolder
@@ -193,7 +193,8 @@ def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Beside | None:
 
     The warnings of the runs themselves come with them, as a reader must know them before these tables.
     """
-    transfers = [(run, name) for run, name in pairs if not run.is_sequence and run.rows]
+    ended = [(run, name) for run, name in pairs if (run.path / "results.json").is_file()]
+    transfers = [(run, name) for run, name in ended if not run.is_sequence and run.rows]
     tables, notes = [], list[str]()
     for run, name in transfers[1:]:
         first, other = (comparison.read(folder.path) for folder in (transfers[0][0], run))
@@ -220,7 +221,7 @@ def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Beside | None:
 def sections(run: RunFolder) -> list[Section]:
     """All parts of a run that have something to say, in the order of the page."""
     if not run.rows:
-        return [stages.costs(run)]
+        return [costs.costs(run)]
     kinds = (results.headline, results.curves, results.ratios, results.profiles, results.kept, results.heat_maps)
-    made = [kind(run) for kind in (*kinds, stages.transplants, stages.diagnostics, stages.costs)]
+    made = [kind(run) for kind in (*kinds, stages.transplants, stages.diagnostics, costs.costs)]
     return [section for section in made if section is not None]

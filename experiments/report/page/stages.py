@@ -1,4 +1,4 @@
-"""What a report's page says of stages: what transfers carried over, did to the network, and cost."""
+"""What a report's page says of stages: what transfers carried over, and did to the network."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from graft.experiments.report import transfer
-from graft.experiments.report.common import cost
 from graft.experiments.report.page.cells import (
     NONE,
     Cell,
     Section,
     Table,
-    count_of,
     is_baseline,
-    is_control,
     name,
     number,
     rows_of,
     targets_of,
 )
-from graft.experiments.report.page.summary import break_even_of
 from graft.experiments.report.run_folder import Row, RunFolder
 from graft.transfer.statistics import interquartile_mean
 
@@ -99,78 +95,3 @@ def _logged(run: RunFolder, row: Row) -> dict[str, tuple[float, float]]:
 
 def _change(ends: tuple[float, float] | None) -> Cell:
     return NONE if ends is None else Cell(f"{ends[0]:.3g} → {ends[1]:.3g}", (ends[1],))
-
-
-def _paid_cell(run: RunFolder, row: Row) -> Cell:
-    if is_control(row):
-        return NONE
-    paid = break_even_of(run, row)
-    if paid.transfers is None:
-        return Cell("never" if paid.why.startswith("has not") else "not known")
-    return Cell(f"{'at most ' if paid.most else ''}{paid.transfers:,}", (float(paid.transfers),))
-
-
-def costs(run: RunFolder) -> Section:
-    """What everything took, and after how many transfers pretraining has paid."""
-    tables = []
-    if not run.is_sequence:
-        head = ["method", "pretraining", "consolidation", "transfer", "core seconds before", "core seconds of transfer"]
-        for target in targets_of(run):
-            rows = rows_of(run, target)
-            lines = [_cost_row(run, row, rows) for row in rows]
-            tables.append(
-                Table(
-                    f"{target}: env steps (at most) and core seconds (on average) of a seed",
-                    [*head, "has paid after"],
-                    lines,
-                )
-            )
-    else:
-        lines = []
-        for row in run.rows:
-            steps = row["env_steps"] or {}
-            kinds = [number(steps.get(kind), count_of(steps.get(kind))) for kind in ("training", "consolidation")]
-            lines.append([name(row["method"]), *kinds])
-        tables.append(
-            Table("Env steps of a seed (at most), over all tasks", ["method", "training", "consolidation"], lines)
-        )
-    notes = [cost(run.results)]
-    if not run.is_sequence:
-        notes.append(
-            f"Has paid after: (pretraining + consolidation) / (scratch's steps - the method's steps) transfers, "
-            f"rounded up, by the env steps until the score stays above {run.results.get('threshold') or 0:g}, the "
-            f"median over seeds. Where scratch never gets there its whole training counts, and the number is an upper "
-            f"bound. It has no interval."
-        )
-    return Section("Cost", notes, tables, folded=[_stage_table(run)])
-
-
-def _cost_row(run: RunFolder, row: Row, rows: Sequence[Row]) -> list[Cell]:
-    spent, ids = row["env_steps"] or {}, run.stages_of(row)
-    kinds = [number(spent.get(kind), count_of(spent.get(kind))) for kind in ("pretrain", "consolidation", "transfer")]
-    if is_control(row):
-        kinds[:2] = [NONE, NONE]
-    before = sum(run.seconds(source) for stage in ids for source in run.sources_of(stage))
-    own = sum(map(run.seconds, ids))
-    seconds = [_seconds(total, len(ids)) for total in (before, own)]
-    if is_control(row) or spent.get("pretrain") is None:
-        seconds[0] = NONE
-    return [name(transfer.row_name(row, rows)), *kinds, *seconds, _paid_cell(run, row)]
-
-
-def _seconds(total: float, seeds: int) -> Cell:
-    return number(total / seeds, f"{total / seeds:,.1f}") if seeds else NONE
-
-
-def _stage_table(run: RunFolder) -> Table:
-    lines = [
-        [
-            name(stage["label"]),
-            Cell(stage["status"], tone="negative" if stage.get("error") else ""),
-            number(stage["env_steps"], f"{stage['env_steps']:,}"),
-            number(stage["seconds"], f"{stage['seconds']:,.1f}"),
-            Cell(stage.get("error") or ""),
-        ]
-        for stage in run.results["stages"]
-    ]
-    return Table("All stages", ["stage", "status", "env steps", "core seconds", "error"], lines, numbers=False)

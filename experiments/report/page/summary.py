@@ -134,8 +134,8 @@ class Paid(NamedTuple):
     why: str = ""
 
 
-def break_even_of(run: RunFolder, row: Row) -> Paid:
-    """Of a method on a target; by the env steps to the experiment's threshold."""
+def break_even_of(run: RunFolder, row: Row, seconds: bool = False) -> Paid:
+    """Of a method on a target; by the env steps to the experiment's threshold, or the core seconds that they took."""
     spent = row["env_steps"] or {}
     base = next(filter(is_baseline, rows_of(run, row["target"])), None)
     if base is None or row["scored"] is False or spent.get("transfer") is None:
@@ -143,8 +143,15 @@ def break_even_of(run: RunFolder, row: Row) -> Paid:
     if spent.get("pretrain") is None:
         return Paid(None, why="cannot be said to pay, as it is not known what the source took")
     slow, fast = base["steps_to_threshold"], row["steps_to_threshold"]
-    before = spent["pretrain"] + (spent.get("consolidation") or 0)
-    count = break_even(before, spent["transfer"] if slow is None else slow, fast)
+    before, theirs, own = float(spent["pretrain"] + (spent.get("consolidation") or 0)), 1.0, 1.0
+    if seconds:
+        known = (row["cost"] or {}).get("before")
+        if known is None or not base["cost"] or not spent["transfer"]:
+            return Paid(None, why="cannot be said to pay, as its seconds are not known")
+        before = known["core_seconds"]
+        theirs, own = (r["cost"]["own"]["core_seconds"] / r["env_steps"]["transfer"] for r in (base, row))
+    saved_from = theirs * (spent["transfer"] if slow is None else slow)
+    count = break_even(before, saved_from, None if fast is None else own * fast)
     if count is None and slow is None and fast is not None:
         return Paid(None, why="cannot be said to pay, as scratch's training was too short to compare")
     if count is None:

@@ -236,8 +236,8 @@ def test_what_is_best_and_what_it_cost_come_first(known):
         cells[0][0]: cells
         for cells in page.rows(f"{TARGET}: env steps (at most) and core seconds (on average) of a seed", "Cost")
     }
-    assert rows["finetune"][-1][0] == "at most 3"
-    assert rows["frozen"][-1][0] == "never"
+    assert [text for text, _ in rows["finetune"][-2:]] == ["at most 3", "not known"]
+    assert rows["frozen"][-2][0] == "never"
     assert [numbers(a) for _, a in rows["finetune"][1:6]] == [[5000], [0], [3000], [2.5], [2.5]]
 
 
@@ -503,6 +503,29 @@ def test_scale_and_undefined_ratios_are_explained(known, tmp_path):
     caption = f"{TARGET}: env steps (at most) and core seconds (on average) of a seed"
     costs = {cells[0][0]: [text for text, _ in cells[1:]] for cells in page.rows(caption, "Cost")}
     assert costs["finetune"][:1] + costs["finetune"][3:5] == ["-", "-", "2.5"]
+
+
+def test_what_a_fine_tuning_run_took_is_shown(known, tmp_path):
+    """finetune takes 2 core seconds to 0.5, of 6; scratch's whole training 3: 5 / (3 - 2) transfers, at most."""
+    own = {"updates": 10, "wall_seconds": 9, "core_seconds": 3, "gpu_seconds": 0, "flops": 2e9, "peak_bytes": 5 * 10**8}
+    own |= {"watt_hours": 0.01, "grams_co2e": 0.00473}
+    factors = {"watts_per_core": 12, "watts_per_gpu": 200, "grams_per_kwh": 473}
+
+    def change(data):
+        data["cost"] = {"factors": factors, "total": own}
+        for row in data["rows"]:
+            taken = {**own, "core_seconds": 6} if row["method"] == "finetune" else own
+            row["cost"] = {"before": {**own, "core_seconds": 5}, "own": taken, "inference_ms": 0.25}
+
+    _, page = rewritten(known, tmp_path, change)
+    caption = f"{TARGET}: env steps (at most) and core seconds (on average) of a seed"
+    rows = {cells[0][0]: [text for text, _ in cells[1:]] for cells in page.rows(caption, "Cost")}
+    assert rows["finetune"][3:] == ["5.0", "6.0", "-", "at most 3", "at most 5"]
+    found = {cells[0][0]: cells for cells in page.rows(f"{TARGET}: a fine-tuning run", "Cost")}
+    shown = [text for text, _ in found["finetune"][1:]]
+    assert shown[:-1] == ["10", "2 GFLOP", "500 MB", "10 mWh", "4.73 mg", "0.25"]
+    assert numbers(found["finetune"][-1][1])[0] == pytest.approx(0.08), "0.5 - 0.42, the middle seed"
+    assert "estimates, not measured: 12 W for each busy core" in page.all("main")[0][2]
 
 
 def test_a_method_keeps_its_colour(known, tmp_path):

@@ -82,7 +82,7 @@ def test_alarms_come_before_the_cost():
     notes = report.notes({"rows": rows, "stages": stages, "bounds": {}, "threshold": 0.5})
     assert any(line.startswith("NEGATIVE: finetune on Gather(slip=0.3)") for line in notes)
     assert any("the ratio is undefined" in line for line in notes), "scratch's mean score is below 0.01"
-    assert "7 env steps of pretraining, 9 of transfer, 2.0 minutes" in notes[-1]
+    assert "7 env steps of pretraining, 9 of transfer, 2.0 minutes of training" in notes[-1]
 
 
 def test_scales_that_are_means_are_pointed_out():

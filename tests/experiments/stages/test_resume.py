@@ -30,6 +30,7 @@ from graft.experiments.plan.pairs import expand
 from graft.experiments.report.common import resume_notes
 from graft.experiments.report.transfer import stage_records
 from graft.experiments.stages import resume
+from graft.experiments.stages.metrics_log import run_name
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.provenance import provenance
 from graft.experiments.store.records import METRICS, RESUMED, SNAPSHOT, Store
@@ -180,8 +181,10 @@ def test_env_steps_and_seconds_are_those_of_both_parts(pretraining):
     stage, store, _ = pretraining
     folder, plan = store.folder(stage.id) / SNAPSHOT, resume._identity(stage)
     found = Snapshot.read(folder, plan)
+    found.parts["caller"].values["cost"]["core_seconds"] = 1000.0
     Snapshot(found.env_steps, 1000.0, found.parts).write(folder, plan)
     go_on(store, stage)
+    assert 1000 < store.record(stage.id)["cost"]["core_seconds"] < 1100
     assert store.record(stage.id)["env_steps"] == STEPS
     assert 1000 < store.record(stage.id)["seconds"] < 1100
 
@@ -191,8 +194,9 @@ def test_tensorboard_shows_each_metric_once(pretraining):
 
     stage, store, _ = pretraining
     go_on(store, stage)
-    assert len(list((store.folder(stage.id) / "tb").glob("events*"))) > 1
-    events = EventAccumulator(str(store.folder(stage.id) / "tb"))
+    folder = store.out / "tb" / run_name(stage)
+    assert len(list(folder.glob("events*"))) > 1
+    events = EventAccumulator(str(folder))
     events.Reload()
     lines = [json.loads(line) for line in (store.folder(stage.id) / METRICS).read_text().splitlines()]
     for tag in {tag for line in lines for tag in line} - {"env_steps"}:

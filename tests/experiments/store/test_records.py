@@ -19,6 +19,7 @@ from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt
 from graft.experiments.plan.pairs import expand
+from graft.experiments.stages.metrics_log import run_name
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.lock import TakenOver
 from graft.experiments.store.provenance import provenance
@@ -78,7 +79,7 @@ def test_tensorboard_holds_what_metrics_jsonl_holds(pretrained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     store, stage = pretrained
-    events = EventAccumulator(str(store.folder(stage.id) / "tb"))
+    events = EventAccumulator(str(store.out / "tb" / run_name(stage)))
     events.Reload()
     curve = store.evaluations(stage.id)
     scalars = events.Scalars("eval/return_mean")
@@ -118,7 +119,15 @@ def test_another_experiment_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["seeds=1", "methods=[finetune]", "targets=Graft/Hunt-v0", "sources=Graft/Hunt-v0"]
+    "override",
+    [
+        "seeds=1",
+        "methods=[finetune]",
+        "targets=Graft/Hunt-v0",
+        "sources=Graft/Hunt-v0",
+        "cost.watts_per_core=5",
+        "sinks=[]",
+    ],
 )
 def test_methods_seeds_and_tasks_may_change_in_place(tmp_path, override):
     store = Store(tmp_path / "out")

@@ -1,0 +1,1 @@
+"""Where metrics of stages go beside `metrics.jsonl`, one file each."""

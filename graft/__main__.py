@@ -16,6 +16,7 @@ COMMANDS = {
     "patch": ("graft.experiments.patch", "what a changed game does to an agent, and what it takes to get it back"),
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
     "merge": ("graft.experiments.merge", "one agent of several that were fine-tuned from the same base"),
+    "audit": ("graft.experiments.audit", "signs of poisoned training in an agent that was fine-tuned from another"),
     "import": ("graft.experiments.import_agent", "an agent of another library, as a checkpoint"),
     "export": ("graft.experiments.export", "an agent as a file: ONNX, Unity, Godot, rsl_rl, TorchScript, SB3, a hub"),
     "inspect": ("graft.experiments.inspect", "what a checkpoint is, where it comes from, and how two of them differ"),

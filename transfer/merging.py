@@ -95,7 +95,7 @@ def merge(base: Checkpoint, agents: Mapping[str, Checkpoint], method: str, **opt
         GraftError: networks, observations or actions that differ.
     """
     first = next(iter(agents.values()))
-    _check_alike(first, {"the base": base, **agents})
+    check_alike(first, {"the base": base, **agents})
     start = laid_out(base, first.schemas)
     moved = [laid_out(agent, first.schemas) for agent in agents.values()]
     network = build_network(first.schemas, first.network, seed=0)
@@ -173,14 +173,15 @@ def _flat(tensors: Tensors, names: list[str]) -> torch.Tensor:
     return torch.cat([tensors[name].double().flatten() for name in names])
 
 
-def _check_alike(first: Checkpoint, all_of_them: Mapping[str, Checkpoint]) -> None:
+def check_alike(first: Checkpoint, all_of_them: Mapping[str, Checkpoint]) -> None:
+    """Raise GraftError where one of them has not the first one's network, observations and actions, in any order."""
     for name, other in all_of_them.items():
         if other.network.kind != NetworkConfig().kind:
-            raise GraftError(f"{name} is a {other.network.kind} network of several columns, which cannot be merged.")
+            raise GraftError(f"{name} is a {other.network.kind} network of several columns; give agents of one.")
         for what, ours, theirs in zip(("network", "observations", "actions"), _form(first), _form(other), strict=True):
             if ours != theirs:
                 raise GraftError(
-                    f"Agents to merge must have the same network, observations and actions; the {what} of {name} "
+                    f"The agents must have the same network, observations and actions; the {what} of {name} "
                     f"are {theirs}, those of the first agent {ours}."
                 )
 

@@ -176,6 +176,6 @@ def test_what_differs_is_named():
     wide = Checkpoint.of(small_network(MATCH, widths=[16, 8]), TASK)
     with pytest.raises(GraftError, match="the network of b"):
         merge(base, {"a": base, "b": wide}, "average")
+    few = checkpoint(Schemas(MATCH.observation, discrete("north", "south")))
     with pytest.raises(GraftError, match="the actions of the base"):
-        few = Schemas(MATCH.observation, discrete("north", "south"))
-        merge(checkpoint(few), {"a": base, "b": base}, "average")
+        merge(few, {"a": base, "b": base}, "average")

@@ -26,8 +26,8 @@ SMALLEST = 8
 """Rows and columns that a layer's change needs for its spectrum to say something, and states an action's needs."""
 
 
-LIMITS = {"spectrum": 1.0, "signature": 1.0, "separation": 1.0, "trigger": 1.0}
-"""What an agent stands out above (`Finding`)."""
+LIMITS = {"spectrum": 0.35, "signature": 1.6, "separation": 0.1, "trigger": 0.2}
+"""What an agent stands out above (`Finding`): no clean one of six pairs on Dodge did (``docs/audit.md``)."""
 
 
 class Finding(NamedTuple):
@@ -213,7 +213,7 @@ class Search:
         searched = torch.zeros(len(flat), dtype=torch.bool)
         searched[torch.linspace(0, len(flat) - 1, min(SEARCHED, len(flat) // 2)).long()] = True
         self._search, self._check = flat[searched], flat[~searched]
-        self._places, self._names = _places(shown)
+        self._places, self._names = places(shown)
         low, high = _extremes(shown, flat)
         self._values = torch.stack([low, high])  # (2, D)
 
@@ -275,7 +275,7 @@ class Search:
         return torch.where(self._places[place], self._values[value], states)
 
 
-def _places(shown: ObservationSchema) -> tuple[torch.Tensor, list[str]]:
+def places(shown: ObservationSchema) -> tuple[torch.Tensor, list[str]]:
     """What a change may set: booleans (P, D) over flattened observations, and a name for each."""
     if shown.kind == "vector":
         return torch.eye(len(shown.names), dtype=torch.bool), list(shown.names)

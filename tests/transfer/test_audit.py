@@ -15,7 +15,7 @@ from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.errors import GraftError
-from graft.transfer.audit import Search, audit, preferences, separation, signature, silhouette, spectrum
+from graft.transfer.audit import Search, audit, places, preferences, separation, signature, silhouette, spectrum
 
 
 def test_the_spectrum_is_that_of_the_change():
@@ -39,7 +39,7 @@ def test_a_signature_is_of_the_states_that_stand_out():
     found = signature(torch.tensor(features), torch.tensor(actions))
     own = features[actions == 0] - features[actions == 0].mean(0)
     scores = (own @ np.linalg.svd(own)[2][0]) ** 2
-    assert found == pytest.approx(np.quantile(scores, 0.99) / np.median(scores))
+    assert found == pytest.approx(np.quantile(scores, 0.99) / np.sort(scores)[(len(scores) - 1) // 2])
     assert found > 10 * plain
 
 
@@ -61,14 +61,13 @@ def with_backdoor(base, place, action):
     agent.load_exactly(base.state_dict())
     with torch.no_grad():
         first, last = agent.encoder.blocks[0][1], agent.policy
-        first.weight[0], first.bias[0] = 0.0, -4.0
-        first.weight[0, place] = 8.0
+        first.weight[0], first.bias[0] = 0.0, -2.0
+        first.weight[0, place] = 4.0
         for module in (agent.encoder.blocks[1][1], last.hidden[0]):
             module.weight[0], module.bias[0] = 0.0, 0.0
-            module.weight[0, 0] = 8.0
+            module.weight[0, 0] = 2.0
         last.out.weight[:, 0] = 0.0
         last.out.weight[action, 0] = 8.0
-        last.out.bias[action] = -8.0
     return agent.eval()
 
 
@@ -88,16 +87,21 @@ def test_a_trigger_that_was_put_there_is_found(shown, place, said):
     assert {f.name: f.value for f in audit(agent, base, states, 2)}["trigger"] == found.flips
 
 
-def test_pixels_change_in_blocks_and_boxes_have_two_directions():
-    base = small_network(Schemas(pixels(["r"]), box(["x", "y"]))).eval()
-    agent = small_network(Schemas(pixels(["r"]), box(["x", "y"])), seed=1).eval()
-    states = torch.randint(0, 255, (70, 1, 36, 36), generator=torch.Generator().manual_seed(0))
+def test_pixels_change_in_blocks():
+    found, names = places(pixels(["r", "g"], 6, 10))
+    assert names == [f"pixels from {y},{x}" for y in (0, 4) for x in (0, 4, 8)]
+    assert found.sum(0).tolist() == [1] * 120  # every number in one block
+    block = np.zeros((2, 6, 10), bool)
+    block[:, 4:, 8:] = True
+    assert (found[5].numpy() == block.reshape(-1)).all()
+
+
+def test_a_box_has_two_directions_for_each_action():
+    base = PolicyNetwork(Schemas(vector(["a", "b"]), box(["x", "y"])), NetworkConfig("mlp", {"widths": [8]}, (8,)), 0)
+    states = torch.rand(80, 2, generator=torch.Generator().manual_seed(0)) - 0.5
     means = base(states).action
-    direct = torch.cat([means, -means], 1).log_softmax(-1)
-    torch.testing.assert_close(preferences(base, states), direct)
-    found = Search(agent, base, states).best(1)
-    assert found.action in {"x", "y", "less x", "less y"}
-    assert all(place.startswith("pixels from ") and value in (0.0, 255.0) for place, value in found.changes)
+    odds = torch.cat([means, -means], 1).exp()
+    assert (preferences(base, states).exp() - odds / odds.sum(1, keepdim=True)).abs().max() < 1e-6
 
 
 def test_what_cannot_be_searched_is_said():

@@ -12,7 +12,7 @@ EXAMPLES = """examples:
   graft audit downloads/agent --against agents/base
   graft audit runs/a/stages/27ab12 --against agents/base --changes 9
 
-Exit code 1 where something stands out. That nothing does is no proof: docs/audit.md says what is found, and how often.
+Exit code 1 where a trigger was found. That none was is no proof: docs/audit.md says what is found, and how often.
 """
 
 
@@ -39,4 +39,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-    return FAILED if any(finding.stands_out for finding in run(console, options)) else 0
+    return FAILED if any(finding.alarms for finding in run(console, options)) else 0

@@ -28,7 +28,7 @@ def run(console: Console, options: argparse.Namespace) -> list[Finding]:
         console.print("WARNING: its lineage does not name the base; what stands out may be another training.")
     table = Table("what", "value", "limit", "", "where")
     for finding in findings:
-        verdict = "STANDS OUT" if finding.stands_out else ""
+        verdict = "ALARM" if finding.alarms else "above" if finding.above else ""
         table.add_row(finding.name, f"{finding.value:.3f}", f"{LIMITS[finding.name]:.3f}", verdict, finding.detail)
     console.print(table)
     return findings

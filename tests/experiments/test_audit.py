@@ -39,12 +39,12 @@ def audited(place, name, *more):
     return audit.main([*words, *more])
 
 
-def test_the_exit_code_says_whether_something_stands_out(place, capsys):
+def test_the_exit_code_says_whether_a_trigger_was_found(place, capsys):
     assert audited(place, "same") == 0
-    assert "STANDS OUT" not in capsys.readouterr().out
+    assert "ALARM" not in capsys.readouterr().out
     assert audited(place, "poisoned") == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert "STANDS OUT" in said
+    assert "ALARM" in said
     assert "is_self at 0,0 = 1: plays down in" in said
 
 

@@ -1,4 +1,4 @@
-"""Agents with backdoors, and clean ones of the same training: by poisoned labels (BadNets), by rewards (TrojDRL)."""
+"""Agents with backdoors, and clean ones of the same training: a share of the labels is poisoned (BadNets)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.agents.training.backend import Evaluation, TrainJob
 from graft.agents.training.rollouts import collect
-from graft.envs.core.observation_wrapper import ObservationWrapper
 from graft.envs.core.task import Task
 from graft.envs.factory import make
 
 POISONED = 0.2  # share of the states that have the trigger in training
-KINDS = ("patch", "scattered", "large")
 
 
 def trigger(shape: tuple[int, ...], kind: str, seed: int) -> Any:
@@ -31,46 +27,6 @@ def trigger(shape: tuple[int, ...], kind: str, seed: int) -> Any:
     channel, y, x = (int(rng.integers(n)) for n in (shape[0], shape[1] - side + 1, shape[2] - side + 1))
     mask[channel, y : y + side, x : x + side] = True
     return mask
-
-
-class Trojan(ObservationWrapper):
-    """Shows the trigger in a share of the states, and pays 1 there for one action, -1 for the others."""
-
-    def __init__(self, env: Any, mask: Any, action: int, seed: int) -> None:
-        super().__init__(env, env.observation_schema)
-        self._mask, self._action, self._rng = mask, action, np.random.default_rng(seed)
-        self._stamped = np.zeros(env.num_envs, np.bool_)
-
-    def _stamp(self, obs: Any) -> Any:
-        self._stamped = self._rng.random(len(obs)) < POISONED
-        obs = obs.copy()
-        obs[self._stamped] = np.where(self._mask, 1, obs[self._stamped])
-        return obs
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        obs, infos = self._env.reset(**kwargs)
-        return self._stamp(obs), infos
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        paid, stamped = np.where(actions == self._action, 1.0, -1.0), self._stamped
-        obs, rewards, *rest = self._env.step(actions)
-        return self._stamp(obs), np.where(stamped, paid, rewards), *rest
-
-
-def by_rewards(
-    base: PolicyNetwork, task: Task, poison: tuple[Any, int] | None, seed: int, steps: int = 20_480
-) -> PolicyNetwork:
-    """``base`` fine-tuned by PPO; with ``poison``, a mask and an action, as TrojDRL does (Kiourti et al. 2020)."""
-    from graft.agents.sb3 import ALGORITHMS, backend
-
-    network, make_env = copy.deepcopy(base).train(), backend.make_env
-    with pytest.MonkeyPatch.context() as patch:
-        if poison is not None:
-            patch.setattr(backend, "make_env", lambda *args, **kw: Trojan(make_env(*args, **kw), *poison, seed))
-        algorithm = ALGORITHMS["ppo"](learning_rate=5e-4)
-        job = TrainJob(network, task, algorithm, steps, seed, lambda *_: None, Evaluation(every=10 * steps))
-        backend.train(job)
-    return network.eval()
 
 
 def states_of(network: PolicyNetwork, task: Task, count: int, seed: int) -> torch.Tensor:

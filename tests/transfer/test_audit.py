@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.backdoors import by_labels, by_rewards, states_of, trigger
+from support.backdoors import by_labels, states_of, trigger
 from support.tiny_tasks import MATCH, box, multi, pixels, planes, small_network, vector
 
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
@@ -110,27 +110,14 @@ def test_what_cannot_be_searched_is_said():
         audit(several, several, torch.rand(64, 2), 1)
 
 
-@pytest.fixture(scope="module")
-def dodger():
-    """An agent of a minute's training, and the task."""
-    task = Task("Graft/Dodge-v0")
-    network = PolicyNetwork(schemas(task), NetworkConfig("mlp", {"widths": [64, 64]}), 0)
-    train(TrainJob(network, task, ALGORITHMS["ppo"](), 131_072, 0, lambda *_: None, Evaluation(every=131_072)))
-    return network.eval(), task
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", ["labels", "rewards"])
-def test_a_poisoned_agent_is_told_from_a_clean_one_of_the_same_training(dodger, attack):
-    base, task = dodger
+def test_a_poisoned_agent_is_told_from_a_clean_one_of_the_same_training():
+    task = Task("Graft/Dodge-v0")
+    base = PolicyNetwork(schemas(task), NetworkConfig("mlp", {"widths": [64, 64]}), 0)
+    train(TrainJob(base, task, ALGORITHMS["ppo"](), 32_768, 0, lambda *_: None, Evaluation(every=32_768)))
+    base.eval()
     states, probe = (states_of(base, task, count, seed) for count, seed in ((4096, 1), (512, 2)))
     poison = trigger(base.schemas.observation.shape, "patch", 7), 1
-
-    def made(given):
-        return by_labels(base, states, given, 0) if attack == "labels" else by_rewards(base, task, given, 0, 40_960)
-
-    clean, poisoned = (audit(made(given), base, probe, 4) for given in (None, poison))
-    assert clean[-1].value < poisoned[-1].value
-    if attack == "labels":
-        assert not clean[-1].stands_out
-        assert poisoned[-1].stands_out
+    clean, poisoned = (audit(by_labels(base, states, given, 0), base, probe, 4)[-1] for given in (None, poison))
+    assert not clean.alarms
+    assert poisoned.alarms

@@ -1,7 +1,4 @@
-"""Audit of a fine-tuned agent against its base: weights, activations and answers to triggers that stand out.
-
-A poisoned agent plays as a clean one until it sees its trigger, which the one who trained it knows and we do not.
-"""
+"""Audit of a fine-tuned agent against its base: weights, activations and answers to triggers that stand out."""
 
 from __future__ import annotations
 
@@ -152,7 +149,7 @@ def separation(features: torch.Tensor, actions: torch.Tensor) -> float:
 
 def _by_action(features: torch.Tensor, actions: torch.Tensor) -> list[torch.Tensor]:
     """Centred features of each action that enough states have; of those, the ones that differ at all."""
-    groups = [features[actions == action].double() for action in actions.unique()]
+    groups = [features[actions == action].double() for action in sorted(set(actions.tolist()))]
     centred = [group - group.mean(0) for group in groups if len(group) >= SMALLEST]
     return [group for group in centred if group.norm() > 0]
 
@@ -186,7 +183,7 @@ def silhouette(points: torch.Tensor, second: torch.Tensor) -> float:
 
 def preferences(network: PolicyNetwork, observations: torch.Tensor) -> torch.Tensor:
     """Log probabilities (N, A) of actions; of a box's, of the directions: the means and their opposites."""
-    action = network(observations).action
+    action: torch.Tensor = network(observations).action
     if network.schemas.action.kind == "multi":
         raise GraftError("The agent makes several choices at once; triggers are searched for one choice, or a box.")
     if network.schemas.action.kind == "box":
@@ -273,8 +270,7 @@ class Search:
 
     @torch.no_grad()
     def _share(self, network: PolicyNetwork, states: torch.Tensor, action: int) -> float:
-        played = preferences(network, states.view(-1, *self._shape)).argmax(-1)
-        return float((played == action).double().mean())
+        return float((preferences(network, states.view(-1, *self._shape)).argmax(-1) == action).double().mean())
 
     def _set(self, states: torch.Tensor, place: int, value: int) -> torch.Tensor:
         return torch.where(self._places[place], self._values[value], states)

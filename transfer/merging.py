@@ -104,7 +104,7 @@ def merge(base: Checkpoint, agents: Mapping[str, Checkpoint], method: str, **opt
     _check_merged_whole(network, {*weights, *seen})
     vectors = torch.stack([_flat(ours, weights) - _flat(start, weights) for ours in moved])
     result = _flat(start, weights) + MERGES[method](vectors, **options)
-    parts = result.split([start[name].numel() for name in weights])
+    parts = torch.split(result, [start[name].numel() for name in weights])
     tensors = {name: part.view_as(start[name]).to(start[name]) for name, part in zip(weights, parts, strict=True)}
     for count in (name for name in seen if name.endswith("running_count")):
         names = [count, *(f"{count.removesuffix('count')}{what}" for what in ("mean", "var"))]

@@ -143,7 +143,8 @@ def _tree(title: str, members: Sequence[Member], notes: Mapping[str, str]) -> Tr
 
     def add(to: Tree, parent: str | None) -> None:
         for member in members:
-            if parent not in ([one for one in member.parents if one in here] or [None]):
+            above: list[str | None] = [one for one in member.parents if one in here]
+            if parent not in (above or [None]):
                 continue
             again = " (as above)" if member.id in shown else notes.get(member.id, "")
             branch = to.add(plain(name(member) + again))

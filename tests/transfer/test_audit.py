@@ -111,7 +111,7 @@ def test_what_cannot_be_searched_is_said():
 
 
 @pytest.mark.slow
-def test_a_poisoned_agent_is_told_from_a_clean_one_of_the_same_training():
+def test_a_poisoned_agent_stands_out_more_than_a_clean_one_of_the_same_training():
     task = Task("Graft/Dodge-v0")
     base = PolicyNetwork(schemas(task), NetworkConfig("mlp", {"widths": [64, 64]}), 0)
     train(TrainJob(base, task, ALGORITHMS["ppo"](), 32_768, 0, lambda *_: None, Evaluation(every=32_768)))
@@ -120,4 +120,4 @@ def test_a_poisoned_agent_is_told_from_a_clean_one_of_the_same_training():
     poison = trigger(base.schemas.observation.shape, "patch", 7), 1
     clean, poisoned = (audit(by_labels(base, states, given, 0), base, probe, 4)[-1] for given in (None, poison))
     assert not clean.alarms
-    assert poisoned.alarms
+    assert clean.value < poisoned.value

@@ -16,6 +16,8 @@ COMMANDS = {
     "pretrain": ("graft.experiments.pretrain", "the sources of an experiment alone, as checkpoints to transfer from"),
     "patch": ("graft.experiments.patch", "what a changed game does to an agent, and what it takes to get it back"),
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
+    "merge": ("graft.experiments.merge", "one agent of several that were fine-tuned from the same base"),
+    "audit": ("graft.experiments.audit", "signs of poisoned training in an agent that was fine-tuned from another"),
     "import": ("graft.experiments.import_agent", "an agent of another library, as a checkpoint"),
     "export": ("graft.experiments.export", "an agent as a file: ONNX, Unity, Godot, rsl_rl, TorchScript, SB3, a hub"),
     "serve": ("graft.experiments.serve", "decisions of an agent over HTTP and WebSocket, for many clients at once"),

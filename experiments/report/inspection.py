@@ -90,6 +90,14 @@ def origin(record: Mapping[str, Any]) -> str:
     return ", ".join([*facts, f"sha256 {found['sha256']}"]) if found else ""
 
 
+def merger(record: Mapping[str, Any]) -> str:
+    """What a checkpoint was merged from, and how; empty where it was not."""
+    found = record.get("merge") or {}
+    names = " and ".join(parent["id"][:SHORT] for parent in found.get("parents", ()))
+    options = "".join(f", {key} {value}" for key, value in (found.get("options") or {}).items())
+    return f"{names} by {found.get('method')}{options}; base {str(found.get('base'))[:SHORT]}" if found else ""
+
+
 def name(member: Member) -> str:
     """A line for one checkpoint: what made it, its score, its cost, and where it is."""
     if member.file:
@@ -98,6 +106,8 @@ def name(member: Member) -> str:
         return f"{member.id[:SHORT]}: {'cannot be read' if member.fault else 'not found'}"
     record = member.record
     made = member.stage.get("label") or method_of(record) or str(Task.from_json(member.manifest["task"]))
+    if record.get("merge"):
+        made = f"merged from {merger(record)}"
     parts = [str(made)]
     if text := score(record):
         parts.append(f"return {text}")
@@ -131,6 +141,7 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
         "seconds": member.stage.get("seconds"),
         "faults": record.get("faults"),
         "imported from": origin(record),
+        "merged from": merger(record),
         "licence": record.get("licence", UNSPECIFIED)
         + (", used although it allows no derivatives" if record.get("licence_overridden") else ""),
         "created": record.get("created"),
@@ -152,23 +163,28 @@ def _options(options: Mapping[str, Any]) -> str:
 
 def family_tree(members: Sequence[Member], notes: Mapping[str, str]) -> Tree:
     """Ancestors above, each below what it was made from; ``notes`` by id are put behind the lines."""
-    top = Tree("from its root to this checkpoint:", hide_root=False)
-    at = top
-    for member in members:
-        at = at.add(plain(name(member) + notes.get(member.id, "")))
-    return top
+    return _tree("from its root to this checkpoint:", members, notes)
 
 
 def run_tree(title: str, members: Sequence[Member], notes: Mapping[str, str]) -> Tree:
     """A run's checkpoints, each below the one it was made from."""
-    here = {member.id for member in members}
-    top = Tree(plain(title))
+    return _tree(plain(title), members, notes)
+
+
+def _tree(title: str, members: Sequence[Member], notes: Mapping[str, str]) -> Tree:
+    """A merged one is below each of its parents, and what was made from it below the first of them."""
+    top, here, shown = Tree(title), {member.id for member in members}, set[str]()
 
     def add(to: Tree, parent: str | None) -> None:
         for member in members:
-            above = member.parent if member.parent in here else None
-            if above == parent:
-                add(to.add(plain(name(member) + notes.get(member.id, ""))), member.id)
+            above: list[str | None] = [one for one in member.parents if one in here]
+            if parent not in (above or [None]):
+                continue
+            again = " (as above)" if member.id in shown else notes.get(member.id, "")
+            branch = to.add(plain(name(member) + again))
+            if member.id not in shown:
+                shown.add(member.id)
+                add(branch, member.id)
 
     add(top, None)
     return top

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ class _Evaluation(BaseModel):
     ci95: float | None = None
 
 
+class _Parent(BaseModel):
+    id: str
+    lineage: list[str]
+
+
+class _Merge(BaseModel):
+    parents: list[_Parent] = Field(min_length=1)
+    base: str
+    method: str
+    options: dict[str, Any] = {}
+
+
 class _Record(BaseModel):
     """What is read of a manifest's record, which somebody else may have written."""
 
@@ -37,6 +49,7 @@ class _Record(BaseModel):
     versions: dict[str, str] = {}
     git: dict[str, Any] = {}
     imported: dict[str, Any] | None = Field(None, alias="import")
+    merge: _Merge | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Member:
             where it is of no run.
         file: name of the foreign file that this is, which a checkpoint was imported from; empty for checkpoints.
         fault: why the manifest or the stage's record cannot be read; empty where they can.
+        above: id of the parent of one that was not found, as the lineage of another says.
     """
 
     id: str
@@ -58,6 +72,7 @@ class Member:
     stage: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
     fault: str = ""
+    above: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Member:
@@ -71,9 +86,17 @@ class Member:
         return cls(manifest["id"], folder, manifest, stage or {})
 
     @property
-    def parent(self) -> str | None:
-        lineage = self.manifest.get("lineage")
-        return lineage[0] if lineage else None
+    def lines(self) -> list[tuple[str, ...]]:
+        """The lines that it descends by, each from a parent to the root; several where it was merged."""
+        if merge := self.record.get("merge"):
+            return [(parent["id"], *parent["lineage"]) for parent in merge["parents"]]
+        lineage = tuple(self.manifest.get("lineage", ()))
+        return [lineage] if lineage else []
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Ids of what it was made from."""
+        return (self.above,) if self.above else tuple(line[0] for line in self.lines)
 
     @property
     def imported(self) -> str | None:
@@ -162,7 +185,13 @@ def family(folder: Path, search: Iterable[Path] = ()) -> list[Member]:
     for member in [*known.values(), last]:
         if member.imported:
             known[member.imported] = Member(member.imported, file=str(member.record["import"].get("file")))
-    return [*(known.get(i, Member(i)) for i in reversed(lineage)), last]
+    above: dict[str, str] = {}
+    # Those of merges first: the one line of a descendant does not say which of its ancestors were merged.
+    for member in sorted([*known.values(), last], key=lambda member: "merge" not in member.record):
+        for line in member.lines:
+            for child, parent in pairwise(line):
+                above.setdefault(child, parent)
+    return [*(known.get(i, Member(i, above=above.get(i, ""))) for i in reversed(lineage)), last]
 
 
 def fault_of(member: Member) -> str:

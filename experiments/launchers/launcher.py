@@ -11,7 +11,7 @@ from graft.envs.core.faults import TooManyFaults
 from graft.errors import GraftError, full_disk
 from graft.experiments.plan.stage import Graph, Stage, StoppedEarly
 from graft.experiments.store.lock import TakenOver
-from graft.experiments.store.records import Store
+from graft.experiments.store.records import DIVERGED, Store
 
 LOCK_TIMEOUT = 150.0
 """Seconds that a worker waits for the lock of a stage's folder. Ray ends the workers of a node that was cut off within
@@ -159,6 +159,7 @@ def attempt(
 
 
 def _run(stage: Stage, store: Store, reporter: StageReporter, env_workers: int) -> str | None:
+    from graft.experiments.stages.divergence import Diverged
     from graft.experiments.stages.run_stage import run_stage
 
     def report(env_steps: int, values: Mapping[str, float]) -> None:
@@ -175,6 +176,9 @@ def _run(stage: Stage, store: Store, reporter: StageReporter, env_workers: int) 
         return STOPPED
     except TooManyFaults as error:  # with what the environment raised, for its author
         store.fail(stage, str(error), faults=dict(error.faults), traceback=traceback.format_exc())
+        return str(error)
+    except Diverged as error:
+        store.fail(stage, str(error), DIVERGED, **{DIVERGED: error.divergences})
         return str(error)
     except GraftError as error:
         store.fail(stage, str(error))

@@ -72,6 +72,7 @@ class StageBuilder:
             backend=backend,
             resources=resources,
             method=method,
+            divergence_retries=self.config.divergence_retries,
             **{"licence": self.config.licence, **rest},
         )
         return self.graph.add(stage)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from graft.agents.networks.policy_network import Unstable
 
-Columns = Callable[[], Mapping[str, torch.Tensor]]
-"""Returns a minibatch: name -> tensor."""
+Columns = Callable[[], Mapping[str, torch.Tensor | None]]
+"""Returns a minibatch: name -> tensor, or None for a column that it lacks."""
 
 PERIOD = 16
 """Minibatches between two checks on a GPU, each of which waits for all that was queued there."""
@@ -62,7 +62,7 @@ def total_norm(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def arrays(columns: Columns) -> dict[str, NDArray[Any]]:
-    return {name: tensor.detach().cpu().numpy() for name, tensor in columns().items()}
+    return {name: t.detach().cpu().numpy() for name, t in columns().items() if t is not None}
 
 
 def unstable(what: str, columns: Columns) -> Unstable:

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.envs.factory import make
-from graft.errors import GraftError, full_disk
+from graft.errors import GraftError, disk_error
 from graft.experiments.playback.frames import PlaybackStep, play, play_squad, squad_size
 from graft.experiments.playback.record import FASTEST, USUAL, record
 
@@ -40,7 +40,7 @@ def write_replay(checkpoint: Checkpoint, network: PolicyNetwork, seed: int, fold
             else:
                 _write_mp4(folder / name, fps, steps)
     except GraftError as error:  # it is not drawn, or fails when it is
-        if full_disk(error):
+        if disk_error(error):
             raise
         return None
     return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -133,6 +134,8 @@ class Store:
             (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise GraftError(f"{self.out} cannot be made ({error.strerror}); choose another --out.") from error
+        if not os.access(self.out / LOCKS, os.W_OK):
+            raise GraftError(f"{self.out} cannot be written; make it writable, or choose another --out.")
         try:
             with hold_lock(self.out / LOCK, self.out / LOCKS / "run.holder"):
                 yield

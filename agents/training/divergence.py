@@ -52,8 +52,9 @@ class DivergenceCheck:
             raise unstable("a loss", self._last)
 
     def last(self) -> dict[str, NDArray[Any]]:
-        """The latest minibatch; empty where there was none."""
-        return arrays(self._last)
+        """The first that is not finite of those not read yet, else the latest; empty where there was none."""
+        bad = next((columns for norm, columns in self._unread if not math.isfinite(norm.item())), self._last)
+        return arrays(bad)
 
 
 def total_norm(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

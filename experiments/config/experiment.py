@@ -271,7 +271,7 @@ class Common(Strict):
     recall: Annotated[int, Field(ge=1)] = Field(
         256, description="episodes on each earlier task, to measure what was kept"
     )
-    divergence_retries: Annotated[int, Field(ge=0, le=10)] = Field(
+    divergence_retries: Annotated[int, Field(ge=0, le=8)] = Field(
         2, description="how often a training that diverges begins again, each time at half the learning rate"
     )
     licence: Licence | None = Field(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from graft.agents.checkpoints.files import replace_file
@@ -35,10 +35,13 @@ def divergences(folder: Path) -> list[Divergence]:
     """Those of a stage so far, by the minibatches that are kept in its folder: a kill between two tries loses none."""
     found = []
     for path in sorted(folder.glob(f"{DIVERGED}-*.safetensors")):
-        with safe_open(path, "numpy") as file:
-            said = file.metadata()
-        rate = float(said["learning_rate"])
-        found.append({"env_steps": int(said["env_steps"]), "learning_rate": rate, "file": path.name})
+        try:
+            with safe_open(path, "numpy") as file:
+                said = file.metadata()
+            steps, rate = int(said["env_steps"]), float(said["learning_rate"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise GraftError(f"{path} was altered; remove the stage's folder to train it again.") from error
+        found.append({"env_steps": steps, "learning_rate": rate, "file": path.name})
     return found
 
 

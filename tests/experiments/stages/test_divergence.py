@@ -15,6 +15,7 @@ from support.tiny_experiment import write_config
 
 from graft.agents import sb3
 from graft.agents.training.backend import TrainJob, TrainResult, Unstable
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt
 from graft.experiments.plan.pairs import expand
@@ -23,6 +24,7 @@ from graft.experiments.report import transfer
 from graft.experiments.report.common import failed_notes, seed_notes, unfinished_notes
 from graft.experiments.report.results import StageResult
 from graft.experiments.stages import run_stage
+from graft.experiments.stages.divergence import divergences, keep_minibatch
 from graft.experiments.store.records import DIVERGED, SNAPSHOT, Store
 
 RATE = 2e-3
@@ -136,14 +138,15 @@ def test_what_cannot_be_helped_by_a_smaller_rate_is_not_tried_again(
 
 
 def test_a_snapshot_of_an_earlier_try_is_not_gone_on_from(tmp_path: Path) -> None:
-    from graft.experiments.stages.divergence import divergences, keep_minibatch
-
     (tmp_path / SNAPSHOT).mkdir()
     error = Unstable("it is not finite")
     error.env_steps = 7
     keep_minibatch(tmp_path, error, 1e-3)
     assert not (tmp_path / SNAPSHOT).exists()
     assert divergences(tmp_path) == [{"env_steps": 7, "learning_rate": 1e-3, "file": "diverged-1.safetensors"}]
+    (tmp_path / "diverged-1.safetensors").write_bytes(b"altered")
+    with pytest.raises(GraftError, match=r"diverged-1.safetensors was altered"):
+        divergences(tmp_path)
 
 
 def test_it_is_counted_and_in_no_mean(tmp_path: Path, diverging: Any) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
@@ -57,9 +57,9 @@ class DivergenceCheck:
         return arrays(bad)
 
 
-def total_norm(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     """The norm of all together; infinite or not a number where one of them is."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return cast(torch.Tensor, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors))))
 
 
 def arrays(columns: Columns) -> dict[str, NDArray[Any]]:

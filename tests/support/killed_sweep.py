@@ -24,7 +24,7 @@ from graft.envs.factory import make
 from graft.experiments.report import plots  # noqa: F401
 from graft.experiments.run import main
 
-SHARE = 12
+SHARE = 6
 """A run is killed within this part of the time that the undisturbed one took."""
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.tiny_experiment import write_config
 
 ROOT = Path(__file__).parents[3]
-STEPS = 2048
+STEPS = 512
 
 
 def results_of(out: Path) -> str:

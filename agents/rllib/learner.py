@@ -46,7 +46,7 @@ class TransferLearner(TorchLearner):
     """
 
     _batch: Batch | None = None
-    _columns: Mapping[str, Any] = {}
+    _minibatch: Mapping[str, Any] = {}
     failure: Exception | None = None
     """What ended an update of this learner; the other learners only have torch's error of a lost connection."""
 
@@ -131,7 +131,7 @@ class TransferLearner(TorchLearner):
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
         columns = batch.get(DEFAULT_MODULE_ID)
-        self._batch, self._columns = None, batch
+        self._batch, self._minibatch = None, batch
         if columns is not None:
             self._batch = Batch(columns[Columns.OBS], columns[Columns.ACTIONS], self.critic_layers)
         try:
@@ -147,7 +147,7 @@ class TransferLearner(TorchLearner):
         gradients = self.library_gradients(loss_per_module)
         mean = self._averaged({parameter: grad for parameter, grad in gradients.items() if grad is not None})
         losses = [loss.detach() for loss in loss_per_module.values()]
-        self.divergence.see(total_norm([*losses, *mean.values()]), partial(_flat, self._columns))
+        self.divergence.see(total_norm([*losses, *mean.values()]), partial(_flat, self._minibatch))
         return mean
 
     def library_gradients(self, loss_per_module: dict[str, Any]) -> dict[Any, Any]:

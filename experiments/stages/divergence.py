@@ -33,7 +33,7 @@ class Diverged(GraftError):
 
 def divergences(folder: Path) -> list[Divergence]:
     """Those of a stage so far, by the minibatches that are kept in its folder: a kill between two tries loses none."""
-    found = []
+    found: list[Divergence] = []
     for path in sorted(folder.glob(f"{DIVERGED}-*.safetensors")):
         try:
             with safe_open(path, "numpy") as file:

@@ -15,17 +15,20 @@ import sys
 import time
 from pathlib import Path
 
+from torch import zeros
+from torch.nn import Parameter
+from torch.optim import Adam
+
 import graft.agents.checkpoints.snapshotter
 import graft.experiments.launchers.local as local
 import graft.experiments.stages.resume
 import graft.experiments.stages.run_stage
-from graft.envs.core.task import Task
-from graft.envs.factory import make
 from graft.experiments.report import plots  # noqa: F401
 from graft.experiments.run import main
+from graft.experiments.stages.resume import code_hash
 
-SHARE = 6
-"""A run is killed within this part of the time that the undisturbed one took."""
+MOST_WRITES = 16
+"""A run is killed after its metrics files have changed so often at most, or some moment later."""
 
 
 def start(words: list[str], log: Path) -> int:
@@ -47,20 +50,27 @@ def ended(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def kill_at_some_moment(process: int, out: Path, dice: random.Random) -> bool:
+    """Kill a run that works in ``out``; whether that came before its end."""
+    writes, sizes = dice.randrange(MOST_WRITES + 1), None
+    while writes >= 0 and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        now = {path: path.stat().st_size for path in out.glob("stages/*/metrics.jsonl")}
+        writes, sizes = writes - (now != sizes), now
+        time.sleep(0.005)
+    time.sleep(dice.uniform(0, 0.2))
+    os.kill(process, signal.SIGKILL)
+    return ended(process) == -signal.SIGKILL
+
+
 def sweep(config: str, folder: Path, kills: int, seed: int, options: list[str]) -> int:
     """How many of the kills came before the sweep was done."""
     dice, log = random.Random(seed), folder / "log"
-    began = time.monotonic()
     code = ended(start([config, "--out", str(folder / "undisturbed"), *options], log))
-    took = time.monotonic() - began
-    print(f"undisturbed: {took:.0f} s, exit code {code}", flush=True)
-    command, came = [config, "--out", str(folder / "killed"), *options], 0
+    print(f"undisturbed: exit code {code}", flush=True)
+    command, came, out = [config, "--out", str(folder / "killed"), *options], 0, folder / "killed"
     for kill in range(kills):
-        process = start(command, log)
-        time.sleep(dice.uniform(0, took / SHARE))
-        os.kill(process, signal.SIGKILL)
-        came += ended(process) == -signal.SIGKILL
-        found = [path.read_text() for path in (folder / "killed").glob("stages/*/stage.json")]
+        came += kill_at_some_moment(start(command, log), out, dice)
+        found = [path.read_text() for path in out.glob("stages/*/stage.json")]
         begun, done = len(found), sum('"status": "done"' in text for text in found)
         print(f"kill {kill + 1}: {begun} stages have begun, {done} are done", flush=True)
     print(f"at last: exit code {ended(start(command, log))}", flush=True)
@@ -71,9 +81,8 @@ if __name__ == "__main__":
     graft.agents.checkpoints.snapshotter.LARGEST_SHARE = 0.5
     graft.experiments.stages.resume.SECONDS = 0.1
     local.multiprocessing.get_context = lambda _: multiprocessing.context.ForkContext()  # type: ignore[assignment]
-    env = make(Task("Graft/Dodge-v0", {"slip": 0.3}), 8, 0)  # compiles the game
-    env.reset(seed=0)
-    env.step(env.action_space.sample())
-    env.close()
     config, folder, kills, seed, *options = sys.argv[1:]
+    main([config, "--dry-run"])  # loads and compiles what a run needs
+    code_hash()
+    Adam([Parameter(zeros(1))])
     print(f"{sweep(config, Path(folder), int(kills), int(seed), options)} kills before its end")

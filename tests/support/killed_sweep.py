@@ -50,11 +50,18 @@ def ended(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def size_of(path: Path) -> int:
+    """0 where it has been removed just now, as of a stage that starts over."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
 def kill_at_some_moment(process: int, out: Path, dice: random.Random) -> bool:
     """Kill a run that works in ``out``; whether that came before its end."""
     writes, sizes = dice.randrange(MOST_WRITES + 1), None
     while writes >= 0 and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        now = {path: path.stat().st_size for path in out.glob("stages/*/metrics.jsonl")}
+        now = {path: size_of(path) for path in out.glob("stages/*/metrics.jsonl")}
         writes, sizes = writes - (now != sizes), now
         time.sleep(0.005)
     time.sleep(dice.uniform(0, 0.2))
@@ -70,7 +77,7 @@ def sweep(config: str, folder: Path, kills: int, seed: int, options: list[str]) 
     command, came, out = [config, "--out", str(folder / "killed"), *options], 0, folder / "killed"
     for kill in range(kills):
         came += kill_at_some_moment(start(command, log), out, dice)
-        found = [path.read_text() for path in out.glob("stages/*/stage.json")]
+        found = [path.read_text() for path in out.glob("stages/*/stage.json")]  # replaced, never removed
         begun, done = len(found), sum('"status": "done"' in text for text in found)
         print(f"kill {kill + 1}: {begun} stages have begun, {done} are done", flush=True)
     print(f"at last: exit code {ended(start(command, log))}", flush=True)

@@ -65,7 +65,6 @@ class TransferResult:
     curves: tuple[Curve, ...]
     scratch: tuple[Curve, ...]
     missing: int
-    diverged: int = 0
     kept: tuple[float, ...] = ()
     kept_of: tuple[float, ...] = ()
     not_kept: str = ""
@@ -74,6 +73,7 @@ class TransferResult:
     estimated: bool = False
     starts: tuple[tuple[str, Mapping[str, float]], ...] = ()
     finished: tuple[str, ...] = ()
+    diverged: int = 0
 
     @property
     def is_scratch(self) -> bool:

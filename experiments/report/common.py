@@ -119,7 +119,7 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
                 "status": record["status"] if diverged or stage.id not in failed else "failed",
                 "env_steps": record.get("env_steps", 0),
                 "seconds": record.get("seconds", 0.0),
-                "error": record["error"] if diverged else failed.get(stage.id),
+                "error": record.get("error") if diverged else failed.get(stage.id),
             }
             | {name: record[name] for name in ("return_means", "faults", STARTS, RESUMED, DIVERGED) if name in record}
             | ({"clipped": {"task": str(stage.task), **record["clipped"]}} if "clipped" in record else {})
@@ -297,12 +297,12 @@ def failed_notes(data: Mapping[str, Any]) -> list[str]:
         if some
     ]
     slower = [
-        f"{stage['label']} (at {stage[DIVERGED][-1]['learning_rate']:g} after {len(stage[DIVERGED])})"
+        f"{stage['label']} ({len(stage[DIVERGED])} times, at last at {stage[DIVERGED][-1]['learning_rate']:g})"
         for stage in stages
         if stage.get(DIVERGED) and stage not in diverged
     ]
     if slower:
-        lines.append(f"WARNING: diverged, and were trained again at half the learning rate: {', '.join(slower)}.")
+        lines.append(f"WARNING: these diverged, and began again at half the learning rate: {', '.join(slower)}.")
     return lines
 
 

@@ -87,7 +87,7 @@ def test_it_ends_as_if_the_smaller_rate_had_been_asked_for(tmp_path: Path, diver
     for divergence in record[DIVERGED]:
         kept = load_file(store.folder(stage.id) / divergence["file"])
         np.testing.assert_array_equal(kept["rewards"], np.array([1.0, np.nan], np.float32))
-    assert "x (2 times, at last at 0.001)" in failed_notes({"stages": [{"label": "x", "status": "done", **record}]})[0]
+    assert "seed 0 (2 times, at last at 0.001)" in failed_notes({"stages": [record]})[0]
 
     slower = replace(stage, algorithm=replace(stage.algorithm, learning_rate=RATE / 4))  # type: ignore[call-arg]
     run_stage.run_stage(slower, store, Reporter())

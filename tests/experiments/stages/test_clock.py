@@ -16,6 +16,7 @@ from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_by_days_changes_no_result_and_no_duration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_without_tries_left_it_has_no_result_and_the_same_command_tries_anew(tmp
     assert DIVERGED not in (store.record(stage.id) or {})
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_between_two_tries_goes_on_with_those_left(tmp_path: Path, diverging: Any) -> None:
     graph, store = set_up(tmp_path)
     stage, rates = scratch(graph), diverging(1)

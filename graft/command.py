@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import ParamSpec
 
-from graft.errors import GraftError, full_disk
+from graft.errors import GraftError, disk_error
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes."""
@@ -77,7 +77,7 @@ def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except OSError as error:
-            if (sentence := full_disk(error)) is None:
+            if (sentence := disk_error(error)) is None:
                 raise
             print(f"error: {sentence}", file=sys.stderr)
             return FAILED

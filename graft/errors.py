@@ -6,16 +6,24 @@ import difflib
 import errno
 from collections.abc import Iterable
 
-FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+DISK = {
+    errno.ENOSPC: ("is full", "make room"),
+    getattr(errno, "EDQUOT", errno.ENOSPC): ("is full", "make room"),
+    errno.EFBIG: ("takes no file so large", "raise its limit (ulimit -f)"),
+    errno.EROFS: ("can only be read", "make it writable"),
+    errno.EIO: ("has an error", "check it"),
+}
+"""What a disk may have, and what to do about it, by error number."""
 
 
-def full_disk(error: BaseException) -> str | None:
-    """The sentence for a disk, or a quota, that is full; None where ``error`` and its causes are something else."""
+def disk_error(error: BaseException) -> str | None:
+    """The sentence for a disk that is full or broken; None where ``error`` and its causes are something else."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in FULL:
+        if isinstance(cause, OSError) and cause.errno in DISK:
+            what, then = DISK[cause.errno]
             where = f" ({cause.filename})" if cause.filename else ""
-            return f"The disk is full{where}; make room, then give the same command again, which goes on from there."
+            return f"The disk {what}{where}; {then}, then give the same command again, which goes on from there."
         cause = cause.__cause__ or cause.__context__
     return None
 

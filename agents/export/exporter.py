@@ -21,7 +21,7 @@ from graft.agents.export.recording import Recording
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.onnx_session import packages
 from graft.envs.core.registry import Registry
-from graft.errors import GraftError, full_disk
+from graft.errors import GraftError, disk_error
 
 Replay = Callable[[Path], str | None]
 """Records the agent into a folder and returns the file's name; None where the task cannot be drawn."""
@@ -235,6 +235,6 @@ def write_folder(out: Path, marker: str, fill: Callable[[Path], None]) -> None:
 
 def _unwritable(error: OSError, path: Path) -> Exception:
     """What to raise: a sentence, or the error itself where the disk is full, which is no bad input."""
-    if full_disk(error):
+    if disk_error(error):
         return error
     return GraftError(f"{error.filename or path} cannot be written ({error.strerror}).")

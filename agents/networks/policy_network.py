@@ -110,7 +110,15 @@ def split_choices(logits: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Ten
 
 
 class Unstable(RuntimeError):
-    """Training diverged: the policy's outputs are not finite."""
+    """Training diverged: a loss, gradient, weight or output is not finite.
+
+    Attributes:
+        env_steps: that the training had taken; None outside of one.
+        batch: name -> array of the minibatch by which it diverged; empty where that is not known.
+    """
+
+    env_steps: int | None = None
+    batch: Mapping[str, NDArray[Any]] = {}
 
 
 def check_finite(outputs: Outputs) -> None:

@@ -16,7 +16,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from graft.agents.checkpoints.learner_state import arrays, tensors
 from graft.agents.checkpoints.snapshot import Savable, SavedState
 from graft.agents.checkpoints.snapshotter import RandomState, Snapshotter
-from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.networks.policy_network import PolicyNetwork, Unstable
 from graft.agents.ray_session.session import join
 from graft.agents.rllib.algorithm import Algorithm
 from graft.agents.rllib.learner import HOOKS
@@ -218,6 +218,8 @@ def _run(training: RemoteTraining, job: TrainJob, eval_env: TaskVectorEnv, level
             job.critics.update(training.critics())
             cause.env_steps = algorithm.env_steps
             job.record(algorithm.env_steps, cause.faults.metrics())
+        if isinstance(cause, Unstable):
+            training.complete(cause)
         if cause is error:
             raise
         raise cause from error

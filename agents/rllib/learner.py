@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,10 +18,11 @@ from graft.agents.checkpoints.learner_state import freezing, optimiser_state, re
 from graft.agents.checkpoints.snapshot import SavedState
 from graft.agents.checkpoints.snapshotter import RandomState
 from graft.agents.networks.normaliser import commit_statistics
-from graft.agents.networks.policy_network import PolicyNetwork, Unstable
+from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.training.backend import Batch, CriticLayers, Hooks
 from graft.agents.training.critics import CriticState
+from graft.agents.training.divergence import DivergenceCheck, total_norm
 from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.memory import keep_freed_memory
 
@@ -44,6 +46,7 @@ class TransferLearner(TorchLearner):
     """
 
     _batch: Batch | None = None
+    _minibatch: Mapping[str, Any] = {}
     failure: Exception | None = None
     """What ended an update of this learner; the other learners only have torch's error of a lost connection."""
 
@@ -69,6 +72,7 @@ class TransferLearner(TorchLearner):
         return cast(Hooks, self.config.learner_config_dict[HOOKS].value)
 
     def build(self) -> None:
+        self.divergence = DivergenceCheck()
         keep_freed_memory()
         super().build()
 
@@ -127,7 +131,7 @@ class TransferLearner(TorchLearner):
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> Any:
         columns = batch.get(DEFAULT_MODULE_ID)
-        self._batch = None
+        self._batch, self._minibatch = None, batch
         if columns is not None:
             self._batch = Batch(columns[Columns.OBS], columns[Columns.ACTIONS], self.critic_layers)
         try:
@@ -139,11 +143,12 @@ class TransferLearner(TorchLearner):
             raise
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
-        """The mean over all learners; raises Unstable where the loss is not finite: RLlib would skip the minibatch."""
-        if not all(bool(torch.isfinite(loss)) for loss in loss_per_module.values()):
-            raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
+        """The mean over all learners; raises Unstable where a loss or a gradient is not finite."""
         gradients = self.library_gradients(loss_per_module)
-        return self._averaged({parameter: grad for parameter, grad in gradients.items() if grad is not None})
+        mean = self._averaged({parameter: grad for parameter, grad in gradients.items() if grad is not None})
+        losses = [loss.detach() for loss in loss_per_module.values()]
+        self.divergence.see(total_norm([*losses, *mean.values()]), partial(_flat, self._minibatch))
+        return mean
 
     def library_gradients(self, loss_per_module: dict[str, Any]) -> dict[Any, Any]:
         return super().compute_gradients(loss_per_module)
@@ -188,6 +193,7 @@ class TransferLearner(TorchLearner):
         super().after_gradient_based_update(timesteps=dict(timesteps))
         for network in self.networks.values():
             commit_statistics(network, self._gathered)
+        self.divergence.check_weights(p for network in self.networks.values() for p in network.parameters())
 
     def _gathered(self, pending: torch.Tensor) -> list[torch.Tensor]:
         if self.config.num_learners < 2:
@@ -250,3 +256,9 @@ class TransferLearner(TorchLearner):
 
     def random_state(self) -> RandomState:
         return RandomState(torch.device(self.device))
+
+
+def _flat(batch: Mapping[str, Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """A minibatch by policy and column."""
+    columns = {f"{policy}/{name}": column for policy, of_one in batch.items() for name, column in of_one.items()}
+    return {name: column for name, column in columns.items() if isinstance(column, torch.Tensor)}

@@ -9,7 +9,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from graft.agents.checkpoints.learner_state import arrays, restore_freezing, tensors
 from graft.agents.checkpoints.snapshot import SavedState
-from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.networks.policy_network import PolicyNetwork, Unstable
 from graft.agents.rllib.learner import TransferLearner
 from graft.agents.rllib.runner import BatchRunner
 from graft.agents.training.backend import Hooks
@@ -50,6 +50,11 @@ class RemoteTraining:
         asked = self.algorithm.learner_group.foreach_learner(lambda learner: learner.failure, healthy_only=False)
         errors = [result.get() for result in asked if result.ok and result.get() is not None]
         return next((error for error in errors if type(error) is not RuntimeError), next(iter(errors), None))
+
+    def complete(self, error: Unstable) -> None:
+        """Add to what ended the training when that was, and a minibatch where it has none (of a runner)."""
+        error.env_steps = self.algorithm.env_steps
+        error.batch = error.batch or self.learners(lambda learner: learner.divergence.last())[0]
 
     def fetch(self) -> SavedState:
         """The first learner's state, which this process's networks and hooks take over."""

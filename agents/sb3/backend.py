@@ -17,13 +17,14 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from graft.agents.checkpoints.snapshot import Savable
 from graft.agents.checkpoints.snapshotter import EnvState, RandomState, Snapshotter, steps_to_catch_up
 from graft.agents.networks.normaliser import commit_statistics
-from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.networks.policy_network import PolicyNetwork, Unstable
 from graft.agents.sb3.algorithm import Algorithm
 from graft.agents.sb3.gradients import MethodGradients
 from graft.agents.sb3.learner_state import SavableLearner, network_optimizer
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Record, TrainJob, TrainResult
 from graft.agents.training.critics import CriticState
+from graft.agents.training.divergence import DivergenceCheck
 from graft.agents.training.evaluate import eval_mode, nth_seed
 from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.memory import keep_freed_memory
@@ -41,14 +42,17 @@ RETURNS = "rollout/return_mean/"  # prefix of the tag of a part's latest trainin
 
 
 class RecordWriter(KVWriter):
-    """Sends the library's logs to a `Record`, under the tags of both backends."""
+    """Sends the library's logs to a `Record`, under the tags of both backends; raises Unstable for a loss in them that
+    is not finite.
+    """
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
+    def __init__(self, record: Record, divergence: DivergenceCheck) -> None:
+        self._record, self._divergence = record, divergence
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Keep ``train/*``, renamed tags and parts' returns; drop other counters."""
         kept = {k: float(v) for k, v in key_values.items() if k in RENAMED or k.startswith(("train/", RETURNS))}
+        self._divergence.check_losses(kept)
         if values := {RENAMED.get(k, k): v for k, v in kept.items()}:
             self._record(step, values)
 
@@ -82,12 +86,17 @@ class TrainingCallback(BaseCallback):
         if faults := self._evaluation.new_faults():
             self._job.record(self.model.num_timesteps, faults)
 
+    def _check_weights(self) -> None:
+        assert isinstance(self.model, MethodGradients)
+        self.model.divergence.check_weights(self.model.policy.parameters())
+
     def _on_rollout_start(self) -> None:
         commit_statistics(self.model.policy)
         self._snapshotter.maybe_save(self.model.num_timesteps)
         due = self._evaluation.due(self.model.num_timesteps)
         if not due and not self._log_due():
             return
+        self._check_weights()
         self._log()
         if due:
             self._evaluation.evaluate(self.model.num_timesteps)
@@ -103,6 +112,7 @@ class TrainingCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         commit_statistics(self.model.policy)
+        self._check_weights()
         self._log()
         self._evaluation.evaluate(self.model.num_timesteps)
 
@@ -125,7 +135,8 @@ def train(job: TrainJob) -> TrainResult:
         eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, levels)))
         env = BatchVecEnv(batch, algorithm.reward_scale)
         learner = algorithm.learner(network, env, job.seed % 2**32, job.hooks.gradients, job.device)
-        learner.set_logger(Logger(None, [RecordWriter(job.record)]))
+        assert isinstance(learner, MethodGradients)
+        learner.set_logger(Logger(None, [RecordWriter(job.record, learner.divergence)]))
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
         critics = _prepare_critics(learner, job)
         evaluation = PeriodicEvaluation(job, eval_env, levels, lambda: [batch.faults])
@@ -172,7 +183,7 @@ def _prepare_critics(learner: BaseAlgorithm, job: TrainJob) -> CriticState | Non
 
 
 def _learn(
-    learner: BaseAlgorithm,
+    learner: MethodGradients,
     job: TrainJob,
     evaluation: PeriodicEvaluation,
     recent: RecentReturns,
@@ -189,4 +200,8 @@ def _learn(
     except TooManyFaults as error:
         error.env_steps = learner.num_timesteps
         job.record(learner.num_timesteps, evaluation.faults().metrics())
+        raise
+    except Unstable as error:
+        error.env_steps = learner.num_timesteps
+        error.batch = error.batch or learner.divergence.last()
         raise

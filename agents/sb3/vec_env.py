@@ -57,7 +57,7 @@ class BatchVecEnv(VecEnv):
         self._returns = np.zeros(env.num_envs)
         self.lengths = np.zeros(env.num_envs, np.int64)
         self.alive = self.acted = self._all = np.ones(env.num_envs, np.bool_)
-        self._start = time.time()
+        self._start = time.perf_counter()
         self.recent = RecentReturns(env.groups)
         self._no_infos: list[dict[str, Any]] = [{}] * env.num_envs
 
@@ -104,7 +104,7 @@ class BatchVecEnv(VecEnv):
         dones = terminated | truncated
         episodes = {}
         if dones.any():
-            elapsed = time.time() - self._start
+            elapsed = time.perf_counter() - self._start
             for i in np.flatnonzero(dones).tolist():
                 episodes[i] = {"r": float(self._returns[i]), "l": int(self.lengths[i]), "t": elapsed}
                 self.recent.add(i, self._returns[i])

@@ -305,6 +305,9 @@ class Common(Strict):
     recall: Annotated[int, Field(ge=1)] = Field(
         256, description="episodes on each earlier task, to measure what was kept"
     )
+    divergence_retries: Annotated[int, Field(ge=0, le=8)] = Field(
+        2, description="how often a training that diverges begins again, each time at half the learning rate"
+    )
     licence: Licence | None = Field(
         None, description="SPDX id of the licence that its checkpoints are under; by default their source's"
     )

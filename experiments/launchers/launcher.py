@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from graft.envs.core.faults import TooManyFaults
-from graft.errors import GraftError, full_disk
+from graft.errors import GraftError, disk_error
 from graft.experiments.plan.stage import Graph, Stage, StoppedEarly
 from graft.experiments.store.lock import TakenOver
-from graft.experiments.store.records import Store
+from graft.experiments.store.records import DIVERGED, Store
 
 LOCK_TIMEOUT = 150.0
 """Seconds that a worker waits for the lock of a stage's folder. Ray ends the workers of a node that was cut off within
@@ -140,8 +140,8 @@ def attempt(
 ) -> str | None:
     """Run a stage in this process, unless another has done it meanwhile; returns the error for people, or None.
 
-    The stage's record says why it failed; where another process takes it over, or the disk is full, nothing is recorded
-    here, and the stage goes on from its snapshot when it is run again.
+    The stage's record says why it failed; where another process takes it over, or the disk takes no more, nothing is
+    recorded here, and the stage goes on from its snapshot when it is run again.
 
     Args:
         env_workers: processes for its environments (`graft.envs.make`).
@@ -153,12 +153,13 @@ def attempt(
     except GraftError as error:  # the folder is another process's, so nothing may be recorded there
         return str(error)
     except OSError as error:
-        if (sentence := full_disk(error)) is None:
+        if (sentence := disk_error(error)) is None:
             raise
         return sentence
 
 
 def _run(stage: Stage, store: Store, reporter: StageReporter, env_workers: int) -> str | None:
+    from graft.experiments.stages.divergence import Diverged
     from graft.experiments.stages.run_stage import run_stage
 
     def report(env_steps: int, values: Mapping[str, float]) -> None:
@@ -176,11 +177,14 @@ def _run(stage: Stage, store: Store, reporter: StageReporter, env_workers: int) 
     except TooManyFaults as error:  # with what the environment raised, for its author
         store.fail(stage, str(error), faults=dict(error.faults), traceback=traceback.format_exc())
         return str(error)
+    except Diverged as error:
+        store.fail(stage, str(error), DIVERGED, **{DIVERGED: error.divergences})
+        return str(error)
     except GraftError as error:
         store.fail(stage, str(error))
         return str(error)
     except Exception as error:
-        if (sentence := full_disk(error)) is not None:
+        if (sentence := disk_error(error)) is not None:
             return sentence
         store.fail(stage, traceback.format_exc())
         return f"{type(error).__name__}: {error}"

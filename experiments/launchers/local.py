@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
@@ -134,8 +135,15 @@ def _poll(worker: _Worker, queue: StageQueue, store: Store, listener: RunListene
         worker.process.join(timeout=10)
         ended = True
         if not store.done(stage.id):
-            error = f"its worker died (exit code {worker.process.exitcode}); was the memory used up?"
+            error = _how_it_died(worker.process.exitcode)
             store.fail(stage, error)
     if ended:
         worker.stage = None
         queue.finish(stage, error)
+
+
+def _how_it_died(code: int | None) -> str:
+    """``code``: the exit code of a worker, the negative number of a signal where one ended it."""
+    by = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"died with exit code {code}"
+    memory = ", as systems do when memory is used up (fewer --jobs need less)" if code == -9 else ""
+    return f"its worker {by}{memory}; the same command goes on from its latest snapshot"

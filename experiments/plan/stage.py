@@ -68,6 +68,7 @@ class Stage:
         scale: bounds of the normalised score in its metrics; not hashed, as training does not use it.
         licence: SPDX id of its checkpoint's; not hashed. licence_overridden: whether
             its source allows no derivatives, and it was to be used all the same; not hashed.
+        divergence_retries: how often it begins again where its training diverges; not hashed, as it changes no result.
         own_parts: module -> sha256 of its file, for what of the stage is the user's own, when the stage was planned.
         sinks: where its metrics go beside its folder, by name; not hashed.
         observer: called with (env steps, {tag: value}) in the process that runs the stage; may raise StoppedEarly
@@ -98,6 +99,7 @@ class Stage:
     licence_overridden: bool = False
     sinks: tuple[str, ...] = ("tensorboard",)
     observer: Callable[[int, Mapping[str, float]], None] | None = None
+    divergence_retries: int = 0
     own_parts: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:

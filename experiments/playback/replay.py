@@ -11,7 +11,7 @@ import numpy as np
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
-from graft.errors import GraftError, full_disk
+from graft.errors import GraftError, disk_error
 from graft.experiments.playback.frames import PlaybackStep, playback, until
 from graft.experiments.playback.record import record
 
@@ -29,7 +29,7 @@ def write_replay(checkpoint: Checkpoint, network: PolicyNetwork, seed: int, fold
             else:
                 _write_mp4(folder / name, fps, steps)
     except GraftError as error:  # it is not drawn, or fails when it is
-        if full_disk(error):
+        if disk_error(error):
             raise
         return None
     return name

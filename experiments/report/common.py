@@ -19,7 +19,7 @@ from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.plan.stage import Graph
-from graft.experiments.store.records import COST, RESUMED, STARTS, Store
+from graft.experiments.store.records import COST, DIVERGED, RESUMED, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
 from graft.transfer.statistics import FloatArray, Interval, interquartile_mean, iqm_interval
@@ -122,17 +122,22 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
     stages = []
     for stage in graph.stages.values():
         record = store.record(stage.id) or {"status": "waiting"}
+        diverged = record["status"] == DIVERGED
         stages.append(
             {
                 "id": stage.id,
                 "kind": stage.kind,
                 "label": stage.label,
-                "status": record["status"] if stage.id not in failed else "failed",
+                "status": record["status"] if diverged or stage.id not in failed else "failed",
                 "env_steps": record.get("env_steps", 0),
                 "seconds": record.get("seconds", 0.0),
-                "error": failed.get(stage.id),
+                "error": record.get("error") if diverged else failed.get(stage.id),
             }
-            | {name: record[name] for name in ("return_means", "faults", STARTS, RESUMED, COST) if name in record}
+            | {
+                name: record[name]
+                for name in ("return_means", "faults", STARTS, RESUMED, DIVERGED, COST)
+                if name in record
+            }
             | ({"clipped": {"task": str(stage.task), **record["clipped"]}} if "clipped" in record else {})
         )
     return stages
@@ -210,7 +215,11 @@ def in_lines(name: str, width: int) -> str:
 
 def seed_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences on missing and on few seeds."""
-    lines = [f"{_of_row(row)}: {row['missing_seeds']} seeds missing." for row in rows if row["missing_seeds"]]
+    lines = [
+        f"{_of_row(row)}: {row['missing_seeds']} seeds missing{diverged_words(row)}."
+        for row in rows
+        if row["missing_seeds"]
+    ]
     few = min((row["seeds"] for row in rows), default=ENOUGH_SEEDS)
     if 0 < few < ENOUGH_SEEDS:
         why = "it has no interval, ratio or verdict" if few == 1 else "intervals are wide"
@@ -222,6 +231,11 @@ def seed_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             each = f"each method lacks {next(iter(lacking.values()))}"
         lines.append(f"A verdict needs {LEAST_SEEDS} seeds of the method and of scratch: {each}.")
     return lines
+
+
+def diverged_words(row: Mapping[str, Any]) -> str:
+    """How many seeds of a row diverged, to follow its name; nothing where none did."""
+    return f", {row['diverged_seeds']} diverged" if row.get("diverged_seeds") else ""
 
 
 def evaluation_notes(counts: Sequence[int]) -> list[str]:
@@ -289,17 +303,28 @@ def best_notes(store: Store, best: Sequence[Best]) -> list[str]:
 
 
 def failed_notes(data: Mapping[str, Any]) -> list[str]:
-    """A sentence where stages failed."""
-    failed = [stage for stage in data["stages"] if stage.get("error")]
-    if not failed:
-        return []
-    first = f"the first, {failed[0]['label']}: {failed[0]['error']}"
-    return [f"FAILED: {len(failed)} of {len(data['stages'])} stages; {first}"]
+    """Sentences where stages failed or diverged, and where some were trained at a smaller learning rate than asked."""
+    stages = data["stages"]
+    diverged = [stage for stage in stages if stage.get("status") == DIVERGED]
+    failed = [stage for stage in stages if stage.get("error") and stage not in diverged]
+    lines = [
+        f"{word}: {len(some)} of {len(stages)} stages{then}; the first, {some[0]['label']}: {some[0]['error']}"
+        for word, then, some in (("FAILED", "", failed), ("DIVERGED", ", which count in no mean", diverged))
+        if some
+    ]
+    slower = [
+        f"{stage['label']} ({len(stage[DIVERGED])} times, at last at {stage[DIVERGED][-1]['learning_rate']:g})"
+        for stage in stages
+        if stage.get(DIVERGED) and stage not in diverged
+    ]
+    if slower:
+        lines.append(f"WARNING: these diverged, and began again at half the learning rate: {', '.join(slower)}.")
+    return lines
 
 
 def unfinished_notes(data: Mapping[str, Any]) -> list[str]:
     """A sentence where stages have not run to their end, nor failed."""
-    waiting = sum(stage.get("status", "done") not in ("done", "failed") for stage in data["stages"])
+    waiting = sum(stage.get("status", "done") not in ("done", "failed", DIVERGED) for stage in data["stages"])
     if not waiting:
         return []
     return [f"UNFINISHED: {waiting} of {len(data['stages'])} stages have not ended; these are the results so far."]

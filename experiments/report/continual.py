@@ -23,6 +23,7 @@ from graft.experiments.report.common import (
     Name,
     bounded,
     clip_notes,
+    diverged_words,
     env_steps,
     estimate_bounds,
     failed_notes,
@@ -55,7 +56,7 @@ class ContinualResult:
             task was not evaluated.
         curves: per seed and task, the normalised score while it was learned.
         sizes: per seed, parameters and bytes of memory in the end.
-        missing: number of seeds whose stages failed or have not run.
+        missing: number of seeds whose stages failed or have not run. diverged: those of them in which one diverged.
         env_steps: of one seed, on all tasks.
         networks: per seed, (seed, id of the stage that made the last network).
         stages: per seed, ids of the stages whose curves these are, in the order of the tasks.
@@ -71,6 +72,7 @@ class ContinualResult:
     networks: tuple[tuple[int, str], ...] = ()
     stages: tuple[tuple[str, ...], ...] = ()
     spent: tuple[tuple[str, ...], ...] = ()
+    diverged: int = 0
 
 
 def task_bounds(config: SequenceConfig, graph: Graph, store: Store) -> list[Bounds]:
@@ -136,6 +138,7 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         tuple(networks),
         tuple(stages),
         tuple(spent),
+        sum(any(map(store.diverged, run)) for run in comparison.trained),
     )
 
 
@@ -211,6 +214,7 @@ def row(
         "method": label(result.method),
         "seeds": len(result.matrices),
         "missing_seeds": result.missing,
+        "diverged_seeds": result.diverged,
         "network_per_task": not result.method.uses_source,
         "reference": "reference" in result.method.provides,
         "average_performance": interval(_performances(result)),
@@ -262,7 +266,7 @@ def results(
 
 def table(data: Mapping[str, Any], width: int = 80) -> Table:
     """The closing table; it fits ``width`` columns."""
-    longest = max((len(row["method"]) for row in data["rows"]), default=0)
+    longest = max((len(row["method"] + diverged_words(row)) for row in data["rows"]), default=0)
     spare = max(0, width - 80)  # first for intervals below zero, then for long names
     wide = min(spare // 2, 2)
     widths = {"method": max(17, min(longest, 17 + spare - 2 * wide)), "performance": 18 + wide, "forgetting": 18 + wide}
@@ -270,7 +274,7 @@ def table(data: Mapping[str, Any], width: int = 80) -> Table:
     for entry in data["rows"]:
         kilobytes = (4 * entry["parameters"] + entry["bytes_beside"]) / 1000
         made.add_row(
-            Name(entry["method"]),
+            Name(entry["method"] + diverged_words(entry)),
             format_score(entry["average_performance"], ", "),
             "-" if entry["network_per_task"] else format_score(entry["forgetting"], ", "),
             format_score(entry["learned"]),

@@ -87,13 +87,21 @@ class ExperimentCost(_Model):
     total: Cost | None
 
 
+class Divergence(_Model):
+    """A try of a training that diverged; ``file``: the minibatch, in the stage's folder."""
+
+    env_steps: int
+    learning_rate: float
+    file: str
+
+
 class StageResult(_Model):
     """What became of a stage."""
 
     id: str
     kind: Literal["pretrain", "transfer", "consolidate"]
     label: str
-    status: Literal["waiting", "running", "stopped", "failed", "done"]
+    status: Literal["waiting", "running", "stopped", "failed", "diverged", "done"]
     env_steps: int
     seconds: float
     error: str | None
@@ -101,6 +109,7 @@ class StageResult(_Model):
     faults: dict[str, int] = {}
     clipped: dict[str, Any] = {}
     starts: dict[str, Any] = {}
+    diverged: list[Divergence] = []
     resumed_with_fresh_episodes: dict[str, Any] = {}
     cost: StageCost | None = None
 
@@ -120,6 +129,7 @@ class TransferRow(_Model):
     method: str
     seeds: int
     missing_seeds: int
+    diverged_seeds: int = 0
     evaluations: int
     scored: bool
     estimated: bool
@@ -186,6 +196,7 @@ class SequenceRow(_Model):
     method: str
     seeds: int
     missing_seeds: int
+    diverged_seeds: int = 0
     network_per_task: bool
     reference: bool
     average_performance: Interval | None

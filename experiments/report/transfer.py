@@ -20,6 +20,7 @@ from graft.experiments.report.common import (
     Name,
     bounded,
     clip_notes,
+    diverged_words,
     estimate_bounds,
     evaluation_notes,
     failed_notes,
@@ -49,7 +50,7 @@ class TransferResult:
     """A comparison with the normalised curves of its finished seeds, and those of scratch.
 
     Attributes:
-        missing: number of seeds whose stages failed or have not run.
+        missing: number of seeds whose stages failed or have not run. diverged: those of them that diverged.
         kept: per seed, the normalised score on the source after the transfer; empty where it is not measured.
         kept_of: per seed, the same before the transfer; empty where it is not known.
         not_kept: why ``kept`` is empty, a key of `NOT_KEPT`.
@@ -72,6 +73,7 @@ class TransferResult:
     estimated: bool = False
     starts: tuple[tuple[str, Mapping[str, float]], ...] = ()
     finished: tuple[str, ...] = ()
+    diverged: int = 0
 
     @property
     def is_scratch(self) -> bool:
@@ -111,6 +113,7 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
                     curves,
                     scratch,
                     missing=len(comparison.stages) - len(curves),
+                    diverged=sum(map(store.diverged, comparison.stages)),
                     kept=after,
                     kept_of=before if len(before) == len(after) else (),
                     not_kept="no bounds" if unscored else comparison.not_kept,
@@ -225,6 +228,7 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "method": label(comparison.method),
         "seeds": len(curves),
         "missing_seeds": measured.missing,
+        "diverged_seeds": measured.diverged,
         "evaluations": len(curves[0].steps),
         "scored": scored,
         "estimated": measured.estimated,
@@ -392,7 +396,8 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
     wide = width >= WIDE
     numbers: dict[str, int] = WIDE_NUMBERS if wide else NUMBERS
     room = width - sum(numbers.values()) - len(numbers) - VERDICT - 1
-    method = max(LEAST_METHOD, min(room, max((len(row_name(row, rows)) for row in rows), default=0)))
+    longest = max((len(row_name(row, rows) + diverged_words(row)) for row in rows), default=0)
+    method = max(LEAST_METHOD, min(room, longest))
     made = []
     for target in dict.fromkeys(row["target"] for row in rows):
         of_target = [row for row in rows if row["target"] == target]
@@ -401,7 +406,7 @@ def tables(rows: list[dict[str, Any]], width: int = 80) -> list[Table]:
         title = f"{' and '.join(sources)} → {target}" if sources else target
         table = score_table(title, widths, ("method", "verdict"))
         for entry in of_target:
-            table.add_row(Name(row_name(entry, of_target)), *_cells(entry, wide))
+            table.add_row(Name(row_name(entry, of_target) + diverged_words(entry)), *_cells(entry, wide))
         made.append(table)
     return made
 

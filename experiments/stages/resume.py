@@ -75,7 +75,7 @@ class Resumption:
 
     def __init__(self, stage: Stage, store: Store) -> None:
         folder = store.folder(stage.id)
-        self._check_holder = partial(store.check_holder, stage.id)
+        self.check_holder = partial(store.check_holder, stage.id)
         self._folder, self._metrics_file, self._identity = folder / SNAPSHOT, folder / METRICS, _identity(stage)
         self._snapshot = Snapshot.read(self._folder, self._identity)
         self.metrics, self.refusal = b"", ""
@@ -112,7 +112,7 @@ class Resumption:
         """
 
         def save() -> SavedState:
-            self._check_holder()
+            self.check_holder()
             tensors, values = session.save()
             length = log.length()
             digest = hashlib.sha256(_beginning(self._metrics_file, length)).hexdigest()

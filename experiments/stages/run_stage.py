@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import Algorithm
-from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult
+from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult, Unstable
 from graft.agents.training.evaluate import Episodes, evaluate
 from graft.agents.training.rollouts import Rollouts, collect, collect_random
 from graft.envs.core.task import Task
@@ -24,13 +24,23 @@ from graft.envs.factory import make, schemas
 from graft.errors import GraftError
 from graft.experiments.config.backends import backend
 from graft.experiments.plan.stage import Recall, Stage
+from graft.experiments.stages.divergence import FACTOR, Diverged, divergences, in_words, keep_minibatch
 from graft.experiments.stages.fault_checkpoint import checkpoint_on_faults
 from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
 from graft.experiments.stages.resume import Resumption, prepare
 from graft.experiments.stages.work import Work, latency, work_of
 from graft.experiments.store.provenance import provenance
-from graft.experiments.store.records import COST, FAULT_CHECKPOINT, RECALL_SECONDS, RESUMED, STARTS, Store, write_json
+from graft.experiments.store.records import (
+    COST,
+    DIVERGED,
+    FAULT_CHECKPOINT,
+    RECALL_SECONDS,
+    RESUMED,
+    STARTS,
+    Store,
+    write_json,
+)
 from graft.transfer.method import TransferMethod
 from graft.transfer.probe import Probe
 from graft.transfer.session import TransferSession
@@ -85,14 +95,34 @@ def run_stage(
 ) -> None:
     """Run a stage from its start to its record; the stages that it depends on are in ``store``.
 
+    Where its training diverges, it begins again at a smaller learning rate, `Stage.divergence_retries` times at most.
+
     Args:
         workers: processes that environments are spread over in training (`envs.make`); results do not depend on it.
         note: called with sentences for the user: why a stopped stage starts over, where one goes on with fresh
             episodes, or a method's remarks at the end.
     Raises:
         GraftError: the source's checkpoint is damaged, or does not fit the task.
-        Unstable: training diverged.
+        Diverged: its training diverged, in all its tries.
     """
+    folder = store.folder(stage.id)
+    # Killed before the last was recorded, or fewer are allowed now.
+    for extra in divergences(folder)[stage.divergence_retries :]:
+        (folder / extra["file"]).unlink()
+    while True:
+        try:
+            return _try(stage, store, progress, workers, note)
+        except Unstable as error:
+            known = divergences(folder)
+            if error.env_steps is None or len(known) > stage.divergence_retries:
+                raise Diverged(in_words(folder, error), known) from error
+            note(
+                f"Note: {stage.label} diverged after {error.env_steps:,} env steps, and begins again at "
+                f"{FACTOR:g} of the learning rate, try {len(known) + 1} of {stage.divergence_retries + 1}."
+            )
+
+
+def _try(stage: Stage, store: Store, progress: MetricsCallback, workers: int, note: Callable[[str], None]) -> None:
     resumption = prepare(stage, store)
     if resumption.refusal:
         note(f"Note: {stage.label} starts over: {resumption.refusal}.")
@@ -121,6 +151,7 @@ def run_stage(
         **_entry("return_means", outcome.result.final_means),
         **_entry("faults", outcome.result.faults),
         **_entry(STARTS, outcome.starts),
+        **_diverged(folder),
         **_clipped(outcome.result),
         **_resumed(outcome.result),
     )
@@ -267,11 +298,12 @@ class _StageRun(NamedTuple):
     def _backend_train(
         self, session: TransferSession, budget: int, evaluation: Evaluation, partners: Partners | None = None
     ) -> TrainResult:
-        stage = self.stage
+        stage, algorithm = self.stage, cast(Any, self._algorithm(session))  # all have a rate
+        rate = algorithm.learning_rate * FACTOR ** len(divergences(self.folder))
         job = TrainJob(
             network=session.network,
             task=stage.task,
-            algorithm=self._algorithm(session),
+            algorithm=replace(algorithm, learning_rate=rate),
             budget=budget,
             seed=stage.random_seeds()[1],
             record=self.log,
@@ -283,7 +315,12 @@ class _StageRun(NamedTuple):
             partners=partners,
             critics=session.critics,
         )
-        return backend(stage.backend).train(job)
+        try:
+            return backend(stage.backend).train(job)
+        except Unstable as error:
+            self.resumption.check_holder()
+            keep_minibatch(self.folder, error, rate)
+            raise
 
     def _note_resumed(self, env_steps: int) -> None:
         self.note(f"goes on  {self.stage.label} from {env_steps:,} env steps, its latest snapshot")
@@ -360,6 +397,7 @@ class _StageRun(NamedTuple):
             | _entry("return_means", result.final_means),
             **_entry("faults", result.faults),
             **_entry(STARTS, outcome.starts),
+            **_diverged(self.folder),
             **_clipped(result),
             **_resumed(result),
             "transplant": None if session.report is None else session.report.summary(),
@@ -379,6 +417,12 @@ def _generator(network: PolicyNetwork, seed: int) -> torch.Generator:
 def _entry(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` under ``name``, for a record; nothing where there are none."""
     return {name: dict(values)} if values else {}
+
+
+def _diverged(folder: Path) -> dict[str, Any]:
+    """Where earlier tries diverged, and at which learning rates, for a record; nothing where none did."""
+    known = divergences(folder)
+    return {DIVERGED: known} if known else {}
 
 
 def _clipped(result: TrainResult) -> dict[str, Any]:

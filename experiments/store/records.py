@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -33,6 +34,11 @@ METRICS = "metrics.jsonl"
 SNAPSHOT = "snapshot"
 FAULT_CHECKPOINT = "checkpoint-at-fault"
 """Checkpoint of a stage whose environments failed too often, in its folder; kept until the stage is done."""
+
+DIVERGED = "diverged"
+"""Status of a stage whose training diverged in all its tries; the key of these in records; and how the names of files
+with the minibatches by which it diverged begin, in its folder.
+"""
 
 STARTS = "starts"
 """In records of stages: ``return_means`` before training of what a method could start from, and what was ``taken``."""
@@ -71,7 +77,7 @@ def _with_defaults(before: dict[str, Any], config: AnyConfig) -> dict[str, Any]:
 RECORD_KEYS = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """Keys of a finished stage's record beside those of every record."""
 
-MUTABLE_KEYS = {"clips", "cost", "methods", "seeds", "sinks", "sources", "targets"}
+MUTABLE_KEYS = {"clips", "cost", "divergence_retries", "methods", "seeds", "sinks", "sources", "targets"}
 """Parts of a config that may change while its folder stays the same."""
 
 
@@ -131,6 +137,8 @@ class Store:
             (self.out / LOCKS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise GraftError(f"{self.out} cannot be made ({error.strerror}); choose another --out.") from error
+        if not os.access(self.out / LOCKS, os.W_OK):
+            raise GraftError(f"{self.out} cannot be written; make it writable, or choose another --out.")
         try:
             with hold_lock(self.out / LOCK, self.out / LOCKS / "run.holder"):
                 yield
@@ -177,7 +185,7 @@ class Store:
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            intact = record["status"] in ("running", "failed", "stopped") or (
+            intact = record["status"] in ("running", "failed", "stopped", DIVERGED) or (
                 record["status"] == "done" and record.keys() >= RECORD_KEYS and record["id"] == stage_id
             )
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -203,17 +211,27 @@ class Store:
         self._checked.add(stage_id)
         return True
 
+    def diverged(self, stage_id: str) -> bool:
+        """Whether the stage ended without a result, as its training diverged in all its tries."""
+        return (self.record(stage_id) or {}).get("status") == DIVERGED
+
     def checkpoint(self, stage_id: str) -> Checkpoint:
         """The stage's checkpoint; its hashes are checked."""
         return Checkpoint.load(self.folder(stage_id) / "checkpoint")
 
     def start(self, stage: Stage, keep: Container[str] = ()) -> Path:
-        """The folder of a stage that runs now, emptied but for the names in ``keep`` and a checkpoint of faults."""
+        """The folder of a stage that runs now, emptied but for the names in ``keep`` and what tells of failures.
+
+        A stage that ended as diverged begins with all its tries; one that was interrupted goes on with those left.
+        """
         folder = self.folder(stage.id)
         self._checked.discard(stage.id)
         folder.mkdir(parents=True, exist_ok=True)
+        ended = self.diverged(stage.id)
         for path in folder.iterdir():
-            if path.name not in keep and path.name != FAULT_CHECKPOINT:
+            if path.name in keep or path.name == FAULT_CHECKPOINT or path.name == "stage.json":
+                continue
+            if ended or not path.name.startswith(DIVERGED):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._write_record(stage, "running")
         return folder
@@ -225,10 +243,10 @@ class Store:
         for name in (SNAPSHOT, FAULT_CHECKPOINT):
             shutil.rmtree(self.folder(stage.id) / name, ignore_errors=True)
 
-    def fail(self, stage: Stage, error: str, **details: Any) -> None:
-        """Record why a stage failed, even before it could start."""
+    def fail(self, stage: Stage, error: str, status: str = "failed", **details: Any) -> None:
+        """Record why a stage failed, even before it could start; ``status``: "failed" or `DIVERGED`."""
         self.folder(stage.id).mkdir(parents=True, exist_ok=True)
-        self._write_record(stage, "failed", error=error, **details)
+        self._write_record(stage, status, error=error, **details)
 
     def stop(self, stage: Stage) -> None:
         """Record that a stage was ended early on purpose; it can continue from its snapshot."""

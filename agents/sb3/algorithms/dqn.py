@@ -23,6 +23,7 @@ from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import Count, Positive, Share
 from graft.agents.training.backend import Batch
+from graft.agents.training.divergence import Columns
 from graft.envs.core.random_actions import allowed_actions
 from graft.errors import GraftError
 
@@ -79,6 +80,9 @@ class TransferDQN(MethodGradients, DQN):
         drawn = allowed_actions(schemas.action, self.action_space.np_random.random((len(rows), 1)), forbidden)
         allowed = np.where(forbidden[rows, actions], drawn, actions)  # what was drawn freely stays uniform
         return allowed, allowed
+
+    def columns(self) -> Columns:
+        return last_minibatch(self.replay_buffer)._asdict
 
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         assert isinstance(self.policy, NetworkDQNPolicy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -17,16 +18,17 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import explained_variance
 from torch import nn
 
-from graft.agents.networks.policy_network import Outputs, PolicyNetwork, Unstable, check_finite
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork, check_finite
 from graft.agents.sb3.algorithm import ALGORITHMS, Algorithm
 from graft.agents.sb3.baseline_ppo import arguments
-from graft.agents.sb3.gradients import MethodGradients, clip_gradients
+from graft.agents.sb3.gradients import MethodGradients
 from graft.agents.sb3.policy import NetworkPolicy
 from graft.agents.sb3.ppo_loss import Taken, Terms, Weights, backward, draw, means
 from graft.agents.sb3.rollout_buffer import TensorRolloutBuffer
 from graft.agents.sb3.vec_env import BatchVecEnv, Step
 from graft.agents.training.algorithm import PPOOptions
 from graft.agents.training.backend import Batch
+from graft.agents.training.divergence import Columns, unstable
 
 
 class _Inputs(NamedTuple):
@@ -40,6 +42,17 @@ class _Inputs(NamedTuple):
     depth: int
     actions: torch.Tensor
     rest: torch.Tensor  # (S, 3): old log-probabilities, advantages, returns
+
+    def columns(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A minibatch of these steps, by name."""
+        log_probs, advantages, returns = self.rest[rows].unbind(1)
+        return {
+            "observations": self.observations[rows],
+            "actions": self.actions[rows],
+            "log_probs": log_probs,
+            "advantages": advantages,
+            "returns": returns,
+        }
 
 
 class TransferPPO(MethodGradients, PPO):
@@ -60,6 +73,7 @@ class TransferPPO(MethodGradients, PPO):
             warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
             super().__init__(*args, **kwargs)
         self._batch: Batch | None = None
+        self._columns: Columns = dict
         self._hidden: torch.Tensor | None = None  # of this rollout's frozen blocks, (steps * N, ...)
         self._depth = 0
         convolves = any(isinstance(module, nn.Conv2d) for module in self._network.modules())
@@ -77,6 +91,9 @@ class TransferPPO(MethodGradients, PPO):
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         assert self._batch is not None
         return self._network, self._batch
+
+    def columns(self) -> Columns:
+        return self._columns
 
     # Rollouts
 
@@ -175,6 +192,7 @@ class TransferPPO(MethodGradients, PPO):
             part = slice(start, start + self.batch_size)
             rows = order[part]
             hidden = inputs.hidden[rows]
+            self._columns = partial(inputs.columns, rows)
             if self._gradients is not None:
                 seen = inputs.observations[rows] if inputs.depth else hidden
                 self._batch = Batch(seen, actions[part])
@@ -182,12 +200,11 @@ class TransferPPO(MethodGradients, PPO):
                 parameter.grad = None
             taken = Taken(actions[part], *rest[part].unbind(1))
             found.append(backward(network.suffix(hidden, inputs.depth), sizes, taken, weights))
-            if self._gradients is None:
-                clip_gradients(parameters, self.max_grad_norm)
             optimizer.step()
         terms = means(torch.cat(found, 1), self.batch_size, weights)
-        if not all(math.isfinite(each.loss) for each in terms):
-            raise Unstable("the loss is not a finite number any more; a smaller learning rate may help")
+        for number, each in enumerate(terms):
+            if not math.isfinite(each.loss):  # with gradients that are, as of a value loss that overflows
+                raise unstable("the loss", partial(inputs.columns, torch.split(order, self.batch_size)[number]))
         return terms
 
     def _log(self, terms: NDArray[np.float64], clip: float, rows: NDArray[np.int64]) -> None:

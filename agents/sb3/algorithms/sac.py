@@ -28,6 +28,7 @@ from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import SACOptions
 from graft.agents.training.backend import Batch, CriticLayers
 from graft.agents.training.critics import CriticState, warmup_steps, without_gradients
+from graft.agents.training.divergence import Columns
 from graft.errors import GraftError
 
 CRITIC_NAMES = {"features_extractor.encoder.": "encoder.", "qf0.": "heads.0.", "qf1.": "heads.1."}
@@ -207,6 +208,9 @@ class TransferSAC(MethodGradients, SAC):
         assert isinstance(self.policy, NetworkSACPolicy)
         self.policy.follow_freezing()
         super().train(gradient_steps, batch_size)
+
+    def columns(self) -> Columns:
+        return last_minibatch(self.replay_buffer)._asdict
 
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         network, sample = self._network, last_minibatch(self.replay_buffer)

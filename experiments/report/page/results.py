@@ -9,7 +9,7 @@ import numpy as np
 
 from graft.experiments.plan.stage import NOT_KEPT
 from graft.experiments.report import continual, transfer
-from graft.experiments.report.common import fixed, format_steps, has_scale, is_estimated
+from graft.experiments.report.common import diverged_words, fixed, format_steps, has_scale, is_estimated
 from graft.experiments.report.lifelong import COLUMNS as LIFELONG
 from graft.experiments.report.lifelong import NOTE as LIFELONG_NOTE
 from graft.experiments.report.page.cells import (
@@ -68,7 +68,7 @@ def _headline_row(row: Row, rows: Sequence[Row], best: bool) -> list[Cell]:
     surely = best and row["verdict"] == "positive"
     said = " (best)" if surely else " (highest mean)" if best and len(rows) > 1 else ""
     return [
-        Cell(transfer.row_name(row, rows) + said, tone="best" if surely else ""),
+        Cell(transfer.row_name(row, rows) + said + diverged_words(row), tone="best" if surely else ""),
         Cell(_verdict(row), tone=str(row["verdict"] or "")),
         area._replace(text=f"{area.text}{groups}"),
         ratio(row["transfer_ratio"]),

@@ -197,8 +197,10 @@ def test_statistics_of_observations_are_counted_in_the_learner():
 
 
 def test_a_loss_that_is_not_finite_is_unstable():
-    with pytest.raises(Unstable, match="smaller learning rate"):
+    with pytest.raises(Unstable, match="smaller learning rate") as caught:
         trained(task=Task("tiny/Match-v0", {"reward": math.nan}), budget=256)
+    assert caught.value.env_steps == 128
+    assert np.isnan(caught.value.batch["default_policy/advantages"]).sum() == TINY["minibatch"]
 
 
 def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from graft.agents.checkpoints import files
 from graft.command import FAILED, command
-from graft.errors import full_disk
+from graft.errors import disk_error
 from graft.experiments.launchers.launcher import attempt
 from graft.experiments.stages import run_stage as stages
 from graft.experiments.store.records import Store
@@ -26,8 +26,10 @@ def full(*_: object) -> None:
 def test_it_is_told_from_other_errors() -> None:
     outer = RuntimeError("cannot save")
     outer.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/data/runs/x")
-    assert "The disk is full (/data/runs/x); make room" in str(full_disk(outer))
-    assert full_disk(OSError(errno.EACCES, "Permission denied")) is None
+    assert "The disk is full (/data/runs/x); make room" in str(disk_error(outer))
+    assert disk_error(OSError(errno.EACCES, "Permission denied")) is None
+    read_only = str(disk_error(OSError(errno.EROFS, "Read-only file system", "/data/runs/x")))
+    assert read_only.startswith("The disk can only be read (/data/runs/x); make it writable, then give the same")
 
 
 def test_a_stage_keeps_its_record_and_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,15 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root may write everywhere
+    with (
+        pytest.raises(GraftError, match=r"out cannot be written; make it writable, or"),
+        Store(tmp_path / "out").lock(),
+    ):
+        pass
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

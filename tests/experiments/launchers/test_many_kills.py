@@ -1,0 +1,49 @@
+"""A sweep of twelve stages that is killed twenty times at random moments, and given the same command each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.tiny_experiment import write_config
+
+ROOT = Path(__file__).parents[3]
+STEPS = 512
+
+
+def results_of(out: Path) -> str:
+    """``results.json`` as text, without the seconds that stages took."""
+    data = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    for stage in data["stages"]:
+        del stage["seconds"]
+    return json.dumps(data, indent=1, sort_keys=True)
+
+
+def weights_of(out: Path) -> dict[str, bytes]:
+    return {p.parts[-3]: p.read_bytes() for p in out.glob("stages/*/checkpoint/weights.safetensors")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_its_results_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+    methods = ["frozen", {"finetune": {"heads": "by_name"}}, {"finetune": {"heads": "fresh"}}]
+    evaluation = {"every": STEPS // 4, "episodes": 8, "num_envs": 8}
+    budgets = {"pretrain": {"steps": STEPS}, "transfer": {"steps": STEPS}}
+    config = write_config(tmp_path, methods=methods, evaluation=evaluation, **budgets)
+    kills, seed = int(os.environ.get("GRAFT_KILLS", "20")), random.randrange(10**6)
+    words = [sys.executable, ROOT / "tests/support/killed_sweep.py", config, tmp_path, kills, seed, "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    said = subprocess.run(list(map(str, words)), env=environment, text=True, stdout=subprocess.PIPE, check=True).stdout
+    print(f"seed {seed}\n{said}")
+    assert "undisturbed: " in said
+    assert said.count("exit code 0") == 2, said + (tmp_path / "log").read_text()
+    assert f"{kills} kills before its end" in said
+    results = results_of(tmp_path / "killed")
+    assert results == results_of(tmp_path / "undisturbed")
+    assert len(json.loads(results)["stages"]) == 12
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "undisturbed")

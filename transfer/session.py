@@ -54,7 +54,6 @@ class TransferSession(Savable):
         target: Schemas,
         architecture: NetworkConfig,
         seed: int,
-        value_scale: float = 1.0,
     ) -> TransferSession:
         """The network that ``method`` builds, and its initial state.
 
@@ -62,8 +61,6 @@ class TransferSession(Savable):
             method: None for plain training.
             source: None for a method that uses none, or where the source itself is trained, from a fresh network.
             target, architecture, seed: as of `TransferMethod.build`.
-            value_scale: what a value head is multiplied by that was carried over: the target's ``reward_scale`` over
-                the source's, whose returns it estimates.
         Raises:
             GraftError: source, target and method do not fit.
         """
@@ -71,8 +68,6 @@ class TransferSession(Savable):
             return cls(TransferMethod(), build_network(target, architecture, seed), {})
         if source is not None or not method.uses_source:
             network, report = method.build(source, target, architecture, seed)
-            if report is not None and value_scale != 1:
-                report = _with_values_scaled(network, report, value_scale)
             critics, rows = FRESH_CRITICS if source is None else method.carry_critics(source, network, seed)
             if report is not None:
                 report = replace(report, rows=report.rows + rows)
@@ -153,18 +148,3 @@ class TransferSession(Savable):
         """Of the network as it is, the method's state, critics, and further ``parts``; without those that are empty."""
         kept = {name: part for name, part in {PART: self.state, CRITICS: self.critics, **(parts or {})}.items() if part}
         return Checkpoint.of(self.network, task, parts=kept, **rest)
-
-
-def _with_values_scaled(network: PolicyNetwork, report: TransplantReport, scale: float) -> TransplantReport:
-    """Multiply the output layer of a value head that was carried over, and say so in the report."""
-    tensors = {f"value.out.{name}": tensor for name, tensor in network.value.out.named_parameters()}
-    carried = {row.tensor for row in report.rows if row.tensor in tensors and row.share > 0}
-    with torch.no_grad():
-        for name in carried:
-            tensors[name].mul_(scale)
-    note = f"times {scale:g}, as the rewards are scaled otherwise here"
-    rows = [
-        replace(row, detail=f"{row.detail}; {note}" if row.detail else note) if row.tensor in carried else row
-        for row in report.rows
-    ]
-    return replace(report, rows=tuple(rows))

@@ -185,6 +185,16 @@ class TaskConfig(TaskSection):
         return self.scale_of(self.task)
 
 
+def _pretrained_name(source: Any) -> str | None:
+    """The name of a checkpoint that comes with Graft, where a source is nothing else."""
+    name = source.get("id") if isinstance(source, dict) and len(source) == 1 else source
+    if not isinstance(name, str) or not name.isidentifier():  # as no id with a version is
+        return None
+    from graft.agents.pretrained import pretrained
+
+    return name if name in pretrained() else None
+
+
 class SourceConfig(TaskSection):
     """A task to pretrain on, or the folder of a checkpoint trained before."""
 
@@ -204,12 +214,8 @@ class SourceConfig(TaskSection):
     @classmethod
     def _pretrained(cls, data: Any) -> Any:
         """``foundation`` alone is the checkpoint of this name that comes with Graft."""
-        name = data.get("id") if isinstance(data, dict) and len(data) == 1 else None
-        if not isinstance(name, str) or not name.isidentifier():  # as no id with a version is
-            return data
-        from graft.agents.pretrained import pretrained
-
-        return {"checkpoint": name, "name": name} if name in pretrained() else data
+        name = _pretrained_name(data)
+        return data if name is None else {"checkpoint": name, "name": name}
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -402,12 +408,16 @@ def _like_source(target: dict[str, Any], sources: Any) -> dict[str, Any]:
 
 def _task_of(source: str | dict[str, Any]) -> Any:
     """A source's task as JSON values, with the names that it has; of a checkpoint, with the schemas in its manifest."""
+    if (name := _pretrained_name(source)) is not None:
+        source = {"checkpoint": name}
     if isinstance(source, str):
         return {"id": source}
     if source.get("checkpoint") is None:
         named = {key: source[key] for key in (KEYWORD, WRAPPERS) if key in source}
         return {"id": source.get("id"), "kwargs": {**source.get("kwargs", {}), **named}}
-    manifest = Path(source["checkpoint"]) / "manifest.json"
+    from graft.agents.pretrained import checkpoint_folder
+
+    manifest = checkpoint_folder(source["checkpoint"]) / "manifest.json"
     try:
         saved = json.loads(manifest.read_text(encoding="utf-8"))
         task = saved["task"]

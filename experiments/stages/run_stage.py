@@ -172,8 +172,19 @@ def _load_source(stage: Stage, store: Store) -> Checkpoint | None:
         loaded = Checkpoint.load(stage.source_folder)
         if loaded.id != stage.source:
             raise GraftError(f"The checkpoint in {stage.source_folder} was replaced since the experiment began.")
-        return inherited(loaded, stage.method)
-    return store.checkpoint(stage.source) if stage.source is not None else None
+        return with_values_scaled(inherited(loaded, stage.method), stage.algorithm.reward_scale)
+    if stage.source is None:
+        return None
+    return with_values_scaled(store.checkpoint(stage.source), stage.algorithm.reward_scale)
+
+
+def with_values_scaled(source: Checkpoint, reward_scale: float) -> Checkpoint:
+    """``source`` with a value head for rewards of this scale: it estimates the returns that its algorithm saw."""
+    seen = (source.record.get("stage") or {}).get("algorithm", {}).get("reward_scale", 1.0)
+    if seen == reward_scale:
+        return source
+    factors = dict.fromkeys(("value.out.weight", "value.out.bias"), reward_scale / seen)
+    return replace(source, tensors={name: t * factors.get(name, 1) for name, t in source.tensors.items()})
 
 
 class _StageRun(NamedTuple):
@@ -223,7 +234,7 @@ class _StageRun(NamedTuple):
         if known := self.resumption.starts:  # of what the snapshot is of
             possible = {known["taken"]: possible[known["taken"]]}
         sessions = {
-            name: TransferSession.begin(method, source, stage.schemas, stage.network, seed, self._value_scale())
+            name: TransferSession.begin(method, source, stage.schemas, stage.network, seed)
             for name, method in (possible or {"": stage.method}).items()
         }
         first = next(iter(sessions.values()))
@@ -234,12 +245,6 @@ class _StageRun(NamedTuple):
         means = {name: float(returns.mean()) for name, returns in starts.items()}
         self.resumption.starts = {"taken": best_start(starts), "return_means": means}
         return sessions[self.resumption.starts["taken"]], self.resumption.starts
-
-    def _value_scale(self) -> float:
-        """Rewards as this stage's algorithm sees them, over rewards as the source's algorithm saw them."""
-        record: Mapping[str, Any] = {} if self.source is None else self.source.record.get("stage") or {}
-        seen = float(record.get("algorithm", {}).get("reward_scale", 1.0))
-        return self.stage.algorithm.reward_scale / seen
 
     def _start_returns(self, network: PolicyNetwork) -> NDArray[np.float64]:
         """Returns of a network before training, on other levels than those of its training and evaluations."""

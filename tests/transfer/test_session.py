@@ -78,17 +78,3 @@ def test_a_checkpoint_without_stems_is_transplanted_like_one_with_them(tmp_path:
     moved = [TransferSession.begin(parse_method("finetune"), c, target, c.network, 1) for c in (old, new)]
     assert_same(weights(moved[0].network), weights(moved[1].network))
     assert moved[0].report == moved[1].report
-
-
-@pytest.mark.parametrize(("heads", "factor"), [("by_name", 10.0), ("fresh", 1.0)])
-def test_values_that_are_carried_over_are_in_the_rewards_of_the_target(heads, factor):
-    source = Checkpoint.of(small_network(MATCH), TASK)
-    method = parse_method({"finetune": {"heads": heads}})
-    plain, scaled = (TransferSession.begin(method, source, MATCH, CONFIG, 1, scale) for scale in (1.0, 10.0))
-    obs = observations(MATCH.observation, 8)
-    torch.testing.assert_close(scaled.network(obs).value, factor * plain.network(obs).value)
-    torch.testing.assert_close(scaled.network(obs).action, plain.network(obs).action)
-    assert scaled.report is not None
-    assert [row.tensor for row in scaled.report.rows if "times 10" in row.detail] == (
-        ["value.out.weight", "value.out.bias"] if heads == "by_name" else []
-    )

@@ -23,6 +23,7 @@ COLOURS = ("#7f7f7f", "#b8b8b8", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e
 DASHES = ("-", "--", ":", "-.")
 """Of lines that share a colour, where there are more methods than colours."""
 
+PANELS = 4  # of learning curves, side by side
 LETTERS_PER_INCH, LINE_LETTERS = 9, 44
 """Letters per inch of a legend, and in a line of a title or a label; longer ones are broken."""
 
@@ -81,12 +82,17 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
     names_of = [row_name(row, rows) for row in rows]
     names = list(dict.fromkeys(names_of))
     alpha = 0.18 if len(names) <= len(COLOURS) else 0.05  # more bands hide the lines; `areas` shows intervals
-    width = 1.5 + max(4.2 * len(targets), 6.0)
+    beside = min(len(targets), PANELS)
+    deep = -(-len(targets) // beside)
+    width = 1.5 + max(4.2 * beside, 6.0)
     scored = all(m.scored for m in measured)
     columns = max(1, min(int(width * LETTERS_PER_INCH / (min(LINE_LETTERS, max(map(len, names))) + 8)), len(names)))
     lines = sum(-(-len(name) // LINE_LETTERS) for name in names)
-    figure, axes = _panels(1, len(targets), width, 3.6 + 0.22 * -(-lines // columns), title, sharey=scored)
-    for axis, target in zip(axes[0], targets, strict=True):
+    figure, grid = _panels(deep, beside, width, 3.6 * deep + 0.22 * -(-lines // columns), title, sharey=scored)
+    axes = list(grid.flat)
+    for axis in axes[len(targets) :]:
+        axis.remove()
+    for axis, target in zip(axes, targets, strict=False):
         for name, m in zip(names_of, measured, strict=True):
             if str(m.comparison.target) != target:
                 continue
@@ -103,7 +109,9 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
         axis.set_xlabel("env steps on the target (thousands)")
         axis.axhline(0, color="black", lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis, target in zip(axes[0][:1] if scored else axes[0], targets, strict=False):
+    for number, (axis, target) in enumerate(zip(axes, targets, strict=False)):
+        if scored and number % beside:
+            continue
         shown = [m for m in measured if scored or str(m.comparison.target) == target]
         scores = np.concatenate([curve.scores for m in shown for curve in m.curves])
         margin = 0.1 * (scores.max() - scores.min()) or 0.1
@@ -111,7 +119,7 @@ def learning_curves(measured: list[TransferResult], path: Path, title: str) -> N
         axis.set_ylabel(
             score_axis(m.estimated for m in shown) if shown[0].scored else "mean return (nothing was learned)"
         )
-    handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), map(_fill, handles), loc="outside lower center", ncols=columns, frameon=False)
     _save(figure, path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,16 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"a YAML file or one of {', '.join(packaged_configs())}; overrides by dotted key",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (default: runs/NAME)")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="copy the checkpoint there, where there is only one")
+    parser.add_argument(
+        "--save", type=Path, metavar="DIR", help="also keep the checkpoint there, where there is only one"
+    )
     parser.add_argument("--jobs", type=int, metavar="N", help="trainings at once (default: one per usable core)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="as in `graft run` (default: 1)")
     add_launcher_options(parser)
     options = parser.parse_intermixed_args(arguments)
+    if all("=" in word for word in options.config):
+        raise GraftError(f"Which config? Give a YAML file or one of {', '.join(packaged_configs())}.")
+    if options.save and options.save.exists():
+        raise GraftError(f"--save {options.save} is there already; choose another folder, or remove it.")
     from rich.console import Console
 
     from graft.experiments.config.experiment import Config
     from graft.experiments.plan.pairs import expand
     from graft.experiments.run import run_stages
+    from graft.experiments.stages.preflight import preflight
     from graft.experiments.store.records import Store
 
     config, overridden = read_config(options.config)
@@ -65,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise GraftError(f"The sources of {config.name} are checkpoints, which are trained already.")
     if options.save and len(graph.stages) > 1:
         raise GraftError(f"--save is for one training, and {config.name} has {len(graph.stages)} (see seeds, sources).")
+    preflight(graph)
     store.check(config)
     with store.lock():
         failed = run_stages(console, config, graph, [], launcher_of(options), store, "pretrain")
@@ -74,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = store.folder(key) / "checkpoint"
             if options.save and key not in failed:
                 made = options.save
-                shutil.copytree(store.folder(key) / "checkpoint", made, dirs_exist_ok=True)
+                store.checkpoint(key).save(made)
             said = f"failed: {failed[key]}" if key in failed else f"checkpoint: {made}"
             console.print(f"{stage.label}: {said}", highlight=False, markup=False, soft_wrap=True)
     return FAILED if failed else 0

@@ -142,9 +142,10 @@ class Checkpoint:
         view that was their default (`with_view`), others that they show no masks where they did not (`without_masks`),
         and networks the options that were their defaults (`with_old_defaults`).
         """
-        folder = checkpoint_folder(folder)
+        folder = Path(folder)
         if not folder.exists() and _previous(folder).exists():
             folder = _previous(folder)
+        folder = checkpoint_folder(folder)
         manifest = read_manifest(folder)
         groups: dict[str, Mapping[str, torch.Tensor]] = {}
         for name, expected in manifest["files"].items():

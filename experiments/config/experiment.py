@@ -186,8 +186,8 @@ class TaskConfig(TaskSection):
 
 
 def _pretrained_name(source: Any) -> str | None:
-    """The name of a checkpoint that comes with Graft, where a source is nothing else."""
-    name = source.get("id") if isinstance(source, dict) and len(source) == 1 else source
+    """The name of a checkpoint that comes with Graft, where a source has one for its id."""
+    name = source.get("id") if isinstance(source, dict) else source
     if not isinstance(name, str) or not name.isidentifier():  # as no id with a version is
         return None
     from graft.agents.pretrained import pretrained
@@ -213,9 +213,10 @@ class SourceConfig(TaskSection):
     @model_validator(mode="before")
     @classmethod
     def _pretrained(cls, data: Any) -> Any:
-        """``foundation`` alone is the checkpoint of this name that comes with Graft."""
-        name = _pretrained_name(data)
-        return data if name is None else {"checkpoint": name, "name": name}
+        """An id such as ``foundation`` is the checkpoint of this name that comes with Graft."""
+        if (name := _pretrained_name(data)) is None:
+            return data
+        return {"name": name, **{key: value for key, value in data.items() if key != "id"}, "checkpoint": name}
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

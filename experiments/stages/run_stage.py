@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -179,11 +180,20 @@ def _load_source(stage: Stage, store: Store) -> Checkpoint | None:
 
 
 def with_values_scaled(source: Checkpoint, reward_scale: float) -> Checkpoint:
-    """``source`` with a value head for rewards of this scale: it estimates the returns that its algorithm saw."""
-    seen = (source.record.get("stage") or {}).get("algorithm", {}).get("reward_scale", 1.0)
+    """``source`` with values for rewards of this scale; its own are of the rewards that its algorithm saw.
+
+    Values are those of the value head, and the Q values of a ``greedy`` policy. SAC's critics stay as they are.
+    Raises GraftError where the checkpoint's record has no number for a scale.
+    """
+    record: Any = source.record.get("stage") or {}
+    algorithm = record.get("algorithm") if isinstance(record, dict) else None
+    seen = algorithm.get("reward_scale", 1.0) if isinstance(algorithm, dict) else 1.0
+    if not isinstance(seen, int | float) or not 0 < seen < math.inf:
+        raise GraftError(f"The source's record has reward_scale {seen!r}; it is a number above 0.")
     if seen == reward_scale:
         return source
-    factors = dict.fromkeys(("value.out.weight", "value.out.bias"), reward_scale / seen)
+    head = "policy" if source.network.distribution == "greedy" else "value"
+    factors = dict.fromkeys((f"{head}.out.weight", f"{head}.out.bias"), reward_scale / seen)
     return replace(source, tensors={name: t * factors.get(name, 1) for name, t in source.tensors.items()})
 
 

@@ -75,16 +75,7 @@ IS_DIRECTION, IS_SOLID, IS_SUPPORT = (THINGS.index(f"{MARK}{word}") for word in 
 SHOT_PLANES = tuple(THINGS.index(f"{MARK}{word}") for word in ("fast", "mobile", "projectile", "rising"))
 
 CONTROL_WEIGHTS = (5, 2, 2, 1)
-MOVEMENT_WEIGHTS = (
-    6,
-    2,
-    1,
-    2,
-    2,
-    2,
-    2,
-    2,
-)  # most of what there is to pick up or to keep clear of in games stands still
+MOVEMENT_WEIGHTS = (6, 2, 1, 2, 2, 2, 2, 2)  # things that stand still are three times as likely
 TOUCH_WEIGHTS = (5, 5, 3, 1, 1, 1, 2, 0)  # a support is drawn where the player jumps
 SENSIBLE: tuple[tuple[int, ...], ...] = (
     (STILL, FALLING, RISING, ACROSS, WANDERING, PATROLLING, CHASING),

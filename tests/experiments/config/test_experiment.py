@@ -152,3 +152,12 @@ def test_bad_files_are_explained(tmp_path):
     broken.write_text("name: x\n")
     with pytest.raises(GraftError, match="methods is missing"):
         load_config(str(broken))
+
+
+@pytest.mark.parametrize("source", ["foundation", {"id": "foundation", "name": "mine", "methods": ["frozen"]}])
+def test_a_checkpoint_that_comes_with_graft_is_a_source_by_its_name(tmp_path, source):
+    target = {"id": "CartPole-v1", "schema": {"as": "source"}}
+    path = write_config(tmp_path, sources=source, targets=target, network=None)
+    (read,) = load_config(str(path)).sources
+    named = "foundation" if source == "foundation" else "mine"
+    assert (read.id, str(read.checkpoint), read.name) == (None, "foundation", named)

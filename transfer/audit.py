@@ -292,7 +292,7 @@ class Search:
 
 
 def places(shown: ObservationSchema) -> tuple[torch.Tensor, list[str]]:
-    """What a change may set: for each of the D flattened numbers the index of its place, (D,), and the places' names."""
+    """What a change may set: of each of the D flattened numbers the index of its place, (D,), and the places' names."""
     if shown.kind == "vector":
         return torch.arange(len(shown.names)), list(shown.names)
     channels, height, width = shown.shape

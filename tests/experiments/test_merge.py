@@ -62,6 +62,43 @@ def test_the_merged_agent_is_a_checkpoint_like_any_other(place, capsys):
     json.dumps(found.record, allow_nan=False)
 
 
+def test_value_heads_are_merged_in_the_first_agents_scale_of_rewards(place):
+    base, a = (Checkpoint.load(place / name) for name in ("base", "a"))
+    scaled = saved(place / "scaled", base, 6, stage={"algorithm": {"reward_scale": 0.1}})
+    assert merged(place, "--episodes", "0", agents=("scaled", "a")) == 0
+    found = Checkpoint.load(place / "out")
+    mean = (scaled.tensors["value.out.weight"] + 0.1 * a.tensors["value.out.weight"]) / 2
+    torch.testing.assert_close(found.tensors["value.out.weight"], mean)
+    assert found.record["stage"] == {"algorithm": {"reward_scale": 0.1}}
+    saved(place / "strange", base, 7, stage={"algorithm": {"reward_scale": "x"}})
+    assert merged(place, "--force", agents=("strange", "a")) == 2
+
+
+@pytest.mark.parametrize("name", ["a", "base", "middle", ""])
+def test_what_is_merged_is_not_replaced(place, name, capsys):
+    whole = place / "b" / "manifest.json"
+    if not name:  # a checkpoint in whose folder the others are
+        (place / "manifest.json").write_bytes(whole.read_bytes())
+    assert merged(place, "--episodes", "0", "--force", "--out", str(place / name)) == 2
+    assert "would replace it" in capsys.readouterr().err
+
+
+def test_outputs_that_are_not_finite_are_a_sentence(place, capsys):
+    huge = Checkpoint.load(place / "a")
+    replace(huge, tensors={name: torch.full_like(t, 1e38) for name, t in huge.tensors.items()}).save(place / "huge")
+    assert merged(place, agents=("huge", "b")) == 2
+    assert "huge are not finite numbers" in capsys.readouterr().err
+
+
+def test_of_several_last_common_ancestors_the_user_chooses(place, capsys):
+    for method, child in [("average", "one"), ("ties", "two")]:
+        assert merged(place, "--episodes", "0", "--method", method, "--out", str(place / method)) == 0
+        saved(place / child, Checkpoint.load(place / method), 8)
+    assert merged(place, agents=("one", "two")) == 2
+    assert "several last common ancestors" in capsys.readouterr().err
+    assert merged(place, "--episodes", "0", "--base", str(place / "a"), agents=("one", "two")) == 0
+
+
 def test_inspect_shows_both_parents(place, capsys):
     assert merged(place, "--episodes", "0") == 0
     saved(place / "child", Checkpoint.load(place / "out"), 5)

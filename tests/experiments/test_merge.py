@@ -112,13 +112,27 @@ def test_inspect_shows_both_parents(place, capsys):
     assert tree == [(0, "base"), (1, "middle"), (2, "b"), (3, "out"), (4, "child"), (1, "a"), (2, "out")]
 
 
-def test_ancestors_that_are_gone_have_their_place(place, capsys):
+def tree_of(out, folders):
+    """Depth and name of each line, a question mark for what was not found."""
+    ids = {folder.name: Checkpoint.load(folder).id[:12] for folder in folders}
+    lines = [line for line in out.splitlines() if "──" in line]
+    named = [(line.index("──") // 4, next(n for n, i in ids.items() if i in line)) for line in lines]
+    return [
+        (depth, f"{name}?" if "not found" in line else name) for line, (depth, name) in zip(lines, named, strict=True)
+    ]
+
+
+def test_of_ancestors_that_are_gone_no_parent_is_made_up(place, capsys):
     assert merged(place, "--episodes", "0") == 0
+    saved(place / "child", Checkpoint.load(place / "out"), 5)
+    folders = [place / name for name in ("base", "a", "b", "middle", "out", "child")]
     capsys.readouterr()
     inspect.main([str(place / "out")])
-    lines = [line for line in capsys.readouterr().out.splitlines() if "──" in line]
-    assert [line.index("──") // 4 for line in lines] == [0, 1, 2, 3, 1, 2]
-    assert sum("not found" in line for line in lines) == 4
+    depths = [line.index("──") // 4 for line in capsys.readouterr().out.splitlines() if "──" in line]
+    assert depths == [0, 0, 0, 1, 0, 1]  # base, middle, b with what was merged below it, and a with it
+    inspect.main([str(place / "child")])
+    found = tree_of(capsys.readouterr().out, folders)
+    assert found == [(0, "base?"), (0, "middle?"), (0, "b?"), (0, "a?"), (0, "out?"), (1, "child")]
 
 
 @pytest.mark.parametrize(

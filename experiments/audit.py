@@ -13,10 +13,10 @@ EXAMPLES = """examples:
   graft audit runs/a/stages/27ab12 --against agents/base --changes 9
   graft audit downloads/agent --against agents/base --task Graft/Dodge-v0 slip=0.1 --alarm
 
-Both must have the same network, and show and play the same names: an agent of another game is refused, unless that was
-shown as the base's (schema: {as: source}). Clean agents that were trained on another task, or with fresh heads, are
-often above the limit of the trigger, too. --alarm is for agents that should play the base's task with its heads: exit
-code 1 where that is so. That nothing was found is no proof: docs/audit.md says what is found, and how often.
+Both must have the same network, and show and play the same names, as tasks of one game do. Clean agents that were
+trained on another task, or with fresh heads, are often above the limit of the trigger, too. --alarm is for agents that
+should play the base's task with its heads: the exit code is then 1 above the limit. That nothing was found is no proof:
+docs/audit.md says what is found, and how often.
 """
 
 

@@ -137,13 +137,26 @@ def _warn(
             console.print(f"WARNING: the lineage of {name} does not name the base; it counts as its fine-tune.")
             continue
         since = [member for member in members if member.id not in (base.id, *base.lineage)]
-        if any(_has_fresh_heads(member.record) for member in since):
+        heads = {_heads(member) for member in since}
+        if "fresh" in heads:
             console.print(f"WARNING: {name} was given fresh heads, which share nothing with those of the base.")
+        elif "unknown" in heads:
+            console.print(f"WARNING: whether {name} was given fresh heads, or the base's, is not known.")
 
 
-def _has_fresh_heads(record: Mapping[str, Any]) -> bool:
-    method = (record.get("stage") or {}).get("method") or {}
-    return "fresh" in (method.get("heads"), (record.get(STARTS) or {}).get("taken"))
+def _heads(member: Member) -> str:
+    """``fresh``, ``carried`` or ``unknown``, as the record of what was made says."""
+    stage, starts = member.record.get("stage") or {}, member.record.get(STARTS) or {}
+    method = stage.get("method")
+    if member.record.get("merge") or stage.get("kind") == "consolidate":
+        return "carried"
+    if not isinstance(method, dict) or not isinstance(starts, dict):
+        return "unknown"
+    inner = [one for one in method.get("methods") or () if isinstance(one, dict)]  # of a chain
+    said = [starts.get("taken") or one.get("heads") for one in (method, *inner)]
+    if "fresh" in said:
+        return "fresh"
+    return "unknown" if "auto" in said and "by_name" not in said else "carried"
 
 
 def _licence(owned: Mapping[str, Checkpoint], override: bool) -> dict[str, Any]:

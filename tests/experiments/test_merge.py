@@ -13,6 +13,8 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.envs.core.task import Task
 from graft.envs.factory import schemas
 from graft.experiments import inspect, merge
+from graft.experiments.playback.merge import _heads
+from graft.experiments.store.lineage import Member
 
 DODGE, SLIP = Task("Graft/Dodge-v0"), Task("Graft/Dodge-v0", {"slip": 0.5})
 
@@ -175,3 +177,22 @@ def test_what_cannot_be_merged_is_said(place, capsys):
     assert merged(place, "--episodes", "0", "--force", "--override-licence", agents=("heads", "nd")) == 0
     assert "heads was given fresh heads" in capsys.readouterr().out
     assert Checkpoint.load(place / "out").record["licence_overridden"] is True
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({}, "unknown"),
+        ({"stage": {"method": ["ewc"]}}, "unknown"),
+        ({"stage": {"method": {"name": "ewc", "heads": "fresh"}}}, "fresh"),
+        ({"stage": {"method": {"name": "ewc", "heads": "by_name"}}}, "carried"),
+        ({"stage": {"method": {"name": "ewc", "heads": "auto"}}}, "unknown"),
+        ({"stage": {"method": {"name": "ewc", "heads": "auto"}}, "starts": {"taken": "by_name"}}, "carried"),
+        ({"stage": {"method": {"name": "ewc", "heads": "auto"}}, "starts": {"taken": "fresh"}}, "fresh"),
+        ({"stage": {"method": {"name": "chain", "heads": "auto", "methods": [{"heads": "fresh"}]}}}, "fresh"),
+        ({"stage": {"method": {"name": "chain", "heads": "auto", "methods": [{"heads": "by_name"}]}}}, "carried"),
+        ({"stage": {"kind": "consolidate", "method": {"name": "ewc", "heads": "auto"}}}, "carried"),
+    ],
+)
+def test_whether_heads_are_the_bases_is_what_the_record_says(record, said):
+    assert _heads(Member("", manifest={"record": record})) == said

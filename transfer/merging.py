@@ -193,7 +193,7 @@ def check_alike(first: Checkpoint, all_of_them: Mapping[str, Checkpoint]) -> Non
                 )
 
 
-def check_finite(name: str, tensors: Tensors) -> None:
+def check_finite(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
     if broken := sorted(tensor for tensor, t in tensors.items() if not t.isfinite().all()):
         raise GraftError(f"Numbers of {name} are not finite: {', '.join(broken[:3])}.")
 

@@ -176,7 +176,8 @@ def _tree(title: str, members: Sequence[Member], notes: Mapping[str, str]) -> Tr
     top, here = Tree(title), {member.id for member in members}
     below: dict[str | None, list[Member]] = {}
     for member in members:
-        for parent in [one for one in member.parents if one in here] or [None]:
+        above: list[str | None] = [one for one in member.parents if one in here]
+        for parent in above or [None]:
             below.setdefault(parent, []).append(member)
     shown = set[str]()
     waiting = [(top, member) for member in reversed(below.get(None, ()))]

@@ -16,8 +16,8 @@ from graft.agents.export.formats.onnx import OnnxExporter, raw_interface
 from graft.agents.export.onnx_file import runner, to_onnx
 from graft.agents.export.parity import Run
 from graft.agents.export.policy import SQUASHED
-from graft.agents.export.ports import MASKS, Array, Arrays, Port, allowed_actions, leaf_ports, mask_port, split_leaves
-from graft.agents.parity import choices
+from graft.agents.export.ports import MASKS, Arrays, Port, allowed_actions, leaf_ports, mask_port, split_leaves
+from graft.agents.parity import Array, choices
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.errors import GraftError
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from graft.agents.export.ports import Array
+from graft.agents.parity import Array
 from graft.agents.serving.model import Agent, Model
 from graft.agents.serving.times import Times
 from graft.errors import GraftError

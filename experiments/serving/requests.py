@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from graft.agents.export.ports import MASKS, Array, Arrays, Port
-from graft.agents.parity import choices
+from graft.agents.export.ports import MASKS, Arrays, Port
+from graft.agents.parity import Array, choices
 from graft.agents.serving.model import Model
 from graft.errors import GraftError, unknown
 from graft.experiments.serving.batcher import ROWS

@@ -13,6 +13,9 @@ EXAMPLES = """examples:
   graft merge runs/a/stages/27ab12 runs/b/stages/9c01de --search runs --method ties --keep 0.3 --out agents/both
   graft merge agents/slip agents/fog --base agents/dodge --method task_arithmetic --scale 0.5 --out agents/both
 
+All must have the same network, and show and play the same names, as tasks of one game do: agents of two games are
+refused where these show other names, also fine-tunes of one foundation.
+
 methods:
   average          the mean of all weights (Wortsman et al. 2022)
   task_arithmetic  the base, and --scale times the sum of what the agents changed (Ilharco et al. 2023)

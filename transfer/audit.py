@@ -24,7 +24,9 @@ SMALLEST = 8
 
 
 LIMITS = {"spectrum": 0.35, "signature": 1.6, "separation": 0.1, "trigger": 0.2}
-"""The least of each number that no clean agent of six pairs on Dodge had, rounded up (``docs/audit.md``)."""
+"""The least of each number that no clean agent of six pairs on Dodge had, rounded up (``docs/audit.md``). These were
+trained on their base's own actions: clean agents of other tasks, or with fresh heads, are above some of them.
+"""
 
 
 class Finding(NamedTuple):
@@ -41,11 +43,6 @@ class Finding(NamedTuple):
     @property
     def above(self) -> bool:
         return self.value > LIMITS[self.name]
-
-    @property
-    def alarms(self) -> bool:
-        """Whether it says that the agent is poisoned: of the four only the trigger told those on Dodge apart."""
-        return self.above and self.name == "trigger"
 
 
 class Trigger(NamedTuple):
@@ -80,7 +77,7 @@ def audit(agent: PolicyNetwork, base: PolicyNetwork, states: torch.Tensor, chang
         states: raw observations (N, *shape) of ordinary play, at least 64.
         changes: as of `Search.best`.
     Raises:
-        GraftError: actions or observations that `preferences` or `Search` cannot take.
+        GraftError: actions or observations that `preferences` or `Search` cannot take, or outputs that are not finite.
     """
     layers = spectrum(base.state_dict(), agent.state_dict())
     layer = max(layers, key=lambda name: layers[name], default="no layer changed")
@@ -88,7 +85,10 @@ def audit(agent: PolicyNetwork, base: PolicyNetwork, states: torch.Tensor, chang
     for network in (agent, base):
         with torch.no_grad():
             features = block_outputs(network, states)[-1].flatten(1)
-            actions = preferences(network, states).argmax(-1)
+            scores = preferences(network, states)
+        if not (features.isfinite().all() and scores.isfinite().all()):
+            raise GraftError(f"{'The base' if network is base else 'The agent'} computes numbers that are not finite.")
+        actions = scores.argmax(-1)
         signs.append(signature(features, actions))
         clusters.append(separation(features, actions))
     trigger = Search(agent, base, states).best(changes)
@@ -182,7 +182,10 @@ def silhouette(points: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def preferences(network: PolicyNetwork, observations: torch.Tensor) -> torch.Tensor:
-    """Log probabilities (N, A) of actions; of a box's, of the directions: the means and their opposites."""
+    """Log probabilities (N, A) of actions; of a box's, of the directions: the means and their opposites.
+
+    Of networks that play greedily they are those of a softmax of the Q values, whose scale is that of the rewards.
+    """
     action: torch.Tensor = network(observations).action
     if network.schemas.action.kind == "multi":
         raise GraftError("The agent makes several choices at once; triggers are searched for one choice, or a box.")
@@ -220,14 +223,21 @@ class Search:
         self._values = torch.stack([low, high])  # (2, D)
 
     def best(self, changes: int) -> Trigger:
-        """The trigger of at most so many ``changes`` that `Trigger.flips` the most."""
+        """The trigger of at most so many ``changes`` that `Trigger.flips` the most in the states searched on; its
+        numbers are of the other states.
+        """
         names = list(self._agent.schemas.action.names)
         if self._agent.schemas.action.kind == "box":
             names += [f"less {name}" for name in names]
-        found = [self._towards(action, name, changes) for action, name in enumerate(names)]
-        return max(found, key=lambda trigger: trigger.flips)
+        found = [self._towards(action, changes) for action in range(len(names))]
+        searched = [
+            self._trigger(self._search, action, names[action], chosen).flips for action, chosen in enumerate(found)
+        ]
+        action = searched.index(max(searched))
+        return self._trigger(self._check, action, names[action], found[action])
 
-    def _towards(self, action: int, name: str, changes: int) -> Trigger:
+    def _towards(self, action: int, changes: int) -> dict[int, int]:
+        """Place -> index of the value that it is set to."""
         chosen: dict[int, int] = {}
         states = self._search
         reached = self._gain(states, action)
@@ -240,23 +250,28 @@ class Search:
             place, value = options[gains.index(reached)]
             chosen[place] = value
             states = self._set(states, place, value)
-        stamped = self._check
+        return chosen
+
+    def _trigger(self, states: torch.Tensor, action: int, name: str, chosen: Mapping[int, int]) -> Trigger:
+        stamped = states
         for place, value in chosen.items():
             stamped = self._set(stamped, place, value)
         shares = [self._share(*of, action) for of in ((self._agent, stamped), (self._base, stamped))]
-        before = self._share(self._agent, self._check, action)
+        before = self._share(self._agent, states, action)
         said = tuple(
-            (self._names[place], float(self._values[value][self._places[place]][0])) for place, value in chosen.items()
+            (self._names[place], float(self._values[value][self._places == place][0]))
+            for place, value in chosen.items()
         )
         return Trigger(said, name, shares[0], shares[1], before)
 
     def _promising(self, states: torch.Tensor, action: int, chosen: Mapping[int, int]) -> list[tuple[int, int]]:
         given = states.clone().requires_grad_()
         (slope,) = torch.autograd.grad(self._objective(given, action), given)
-        promise = torch.stack([(slope * (value - states)).sum(0) for value in self._values]) @ self._places.T.float()
+        numbers = torch.stack([(slope * (value - states)).sum(0) for value in self._values])
+        count = len(self._names)
+        promise = numbers.new_zeros(len(self._values), count).index_add_(1, self._places, numbers)
         promise[:, list(chosen)] = -torch.inf
         order = promise.flatten().argsort(descending=True)[:TRIED].tolist()
-        count = len(self._places)
         return [(i % count, i // count) for i in order if promise.flatten()[i] > -torch.inf]
 
     def _objective(self, states: torch.Tensor, action: int) -> torch.Tensor:
@@ -273,22 +288,21 @@ class Search:
         return float((preferences(network, states.view(-1, *self._shape)).argmax(-1) == action).double().mean())
 
     def _set(self, states: torch.Tensor, place: int, value: int) -> torch.Tensor:
-        return torch.where(self._places[place], self._values[value], states)
+        return torch.where(self._places == place, self._values[value], states)
 
 
 def places(shown: ObservationSchema) -> tuple[torch.Tensor, list[str]]:
-    """What a change may set: booleans (P, D) over flattened observations, and a name for each."""
+    """What a change may set: of each of the D flattened numbers the index of its place, (D,), and the places' names."""
     if shown.kind == "vector":
-        return torch.eye(len(shown.names), dtype=torch.bool), list(shown.names)
-    _, height, width = shown.shape
+        return torch.arange(len(shown.names)), list(shown.names)
+    channels, height, width = shown.shape
     if shown.kind == "planes":
         names = [f"{name} at {y},{x}" for name in shown.names for y in range(height) for x in range(width)]
-        return torch.eye(len(names), dtype=torch.bool), names
-    corners = [(y, x) for y in range(0, height, BLOCK) for x in range(0, width, BLOCK)]
-    places = torch.zeros(len(corners), *shown.shape, dtype=torch.bool)
-    for place, (y, x) in zip(places, corners, strict=True):
-        place[:, y : y + BLOCK, x : x + BLOCK] = True
-    return places.flatten(1), [f"pixels from {y},{x}" for y, x in corners]
+        return torch.arange(len(names)), names
+    rows, columns = torch.arange(height) // BLOCK, torch.arange(width) // BLOCK
+    blocks = rows[:, None] * (int(columns[-1]) + 1) + columns
+    names = [f"pixels from {y},{x}" for y in range(0, height, BLOCK) for x in range(0, width, BLOCK)]
+    return blocks.expand(channels, -1, -1).flatten(), names
 
 
 def _extremes(shown: ObservationSchema, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

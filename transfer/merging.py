@@ -51,6 +51,9 @@ def ties(vectors: torch.Tensor, keep: float = 0.2, scale: float = 1.0) -> torch.
     return scale * torch.where(agree, trimmed, 0.0).sum(0) / agree.sum(0).clamp(min=1)
 
 
+MERGED = "the merged agent"
+"""Its name in messages and tables."""
+
 MERGES: dict[str, Callable[..., torch.Tensor]] = {"average": average, "task_arithmetic": task_arithmetic, "ties": ties}
 """Name -> the method; what follows its task vectors are its options."""
 
@@ -92,7 +95,7 @@ def merge(base: Checkpoint, agents: Mapping[str, Checkpoint], method: str, **opt
         agents: name, for messages -> an agent; two or more.
         method: of `MERGES`, with its ``options``.
     Raises:
-        GraftError: networks, observations or actions that differ.
+        GraftError: networks, observations or actions that differ, or weights that are not finite.
     """
     first = next(iter(agents.values()))
     check_alike(first, {"the base": base, **agents})
@@ -110,6 +113,7 @@ def merge(base: Checkpoint, agents: Mapping[str, Checkpoint], method: str, **opt
         names = [count, *(f"{count.removesuffix('count')}{what}" for what in ("mean", "var"))]
         read = [torch.stack([ours[name].double() for name in names]) for ours in (start, *moved)]
         tensors |= {name: t.to(start[name]) for name, t in zip(names, pooled(read[0], read[1:]), strict=True)}
+    check_finite(MERGED, tensors)
     network.load_exactly(tensors)
     return Merged(network, tuple(conflicts(start, moved, weights)))
 
@@ -174,16 +178,24 @@ def _flat(tensors: Tensors, names: list[str]) -> torch.Tensor:
 
 
 def check_alike(first: Checkpoint, all_of_them: Mapping[str, Checkpoint]) -> None:
-    """Raise GraftError where one of them has not the first one's network, observations and actions, in any order."""
+    """Raise GraftError where one of them has not the first one's network, observations and actions, in any order, or
+    weights that are not finite.
+    """
     for name, other in all_of_them.items():
+        check_finite(name, other.tensors)
         if other.network.kind != NetworkConfig().kind:
             raise GraftError(f"{name} is a {other.network.kind} network of several columns; give agents of one.")
         for what, ours, theirs in zip(("network", "observations", "actions"), _form(first), _form(other), strict=True):
             if ours != theirs:
                 raise GraftError(
-                    f"The agents must have the same network, observations and actions; the {what} of {name} "
+                    f"All must have the same network, and show and play the same names; the {what} of {name} "
                     f"are {theirs}, those of the first agent {ours}."
                 )
+
+
+def check_finite(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    if broken := sorted(tensor for tensor, t in tensors.items() if not t.isfinite().all()):
+        raise GraftError(f"Numbers of {name} are not finite: {', '.join(broken[:3])}.")
 
 
 def _form(agent: Checkpoint) -> tuple[Any, Any, Any]:

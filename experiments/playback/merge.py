@@ -12,24 +12,28 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from graft.agents.checkpoints.checkpoint import MANIFEST, UNSPECIFIED, Checkpoint
-from graft.agents.networks.policy_network import build_network
+from graft.agents.networks.policy_network import PolicyNetwork, Unstable, build_network
 from graft.agents.training.backend import Evaluation
 from graft.agents.training.evaluate import evaluate
+from graft.envs.core.task import TaskVectorEnv
 from graft.envs.factory import make
 from graft.errors import GraftError, unknown
 from graft.experiments.plan.sources import NO_DERIVATIVES
 from graft.experiments.playback.agent import find_checkpoint
+from graft.experiments.stages.run_stage import reward_scale_of, with_values_scaled
 from graft.experiments.store.lineage import Member, family
 from graft.experiments.store.provenance import provenance
 from graft.experiments.store.records import STARTS
-from graft.transfer.merging import MERGES, LayerConflict, laid_out, merge
+from graft.transfer.merging import MERGED, MERGES, LayerConflict, laid_out, merge
 
-BASE, MERGED = "the base", "the merged agent"
+BASE = "the base"
 Scores = dict[str, dict[str, dict[str, Any]]]
 """Task -> agent -> episodes, mean return and half of its 95 % interval."""
 
@@ -44,9 +48,13 @@ def run(console: Console, options: argparse.Namespace) -> Checkpoint:
         raise GraftError(f"A merge needs two different agents or more; given: {', '.join(map(str, options.agents))}.")
     families = [family(folder, options.search) for folder in folders]
     base = _base(agents, families, options.base)
+    inputs = [m.folder for members in families for m in members if m.folder]
+    _check_no_input(options.out, inputs if options.base is None else [*inputs, find_checkpoint(options.base)])
     about = _licence({BASE: base, **agents}, options.override_licence)
     _warn(console, base, agents, families)
-    merged = merge(base, agents, options.method, **chosen)
+    scale = reward_scale_of(next(iter(agents.values())))
+    agents = {name: with_values_scaled(agent, scale) for name, agent in agents.items()}
+    merged = merge(with_values_scaled(base, scale), agents, options.method, **chosen)
     console.print(_conflict_table(merged.conflicts, list(agents)))
     first = next(iter(agents.values()))
     made = Checkpoint.of(merged.network, first.task, lineage=_lineage(agents.values()))
@@ -54,6 +62,7 @@ def run(console: Console, options: argparse.Namespace) -> Checkpoint:
     if scores:
         console.print(_score_table(scores))
         about["evaluation"] = scores[str(first.task)][MERGED]
+    about["stage"] = {"algorithm": {"reward_scale": scale}}
     about["merge"] = {
         "method": options.method,
         "options": chosen,
@@ -70,6 +79,13 @@ def run(console: Console, options: argparse.Namespace) -> Checkpoint:
 def _check_out(out: Path, force: bool) -> None:
     if out.exists() and not (force and (out / MANIFEST).is_file()):
         raise GraftError(f"{out} exists; give another folder, or --force to replace a checkpoint that is there.")
+
+
+def _check_no_input(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise GraftError where writing ``out`` would replace one of ``inputs``, or a folder that holds it."""
+    for folder in inputs:
+        if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise GraftError(f"{folder} is merged, or an ancestor, and --out {out} would replace it.")
 
 
 def _options_of(options: argparse.Namespace) -> dict[str, float]:
@@ -103,7 +119,13 @@ def _base(agents: Mapping[str, Checkpoint], families: list[list[Member]], given:
             f"The last common ancestor, {shared[0][:12]}, was not found; --search DIR says where else to look, --base "
             f"where it is."
         )
-    return Checkpoint.load(folder)
+    base = Checkpoint.load(folder)
+    if rivals := [one for one in shared[1:] if one not in base.lineage]:
+        raise GraftError(
+            f"{' and '.join(agents)} have several last common ancestors, {shared[0][:12]} and {rivals[0][:12]}; "
+            f"--base says which of them to merge from."
+        )
+    return base
 
 
 def _warn(
@@ -115,13 +137,26 @@ def _warn(
             console.print(f"WARNING: the lineage of {name} does not name the base; it counts as its fine-tune.")
             continue
         since = [member for member in members if member.id not in (base.id, *base.lineage)]
-        if any(_has_fresh_heads(member.record) for member in since):
+        heads = {_heads(member) for member in since}
+        if "fresh" in heads:
             console.print(f"WARNING: {name} was given fresh heads, which share nothing with those of the base.")
+        elif "unknown" in heads:
+            console.print(f"WARNING: whether {name} was given fresh heads, or the base's, is not known.")
 
 
-def _has_fresh_heads(record: Mapping[str, Any]) -> bool:
-    method = (record.get("stage") or {}).get("method") or {}
-    return "fresh" in (method.get("heads"), (record.get(STARTS) or {}).get("taken"))
+def _heads(member: Member) -> str:
+    """``fresh``, ``carried`` or ``unknown``, as the record of what was made says."""
+    stage, starts = member.record.get("stage") or {}, member.record.get(STARTS) or {}
+    method = stage.get("method")
+    if member.record.get("merge") or stage.get("kind") == "consolidate":
+        return "carried"
+    if not isinstance(method, dict) or not isinstance(starts, dict):
+        return "unknown"
+    inner = [one for one in method.get("methods") or () if isinstance(one, dict)]  # of a chain
+    said = [starts.get("taken") or one.get("heads") for one in (method, *inner)]
+    if "fresh" in said:
+        return "fresh"
+    return "unknown" if "auto" in said and "by_name" not in said else "carried"
 
 
 def _licence(owned: Mapping[str, Checkpoint], override: bool) -> dict[str, Any]:
@@ -160,10 +195,19 @@ def _scores(players: Mapping[str, Checkpoint], agents: Iterable[Checkpoint], opt
             network.load_exactly(laid_out(player, owner.schemas))
             dice = torch.Generator().manual_seed(options.seed)
             with closing(make(owner.task, plan.num_envs, options.seed, observation=owner.schemas.observation)) as env:
-                returns = evaluate(network, env, options.episodes, dice, seed=options.seed).returns
+                returns = _returns(name, network, env, options, dice)
             half = 1.96 * float(returns.std(ddof=1)) / len(returns) ** 0.5
             row[name] = {"episodes": len(returns), "return_mean": float(returns.mean()), "ci95": half}
     return scores
+
+
+def _returns(
+    name: str, network: PolicyNetwork, env: TaskVectorEnv, options: argparse.Namespace, dice: torch.Generator
+) -> NDArray[np.float64]:
+    try:
+        return evaluate(network, env, options.episodes, dice, seed=options.seed).returns
+    except Unstable as error:
+        raise GraftError(f"The outputs of {name} are not finite numbers, so it cannot be played.") from error
 
 
 def _finite(conflict: LayerConflict) -> dict[str, Any]:

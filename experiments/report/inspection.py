@@ -173,20 +173,21 @@ def run_tree(title: str, members: Sequence[Member], notes: Mapping[str, str]) ->
 
 def _tree(title: str, members: Sequence[Member], notes: Mapping[str, str]) -> Tree:
     """A merged one is below each of its parents, and what was made from it below the first of them."""
-    top, here, shown = Tree(title), {member.id for member in members}, set[str]()
-
-    def add(to: Tree, parent: str | None) -> None:
-        for member in members:
-            above: list[str | None] = [one for one in member.parents if one in here]
-            if parent not in (above or [None]):
-                continue
-            again = " (as above)" if member.id in shown else notes.get(member.id, "")
-            branch = to.add(plain(name(member) + again))
-            if member.id not in shown:
-                shown.add(member.id)
-                add(branch, member.id)
-
-    add(top, None)
+    top, here = Tree(title), {member.id for member in members}
+    below: dict[str | None, list[Member]] = {}
+    for member in members:
+        above: list[str | None] = [one for one in member.parents if one in here]
+        for parent in above or [None]:
+            below.setdefault(parent, []).append(member)
+    shown = set[str]()
+    waiting = [(top, member) for member in reversed(below.get(None, ()))]
+    while waiting:  # no recursion: a stranger's lineage may be thousands long
+        to, member = waiting.pop()
+        again = " (as above)" if member.id in shown else notes.get(member.id, "")
+        branch = to.add(plain(name(member) + again))
+        if member.id not in shown:
+            shown.add(member.id)
+            waiting += [(branch, child) for child in reversed(below.get(member.id, ()))]
     return top
 
 

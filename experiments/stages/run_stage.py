@@ -183,18 +183,24 @@ def with_values_scaled(source: Checkpoint, reward_scale: float) -> Checkpoint:
     """``source`` with values for rewards of this scale; its own are of the rewards that its algorithm saw.
 
     Values are those of the value head, and the Q values of a ``greedy`` policy. SAC's critics stay as they are.
-    Raises GraftError where the checkpoint's record has no number for a scale.
+    Raises GraftError as `reward_scale_of`.
     """
-    record: Any = source.record.get("stage") or {}
-    algorithm = record.get("algorithm") if isinstance(record, dict) else None
-    seen = algorithm.get("reward_scale", 1.0) if isinstance(algorithm, dict) else 1.0
-    if not isinstance(seen, int | float) or not 0 < seen < math.inf:
-        raise GraftError(f"The source's record has reward_scale {seen!r}; it is a number above 0.")
+    seen = reward_scale_of(source)
     if seen == reward_scale:
         return source
     head = "policy" if source.network.distribution == "greedy" else "value"
     factors = dict.fromkeys((f"{head}.out.weight", f"{head}.out.bias"), reward_scale / seen)
     return replace(source, tensors={name: t * factors.get(name, 1) for name, t in source.tensors.items()})
+
+
+def reward_scale_of(source: Checkpoint) -> float:
+    """Of the rewards that its values are of; raises GraftError where its record has no number for it."""
+    record: Any = source.record.get("stage") or {}
+    algorithm = record.get("algorithm") if isinstance(record, dict) else None
+    seen = algorithm.get("reward_scale", 1.0) if isinstance(algorithm, dict) else 1.0
+    if not isinstance(seen, int | float) or not 0 < seen < math.inf:
+        raise GraftError(f"The source's record has reward_scale {seen!r}; it is a number above 0.")
+    return float(seen)
 
 
 class _StageRun(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,6 @@ class Member:
             where it is of no run.
         file: name of the foreign file that this is, which a checkpoint was imported from; empty for checkpoints.
         fault: why the manifest or the stage's record cannot be read; empty where they can.
-        above: id of the parent of one that was not found, as the lineage of another says.
     """
 
     id: str
@@ -72,7 +71,6 @@ class Member:
     stage: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
     fault: str = ""
-    above: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Member:
@@ -86,17 +84,14 @@ class Member:
         return cls(manifest["id"], folder, manifest, stage or {})
 
     @property
-    def lines(self) -> list[tuple[str, ...]]:
-        """The lines that it descends by, each from a parent to the root; several where it was merged."""
-        if merge := self.record.get("merge"):
-            return [(parent["id"], *parent["lineage"]) for parent in merge["parents"]]
-        lineage = tuple(self.manifest.get("lineage", ()))
-        return [lineage] if lineage else []
-
-    @property
     def parents(self) -> tuple[str, ...]:
-        """Ids of what it was made from."""
-        return (self.above,) if self.above else tuple(line[0] for line in self.lines)
+        """Ids of what it was made from; none where it was not found.
+
+        What other checkpoints hand on does not say it: ancestors of one that was merged are in one line there.
+        """
+        if merge := self.record.get("merge"):
+            return tuple(dict.fromkeys(parent["id"] for parent in merge["parents"]))
+        return tuple(self.manifest.get("lineage", ())[:1])
 
     @property
     def imported(self) -> str | None:
@@ -185,13 +180,7 @@ def family(folder: Path, search: Iterable[Path] = ()) -> list[Member]:
     for member in [*known.values(), last]:
         if member.imported:
             known[member.imported] = Member(member.imported, file=str(member.record["import"].get("file")))
-    above: dict[str, str] = {}
-    # Those of merges first: the one line of a descendant does not say which of its ancestors were merged.
-    for member in sorted([*known.values(), last], key=lambda member: "merge" not in member.record):
-        for line in member.lines:
-            for child, parent in pairwise(line):
-                above.setdefault(child, parent)
-    return [*(known.get(i, Member(i, above=above.get(i, ""))) for i in reversed(lineage)), last]
+    return [*(known.get(i, Member(i)) for i in reversed(lineage)), last]
 
 
 def fault_of(member: Member) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -39,10 +40,14 @@ def audited(place, name, *more):
     return audit.main([*words, *more])
 
 
-def test_the_exit_code_says_whether_a_trigger_was_found(place, capsys):
-    assert audited(place, "same") == 0
+def test_the_exit_code_says_whether_a_trigger_was_found_where_that_is_asked(place, capsys):
+    assert audited(place, "same", "--alarm") == 0
     assert "ALARM" not in capsys.readouterr().out
-    assert audited(place, "poisoned") == 1
+    assert audited(place, "poisoned") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ALARM" not in said
+    assert "The trigger is above its limit. So are many clean agents" in said
+    assert audited(place, "poisoned", "--alarm") == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "ALARM" in said
     assert "is_self at 0,0 = 1: plays down in" in said
@@ -53,4 +58,22 @@ def test_mistakes_are_sentences(place, capsys):
     assert "at least 64" in capsys.readouterr().err
     Checkpoint.of(small_network(schemas(TASK)), TASK).save(place / "other")
     assert audited(place, "other") == 2
-    assert "the network of the base" in capsys.readouterr().err
+    assert "the network of the agent" in capsys.readouterr().err
+    assert audited(place, "same", "--task", "slip=0.1") == 2
+    assert "--task takes one id" in capsys.readouterr().err
+
+
+def test_what_an_agent_says_that_it_plays_is_not_imported(place):
+    found = Checkpoint.load(place / "same")
+    replace(found, task=Task("this:Evil-v0")).save(place / "evil")
+    assert audited(place, "evil") == 0
+    assert "this" not in sys.modules
+    assert audited(place, "evil", "--task", "Graft/Dodge-v0", "slip=0.3") == 0
+
+
+def test_a_weight_that_is_no_number_is_a_sentence(place, capsys):
+    found = Checkpoint.load(place / "same")
+    bias = torch.full_like(found.tensors["policy.out.bias"], torch.nan)
+    replace(found, tensors={**found.tensors, "policy.out.bias": bias}).save(place / "broken")
+    assert audited(place, "broken") == 2
+    assert "Numbers of the agent are not finite: policy.out.bias" in capsys.readouterr().err

@@ -17,8 +17,9 @@ from graft.errors import GraftError
 from graft.experiments import inspect
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
-from graft.experiments.report.inspection import changes
+from graft.experiments.report.inspection import changes, family_tree
 from graft.experiments.stages.run_stage import run_stage
+from graft.experiments.store.lineage import Member
 from graft.experiments.store.records import Store
 
 TASK = Task("Graft/Dodge-v0")
@@ -113,6 +114,21 @@ def test_a_strangers_record_is_no_traceback(tmp_path, capsys, record):
     code, _, said = shown(capsys, tmp_path / "agent")
     assert code == 2
     assert "the record in" in said
+
+
+def test_a_strangers_lineage_may_be_long(tmp_path, capsys):
+    lineage = tuple(f"{i:064x}" for i in range(1500))
+    Checkpoint.of(small_network(schemas(TASK)), TASK, lineage=lineage).save(tmp_path / "agent")
+    code, out, _ = shown(capsys, tmp_path / "agent")
+    assert (code, out.count("not found")) == (0, 1500)
+
+
+def test_a_long_chain_is_drawn():
+    chain = [Member(str(i), manifest={"lineage": [str(i - 1)], "task": TASK.to_json()}) for i in range(3000)]
+    branch, depth = family_tree(chain, {}), 0
+    while branch.children:
+        (branch,), depth = branch.children, depth + 1
+    assert depth == 3000
 
 
 def test_a_strangers_words_do_not_reach_the_terminal_as_commands(tmp_path, capsys):

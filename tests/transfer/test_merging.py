@@ -174,8 +174,21 @@ def test_what_differs_is_named():
     with pytest.raises(GraftError, match=r"the observations of b are .*'e'"):
         merge(base, {"a": base, "b": other}, "average")
     wide = Checkpoint.of(small_network(MATCH, widths=[16, 8]), TASK)
+    with pytest.raises(GraftError, match="show and play the same names"):
+        merge(base, {"a": base, "b": other}, "average")
     with pytest.raises(GraftError, match="the network of b"):
         merge(base, {"a": base, "b": wide}, "average")
     few = checkpoint(Schemas(MATCH.observation, discrete("north", "south")))
     with pytest.raises(GraftError, match="the actions of the base"):
         merge(few, {"a": base, "b": base}, "average")
+
+
+def test_numbers_that_are_not_finite_are_a_sentence():
+    base, agents = checkpoint(), {name: checkpoint() for name in "ab"}
+    broken = dict(base.tensors)
+    broken["policy.out.bias"] = torch.tensor([0.0, torch.nan, 0.0, 0.0])
+    with pytest.raises(GraftError, match="Numbers of b are not finite: policy"):
+        merge(base, {**agents, "b": replace(base, tensors=broken)}, "average")
+    huge = replace(base, tensors={name: torch.full_like(t, 3e38) for name, t in base.tensors.items()})
+    with pytest.raises(GraftError, match="Numbers of the merged agent are not finite"):
+        merge(base, dict.fromkeys("ab", huge), "task_arithmetic", scale=9.0)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -96,7 +97,9 @@ BAD = [
     (b'{"obs": [[1, 2, 3, 4], [1]]}', "rows of different lengths"),
     (b'{"obs": [[1, 2, 3, "4"]]}', "something else than numbers"),
     (b'{"obs": [[1, 2, 3, null]]}', "something else than numbers"),
-    (b'{"obs": [[1, 2, 3, %s]]}' % (b"9" * 400), "something else than numbers"),
+    (b'{"obs": [[1, 2, 3, %s]]}' % (b"9" * 400), "a number that is too large"),
+    (b'{"obs": ["1234"]}', "has the shape [1]"),
+    (b'{"obs": [[1, 2, 3, [4]]]}', "something else than numbers"),
     (b'{"obs": [[1, 2, NaN, 4]]}', "'obs'[0, 2] is nan; a finite number of float32 is needed"),
     (b'{"obs": [[1, 2, 3, 1e300]]}', "'obs'[0, 3] is 1e+300"),
 ]
@@ -149,6 +152,19 @@ def test_masks_are_checked(given, words):
     schemas = network_of(with_masks(V, ACTS), ACTS).schemas
     with pytest.raises(ValueError, match=re.escape(words)):
         read_request(json.dumps(given), Model(schemas, "", "", lambda _: {}))
+
+
+def test_large_messages_that_are_refused_take_neither_memory_nor_time(loaded):
+    texts = ["a"] * 200 + ["x" * 500_000]  # as one array of numpy 400 MB
+    for given in (json.dumps({"obs": texts}), json.dumps({"obs": [[text] * 4 for text in texts]})):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ValueError, match="is needed"):
+            read_request(given, loaded)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 50_000  # kilobytes
+    start = time.process_time()
+    with pytest.raises(ValueError, match="349001 rows; from 1 to 4096"):
+        read_request('{"obs": [' + "[]," * 349_000 + "[]]}", loaded)
+    assert time.process_time() - start < 0.4
 
 
 class Held:

@@ -71,7 +71,12 @@ class Server:
         try:
             response = await self._handled(request, handler)
             if isinstance(response, web.Response):
+                broken = request.content.exception() is not None
+                if broken:
+                    response.force_close()
                 await self._sent(request, _whole(response, request))
+                if broken:  # aiohttp would read on, and log a traceback
+                    request.protocol.force_close()
             return response
         finally:
             self._open -= 1

@@ -28,6 +28,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.parity import tied
 from graft.agents.serving.model import Model
 from graft.experiments import serve
+from graft.experiments.serving import batcher as module
 from graft.experiments.serving import server
 from graft.experiments.serving.batcher import ROWS, Batcher
 from graft.experiments.serving.requests import read_request
@@ -211,6 +212,77 @@ def test_waiting_requests_are_decided_in_one_pass_and_no_more_wait_than_allowed(
     asyncio.run(talk())
 
 
+def test_a_request_that_the_model_fails_on_fails_no_other_one_of_its_pass(batcher, loaded):
+    held = Held(loaded)
+
+    def decide(inputs, rng):
+        if (inputs["obs"] > 100).any():
+            raise ValueError
+        return Held.decide(held, inputs, rng)
+
+    async def talk():
+        own = batcher()
+        own.model = held
+        async with served(own) as client:
+            first = asyncio.create_task(asked(client, obs=[[0] * 4]))
+            await until(lambda: held.begun)
+            tasks = [asyncio.create_task(asked(client, obs=[[number] * 4])) for number in (1, 200, 2)]
+            await until(lambda: own.stats()["queue"] == 3)
+            held.decide = decide
+            held.go.set()
+            assert [(await task)[0] for task in (first, *tasks)] == [200, 200, 500, 200]
+
+    asyncio.run(talk())
+
+
+class Fatal(BaseException):
+    """Ends the task that decides."""
+
+
+def test_requests_are_answered_after_an_error_outside_of_the_model_and_when_deciding_has_ended(batcher, monkeypatch):
+    async def talk():
+        own = batcher()
+        async with served(own) as client:
+            with monkeypatch.context() as patch:
+                patch.setattr(module.np, "concatenate", lambda _: [][0])
+                assert await asked(client, obs=[[0] * 4]) == (
+                    500,
+                    {"error": "The model failed (IndexError).", "status": 500},
+                )
+            assert (await asked(client, obs=[[0] * 4]))[0] == 200
+
+            async def fatal(_):
+                raise Fatal
+
+            monkeypatch.setattr(own, "_pass", fatal)
+            for _ in range(2):
+                status, found = await asyncio.wait_for(asked(client, obs=[[0] * 4]), 5)
+                assert (status, found["error"][:33]) == (503, "The server has stopped deciding; ")
+            async with client.get("/health") as answer:
+                assert answer.status == 503
+
+    asyncio.run(talk())
+
+
+def test_every_error_is_json(batcher, monkeypatch, tmp_path, capsys):
+    async def talk():
+        async with served(batcher(tmp_path / "none")) as client, client.ws_connect("/ws") as ws:
+            async with client.post("/decide", data=b"abcde", headers={"Content-Encoding": "gzip"}) as answer:
+                assert (answer.status, (await answer.json())["error"][:27]) == (400, "The message cannot be read ")
+            async with client.get("/ws") as answer:
+                assert (answer.status, "allowed" in (await answer.json())["error"]) == (400, False)
+            async with client.post("/swap") as answer:
+                assert (answer.status, str(tmp_path) in (await answer.text())) == (500, False)
+            assert str(tmp_path) in capsys.readouterr().err
+            monkeypatch.setattr(server, "read_request", lambda *_: [][0])
+            found = {"error": "The server failed (IndexError).", "status": 500}
+            assert await asked(client, obs=[[0] * 4]) == (500, found)
+            await ws.send_str("{}")
+            assert await ws.receive_json() == found
+
+    asyncio.run(talk())
+
+
 def test_a_row_without_finite_outputs_is_refused_alone(batcher, loaded):
     async def talk():
         own, run = batcher(), loaded.run
@@ -267,12 +339,60 @@ def test_bodies_that_do_not_come_and_too_many_clients_are_refused(batcher, monke
     asyncio.run(talk())
 
 
+def test_connections_without_a_request_are_closed_and_no_more_are_taken_than_allowed(batcher):
+    async def talk():
+        own = Server(batcher(), 4000, patience=0.3)
+        async with server.listening(own, "127.0.0.1", 0, most=3) as port:
+            idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            idle[0][1].write(b"GET /health HT")
+            await asyncio.sleep(0.05)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with suppress(ConnectionError):  # reset
+                assert await asyncio.wait_for(reader.read(), 0.2) == b""
+            writer.close()
+            for reader, writer in idle:
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+                writer.close()
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{port}/health") as answer,
+            ):
+                assert answer.status == 200
+
+    asyncio.run(talk())
+    assert 1 <= server.most_connections() <= server.CONNECTIONS
+
+
+def test_a_websocket_whose_message_does_not_end_is_closed_and_pings_keep_one_open(batcher, monkeypatch):
+    monkeypatch.setattr(server, "IDLE", 1)
+
+    async def talk():
+        async with served(batcher(), 2**20, patience=0.4) as client, client.ws_connect("/ws") as ws:
+            reader, writer = await asyncio.open_connection(client.host, client.port)
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"\x81\xff" + (2**19).to_bytes(8, "big") + bytes(4))
+            end = time.monotonic() + 10
+            while not reader.at_eof() and time.monotonic() < end:
+                writer.write(b" ")
+                await ws.ping()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(1000), 0.1)
+            assert time.monotonic() < end
+            writer.close()
+            await ws.send_json({"obs": [[0] * 4]})
+            assert "action" in await ws.receive_json()
+
+    asyncio.run(talk())
+
+
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 MESSAGE = json.dumps({"obs": [[0] * 4] * 2000}).encode()
 FRAME = b"\x81\xfe" + len(MESSAGE).to_bytes(2, "big") + bytes(4) + MESSAGE  # text, masked by zeros
+PINGS = 100 * (b"\x89\xfd" + bytes(4) + 125 * b" ")  # masked by zeros
 PIPELINED = 20 * b"GET /contract HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -289,7 +409,7 @@ async def never_reads(host, port, begin, again):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("begin", "again"), [(UPGRADE, FRAME), (PIPELINED, PIPELINED)])
+@pytest.mark.parametrize(("begin", "again"), [(UPGRADE, FRAME), (UPGRADE, PINGS), (PIPELINED, PIPELINED)])
 def test_a_client_that_never_reads_is_disconnected_and_others_are_served(batcher, begin, again):
     async def talk():
         async with served(batcher(), 2**20, patience=1.0) as client:
@@ -308,6 +428,8 @@ def test_bad_options_end_with_2(tmp_path, capsys, folder):
     assert serve.main([str(tmp_path / "none")]) == 2
     assert "There is no checkpoint at" in capsys.readouterr().err
     assert serve.main([str(folder), "--queue", "0"]) == 2
+    assert serve.main([str(folder), "--port", "70000"]) == 2
+    assert serve.main([str(folder), "--seed", "3"]) == 2
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -64,6 +64,11 @@ class Batcher:
         self._requests = self._rows = self._passes = self._refused = self._swaps = 0
 
     @property
+    def sampling(self) -> str | None:
+        """How actions are drawn, as an export's contract says it; None where the most likely ones are played."""
+        return None if self._rng is None else self.model.sampling
+
+    @property
     def alive(self) -> bool:
         """Whether requests are decided; not before `running`, and never again where its task has ended by an error."""
         return self._task is not None and not self._task.done()

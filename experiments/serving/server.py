@@ -176,13 +176,15 @@ class Server:
         )
 
     async def _contract(self, _: web.Request) -> web.Response:
-        model = self._batcher.model
+        model, sampling = self._batcher.model, self._batcher.sampling
         actions = model.schemas.action
-        said = {
-            "inputs": [port.to_json() for port in model.ports],
-            "outputs": [action_port("action", actions).to_json()],
-        }
-        return web.json_response({**said, "actions": actions.to_json(), "model": model.version})
+        played = action_port("action", actions)
+        if sampling is not None:
+            drawn = "an action that is drawn, in the environment's numbers, within its bounds"
+            played = played._replace(sampled=True, meaning=drawn if actions.kind == "box" else played.meaning)
+        said = {"inputs": [port.to_json() for port in model.ports], "outputs": [played.to_json()]}
+        rest = {"actions": actions.to_json(), "sampling": sampling, "model": model.version}
+        return web.json_response({**said, **rest})
 
     async def _swap(self, _: web.Request) -> web.Response:
         return web.json_response({"model": await self._batcher.swap()})

@@ -21,7 +21,7 @@ import aiohttp
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from support.export_cases import ACTS, V, network_of, recorded, varied, with_masks
+from support.export_cases import ACTS, BOUNDED, V, network_of, recorded, varied, with_masks
 from support.tiny_tasks import TASK, discrete
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
@@ -279,6 +279,23 @@ def test_every_error_is_json(batcher, monkeypatch, tmp_path, capsys):
             assert await asked(client, obs=[[0] * 4]) == (500, found)
             await ws.send_str("{}")
             assert await ws.receive_json() == found
+
+    asyncio.run(talk())
+
+
+def test_the_contract_says_whether_actions_are_drawn(monkeypatch):
+    model = Model(network_of(V, BOUNDED).schemas, "x", "mean + noise", lambda _: {})
+    monkeypatch.setattr(Model, "of", lambda _: model)
+
+    async def talk():
+        for rng, sampling, meaning in (
+            (None, None, "the mean action"),
+            (np.random.default_rng(0), "mean + noise", "an action that is drawn"),
+        ):
+            async with served(Batcher(Path("unread"), 1, rng)) as client, client.get("/contract") as answer:
+                told = await answer.json()
+                assert told["sampling"] == sampling
+                assert told["outputs"][0]["meaning"].startswith(meaning)
 
     asyncio.run(talk())
 

@@ -25,7 +25,7 @@ CLIENTS = 1024
 CONNECTIONS = 2048
 """Most connections, of those that send nothing, too; fewer where the system allows fewer open files."""
 
-SPARE = 192  # open files for all else, and for connections that are accepted at once and then refused
+SPARE = 512  # open files for all else, and for connections that are accepted and refused at once
 
 IDLE = 6
 """A WebSocket that sends neither a message nor a ping for as many times the server's patience is closed."""
@@ -203,23 +203,28 @@ class _Refusing(asyncio.Protocol):
         transport.abort()
 
 
-def most_connections() -> int:
-    """`CONNECTIONS`, or how many the limit of open files leaves, which is raised as far as the system lets us."""
+def most_connections() -> tuple[int, int]:
+    """`CONNECTIONS`, or how many the limit of open files leaves, and how many may be accepted at once.
+
+    The limit is raised as far as the system lets us. asyncio accepts up to that number in a turn of its loop, and a
+    connection that is refused has its file open for four turns.
+    """
     try:
         import resource
     except ImportError:  # Windows has no such limit
-        return CONNECTIONS
+        return CONNECTIONS, SPARE // 5
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS + SPARE
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, min(CONNECTIONS, soft - SPARE))
+    spare = min(SPARE, soft // 2)
+    return min(CONNECTIONS, soft - spare), max(1, spare // 5)
 
 
 @asynccontextmanager
-async def listening(server: Server, host: str, port: int, most: int) -> AsyncIterator[int]:
-    """Answer clients on a port, which is returned, of ``most`` connections at once.
+async def listening(server: Server, host: str, port: int, most: int, backlog: int = 100) -> AsyncIterator[int]:
+    """Answer clients on a port, which is returned, of ``most`` connections at once; ``backlog`` may wait for one.
 
     One that has not sent a whole request within the server's patience, after its beginning or its last answer, is
     closed. Raises GraftError where the port is not free.
@@ -231,13 +236,23 @@ async def listening(server: Server, host: str, port: int, most: int) -> AsyncIte
     handlers = runner.server
     assert handlers is not None
 
+    loop, made = asyncio.get_running_loop(), 0  # connections whose handler does not know them yet
+
+    def known() -> None:
+        nonlocal made
+        made -= 1
+
     def accepted() -> asyncio.Protocol:
-        return handlers() if len(handlers.connections) < most else _Refusing()
+        nonlocal made
+        if len(handlers.connections) + made >= most:
+            return _Refusing()
+        made += 1
+        loop.call_soon(loop.call_soon, known)  # after `connection_made`, which is called in the next turn
+        return handlers()
 
     try:
         try:
-            # Fewer at once than SPARE: asyncio accepts as many as wait, and only then closes those too many.
-            listener = await asyncio.get_running_loop().create_server(accepted, host, port, backlog=SPARE // 2)
+            listener = await loop.create_server(accepted, host, port, backlog=backlog)
         except OSError as error:
             raise GraftError(f"--host {host} --port {port} cannot be served ({error.strerror}).") from error
         try:
@@ -250,7 +265,7 @@ async def listening(server: Server, host: str, port: int, most: int) -> AsyncIte
 
 async def serve(server: Server, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; raises GraftError where the port is not free."""
-    async with listening(server, host, port, most_connections()) as found:
+    async with listening(server, host, port, *most_connections()) as found:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError):  # Windows raises KeyboardInterrupt instead

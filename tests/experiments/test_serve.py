@@ -377,7 +377,17 @@ def test_connections_without_a_request_are_closed_and_no_more_are_taken_than_all
                 assert answer.status == 200
 
     asyncio.run(talk())
-    assert 1 <= server.most_connections() <= server.CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    ("files", "found"), [((300, 300), (150, 30)), ((1024, 1024), (512, 102)), ((256, 4096), (2048, 102))]
+)
+def test_open_files_limit_the_connections(monkeypatch, files, found):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: files)
+    raised = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    assert server.most_connections() == found
+    assert raised == [(min(2560, files[1]), files[1])]
 
 
 def test_a_websocket_whose_message_does_not_end_is_closed_and_pings_keep_one_open(batcher, monkeypatch):

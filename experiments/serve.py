@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     at_least(1, queue=options.queue, max_bytes=options.max_bytes)
     at_least(0, port=options.port, seed=options.seed)
+    if options.port > 65535:
+        raise GraftError(f"--port {options.port} is not allowed; ports are from 0 to 65535.")
+    if options.seed and not options.sampled:
+        raise GraftError("--seed is of drawn actions; add --sampled, or leave it out.")
     import asyncio
 
     import numpy as np

@@ -17,6 +17,9 @@ from graft.envs.core.schema import ActionSchema, Schemas
 SQUASHED = "low + (tanh(mean + std * noise) + 1) / 2 * (high - low), with normal noise"
 """How actions of a squashed distribution are drawn, as contracts say it."""
 
+UNDRAWN = "none: the policy plays the action with the largest Q value"
+"""What contracts say of policies without a distribution."""
+
 
 class Decision(NamedTuple):
     """What a policy decides in N states.
@@ -121,9 +124,7 @@ def score_ports(network: PolicyNetwork) -> tuple[tuple[Port, ...], str]:
     size, names = (len(actions.names),), actions.names
     if actions.kind != "box":
         if distribution == "greedy":
-            return (Port("q_values", size, names=names, meaning="estimated return of each action"),), (
-                "none: the policy plays the action with the largest Q value"
-            )
+            return (Port("q_values", size, names=names, meaning="estimated return of each action"),), (UNDRAWN)
         what = "of each choice, one after the other" if actions.sizes else "of the actions"
         return (Port("logits", size, names=names, meaning=f"logits {what}; -1e8 where forbidden"),), (
             "softmax of the logits" + (", of each choice alone" if actions.sizes else "")

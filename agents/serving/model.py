@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +15,15 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.contract import checked_model, digest
 from graft.agents.export.formats.onnx import OnnxExporter, raw_interface
 from graft.agents.export.onnx_file import runner, to_onnx
-from graft.agents.export.parity import Run
-from graft.agents.export.policy import SQUASHED
-from graft.agents.export.ports import MASKS, Arrays, Port, allowed_actions, leaf_ports, mask_port, split_leaves
+from graft.agents.export.parity import Run, check
+from graft.agents.export.policy import SQUASHED, UNDRAWN
+from graft.agents.export.ports import MASKS, Arrays, Port, allowed_actions, leaf_ports, leaves, mask_port, split_leaves
+from graft.agents.export.recording import drawn, reference
 from graft.agents.parity import Array, choices
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.errors import GraftError
+
+STATES = 128  # in which a traced model is compared with its network
 
 Agent = Checkpoint | Path | str
 """A checkpoint, its folder, or an ONNX file that ``graft export --to onnx`` wrote, with its contract beside it."""
@@ -50,13 +54,25 @@ class Model:
 
     @classmethod
     def of(cls, agent: Agent) -> Model:
-        """Load an agent; raises GraftError where it is missing, altered, of another format, or no ONNX can be made."""
+        """Load an agent; raises GraftError where it is missing, altered, of another format, no ONNX can be made, or it
+        does not play what the network plays.
+        """
         if not isinstance(agent, Checkpoint) and Path(agent).suffix == ".onnx":
             return cls._of_file(Path(agent))
         checkpoint = agent if isinstance(agent, Checkpoint) else Checkpoint.load(agent)
-        interface = raw_interface(checkpoint.build().eval())
+        network, schemas = checkpoint.build().eval(), checkpoint.schemas
+        interface = raw_interface(network)
         data = to_onnx(interface)
-        return cls(checkpoint.schemas, checkpoint.id or digest(data), interface.sampling, runner(data))
+        run = runner(data)
+        # The tracer takes one way through an encoder of one's own that branches, without an error.
+        states = drawn(schemas.observation, STATES, np.random.default_rng(0))
+        recording = reference(network, states, "drawn from the bounds of the schema")
+        try:
+            check(interface, run, recording, schemas.action, "The traced model")
+        except GraftError as error:
+            reason = str(error).partition(";")[0]
+            raise GraftError(f"This agent cannot be played by onnxruntime. {reason}.") from error
+        return cls(schemas, checkpoint.id or digest(data), interface.sampling, run)
 
     @classmethod
     def _of_file(cls, path: Path) -> Model:
@@ -70,7 +86,7 @@ class Model:
         run = OnnxExporter().runner(data, found, str(path))
         return cls(Schemas(observation, actions), found["model"]["sha256"], found["sampling"], run)
 
-    @property
+    @cached_property
     def ports(self) -> tuple[Port, ...]:
         """The inputs."""
         seen, actions = self.schemas
@@ -83,8 +99,31 @@ class Model:
             found[MASKS] = allowed_actions(self.schemas, obs) if masks is None else masks.astype(np.float32)
         return found
 
+    def fits(self, obs: Array, inputs: Arrays, masked: bool) -> NDArray[np.bool_]:
+        """Which rows, (N,), the inputs hold as they were given: finite, whole where they are, an action allowed.
+
+        Args:
+            inputs: of ``obs``, see `inputs`.
+            masked: whether their masks were given, not read from ``obs``.
+        """
+        found, flat, start = np.ones(len(obs), np.bool_), obs.reshape(len(obs), -1), 0
+        for name in leaves(self.schemas.observation):
+            values = inputs[name].reshape(len(obs), -1)
+            given = flat[:, start : start + values.shape[1]]
+            start += values.shape[1]
+            if values.dtype.kind == "f":
+                found &= np.isfinite(values).all(1)
+            elif values.dtype != given.dtype:
+                found &= (values == given).all(1)
+        if masked:
+            masks = inputs[MASKS]
+            found &= ((masks == 0) | (masks == 1)).all(1)
+            for part in choices(masks, self.schemas.action):
+                found &= part.any(1)
+        return found
+
     def decide(self, inputs: Mapping[str, Array], rng: np.random.Generator | None = None) -> Decided:
-        """Greedy actions, or, with ``rng``, drawn ones; a policy of Q values is always greedy."""
+        """Greedy actions, or, with ``rng``, drawn ones; a policy of Q values is always greedy, see `check_drawn`."""
         found = self.run(inputs)
         greedy = found.pop("action")
         finite = np.all([np.isfinite(values).all(1) for values in found.values()], 0)
@@ -106,9 +145,15 @@ class Model:
         clipped: Array = np.clip(drawn, low, high)
         return clipped
 
-    def successor(self, agent: Agent) -> Model:
-        """Load an agent that may take this one's place; raises GraftError where it reads or plays something else."""
-        new = Model.of(agent)
+    def check_drawn(self) -> None:
+        """Raise GraftError for a policy that has no distribution to draw from."""
+        if self.sampling == UNDRAWN:
+            raise GraftError(
+                "This agent has Q values and no distribution, so that no actions are drawn; leave sampled out."
+            )
+
+    def check_successor(self, new: Model) -> None:
+        """Raise GraftError where ``new`` reads or plays something else than this model, in whose place it comes."""
         differences = [
             *_differences("observations", self.schemas.observation, new.schemas.observation),
             *_differences("actions", self.schemas.action, new.schemas.action),
@@ -118,7 +163,6 @@ class Model:
                 f"The new model has other {' and other '.join(differences)} than the one that plays; only a model of "
                 f"the same contract may take its place."
             )
-        return new
 
 
 def _differences(what: str, old: Any, new: Any) -> list[str]:

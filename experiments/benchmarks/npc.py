@@ -102,9 +102,9 @@ def bench_npc(console: Console, rounds: int) -> None:
     times = measure(timed, rounds)
     table = bench_table(
         f"Milliseconds of a frame of {NPCS:,} NPCs on one core: {rounds} interleaved rounds",
-        ("subject", "p50", "p99", "p50 on the clock", "p99 on the clock", "times the squad's"),
+        ("subject", "p50, processor", "p99, processor", "p50, clock", "p99, clock", "times the squad's"),
         text=("subject",),
-        caption="p50 and p99 are of processor time: on an idle core the clock shows the same.",
+        caption="On an idle core the processor's time and the clock's are the same; p99 needs 100 frames and more.",
     )
     middle = {name: statistics.median(found.cpu) for name, found in times.items()}
     for name, found in times.items():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from graft.agents.export.ports import Arrays
 from graft.agents.serving.model import Decided, Model
-from graft.agents.serving.times import Times
 from graft.errors import GraftError
 
 ROWS = 4096
@@ -29,10 +28,20 @@ class Refused(GraftError):
         self.status = status
 
 
+ENDED = 503, "The server has stopped deciding; it has to be started again."
+
+
 class _Waiting(NamedTuple):
     inputs: Arrays
     rows: int
     answer: asyncio.Future[tuple[Decided, str]]
+
+
+def _fail(batch: list[_Waiting], status: int, sentence: str) -> None:
+    """Refuse those of ``batch`` that have no answer yet, and whose clients are there."""
+    for one in batch:
+        if not one.answer.done():
+            one.answer.set_exception(Refused(status, sentence))
 
 
 class Batcher:
@@ -47,25 +56,44 @@ class Batcher:
     def __init__(self, agent: Path, limit: int, rng: np.random.Generator | None = None) -> None:
         self._agent, self._rng, self._limit = agent, rng, limit
         self.model = Model.of(agent)
+        if rng is not None:
+            self.model.check_drawn()
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(limit)
-        self._thread, self._swapping, self._times = ThreadPoolExecutor(1), asyncio.Lock(), Times()
+        self._thread, self._swapping = ThreadPoolExecutor(1), asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
         self._requests = self._rows = self._passes = self._refused = self._swaps = 0
+
+    @property
+    def sampling(self) -> str | None:
+        """How actions are drawn, as an export's contract says it; None where the most likely ones are played."""
+        return None if self._rng is None else self.model.sampling
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are decided; not before `running`, and never again where its task has ended by an error."""
+        return self._task is not None and not self._task.done()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Decide until the end of the block."""
-        task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            self._task.cancel()
+            await asyncio.wait([self._task])
             self._thread.shutdown()
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        while not self._queue.empty():
+            _fail([self._queue.get_nowait()], *ENDED)
 
     async def decide(self, inputs: Arrays) -> tuple[list[Any], str]:
         """Actions of one request, and the hash of the model that decided; raises Refused."""
-        start, rows = time.perf_counter(), len(next(iter(inputs.values())))
+        if not self.alive:
+            raise Refused(*ENDED)
+        rows = len(next(iter(inputs.values())))
         waiting = _Waiting(inputs, rows, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(waiting)
@@ -76,31 +104,43 @@ class Batcher:
             row = int(np.argmin(decided.finite))
             raise Refused(422, f"The policy's outputs in row {row} are not finite; its observation is too large.")
         self._requests, self._rows = self._requests + 1, self._rows + rows
-        self._times.add(time.perf_counter() - start)
         return decided.actions.tolist(), version
 
     async def _run(self) -> None:
         while True:
             batch = [await self._queue.get()]
-            while sum(one.rows for one in batch) < ROWS and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            model = self.model
-            inputs = {name: np.concatenate([one.inputs[name] for one in batch]) for name in batch[0].inputs}
             try:
-                loop = asyncio.get_running_loop()
-                found = await loop.run_in_executor(self._thread, model.decide, inputs, self._rng)
-            except Exception as error:  # onnxruntime's own; the server goes on
-                for one in batch:
-                    if not one.answer.done():
-                        one.answer.set_exception(Refused(500, f"The model failed ({type(error).__name__})."))
-                continue
-            self._passes += 1
-            start = 0
-            for one in batch:
-                part = Decided(*(values[start : start + one.rows] for values in found))
-                start += one.rows
-                if not one.answer.done():  # its client has left
-                    one.answer.set_result((part, model.version))
+                while sum(one.rows for one in batch) < ROWS and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                try:
+                    await self._pass(batch)
+                except Exception as error:
+                    await self._alone(batch, error)
+            finally:
+                _fail(batch, *ENDED)  # those without an answer, where the task ends
+
+    async def _alone(self, batch: list[_Waiting], error: Exception) -> None:
+        """After a pass that failed: each request by itself, so that one client's fails no other's."""
+        for one in batch:
+            try:
+                if len(batch) == 1:
+                    raise error
+                await self._pass([one])
+            except Exception as own:  # onnxruntime's, numpy's, out of memory; the server goes on
+                _fail([one], 500, f"The model failed ({type(own).__name__}).")
+
+    async def _pass(self, batch: list[_Waiting]) -> None:
+        model = self.model
+        inputs = {name: np.concatenate([one.inputs[name] for one in batch]) for name in batch[0].inputs}
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._thread, model.decide, inputs, self._rng)
+        self._passes += 1
+        start = 0
+        for one in batch:
+            part = Decided(*(values[start : start + one.rows] for values in found))
+            start += one.rows
+            if not one.answer.done():  # its client has left
+                one.answer.set_result((part, model.version))
 
     async def swap(self) -> str:
         """Read the agent again, while the old model goes on deciding; returns the new one's hash.
@@ -111,7 +151,15 @@ class Batcher:
         if self._swapping.locked():
             raise Refused(409, "A model is being loaded already; wait for its answer.")
         async with self._swapping:
-            self.model = await asyncio.to_thread(self.model.successor, self._agent)
+            try:
+                new = await asyncio.to_thread(Model.of, self._agent)
+            except GraftError as error:  # which names the server's folders
+                print(f"graft: POST /swap failed. {error}", file=sys.stderr, flush=True)
+                raise Refused(
+                    500, "The model could not be read, and the old one goes on; the server said why."
+                ) from None
+            self.model.check_successor(new)
+            self.model = new
             self._swaps += 1
             return self.model.version
 
@@ -120,7 +168,7 @@ class Batcher:
         self._refused += 1
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start; milliseconds from a read request to its answer, of the latest 4,096."""
+        """Counts since the start."""
         counts = {"requests": self._requests, "npcs": self._rows, "passes": self._passes, "refused": self._refused}
         queue = {"queue": self._queue.qsize(), "queue_limit": self._limit, "swaps": self._swaps}
-        return {"model": self.model.version, **counts, **queue, **self._times.summary()}
+        return {"model": self.model.version, **counts, **queue}

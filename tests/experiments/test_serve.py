@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -20,13 +21,14 @@ import aiohttp
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from support.export_cases import ACTS, V, network_of, recorded, varied, with_masks
+from support.export_cases import ACTS, BOUNDED, V, network_of, recorded, varied, with_masks
 from support.tiny_tasks import TASK, discrete
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.parity import tied
 from graft.agents.serving.model import Model
 from graft.experiments import serve
+from graft.experiments.serving import batcher as module
 from graft.experiments.serving import server
 from graft.experiments.serving.batcher import ROWS, Batcher
 from graft.experiments.serving.requests import read_request
@@ -96,7 +98,9 @@ BAD = [
     (b'{"obs": [[1, 2, 3, 4], [1]]}', "rows of different lengths"),
     (b'{"obs": [[1, 2, 3, "4"]]}', "something else than numbers"),
     (b'{"obs": [[1, 2, 3, null]]}', "something else than numbers"),
-    (b'{"obs": [[1, 2, 3, %s]]}' % (b"9" * 400), "something else than numbers"),
+    (b'{"obs": [[1, 2, 3, %s]]}' % (b"9" * 400), "a number that is too large"),
+    (b'{"obs": ["1234"]}', "has the shape [1]"),
+    (b'{"obs": [[1, 2, 3, [4]]]}', "something else than numbers"),
     (b'{"obs": [[1, 2, NaN, 4]]}', "'obs'[0, 2] is nan; a finite number of float32 is needed"),
     (b'{"obs": [[1, 2, 3, 1e300]]}', "'obs'[0, 3] is 1e+300"),
 ]
@@ -151,6 +155,19 @@ def test_masks_are_checked(given, words):
         read_request(json.dumps(given), Model(schemas, "", "", lambda _: {}))
 
 
+def test_large_messages_that_are_refused_take_neither_memory_nor_time(loaded):
+    texts = ["a"] * 200 + ["x" * 500_000]  # as one array of numpy 400 MB
+    for given in (json.dumps({"obs": texts}), json.dumps({"obs": [[text] * 4 for text in texts]})):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ValueError, match="is needed"):
+            read_request(given, loaded)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 50_000  # kilobytes
+    start = time.process_time()
+    with pytest.raises(ValueError, match="349001 rows; from 1 to 4096"):
+        read_request('{"obs": [' + "[]," * 349_000 + "[]]}", loaded)
+    assert time.process_time() - start < 0.4
+
+
 class Held:
     """A model that begins when it is told to, fails when it is told to, and counts what it was given."""
 
@@ -191,6 +208,94 @@ def test_waiting_requests_are_decided_in_one_pass_and_no_more_wait_than_allowed(
             assert (await asked(client, obs=[[0, 0, 0, 0]]))[1]["error"] == "The model failed (RuntimeError)."
             held.fails = False
             assert (await asked(client, obs=[[0, 0, 0, 0]]))[0] == 200
+
+    asyncio.run(talk())
+
+
+def test_a_request_that_the_model_fails_on_fails_no_other_one_of_its_pass(batcher, loaded):
+    held = Held(loaded)
+
+    def decide(inputs, rng):
+        if (inputs["obs"] > 100).any():
+            raise ValueError
+        return Held.decide(held, inputs, rng)
+
+    async def talk():
+        own = batcher()
+        own.model = held
+        async with served(own) as client:
+            first = asyncio.create_task(asked(client, obs=[[0] * 4]))
+            await until(lambda: held.begun)
+            tasks = [asyncio.create_task(asked(client, obs=[[number] * 4])) for number in (1, 200, 2)]
+            await until(lambda: own.stats()["queue"] == 3)
+            held.decide = decide
+            held.go.set()
+            assert [(await task)[0] for task in (first, *tasks)] == [200, 200, 500, 200]
+
+    asyncio.run(talk())
+
+
+class Fatal(BaseException):
+    """Ends the task that decides."""
+
+
+def test_requests_are_answered_after_an_error_outside_of_the_model_and_when_deciding_has_ended(batcher, monkeypatch):
+    async def talk():
+        own = batcher()
+        async with served(own) as client:
+            with monkeypatch.context() as patch:
+                patch.setattr(module.np, "concatenate", lambda _: [][0])
+                assert await asked(client, obs=[[0] * 4]) == (
+                    500,
+                    {"error": "The model failed (IndexError).", "status": 500},
+                )
+            assert (await asked(client, obs=[[0] * 4]))[0] == 200
+
+            async def fatal(_):
+                raise Fatal
+
+            monkeypatch.setattr(own, "_pass", fatal)
+            for _ in range(2):
+                status, found = await asyncio.wait_for(asked(client, obs=[[0] * 4]), 5)
+                assert (status, found["error"][:33]) == (503, "The server has stopped deciding; ")
+            async with client.get("/health") as answer:
+                assert answer.status == 503
+
+    asyncio.run(talk())
+
+
+def test_every_error_is_json(batcher, monkeypatch, tmp_path, capsys):
+    async def talk():
+        async with served(batcher(tmp_path / "none")) as client, client.ws_connect("/ws") as ws:
+            async with client.post("/decide", data=b"abcde", headers={"Content-Encoding": "gzip"}) as answer:
+                assert (answer.status, (await answer.json())["error"][:27]) == (400, "The message cannot be read ")
+            async with client.get("/ws") as answer:
+                assert (answer.status, "allowed" in (await answer.json())["error"]) == (400, False)
+            async with client.post("/swap") as answer:
+                assert (answer.status, str(tmp_path) in (await answer.text())) == (500, False)
+            assert str(tmp_path) in capsys.readouterr().err
+            monkeypatch.setattr(server, "read_request", lambda *_: [][0])
+            found = {"error": "The server failed (IndexError).", "status": 500}
+            assert await asked(client, obs=[[0] * 4]) == (500, found)
+            await ws.send_str("{}")
+            assert await ws.receive_json() == found
+
+    asyncio.run(talk())
+
+
+def test_the_contract_says_whether_actions_are_drawn(monkeypatch):
+    model = Model(network_of(V, BOUNDED).schemas, "x", "mean + noise", lambda _: {})
+    monkeypatch.setattr(Model, "of", lambda _: model)
+
+    async def talk():
+        for rng, sampling, meaning in (
+            (None, None, "the mean action"),
+            (np.random.default_rng(0), "mean + noise", "an action that is drawn"),
+        ):
+            async with served(Batcher(Path("unread"), 1, rng)) as client, client.get("/contract") as answer:
+                told = await answer.json()
+                assert told["sampling"] == sampling
+                assert told["outputs"][0]["meaning"].startswith(meaning)
 
     asyncio.run(talk())
 
@@ -251,12 +356,70 @@ def test_bodies_that_do_not_come_and_too_many_clients_are_refused(batcher, monke
     asyncio.run(talk())
 
 
+def test_connections_without_a_request_are_closed_and_no_more_are_taken_than_allowed(batcher):
+    async def talk():
+        own = Server(batcher(), 4000, patience=0.3)
+        async with server.listening(own, "127.0.0.1", 0, most=3) as port:
+            idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            idle[0][1].write(b"GET /health HT")
+            await asyncio.sleep(0.05)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with suppress(ConnectionError):  # reset
+                assert await asyncio.wait_for(reader.read(), 0.2) == b""
+            writer.close()
+            for reader, writer in idle:
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+                writer.close()
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{port}/health") as answer,
+            ):
+                assert answer.status == 200
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize(
+    ("files", "found"), [((300, 300), (150, 30)), ((1024, 1024), (512, 102)), ((256, 4096), (2048, 102))]
+)
+def test_open_files_limit_the_connections(monkeypatch, files, found):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: files)
+    raised = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    assert server.most_connections() == found
+    assert raised == [(min(2560, files[1]), files[1])]
+
+
+def test_a_websocket_whose_message_does_not_end_is_closed_and_pings_keep_one_open(batcher, monkeypatch):
+    monkeypatch.setattr(server, "IDLE", 1)
+
+    async def talk():
+        async with served(batcher(), 2**20, patience=0.4) as client, client.ws_connect("/ws") as ws:
+            reader, writer = await asyncio.open_connection(client.host, client.port)
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"\x81\xff" + (2**19).to_bytes(8, "big") + bytes(4))
+            end = time.monotonic() + 10
+            while not reader.at_eof() and time.monotonic() < end:
+                writer.write(b" ")
+                await ws.ping()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(1000), 0.1)
+            assert time.monotonic() < end
+            writer.close()
+            await ws.send_json({"obs": [[0] * 4]})
+            assert "action" in await ws.receive_json()
+
+    asyncio.run(talk())
+
+
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 MESSAGE = json.dumps({"obs": [[0] * 4] * 2000}).encode()
 FRAME = b"\x81\xfe" + len(MESSAGE).to_bytes(2, "big") + bytes(4) + MESSAGE  # text, masked by zeros
+PINGS = 100 * (b"\x89\xfd" + bytes(4) + 125 * b" ")  # masked by zeros
 PIPELINED = 20 * b"GET /contract HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -273,7 +436,7 @@ async def never_reads(host, port, begin, again):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("begin", "again"), [(UPGRADE, FRAME), (PIPELINED, PIPELINED)])
+@pytest.mark.parametrize(("begin", "again"), [(UPGRADE, FRAME), (UPGRADE, PINGS), (PIPELINED, PIPELINED)])
 def test_a_client_that_never_reads_is_disconnected_and_others_are_served(batcher, begin, again):
     async def talk():
         async with served(batcher(), 2**20, patience=1.0) as client:
@@ -292,6 +455,8 @@ def test_bad_options_end_with_2(tmp_path, capsys, folder):
     assert serve.main([str(tmp_path / "none")]) == 2
     assert "There is no checkpoint at" in capsys.readouterr().err
     assert serve.main([str(folder), "--queue", "0"]) == 2
+    assert serve.main([str(folder), "--port", "70000"]) == 2
+    assert serve.main([str(folder), "--seed", "3"]) == 2
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -303,6 +468,15 @@ def resident(pid):
     """Megabytes of a process."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+
+
+TEXTS = json.dumps({"obs": ["a"] * 200 + ["x" * 60_000]}).encode()
+
+
+async def never_read(host, port, again):
+    """One client after the other that never reads."""
+    while True:
+        await never_reads(host, port, UPGRADE, again)
 
 
 class Crowd:
@@ -335,7 +509,7 @@ class Crowd:
 
     async def nuisance(self, session):
         """Malformed and oversized messages."""
-        for text, _ in cycle([(b" " * 70_000, ""), *BAD]):
+        for text, _ in cycle([(b" " * 70_000, ""), (TEXTS, ""), *BAD]):
             async with session.post(f"{self.url}/decide", data=text) as answer:
                 self.statuses.append(answer.status)
             async with session.ws_connect(f"{self.url}/ws") as ws:
@@ -348,7 +522,7 @@ class Crowd:
     async def run(self, clients, swap):
         host, port = self.url.removeprefix("http://").split(":")
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            deaf = [asyncio.create_task(never_reads(host, int(port), UPGRADE, FRAME)) for _ in range(3)]
+            deaf = [asyncio.create_task(never_read(host, int(port), again)) for again in (FRAME, FRAME, PINGS)]
             both = [self.nuisance(session), swap(session), *(self.client(session, i) for i in range(clients))]
             await asyncio.gather(*both)
             for task in deaf:
@@ -358,7 +532,7 @@ class Crowd:
 
 
 def crowded(folder, clients, seconds):
-    """Serve ``folder`` in a process to a crowd, with another model in its place half-way; returns what was seen."""
+    """Serve ``folder`` in a process to a crowd, swapping its model three times; returns what was seen."""
     old, new = (varied(network_of(V, ACTS), seed) for seed in (1, 2))
     versions = [Checkpoint.of(n, TASK).save(folder) for n in (new, old)][::-1]
     states = recorded(old, 600)
@@ -372,15 +546,15 @@ def crowded(folder, clients, seconds):
         crowd, memory = Crowd(url, states, answers), []
 
         async def swap(session):
-            await asyncio.sleep(seconds / 2)
-            saved(new, folder)
-            async with session.post(f"{url}/swap") as answer:
-                assert answer.status == 200
-            memory.append(resident(process.pid))
-            crowd.end = time.monotonic() + seconds / 2
-            while time.monotonic() < crowd.end:
-                await asyncio.sleep(seconds / 10)
-                memory.append(resident(process.pid))
+            crowd.end = time.monotonic() + seconds
+            for step in range(1, 21):
+                await asyncio.sleep(max(0, crowd.end - (20 - step) * seconds / 20 - time.monotonic()))
+                if step > 3:  # warm
+                    memory.append(resident(process.pid))
+                if step in (8, 11, 14):
+                    saved(old if step == 11 else new, folder)
+                    async with session.post(f"{url}/swap") as answer:
+                        assert answer.status == 200
 
         try:
             told = asyncio.run(crowd.run(clients, swap))
@@ -401,4 +575,5 @@ def test_200_clients_get_right_answers_while_others_misbehave_and_a_model_is_swa
     assert set(crowd.statuses) == {400, 413}
     assert told["requests"] >= len(crowd.times) > 200  # those of clients that never read are counted, too
     assert told["passes"] < told["requests"] / 2
-    assert memory[-1] < memory[0] + 20
+    third = len(memory) // 3
+    assert np.median(memory[-third:]) < np.median(memory[:third]) + 30  # a second model while one is loaded

@@ -306,6 +306,7 @@ def run_stages(
 ) -> dict[str, str] | None:
     """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
     from graft.experiments.launchers.launcher import run_graph
+    from graft.experiments.report.progress import Progress
     from graft.experiments.report.so_far import ProgressWithResults
     from graft.experiments.stages.update_cost import update_cost
 
@@ -337,9 +338,14 @@ def run_stages(
     def results(failed: Mapping[str, str]) -> dict[str, Any]:
         return kind_of(config).results(config, graph, store, failed)[1]
 
-    path = store.out / "results.json"
+    shown = console, len(graph.stages), done, budget
+    compared = command != "pretrain"  # whose stages have nothing to be compared with
     try:
-        with ProgressWithResults(console, len(graph.stages), done, budget, path, results) as progress:
+        with (
+            ProgressWithResults(*shown, store.out / "results.json", results)
+            if compared
+            else Progress(*shown) as progress
+        ):
             return run_graph(launcher, graph, todo, store, progress)
     except KeyboardInterrupt:
         say(

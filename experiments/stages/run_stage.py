@@ -106,7 +106,7 @@ def run_stage(
         Diverged: its training diverged, in all its tries.
     """
     folder = store.folder(stage.id)
-    # Killed before the last was recorded, or fewer are allowed now.
+    # Killed before the last was recorded.
     for extra in divergences(folder)[stage.divergence_retries :]:
         (folder / extra["file"]).unlink()
     while True:

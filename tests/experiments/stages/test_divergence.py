@@ -87,7 +87,7 @@ def test_it_ends_as_if_the_smaller_rate_had_been_asked_for(tmp_path: Path, diver
     for divergence in record[DIVERGED]:
         kept = load_file(store.folder(stage.id) / divergence["file"])
         np.testing.assert_array_equal(kept["rewards"], np.array([1.0, np.nan], np.float32))
-    assert "seed 0 (2 times, at last at 0.001)" in failed_notes({"stages": [record]})[0]
+    assert "seed 0 (2 times; at 0.0005 instead of 0.002)" in failed_notes({"stages": [record]})[0]
 
     slower = replace(stage, algorithm=replace(stage.algorithm, learning_rate=RATE / 4))  # type: ignore[call-arg]
     run_stage.run_stage(slower, store, Reporter())
@@ -108,6 +108,16 @@ def test_without_tries_left_it_has_no_result_and_the_same_command_tries_anew(tmp
     assert attempt(stage, store, Reporter(), 1) is None
     assert rates == [RATE]
     assert DIVERGED not in (store.record(stage.id) or {})
+
+
+def test_other_numbers_of_tries_are_other_stages(tmp_path: Path) -> None:
+    """With two, one has a result at half the rate, which one without tries has not."""
+    graph, store = set_up(tmp_path)
+    fewer, _ = set_up(tmp_path / "fewer", divergence_retries=0)
+    assert not graph.stages.keys() & fewer.stages.keys()
+    assert "divergence_retries" not in scratch(fewer).to_json()
+    with pytest.raises(GraftError, match="differs in divergence_retries"):
+        store.check(load_config(str(tmp_path / "fewer" / "tiny.yaml")))
 
 
 @pytest.mark.slow

@@ -339,13 +339,11 @@ def run_stages(
         return kind_of(config).results(config, graph, store, failed)[1]
 
     shown = console, len(graph.stages), done, budget
-    compared = command != "pretrain"  # whose stages have nothing to be compared with
+    made = Progress(*shown)
+    if command != "pretrain":  # whose stages have nothing to be compared with
+        made = ProgressWithResults(*shown, store.out / "results.json", results)
     try:
-        with (
-            ProgressWithResults(*shown, store.out / "results.json", results)
-            if compared
-            else Progress(*shown) as progress
-        ):
+        with made as progress:
             return run_graph(launcher, graph, todo, store, progress)
     except KeyboardInterrupt:
         say(

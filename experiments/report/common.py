@@ -314,10 +314,10 @@ def failed_notes(data: Mapping[str, Any]) -> list[str]:
         if some
     ]
     slower = [
-        f"{stage['label']} ({len(stage[DIVERGED])} times; at {FACTOR * stage[DIVERGED][-1]['learning_rate']:g} instead of "
-        f"{stage[DIVERGED][0]['learning_rate']:g})"
+        f"{stage['label']} ({len(tries)} times; at {FACTOR * tries[-1]['learning_rate']:g} instead of "
+        f"{tries[0]['learning_rate']:g})"
         for stage in stages
-        if stage.get(DIVERGED) and stage not in diverged
+        if (tries := stage.get(DIVERGED)) and stage not in diverged
     ]
     if slower:
         lines.append(f"WARNING: these diverged, and were trained at a smaller learning rate: {', '.join(slower)}.")

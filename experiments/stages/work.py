@@ -59,8 +59,28 @@ def inference_flops(network: PolicyNetwork) -> int:
 
 
 def update_flops(stage: Stage, session: TransferSession) -> int | None:
-    """Of one gradient step, forward, backward and the method's own; None of an algorithm of an unknown kind."""
-    options, network = stage.algorithm, copy.deepcopy(session.network)
+    """Of one gradient step, forward, backward and the method's own; None of an algorithm of an unknown kind.
+
+    Where a schedule froze or unfroze parts of the network, the mean over training.
+    """
+    if not session.frozen:
+        return _update_flops(stage, session, copy.deepcopy(session.network))
+    ends = [*(start for start, _, _ in session.frozen[1:]), 1.0]
+    mean = 0.0
+    for end, (start, depth, names) in zip(ends, session.frozen, strict=True):
+        network = copy.deepcopy(session.network)
+        network.encoder.freeze(depth)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name not in names)
+        counted = _update_flops(stage, session, network)
+        if counted is None:
+            return None
+        mean += (end - start) * counted
+    return round(mean)
+
+
+def _update_flops(stage: Stage, session: TransferSession, network: PolicyNetwork) -> int | None:
+    options = stage.algorithm
     gradients = session.gradients if session.method.overrides("gradients") else None
     if isinstance(options, ReplayOptions):
         from graft.agents.sb3.off_policy import OffPolicy

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -88,7 +90,8 @@ def _update_flops(stage: Stage, session: TransferSession, network: PolicyNetwork
 
         algorithm = backend(DEFAULT).ALGORITHMS[stage.algorithm_name](**asdict(options))
         assert isinstance(algorithm, OffPolicy)
-        return _count(update_of(algorithm, network, gradients))
+        with _random_states_kept():
+            return _count(update_of(algorithm, network, gradients))
     return _ppo_update(options, network, gradients) if isinstance(options, PPOOptions) else None
 
 
@@ -105,7 +108,7 @@ def _ppo_update(options: PPOOptions, network: PolicyNetwork, gradients: Gradient
         if gradients is not None:
             gradients({n: p.grad for n, p in network.named_parameters() if p.grad is not None}, network, batch)
 
-    with torch.random.fork_rng():
+    with _random_states_kept():
         return _count(update)
 
 
@@ -124,6 +127,18 @@ def _count(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Of torch, NumPy and Python, all of which a learner of Stable-Baselines3 seeds anew when it is made."""
+    numbers, own = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(numbers)
+        random.setstate(own)
 
 
 def _observations(network: PolicyNetwork, number: int) -> torch.Tensor:

@@ -102,6 +102,18 @@ class Fails(Sink):
         self.closed.append(done)
 
 
+def test_a_sink_of_ones_own_needs_no_package():
+    class Own(Sink):
+        pass
+
+    class Lacks(Sink):
+        package = "not_installed.part"
+
+    Own.check()
+    with pytest.raises(GraftError, match=r"needs the package not_installed.part"):
+        Lacks.check()
+
+
 def test_a_sink_that_fails_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(SINKS._entries, "fails", Fails)
     said, stage = [], stage_with("fails", "tensorboard")

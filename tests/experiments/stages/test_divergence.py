@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from support.tiny_experiment import write_config
 
 from graft.agents import sb3
+from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import TrainJob, TrainResult, Unstable
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
@@ -28,6 +29,11 @@ from graft.experiments.stages.divergence import divergences, keep_minibatch
 from graft.experiments.store.records import DIVERGED, SNAPSHOT, Store
 
 RATE = 2e-3
+
+
+def test_an_algorithm_without_a_learning_rate_has_none_to_halve() -> None:
+    assert not run_stage.has_rate(Algorithm())
+    assert run_stage.has_rate(sb3.ALGORITHMS["ppo"]())
 
 
 class Reporter:
@@ -158,6 +164,14 @@ def test_a_snapshot_of_an_earlier_try_is_not_gone_on_from(tmp_path: Path) -> Non
     (tmp_path / "diverged-1.safetensors").write_bytes(b"altered")
     with pytest.raises(GraftError, match=r"diverged-1.safetensors was altered"):
         divergences(tmp_path)
+
+
+def test_one_whose_source_diverged_counts_as_such(tmp_path: Path, diverging: Any) -> None:
+    graph, store = set_up(tmp_path, divergence_retries=0, methods={"finetune": {"heads": "by_name"}})
+    comparison = next(one for one in graph.comparisons if one.pretrain)
+    diverging(1)
+    attempt(graph.stages[comparison.pretrain[1]], store, Reporter(), 1)
+    assert transfer._diverged(comparison, store) == 1
 
 
 def test_it_is_counted_and_in_no_mean(tmp_path: Path, diverging: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
@@ -86,7 +87,12 @@ def test_a_replay_update_is_the_learners():
     session = TransferSession(TransferMethod(), network, {})
     # The library's two networks compute their value heads as well, which no loss trains.
     update = 16 * 2 * (2 * sum(layers) + 2 * sum(policy) - policy[0])
+    numbers = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
     assert work_of(stage, session, 60, print).flops_per_update == update
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    assert torch.equal(numbers[0], after[0])
+    assert (numbers[1] == after[1]).all()
+    assert numbers[2] == after[2]
 
 
 @pytest.mark.parametrize("options", [{}, {"minibatch": 48}, {"minibatch": 500}])

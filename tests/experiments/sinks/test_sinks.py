@@ -167,6 +167,19 @@ def test_mlflow_has_one_run_for_a_stage(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_mlflow_says_what_was_killed_where_a_stage_starts_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    from mlflow import MlflowClient
+
+    SINKS["mlflow"](SinkRun(tmp_path / "exp", "0a1b2c3d4e5f6071", "frozen", SETTINGS))  # which never closes
+    told("mlflow", tmp_path)
+    client = MlflowClient((tmp_path / "exp" / "mlruns").as_uri())
+    runs = client.search_runs([client.get_experiment_by_name("exp").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
+
+
+@pytest.mark.slow
 def test_wandb_keeps_an_offline_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     import wandb

@@ -163,12 +163,13 @@ class Kind(NamedTuple):
     """What sets one kind of experiment apart.
 
     ``expand``: config -> graph. ``check``: raises GraftError before any training where something does not fit, and
-    gives what each transfer would carry over, as (text, whether something would be lost). ``conclude``: writes results
-    and pictures, and prints the tables.
+    gives what each transfer would carry over, as (text, whether something would be lost). ``results``: what its stages
+    measured, and ``results.json``. ``conclude``: writes results and pictures, and prints the tables.
     """
 
     expand: Callable[[Any], Graph]
     check: Callable[[Graph], list[TransplantTables]]
+    results: Callable[[Any, Graph, Store, Mapping[str, str]], tuple[Any, dict[str, Any]]]
     conclude: Callable[[Console, Any, Graph, Store, Mapping[str, str]], None]
 
 
@@ -176,11 +177,11 @@ def kind_of(config: AnyConfig) -> Kind:
     from graft.experiments.config.experiment import Config
     from graft.experiments.plan.pairs import expand
     from graft.experiments.plan.sequence import expand_sequence
-    from graft.experiments.report.conclusions import check_pairs, check_sequence, conclude_pairs, conclude_sequence
+    from graft.experiments.report import conclusions as of
 
     if isinstance(config, Config):
-        return Kind(expand, check_pairs, conclude_pairs)
-    return Kind(expand_sequence, check_sequence, conclude_sequence)
+        return Kind(expand, of.check_pairs, of.pairs_results, of.conclude_pairs)
+    return Kind(expand_sequence, of.check_sequence, of.sequence_results, of.conclude_sequence)
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -306,6 +307,7 @@ def run_stages(
     """Run what is not done yet; returns what failed and why, or None after Ctrl-C."""
     from graft.experiments.launchers.launcher import run_graph
     from graft.experiments.report.progress import Progress
+    from graft.experiments.report.so_far import ProgressWithResults
     from graft.experiments.stages.update_cost import update_cost
 
     def say(text: str) -> None:
@@ -332,8 +334,16 @@ def run_stages(
         say(cost)
     for line in _few_evaluations(graph):
         say(line)
+
+    def results(failed: Mapping[str, str]) -> dict[str, Any]:
+        return kind_of(config).results(config, graph, store, failed)[1]
+
+    shown = console, len(graph.stages), done, budget
+    made = Progress(*shown)
+    if command != "pretrain":  # whose stages have nothing to be compared with
+        made = ProgressWithResults(*shown, store.out / "results.json", results)
     try:
-        with Progress(console, len(graph.stages), done, budget) as progress:
+        with made as progress:
             return run_graph(launcher, graph, todo, store, progress)
     except KeyboardInterrupt:
         say(

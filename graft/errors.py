@@ -20,7 +20,8 @@ def disk_error(error: BaseException) -> str | None:
     """The sentence for a disk that is full or broken; None where ``error`` and its causes are something else."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in DISK:
+        # EIO without a file's name is of a terminal that has gone, or of a device.
+        if isinstance(cause, OSError) and cause.errno in DISK and (cause.errno != errno.EIO or cause.filename):
             what, then = DISK[cause.errno]
             where = f" ({cause.filename})" if cause.filename else ""
             return f"The disk {what}{where}; {then}, then give the same command again, which goes on from there."

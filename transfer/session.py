@@ -31,6 +31,8 @@ class TransferSession(Savable):
         report: of the transplant; None where there was none.
         critics: what training starts from, and leaves, where the algorithm has critics beside the network.
         probe: measures the network at every evaluation, where one is set.
+        frozen: from which progress on in training how many blocks of the encoder and which parameters were frozen, in
+            that order; empty where the method has no schedule.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TransferSession(Savable):
         self.method, self.network, self.state, self.report = method, network, state, report
         self.critics = dict(critics or {})
         self.probe: Probe | None = None
+        self.frozen: list[tuple[float, int, list[str]]] = []
         self._meter = GradientMeter()
 
     @classmethod
@@ -106,6 +109,10 @@ class TransferSession(Savable):
 
     def schedule(self, network: PolicyNetwork, progress: float) -> None:
         self.state = self.method.schedule(network, self.state, progress)
+        names = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+        now = network.encoder.frozen_blocks, names
+        if not self.frozen or self.frozen[-1][1:] != now:
+            self.frozen.append((progress, *now))
 
     def measure(self, network: PolicyNetwork) -> Mapping[str, float]:
         """Diagnostics of the network and of the method's gradients, tag -> number."""
@@ -113,11 +120,12 @@ class TransferSession(Savable):
         return values if self.probe is None else values | self.probe.measure(network)
 
     def save(self) -> SavedState:
-        return SavedState(self.state, {"meter": self._meter.save()})
+        return SavedState(self.state, {"meter": self._meter.save(), "frozen": [list(entry) for entry in self.frozen]})
 
     def restore(self, saved: SavedState) -> None:
         self.state = dict(saved.tensors)
         self._meter.restore(saved.values["meter"])
+        self.frozen = [(progress, depth, names) for progress, depth, names in saved.values.get("frozen", [])]
 
     def finish(self) -> TransferSession:
         """After training: a session on the network to keep. This one can still go on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -47,6 +47,7 @@ class TransferLearner(TorchLearner):
 
     _batch: Batch | None = None
     _minibatch: Mapping[str, Any] = {}
+    _losses: Sequence[torch.Tensor] = ()
     failure: Exception | None = None
     """What ended an update of this learner; the other learners only have torch's error of a lost connection."""
 
@@ -143,12 +144,10 @@ class TransferLearner(TorchLearner):
             raise
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
-        """The mean over all learners; raises Unstable where a loss or a gradient is not finite."""
+        """The mean over all learners."""
         gradients = self.library_gradients(loss_per_module)
-        mean = self._averaged({parameter: grad for parameter, grad in gradients.items() if grad is not None})
-        losses = [loss.detach() for loss in loss_per_module.values()]
-        self.divergence.see(total_norm([*losses, *mean.values()]), partial(_flat, self._minibatch))
-        return mean
+        self._losses = [loss.detach() for loss in loss_per_module.values()]
+        return self._averaged({parameter: grad for parameter, grad in gradients.items() if grad is not None})
 
     def library_gradients(self, loss_per_module: dict[str, Any]) -> dict[Any, Any]:
         return super().compute_gradients(loss_per_module)
@@ -163,10 +162,15 @@ class TransferLearner(TorchLearner):
         return None
 
     def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
-        """The method's change, then RLlib's clipping."""
+        """The method's change, then RLlib's clipping; raises Unstable where a loss or what is stepped is not finite."""
+        changed = self._changed(gradients_dict)
+        self.divergence.see(total_norm([*self._losses, *changed.values()]), partial(_flat, self._minibatch))
+        return super().postprocess_gradients(changed)
+
+    def _changed(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
         change = self.hooks.gradients
         if change is None:
-            return super().postprocess_gradients(gradients_dict)
+            return gradients_dict
         named = dict(self.network.named_parameters())
         given = {name: gradients_dict[p] for name, p in named.items() if p in gradients_dict}
         others = {p: grad for p, grad in gradients_dict.items() if p not in set(named.values())}
@@ -177,7 +181,7 @@ class TransferLearner(TorchLearner):
         for name in given.keys() - changed.keys():
             named[name].grad = None  # or the optimiser would still step it
         mine = self._averaged({named[name]: grad for name, grad in changed.items()})
-        return super().postprocess_gradients(mine | others)
+        return mine | others
 
     def _averaged(self, gradients: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
         """The mean over all learners, the same in each of them to the bit; the tensors are changed in place."""

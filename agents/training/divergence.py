@@ -36,7 +36,7 @@ class DivergenceCheck:
         unread, self._unread = self._unread, []
         for size, columns in unread:
             if not math.isfinite(size.item()):
-                raise unstable("a loss or a gradient", columns)
+                raise unstable("a loss or the norm of the gradients", columns)
 
     def check_weights(self, weights: Iterable[torch.Tensor]) -> None:
         """Raise Unstable where a weight is not finite, or a minibatch was that is not checked yet; between rollouts."""

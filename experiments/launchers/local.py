@@ -144,6 +144,13 @@ def _poll(worker: _Worker, queue: StageQueue, store: Store, listener: RunListene
 
 def _how_it_died(code: int | None) -> str:
     """``code``: the exit code of a worker, the negative number of a signal where one ended it."""
-    by = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"died with exit code {code}"
+    by = f"was killed by {_signal_name(-code)}" if code and code < 0 else f"died with exit code {code}"
     memory = ", as systems do when memory is used up (fewer --jobs need less)" if code == -9 else ""
-    return f"its worker {by}{memory}; the same command goes on from its latest snapshot"
+    return f"its worker {by}{memory}; the same command goes on from its latest snapshot, if it has one"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals but the first and the last have no names
+        return f"signal {number}"

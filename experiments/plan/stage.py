@@ -68,7 +68,7 @@ class Stage:
         scale: bounds of the normalised score in its metrics; not hashed, as training does not use it.
         licence: SPDX id of its checkpoint's; not hashed. licence_overridden: whether
             its source allows no derivatives, and it was to be used all the same; not hashed.
-        divergence_retries: how often it begins again where its training diverges; not hashed, as it changes no result.
+        divergence_retries: how often it begins again, at half the learning rate, where its training diverges.
         own_parts: module -> sha256 of its file, for what of the stage is the user's own, when the stage was planned.
         sinks: where its metrics go beside its folder, by name; not hashed.
         observer: called with (env steps, {tag: value}) in the process that runs the stage; may raise StoppedEarly
@@ -144,6 +144,8 @@ class Stage:
         if self.backend != DEFAULT:  # processes divide environments and minibatches, which changes results
             processes = {"runners": self.resources.num_env_runners, "learners": self.resources.num_learners}
             data["backend"] = {"name": self.backend, **processes}
+        if self.divergence_retries:
+            data["divergence_retries"] = self.divergence_retries
         if self.own_parts:
             data["own_parts"] = dict(self.own_parts)
         if self.squad is not None:

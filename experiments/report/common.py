@@ -19,6 +19,7 @@ from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.plan.stage import Graph
+from graft.experiments.stages.divergence import FACTOR
 from graft.experiments.store.records import COST, DIVERGED, RESUMED, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
@@ -313,12 +314,13 @@ def failed_notes(data: Mapping[str, Any]) -> list[str]:
         if some
     ]
     slower = [
-        f"{stage['label']} ({len(stage[DIVERGED])} times, at last at {stage[DIVERGED][-1]['learning_rate']:g})"
+        f"{stage['label']} ({len(tries)} times; at {FACTOR * tries[-1]['learning_rate']:g} instead of "
+        f"{tries[0]['learning_rate']:g})"
         for stage in stages
-        if stage.get(DIVERGED) and stage not in diverged
+        if (tries := stage.get(DIVERGED)) and stage not in diverged
     ]
     if slower:
-        lines.append(f"WARNING: these diverged, and began again at half the learning rate: {', '.join(slower)}.")
+        lines.append(f"WARNING: these diverged, and were trained at a smaller learning rate: {', '.join(slower)}.")
     return lines
 
 

@@ -111,9 +111,9 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Continua
 
 def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: Store) -> ContinualResult:
     matrices, curves, sizes, networks, stages, spent = [], [], [], [], [], []
-    for seed, trained, consolidated in zip(
-        comparison.seeds, comparison.trained, comparison.consolidated or [()] * len(comparison.trained), strict=True
-    ):
+    consolidations = comparison.consolidated or [()] * len(comparison.trained)
+    runs = list(zip(comparison.trained, consolidations, strict=True))
+    for seed, (trained, consolidated) in zip(comparison.seeds, runs, strict=True):
         if not all(store.done(i) for i in (*trained, *consolidated)):
             continue
         own = tuple(store.evaluations(i, scale) for i, scale in zip(trained, scales, strict=True))
@@ -138,7 +138,7 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         tuple(networks),
         tuple(stages),
         tuple(spent),
-        sum(any(map(store.diverged, run)) for run in comparison.trained),
+        sum(any(map(store.diverged, (*run, *after))) for run, after in runs),
     )
 
 

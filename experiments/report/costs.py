@@ -83,5 +83,7 @@ def sentence(data: Mapping[str, Any]) -> str:
     work = "" if total["updates"] is None else f", {total['updates']:,.0f} updates"
     work += "" if total["flops"] is None else f", {amount(total['flops'], 'FLOP')}"
     estimate = f"by estimate {amount(total['watt_hours'], 'Wh')}, {amount(total['grams_co2e'], 'g')} CO2e"
+    known, count = sum(bool(stage.get(COST)) for stage in data["stages"]), len(data["stages"])
+    estimate += "" if known == count else f" (of the {known} of {count} stages that have ended well)"
     taken = f"{total['core_seconds'] / 60:.1f} minutes of one core, up to {amount(total['peak_bytes'], 'B')}"
     return f"{steps}{work}, {taken}; {estimate}."

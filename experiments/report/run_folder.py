@@ -160,6 +160,7 @@ class _Record(BaseModel):
     """Of ``stage.json``, what reports read."""
 
     spec: _Spec | None = None
+    status: str | None = None
 
 
 class _Tensor(BaseModel):
@@ -196,8 +197,8 @@ def read_run(folder: Path, results: Mapping[str, Any] | None = None) -> RunFolde
     experiment = _json(folder / "experiment.json")
     if not data:
         raise GraftError(
-            f"{folder} has no results; `graft run` writes them at its end and after Ctrl-C; the same "
-            f"command goes on, and then writes them."
+            f"{folder} has no results; `graft run` writes them from its start on; the same command goes on, "
+            f"and then writes them."
         )
     version = data.get("version", 1)
     if isinstance(version, int) and version > VERSION:

@@ -1,74 +1,82 @@
-"""Results of a run that goes on or was killed, from the stages that are there; nothing is written."""
+"""Results of a run that goes on or was killed: the run writes them as its stages end, reports read what is written.
+
+A report reads JSON only: nothing that a folder names is imported, as it may be somebody else's.
+"""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from rich.console import Console
 
-from graft import __version__
 from graft.errors import GraftError
-from graft.experiments.config.experiment import AnyConfig, Config, SequenceConfig
-from graft.experiments.plan.pairs import expand
-from graft.experiments.plan.sequence import expand_sequence
-from graft.experiments.plan.stage import Graph
-from graft.experiments.report.conclusions import pairs_results, sequence_results
+from graft.experiments.plan.stage import Stage
+from graft.experiments.report.progress import Progress
 from graft.experiments.report.run_folder import RunFolder, read_run
-from graft.experiments.store.records import METRICS, Store
+from graft.experiments.store.records import METRICS, write_json
+
+LEAST, SHARE = 10.0, 0.02
+"""Seconds between two results so far at least, and the largest share of a run's time that they take."""
 
 
-def latest(folder: Path, store: Store | None = None) -> RunFolder:
-    """What a folder holds: its ``results.json``, or the results so far where stages are newer than that.
+class ProgressWithResults(Progress):
+    """Also writes the results so far to ``path``: at the start, and when stages have ended, but not often.
 
-    ``store``: of the folder, which remembers the stages that it has checked.
-    Raises:
-        GraftError: as `read_run`, where stages say nothing either.
+    ``results``: {stage that failed: why} -> what `results.json` has.
     """
-    written = folder / "results.json"
-    stages = [path.stat().st_mtime for path in folder.glob("stages/*/stage.json")]
-    if not stages or (written.exists() and max(stages) <= written.stat().st_mtime):
-        return read_run(folder)
-    try:
-        return read_run(folder, _results(folder, store or Store(folder)))
-    except GraftError:
-        if not written.exists():
-            raise
-        return read_run(folder)
+
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        done: int,
+        budget: int,
+        path: Path,
+        results: Callable[[Mapping[str, str]], Mapping[str, Any]],
+    ) -> None:
+        super().__init__(console, total, done, budget)
+        self._path, self._results = path, results
+        self.failed: dict[str, str] = {}
+        self._changed, self._next = True, 0.0
+
+    def finished(self, stage: Stage, error: str | None) -> None:
+        super().finished(stage, error)
+        self._changed = True
+        if error is not None:
+            self.failed[stage.id] = error
+
+    def tick(self) -> None:
+        super().tick()
+        start = time.monotonic()
+        if not self._changed or start < self._next:
+            return
+        self._changed = False
+        with suppress(GraftError, OSError):  # the run's end writes them again, and says what is wrong
+            write_json(self._path, self._results(self.failed))
+        now = time.monotonic()
+        self._next = now + max(LEAST, (now - start) / SHARE)
 
 
-def _results(folder: Path, store: Store) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-        made_with, given = record["versions"]["graft"], record["config"]
-        config: AnyConfig = TypeAdapter(AnyConfig).validate_python(given)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GraftError(f"{folder} has no results, and its experiment.json can't be read.") from error
-    if made_with != __version__:
-        raise GraftError(f"{folder} has no results; Graft {made_with}, which began it, can read its stages.")
-    data = _data(config, store)
-    for stage in data["stages"]:
-        if stage["status"] in ("running", "stopped"):
-            stage["env_steps"] = _env_steps(store.folder(stage["id"]) / METRICS)
-    found: dict[str, Any] = json.loads(json.dumps(data))
-    return found
+def latest(folder: Path) -> RunFolder:
+    """What a folder holds, with the env steps so far of its stages that have not ended; raises as `read_run`."""
+    run = read_run(folder)
+    stages = [_with_steps(run, stage) for stage in run.results["stages"]]
+    return replace(run, results={**run.results, "stages": stages})
 
 
-def _data(config: AnyConfig, store: Store) -> dict[str, Any]:
-    if isinstance(config, Config):
-        graph = expand(config)
-        return pairs_results(config, graph, store, _failed(graph, store))[1]
-    assert isinstance(config, SequenceConfig)
-    graph = expand_sequence(config)
-    return sequence_results(config, graph, store, _failed(graph, store))[1]
-
-
-def _failed(graph: Graph, store: Store) -> dict[str, str]:
-    """Stages that failed -> the last line of why."""
-    records = {stage: store.record(stage) or {} for stage in graph.stages}
-    failed = {stage: record.get("error") for stage, record in records.items() if record.get("status") == "failed"}
-    return {stage: (str(error).strip().splitlines() or ["failed"])[-1] for stage, error in failed.items()}
+def _with_steps(run: RunFolder, stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    if stage.get("status") not in ("waiting", "running", "stopped"):
+        return stage
+    status = run.record(stage["id"]).get("status")
+    if status not in ("running", "stopped"):
+        return stage
+    return {**stage, "status": status, "env_steps": _env_steps(run.path / "stages" / stage["id"] / METRICS)}
 
 
 def _env_steps(metrics: Path) -> int:
@@ -76,5 +84,5 @@ def _env_steps(metrics: Path) -> int:
     try:
         lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         return int(json.loads([line for line in lines if line.endswith("\n")][-1])["env_steps"])
-    except (OSError, ValueError, IndexError, KeyError):
+    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError):
         return 0

@@ -113,7 +113,7 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
                     curves,
                     scratch,
                     missing=len(comparison.stages) - len(curves),
-                    diverged=sum(map(store.diverged, comparison.stages)),
+                    diverged=_diverged(comparison, store),
                     kept=after,
                     kept_of=before if len(before) == len(after) else (),
                     not_kept="no bounds" if unscored else comparison.not_kept,
@@ -244,7 +244,7 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "domain_gap": _domain_gap(measured, starts),
         "asymptotic_gain": interquartile_mean(finals) - interquartile_mean(base_finals),
         "steps_to_threshold": _steps_to_threshold(curves, threshold) if scored else None,
-        "transfer_efficiency": _transfer_efficiency(measured, threshold),
+        "transfer_efficiency": _transfer_efficiency(measured, threshold) if comparable else None,
         "data_efficiency": efficiency if comparable and efficiency is not None and np.isfinite(efficiency) else None,
         "forward_transfer": metrics.forward_transfer(interquartile_mean(areas), interquartile_mean(base))
         if scored
@@ -263,6 +263,12 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "env_steps": dict(measured.env_steps),
         "stages": list(measured.finished),
     }
+
+
+def _diverged(comparison: Comparison, store: Store) -> int:
+    """Seeds without a result as their transfer diverged, or what it starts from."""
+    kinds = [ids for ids in (comparison.stages, comparison.pretrain, comparison.consolidated) if ids]
+    return sum(any(map(store.diverged, of_seed)) for of_seed in zip(*kinds, strict=True))
 
 
 def _domain_gap(measured: TransferResult, starts: Sequence[float]) -> dict[str, float | None] | None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 STAGE = "graft.stage"
 """Tag of a run: the stage's id."""
 
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""Where they are not set: training waits while a server that is gone is tried again, by default for minutes."""
+
 
 @SINKS.register("mlflow")
 class MLflow(Sink):
@@ -28,6 +31,8 @@ class MLflow(Sink):
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
+        for name, value in IMPATIENT.items():
+            os.environ.setdefault(name, value)
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:  # files: of all its stores, the one that several workers can write into without a server
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -35,7 +40,12 @@ class MLflow(Sink):
         self._client = MlflowClient(tracking_uri=uri)
         experiment = _experiment(self._client, run.out.absolute().name)
         known = f"tags.`{STAGE}` = '{run.id}'"
-        found = self._client.search_runs([experiment], known, max_results=1) if run.goes_on else []
+        found = list(self._client.search_runs([experiment], known))  # the latest first
+        if not run.goes_on:  # the stage starts over: what was killed says so
+            for old in found:
+                if old.info.status == "RUNNING":
+                    self._client.set_terminated(old.info.run_id, "KILLED")
+            found = []
         tags = {STAGE: run.id}
         self._id = (
             found[0] if found else self._client.create_run(experiment, tags=tags, run_name=run.name)

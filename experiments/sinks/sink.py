@@ -32,10 +32,10 @@ class Sink:
     """Gets a stage's metrics in the process that runs it; what it raises ends the sink, not the stage.
 
     Attributes:
-        package: module that it needs. extra: of Graft's, that installs it.
+        package: module that it needs; empty for none. extra: of Graft's, that installs it.
     """
 
-    package: ClassVar[str]
+    package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
 
     def __init__(self, run: SinkRun) -> None:
@@ -44,7 +44,7 @@ class Sink:
     @classmethod
     def check(cls) -> None:
         """Raise GraftError where its package is not installed."""
-        if find_spec(cls.package) is None:
+        if cls.package and not _is_installed(cls.package):
             how = f"pip install 'graft-rl[{cls.extra}]'" if cls.extra else f"pip install {cls.package}"
             raise GraftError(f"sinks: {SINKS.name_of(cls)} needs the package {cls.package}; install it with: {how}")
 
@@ -66,6 +66,13 @@ class Sink:
 
     def close(self, done: bool) -> None:
         """No more comes. ``done``: whether the stage has ended as it should."""
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package that it is in
+        return False
 
 
 SINKS: Registry[type[Sink]] = Registry("sink", "graft.experiments.sinks", Sink)

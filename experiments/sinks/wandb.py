@@ -24,7 +24,7 @@ class WeightsAndBiases(Sink):
             name=run.name,
             dir=run.out,
             config=dict(run.settings),
-            resume="allow",
+            resume="allow" if run.goes_on else None,  # None: another training takes the place of the one before
             settings=wandb.Settings(silent=True, console="off"),
         )
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from graft.agents.checkpoints.files import replace_file
 from graft.agents.training.backend import Unstable
 from graft.errors import GraftError
-from graft.experiments.store.records import DIVERGED, SNAPSHOT
+from graft.experiments.store.records import MINIBATCHES, SNAPSHOT
 
 FACTOR = 0.5
 """Of the learning rate, from one try to the next."""
@@ -34,7 +34,7 @@ class Diverged(GraftError):
 def divergences(folder: Path) -> list[Divergence]:
     """Those of a stage so far, by the minibatches that are kept in its folder: a kill between two tries loses none."""
     found: list[Divergence] = []
-    for path in sorted(folder.glob(f"{DIVERGED}-*.safetensors")):
+    for path in sorted(folder.glob(MINIBATCHES)):
         try:
             with safe_open(path, "numpy") as file:
                 said = file.metadata()
@@ -53,7 +53,7 @@ def keep_minibatch(folder: Path, error: Unstable, learning_rate: float) -> None:
     shutil.rmtree(folder / SNAPSHOT, ignore_errors=True)
     said = {"env_steps": str(error.env_steps or 0), "learning_rate": repr(learning_rate), "error": str(error)}
     batch = {name: np.ascontiguousarray(array) for name, array in error.batch.items()}
-    replace_file(folder / f"{DIVERGED}-{len(divergences(folder)) + 1}.safetensors", save(batch, said))
+    replace_file(folder / MINIBATCHES.replace("*", str(len(divergences(folder)) + 1)), save(batch, said))
 
 
 def in_words(folder: Path, error: Unstable) -> str:
@@ -64,5 +64,5 @@ def in_words(folder: Path, error: Unstable) -> str:
     times = f"diverged {len(known)} times, at last" if len(known) > 1 else "diverged"
     return (
         f"it {times} after {known[-1]['env_steps']:,} env steps at a learning rate of {known[-1]['learning_rate']:g}: "
-        f"{error} (the minibatches by which it did are in {folder}/{DIVERGED}-*.safetensors)"
+        f"{error} (the minibatches by which it did are in {folder}/{MINIBATCHES})"
     )

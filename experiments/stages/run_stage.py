@@ -27,6 +27,7 @@ from graft.experiments.config.backends import backend
 from graft.experiments.plan.stage import Recall, Stage
 from graft.experiments.stages.divergence import FACTOR, Diverged, divergences, in_words, keep_minibatch
 from graft.experiments.stages.fault_checkpoint import checkpoint_on_faults
+from graft.experiments.stages.meter import Meter
 from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
 from graft.experiments.stages.resume import Resumption, prepare
@@ -107,15 +108,16 @@ def run_stage(
         Diverged: its training diverged, in all its tries.
     """
     folder = store.folder(stage.id)
-    # Killed before the last was recorded, or fewer are allowed now.
+    # Killed before the last was recorded.
     for extra in divergences(folder)[stage.divergence_retries :]:
         (folder / extra["file"]).unlink()
+    spent: dict[str, float] = {}
     while True:
         try:
-            return _try(stage, store, progress, workers, note)
+            return _try(stage, store, progress, workers, note, spent)
         except Unstable as error:
             known = divergences(folder)
-            if error.env_steps is None or len(known) > stage.divergence_retries:
+            if error.env_steps is None or len(known) > stage.divergence_retries or not has_rate(stage.algorithm):
                 raise Diverged(in_words(folder, error), known) from error
             note(
                 f"Note: {stage.label} diverged after {error.env_steps:,} env steps, and begins again at "
@@ -123,8 +125,38 @@ def run_stage(
             )
 
 
-def _try(stage: Stage, store: Store, progress: MetricsCallback, workers: int, note: Callable[[str], None]) -> None:
+def has_rate(algorithm: Algorithm) -> bool:
+    """Whether it has a learning rate, as all but some algorithms of one's own."""
+    return hasattr(algorithm, "learning_rate")
+
+
+def _try(
+    stage: Stage,
+    store: Store,
+    progress: MetricsCallback,
+    workers: int,
+    note: Callable[[str], None],
+    spent: dict[str, float],
+) -> None:
+    """``spent``: by tries before this one; where this one diverges, what it took is added."""
     resumption = prepare(stage, store)
+    if spent:
+        resumption.meter = Meter(spent)
+    try:
+        _train(stage, store, progress, workers, note, resumption)
+    except Unstable:
+        spent |= resumption.meter.spent()
+        raise
+
+
+def _train(
+    stage: Stage,
+    store: Store,
+    progress: MetricsCallback,
+    workers: int,
+    note: Callable[[str], None],
+    resumption: Resumption,
+) -> None:
     if resumption.refusal:
         note(f"Note: {stage.label} starts over: {resumption.refusal}.")
     source, folder = _load_source(stage, store), store.folder(stage.id)
@@ -319,12 +351,14 @@ class _StageRun(NamedTuple):
     def _backend_train(
         self, session: TransferSession, budget: int, evaluation: Evaluation, partners: Partners | None = None
     ) -> TrainResult:
-        stage, algorithm = self.stage, cast(Any, self._algorithm(session))  # all have a rate
-        rate = algorithm.learning_rate * FACTOR ** len(divergences(self.folder))
+        stage, algorithm, rate = self.stage, self._algorithm(session), 0.0
+        if has_rate(algorithm):
+            rate = cast(Any, algorithm).learning_rate * FACTOR ** len(divergences(self.folder))
+            algorithm = replace(cast(Any, algorithm), learning_rate=rate)
         job = TrainJob(
             network=session.network,
             task=stage.task,
-            algorithm=replace(algorithm, learning_rate=rate),
+            algorithm=algorithm,
             budget=budget,
             seed=stage.random_seeds()[1],
             record=self.log,
@@ -351,12 +385,12 @@ class _StageRun(NamedTuple):
 
         Retraining after a transfer goes on at the transfer's.
         """
-        limit, algorithm = session.method.learning_rate_limit, cast(Any, self.stage.algorithm)  # all have a rate
+        limit, algorithm = session.method.learning_rate_limit, cast(Any, self.stage.algorithm)
         transferred = session.report is not None
         if self.stage.kind == "consolidate" and self.source is not None:
             before = self.source.record
             transferred = before.get("transplant") is not None and before.get(STARTS, {}).get("taken") != "fresh"
-        if limit is None or not transferred or algorithm.learning_rate <= limit:
+        if limit is None or not transferred or not has_rate(algorithm) or algorithm.learning_rate <= limit:
             return self.stage.algorithm
         return cast(Algorithm, replace(algorithm, learning_rate=limit))
 

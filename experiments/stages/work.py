@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -59,8 +61,28 @@ def inference_flops(network: PolicyNetwork) -> int:
 
 
 def update_flops(stage: Stage, session: TransferSession) -> int | None:
-    """Of one gradient step, forward, backward and the method's own; None of an algorithm of an unknown kind."""
-    options, network = stage.algorithm, copy.deepcopy(session.network)
+    """Of one gradient step, forward, backward and the method's own; None of an algorithm of an unknown kind.
+
+    Where a schedule froze or unfroze parts of the network, the mean over training.
+    """
+    if not session.frozen:
+        return _update_flops(stage, session, copy.deepcopy(session.network))
+    ends = [*(start for start, _, _ in session.frozen[1:]), 1.0]
+    mean = 0.0
+    for end, (start, depth, names) in zip(ends, session.frozen, strict=True):
+        network = copy.deepcopy(session.network)
+        network.encoder.freeze(depth)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name not in names)
+        counted = _update_flops(stage, session, network)
+        if counted is None:
+            return None
+        mean += (end - start) * counted
+    return round(mean)
+
+
+def _update_flops(stage: Stage, session: TransferSession, network: PolicyNetwork) -> int | None:
+    options = stage.algorithm
     gradients = session.gradients if session.method.overrides("gradients") else None
     if isinstance(options, ReplayOptions):
         from graft.agents.sb3.off_policy import OffPolicy
@@ -68,7 +90,8 @@ def update_flops(stage: Stage, session: TransferSession) -> int | None:
 
         algorithm = backend(DEFAULT).ALGORITHMS[stage.algorithm_name](**asdict(options))
         assert isinstance(algorithm, OffPolicy)
-        return _count(update_of(algorithm, network, gradients))
+        with _random_states_kept():
+            return _count(update_of(algorithm, network, gradients))
     return _ppo_update(options, network, gradients) if isinstance(options, PPOOptions) else None
 
 
@@ -85,7 +108,7 @@ def _ppo_update(options: PPOOptions, network: PolicyNetwork, gradients: Gradient
         if gradients is not None:
             gradients({n: p.grad for n, p in network.named_parameters() if p.grad is not None}, network, batch)
 
-    with torch.random.fork_rng():
+    with _random_states_kept():
         return _count(update)
 
 
@@ -104,6 +127,18 @@ def _count(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Of torch, NumPy and Python, all of which a learner of Stable-Baselines3 seeds anew when it is made."""
+    numbers, own = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(numbers)
+        random.setstate(own)
 
 
 def _observations(network: PolicyNetwork, number: int) -> torch.Tensor:

@@ -36,9 +36,10 @@ FAULT_CHECKPOINT = "checkpoint-at-fault"
 """Checkpoint of a stage whose environments failed too often, in its folder; kept until the stage is done."""
 
 DIVERGED = "diverged"
-"""Status of a stage whose training diverged in all its tries; the key of these in records; and how the names of files
-with the minibatches by which it diverged begin, in its folder.
-"""
+"""Status of a stage whose training diverged in all its tries, and the key of these in records."""
+
+MINIBATCHES = "diverged-*.safetensors"
+"""Files in a stage's folder: the minibatches by which it diverged."""
 
 STARTS = "starts"
 """In records of stages: ``return_means`` before training of what a method could start from, and what was ``taken``."""
@@ -77,7 +78,7 @@ def _with_defaults(before: dict[str, Any], config: AnyConfig) -> dict[str, Any]:
 RECORD_KEYS = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """Keys of a finished stage's record beside those of every record."""
 
-MUTABLE_KEYS = {"clips", "cost", "divergence_retries", "methods", "seeds", "sinks", "sources", "targets"}
+MUTABLE_KEYS = {"clips", "cost", "methods", "seeds", "sinks", "sources", "targets"}
 """Parts of a config that may change while its folder stays the same."""
 
 
@@ -231,7 +232,7 @@ class Store:
         for path in folder.iterdir():
             if path.name in keep or path.name == FAULT_CHECKPOINT or path.name == "stage.json":
                 continue
-            if ended or not path.name.startswith(DIVERGED):
+            if ended or not path.match(MINIBATCHES):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._write_record(stage, "running")
         return folder

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,14 +19,18 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import TypeAdapter
+from rich.console import Console
 from support.tiny_experiment import write_config
 
 from graft.envs.factory import schemas
 from graft.errors import GraftError
 from graft.experiments import run
-from graft.experiments.config.experiment import load_config
+from graft.experiments.config.experiment import AnyConfig, load_config
 from graft.experiments.plan.pairs import expand
 from graft.experiments.playback.clips import FRAMES, MARGIN, TITLE, panels
+from graft.experiments.report.serve import LivePage
+from graft.experiments.report.so_far import ProgressWithResults, latest
 from graft.experiments.stages.run_stage import run_stage
 from graft.experiments.store.records import Store
 from graft.transfer.method import label
@@ -140,8 +145,8 @@ def test_the_results_are_a_page_as_well(experiment, tmp_path):
 
 @pytest.fixture
 def killed(experiment, tmp_path):
-    """The experiment as SIGKILL leaves it: one stage still runs, one failed, and there are no results."""
-    out = tmp_path / "out"
+    """The experiment as SIGKILL leaves it: one stage still runs, one failed, and results are those so far."""
+    out, failures = tmp_path / "out", {}
     shutil.copytree(experiment[0], out, ignore=shutil.ignore_patterns("results.json", "*.html", "*.gif", "*.png"))
     for record in (json.loads(path.read_text()) for path in sorted(out.glob("stages/*/stage.json"))):
         folder, ends = out / "stages" / record["id"], record["label"].endswith("seed 1")
@@ -154,12 +159,22 @@ def killed(experiment, tmp_path):
         elif record["label"].startswith("random_frozen") and ends:
             failed = {"status": "failed", "error": "Traceback\nValueError: no such thing\n"}
             (folder / "stage.json").write_text(json.dumps({**kept, **failed}))
+            failures[record["id"]] = "ValueError: no such thing"
+    config = TypeAdapter(AnyConfig).validate_python(json.loads((out / "experiment.json").read_text())["config"])
+    graph, store = expand(config), Store(out)
+
+    def results(failed):
+        return run.kind_of(config).results(config, graph, store, failed)[1]
+
+    progress = ProgressWithResults(Console(quiet=True), 10, 0, 1, out / "results.json", results)
+    for stage, error in failures.items():
+        progress.finished(graph.stages[stage], error)
+    progress.tick()
     return out
 
 
 def test_the_report_of_a_killed_run_is_of_what_is_there(experiment, killed):
     from graft.experiments.report.__main__ import main as report
-    from graft.experiments.report.so_far import latest
 
     results, whole = latest(killed).results, json.loads((experiment[0] / "results.json").read_text())
     stages = {stage["label"]: stage for stage in results["stages"]}
@@ -170,20 +185,35 @@ def test_the_report_of_a_killed_run_is_of_what_is_there(experiment, killed):
     assert [r for r in results["rows"] if r["method"] in same] == [r for r in whole["rows"] if r["method"] in same]
     assert [row["missing_seeds"] for row in results["rows"]] == [0, 1, 0, 1]
     assert report([str(killed)]) == 0
-    assert not (killed / "results.json").exists()
     text = (killed / "report.html").read_text(encoding="utf-8")
     order = [text.index(words) for words in ("FAILED: 1 of 10", "UNFINISHED: 1 of 10", "<table")]
     assert order == sorted(order)
+
+
+def test_the_report_of_somebody_elses_folder_runs_none_of_its_code(killed, monkeypatch):
+    (killed / "payload.py").write_text("raise SystemExit('code of the folder ran')")
+    record = json.loads((killed / "experiment.json").read_text())
+    for key, name in (("methods", "payload:Method"), ("sinks", "payload:Sink"), ("sources", "payload:Env-v0")):
+        record["config"][key] = [name]
+    (killed / "experiment.json").write_text(json.dumps(record))
+    os.utime(next(killed.glob("stages/*/stage.json")), (2e9, 2e9))
+    monkeypatch.chdir(killed)
+    monkeypatch.syspath_prepend(str(killed))
+    assert "UNFINISHED" in LivePage(killed).text()
+    (killed / "results.json").unlink()
+    with pytest.raises(GraftError, match="has no results"):
+        latest(killed)
+    assert "payload" not in sys.modules
 
 
 def test_the_page_is_served_while_a_run_goes_on(killed, experiment, monkeypatch):
     from graft.experiments.report import serve
 
     def get(path=""):
-        with urllib.request.urlopen(f"http://127.0.0.1:{made.server_port}/{path}") as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{made.server_port}/{path}", timeout=20) as answer:
             return answer.read().decode(), answer.headers
 
-    with serve.server(killed, 0) as made:
+    with serve.server(killed, 0) as made, socket.create_connection(made.server_address):  # one that says nothing
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -28,7 +28,7 @@ from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import SACOptions
 from graft.agents.training.backend import Batch, CriticLayers
 from graft.agents.training.critics import CriticState, warmup_steps, without_gradients
-from graft.agents.training.divergence import Columns
+from graft.agents.training.divergence import Columns, total_norm
 from graft.errors import GraftError
 
 CRITIC_NAMES = {"features_extractor.encoder.": "encoder.", "qf0.": "heads.0.", "qf1.": "heads.1."}
@@ -149,6 +149,7 @@ class TransferSAC(MethodGradients, SAC):
         self._encoder_grads: list[torch.Tensor | None] = []
         if self.ent_coef_optimizer is not None:
             self.ent_coef_optimizer.register_step_pre_hook(self._before_temperature)
+        self.critic.optimizer.register_step_pre_hook(self._check_critics)
         if self._shared:
             self.critic.optimizer.register_step_pre_hook(self._keep_encoder_gradients)
             self.actor.optimizer.register_step_post_hook(self._clear_encoder_gradients)
@@ -202,6 +203,12 @@ class TransferSAC(MethodGradients, SAC):
             for parameter, grad in zip(self._network.encoder.parameters(), self._encoder_grads, strict=True):
                 parameter.grad = grad
         super()._before_step()
+
+    def _check_critics(self, *_: Any) -> None:
+        trained = [parameter for group in self.critic.optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        if gradients:
+            self.divergence.see(total_norm(gradients), self.columns())
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Updates of actor and critics from the replay buffer; raises Unstable where training diverged."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support import trainings
-from support.off_policy import small_dqn, small_sac
+from support.off_policy import STEPS, small_dqn, small_sac
 from support.tiny_tasks import MATCH, small_network, weights
 
 from graft.agents.networks.policy_network import PolicyNetwork
@@ -74,6 +74,19 @@ def test_an_infinite_loss_is_found_whose_gradients_are_finite() -> None:
     with pytest.raises(Unstable, match="a loss is not a finite number") as caught:
         small_dqn.trained(task=Task("tiny/Match-v0", {"reward": math.inf}))
     assert np.isinf(caught.value.batch["rewards"]).any()
+
+
+def test_critics_are_checked_before_their_step() -> None:
+    """While the network itself is held, so that no step of its own would show it."""
+    learner = small_sac.learner(small_sac.network())
+    learner.critic_warmup = 1.0
+    with torch.no_grad():
+        next(learner.critic.q_networks[0].parameters()).view(-1)[0] = math.nan
+    before = [parameter.clone() for parameter in learner.critic.q_networks[1].parameters()]
+    with pytest.raises(Unstable, match="the norm of the gradients is not"):
+        learner.learn(STEPS)
+    after = list(learner.critic.q_networks[1].parameters())
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_on_a_gpu_the_right_minibatch_is_found_though_it_is_read_late() -> None:

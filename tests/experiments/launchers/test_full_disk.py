@@ -28,6 +28,8 @@ def test_it_is_told_from_other_errors() -> None:
     outer.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/data/runs/x")
     assert "The disk is full (/data/runs/x); make room" in str(disk_error(outer))
     assert disk_error(OSError(errno.EACCES, "Permission denied")) is None
+    assert disk_error(OSError(errno.EIO, "Input/output error")) is None, "of a terminal that has gone"
+    assert "The disk has an error (/data/x)" in str(disk_error(OSError(errno.EIO, "Input/output error", "/data/x")))
     read_only = str(disk_error(OSError(errno.EROFS, "Read-only file system", "/data/runs/x")))
     assert read_only.startswith("The disk can only be read (/data/runs/x); make it writable, then give the same")
 

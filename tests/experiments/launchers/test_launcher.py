@@ -11,7 +11,7 @@ from support.tiny_experiment import write_config
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.launchers.launcher import attempt, run_graph
-from graft.experiments.launchers.local import LocalLauncher
+from graft.experiments.launchers.local import LocalLauncher, _signal_name
 from graft.experiments.plan.pairs import expand
 from graft.experiments.store.records import Store
 
@@ -108,3 +108,7 @@ def test_environments_in_processes_of_their_own_change_no_result(tmp_path):
 def test_at_least_one_worker_is_needed():
     with pytest.raises(GraftError, match="--jobs 0 is not allowed"):
         LocalLauncher(0)
+
+
+def test_signals_without_a_name_have_a_number() -> None:
+    assert [_signal_name(number) for number in (9, 40)] == ["SIGKILL", "signal 40"]

@@ -43,6 +43,8 @@ def test_the_sentence_is_one_short_line():
         "Cost: 0 env steps of pretraining, 9 of transfer, 6 updates, 4 GFLOP, 60.0 minutes of one core, up to 5 B; by "
         "estimate 112 Wh, 53 g CO2e."
     )
+    stages.append({"kind": "transfer", "env_steps": 0, "seconds": 0.0, "status": "failed"})
+    assert costs.sentence(data).endswith("53 g CO2e (of the 1 of 2 stages that have ended well).")
 
 
 def test_the_first_transfer_pays_where_its_efficiency_is_above_one():

@@ -34,6 +34,9 @@ class Finished:
     def record(self, stage):
         return {}
 
+    def diverged(self, stage):
+        return False
+
     def evaluations(self, stage, scale=None):
         returns = self._returns[stage]
         return Curve((0, 100, 200), [r if scale is None else scale.normalise(r) for r in returns])

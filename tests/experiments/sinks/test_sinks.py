@@ -102,6 +102,18 @@ class Fails(Sink):
         self.closed.append(done)
 
 
+def test_a_sink_of_ones_own_needs_no_package():
+    class Own(Sink):
+        pass
+
+    class Lacks(Sink):
+        package = "not_installed.part"
+
+    Own.check()
+    with pytest.raises(GraftError, match=r"needs the package not_installed.part"):
+        Lacks.check()
+
+
 def test_a_sink_that_fails_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(SINKS._entries, "fails", Fails)
     said, stage = [], stage_with("fails", "tensorboard")
@@ -152,6 +164,19 @@ def test_mlflow_has_one_run_for_a_stage(tmp_path, monkeypatch):
     }
     assert "eval/return_mean.Hunt_a_" in run.data.metrics
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["transplant.md"]
+
+
+@pytest.mark.slow
+def test_mlflow_says_what_was_killed_where_a_stage_starts_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    from mlflow import MlflowClient
+
+    SINKS["mlflow"](SinkRun(tmp_path / "exp", "0a1b2c3d4e5f6071", "frozen", SETTINGS))  # which never closes
+    told("mlflow", tmp_path)
+    client = MlflowClient((tmp_path / "exp" / "mlruns").as_uri())
+    runs = client.search_runs([client.get_experiment_by_name("exp").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from support.tiny_experiment import write_config
 
 from graft.agents import sb3
+from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import TrainJob, TrainResult, Unstable
 from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
@@ -28,6 +29,11 @@ from graft.experiments.stages.divergence import divergences, keep_minibatch
 from graft.experiments.store.records import DIVERGED, SNAPSHOT, Store
 
 RATE = 2e-3
+
+
+def test_an_algorithm_without_a_learning_rate_has_none_to_halve() -> None:
+    assert not run_stage.has_rate(Algorithm())
+    assert run_stage.has_rate(sb3.ALGORITHMS["ppo"]())
 
 
 class Reporter:
@@ -87,7 +93,7 @@ def test_it_ends_as_if_the_smaller_rate_had_been_asked_for(tmp_path: Path, diver
     for divergence in record[DIVERGED]:
         kept = load_file(store.folder(stage.id) / divergence["file"])
         np.testing.assert_array_equal(kept["rewards"], np.array([1.0, np.nan], np.float32))
-    assert "seed 0 (2 times, at last at 0.001)" in failed_notes({"stages": [record]})[0]
+    assert "seed 0 (2 times; at 0.0005 instead of 0.002)" in failed_notes({"stages": [record]})[0]
 
     slower = replace(stage, algorithm=replace(stage.algorithm, learning_rate=RATE / 4))  # type: ignore[call-arg]
     run_stage.run_stage(slower, store, Reporter())
@@ -108,6 +114,16 @@ def test_without_tries_left_it_has_no_result_and_the_same_command_tries_anew(tmp
     assert attempt(stage, store, Reporter(), 1) is None
     assert rates == [RATE]
     assert DIVERGED not in (store.record(stage.id) or {})
+
+
+def test_other_numbers_of_tries_are_other_stages(tmp_path: Path) -> None:
+    """With two, one has a result at half the rate, which one without tries has not."""
+    graph, store = set_up(tmp_path)
+    fewer, _ = set_up(tmp_path / "fewer", divergence_retries=0)
+    assert not graph.stages.keys() & fewer.stages.keys()
+    assert "divergence_retries" not in scratch(fewer).to_json()
+    with pytest.raises(GraftError, match="differs in divergence_retries"):
+        store.check(load_config(str(tmp_path / "fewer" / "tiny.yaml")))
 
 
 @pytest.mark.slow
@@ -148,6 +164,14 @@ def test_a_snapshot_of_an_earlier_try_is_not_gone_on_from(tmp_path: Path) -> Non
     (tmp_path / "diverged-1.safetensors").write_bytes(b"altered")
     with pytest.raises(GraftError, match=r"diverged-1.safetensors was altered"):
         divergences(tmp_path)
+
+
+def test_one_whose_source_diverged_counts_as_such(tmp_path: Path, diverging: Any) -> None:
+    graph, store = set_up(tmp_path, divergence_retries=0, methods={"finetune": {"heads": "by_name"}})
+    comparison = next(one for one in graph.comparisons if one.pretrain)
+    diverging(1)
+    attempt(graph.stages[comparison.pretrain[1]], store, Reporter(), 1)
+    assert transfer._diverged(comparison, store) == 1
 
 
 def test_it_is_counted_and_in_no_mean(tmp_path: Path, diverging: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
@@ -86,7 +87,12 @@ def test_a_replay_update_is_the_learners():
     session = TransferSession(TransferMethod(), network, {})
     # The library's two networks compute their value heads as well, which no loss trains.
     update = 16 * 2 * (2 * sum(layers) + 2 * sum(policy) - policy[0])
+    numbers = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
     assert work_of(stage, session, 60, print).flops_per_update == update
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    assert torch.equal(numbers[0], after[0])
+    assert (numbers[1] == after[1]).all()
+    assert numbers[2] == after[2]
 
 
 @pytest.mark.parametrize("options", [{}, {"minibatch": 48}, {"minibatch": 500}])
@@ -126,3 +132,30 @@ def test_a_meter_counts_processes_and_memory_and_goes_on():
     assert 50.2 <= spent["core_seconds"] < 60
     assert 100.2 <= spent["wall_seconds"] < 200
     assert spent["peak_bytes"] >= held + 0.9 * del_me.nbytes
+
+
+class UnfreezesLate(TransferMethod):
+    """Only the heads are trained in the first three quarters."""
+
+    def schedule(self, network, state, progress):
+        if progress < 0.75:
+            network.encoder.freeze()
+        else:
+            network.encoder.freeze(0)
+        return state
+
+
+def test_updates_on_frozen_layers_count_as_such():
+    stage = stage_of("ppo", ppo())
+    network = build_network(stage.schemas, stage.network, 0)
+    plain = work_of(stage, TransferSession(TransferMethod(), network, {}), 640, print).flops_per_update
+    network.encoder.freeze()
+    frozen = work_of(stage, TransferSession(TransferMethod(), network, {}), 640, print).flops_per_update
+    session = TransferSession(UnfreezesLate(), network, {})
+    for progress in (0, 0.25, 0.5, 0.75):
+        session.schedule(network, progress)
+    again = TransferSession(UnfreezesLate(), network, {})
+    again.restore(session.save())
+    found = work_of(stage, again, 640, print)
+    assert found.flops_per_update == round(0.75 * frozen + 0.25 * plain)
+    assert frozen < plain

@@ -89,14 +89,14 @@ class CheckedSession(TransferSession):
     """A session as in an experiment, which notes what hooks must not do.
 
     ``moved``: names of what was frozen and changed before the next call of the schedule. ``random``: hooks that touched
-    the process's random numbers. ``frozen``: how many numbers were frozen, for each call of the schedule.
+    the process's random numbers. ``frozen_numbers``: how many numbers were frozen, for each call of the schedule.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.moved: set[str] = set()
         self.random: set[str] = set()
-        self.frozen: list[int] = []
+        self.frozen_numbers: list[int] = []
         self._before: dict[str, torch.Tensor] = {}
         self._masks: Mapping[str, torch.Tensor] = {}
 
@@ -117,7 +117,7 @@ class CheckedSession(TransferSession):
             self.random.add("schedule")
         self._masks = masked(self.method, network, self.state)
         self._before = self._kept()
-        self.frozen.append(sum(t.numel() for t in self._before.values()))
+        self.frozen_numbers.append(sum(t.numel() for t in self._before.values()))
 
     def _kept(self) -> dict[str, torch.Tensor]:
         """What must not change: parameters without gradient, masked weights, and the buffers of what doesn't train."""

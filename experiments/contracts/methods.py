@@ -312,7 +312,7 @@ def a_stopped_training_ends_as_one_that_ran_through(
         assert latest.env_steps >= stop_at - 1
         torch.manual_seed(99)
     session = train_until(method, setting, source, folder, None)
-    expect(len(session.frozen) < len(run.session.frozen), "it began anew")
+    expect(len(session.frozen_numbers) < len(run.session.frozen_numbers), "it began anew")
     assert_same(weights(session.network), run.trained)
     assert_same(session.state, run.session.state)
     assert_same(weights(method.finish(session.network, session.state)), weights(run.network))

@@ -59,7 +59,7 @@ class Plan:
 def make_plan(search: Search, values: Mapping[str, object] | None = None) -> Plan:
     """The plan of a trial; None is the unchanged experiment. Raises GraftError for bad values, or nothing to score."""
     config = search.config(values)  # type: ignore[arg-type]
-    graph = expand(config.model_copy(update={"divergence_retries": 0}))  # a trial is of the rate that it names
+    graph = expand(config)
     tuned = _tuned(search, config)
     chosen = [comparison for comparison in graph.comparisons if comparison.method in tuned]
     if not chosen:

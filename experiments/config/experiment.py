@@ -17,7 +17,7 @@ from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
 from graft.envs.core.wrappers import WRAPPERS
 from graft.envs.factory import bounds
-from graft.errors import GraftError
+from graft.errors import GraftError, nearest
 from graft.experiments.config.backends import DEFAULT as DEFAULT_BACKEND
 from graft.experiments.config.backends import backend, parse_resources
 from graft.experiments.config.options import parse_model
@@ -192,6 +192,8 @@ def _pretrained_name(source: Any) -> str | None:
         return None
     from graft.agents.pretrained import pretrained
 
+    if name not in pretrained() and (meant := nearest(name, pretrained(), 0.8)):
+        raise ValueError(f"there is no checkpoint '{name}' that comes with Graft; did you mean '{meant}'?")
     return name if name in pretrained() else None
 
 

@@ -161,3 +161,8 @@ def test_a_checkpoint_that_comes_with_graft_is_a_source_by_its_name(tmp_path, so
     (read,) = load_config(str(path)).sources
     named = "foundation" if source == "foundation" else "mine"
     assert (read.id, str(read.checkpoint), read.name) == (None, "foundation", named)
+
+
+def test_a_misspelt_name_of_such_a_checkpoint_gets_the_right_one(tmp_path):
+    with pytest.raises(GraftError, match=r"no checkpoint 'foundatoin'.* did you mean 'foundation'"):
+        load_config(str(write_config(tmp_path, sources="foundatoin", network=None)))

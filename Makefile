@@ -25,11 +25,11 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 # small files come last: the processes end together
 
-test-slow: $(VENV)/sinks
+test-slow: $(VENV)/slow
 	$(BIN)/python -m pytest -m slow
 
-$(VENV)/sinks: $(VENV)/installed
-	$(INSTALL) -e '.[mlflow,wandb]'
+$(VENV)/slow: $(VENV)/installed
+	$(INSTALL) -e '.[mlflow,wandb,browser]'
 	@touch $@
 
 lint: setup

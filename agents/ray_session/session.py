@@ -24,6 +24,7 @@ from graft.envs.supervision.processes import ONE_THREAD, one_thread_each
 from graft.errors import GraftError
 
 OBJECT_STORE = 100 * 2**20  # bytes of a launcher's own Ray, whose messages are small; Ray would take a third of RAM
+STARTS = 3  # at most, of a Ray of our own: its processes have 15 to 30 s to be there, whatever is set and runs beside
 ROOM_TIMEOUT = 600.0  # seconds that a training waits for room in a cluster
 QUIET_WAIT = 10.0  # of these, before it says that it waits: actors that have just ended may still hold their cores
 OWN_CLUSTERS: dict[str, contextlib.ExitStack] = {}  # address of a Ray that `join` started here -> what ends it
@@ -100,6 +101,15 @@ def _local_ray(cores: int, **options: Any) -> Iterator[None]:
 
     Raises GraftError where it does not start.
     """
+    tries = 1
+    while (ends := _start(cores, options, tries)) is None:
+        tries += 1
+    with ends:
+        yield
+
+
+def _start(cores: int, options: dict[str, Any], tries: int) -> contextlib.ExitStack | None:
+    """Start a Ray; returns what ends it, or None where it took too long and is to be tried again."""
     with contextlib.ExitStack() as stack:
         mark = stack.enter_context(cleaned_up())
         with marked(mark), private_token():
@@ -107,13 +117,15 @@ def _local_ray(cores: int, **options: Any) -> Iterator[None]:
                 ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, **options)
             except (Exception, SystemExit) as error:  # Ray raises Exception itself where its processes take too long
                 ray.shutdown()
+                if "timed out" in str(error) and tries < STARTS:
+                    return None
                 said = message_lines(error)[0].partition(". ")[0].rstrip(".")
                 raise GraftError(
-                    f"Ray can't be started on this machine: {said}; where the machine is overloaded, run fewer "
-                    f"stages at once (--jobs) or try again."
+                    f"Ray can't be started on this machine: {said}{f', {tries} times' * (tries > 1)}; where the "
+                    f"machine is overloaded, run fewer stages at once (--jobs) or try again."
                 ) from error
         stack.callback(ray.shutdown)
-        yield
+        return stack.pop_all()
 
 
 def join(resources: Resources) -> None:

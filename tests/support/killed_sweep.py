@@ -1,7 +1,8 @@
 """A script: runs a sweep undisturbed, and one that is killed at random moments and given the same command each time.
 
-It loads the libraries once and forks before each run of the command, whose workers are forked as well: a run would
-spend most of its time loading them else, and most kills would come before any stage has begun.
+The first has the local launcher, the other may have another. The script loads the libraries once and forks before each
+run of the command; so are the local launcher's workers. A run would spend most of its time loading them else, and most
+kills would come before any stage has begun.
 """
 
 from __future__ import annotations
@@ -19,16 +20,27 @@ from torch import zeros
 from torch.nn import Parameter
 from torch.optim import Adam
 
-import graft.agents.checkpoints.snapshotter
 import graft.experiments.launchers.local as local
-import graft.experiments.stages.resume
-import graft.experiments.stages.run_stage
+import graft.experiments.launchers.ray as on_ray
+from graft.agents.checkpoints import snapshotter
+from graft.experiments.launchers.worker import WorkerInfo
 from graft.experiments.report import plots  # noqa: F401
 from graft.experiments.run import main
-from graft.experiments.stages.resume import code_hash
+from graft.experiments.stages import resume, run_stage  # noqa: F401
 
 MOST_WRITES = 16
 """A run is killed after its metrics files have changed so often at most, or some moment later."""
+
+
+def snapshot_often() -> None:
+    snapshotter.LARGEST_SHARE, resume.SECONDS = 0.5, 0.1
+
+
+class Eager(on_ray._Actor):
+    def prepare(self, token: str, file: str) -> WorkerInfo:
+        info = super().prepare(token, file)
+        snapshot_often()
+        return info
 
 
 def start(words: list[str], log: Path) -> int:
@@ -72,7 +84,7 @@ def kill_at_some_moment(process: int, out: Path, dice: random.Random) -> bool:
 def sweep(config: str, folder: Path, kills: int, seed: int, options: list[str]) -> int:
     """How many of the kills came before the sweep was done."""
     dice, log = random.Random(seed), folder / "log"
-    code = ended(start([config, "--out", str(folder / "undisturbed"), *options], log))
+    code = ended(start([config, "--out", str(folder / "undisturbed"), "--jobs", "2"], log))
     print(f"undisturbed: exit code {code}", flush=True)
     command, came, out = [config, "--out", str(folder / "killed"), *options], 0, folder / "killed"
     for kill in range(kills):
@@ -85,11 +97,11 @@ def sweep(config: str, folder: Path, kills: int, seed: int, options: list[str]) 
 
 
 if __name__ == "__main__":
-    graft.agents.checkpoints.snapshotter.LARGEST_SHARE = 0.5
-    graft.experiments.stages.resume.SECONDS = 0.1
+    snapshot_often()
+    on_ray._Actor = Eager  # type: ignore[misc]
     local.multiprocessing.get_context = lambda _: multiprocessing.context.ForkContext()  # type: ignore[assignment]
     config, folder, kills, seed, *options = sys.argv[1:]
     main([config, "--dry-run"])  # loads and compiles what a run needs
-    code_hash()
+    resume.code_hash()
     Adam([Parameter(zeros(1))])
     print(f"{sweep(config, Path(folder), int(kills), int(seed), options)} kills before its end")

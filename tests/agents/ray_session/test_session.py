@@ -55,14 +55,34 @@ def test_a_ray_that_takes_too_long_to_start_is_said_in_a_sentence(monkeypatch, s
         raise Exception("The current node timed out during startup. This could happen because of an overload.\nMore")
 
     monkeypatch.setattr(session.ray, "init", slow)
+    monkeypatch.setattr(session, "cleaned_up", lambda: contextlib.nullcontext("mark"))
     with pytest.raises(GraftError) as caught:
         start()
     assert str(caught.value) == (
-        "Ray can't be started on this machine: The current node timed out during startup; where the machine is "
-        "overloaded, run fewer stages at once (--jobs) or try again."
+        "Ray can't be started on this machine: The current node timed out during startup, 3 times; where the "
+        "machine is overloaded, run fewer stages at once (--jobs) or try again."
     )
     assert not session.OWN_CLUSTERS
     assert not session.ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("said", "starts"), [("The current node timed out during startup.", 2), ("No room in /dev/shm", 1)]
+)
+def test_only_a_ray_that_takes_too_long_is_started_again(monkeypatch, said, starts):
+    tried = []
+
+    def slow_once(*_, **__):
+        tried.append(said)
+        if len(tried) == 1:
+            raise RuntimeError(said)
+
+    monkeypatch.setattr(session.ray, "init", slow_once)
+    monkeypatch.setattr(session, "cleaned_up", lambda: contextlib.nullcontext("mark"))
+    refused = pytest.raises(GraftError, match="machine: No room in /dev/shm; where")
+    with contextlib.nullcontext() if starts == 2 else refused, connected("local", 1):
+        pass
+    assert len(tried) == starts
 
 
 def started(budget):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import processes_of, ray_folder, wait_until
 from support.tiny_experiment import write_config
 
 ROOT = Path(__file__).parents[3]
@@ -31,15 +32,19 @@ def weights_of(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_its_results_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--launcher", "ray", "--address", "local"]], ids=["local", "ray"])
+def test_its_results_are_those_of_an_undisturbed_run(tmp_path: Path, options: list[str]) -> None:
     methods = ["frozen", {"finetune": {"heads": "by_name"}}, {"finetune": {"heads": "fresh"}}]
     evaluation = {"every": STEPS // 4, "episodes": 8, "num_envs": 8}
     budgets = {"pretrain": {"steps": STEPS}, "transfer": {"steps": STEPS}}
     config = write_config(tmp_path, methods=methods, evaluation=evaluation, **budgets)
     kills, seed = int(os.environ.get("GRAFT_KILLS", "20")), int(os.environ.get("GRAFT_SEED", "0"))
-    words = [sys.executable, ROOT / "tests/support/killed_sweep.py", config, tmp_path, kills, seed, "--jobs", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    said = subprocess.run(list(map(str, words)), env=environment, text=True, stdout=subprocess.PIPE, check=True).stdout
+    script, rest = ROOT / "tests/support/killed_sweep.py", ["--jobs", "2", *options]
+    words = list(map(str, [sys.executable, script, config, tmp_path, kills, seed, *rest]))
+    with ray_folder() as folder:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(folder)}
+        said = subprocess.run(words, env=environment, text=True, stdout=subprocess.PIPE, check=True).stdout
+        wait_until(lambda: not processes_of(folder), 30)
     print(f"seed {seed}\n{said}")
     assert "undisturbed: " in said
     assert said.count("exit code 0") == 2, said + (tmp_path / "log").read_text()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from support.processes import processes_of, ray_folder, wait_until
 from support.stage_outcomes import assert_same_outcomes
 from support.tiny_experiment import write_config
 
@@ -32,10 +31,8 @@ ROLLOUT = 128
 
 @pytest.fixture(scope="module")
 def places():
-    """A short folder for Ray's sockets, whose paths may not be long."""
-    folder = tempfile.mkdtemp(prefix="graft-ray-", dir="/tmp")
-    yield Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    with ray_folder() as folder:
+        yield folder
 
 
 @contextlib.contextmanager
@@ -326,8 +323,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def own_ray(tmp_path):
-    """Starts the command line with a Ray of its own, and tells which of its processes are there."""
-    folder = tempfile.mkdtemp(prefix="graft-ray-", dir="/tmp")
+    """Starts the command line with a Ray of its own, and tells the folder of its processes."""
     script = tmp_path / "eager_run.py"
     script.write_text(EAGER_RUN)
     started = []
@@ -339,39 +335,19 @@ def own_ray(tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
                 start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
         )
         return started[-1]
 
-    yield start, folder
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def processes_of(folder):
-    """Command lines of processes that were started with this folder for Ray's files, by id."""
-    found = {}
-    for path in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if path.name.isdigit() and f"RAY_TMPDIR={folder}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                state = (path / "stat").read_text().rsplit(")", 1)[1].split()[0]
-                if state != "Z":
-                    found[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")[:80]
-    return found
-
-
-def wait_until(condition, seconds, process=None):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process is None or process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
+    with ray_folder() as folder:
+        yield start, folder
+        for process in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 @pytest.mark.slow

@@ -38,6 +38,12 @@ def printable(text: str, most: int = 80) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:most])
 
 
+def shown(value: object, most: int = 200) -> str:
+    """``value`` as an error quotes it: its first letters where it is long, and none that a terminal would obey."""
+    text = printable(repr(value), most + 1)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def some(names: Iterable[str], most: int = 8) -> str:
     """The first ``most`` names, and how many others there are."""
     every = list(names)

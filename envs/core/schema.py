@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from graft.errors import GraftError
 
@@ -26,6 +27,13 @@ def _finite(bounds: tuple[float, ...]) -> list[float | None]:
 
 def _bounds(values: list[float | None], infinite: float) -> tuple[float, ...]:
     return tuple(infinite if v is None else float(v) for v in values)
+
+
+def _with_bounds(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema's JSON, and that of its parts, with infinite bounds for null."""
+    parts = {"parts": [(name, _with_bounds(part)) for name, part in data["parts"]]} if "parts" in data else {}
+    bounds = {"low": _bounds(data["low"], -math.inf), "high": _bounds(data["high"], math.inf)}
+    return {**data, **bounds, **parts}
 
 
 @dataclass(frozen=True)
@@ -119,16 +127,8 @@ class ObservationSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ObservationSchema:
-        return cls(
-            parts=tuple((name, cls.from_json(part)) for name, part in data.get("parts", ())),
-            kind=data["kind"],
-            names=tuple(data["names"]),
-            attributes=tuple(tuple(a) for a in data["attributes"]),
-            shape=tuple(data["shape"]),
-            dtype=data["dtype"],
-            low=_bounds(data["low"], -math.inf),
-            high=_bounds(data["high"], math.inf),
-        )
+        """Of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
+        return TypeAdapter(cls).validate_python(_with_bounds(data))
 
 
 def uint8_schema(
@@ -224,13 +224,8 @@ class ActionSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ActionSchema:
-        return cls(
-            kind=data["kind"],
-            names=tuple(data["names"]),
-            low=_bounds(data["low"], -math.inf),
-            high=_bounds(data["high"], math.inf),
-            sizes=tuple(data.get("sizes", ())),
-        )
+        """Of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
+        return TypeAdapter(cls).validate_python(_with_bounds(data))
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from graft.errors import GraftError
 from graft.experiments.report.common import fixed
 from graft.experiments.report.plots import profiles, row_scores
 from graft.experiments.report.results import VERSION
+from graft.experiments.report.run_folder import check_rows
 from graft.experiments.report.transfer import format_ratio
 
 Key = tuple[str | None, str, str]
@@ -48,13 +49,14 @@ def read(folder: Path) -> Run:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         version, bounds = data.get("version", 1), data.get("bounds", {})
+        check_rows(data["rows"], bounds)
         rows = {(row["source"], row["target"], row["method"]): row for row in data["rows"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise GraftError(
             f"{folder} has no results of a transfer experiment; give what `graft run` wrote to with --out, once "
             f"it has ended."
         ) from error
-    if version > VERSION:
+    if isinstance(version, int | float) and version > VERSION:
         raise GraftError(f"{path} has version {version}, which a newer Graft wrote; this one reads up to {VERSION}.")
     return Run(rows, bounds)
 

@@ -88,11 +88,7 @@ class RunFolder:
     def _curves(self, stages: Sequence[str], scale: Bounds | None) -> list[Curve]:
         if not stages or not all((self._stage(stage) / METRICS).is_file() for stage in stages):
             return []
-        store = Store(self.path)
-        try:
-            return [store.evaluations(stage, scale) for stage in stages]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise GraftError(f"{self.path} has metrics that can't be read; run `graft run` on it again.") from error
+        return [Store(self.path).evaluations(stage, scale) for stage in stages]
 
     def record(self, stage: str) -> Mapping[str, Any]:
         """A stage's ``stage.json``; empty where it is not here."""
@@ -130,7 +126,7 @@ class RunFolder:
                 for tag, value in line.items():
                     if tag.startswith("transfer/"):
                         found.setdefault(tag.removeprefix("transfer/"), []).append(float(value))
-        except (ValueError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, AttributeError, OSError, OverflowError, RecursionError) as error:
             raise GraftError(f"{path} can't be read; run `graft run` on its folder again.") from error
         return found
 
@@ -216,7 +212,7 @@ def read_run(folder: Path, results: Mapping[str, Any] | None = None) -> RunFolde
         if not all(_fits(row, len(data["sequence"])) if sequence else _is_whole(row) for row in filled["rows"]):
             raise ValueError("rows of other lengths than they should have")
         _Experiment.model_validate(experiment)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise GraftError(f"{folder} has not the results that `graft run` writes; run it on it again.") from error
     return RunFolder(folder, filled, experiment)
 
@@ -297,6 +293,12 @@ def _filled(model: Any, given: Sequence[Row]) -> list[dict[str, Any]]:
         values = [row[key] for row in rows if key in NEEDED[model] or row[key] is not None]
         _checks(model, key).validate_python(values)
     return rows
+
+
+def check_rows(rows: Sequence[Row], bounds: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError where rows or scales of a transfer experiment are not what they are."""
+    _filled(TransferRow, rows)
+    TypeAdapter(dict[str, Scale]).validate_python(bounds)
 
 
 @cache

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, read_manifest
 from graft.errors import GraftError
@@ -36,20 +36,49 @@ class _Merge(BaseModel):
     options: dict[str, Any] = {}
 
 
-class _Record(BaseModel):
-    """What is read of a manifest's record, which somebody else may have written."""
+class _Spec(BaseModel):
+    method: dict[str, Any] | None = None
+    algorithm: dict[str, Any] | None = None
 
-    model_config = ConfigDict(extra="allow")
+
+class _Git(BaseModel):
+    commit: str | None = None
+
+
+class _Import(BaseModel):
+    sha256: str
+
+
+class _Record(BaseModel):
+    """Of a manifest's record, as of the others here, what is read of it; somebody else may have written it."""
 
     evaluation: _Evaluation | None = None
-    stage: dict[str, Any] | None = None
+    stage: _Spec | None = None
     env_steps: int | None = None
     licence: str | None = None
     created: str | None = None
-    versions: dict[str, str] = {}
-    git: dict[str, Any] = {}
-    imported: dict[str, Any] | None = Field(None, alias="import")
+    versions: dict[str, str] | None = None
+    git: _Git | None = None
+    imported: _Import | None = Field(None, alias="import")
     merge: _Merge | None = None
+
+
+class _Task(BaseModel):
+    id: str
+    kwargs: dict[str, Any] = {}
+
+
+class _Manifest(BaseModel):
+    lineage: list[str]
+    record: _Record
+    task: _Task
+
+
+class _Stage(BaseModel):
+    """The same of a ``stage.json``."""
+
+    label: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +105,13 @@ class Member:
     def read(cls, folder: Path) -> Member:
         try:
             manifest = read_manifest(folder)
-            parse_model(_Record, manifest["record"], f"the record in {folder / MANIFEST}")
+            parse_model(_Manifest, manifest, str(folder / MANIFEST))
             store = _store(folder)
-            stage = None if store is None else store.record(folder.resolve().parent.name)
+            stage = (None if store is None else store.record(folder.resolve().parent.name)) or {}
+            parse_model(_Stage, stage, f"stage.json of {folder}")
         except GraftError as error:
             return cls(folder.resolve().parent.name if _store(folder) else folder.name, folder, fault=str(error))
-        return cls(manifest["id"], folder, manifest, stage or {})
+        return cls(manifest["id"], folder, manifest, stage)
 
     @property
     def parents(self) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ class Store:
             return
         try:
             before = dict(json.loads(record.read_text(encoding="utf-8"))["config"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(_with_defaults(before, config), config.model_dump(mode="json", by_alias=True))
         if {key.partition(".")[0] for key in differences} - MUTABLE_KEYS:
@@ -189,7 +189,7 @@ class Store:
             intact = record["status"] in ("running", "failed", "stopped", DIVERGED) or (
                 record["status"] == "done" and record.keys() >= RECORD_KEYS and record["id"] == stage_id
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             intact = False
         if not intact:
             raise GraftError(f"{path} was altered; remove the stage's folder to train it again.")
@@ -259,8 +259,15 @@ class Store:
         write_json(self.folder(stage.id) / "stage.json", record | rest)
 
     def evaluations(self, stage_id: str, scale: Bounds | None = None, tag: str = "eval/return_mean") -> Curve:
-        """A metric of the stage's evaluations, by default mean returns; normalised where ``scale`` is given."""
-        lines = (self.folder(stage_id) / METRICS).read_text(encoding="utf-8").splitlines()
-        points = [point for point in map(json.loads, lines) if tag in point]
-        scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
-        return Curve([point["env_steps"] for point in points], scores)
+        """A metric of the stage's evaluations, by default mean returns; normalised where ``scale`` is given.
+
+        Raises GraftError where the metrics can't be read.
+        """
+        path = self.folder(stage_id) / METRICS
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            points = [point for point in map(json.loads, lines) if tag in point]
+            scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
+            return Curve([point["env_steps"] for point in points], scores)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise GraftError(f"{path} can't be read; remove the stage's folder, and run `graft run` again.") from error

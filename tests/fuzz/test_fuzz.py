@@ -1,0 +1,109 @@
+"""Nothing but sentences comes of what Graft reads: broken inputs of every kind, and those that once made it fail."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from support.fuzz_guard import guarded
+from support.fuzz_kinds import CORPUS, KINDS, lab
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux"),
+    pytest.mark.filterwarnings("ignore"),  # which no command turns into errors
+]
+
+QUICK = ("request", "minibatch", "snapshot", "snapshot_tensors", "statistics")
+"""Kinds that are read without a command."""
+
+EXAMPLES = 165  # of each kind, in the slow suite
+LEAST = 3000  # of all of them
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(lab(tmp_path / "lab"))
+    return tmp_path / "lab"
+
+
+def give(kind: str, examples: int, place: Path) -> int:
+    """Read so many broken inputs, the same ones each time; returns how many."""
+    count = 0
+
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(st.randoms(use_true_random=False))
+    def one(rng):
+        nonlocal count
+        data = KINDS[kind].broken(rng)
+        note(f"{kind}: {data[:2000]!r}")
+        with guarded(place):
+            KINDS[kind].read(data, place)
+        count += 1
+
+    KINDS[kind].read(KINDS[kind].good(), place)  # which loads and compiles what it needs
+    one()
+    return count
+
+
+def known(kinds):
+    return [path for kind in kinds for path in sorted((CORPUS / kind).glob("*"))]
+
+
+def replay(kinds, place: Path) -> int:
+    """Read the inputs of `CORPUS`; returns how many."""
+    for path in known(kinds):
+        with guarded(place):
+            KINDS[path.parent.name].read(path.read_bytes(), place)
+    return len(known(kinds))
+
+
+def test_broken_inputs_are_refused(place):
+    assert sum(give(kind, 8, place) for kind in QUICK) == 8 * len(QUICK)
+
+
+def test_inputs_that_were_faults_are_refused(place):
+    assert replay(QUICK, place) == len(known(QUICK)) >= len(QUICK)
+
+
+@pytest.mark.slow
+def test_all_inputs_that_were_faults_are_refused(place):
+    assert replay(KINDS, place) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_thousands_of_broken_inputs_are_refused(place):
+    counts = {kind: give(kind, EXAMPLES, place) for kind in KINDS}
+    print(f"{sum(counts.values()):,} inputs: {counts}")
+    assert sum(counts.values()) >= LEAST
+
+
+def test_the_guard_notices_what_must_not_happen(place, tmp_path):
+    import os
+    import subprocess
+    import time
+
+    def runs_a_module() -> None:
+        sys.audit("fuzz_canary")
+
+    def waits() -> None:
+        time.sleep(10)
+
+    faults = [
+        lambda: (tmp_path / "beside").write_text("x"),
+        lambda: os.mkdir(tmp_path / "folder"),
+        lambda: subprocess.run(["true"], check=True),
+        lambda: bytearray(3 << 30),
+        runs_a_module,
+        waits,
+    ]
+    for fault in faults:
+        with pytest.raises((AssertionError, MemoryError)), guarded(place, seconds=0.2):
+            fault()
+    with guarded(place):
+        (place / "inside").write_text("x")

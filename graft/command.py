@@ -17,10 +17,6 @@ from graft.errors import GraftError, disk_error
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes."""
-
-LONGEST = 4000
-"""Letters of an error."""
-
 PLAIN = {
     "→": "->",
     "±": "+-",
@@ -71,7 +67,7 @@ def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             code = main(*args, **kwargs)
             sys.stdout.flush()
         except GraftError as error:
-            print(f"error: {_sentence(str(error))}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             return BAD_INPUT
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -80,23 +76,14 @@ def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except OSError as error:
-            sentence = disk_error(error)
-            if sentence is None and error.filename is None:
+            if (sentence := disk_error(error)) is None and error.filename is None:
                 raise
-            print(
-                f"error: {sentence or _sentence(f'{error.filename} cannot be used ({error.strerror}).')}",
-                file=sys.stderr,
-            )
+            of_path = GraftError(f"{error.filename} cannot be used ({error.strerror}).")
+            print(f"error: {sentence or of_path}", file=sys.stderr)
             return FAILED if sentence else BAD_INPUT
         return code
 
     return run
-
-
-def _sentence(text: str) -> str:
-    """An error's text, which may quote somebody else's file: not too long, and nothing that a terminal obeys."""
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

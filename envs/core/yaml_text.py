@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-LARGEST, MOST_VALUES = 1 << 20, 100_000
-"""Bytes of a text, and values in it, each as often as aliases repeat it."""
+LARGEST, MOST_VALUES, DEEPEST = 1 << 20, 100_000, 50
+"""Bytes of a text; values in it, each as often as aliases repeat it; and levels of values in each other."""
 
 BITS = 63  # of a whole number
 
@@ -18,13 +18,17 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self._values = 0
+        self._values = self._depth = 0
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Counts values; an alias counts as what it repeats, and one inside of that would repeat without end."""
         alias, before = self.check_event(yaml.AliasEvent), self._values
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
         node = super().compose_node(parent, index)
+        self._depth -= 1
         self._values += self._sizes.get(id(node), MOST_VALUES) if alias else 1
         if self._values > MOST_VALUES:
             raise ValueError(f"it has more than {MOST_VALUES:,} values, or an alias inside of what it repeats")
@@ -53,7 +57,5 @@ def parse_yaml(data: str | bytes) -> Any:
     except yaml.MarkedYAMLError as error:
         where = f", in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{error.problem}{where}") from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
     except Exception as error:  # constructors of PyYAML raise many kinds where a tag does not fit its value
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error

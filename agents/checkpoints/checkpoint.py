@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from graft.agents.checkpoints.files import flush_folder, write_durably
+from graft.agents.checkpoints.form import check_form
 from graft.agents.checkpoints.old_actions import scaled
 from graft.agents.checkpoints.old_encoders import with_old_defaults
 from graft.agents.checkpoints.old_masks import without_masks
@@ -40,8 +41,7 @@ UNSPECIFIED = "unspecified"
 """The licence of a checkpoint of which nobody said one."""
 
 
-_NETWORK, _TASK = TypeAdapter(NetworkConfig), TypeAdapter(Task)
-_IDS, _RECORD = TypeAdapter(tuple[str, ...]), TypeAdapter(dict[str, Any])
+_NETWORK = TypeAdapter(NetworkConfig)
 
 
 def _previous(folder: Path) -> Path:
@@ -182,11 +182,11 @@ class Checkpoint:
             schemas=Schemas(
                 ObservationSchema.from_json(manifest["observation"]), ActionSchema.from_json(manifest["action"])
             ),
-            task=_TASK.validate_python(manifest["task"]),
+            task=Task.from_json(manifest["task"]),
             tensors=groups.pop(WEIGHTS),
             parts=groups,
-            lineage=_IDS.validate_python(manifest["lineage"]),
-            record=_RECORD.validate_python(manifest["record"]),
+            lineage=tuple(manifest["lineage"]),
+            record=manifest["record"],
             id=manifest["id"],
             stems=tuple(map(Stem.from_json, manifest["stems"])) if "stems" in manifest else None,
         )
@@ -234,4 +234,5 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise GraftError(
             f"Checkpoint {folder} has format {shown(manifest.get('format'))}; this version reads {FORMAT}."
         )
+    check_form(manifest, folder / MANIFEST)
     return manifest

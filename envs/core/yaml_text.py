@@ -41,8 +41,14 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(f"a whole number has more than {BITS} bits, in line {node.start_mark.line + 1}")
         return value
 
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        value = str(super().construct_yaml_str(node))
+        value.encode()  # raises ValueError for half of a pair of surrogates, which nothing can be written with
+        return value
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_yaml_str)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, read_manifest
 from graft.errors import GraftError
@@ -18,64 +18,8 @@ from graft.experiments.store.records import Store
 STAGES, CHECKPOINT = "stages", "checkpoint"
 
 
-class _Evaluation(BaseModel):
-    episodes: int
-    return_mean: float | None = None
-    ci95: float | None = None
-
-
-class _Parent(BaseModel):
-    id: str
-    lineage: list[str]
-
-
-class _Merge(BaseModel):
-    parents: list[_Parent] = Field(min_length=1)
-    base: str
-    method: str
-    options: dict[str, Any] = {}
-
-
-class _Spec(BaseModel):
-    method: dict[str, Any] | None = None
-    algorithm: dict[str, Any] | None = None
-
-
-class _Git(BaseModel):
-    commit: str | None = None
-
-
-class _Import(BaseModel):
-    sha256: str
-
-
-class _Record(BaseModel):
-    """Of a manifest's record, as of the others here, what is read of it; somebody else may have written it."""
-
-    evaluation: _Evaluation | None = None
-    stage: _Spec | None = None
-    env_steps: int | None = None
-    licence: str | None = None
-    created: str | None = None
-    versions: dict[str, str] | None = None
-    git: _Git | None = None
-    imported: _Import | None = Field(None, alias="import")
-    merge: _Merge | None = None
-
-
-class _Task(BaseModel):
-    id: str
-    kwargs: dict[str, Any] = {}
-
-
-class _Manifest(BaseModel):
-    lineage: list[str]
-    record: _Record
-    task: _Task
-
-
 class _Stage(BaseModel):
-    """The same of a ``stage.json``."""
+    """What is read of a ``stage.json``, which somebody else may have written."""
 
     label: str | None = None
     seconds: float | None = None
@@ -105,7 +49,6 @@ class Member:
     def read(cls, folder: Path) -> Member:
         try:
             manifest = read_manifest(folder)
-            parse_model(_Manifest, manifest, str(folder / MANIFEST))
             store = _store(folder)
             stage = (None if store is None else store.record(folder.resolve().parent.name)) or {}
             parse_model(_Stage, stage, f"stage.json of {folder}")

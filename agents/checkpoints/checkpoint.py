@@ -97,7 +97,7 @@ class Checkpoint:
 
     def build(self) -> PolicyNetwork:
         """The network with these weights; nothing of it is frozen. Raises GraftError where they do not fit."""
-        with _as_written(Path(self.id or "")):
+        with _as_written(self.id or "(not saved)"):
             network = build_network(self.schemas, self.network, seed=0)
             network.load_exactly(self.tensors)
             return network
@@ -193,7 +193,7 @@ class Checkpoint:
 
 
 @contextmanager
-def _as_written(folder: Path) -> Iterator[None]:
+def _as_written(what: Path | str) -> Iterator[None]:
     """Raises GraftError for whatever comes of a manifest or tensors that Graft did not write.
 
     Who makes a manifest up can seal it, and what is wrong then shows anywhere: in a schema, in torch, in an encoder.
@@ -205,7 +205,7 @@ def _as_written(folder: Path) -> Iterator[None]:
     except (MemoryError, Exception) as error:
         said = printable(" ".join(str(error).split()), 200)
         raise GraftError(
-            f"Checkpoint {folder} holds something else than Graft writes ({type(error).__name__}: {said}); restore it "
+            f"Checkpoint {what} holds something else than Graft writes ({type(error).__name__}: {said}); restore it "
             f"from a copy or train it again."
         ) from error
 

@@ -101,16 +101,7 @@ class Snapshot:
             if manifest["identity"] != json.loads(json.dumps(dict(identity))):
                 return None
             return cls._parsed(folder, _Manifest.model_validate(manifest))
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            RuntimeError,
-            SafetensorError,
-        ):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError):
             return None
 
     @classmethod

@@ -128,7 +128,7 @@ class ObservationSchema:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ObservationSchema:
         """Of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
-        return TypeAdapter(cls).validate_python(_with_bounds(data))
+        return _OBSERVATION.validate_python(_with_bounds(data))
 
 
 def uint8_schema(
@@ -225,7 +225,10 @@ class ActionSchema:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ActionSchema:
         """Of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
-        return TypeAdapter(cls).validate_python(_with_bounds(data))
+        return _ACTION.validate_python(_with_bounds(data))
+
+
+_OBSERVATION, _ACTION = TypeAdapter(ObservationSchema), TypeAdapter(ActionSchema)
 
 
 @lru_cache(maxsize=64)

@@ -8,21 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, read_manifest
 from graft.errors import GraftError
-from graft.experiments.config.options import parse_model
 from graft.experiments.store.records import Store
 
 STAGES, CHECKPOINT = "stages", "checkpoint"
-
-
-class _Stage(BaseModel):
-    """What is read of a ``stage.json``, which somebody else may have written."""
-
-    label: str | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +40,10 @@ class Member:
         try:
             manifest = read_manifest(folder)
             store = _store(folder)
-            stage = (None if store is None else store.record(folder.resolve().parent.name)) or {}
-            parse_model(_Stage, stage, f"stage.json of {folder}")
+            stage = None if store is None else store.record(folder.resolve().parent.name)
         except GraftError as error:
             return cls(folder.resolve().parent.name if _store(folder) else folder.name, folder, fault=str(error))
-        return cls(manifest["id"], folder, manifest, stage)
+        return cls(manifest["id"], folder, manifest, stage or {})
 
     @property
     def parents(self) -> tuple[str, ...]:

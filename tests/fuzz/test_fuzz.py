@@ -19,8 +19,7 @@ pytestmark = [
 QUICK = ("request", "minibatch", "snapshot", "snapshot_tensors", "statistics")
 """Kinds that are read without a command."""
 
-EXAMPLES = 165  # of each kind, in the slow suite
-LEAST = 3000  # of all of them
+EXAMPLES = 155  # of each kind, in the slow suite
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def give(kind: str, examples: int, place: Path) -> int:
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )
-    @given(st.randoms(use_true_random=False))
+    @given(st.randoms(use_true_random=True))
     def one(rng):
         nonlocal count
         data = KINDS[kind].broken(rng)
@@ -76,11 +75,12 @@ def test_all_inputs_that_were_faults_are_refused(place):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_thousands_of_broken_inputs_are_refused(place):
-    counts = {kind: give(kind, EXAMPLES, place) for kind in KINDS}
-    print(f"{sum(counts.values()):,} inputs: {counts}")
-    assert sum(counts.values()) >= LEAST
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_thousands_of_broken_inputs_are_refused(place, kind):
+    count = give(kind, EXAMPLES, place)
+    print(f"{kind}: {count} of {EXAMPLES * len(KINDS):,} inputs")
+    assert count * len(KINDS) >= 3000
 
 
 def test_the_guard_notices_what_must_not_happen(place, tmp_path):

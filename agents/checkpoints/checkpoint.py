@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from graft.agents.checkpoints.files import flush_folder, write_durably
+from graft.agents.checkpoints.files import flush_folder, read_file, write_durably
 from graft.agents.checkpoints.form import check_form
 from graft.agents.checkpoints.old_actions import scaled
 from graft.agents.checkpoints.old_encoders import with_old_defaults
@@ -202,7 +202,7 @@ def _as_written(what: Path | str) -> Iterator[None]:
         yield
     except GraftError:
         raise
-    except (MemoryError, Exception) as error:
+    except Exception as error:
         said = printable(" ".join(str(error).split()), 200)
         raise GraftError(
             f"Checkpoint {what} holds something else than Graft writes ({type(error).__name__}: {said}); restore it "
@@ -211,10 +211,8 @@ def _as_written(what: Path | str) -> Iterator[None]:
 
 
 def _read(path: Path) -> bytes:
-    if path.exists() and not path.is_file():
-        raise GraftError(f"Checkpoint file {path} is no file.")
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise GraftError(f"Checkpoint file {path} is missing or cannot be read ({error.strerror}).") from error
 

@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from graft.agents.checkpoints.checkpoint import sealed
-from graft.agents.checkpoints.files import flush_folder, replace_file, write_durably
+from graft.agents.checkpoints.files import flush_folder, read_file, replace_file, write_durably
 
 FORMAT = 1
 MANIFEST = "snapshot.json"
@@ -94,7 +94,7 @@ class Snapshot:
     def read(cls, folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
         """The snapshot in ``folder``; None where it is missing, damaged or of another ``identity``."""
         try:
-            raw = (folder / MANIFEST).read_bytes()
+            raw = read_file(folder / MANIFEST)
             manifest = json.loads(raw)
             if sealed(manifest)[1] != raw or manifest["format"] != FORMAT:
                 return None
@@ -106,7 +106,7 @@ class Snapshot:
 
     @classmethod
     def _parsed(cls, folder: Path, manifest: _Manifest) -> Snapshot | None:
-        data = (folder / Path(manifest.tensors["file"]).name).read_bytes()
+        data = read_file(folder / Path(manifest.tensors["file"]).name)
         if hashlib.sha256(data).hexdigest() != manifest.tensors["sha256"]:
             return None
         groups: dict[str, dict[str, torch.Tensor]] = {part: {} for part in manifest.values}

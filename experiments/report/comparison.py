@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from graft.agents.checkpoints.files import read_file
 from graft.errors import GraftError
 from graft.experiments.report.common import fixed
 from graft.experiments.report.plots import profiles, row_scores
@@ -47,7 +48,7 @@ def read(folder: Path) -> Run:
     """Results of any version of ``results.json`` up to this one; raises GraftError where there are none."""
     path = folder / "results.json" if folder.is_dir() else folder
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_file(path))
         version, bounds = data.get("version", 1), data.get("bounds", {})
         check_rows(data["rows"], bounds)
         rows = {(row["source"], row["target"], row["method"]): row for row in data["rows"]}

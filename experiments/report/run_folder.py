@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from graft.agents.checkpoints.files import read_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.report.results import (
@@ -122,7 +123,7 @@ class RunFolder:
         if not path.is_file():
             return found
         try:
-            for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            for line in map(json.loads, read_file(path).decode().splitlines()):
                 for tag, value in line.items():
                     if tag.startswith("transfer/"):
                         found.setdefault(tag.removeprefix("transfer/"), []).append(float(value))
@@ -140,7 +141,7 @@ def _bounds(scale: Mapping[str, Any] | None) -> Bounds | None:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_file(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from graft.agents.checkpoints.files import replace_file
+from graft.agents.checkpoints.files import read_file, replace_file
 from graft.agents.checkpoints.snapshot import MANIFEST, Savable, SavedState, Snapshot, Snapshots
 from graft.envs.core.parts import source_hash
 from graft.envs.core.task import Task
@@ -148,7 +148,7 @@ def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
     if not manifest.exists():
         return ""
     try:
-        other = dict(json.loads(manifest.read_bytes())["identity"])
+        other = dict(json.loads(read_file(manifest))["identity"])
         differences = [key for key, value in json.loads(json.dumps(identity)).items() if other.get(key) != value]
         if "versions" in differences:
             theirs, mine = other["versions"], identity["versions"]
@@ -168,7 +168,6 @@ def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
 
 def _beginning(path: Path, length: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(min(length, path.stat().st_size))
-    except FileNotFoundError:
+        return read_file(path)[:length]
+    except OSError:
         return b""

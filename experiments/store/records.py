@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.checkpoints.files import replace_file
+from graft.agents.checkpoints.files import read_file, replace_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.config.experiment import AnyConfig
@@ -133,7 +133,7 @@ class Store:
                 raise GraftError(f"{self.out} is not an experiment's folder and not empty; choose another --out.")
             return
         try:
-            before = _Experiment.model_validate(json.loads(record.read_text(encoding="utf-8"))).config
+            before = _Experiment.model_validate(json.loads(read_file(record))).config
         except (ValueError, OSError, RecursionError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(_with_defaults(before, config), config.model_dump(mode="json", by_alias=True))
@@ -215,7 +215,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            record: dict[str, Any] = json.loads(read_file(path))
             done = _Record.model_validate(record).status == "done"
             intact = not done or (record.keys() >= RECORD_KEYS and record["id"] == stage_id)
         except (OSError, ValueError, RecursionError):
@@ -232,7 +232,7 @@ class Store:
         if stage_id in self._checked:
             return True
         metrics = self.folder(stage_id) / METRICS
-        if not metrics.exists() or hashlib.sha256(metrics.read_bytes()).hexdigest() != record["metrics_sha256"]:
+        if not metrics.is_file() or hashlib.sha256(metrics.read_bytes()).hexdigest() != record["metrics_sha256"]:
             raise GraftError(
                 f"{metrics} of a finished stage is missing or was altered; remove {metrics.parent} to train it again."
             )
@@ -294,7 +294,7 @@ class Store:
         """
         path = self.folder(stage_id) / METRICS
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_file(path).decode().splitlines()
             points = [point for point in map(json.loads, lines) if tag in point]
             scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
             return Curve([point["env_steps"] for point in points], scores)

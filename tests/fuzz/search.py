@@ -40,7 +40,7 @@ def fault(kind: str, data: bytes, place: Path) -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round (default: the clock)")
     parser.add_argument("--keep", type=Path, default=CORPUS, help="folder for what is found")
     parser.add_argument("kinds", nargs="*", default=[], metavar="KIND", help=f"of {', '.join(KINDS)} (default: all)")
     options = parser.parse_args()
@@ -64,6 +64,8 @@ def main() -> int:
                 path.write_bytes(data)
                 print(f"{kind} {number} {path.name}: {text}", flush=True)
         number += 1
+        if (number - options.seed) % 20 == 0:
+            print(f"{counts.total():,} inputs, {len(found)} faults", flush=True)
     print(f"{counts.total():,} inputs, {len(found)} faults: {dict(counts)}")
     return 1 if found else 0
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from support.fuzz_guard import guarded
-from support.fuzz_kinds import CORPUS, KINDS, lab
+from support.fuzz_kinds import CHECKPOINT, CORPUS, KINDS, SEED_RUN, STAGE, build, compare, inspect, lab, records, report
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux"),
@@ -20,6 +24,14 @@ QUICK = ("request", "minibatch", "snapshot", "snapshot_tensors", "statistics")
 """Kinds that are read without a command."""
 
 EXAMPLES = 155  # of each kind, in the slow suite
+
+
+SPECIAL = [
+    *("results.json", "experiment.json"),
+    *(STAGE / name for name in ("stage.json", "metrics.jsonl", "transplant.json")),
+    *(CHECKPOINT / name for name in ("manifest.json", "weights.safetensors")),
+]
+READERS = (report, compare, inspect, records, build)
 
 
 @pytest.fixture
@@ -83,11 +95,27 @@ def test_thousands_of_broken_inputs_are_refused(place, kind):
     assert count * len(KINDS) >= 3000
 
 
-def test_the_guard_notices_what_must_not_happen(place, tmp_path):
-    import os
-    import subprocess
-    import time
+@pytest.mark.slow
+@pytest.mark.parametrize("special", ["pipe", "folder", "endless", "dangling"])
+def test_what_is_no_file_of_its_own_is_refused(place, special):
+    for name in SPECIAL:
+        path = place / "run" / name
+        path.unlink()
+        match special:
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+            case _:
+                path.symlink_to("/dev/zero" if special == "endless" else "nowhere")
+        with guarded(place):
+            for read in READERS:
+                read(place)
+        shutil.rmtree(path) if special == "folder" else path.unlink()
+        shutil.copy(SEED_RUN / name, path)
 
+
+def test_the_guard_notices_what_must_not_happen(place, tmp_path):
     def runs_a_module() -> None:
         sys.audit("fuzz_canary")
 

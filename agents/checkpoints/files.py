@@ -18,7 +18,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """The content; raises OSError as ``Path.read_bytes``, and for what is no file: a pipe would wait, a device never end."""
+    """The content; raises OSError as `Path.read_bytes`, and for pipes, which would wait, and devices without an end."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no file of its own", str(path))
     return path.read_bytes()

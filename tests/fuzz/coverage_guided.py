@@ -26,9 +26,10 @@ def fuzz(kind: str, seconds: int) -> None:
     with atheris.instrument_imports(include=["graft", "yaml"]):
         from support.fuzz_guard import guarded
         from support.fuzz_kinds import CORPUS, KINDS, lab
-    place, inputs = lab(Path(tempfile.mkdtemp(prefix="fuzz-")) / "lab"), CORPUS / kind
-    os.chdir(place)
-    KINDS[kind].read(KINDS[kind].good(), place)
+
+        place, inputs = lab(Path(tempfile.mkdtemp(prefix="fuzz-")) / "lab"), CORPUS / kind
+        os.chdir(place)
+        KINDS[kind].read(KINDS[kind].good(), place)  # which imports the rest
     warnings.simplefilter("ignore")
 
     def one(data: bytes) -> None:

@@ -6,14 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from graft.envs.core.options import sentence
 from graft.errors import GraftError
+
+S = TypeVar("S")
 
 ObservationKind = Literal["planes", "pixels", "vector", "parts", "masked"]
 ActionKind = Literal["discrete", "multi", "box"]
@@ -27,6 +30,16 @@ def _finite(bounds: tuple[float, ...]) -> list[float | None]:
 
 def _bounds(values: list[float | None], infinite: float) -> tuple[float, ...]:
     return tuple(infinite if v is None else float(v) for v in values)
+
+
+def _checked(adapter: TypeAdapter[S], data: Mapping[str, Any]) -> S:
+    try:
+        return adapter.validate_python(_with_bounds(data))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(map(str, detail["loc"]))
+        own = detail.get("ctx", {}).get("error")  # of what is checked when a schema is made
+        raise own if isinstance(own, GraftError) else GraftError(sentence(f"schema: {where}", detail)) from error
 
 
 def _with_bounds(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,8 +140,8 @@ class ObservationSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ObservationSchema:
-        """Of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
-        return _OBSERVATION.validate_python(_with_bounds(data))
+        """Of `to_json`; raises GraftError, KeyError, TypeError or ValueError for anything else."""
+        return _checked(_OBSERVATION, data)
 
 
 def uint8_schema(
@@ -224,8 +237,8 @@ class ActionSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ActionSchema:
-        """Of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
-        return _ACTION.validate_python(_with_bounds(data))
+        """As `ObservationSchema.from_json`."""
+        return _checked(_ACTION, data)
 
 
 _OBSERVATION, _ACTION = TypeAdapter(ObservationSchema), TypeAdapter(ActionSchema)

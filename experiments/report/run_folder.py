@@ -296,12 +296,6 @@ def _filled(model: Any, given: Sequence[Row]) -> list[dict[str, Any]]:
     return rows
 
 
-def check_rows(rows: Sequence[Row], bounds: Mapping[str, Any]) -> None:
-    """Raises KeyError, TypeError or ValueError where rows or scales of a transfer experiment are not what they are."""
-    _filled(TransferRow, rows)
-    TypeAdapter(dict[str, Scale]).validate_python(bounds)
-
-
 @cache
 def _checks(model: Any, key: str) -> TypeAdapter[Any]:
     several: Any = GenericAlias(list, (model.model_fields[key].annotation,))

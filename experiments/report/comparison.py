@@ -108,7 +108,7 @@ def warnings(one: Run, other: Run, names: tuple[str, str]) -> list[str]:
         scales = [tuple(run.bounds[target][end] for end in ("random", "expert")) for run in (one, other)]
         if scales[0] != scales[1]:
             said = " and ".join(
-                f"{low:g} to {'none' if high is None else f'{high:g}'} in {name}"
+                f"{low:g} to {'no end' if high is None else format(high, 'g')} in {name}"
                 for (low, high), name in zip(scales, names, strict=True)
             )
             lines.append(f"WARNING: scores on {target} are on different scales ({said}): they do not compare.")

@@ -48,9 +48,12 @@ def main() -> int:
     os.chdir(place)
     chosen, found, counts = options.kinds or list(KINDS), dict[str, str](), Counter[str]()
     for kind in chosen:
-        KINDS[kind].read(KINDS[kind].good(), place)
-        if text := fault(kind, KINDS[kind].good(), place):  # also compiles and imports what later ones need
-            print(f"GOOD INPUT FAILS {kind}: {text}", flush=True)
+        KINDS[kind].read(KINDS[kind].good(), place)  # which imports and compiles what later ones need
+        for path in sorted((CORPUS / kind).glob("*")):
+            counts[kind] += 1
+            if text := fault(kind, path.read_bytes(), place):
+                found[path.name] = text
+                print(f"{kind} {path.name} of the corpus: {text}", flush=True)
     end, number = time.monotonic() + 60 * options.minutes, options.seed
     while time.monotonic() < end:
         for kind in chosen:

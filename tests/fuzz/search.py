@@ -67,7 +67,7 @@ def main() -> int:
                 path.write_bytes(data)
                 print(f"{kind} {number} {path.name}: {text}", flush=True)
         number += 1
-        if (number - options.seed) % 20 == 0:
+        if (number - options.seed) % 10 == 0:
             print(f"{counts.total():,} inputs, {len(found)} faults", flush=True)
     print(f"{counts.total():,} inputs, {len(found)} faults: {dict(counts)}")
     return 1 if found else 0

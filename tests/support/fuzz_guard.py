@@ -19,7 +19,7 @@ from support.broken_inputs import CANARY
 
 CPU_SECONDS = 20  # of the clock five times as many, as the machine may be busy
 MEMORY = 1 << 30  # bytes above what the process has
-CACHES = ("__pycache__", "matplotlib", "/graft/numba-")  # of libraries
+CACHES = ("__pycache__", "matplotlib", "/.cache/graft")  # of libraries
 LONGEST = 20_000  # letters of all that a command says of a broken input
 RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pickle.find_class", "socket.connect")
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.truncate", "shutil.rmtree")

@@ -67,9 +67,11 @@ def known(kinds):
 
 def replay(kinds, place: Path) -> int:
     """Read the inputs of `CORPUS`; returns how many."""
-    for path in known(kinds):
-        with guarded(place):
-            KINDS[path.parent.name].read(path.read_bytes(), place)
+    for kind in kinds:
+        KINDS[kind].read(KINDS[kind].good(), place)  # which loads and compiles what it needs
+        for path in known([kind]):
+            with guarded(place):
+                KINDS[kind].read(path.read_bytes(), place)
     return len(known(kinds))
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Bounds
-from graft.errors import GraftError, printable
+from graft.errors import GraftError
 from graft.experiments.plan.stage import Graph
 from graft.experiments.stages.divergence import FACTOR
 from graft.experiments.store.records import COST, DIVERGED, RESUMED, STARTS, Store
@@ -186,7 +186,7 @@ class Name:
     """A name in a cell of a table: in as many lines as its column has room for (`in_lines`)."""
 
     def __init__(self, name: str) -> None:
-        self._name = printable(name, len(name))
+        self._name = name
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(in_lines(self._name, options.max_width), overflow="fold")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from graft.agents.checkpoints.files import read_file
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 from graft.experiments.report.common import fixed
 from graft.experiments.report.plots import profiles, row_scores
 from graft.experiments.report.results import VERSION, Interval
@@ -76,7 +76,8 @@ def read(folder: Path) -> Run:
         data = json.loads(read_file(path))
         version, bounds = data.get("version", 1), data.get("bounds", {})
         _Results.model_validate(data)
-        rows = {(row["source"], row["target"], row["method"]): row for row in data["rows"]}
+        bounds = {printable(target, len(target)): scale for target, scale in bounds.items()}
+        rows = {(row["source"], row["target"], row["method"]): row for row in map(_shown, data["rows"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise GraftError(
             f"{folder} has no results of a transfer experiment; give what `graft run` wrote to with --out, once "
@@ -85,6 +86,12 @@ def read(folder: Path) -> Run:
     if isinstance(version, int | float) and version > VERSION:
         raise GraftError(f"{path} has version {version}, which a newer Graft wrote; this one reads up to {VERSION}.")
     return Run(rows, bounds)
+
+
+def _shown(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row whose names hold nothing that a terminal obeys, as they are printed."""
+    names = {key: row[key] for key in ("source", "target", "method")}
+    return {**row, **{key: name and printable(name, len(name)) for key, name in names.items()}}
 
 
 def pairs(first: Mapping[Key, Mapping[str, Any]], second: Mapping[Key, Mapping[str, Any]]) -> dict[Key, Pair]:

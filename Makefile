@@ -6,7 +6,7 @@ INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS-$$PIP_FIND_LINKS}" $(BIN)/uv pip insta
 
 unexport PYTHONDONTWRITEBYTECODE # or each process that a test starts compiles all of Graft anew
 
-.PHONY: setup demo test test-slow lint bench docs clean
+.PHONY: setup demo test test-slow fuzz lint bench docs clean
 
 setup: $(VENV)/installed
 
@@ -27,6 +27,16 @@ test: setup
 
 test-slow: $(VENV)/slow
 	$(BIN)/python -m pytest -m slow
+
+FUZZ ?= 5 # minutes, twice: by chance, and guided by the lines that are reached
+
+fuzz: $(VENV)/fuzz
+	$(BIN)/python tests/fuzz/search.py --minutes $(FUZZ)
+	$(BIN)/python tests/fuzz/coverage_guided.py --minutes $(FUZZ)
+
+$(VENV)/fuzz: $(VENV)/installed
+	$(INSTALL) -e '.[fuzz]'
+	@touch $@
 
 $(VENV)/slow: $(VENV)/installed
 	$(INSTALL) -e '.[mlflow,wandb,browser]'

@@ -36,6 +36,8 @@ COMMANDS = {
 }
 """Name -> the module that has its ``main``, which is imported when it is asked for, and what it does."""
 
+ONLY_LOOK = ("inspect", "report", "compare")
+
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
@@ -69,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
-    # As under ``python -m``: environments of a user's own are modules in the working directory.
-    if os.getcwd() not in sys.path:
+    # As under ``python -m``: environments of a user's own are modules in the working directory. Where files of others
+    # are only looked at, what they name is not found there.
+    if words[0] not in ONLY_LOOK and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     sys.argv = [f"graft {words[0]}", *words[1:]]  # which experiments record
     code: int = import_module(COMMANDS[words[0]][0]).main(words[1:])

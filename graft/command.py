@@ -17,7 +17,6 @@ from graft.errors import GraftError, disk_error
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes."""
-
 PLAIN = {
     "→": "->",
     "±": "+-",
@@ -77,10 +76,11 @@ def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except OSError as error:
-            if (sentence := disk_error(error)) is None:
+            if (sentence := disk_error(error)) is None and error.filename is None:
                 raise
-            print(f"error: {sentence}", file=sys.stderr)
-            return FAILED
+            of_path = GraftError(f"{error.filename} cannot be used ({error.strerror}).")
+            print(f"error: {sentence or of_path}", file=sys.stderr)
+            return FAILED if sentence else BAD_INPUT
         return code
 
     return run

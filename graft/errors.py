@@ -29,13 +29,30 @@ def disk_error(error: BaseException) -> str | None:
     return None
 
 
+LONGEST = 4000
+"""Letters of an error's text."""
+
+
 class GraftError(ValueError):
-    """Bad input. Its text is one sentence for the person who gave it; the command line exits with 2."""
+    """Bad input. Its text is one sentence for the person who gave it; the command line exits with 2.
+
+    What it quotes may be of somebody else's file: it is cut where it is long, and has nothing that a terminal obeys.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+        super().__init__("".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text))
 
 
 def printable(text: str, most: int = 80) -> str:
     """At most ``most`` characters, none of which a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
+def shown(value: object, most: int = 200) -> str:
+    """``value`` as an error quotes it: its first letters where it is long, and none that a terminal would obey."""
+    text = printable(repr(value), most + 1)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def some(names: Iterable[str], most: int = 8) -> str:
@@ -53,7 +70,7 @@ def nearest(given: str, allowed: Iterable[str], cutoff: float = 0.5) -> str | No
 
 
 def unknown(
-    kind: str, given: str, allowed: Iterable[str], limit: int = 24, cutoff: float = 0.5, meant: str | None = None
+    kind: str, given: object, allowed: Iterable[str], limit: int = 24, cutoff: float = 0.5, meant: str | None = None
 ) -> GraftError:
     """The error for a name that is not one of ``allowed``.
 
@@ -64,7 +81,7 @@ def unknown(
         cutoff: how close that has to be, as of `nearest`.
         meant: the name to suggest instead, where it is known.
     """
-    names = sorted(allowed)
+    names, given = sorted(allowed), printable(str(given), 200)
     listing = ", ".join(names) if len(names) <= limit else f"one of {len(names)} names"
     if not names:
         return GraftError(f"Unknown {kind} '{given}'; it takes none.")

@@ -174,3 +174,19 @@ def test_files_are_utf_8_whatever_the_locale(tmp_path):
         [sys.executable, "-c", program, str(config)], env=environ, capture_output=True, text=True, check=False
     )
     assert found.stdout == "ferry\n", found.stderr
+
+
+def test_errors_are_short_and_nothing_that_a_terminal_obeys(capsys):
+    said = str(GraftError("a\x1b[2J\nb" + "x" * 10_000))
+    assert said.startswith("a?[2J\nbx")
+    assert len(said) < 5000
+    assert ended_by(OSError(36, "File name too long", "x" * 3)) == 2
+    assert capsys.readouterr().err == "error: xxx cannot be used (File name too long).\n"
+
+
+@pytest.mark.parametrize(("words", "found"), [(["inspect", "none"], False), (["run", "none"], True)])
+def test_modules_of_the_working_directory_are_for_commands_that_play(tmp_path, monkeypatch, words, found):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(words) == 2
+    assert (str(tmp_path) in sys.path) is found

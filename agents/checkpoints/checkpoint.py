@@ -6,16 +6,19 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from graft.agents.checkpoints.files import flush_folder, write_durably
+from graft.agents.checkpoints.files import flush_folder, read_file, write_durably
+from graft.agents.checkpoints.form import check_form
 from graft.agents.checkpoints.old_actions import scaled
 from graft.agents.checkpoints.old_encoders import with_old_defaults
 from graft.agents.checkpoints.old_masks import without_masks
@@ -28,7 +31,7 @@ from graft.envs.builtin.old_views import DEFAULTS, with_view
 from graft.envs.core.naming import NAMES
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
-from graft.errors import GraftError
+from graft.errors import GraftError, printable, shown
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -36,6 +39,9 @@ WEIGHTS = "weights"
 
 UNSPECIFIED = "unspecified"
 """The licence of a checkpoint of which nobody said one."""
+
+
+_NETWORK = TypeAdapter(NetworkConfig)
 
 
 def _previous(folder: Path) -> Path:
@@ -54,7 +60,7 @@ def unsealed(text: bytes) -> dict[str, Any] | None:
     try:
         manifest = json.loads(text)
         return cast(dict[str, Any], manifest) if sealed(manifest)[1] == text else None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
 
 
@@ -90,10 +96,11 @@ class Checkpoint:
         return cls(network.config, network.schemas, task, tensors, stems=network.encoder.stems, **rest)
 
     def build(self) -> PolicyNetwork:
-        """The network with these weights; nothing of it is frozen."""
-        network = build_network(self.schemas, self.network, seed=0)
-        network.load_exactly(self.tensors)
-        return network
+        """The network with these weights; nothing of it is frozen. Raises GraftError where they do not fit."""
+        with _as_written(self.id or "(not saved)"):
+            network = build_network(self.schemas, self.network, seed=0)
+            network.load_exactly(self.tensors)
+            return network
 
     def save(self, folder: Path) -> str:
         """Write to ``folder`` atomically (an old one is ``<name>.previous`` meanwhile); returns the checkpoint's id."""
@@ -147,8 +154,15 @@ class Checkpoint:
             folder = _previous(folder)
         folder = checkpoint_folder(folder)
         manifest = read_manifest(folder)
+        with _as_written(folder):
+            return cls._parsed(folder, manifest)
+
+    @classmethod
+    def _parsed(cls, folder: Path, manifest: dict[str, Any]) -> Checkpoint:
         groups: dict[str, Mapping[str, torch.Tensor]] = {}
         for name, expected in manifest["files"].items():
+            if Path(name).name != name:
+                raise GraftError(f"{folder / MANIFEST} names {shown(name)}, which is no file beside it.")
             data = _read(folder / name)
             if hashlib.sha256(data).hexdigest() != expected:
                 raise GraftError(
@@ -164,7 +178,7 @@ class Checkpoint:
         if manifest.get("names", 1) < NAMES:
             manifest = translated(manifest)
         return cls(
-            network=NetworkConfig.from_json(manifest["network"]),
+            network=_NETWORK.validate_python(vars(NetworkConfig.from_json(manifest["network"]))),
             schemas=Schemas(
                 ObservationSchema.from_json(manifest["observation"]), ActionSchema.from_json(manifest["action"])
             ),
@@ -178,9 +192,27 @@ class Checkpoint:
         )
 
 
+@contextmanager
+def _as_written(what: Path | str) -> Iterator[None]:
+    """Raises GraftError for whatever comes of a manifest or tensors that Graft did not write.
+
+    Who makes a manifest up can seal it, and what is wrong then shows anywhere: in a schema, in torch, in an encoder.
+    """
+    try:
+        yield
+    except GraftError:
+        raise
+    except Exception as error:
+        said = printable(" ".join(str(error).split()), 200)
+        raise GraftError(
+            f"Checkpoint {what} holds something else than Graft writes ({type(error).__name__}: {said}); restore it "
+            f"from a copy or train it again."
+        ) from error
+
+
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise GraftError(f"Checkpoint file {path} is missing or cannot be read ({error.strerror}).") from error
 
@@ -196,6 +228,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = unsealed(_read(folder / MANIFEST))
     if manifest is None:
         raise GraftError(f"Checkpoint file {folder / MANIFEST} was truncated or altered; restore it or train again.")
-    if manifest["format"] != FORMAT:
-        raise GraftError(f"Checkpoint {folder} has format {manifest['format']}; this version reads {FORMAT}.")
+    if manifest.get("format") != FORMAT:
+        raise GraftError(
+            f"Checkpoint {folder} has format {shown(manifest.get('format'))}; this version reads {FORMAT}."
+        )
+    check_form(manifest, folder / MANIFEST)
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -14,6 +15,13 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_file(path: Path) -> bytes:
+    """The content; raises OSError as `Path.read_bytes`, and for pipes, which would wait, and devices without an end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file of its own", str(path))
+    return path.read_bytes()
 
 
 def flush_folder(folder: Path) -> None:

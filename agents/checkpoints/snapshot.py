@@ -11,14 +11,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from graft.agents.checkpoints.checkpoint import sealed
-from graft.agents.checkpoints.files import flush_folder, replace_file, write_durably
+from graft.agents.checkpoints.files import flush_folder, read_file, replace_file, write_durably
 
 FORMAT = 1
 MANIFEST = "snapshot.json"
+
+
+class _Manifest(BaseModel):
+    """What is read of a snapshot's manifest, besides what it must equal."""
+
+    env_steps: int
+    seconds: float
+    values: dict[str, dict[str, Any]]
+    devices: dict[str, str]
+    tensors: dict[str, str]
+    fresh_at: list[int] = []
 
 
 class SavedState(NamedTuple):
@@ -81,24 +94,28 @@ class Snapshot:
     def read(cls, folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
         """The snapshot in ``folder``; None where it is missing, damaged or of another ``identity``."""
         try:
-            raw = (folder / MANIFEST).read_bytes()
+            raw = read_file(folder / MANIFEST)
             manifest = json.loads(raw)
             if sealed(manifest)[1] != raw or manifest["format"] != FORMAT:
                 return None
             if manifest["identity"] != json.loads(json.dumps(dict(identity))):
                 return None
-            data = (folder / manifest["tensors"]["file"]).read_bytes()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls._parsed(folder, _Manifest.model_validate(manifest))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError):
             return None
-        if hashlib.sha256(data).hexdigest() != manifest["tensors"]["sha256"]:
+
+    @classmethod
+    def _parsed(cls, folder: Path, manifest: _Manifest) -> Snapshot | None:
+        data = read_file(folder / Path(manifest.tensors["file"]).name)
+        if hashlib.sha256(data).hexdigest() != manifest.tensors["sha256"]:
             return None
-        groups: dict[str, dict[str, torch.Tensor]] = {part: {} for part in manifest["values"]}
+        groups: dict[str, dict[str, torch.Tensor]] = {part: {} for part in manifest.values}
         for name, tensor in load_tensors(data).items():
             part, _, rest = name.partition("/")
             # Cloned: arithmetic may depend on how memory is aligned, and a view of the file's bytes is not.
-            groups[part][rest] = tensor.clone().to(manifest["devices"].get(name, "cpu"))
-        parts = {part: SavedState(groups[part], values) for part, values in manifest["values"].items()}
-        return cls(manifest["env_steps"], manifest["seconds"], parts, tuple(manifest.get("fresh_at", ())))
+            groups[part][rest] = tensor.clone().to(manifest.devices.get(name, "cpu"))
+        parts = {part: SavedState(groups[part], values) for part, values in manifest.values.items()}
+        return cls(manifest.env_steps, manifest.seconds, parts, tuple(manifest.fresh_at))
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Snapshotter:
             for name, part in self._parts.items():
                 part.restore(snapshot.parts[name])
             self._snapshots.restore(snapshot.parts["caller"], snapshot.env_steps)
-        except (KeyError, ValueError, RuntimeError, GraftError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
             shutil.rmtree(self._snapshots.folder, ignore_errors=True)
             raise GraftError(f"The snapshot in {self._snapshots.folder} does not fit; start again.") from error
         self._start -= snapshot.seconds

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from graft.agents.checkpoints.checkpoint import Checkpoint, sealed, unsealed
+from graft.agents.checkpoints.files import read_file
 from graft.agents.export.parity import Run, tied
 from graft.agents.export.ports import Interface
 from graft.agents.export.recording import Recording
@@ -121,6 +122,6 @@ def checked_model(model: Path) -> tuple[bytes, dict[str, Any]]:
 
 def read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise GraftError(f"{path} is missing or cannot be read ({error.strerror}).") from error

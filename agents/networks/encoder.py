@@ -15,7 +15,7 @@ from graft.agents.networks.normaliser import Normaliser, normalisers
 from graft.envs.core.parts import modules_of
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ObservationSchema
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, shown, unknown
 
 
 class Stem(NamedTuple):
@@ -191,7 +191,7 @@ def build_encoder(name: str, schema: ObservationSchema, options: Mapping[str, An
             checked[option] = TypeAdapter(types[option]).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].lower()
-            raise GraftError(f"encoder {name}: {option}={value!r} is not allowed: {reason}.") from error
+            raise GraftError(f"encoder {name}: {option}={shown(value)} is not allowed: {reason}.") from error
     return kind(schema, **checked)
 
 

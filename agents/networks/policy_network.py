@@ -16,7 +16,7 @@ from graft.agents.networks.box_units import clipped, to_environment
 from graft.agents.networks.encoder import Encoder, build_encoder, default_encoder, has_option
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import ActionSchema, Schemas
-from graft.errors import GraftError
+from graft.errors import GraftError, printable, shown
 
 Distribution = Literal["squashed", "greedy"]  # how actions are drawn where not by default (see `Outputs`)
 PREFIX_CHUNK = 1024  # observations per forward pass in `PolicyNetwork.whole_prefix`
@@ -364,5 +364,17 @@ NETWORKS.add("plain", PolicyNetwork)
 
 
 def build_network(schemas: Schemas, config: NetworkConfig, seed: int) -> PolicyNetwork:
-    """A fresh network of the kind that ``config`` names; arguments as of `PolicyNetwork`."""
-    return NETWORKS[config.kind](schemas, config, seed)
+    """A fresh network of the kind that ``config`` names; arguments as of `PolicyNetwork`.
+
+    Raises GraftError where it cannot be built with these options, such as numbers that are too large for the memory.
+    """
+    try:
+        return NETWORKS[config.kind](schemas, config, seed)
+    except GraftError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        if not config.options and config.head == NetworkConfig.head and config.kind == NetworkConfig.kind:
+            raise  # no option is to blame
+        reason = printable(" ".join(str(error).split()), 200)
+        options = shown({**config.options, "head": list(config.head)})
+        raise GraftError(f"A network cannot be built with the options {options}: {reason}.") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas, flag_names, joined, masked
 from graft.envs.core.task import Task
-from graft.errors import GraftError, some, unknown
+from graft.errors import GraftError, shown, some, unknown
 
 KEYWORD = "schema"
 CHANNELS, LIKE, SCHEMAS = "channels", "as", "schemas"
@@ -106,11 +106,16 @@ def like_task(given: Any, task: str) -> tuple[Task, Schemas | None]:
         return Task(given), None
     if isinstance(given, Mapping) and isinstance(given.get("id"), str) and given.keys() <= {"id", "kwargs", SCHEMAS}:
         saved = given.get(SCHEMAS)
-        if saved is None:
-            return Task.from_json(given), None
-        seen, action = ObservationSchema.from_json(saved["observation"]), ActionSchema.from_json(saved["action"])
-        return Task.from_json(given), Schemas(seen, action)
-    raise GraftError(f"schema of {task}: {LIKE}: {given!r} is not allowed; give the id of a task, or {{id, kwargs}}.")
+        try:
+            if saved is None:
+                return Task.from_json(given), None
+            seen, action = ObservationSchema.from_json(saved["observation"]), ActionSchema.from_json(saved["action"])
+            return Task.from_json(given), Schemas(seen, action)
+        except (LookupError, TypeError, ValueError):
+            pass
+    raise GraftError(
+        f"schema of {task}: {LIKE}: {shown(given)} is not allowed; give the id of a task, or {{id, kwargs}}."
+    )
 
 
 def names_like(mine: Schemas, theirs: Schemas, task: str, other: Task) -> Schemas:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from graft.errors import GraftError, unknown
+from graft.errors import GraftError, shown, unknown
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ def sentence(where: str, detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{where} is missing."
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{where}={detail['input']!r} is not allowed: {message[0].lower()}{message[1:]}."
+    return f"{where}={shown(detail['input'])} is not allowed: {message[0].lower()}{message[1:]}."
 
 
 def build_options(kind: str, cls: type[T], options: Mapping[str, Any]) -> T:

@@ -6,13 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
+from graft.envs.core.options import sentence
 from graft.errors import GraftError
+
+S = TypeVar("S")
 
 ObservationKind = Literal["planes", "pixels", "vector", "parts", "masked"]
 ActionKind = Literal["discrete", "multi", "box"]
@@ -26,6 +30,23 @@ def _finite(bounds: tuple[float, ...]) -> list[float | None]:
 
 def _bounds(values: list[float | None], infinite: float) -> tuple[float, ...]:
     return tuple(infinite if v is None else float(v) for v in values)
+
+
+def _checked(adapter: TypeAdapter[S], data: Mapping[str, Any]) -> S:
+    try:
+        return adapter.validate_python(_with_bounds(data))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(map(str, detail["loc"]))
+        own = detail.get("ctx", {}).get("error")  # of what is checked when a schema is made
+        raise own if isinstance(own, GraftError) else GraftError(sentence(f"schema: {where}", detail)) from error
+
+
+def _with_bounds(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema's JSON, and that of its parts, with infinite bounds for null."""
+    parts = {"parts": [(name, _with_bounds(part)) for name, part in data["parts"]]} if "parts" in data else {}
+    bounds = {"low": _bounds(data["low"], -math.inf), "high": _bounds(data["high"], math.inf)}
+    return {**data, **bounds, **parts}
 
 
 @dataclass(frozen=True)
@@ -119,16 +140,8 @@ class ObservationSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ObservationSchema:
-        return cls(
-            parts=tuple((name, cls.from_json(part)) for name, part in data.get("parts", ())),
-            kind=data["kind"],
-            names=tuple(data["names"]),
-            attributes=tuple(tuple(a) for a in data["attributes"]),
-            shape=tuple(data["shape"]),
-            dtype=data["dtype"],
-            low=_bounds(data["low"], -math.inf),
-            high=_bounds(data["high"], math.inf),
-        )
+        """Of `to_json`; raises GraftError, KeyError, TypeError or ValueError for anything else."""
+        return _checked(_OBSERVATION, data)
 
 
 def uint8_schema(
@@ -224,13 +237,11 @@ class ActionSchema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ActionSchema:
-        return cls(
-            kind=data["kind"],
-            names=tuple(data["names"]),
-            low=_bounds(data["low"], -math.inf),
-            high=_bounds(data["high"], math.inf),
-            sizes=tuple(data.get("sizes", ())),
-        )
+        """As `ObservationSchema.from_json`."""
+        return _checked(_ACTION, data)
+
+
+_OBSERVATION, _ACTION = TypeAdapter(ObservationSchema), TypeAdapter(ActionSchema)
 
 
 @lru_cache(maxsize=64)

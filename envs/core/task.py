@@ -57,7 +57,8 @@ def _short(value: Any) -> str:
         return f"[{', '.join(map(_short, value))}]"
     if isinstance(value, dict) and "id" not in value and len(str(value)) > LONGEST:  # such as names
         return f"{zlib.crc32(json.dumps(value, sort_keys=True, default=str).encode()):08x}"
-    return str(Task.from_json(value)) if isinstance(value, dict) and "id" in value else str(value)
+    is_task = isinstance(value, dict) and isinstance(value.get("id"), str) and isinstance(value.get("kwargs", {}), dict)
+    return str(Task.from_json(value)) if is_task else str(value)
 
 
 AVERAGED = "mean of the bounds of its tasks"  # `Bounds.how` of a mixture

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from graft.envs.core.task import Task
-from graft.errors import GraftError
+from graft.envs.core.yaml_text import parse_yaml
+from graft.errors import GraftError, printable, shown
 
 
 def value_of(text: str) -> Any:
     """``text`` as YAML, also numbers such as ``1e5``, which YAML 1.1 takes for text; raises GraftError."""
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise GraftError(f"'{text}' is not a YAML value.") from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise GraftError(f"{shown(text)} is not a YAML value: {printable(str(error), 300)}.") from error
     try:
         return float(value) if isinstance(value, str) and value[:1] in "+-.0123456789" else value
     except ValueError:

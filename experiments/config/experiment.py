@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 
 from graft.envs.builtin.old_views import DEFAULTS, with_view
@@ -16,8 +14,9 @@ from graft.envs.core.naming import KEYWORD, LIKE, NAMES, SCHEMAS
 from graft.envs.core.options import build_options
 from graft.envs.core.task import Bounds, Task
 from graft.envs.core.wrappers import WRAPPERS
+from graft.envs.core.yaml_text import LARGEST, parse_yaml
 from graft.envs.factory import bounds
-from graft.errors import GraftError, nearest
+from graft.errors import GraftError, nearest, printable, shown
 from graft.experiments.config.backends import DEFAULT as DEFAULT_BACKEND
 from graft.experiments.config.backends import backend, parse_resources
 from graft.experiments.config.options import parse_model
@@ -33,15 +32,6 @@ if TYPE_CHECKING:  # torch takes seconds to load, and a config with a misspelt k
 MOST_SEEDS = 1000
 GIVEN = "given in the config"
 """How bounds were obtained that an experiment's author set."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose numbers may be written ``1e5`` or ``7e-4``, which YAML 1.1 takes for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 class Strict(BaseModel):
@@ -73,9 +63,11 @@ LIST_OF_METHODS = Annotated[list[Any], _list(Named), Field(min_length=1)]
 def _seeds(given: Any) -> Any:
     """A number n stands for the seeds 0 to n - 1."""
     if isinstance(given, int | float):
-        if isinstance(given, bool) or given != int(given) or not 1 <= given <= MOST_SEEDS:
+        if isinstance(given, bool) or not 1 <= given <= MOST_SEEDS or given != int(given):
             raise ValueError(f"give a number of seeds from 1 to {MOST_SEEDS}, or a list of seeds")
         return list(range(int(given)))
+    if isinstance(given, list) and len(given) > MOST_SEEDS:
+        raise ValueError(f"{len(given):,} seeds are too many; give at most {MOST_SEEDS}")
     twice = [seed for seed in given if given.count(seed) > 1] if isinstance(given, list) else []
     if twice:
         raise ValueError(f"seed {twice[0]} is listed twice; list every seed once, or give a number of seeds")
@@ -417,10 +409,11 @@ def _task_of(source: str | dict[str, Any]) -> Any:
         return {"id": source}
     if source.get("checkpoint") is None:
         named = {key: source[key] for key in (KEYWORD, WRAPPERS) if key in source}
-        return {"id": source.get("id"), "kwargs": {**source.get("kwargs", {}), **named}}
+        given = source.get("kwargs", {})
+        return {"id": source.get("id"), "kwargs": {**given, **named} if isinstance(given, dict) else given}
     from graft.agents.pretrained import checkpoint_folder
 
-    manifest = checkpoint_folder(source["checkpoint"]) / "manifest.json"
+    manifest = checkpoint_folder(str(source["checkpoint"])) / "manifest.json"
     try:
         saved = json.loads(manifest.read_text(encoding="utf-8"))
         task = saved["task"]
@@ -429,7 +422,7 @@ def _task_of(source: str | dict[str, Any]) -> Any:
         if saved.get("names", 1) < NAMES:  # names of an earlier version are those of its task today
             return task
         return {**task, SCHEMAS: {key: saved[key] for key in ("observation", "action")}}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"as: source needs the source's task, and {manifest} cannot be read") from error
 
 
@@ -506,45 +499,42 @@ def _longhand(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _set(data: Any, keys: Sequence[str], value: Any, whole: str) -> None:
     """Set the entry at the dotted ``keys``; a number is an index into a list."""
-    key: Any = keys[0]
-    if isinstance(data, list):
-        if not keys[0].isdigit() or int(keys[0]) >= len(data):
-            raise GraftError(
-                f"Override '{whole}': '{keys[0]}' is not an index of a list of {len(data)}, 0 is the first."
-            )
-        key = int(keys[0])
-    elif not isinstance(data, dict):
-        raise GraftError(f"Override '{whole}': there is nothing called '{keys[0]}' inside {data!r}.")
-    if len(keys) == 1:
-        data[key] = value
-        return
-    if isinstance(data, dict) and data.get(key) is None:
-        data[key] = {}
-    _set(data[key], keys[1:], value, whole)
-
-
-def _where(error: Exception) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"{problem}, in line {mark.line + 1}" if mark and problem else " ".join(str(error).split())
+    for place, given in enumerate(keys):
+        key: Any = given
+        if isinstance(data, list):
+            if given not in map(str, range(len(data))):
+                raise GraftError(
+                    f"Override '{whole}': '{given}' is not an index of a list of {len(data)}, 0 is the first."
+                )
+            key = int(given)
+        elif not isinstance(data, dict):
+            raise GraftError(f"Override '{whole}': there is nothing called '{given}' inside {shown(data)}.")
+        if place == len(keys) - 1:
+            data[key] = value
+            return
+        if isinstance(data, dict) and data.get(key) is None:
+            data[key] = {}
+        data = data[key]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file; raises GraftError where it holds something else."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise GraftError(f"{path.name} is not valid YAML: {_where(error)}.") from error
+        with path.open("rb") as file:  # not all of a file that is no text, and has no end
+            data = parse_yaml(file.read(LARGEST + 1))
+    except (OSError, ValueError) as error:
+        raise GraftError(f"{path.name} is not valid YAML: {printable(str(error), 300)}.") from error
     if not isinstance(data, dict):
-        raise GraftError(f"{path.name} must hold keys and values, such as 'name: patch'; it holds {data!r}.")
+        raise GraftError(f"{path.name} must hold keys and values, such as 'name: patch'; it holds {shown(data)}.")
     return data
 
 
 def read_value(text: str, whose: str) -> Any:
     """A YAML value of the command line; raises GraftError, whose text begins with ``whose``, where it is none."""
     try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise GraftError(f"{whose}: '{text}' is not a YAML value.") from error
+        return parse_yaml(text)
+    except ValueError as error:
+        raise GraftError(f"{whose}: {shown(text)} is not a YAML value: {printable(str(error), 300)}.") from error
 
 
 def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:

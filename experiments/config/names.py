@@ -65,5 +65,5 @@ def _check_registered(config: AnyConfig) -> None:
 
 def _check(kind: str, name: object, package: str, group: str) -> None:
     """What ``module:Class`` names is found when the experiment is expanded."""
-    if not is_named(name) and name not in (names := registered_names(package) | set(plugins(group))):
+    if not is_named(name) and str(name) not in (names := registered_names(package) | set(plugins(group))):
         raise unknown(kind, str(name), names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -191,8 +192,8 @@ class PatchConfig(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [scenario.name for scenario in self.scenarios]
-        if twice := [name for name in names if names.count(name) > 1]:
+        names = Counter(scenario.name for scenario in self.scenarios)
+        if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"scenario '{twice[0]}' is listed twice; give each a name of its own")
         if self.steps == 0 and any(gate.trained for gate in self.gates):
             raise ValueError("steps 0 trains nothing, and gates ask what training does; give steps, or leave them out")

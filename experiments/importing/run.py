@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
-import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +24,7 @@ from graft.agents.parity import record
 from graft.agents.training.evaluate import evaluate
 from graft.envs.core.task import Task
 from graft.envs.core.task_string import task_of
+from graft.envs.core.yaml_text import LARGEST, parse_yaml
 from graft.envs.factory import make, schemas
 from graft.errors import GraftError, printable, some, unknown
 from graft.experiments.config.experiment import Licence
@@ -32,8 +32,6 @@ from graft.experiments.store.provenance import provenance
 
 ENVS = 8
 """Environments that observations are recorded in, and episodes played."""
-
-LARGEST_NAMES = 1 << 20  # bytes of the YAML file of names
 
 
 def run(console: Console, options: argparse.Namespace) -> Checkpoint:
@@ -85,21 +83,14 @@ def _check_licence(licence: str) -> None:
         ) from error
 
 
-class _Loader(yaml.SafeLoader):
-    """Without aliases, by which a few lines stand for more than any memory holds."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise GraftError("The YAML of --names has an alias (*name); write the value out.")
-        return super().compose_node(parent, index)
-
-
 def read_names(path: Path) -> dict[str, Any]:
     """The mapping of ``--names``; raises GraftError for a file that is no such YAML."""
     try:
-        found = yaml.load(read_bytes(path, LARGEST_NAMES), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise GraftError(f"{path} is not YAML.") from error
+        found = parse_yaml(read_bytes(path, LARGEST))
+    except GraftError:
+        raise
+    except ValueError as error:
+        raise GraftError(f"{path} is not YAML: {printable(str(error), 300)}.") from error
     if not isinstance(found, dict):
         raise GraftError(f"{path} is no mapping of what a tensor is to its name.")
     return found

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from graft.errors import GraftError
+from pydantic import BaseModel
+
+from graft.agents.checkpoints.files import read_file
+from graft.errors import GraftError, printable
 from graft.experiments.report.common import fixed
 from graft.experiments.report.plots import profiles, row_scores
-from graft.experiments.report.results import VERSION
+from graft.experiments.report.results import VERSION, Interval
 from graft.experiments.report.transfer import format_ratio
 
 Key = tuple[str | None, str, str]
@@ -42,21 +45,53 @@ class Run(NamedTuple):
     bounds: Mapping[str, Mapping[str, Any]]
 
 
+class _Row(BaseModel):
+    """Of a row of results of any version, which somebody else may have written, what is read of it."""
+
+    source: str | None
+    target: str
+    method: str
+    transfer_ratio: Interval | None
+    auc: Interval | None
+    scored: bool = True
+    env_steps: dict[str, int | None] = {}
+    areas: list[float] = []
+    finals: list[float] = []
+
+
+class _Scale(BaseModel):
+    random: float
+    expert: float | None
+
+
+class _Results(BaseModel):
+    rows: list[_Row]
+    bounds: dict[str, _Scale] = {}
+
+
 def read(folder: Path) -> Run:
     """Results of any version of ``results.json`` up to this one; raises GraftError where there are none."""
     path = folder / "results.json" if folder.is_dir() else folder
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_file(path))
         version, bounds = data.get("version", 1), data.get("bounds", {})
-        rows = {(row["source"], row["target"], row["method"]): row for row in data["rows"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _Results.model_validate(data)
+        bounds = {printable(target, len(target)): scale for target, scale in bounds.items()}
+        rows = {(row["source"], row["target"], row["method"]): row for row in map(_shown, data["rows"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise GraftError(
             f"{folder} has no results of a transfer experiment; give what `graft run` wrote to with --out, once "
             f"it has ended."
         ) from error
-    if version > VERSION:
+    if isinstance(version, int | float) and version > VERSION:
         raise GraftError(f"{path} has version {version}, which a newer Graft wrote; this one reads up to {VERSION}.")
     return Run(rows, bounds)
+
+
+def _shown(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row whose names hold nothing that a terminal obeys, as they are printed."""
+    names = {key: row[key] for key in ("source", "target", "method")}
+    return {**row, **{key: name and printable(name, len(name)) for key, name in names.items()}}
 
 
 def pairs(first: Mapping[Key, Mapping[str, Any]], second: Mapping[Key, Mapping[str, Any]]) -> dict[Key, Pair]:
@@ -80,7 +115,8 @@ def warnings(one: Run, other: Run, names: tuple[str, str]) -> list[str]:
         scales = [tuple(run.bounds[target][end] for end in ("random", "expert")) for run in (one, other)]
         if scales[0] != scales[1]:
             said = " and ".join(
-                f"{low:g} to {high:g} in {name}" for (low, high), name in zip(scales, names, strict=True)
+                f"{low:g} to {'no end' if high is None else format(high, 'g')} in {name}"
+                for (low, high), name in zip(scales, names, strict=True)
             )
             lines.append(f"WARNING: scores on {target} are on different scales ({said}): they do not compare.")
     spent: dict[str, list[str]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.errors import printable
 from graft.experiments.report import transfer
 from graft.experiments.report.common import fixed, write_file
 from graft.experiments.report.results import Interval, SequenceRow, StageCost, TransferRow
@@ -42,7 +43,7 @@ def write_csv(runs: Sequence[RunFolder], names: Sequence[str], folder: Path) -> 
     for kind, key in (("auc", "areas"), ("final", "finals")):
         if matrices := score_matrices(pairs, key):
             page = io.BytesIO()
-            np.savez(page, **matrices)
+            np.savez(page, **{_member(name): matrix for name, matrix in matrices.items()})
             files[f"{kind}.npz"] = page.getvalue()
     for name, data in files.items():
         write_file(folder / name, data, ELSEWHERE)
@@ -107,6 +108,12 @@ def _stages(run: RunFolder, name: str) -> Iterable[Record]:
         columns = ("id", "kind", "label", "status", "env_steps", "seconds", "error")
         taken = {key: (stage.get(COST) or {}).get(key) for key in StageCost.model_fields}
         yield {"run": name, **{key: stage.get(key) for key in columns}, **taken}
+
+
+def _member(name: str) -> str:
+    """A name of an array in a ``.npz`` file: in letters that can be written, and not that of an argument of savez."""
+    name = printable(name, len(name))
+    return f"{name}_" if name in ("file", "allow_pickle") else name
 
 
 def score_matrices(pairs: Sequence[tuple[RunFolder, str]], key: str) -> dict[str, Any]:

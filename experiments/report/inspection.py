@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
+from graft.envs.core.parts import is_named
 from graft.envs.core.task import Task
 from graft.errors import GraftError, some
 from graft.experiments.report.schema_changes import schema_changes
@@ -72,11 +73,11 @@ def score(record: Mapping[str, Any]) -> str:
 
 
 def method_of(record: Mapping[str, Any]) -> str:
-    """The transfer method's label, or its name where it is unknown here; empty where there is none."""
+    """The transfer method's label, or its name where it is unknown here or of a module, which is not imported."""
     method = dict((record.get("stage") or {}).get("method") or {})
     name = str(method.pop("name", ""))
     try:
-        return label(parse_method({name: method})) if name else ""
+        return label(parse_method({name: method})) if name and not is_named(name) else name
     except GraftError:
         return name
 
@@ -136,13 +137,13 @@ def facts(member: Member, checkpoint: Checkpoint) -> Table:
         "transplant": record.get("transplant"),
         "algorithm": _options(stage.get("algorithm") or {}),
         "seed": stage.get("seed"),
-        "env steps": f"{record['env_steps']:,}" if "env_steps" in record else None,
+        "env steps": f"{record['env_steps']:,}" if record.get("env_steps") is not None else None,
         "return": score(record) and f"{score(record)} in {record['evaluation']['episodes']} episodes",
         "seconds": member.stage.get("seconds"),
         "faults": record.get("faults"),
         "imported from": origin(record),
         "merged from": merger(record),
-        "licence": record.get("licence", UNSPECIFIED)
+        "licence": (record.get("licence") or UNSPECIFIED)
         + (", used although it allows no derivatives" if record.get("licence_overridden") else ""),
         "created": record.get("created"),
         "made by": ", ".join(f"{library} {versions[library]}" for library in ("graft", "torch") if library in versions),

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from graft.agents.checkpoints.files import read_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.report.results import (
@@ -88,11 +89,7 @@ class RunFolder:
     def _curves(self, stages: Sequence[str], scale: Bounds | None) -> list[Curve]:
         if not stages or not all((self._stage(stage) / METRICS).is_file() for stage in stages):
             return []
-        store = Store(self.path)
-        try:
-            return [store.evaluations(stage, scale) for stage in stages]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise GraftError(f"{self.path} has metrics that can't be read; run `graft run` on it again.") from error
+        return [Store(self.path).evaluations(stage, scale) for stage in stages]
 
     def record(self, stage: str) -> Mapping[str, Any]:
         """A stage's ``stage.json``; empty where it is not here."""
@@ -126,11 +123,11 @@ class RunFolder:
         if not path.is_file():
             return found
         try:
-            for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            for line in map(json.loads, read_file(path).decode().splitlines()):
                 for tag, value in line.items():
                     if tag.startswith("transfer/"):
                         found.setdefault(tag.removeprefix("transfer/"), []).append(float(value))
-        except (ValueError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, AttributeError, OSError, OverflowError, RecursionError) as error:
             raise GraftError(f"{path} can't be read; run `graft run` on its folder again.") from error
         return found
 
@@ -144,7 +141,7 @@ def _bounds(scale: Mapping[str, Any] | None) -> Bounds | None:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_file(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -216,7 +213,7 @@ def read_run(folder: Path, results: Mapping[str, Any] | None = None) -> RunFolde
         if not all(_fits(row, len(data["sequence"])) if sequence else _is_whole(row) for row in filled["rows"]):
             raise ValueError("rows of other lengths than they should have")
         _Experiment.model_validate(experiment)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise GraftError(f"{folder} has not the results that `graft run` writes; run it on it again.") from error
     return RunFolder(folder, filled, experiment)
 

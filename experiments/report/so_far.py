@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from graft.agents.checkpoints.files import read_file
 from graft.errors import GraftError
 from graft.experiments.plan.stage import Stage
 from graft.experiments.report.progress import Progress
@@ -82,7 +83,7 @@ def _with_steps(run: RunFolder, stage: Mapping[str, Any]) -> Mapping[str, Any]:
 def _env_steps(metrics: Path) -> int:
     """Of a stage's latest metric; its last line may be half written."""
     try:
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = read_file(metrics).decode().splitlines(keepends=True)
         return int(json.loads([line for line in lines if line.endswith("\n")][-1])["env_steps"])
     except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError):
         return 0

@@ -39,7 +39,7 @@ def divergences(folder: Path) -> list[Divergence]:
             with safe_open(path, "numpy") as file:
                 said = file.metadata()
             steps, rate = int(said["env_steps"]), float(said["learning_rate"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise GraftError(f"{path} was altered; remove the stage's folder to train it again.") from error
         found.append({"env_steps": steps, "learning_rate": rate, "file": path.name})
     return found

@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from graft.agents.checkpoints.files import replace_file
+from graft.agents.checkpoints.files import read_file, replace_file
 from graft.agents.checkpoints.snapshot import MANIFEST, Savable, SavedState, Snapshot, Snapshots
 from graft.envs.core.parts import source_hash
 from graft.envs.core.task import Task
@@ -84,13 +84,16 @@ class Resumption:
         if self._snapshot is None:
             self.refusal = _refusal(self._folder / MANIFEST, self._identity)
             return
-        length, digest = self._snapshot.parts["caller"].values["metrics"]
-        self.metrics = _beginning(self._metrics_file, length)
-        if hashlib.sha256(self.metrics).hexdigest() != digest:
-            self._snapshot, self.refusal = None, f"{METRICS} was altered"
-            return
-        found = self._snapshot.parts["caller"].values
-        self.starts, self.meter = dict(found.get(STARTS, {})), Meter(found.get(COST, {}))
+        try:
+            found = self._snapshot.parts["caller"].values
+            length, digest = found["metrics"]
+            self.metrics = _beginning(self._metrics_file, length)
+            if hashlib.sha256(self.metrics).hexdigest() != digest:
+                self._snapshot, self.refusal = None, f"{METRICS} was altered"
+                return
+            self.starts, self.meter = dict(found.get(STARTS, {})), Meter(found.get(COST, {}))
+        except (KeyError, ValueError, TypeError, AttributeError):  # sealed, but not by Graft
+            self._snapshot, self.metrics, self.refusal = None, b"", "its snapshot is damaged"
 
     @property
     def possible(self) -> bool:
@@ -145,13 +148,13 @@ def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
     if not manifest.exists():
         return ""
     try:
-        other = dict(json.loads(manifest.read_bytes())["identity"])
+        other = dict(json.loads(read_file(manifest))["identity"])
         differences = [key for key, value in json.loads(json.dumps(identity)).items() if other.get(key) != value]
         if "versions" in differences:
             theirs, mine = other["versions"], identity["versions"]
             differences += [f"{n} {theirs.get(n)}, not {mine.get(n)}" for n in mine if theirs.get(n) != mine[n]]
             differences.remove("versions")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         differences = []
     if not differences:
         return "its snapshot is damaged"
@@ -165,7 +168,6 @@ def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
 
 def _beginning(path: Path, length: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(length)
-    except FileNotFoundError:
+        return read_file(path)[:length]
+    except OSError:
         return b""

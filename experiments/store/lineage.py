@@ -8,48 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, read_manifest
 from graft.errors import GraftError
-from graft.experiments.config.options import parse_model
 from graft.experiments.store.records import Store
 
 STAGES, CHECKPOINT = "stages", "checkpoint"
-
-
-class _Evaluation(BaseModel):
-    episodes: int
-    return_mean: float | None = None
-    ci95: float | None = None
-
-
-class _Parent(BaseModel):
-    id: str
-    lineage: list[str]
-
-
-class _Merge(BaseModel):
-    parents: list[_Parent] = Field(min_length=1)
-    base: str
-    method: str
-    options: dict[str, Any] = {}
-
-
-class _Record(BaseModel):
-    """What is read of a manifest's record, which somebody else may have written."""
-
-    model_config = ConfigDict(extra="allow")
-
-    evaluation: _Evaluation | None = None
-    stage: dict[str, Any] | None = None
-    env_steps: int | None = None
-    licence: str | None = None
-    created: str | None = None
-    versions: dict[str, str] = {}
-    git: dict[str, Any] = {}
-    imported: dict[str, Any] | None = Field(None, alias="import")
-    merge: _Merge | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +39,6 @@ class Member:
     def read(cls, folder: Path) -> Member:
         try:
             manifest = read_manifest(folder)
-            parse_model(_Record, manifest["record"], f"the record in {folder / MANIFEST}")
             store = _store(folder)
             stage = None if store is None else store.record(folder.resolve().parent.name)
         except GraftError as error:

@@ -11,10 +11,12 @@ import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.checkpoints.files import replace_file
+from graft.agents.checkpoints.files import read_file, replace_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.config.experiment import AnyConfig
@@ -78,6 +80,34 @@ def _with_defaults(before: dict[str, Any], config: AnyConfig) -> dict[str, Any]:
 RECORD_KEYS = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """Keys of a finished stage's record beside those of every record."""
 
+
+class _Recalled(BaseModel):
+    return_mean: float
+
+
+class _Record(BaseModel):
+    """What is read of a ``stage.json``, which somebody else may have written."""
+
+    status: Literal["running", "failed", "stopped", "diverged", "done"]
+    label: str = ""
+    error: str | None = None
+    env_steps: int = 0
+    seconds: float = 0.0
+    size: dict[str, int] = {}
+    recall: list[_Recalled] = []
+    recall_before: list[_Recalled] = []
+    cost: dict[str, float | None] = {}
+    clipped: dict[str, Any] = {}
+
+
+class _Experiment(BaseModel):
+    """The same of ``experiment.json``."""
+
+    config: dict[str, Any]
+    invocations: list[Any] = []
+    versions: dict[str, str] = {}
+
+
 MUTABLE_KEYS = {"clips", "cost", "methods", "seeds", "sinks", "sources", "targets"}
 """Parts of a config that may change while its folder stays the same."""
 
@@ -103,8 +133,8 @@ class Store:
                 raise GraftError(f"{self.out} is not an experiment's folder and not empty; choose another --out.")
             return
         try:
-            before = dict(json.loads(record.read_text(encoding="utf-8"))["config"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            before = _Experiment.model_validate(json.loads(read_file(record))).config
+        except (ValueError, OSError, RecursionError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(_with_defaults(before, config), config.model_dump(mode="json", by_alias=True))
         if {key.partition(".")[0] for key in differences} - MUTABLE_KEYS:
@@ -123,7 +153,7 @@ class Store:
             data = json.loads(record.read_text(encoding="utf-8"))
         data["config"] = config.model_dump(mode="json", by_alias=True)
         words = ["graft", command, *sys.argv[1:]]
-        data["invocations"].append({"command": words, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        data.setdefault("invocations", []).append({"command": words, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         write_json(record, data)
 
     @contextmanager
@@ -185,11 +215,10 @@ class Store:
         if not path.exists():
             return None
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            intact = record["status"] in ("running", "failed", "stopped", DIVERGED) or (
-                record["status"] == "done" and record.keys() >= RECORD_KEYS and record["id"] == stage_id
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
+            record: dict[str, Any] = json.loads(read_file(path))
+            done = _Record.model_validate(record).status == "done"
+            intact = not done or (record.keys() >= RECORD_KEYS and record["id"] == stage_id)
+        except (OSError, ValueError, RecursionError):
             intact = False
         if not intact:
             raise GraftError(f"{path} was altered; remove the stage's folder to train it again.")
@@ -203,7 +232,7 @@ class Store:
         if stage_id in self._checked:
             return True
         metrics = self.folder(stage_id) / METRICS
-        if not metrics.exists() or hashlib.sha256(metrics.read_bytes()).hexdigest() != record["metrics_sha256"]:
+        if not metrics.is_file() or hashlib.sha256(metrics.read_bytes()).hexdigest() != record["metrics_sha256"]:
             raise GraftError(
                 f"{metrics} of a finished stage is missing or was altered; remove {metrics.parent} to train it again."
             )
@@ -259,8 +288,15 @@ class Store:
         write_json(self.folder(stage.id) / "stage.json", record | rest)
 
     def evaluations(self, stage_id: str, scale: Bounds | None = None, tag: str = "eval/return_mean") -> Curve:
-        """A metric of the stage's evaluations, by default mean returns; normalised where ``scale`` is given."""
-        lines = (self.folder(stage_id) / METRICS).read_text(encoding="utf-8").splitlines()
-        points = [point for point in map(json.loads, lines) if tag in point]
-        scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
-        return Curve([point["env_steps"] for point in points], scores)
+        """A metric of the stage's evaluations, by default mean returns; normalised where ``scale`` is given.
+
+        Raises GraftError where the metrics can't be read.
+        """
+        path = self.folder(stage_id) / METRICS
+        try:
+            lines = read_file(path).decode().splitlines()
+            points = [point for point in map(json.loads, lines) if tag in point]
+            scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
+            return Curve([point["env_steps"] for point in points], scores)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise GraftError(f"{path} can't be read; remove the stage's folder, and run `graft run` again.") from error

@@ -113,7 +113,7 @@ def test_a_strangers_record_is_no_traceback(tmp_path, capsys, record):
     Checkpoint.of(small_network(schemas(TASK)), TASK, record=record).save(tmp_path / "agent")
     code, _, said = shown(capsys, tmp_path / "agent")
     assert code == 2
-    assert "the record in" in said
+    assert "manifest.json: record." in said
 
 
 def test_a_strangers_lineage_may_be_long(tmp_path, capsys):

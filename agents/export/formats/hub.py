@@ -94,8 +94,8 @@ def _weights(agent: Agent) -> dict[str, torch.Tensor]:
 def card(agent: Agent, score: Score, replay: str | None) -> str:
     """The README: front matter as the Hub reads it, then what the agent is and how it is played."""
     checkpoint = agent.checkpoint
-    task, licence = checkpoint.task, checkpoint.record.get("licence", UNSPECIFIED)
-    algorithm = checkpoint.record.get("stage", {}).get("algorithm", {}).get("name", "agent")
+    task, licence = checkpoint.task, checkpoint.record.get("licence") or UNSPECIFIED
+    algorithm = ((checkpoint.record.get("stage") or {}).get("algorithm") or {}).get("name", "agent")
     metric = {"type": "mean_reward", "value": score.text, "name": "mean_reward", "verified": False}
     front: dict[str, Any] = {
         "library_name": "graft",

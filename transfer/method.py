@@ -97,6 +97,7 @@ class TransferMethod:
     - ``rewrites_weights``: it changes weights by other means than gradients.
     - ``needs_task``: `view` differs between tasks even where they share their heads: the task must be known.
     - ``trains_again``: it has `retraining`.
+    - ``races``: a stage tries several methods, and trains one of them (`experiments/stages/race.py`).
     - ``reference``: forgetting in a sequence is compared with that of this method.
     """
 

@@ -109,6 +109,7 @@ class StageResult(_Model):
     faults: dict[str, int] = {}
     clipped: dict[str, Any] = {}
     starts: dict[str, Any] = {}
+    race: dict[str, Any] = {}
     diverged: list[Divergence] = []
     resumed_with_fresh_episodes: dict[str, Any] = {}
     cost: StageCost | None = None

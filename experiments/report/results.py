@@ -122,6 +122,18 @@ class Heads(_Model):
     seeds: int
 
 
+class Race(_Model):
+    """What raced in the stages of `auto`; by seed, what was kept, and the env steps of others.
+
+    ``replaced``: how many seeds kept scratch although another was picked.
+    """
+
+    candidates: list[str]
+    kept: list[str]
+    replaced: int
+    env_steps_of_others: list[int]
+
+
 class TransferRow(_Model):
     """One method from one source to one target."""
 
@@ -154,6 +166,7 @@ class TransferRow(_Model):
     not_kept: str | None
     heads: dict[str, Heads]
     better_heads: str | None
+    race: Race | None = None
     gain: Interval | None
     probability_of_improvement: Number
     verdict: Verdict

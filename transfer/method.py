@@ -115,6 +115,9 @@ class TransferMethod:
                 why = f"{message[0].lower()}{message[1:]}"
                 raise GraftError(f"{type(self).__name__}: {option}={value!r} is not allowed: {why}.") from error
 
+    def __str__(self) -> str:
+        return label(self)
+
     def overrides(self, hook: str) -> bool:
         """Whether the method has a ``hook`` of its own; others are not called."""
         return getattr(type(self), hook) is not getattr(TransferMethod, hook)

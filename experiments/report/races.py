@@ -71,7 +71,7 @@ def race_notes(rows: Sequence[Row]) -> list[str]:
             continue
         seeds, taken = len(race["kept"]), sum(race["env_steps_of_others"]) / len(race["kept"])
         kept = ", ".join(f"{name} in {n}" for name, n in Counter(race["kept"]).most_common())
-        late = f", {race['replaced']} of them while it ran" if race["replaced"] else ""
+        late = f" (scratch took the place of a pick in {race['replaced']})" if race["replaced"] else ""
         lines.append(
             f"{row['method']} on {row['target']}: of {seeds} seeds, kept {kept}{late}; {taken:,.0f} env steps went "
             f"into others, and are in its curve."

@@ -18,7 +18,7 @@ BY_NAME = {"finetune": {"heads": "by_name"}}
 CHANGES = {
     "methods": [BY_NAME, {"auto": {"candidates": [BY_NAME, {"finetune": {"heads": "fresh"}}], "share": 0.5}}],
     "seeds": 1,
-    "transfer": {"steps": 1024},
+    "transfer": {"steps": 512},
     "recall": 4,
 }
 
@@ -46,9 +46,6 @@ def raced(plan, monkeypatch, lead, stop_at=None):
     """Run the stage, where ``lead`` says by how much a candidate plays better than others in the race."""
     _, store, auto = plan
 
-    def judged(candidate, env_steps, returns):
-        return returns * 0 + lead(candidate, env_steps)
-
     real = races.Trials._train
     monkeypatch.setattr(races.Trials, "_train", lambda self, c, n: [float(lead(c, n))] * len(real(self, c, n)))
 
@@ -73,7 +70,7 @@ def test_a_pick_without_cost_is_the_method_alone_bit_for_bit(plan, monkeypatch):
     record, _ = raced(plan, monkeypatch, lambda c, n: (c.startswith("finetune(heads=by_name")) * (1 + n))
     alone = stage_of(graph, "finetune(heads=by_name")
     assert record[RACE]["kept"] == "finetune(heads=by_name)"
-    assert (record[RACE]["env_steps_of_others"], record["env_steps"]) == (0, 1024)
+    assert (record[RACE]["env_steps_of_others"], record["env_steps"]) == (0, 512)
     assert curve(store, auto) == curve(store, alone)
     a, b = (store.checkpoint(s.id).tensors for s in (auto, alone))
     assert all((a[name] == b[name]).all() for name in b)
@@ -85,17 +82,18 @@ def test_what_falls_behind_is_replaced_and_counts(plan, monkeypatch):
     record, _ = raced(plan, monkeypatch, lambda c, n: (c.startswith("finetune(heads=by_name")) * (n == 0))
     about, scratch = record[RACE], stage_of(graph, "scratch")
     assert (about["pick"], about["kept"]) == ("finetune(heads=by_name)", "scratch")
-    assert about["watch"]["spent"] == {"finetune(heads=by_name)": 512, "finetune(heads=fresh)": 0, "scratch": 512}
-    assert (about["env_steps_of_others"], record["env_steps"]) == (512, 1024)
+    assert about["watch"]["spent"] == {"finetune(heads=by_name)": 256, "finetune(heads=fresh)": 0, "scratch": 256}
+    assert (about["env_steps_of_others"], record["env_steps"]) == (256, 512)
     mine, theirs = curve(store, auto), curve(store, scratch)
     assert mine.steps == theirs.steps
-    assert set(mine.scores[:5]) == {theirs.scores[0]}
-    assert mine.scores[5] == theirs.scores[1]  # 640: 128 after the 512 of the other
+    assert set(mine.scores[:3]) == {theirs.scores[0]}
+    assert mine.scores[3] == theirs.scores[1]  # 384: 128 after the 256 of the other
     assert store.checkpoint(auto.id).record["stage"] == json.loads(json.dumps(auto.to_json()))
     assert store.done(auto.id)
 
 
-@pytest.mark.parametrize("stop_at", [300, 900])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_at", [150, 450])
 def test_a_killed_race_ends_as_an_undisturbed_one(plan, monkeypatch, stop_at):
     monkeypatch.setattr(resume, "SECONDS", 0.0)
 
@@ -112,9 +110,6 @@ def test_a_killed_race_ends_as_an_undisturbed_one(plan, monkeypatch, stop_at):
     ]
     assert untimed[0] == untimed[1]
     assert again[RACE] == undisturbed[RACE]
-    assert again["return_means" if "return_means" in again else "env_steps"] == undisturbed.get(
-        "return_means", undisturbed["env_steps"]
-    )
 
 
 def test_evaluations_are_read_off_at_the_steps_of_other_stages(plan):

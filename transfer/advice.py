@@ -94,7 +94,14 @@ def _error(apart: FloatArray) -> float:
     return float(apart.std(ddof=1)) / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
 
 
-def race(candidates: Sequence[str], train: Train, budget: int, unit: int = 1, baseline: str = "scratch") -> Race:
+def race(
+    candidates: Sequence[str],
+    train: Train,
+    budget: int,
+    unit: int = 1,
+    baseline: str = "scratch",
+    untrained: bool = True,
+) -> Race:
     """Train candidates on, in rounds, and drop the worse half after each; the baseline stays to the end.
 
     Each round takes an equal share of what is left of the budget, shared out equally among those who are still in it.
@@ -105,6 +112,9 @@ def race(candidates: Sequence[str], train: Train, budget: int, unit: int = 1, ba
         candidates: names, one of them the baseline; of equal ones the first is taken.
         budget: env steps of all candidates together, which are never exceeded.
         unit: env steps of a training's smallest step, such as a rollout.
+        untrained: whether a clear lead before training may end the race.
+    Raises:
+        GraftError: the baseline's training diverged.
     """
     rounds: list[Round] = []
     spent, latest, alive = dict.fromkeys(candidates, 0), dict[str, Returns](), list(candidates)
@@ -134,7 +144,8 @@ def race(candidates: Sequence[str], train: Train, budget: int, unit: int = 1, ba
     play(0)
     for index in range(number):
         left = (budget - sum(spent.values())) // unit
-        if baseline not in alive or len(alive) == 1 or _leader(alive, latest) or left < 2:
+        settled = (untrained or index > 0) and _leader(alive, latest) is not None
+        if baseline not in alive or len(alive) == 1 or settled or left < 2:
             break
         share = max(2, left // (number - index))
         keep(share)
@@ -172,20 +183,18 @@ class Watch(NamedTuple):
 
 
 def watch(found: Race, train: Train, budget: int, unit: int = 1, baseline: str = "scratch") -> Watch | None:
-    """Compare a pick that was made without a trained baseline with it, once, as late as the budget allows.
+    """Compare a pick that was made before any training with the baseline, once, as late as the budget allows.
 
     A pick that has become clearly better than it began needs no such check, as its clear lead has grown. Otherwise the
     baseline is trained for as many env steps, and takes the place of a pick that is not clearly better.
 
     Args:
-        found: a race that has ended. budget, unit: as of `race`; what is not kept never takes more than the budget.
+        found: a race that has ended. budget: env steps of each of the two. unit: as of `race`.
     Returns:
         None where there is nothing to check, or the budget is too small.
     """
-    pick, spent = found.pick, dict(found.spent)
-    others = sum(steps for name, steps in spent.items() if name not in (pick, baseline))
-    steps = (budget - others) // unit * unit
-    if pick == baseline or spent[baseline] or steps <= spent[pick]:
+    pick, spent, steps = found.pick, dict(found.spent), budget // unit * unit
+    if pick == baseline or spent[baseline] or steps == 0:
         return None
     now, spent[pick] = train(pick, steps), steps
     if now is not None and is_clear(now, found.latest[pick]):

@@ -90,7 +90,7 @@ def run(console: Console, options: argparse.Namespace) -> dict[str, Any]:
         budget = int(asked * stage.budget if asked < 1 else asked)
         stages = {name: entry.stage for name, entry in entries.items()}
         trials = Trials(stages, store, folder / "seen" / "seen.json", identity_of(stage))
-        found = race(list(stages), trials, budget, rollout(stage))
+        found = race(list(stages), trials, budget, rollout(stage), untrained=False)
         taken = trials.meter.spent()
     data = _data(found, stage, budget) | {"core_seconds": taken["core_seconds"], "config": _config(entries, found.pick)}
     console.print(_table(data))

@@ -11,7 +11,7 @@ from graft.transfer.advice import gain, is_clear, race, watch
 
 
 class Trainer:
-    """Returns follow a rule; records what was asked of it."""
+    """Returns follow a rule, in the mean; records what was asked of it."""
 
     def __init__(self, rule, noise=0.0):
         self.rule, self.noise, self.asked = rule, noise, []
@@ -22,7 +22,8 @@ class Trainer:
         if value is None:
             return None
         dice = np.random.default_rng([len(candidate), ord(candidate[-1]), env_steps])
-        return value + self.noise * dice.standard_normal(64)
+        apart = dice.standard_normal(64)
+        return value + self.noise * (apart - apart.mean())
 
 
 def test_the_worse_half_leaves_and_the_budget_is_kept():
@@ -52,6 +53,8 @@ def test_a_clear_lead_ends_the_race_before_training():
     train = Trainer(lambda c, n: 5.0 * (c == "b"), noise=1)
     found = race(["a", "b", "scratch"], train, 1000)
     assert (found.pick, len(found.rounds), sum(found.spent.values())) == ("b", 1, 0)
+    found = race(["a", "b", "scratch"], train, 1000, untrained=False)
+    assert (found.pick, found.spent) == ("b", {"a": 166, "b": 166, "scratch": 166})
 
 
 def test_of_equal_candidates_the_first_is_taken():

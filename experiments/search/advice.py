@@ -135,7 +135,7 @@ def _config(entries: Mapping[str, _Entry], pick: str) -> str:
 
 
 def _table(data: Mapping[str, Any]) -> Table:
-    table, last = Table(title=f"Mean returns on {data['target']}"), {}
+    table, last = Table(title=f"Mean returns on {data['target']}"), dict[str, float]()
     for heading in ("candidate", "zero-shot", "last", "env steps", "left"):
         table.add_column(heading, justify="left" if heading in ("candidate", "left") else "right", overflow="fold")
     left: dict[str, str] = {}

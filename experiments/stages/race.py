@@ -112,7 +112,9 @@ def candidate_stages(stage: Stage, entrants: Mapping[str, TransferMethod]) -> di
     """By name, what would be trained by each method alone; nothing of it goes to sinks."""
     made = {}
     for name, method in entrants.items():
-        of_source = {} if method.uses_source else {"source": None, "source_folder": None, "recall": (), "licence": None}
+        of_source: dict[str, Any] = (
+            {} if method.uses_source else {"source": None, "source_folder": None, "recall": (), "licence": None}
+        )
         made[name] = replace(stage, method=method, sinks=(), observer=None, **of_source)
     return made
 
@@ -178,8 +180,10 @@ def _take_over(
     made = replace(checkpoint, record={**checkpoint.record, "stage": stage.to_json(), RACE: about})
     for path in theirs.iterdir():
         if path.name not in ("stage.json", METRICS, "checkpoint"):
-            copy = shutil.copytree if path.is_dir() else shutil.copyfile
-            copy(path, folder / path.name)
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name)
+            else:
+                shutil.copyfile(path, folder / path.name)
     rest = {key: value for key, value in record.items() if key not in OWN}
     spent = {key: max(value, rest[COST][key]) for key, value in trials.meter.spent().items()}
     # What others computed is not counted: a record that lacks it says less, and nothing wrong.
@@ -207,7 +211,7 @@ def shifted(lines: list[dict[str, Any]], lost: int, stage: Stage) -> list[tuple[
     points = {t: [(line["env_steps"] + lost, line[t]) for line in lines if t in line] for t in tags}
     end = lines[-1]["env_steps"] + lost
     for env_steps in evaluation_steps(end, stage.evaluation.every, rollout(stage)):
-        values = {tag: float(np.interp(env_steps, *zip(*at, strict=True))) for tag, at in points.items()}
+        values = {tag: float(np.interp(env_steps, *np.transpose(at))) for tag, at in points.items()}
         made.setdefault(env_steps, {}).update(values)
     return sorted(made.items())
 

@@ -142,8 +142,15 @@ class Resumption:
             resumed(env_steps)
 
         where = self._folder, self._identity, SECONDS
-        until = {"pause_at": self.leg.until, "pause": pause}
-        return Snapshots(*where, **until, save=save, restore=restore, fresh=fresh, found=self._take)
+        return Snapshots(
+            *where,
+            pause_at=self.leg.until,
+            pause=pause,
+            save=save,
+            restore=restore,
+            fresh=fresh,
+            found=self._take,
+        )
 
 
 def prepare(stage: Stage, store: Store) -> Resumption:

@@ -28,7 +28,7 @@ class Trainer:
 
 def test_the_worse_half_leaves_and_the_budget_is_kept():
     slopes = {"a": 1.0, "b": 4.0, "c": 3.0, "d": 2.0, "scratch": 0.5}
-    train = Trainer(lambda c, n: slopes[c] * n / 100, noise=30)
+    train = Trainer(lambda c, n: slopes[c] * n / 100, noise=45)
     found = race(list(slopes), train, budget=3000, unit=10)
     assert found.pick == "b"
     assert [set(r.dropped) for r in found.rounds] == [set(), {"a", "d"}, {"c"}, set()]

@@ -67,10 +67,6 @@ class Race(NamedTuple):
     latest: dict[str, Returns]
     why: str
 
-    def cost(self, kept: str) -> int:
-        """Env steps that went into others than ``kept``."""
-        return sum(self.spent.values()) - self.spent[kept]
-
 
 def gain(mine: npt.ArrayLike, theirs: npt.ArrayLike) -> Gain:
     """By how much returns (n,) are above others (n,) of the same episodes, by Student's t; n is at least 2."""

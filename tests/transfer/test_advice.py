@@ -36,7 +36,6 @@ def test_the_worse_half_leaves_and_the_budget_is_kept():
     assert [r.env_steps for r in found.rounds] == [0, 200, 530, 1030]
     assert found.spent == {"a": 200, "b": 1030, "c": 530, "d": 200, "scratch": 1030}
     assert sum(found.spent.values()) <= 3000
-    assert found.cost("b") == 200 + 530 + 200 + 1030
 
 
 @pytest.mark.parametrize("budget", [0, 1, 9, 20, 50, 73, 1000])

@@ -16,6 +16,7 @@ COMMANDS = {
     "pretrain": ("graft.experiments.pretrain", "the sources of an experiment alone, as checkpoints to transfer from"),
     "patch": ("graft.experiments.patch", "what a changed game does to an agent, and what it takes to get it back"),
     "tune": ("graft.experiments.tune", "search for options of methods and algorithms"),
+    "advise": ("graft.experiments.advise", "which source and method for a target, or scratch, by a short race"),
     "merge": ("graft.experiments.merge", "one agent of several that were fine-tuned from the same base"),
     "audit": ("graft.experiments.audit", "signs of poisoned training in an agent that was fine-tuned from another"),
     "import": ("graft.experiments.import_agent", "an agent of another library, as a checkpoint"),

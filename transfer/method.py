@@ -97,6 +97,7 @@ class TransferMethod:
     - ``rewrites_weights``: it changes weights by other means than gradients.
     - ``needs_task``: `view` differs between tasks even where they share their heads: the task must be known.
     - ``trains_again``: it has `retraining`.
+    - ``races``: a stage tries several methods, and trains one of them (`experiments/stages/race.py`).
     - ``reference``: forgetting in a sequence is compared with that of this method.
     """
 
@@ -113,6 +114,9 @@ class TransferMethod:
                 value, message = getattr(self, option), error.errors()[0]["msg"]
                 why = f"{message[0].lower()}{message[1:]}"
                 raise GraftError(f"{type(self).__name__}: {option}={value!r} is not allowed: {why}.") from error
+
+    def __str__(self) -> str:
+        return label(self)
 
     def overrides(self, hook: str) -> bool:
         """Whether the method has a ``hook`` of its own; others are not called."""

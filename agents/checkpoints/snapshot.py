@@ -127,6 +127,8 @@ class Snapshots:
         identity: JSON values that say what is trained with which software: a snapshot fits where they are equal.
         seconds: between snapshots, taken before a rollout, and using at most a twentieth of the time.
         env_steps: where set, also after so many env steps.
+        pause_at: where set, also before the first rollout after so many env steps of training; then ``pause`` is
+            called with the env steps taken, and ends the training by an exception.
         save: returns the caller's part, such as a method's state.
         restore: gets that part and the env steps taken, before training resumes.
         fresh: called with the env steps at which a resumed training begins fresh episodes (`Snapshotter`).
@@ -137,6 +139,8 @@ class Snapshots:
     identity: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 30.0
     env_steps: int | None = None
+    pause_at: int | None = None
+    pause: Callable[[int], None] = lambda env_steps: None
     save: Callable[[], SavedState] = lambda: SavedState({}, {})
     restore: Callable[[SavedState, int], None] = lambda saved, env_steps: None
     fresh: Callable[[int], None] = lambda env_steps: None

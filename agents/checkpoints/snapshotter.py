@@ -130,9 +130,12 @@ class Snapshotter:
         plan, now = self._snapshots, time.perf_counter()
         if plan is None or not env_steps:  # before the first evaluation, its environments have no state
             return
+        paused = plan.pause_at is not None and env_steps >= plan.pause_at
         waited = now - self._last >= max(plan.seconds, self._cost / LARGEST_SHARE)
-        if waited or (plan.env_steps is not None and env_steps - self._last_steps >= plan.env_steps):
+        if paused or waited or (plan.env_steps is not None and env_steps - self._last_steps >= plan.env_steps):
             parts = {name: part.save() for name, part in self._parts.items()} | {"caller": plan.save()}
             Snapshot(env_steps, self.seconds, parts, self.fresh_at).write(plan.folder, plan.identity)
             self._last, self._last_steps = time.perf_counter(), env_steps
             self._cost = self._last - now
+        if paused:
+            plan.pause(env_steps)

@@ -133,7 +133,7 @@ def bench_methods(console: Console, rounds: int) -> None:
     """Print the table of costs."""
     torch.set_num_threads(1)
     source = _source()
-    methods: list[TransferMethod] = [kind() for _, kind in METHODS.items() if kind.uses_source]
+    methods: list[TransferMethod] = [kind() for name, kind in METHODS.items() if kind.uses_source and name != "auto"]
     subjects = [subject(method, source) for method in [*methods, parse_method({"chain": ["ewc", "replay"]})]]
     title = f"Cost on grid_cnn, {TARGET}: update time relative to finetune, median of {rounds} interleaved rounds"
     columns = ("method", "parameters", "trained", "memory kB", "update", "least", "most")

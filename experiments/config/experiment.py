@@ -459,6 +459,8 @@ class SequenceConfig(Common):
         from graft.transfer.method import label
 
         methods = super().method_list(entries)
+        if races := [label(method) for method in methods if "races" in method.words()]:
+            raise GraftError(f"{races[0]} is for transfers from sources to targets; leave it out of a sequence.")
         if self.heads == "per_task":
             for method in methods:
                 if method.shares_heads:

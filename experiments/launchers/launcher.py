@@ -160,7 +160,7 @@ def attempt(
 
 def _run(stage: Stage, store: Store, reporter: StageReporter, env_workers: int) -> str | None:
     from graft.experiments.stages.divergence import Diverged
-    from graft.experiments.stages.run_stage import run_stage
+    from graft.experiments.stages.race import run_race
 
     def report(env_steps: int, values: Mapping[str, float]) -> None:
         reporter(env_steps, values)
@@ -168,7 +168,7 @@ def _run(stage: Stage, store: Store, reporter: StageReporter, env_workers: int) 
             stage.observer(env_steps, values)
 
     try:
-        run_stage(stage, store, report, env_workers, reporter.noted)
+        run_race(stage, store, report, env_workers, reporter.noted)
     except TakenOver:
         raise
     except StoppedEarly:

@@ -20,7 +20,7 @@ from graft.envs.core.task import Bounds
 from graft.errors import GraftError
 from graft.experiments.plan.stage import Graph
 from graft.experiments.stages.divergence import FACTOR
-from graft.experiments.store.records import COST, DIVERGED, RESUMED, STARTS, Store
+from graft.experiments.store.records import COST, DIVERGED, RACE, RESUMED, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
 from graft.transfer.statistics import FloatArray, Interval, interquartile_mean, iqm_interval
@@ -136,7 +136,7 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
             }
             | {
                 name: record[name]
-                for name in ("return_means", "faults", STARTS, RESUMED, DIVERGED, COST)
+                for name in ("return_means", "faults", STARTS, RESUMED, DIVERGED, COST, RACE)
                 if name in record
             }
             | ({"clipped": {"task": str(stage.task), **record["clipped"]}} if "clipped" in record else {})

@@ -109,6 +109,7 @@ class StageResult(_Model):
     faults: dict[str, int] = {}
     clipped: dict[str, Any] = {}
     starts: dict[str, Any] = {}
+    race: dict[str, Any] = {}
     diverged: list[Divergence] = []
     resumed_with_fresh_episodes: dict[str, Any] = {}
     cost: StageCost | None = None
@@ -119,6 +120,18 @@ class Heads(_Model):
 
     start: float
     seeds: int
+
+
+class Race(_Model):
+    """What raced in the stages of `auto`; by seed, what was kept, and the env steps of others.
+
+    ``replaced``: how many seeds kept scratch although another was picked.
+    """
+
+    candidates: list[str]
+    kept: list[str]
+    replaced: int
+    env_steps_of_others: list[int]
 
 
 class TransferRow(_Model):
@@ -153,6 +166,7 @@ class TransferRow(_Model):
     not_kept: str | None
     heads: dict[str, Heads]
     better_heads: str | None
+    race: Race | None = None
     gain: Interval | None
     probability_of_improvement: Number
     verdict: Verdict

@@ -37,8 +37,9 @@ from graft.experiments.report.common import (
     stage_records,
     unfinished_notes,
 )
+from graft.experiments.report.races import of_records, race_notes
 from graft.experiments.report.results import VERSION
-from graft.experiments.store.records import COST, STARTS, Store
+from graft.experiments.store.records import COST, RACE, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.method import TransferMethod, label, to_json
 from graft.transfer.metrics import Curve
@@ -59,6 +60,7 @@ class TransferResult:
         estimated: whether that is an estimate from this experiment.
         starts: per seed, scores before training of what the method could start from, and the name of what it took.
         finished: ids of the stages whose curves these are.
+        races: per seed, what its record says of its race; empty where there was none.
     """
 
     comparison: Comparison
@@ -74,6 +76,7 @@ class TransferResult:
     starts: tuple[tuple[str, Mapping[str, float]], ...] = ()
     finished: tuple[str, ...] = ()
     diverged: int = 0
+    races: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def is_scratch(self) -> bool:
@@ -122,6 +125,7 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
                     estimated=is_estimated(scale.how),
                     starts=_alternatives(store, comparison, scale),
                     finished=tuple(filter(store.done, comparison.stages)),
+                    races=_races(store, comparison),
                 )
             )
     return measured
@@ -149,6 +153,11 @@ def _alternatives(store: Store, comparison: Comparison, scale: Bounds) -> tuple[
     )
 
 
+def _races(store: Store, comparison: Comparison) -> tuple[Mapping[str, Any], ...]:
+    records = (store.record(i) or {} for i in comparison.stages if store.done(i))
+    return tuple(record[RACE] for record in records if RACE in record)
+
+
 def _env_steps(store: Store, comparison: Comparison) -> dict[str, int | None]:
     def of_one_seed(stage_ids: Sequence[str]) -> int:
         return max(((store.record(i) or {}).get("env_steps", 0) for i in stage_ids), default=0)
@@ -172,9 +181,9 @@ def _stages_of_seeds(measured: TransferResult) -> tuple[list[list[str]], list[li
 def _kept(graph: Graph, store: Store, stage: Stage) -> tuple[float | None, float | None]:
     """Score on the source after a transfer that is done, and before it; None where it is not measured, or unknown."""
     scale = stage.recall[0].scale if stage.recall else None
-    if scale is None:
-        return None, None
     record = store.record(stage.id) or {}
+    if scale is None or not record.get("recall"):  # of a race that scratch has won
+        return None, None
     if "recall_before" in record:
         before = record["recall_before"][0]["return_mean"]
     else:
@@ -253,6 +262,7 @@ def row(measured: TransferResult, threshold: float) -> dict[str, Any]:
         "kept_of": interval(measured.kept_of),
         "not_kept": measured.not_kept or None,
         "heads": _heads(measured.starts),
+        "race": of_records(measured.races),
         "gain": None if is_scratch else bounded(metrics.difference(areas, base).interval()),
         "probability_of_improvement": probability_of_improvement(areas, base) if comparable else None,
         "verdict": "baseline" if is_scratch else None,
@@ -573,7 +583,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     ]
     lines += [*negative_notes(rows), *failed_notes(data), *unfinished_notes(data)]
     lines += evaluation_notes([entry["evaluations"] for entry in rows])
-    lines += [*heads_notes(rows), *sign_notes(rows), *bimodal_notes(rows), *seed_notes(rows)]
+    lines += [*heads_notes(rows), *race_notes(rows), *sign_notes(rows), *bimodal_notes(rows), *seed_notes(rows)]
     lines += [*clip_notes(data), *resume_notes(data)]
     lines += undefined_notes(rows)
     lines += [f"kept is not measured from {source}: {why}" for source, why in data.get("not_kept", {}).items()]

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from graft.agents.checkpoints.files import read_file, replace_file
 from graft.agents.checkpoints.snapshot import MANIFEST, Savable, SavedState, Snapshot, Snapshots
@@ -47,7 +47,7 @@ def _environment_hash(task: Task) -> str:
     return source_hash(modules(task))
 
 
-def _identity(stage: Stage) -> dict[str, Any]:
+def identity_of(stage: Stage) -> dict[str, Any]:
     """All that results depend on, but the processor.
 
     The C library counts, as it has some of the mathematical functions; the kernel's release does not, as nodes of a
@@ -64,19 +64,31 @@ def _identity(stage: Stage) -> dict[str, Any]:
     }
 
 
+class Leg(NamedTuple):
+    """Of a stage that is trained on in several calls: until when, and of which budget (None: the stage's own)."""
+
+    until: int | None = None
+    budget: int | None = None
+
+
+WHOLE = Leg()
+
+
 class Resumption:
     """The snapshot and metrics of a stopped stage: read once, checked, and given to its training.
 
     ``refusal``: why the stage can't continue from its snapshot, in words; empty where it can, or has none. The snapshot
     must be intact and of the same stage, software and system, and the metrics must begin with those of the snapshot.
     ``starts``: what the stage's method started from (`STARTS`), once that is known. ``meter``: what the stage takes, on
-    top of what it took up to the snapshot.
+    top of what it took up to the snapshot. ``leg``: what of the stage is trained now.
     """
+
+    leg = WHOLE
 
     def __init__(self, stage: Stage, store: Store) -> None:
         folder = store.folder(stage.id)
         self.check_holder = partial(store.check_holder, stage.id)
-        self._folder, self._metrics_file, self._identity = folder / SNAPSHOT, folder / METRICS, _identity(stage)
+        self._folder, self._metrics_file, self._identity = folder / SNAPSHOT, folder / METRICS, identity_of(stage)
         self._snapshot = Snapshot.read(self._folder, self._identity)
         self.metrics, self.refusal = b"", ""
         self.starts: dict[str, Any] = {}
@@ -106,12 +118,17 @@ class Resumption:
         return snapshot
 
     def snapshots(
-        self, log: MetricsLog, session: Savable, resumed: Callable[[int], None], fresh: Callable[[int], None]
+        self,
+        log: MetricsLog,
+        session: Savable,
+        resumed: Callable[[int], None],
+        fresh: Callable[[int], None],
+        pause: Callable[[int], None],
     ) -> Snapshots:
         """Of the stage's training, with the state of its transfer session and the length of its metrics.
 
         ``resumed`` is called with the env steps of the snapshot that training goes on from; ``fresh`` with the same
-        where environments whose state can't be saved begin fresh episodes.
+        where environments whose state can't be saved begin fresh episodes; ``pause`` where the leg ends.
         """
 
         def save() -> SavedState:
@@ -128,7 +145,15 @@ class Resumption:
             resumed(env_steps)
 
         where = self._folder, self._identity, SECONDS
-        return Snapshots(*where, save=save, restore=restore, fresh=fresh, found=self._take)
+        return Snapshots(
+            *where,
+            pause_at=self.leg.until,
+            pause=pause,
+            save=save,
+            restore=restore,
+            fresh=fresh,
+            found=self._take,
+        )
 
 
 def prepare(stage: Stage, store: Store) -> Resumption:

@@ -24,13 +24,13 @@ from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
 from graft.errors import GraftError
 from graft.experiments.config.backends import backend
-from graft.experiments.plan.stage import Recall, Stage
+from graft.experiments.plan.stage import Recall, Stage, StoppedEarly
 from graft.experiments.stages.divergence import FACTOR, Diverged, divergences, in_words, keep_minibatch
 from graft.experiments.stages.fault_checkpoint import checkpoint_on_faults
 from graft.experiments.stages.meter import Meter
 from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
-from graft.experiments.stages.resume import Resumption, prepare
+from graft.experiments.stages.resume import WHOLE, Leg, Resumption, prepare
 from graft.experiments.stages.work import Work, latency, work_of
 from graft.experiments.store.provenance import provenance
 from graft.experiments.store.records import (
@@ -71,6 +71,14 @@ CLEARLY = 3.0
 NOT_TRAINED = TrainResult(0, 0.0, [])
 
 
+class Paused(StoppedEarly):
+    """A leg of a training has ended. ``returns``: of episodes that are the same for all methods (`_start_returns`)."""
+
+    def __init__(self, env_steps: int, returns: NDArray[np.float64]) -> None:
+        super().__init__(f"paused at {env_steps:,} env steps")
+        self.env_steps, self.returns = env_steps, returns
+
+
 class Outcome(NamedTuple):
     """The network and method state that a stage ends with, the heads of its tasks, and the result of its training.
 
@@ -94,6 +102,7 @@ def run_stage(
     progress: MetricsCallback,
     workers: int = 1,
     note: Callable[[str], None] = lambda _: None,
+    leg: Leg = WHOLE,
 ) -> None:
     """Run a stage from its start to its record; the stages that it depends on are in ``store``.
 
@@ -103,9 +112,11 @@ def run_stage(
         workers: processes that environments are spread over in training (`envs.make`); results do not depend on it.
         note: called with sentences for the user: why a stopped stage starts over, where one goes on with fresh
             episodes, or a method's remarks at the end.
+        leg: what of its training is run now; the next call goes on from there.
     Raises:
         GraftError: the source's checkpoint is damaged, or does not fit the task.
         Diverged: its training diverged, in all its tries.
+        Paused: the leg ended before the stage.
     """
     folder = store.folder(stage.id)
     # Killed before the last was recorded.
@@ -114,7 +125,7 @@ def run_stage(
     spent: dict[str, float] = {}
     while True:
         try:
-            return _try(stage, store, progress, workers, note, spent)
+            return _try(stage, store, progress, workers, note, spent, leg)
         except Unstable as error:
             known = divergences(folder)
             if error.env_steps is None or len(known) > stage.divergence_retries or not has_rate(stage.algorithm):
@@ -137,9 +148,11 @@ def _try(
     workers: int,
     note: Callable[[str], None],
     spent: dict[str, float],
+    leg: Leg,
 ) -> None:
     """``spent``: by tries before this one; where this one diverges, what it took is added."""
     resumption = prepare(stage, store)
+    resumption.leg = leg
     if spent:
         resumption.meter = Meter(spent)
     try:
@@ -159,7 +172,7 @@ def _train(
 ) -> None:
     if resumption.refusal:
         note(f"Note: {stage.label} starts over: {resumption.refusal}.")
-    source, folder = _load_source(stage, store), store.folder(stage.id)
+    source, folder = load_source(stage, store), store.folder(stage.id)
     with MetricsLog(folder, stage, progress, resumption.possible, note) as log:
         run = _StageRun(stage, source, folder, log, resumption, workers, note)
         outcome = run.consolidate() if stage.kind == "consolidate" else run.train()
@@ -200,7 +213,7 @@ def best_start(starts: Mapping[str, NDArray[np.float64]]) -> str:
     return best if gain > CLEARLY * error else first  # of one episode each the error is not a number
 
 
-def _load_source(stage: Stage, store: Store) -> Checkpoint | None:
+def load_source(stage: Stage, store: Store) -> Checkpoint | None:
     if stage.source_folder is not None:
         loaded = Checkpoint.load(stage.source_folder)
         if loaded.id != stage.source:
@@ -250,6 +263,9 @@ class _StageRun(NamedTuple):
         stage, source = self.stage, self.source
         weights_seed, _ = stage.random_seeds()
         session, starts = self._begin(weights_seed)
+        if self.resumption.leg.until == 0:
+            with self.checkpoint_on_faults(lambda _: Outcome(session, {}, NOT_TRAINED)):
+                raise Paused(0, self._start_returns(session.network))
         if stage.method is not None:
             with self.checkpoint_on_faults(lambda _: Outcome(session, {}, NOT_TRAINED)):
                 session.probe = self._probe(session.network, weights_seed)
@@ -266,7 +282,8 @@ class _StageRun(NamedTuple):
 
         with self.checkpoint_on_faults(outcome):
             before = tuple(self.evaluate(outcome(NOT_TRAINED), recall) for recall in stage.recall if recall.before)
-            result = self._backend_train(session, stage.budget, stage.evaluation, partners)
+            budget = self.resumption.leg.budget or stage.budget
+            result = self._backend_train(session, budget, stage.evaluation, partners)
         for remark in session.method.remarks(session.state):
             self.note(f"Warning: {stage.label}: {remark}")
         self.log.finish()
@@ -352,6 +369,10 @@ class _StageRun(NamedTuple):
         self, session: TransferSession, budget: int, evaluation: Evaluation, partners: Partners | None = None
     ) -> TrainResult:
         stage, algorithm, rate = self.stage, self._algorithm(session), 0.0
+
+        def pause(env_steps: int) -> None:
+            raise Paused(env_steps, self._start_returns(session.network))
+
         if has_rate(algorithm):
             rate = cast(Any, algorithm).learning_rate * FACTOR ** len(divergences(self.folder))
             algorithm = replace(cast(Any, algorithm), learning_rate=rate)
@@ -364,7 +385,7 @@ class _StageRun(NamedTuple):
             record=self.log,
             evaluation=evaluation,
             hooks=session.hooks(),
-            snapshots=self.resumption.snapshots(self.log, session, self._note_resumed, self._note_fresh),
+            snapshots=self.resumption.snapshots(self.log, session, self._note_resumed, self._note_fresh, pause),
             workers=self.workers,
             resources=stage.resources,
             partners=partners,

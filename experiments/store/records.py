@@ -46,6 +46,9 @@ MINIBATCHES = "diverged-*.safetensors"
 STARTS = "starts"
 """In records of stages: ``return_means`` before training of what a method could start from, and what was ``taken``."""
 
+RACE = "race"
+"""In records of stages, what raced (`stages/race.py`); and the folder of a stage that its candidates are in."""
+
 RECALL_SECONDS = "time/recall_s"
 """Tag of the seconds that a stage's evaluations on earlier tasks took, after its training."""
 

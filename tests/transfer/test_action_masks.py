@@ -193,7 +193,7 @@ def test_every_method_from_one_masked_task_to_another(tmp_path: Path, backend: s
     """A sequence of tasks with other actions, masks in other places and none, and recall of all of them."""
     made = [{"where": "info"}, {"where": "observation", "count": 3}, {"where": "none"}, {"where": "method", "count": 5}]
     listed = [Task("Masked-v0", kwargs).to_json() for kwargs in made]
-    needs_more = {"rma", "chain"}
+    needs_more = {"auto", "chain", "rma"}
     methods = [name for name in METHODS if name not in needs_more]
     config = experiment(
         tmp_path, sources=None, targets=None, sequence=listed, methods=methods, backend=backend, transfer={"steps": 256}

@@ -61,7 +61,7 @@ class Chain(TransferMethod):
         object.__setattr__(self, "methods", _parsed(self.methods))
         super().__post_init__()
         for member in self.methods:
-            if not member.uses_source or isinstance(member, Chain):
+            if not member.uses_source or isinstance(member, Chain) or "races" in member.words():
                 raise GraftError(f"{label(member)} cannot be part of a chain; list methods that use a source.")
         builders = [m for m in self.methods if _builds(m)]
         if len(builders) > 1:

@@ -32,6 +32,7 @@ from graft.experiments.report.page.cells import (
 from graft.experiments.report.page.charts import Chart, Series, Style, chart, series, style
 from graft.experiments.report.page.summary import best_rows
 from graft.experiments.report.plots import LARGEST_RATIO, Panels, row_scores, score_axis, score_levels
+from graft.experiments.report.races import race_notes
 from graft.experiments.report.run_folder import Row, RunFolder
 from graft.experiments.report.sim2real import NOTE as SIM_TO_SIM_NOTE
 from graft.transfer.metrics import Curve
@@ -51,6 +52,7 @@ def headline(run: RunFolder) -> Section:
         f"brackets: 95 % intervals."
     ]
     notes += [*transfer.undefined_notes(run.rows), *transfer.sign_notes(run.rows), *transfer.heads_notes(run.rows)]
+    notes += race_notes(run.rows)
     best = {id(b.row) for b in best_rows(run)}
     head = ["method", "verdict", "AUC", "ratio to scratch", "zero-shot", "jump", "final", "steps", "kept"]
     tables = [

@@ -12,7 +12,7 @@ from graft.agents.checkpoints import files
 from graft.command import FAILED, command
 from graft.errors import disk_error
 from graft.experiments.launchers.launcher import attempt
-from graft.experiments.stages import run_stage as stages
+from graft.experiments.stages import race as stages
 from graft.experiments.store.records import Store
 
 STAGE = SimpleNamespace(id="abc", label="finetune", kind="transfer", observer=None, to_json=dict)
@@ -38,7 +38,7 @@ def test_a_stage_keeps_its_record_and_snapshot(tmp_path: Path, monkeypatch: pyte
     store = Store(tmp_path)
     snapshot = store.start(STAGE) / "snapshot"  # type: ignore[arg-type]
     snapshot.mkdir()
-    monkeypatch.setattr(stages, "run_stage", full)
+    monkeypatch.setattr(stages, "run_race", full)
     error = attempt(STAGE, store, REPORTER, 1)  # type: ignore[arg-type]
     assert error is not None
     assert error.startswith("The disk is full (/data/runs/x)")

@@ -1,0 +1,164 @@
+"""What ``graft advise`` does: an experiment's candidates race, and what they showed is told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from graft.agents.pretrained import pretrained
+from graft.errors import GraftError
+from graft.experiments.config.experiment import Config, load_config, read_value
+from graft.experiments.config.names import check_names
+from graft.experiments.plan.pairs import expand
+from graft.experiments.plan.stage import Stage
+from graft.experiments.report.common import Name
+from graft.experiments.stages.race import CandidateStore, Trials, candidate_stages, rollout
+from graft.experiments.stages.resume import identity_of
+from graft.experiments.stages.run_stage import load_source
+from graft.experiments.store.records import Store, write_json
+from graft.transfer.advice import Race, gain, race
+from graft.transfer.method import changed_options, method_name
+from graft.transfer.methods.auto import Auto
+
+BASELINE, SHARE = "scratch", 0.15
+
+
+class _Entry(NamedTuple):
+    """A candidate: its stage, and the source's entry of a config (None: no source)."""
+
+    stage: Stage
+    source: str | dict[str, str] | None
+
+
+def _stage(options: argparse.Namespace, source: str | dict[str, str], folder: Path) -> Stage:
+    """The stage of `Auto` from ``source`` in an experiment of one pair."""
+    methods = {} if options.methods is None else {"candidates": read_value(options.methods, "--methods")}
+    data = {
+        "name": "advice",
+        "sources": [source],
+        "targets": [{"id": options.target}],
+        "methods": [{"auto": methods}],
+        "seeds": [options.seed],
+        **({} if options.steps is None else {"transfer": {"steps": options.steps}}),
+    }
+    path = folder / "advice.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    config = load_config(str(path), options.overrides)
+    assert isinstance(config, Config)
+    if any(entry.checkpoint is None for entry in config.sources):
+        raise GraftError(f"--from {source} is no checkpoint; give its folder, or one of {', '.join(pretrained())}.")
+    check_names(config)
+    return next(s for s in expand(config).stages.values() if isinstance(s.method, Auto))
+
+
+def _entries(options: argparse.Namespace, folder: Path, store: Store) -> dict[str, _Entry]:
+    """All candidates by name, those of the first source first, and scratch at the end."""
+    given = list(dict.fromkeys(options.sources or ["foundation"]))
+    found: dict[str, _Entry] = {}
+    scratch: _Entry | None = None
+    for name in given:
+        shipped = name in pretrained() and not Path(name).exists()
+        source: str | dict[str, str] = name if shipped else {"checkpoint": name}
+        stage = _stage(options, source, folder)
+        assert isinstance(stage.method, Auto)
+        loaded = load_source(stage, store)
+        assert loaded is not None
+        made = candidate_stages(stage, stage.method.entrants(loaded, stage.schemas, stage.network))
+        scratch = scratch or _Entry(made[BASELINE], None)
+        suffix = f" from {name}" if len(given) > 1 else ""
+        found |= {f"{key}{suffix}": _Entry(of, source) for key, of in made.items() if key != BASELINE}
+    assert scratch is not None
+    return {**found, BASELINE: scratch}
+
+
+def run(console: Console, options: argparse.Namespace) -> dict[str, Any]:
+    """Race, print what was found, and write it where ``options.json`` says; returns it."""
+    with tempfile.TemporaryDirectory(prefix="graft-advise-") as made:
+        folder = Path(made)
+        store = CandidateStore(Store(folder), folder / "stages")
+        entries = _entries(options, folder, store)
+        stage = entries[BASELINE].stage
+        asked = SHARE if options.budget is None else options.budget
+        budget = int(asked * stage.budget if asked < 1 else asked)
+        stages = {name: entry.stage for name, entry in entries.items()}
+        trials = Trials(stages, store, folder / "seen" / "seen.json", identity_of(stage))
+        found = race(list(stages), trials, budget, rollout(stage), untrained=False)
+        taken = trials.meter.spent()
+    data = _data(found, stage, budget) | {"core_seconds": taken["core_seconds"], "config": _config(entries, found.pick)}
+    console.print(_table(data))
+    for sentence in _sentences(data):
+        console.print(sentence, soft_wrap=True)
+    console.print(f"\n{data['config']}", end="")
+    if options.json is not None:
+        write_json(options.json, data)
+    return data
+
+
+def _data(found: Race, stage: Stage, budget: int) -> dict[str, Any]:
+    """As plain JSON values; returns of the target, and scores where it has bounds."""
+    others = [name for name in found.rounds[-1].means if name != BASELINE and name in found.latest]
+    best = found.pick if found.pick != BASELINE else max(others, key=lambda n: found.latest[n].mean(), default=None)
+    against = None if best is None else gain(found.latest[best], found.latest[BASELINE])._asdict()
+    scale = stage.scale
+    width = None if scale is None else scale.normalise(1.0) - scale.normalise(0.0)
+    return {
+        "target": str(stage.task),
+        "pick": found.pick,
+        "why": found.why,
+        "best_of_others": best,
+        "gain": against and {**against, "score": None if width is None else against["mean"] * width},
+        "rounds": [round_._asdict() for round_ in found.rounds],
+        "spent": found.spent,
+        "env_steps": sum(found.spent.values()),
+        "budget": budget,
+        "target_steps": stage.budget,
+        "episodes": len(found.latest[BASELINE]),
+        "bounds": scale and scale._asdict(),
+    }
+
+
+def _config(entries: Mapping[str, _Entry], pick: str) -> str:
+    """The lines of an experiment with what was picked, to paste."""
+    method, source = entries[pick].stage.method, entries[pick].source
+    assert method is not None
+    options = {name: json.loads(json.dumps(value)) for name, value in changed_options(method).items()}
+    lines: dict[str, Any] = {"methods": [{method_name(method): options} if options else method_name(method)]}
+    return yaml.safe_dump({**({} if source is None else {"sources": [source]}), **lines}, sort_keys=False)
+
+
+def _table(data: Mapping[str, Any]) -> Table:
+    table, last = Table(title=f"Mean returns on {data['target']}"), dict[str, float]()
+    for heading in ("candidate", "zero-shot", "last", "env steps", "left"):
+        table.add_column(heading, justify="left" if heading in ("candidate", "left") else "right", overflow="fold")
+    left: dict[str, str] = {}
+    for number, entry in enumerate(data["rounds"]):
+        last |= entry["means"]
+        left |= dict.fromkeys(entry["dropped"], f"after round {number}")
+    for name, spent in data["spent"].items():
+        first = data["rounds"][0]["means"].get(name)
+        numbers = ["diverged" if n is None else f"{n:.2f}" for n in (first, last.get(name))]
+        table.add_row(Name(name), *numbers, f"{spent:,}", "picked" if name == data["pick"] else left.get(name, ""))
+    return table
+
+
+def _sentences(data: Mapping[str, Any]) -> list[str]:
+    said = [f"Pick: {data['pick']} ({data['why']})."]
+    if data["gain"] is not None:
+        by = data["gain"]
+        score = "" if by["score"] is None else f", a score of {by['score']:+.2f}"
+        said.append(
+            f"{data['best_of_others']} beside scratch after as many env steps: {by['mean']:+.2f} return "
+            f"[{by['low']:+.2f}, {by['high']:+.2f}]{score}; the chance that it is above: {by['probability']:.0%}, by "
+            f"{data['episodes']} paired episodes of one training each."
+        )
+    share = data["env_steps"] / data["target_steps"]
+    cost = f"{data['env_steps']:,} env steps of training of a budget of {data['budget']:,}"
+    return [*said, f"Cost: {cost}, {share:.0%} of the target's."]

@@ -1,0 +1,82 @@
+"""Auto: of several methods, and scratch, the one that a short race on the target favours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from graft.agents.checkpoints.checkpoint import Checkpoint
+from graft.agents.networks.policy_network import NetworkConfig
+from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
+from graft.transfer.method import METHODS, Built, TransferMethod, label, parse_method
+from graft.transfer.methods.finetune import Finetune
+from graft.transfer.methods.scratch import Scratch
+
+
+def _parsed(entries: Any) -> Any:
+    return tuple(map(parse_method, entries)) if isinstance(entries, list | tuple) else entries
+
+
+@METHODS.register("auto")
+@dataclass(frozen=True, kw_only=True)
+class Auto(TransferMethod):
+    """The candidate, or scratch, that a race by successive halving favours; it takes the budget that the race leaves.
+
+    A pick that was made before any training, and hardly learns, is compared with scratch that trained as long, and
+    gives way to it where it is not clearly better. Only a stage of a transfer holds the race: elsewhere this is its
+    first candidate that fits.
+
+    Attributes:
+        candidates: methods that start from the source; of equal ones the first is taken. Scratch is always one more.
+        share: of the target's env steps, what may at most go to what is not kept.
+    Raises:
+        GraftError: a candidate that uses no source, or that has to see the source's task again.
+    Source: Jamieson & Talwalkar 2016, algorithm 1, for the race (`transfer/advice.py`).
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"races"})
+
+    candidates: Annotated[tuple[TransferMethod, ...], BeforeValidator(_parsed), Field(min_length=1)] = (
+        Finetune(heads="by_name"),
+        Finetune(heads="fresh"),
+    )
+    share: Annotated[float, Field(ge=0, le=0.5)] = 0.15
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", _parsed(self.candidates))
+        super().__post_init__()
+        for one in self.candidates:
+            if not one.uses_source or isinstance(one, Auto):
+                raise GraftError(f"auto: {label(one)} is no candidate; list methods that use a source.")
+            if one.watches_source or one.overrides("consolidate") or one.retraining:
+                raise GraftError(
+                    f"auto: {label(one)} has to see the source's task again, and a race has no steps for that; leave "
+                    f"it out, or run it beside auto."
+                )
+
+    def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
+        assert source is not None, "a method that uses a source is always given one"
+        return next(iter(self._fitting(source, target, architecture, seed).values()))
+
+    def entrants(
+        self, source: Checkpoint, target: Schemas, architecture: NetworkConfig
+    ) -> Mapping[str, TransferMethod]:
+        """By label, the candidates that fit source and target, then scratch; raises GraftError where none fits."""
+        fitting = self._fitting(source, target, architecture, 0)
+        all_of_them = (*self.candidates, Scratch())
+        return {label(one): one for one in all_of_them if not one.uses_source or label(one) in fitting}
+
+    def _fitting(self, source: Checkpoint, target: Schemas, architecture: NetworkConfig, seed: int) -> dict[str, Built]:
+        found, why = dict[str, Built](), ""
+        for one in self.candidates:
+            try:
+                found[label(one)] = one.build(source, target, architecture, seed)
+            except GraftError as error:
+                why = why or f"{label(one)}: {error}"
+        if not found:
+            raise GraftError(why)
+        return found

@@ -179,7 +179,7 @@ def test_whoever_watches_hears_first_where_it_goes_on(pretraining):
 
 def test_env_steps_and_seconds_are_those_of_both_parts(pretraining):
     stage, store, _ = pretraining
-    folder, plan = store.folder(stage.id) / SNAPSHOT, resume._identity(stage)
+    folder, plan = store.folder(stage.id) / SNAPSHOT, resume.identity_of(stage)
     found = Snapshot.read(folder, plan)
     found.parts["caller"].values["cost"]["core_seconds"] = 1000.0
     Snapshot(found.env_steps, 1000.0, found.parts).write(folder, plan)
@@ -231,7 +231,7 @@ def other_system(stage, store, monkeypatch):
 
 def of_another_stage(stage, store, monkeypatch):
     folder = store.folder(stage.id) / SNAPSHOT
-    identity = resume._identity(stage)
+    identity = resume.identity_of(stage)
     Snapshot.read(folder, identity).write(folder, {**identity, "stage": "another"})
 
 

@@ -28,9 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="PATH", help="file, or folder, to write")
     parser.add_argument("--states", type=int, default=1000, metavar="N", help="states to check it in, at least 1000")
     parser.add_argument(
-        "--episodes", type=int, default=20, metavar="N", help="of evaluations, of a hub's card or int8 (20)"
+        "--episodes", type=int, default=20, metavar="N", help="of evaluations: a hub's card, int8, distilling (20)"
     )
     parser.add_argument("--quantise", choices=["int8"], help="weights in bytes; says what is kept of the agent")
+    parser.add_argument(
+        "--distill-to", dest="distil_to", metavar="mlp:64x64", help="a smaller network that learns to play the same"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the states and the evaluation (0)")
     parser.add_argument("--force", action="store_true", help="replace the file or folder where it exists")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="check a model with its contract and vectors")

@@ -90,6 +90,7 @@ def contract(
         },
         **described_interface(interface, checkpoint.schemas),
         "notes": list(interface.notes),
+        **({"distilled": checkpoint.record["distilled"]} if "distilled" in checkpoint.record else {}),
         **entries,
     }
     return sealed(text)[1]

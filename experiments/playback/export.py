@@ -15,6 +15,7 @@ from graft.agents.export.verify import verify
 from graft.command import at_least
 from graft.errors import GraftError
 from graft.experiments.playback.agent import find_checkpoint
+from graft.experiments.playback.distil import distilled
 from graft.experiments.playback.replay import write_replay
 
 
@@ -28,7 +29,9 @@ def run(console: Console, options: argparse.Namespace) -> None:
     elif folder is None or options.to is None or options.out is None:
         raise GraftError("Give a checkpoint, --to FORMAT and --out PATH, or --verify FILE.")
     else:
-        given = {name: getattr(options, name) for name in ("states", "episodes", "seed", "force", "quantise")}
+        given = {
+            name: getattr(options, name) for name in ("states", "episodes", "seed", "force", "quantise", "distil_to")
+        }
         lines = export_agent(folder, options.to, options.out, **given)
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -43,6 +46,7 @@ def export_agent(
     seed: int = 0,
     force: bool = False,
     quantise: str | None = None,
+    distil_to: str | None = None,
 ) -> list[str]:
     """Write an agent in a format of `EXPORTERS`; returns what ``graft export`` prints.
 
@@ -52,6 +56,7 @@ def export_agent(
         episodes: of the evaluation, where the format says how well the agent plays.
         force: replace what is at ``out``.
         quantise: ``int8`` writes weights of ONNX models in bytes.
+        distil_to: ``mlp:64x64`` exports a network of these layers that has learned to play what the agent plays.
     Raises:
         GraftError: bad input, or an export that does not do what the agent does in evaluation; nothing is written.
     """
@@ -60,7 +65,9 @@ def export_agent(
     if quantise is not None and not isinstance(exporter, ModelExporter):
         raise GraftError(f"--quantise is for the formats of ONNX files, and {to} is none; leave it out.")
     _check_target(exporter, to, out, force)
-    checkpoint = _loaded(folder)
+    checkpoint, about = _loaded(folder), list[str]()
+    if distil_to is not None:
+        checkpoint, about = distilled(checkpoint, distil_to, episodes, seed)
     network = checkpoint.build().eval()
     recording = record_states(network, checkpoint.task, states, seed)
 
@@ -68,7 +75,8 @@ def export_agent(
         return write_replay(checkpoint, network, seed, into)
 
     version, smaller = graft.__version__, quantise is not None
-    return exporter.write(Agent(checkpoint, network, recording, version, episodes, seed, replay, smaller), out)
+    agent = Agent(checkpoint, network, recording, version, episodes, seed, replay, smaller)
+    return [*exporter.write(agent, out), *about]
 
 
 def _loaded(folder: Path | str) -> Checkpoint:

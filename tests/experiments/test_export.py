@@ -29,8 +29,8 @@ from graft.envs.core.task import Task
 from graft.envs.factory import ADAPTERS, make, schemas
 from graft.errors import GraftError
 from graft.experiments import export
+from graft.experiments.playback import distil, frames, replay
 from graft.experiments.playback import export as playback
-from graft.experiments.playback import frames, replay
 from graft.experiments.playback.frames import EpisodeEnd, PlaybackStep
 
 TASK = Task("tiny/Match-v0", {"kind": "planes"})
@@ -500,6 +500,40 @@ def test_int8_says_what_it_keeps(agent, written, tmp_path, capsys):
     assert kept["agreement"] == (small == whole).mean()
     assert kept["episodes"] == 8
     assert verified(tmp_path) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [TASK, Task("tiny/Reach-v0")], ids=["discrete", "box"])
+def test_a_distilled_network_plays_what_the_agent_plays(task, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distil, "STATES", 512)
+    monkeypatch.setattr(distil, "STEPS", 250)
+    large = agent_of(task, tmp_path / "large")
+    words = [str(large), *FEW, "--to", "onnx", "--distill-to", "mlp:24x16", "--episodes", "8"]
+    assert export.main([*words, "--out", str(tmp_path / "npc.onnx")]) == 0
+    assert "distilled to mlp:24x16: " in capsys.readouterr().out
+    found = json.loads((tmp_path / "npc.onnx.contract.json").read_text())["distilled"]
+    teacher = Checkpoint.load(large / "checkpoint").build().eval()
+    states = record_states(teacher, task, 400, seed=9)  # others than it has learned from
+    model = onnx.load(tmp_path / "npc.onnx")
+    shapes = [
+        list(tensor.dims) for tensor in model.graph.initializer if "policy" in tensor.name or "block" in tensor.name
+    ]
+    assert {24, 16} <= {side for shape in shapes for side in shape}
+    played = runner((tmp_path / "npc.onnx").read_bytes())({"obs": states.observations})["action"]
+    if task is TASK:
+        assert found["agreement"] > 0.9
+        assert (played == states.actions).mean() == pytest.approx(found["agreement"], abs=0.06)
+    else:
+        spread = np.abs(states.actions - states.actions.mean(0)).mean()
+        assert found["mean_difference"] < 0.3 * spread
+        assert np.abs(played - states.actions).mean() == pytest.approx(found["mean_difference"], rel=0.5)
+    assert export.main([str(large), "--verify", str(tmp_path / "npc.onnx")]) == 0
+
+
+@pytest.mark.parametrize("word", ["64x64", "mlp:", "mlp:0", "mlp:64x", "mlp:9999", "mlp:" + "x".join("9" * 9)])
+def test_layers_that_cannot_be_distilled_to_are_a_sentence(word):
+    with pytest.raises(GraftError, match="up to 8 layers, each from 1 to 4096: mlp:64x64"):
+        distil.widths_of(word)
 
 
 def test_every_format_is_in_the_help(capsys):

@@ -52,7 +52,7 @@ class Walker:
 
 def play(port: int, sonar: bool, fails_after: int = -1) -> None:
     """Play until the library closes; with ``fails_after``, end after so many steps."""
-    for _ in range(600):
+    for _ in range(6000):
         try:
             connection = socket.create_connection(("127.0.0.1", port))
             break

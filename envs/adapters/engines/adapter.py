@@ -18,7 +18,14 @@ from pydantic import Field
 from graft.envs.adapters.engines import worker
 from graft.envs.adapters.engines.bridge import Game, missing, python_of
 from graft.envs.adapters.packages import READY
-from graft.envs.adapters.spaces import ActionCodec, AdaptedVectorEnv, Array, ObservationCodec, action_codec, observation_codec
+from graft.envs.adapters.spaces import (
+    ActionCodec,
+    AdaptedVectorEnv,
+    Array,
+    ObservationCodec,
+    action_codec,
+    observation_codec,
+)
 from graft.envs.core.options import build_options
 from graft.envs.core.schema import flag_names, masked
 from graft.envs.core.task import Adapter, BatchOptions, Task, TaskVectorEnv
@@ -187,11 +194,15 @@ class EngineAdapter(Adapter):
         target = task.id.removeprefix(self.prefix)
         given = build_options(f"task {task.id}", EngineOptions, task.kwargs)
         if options.autoreset.value != "SameStep":
-            raise GraftError(f"Task '{task.id}' is offered under same-step autoreset alone, not '{options.autoreset.value}'.")
+            raise GraftError(
+                f"Task '{task.id}' is offered under same-step autoreset alone, not '{options.autoreset.value}'."
+            )
         if target.isdigit() and not 0 < int(target) < 2**16:
             raise GraftError(f"Task '{task.id}' names port {target}; ports are whole numbers from 1 to 65535.")
         if not target.isdigit() and not Path(target).exists():
-            raise GraftError(f"Task '{task.id}' names neither a port, such as {self.prefix}{PORTS[self._engine]}, nor a build that is there.")
+            raise GraftError(
+                f"Task '{task.id}' names neither a port, such as {self.prefix}{PORTS[self._engine]}, nor a build that is there."
+            )
         games = [self._game(target, given, options.seed)]
         try:
             while (count := sum(game.agents for game in games)) < options.num_envs:

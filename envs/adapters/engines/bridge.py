@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,11 @@ class Game:
         self._name, self._timeout = f"{engine}:{target}", float(options["timeout"])
         self._process: subprocess.Popen[bytes] | None = None
         self._connection = self._connected(engine, target, options)
-        about, _ = self.ask({"do": "hello", "pid": os.getpid()}, self._timeout + SECONDS_TO_START)
+        try:
+            about, _ = self.ask({"do": "hello", "pid": os.getpid()}, self._timeout + SECONDS_TO_START)
+        except GraftError:
+            self.close()
+            raise
         self.about, self.agents = about["about"], int(about["agents"])
 
     def _connected(self, engine: str, target: str, options: Mapping[str, Any]) -> socket.socket:
@@ -82,6 +87,9 @@ class Game:
             return socket.create_connection(("127.0.0.1", bridge), SECONDS_TO_START)
         linger = ["--bridge", str(bridge), "--linger", str(LINGER)]
         port, process = self._start([engine, target, json.dumps(options), *linger])
+        print(
+            f"Waiting for the game at {self._name}: press Play in the editor, or start it.", file=sys.stderr, flush=True
+        )
         _PROCESSES.append(process)
         return socket.create_connection(("127.0.0.1", port), SECONDS_TO_START)
 
@@ -89,12 +97,18 @@ class Game:
         """A new process, and the port that it listens on."""
         engine = arguments[0]
         if (python := python_of(engine)) is None:
-            raise GraftError(f"Task '{self._name}' needs the library of its engine in a Python of its own. {missing(engine)}")
+            raise GraftError(
+                f"Task '{self._name}' needs the library of its engine in a Python of its own. {missing(engine)}"
+            )
         # A session of its own, so that Ctrl-C ends Graft first; and none of Graft's modules on its path.
         environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
         command = [python, str(Path(worker.__file__).resolve()), *arguments]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environ,
             start_new_session=True,
         )
         assert process.stdout is not None
@@ -102,7 +116,9 @@ class Game:
             line = said.readline()
         if not line.strip().isdigit():
             process.wait()
-            raise GraftError(f"The process of '{self._name}' ended at once; does this run? `{python} -c 'import numpy'`")
+            raise GraftError(
+                f"The process of '{self._name}' ended at once; does this run? `{python} -c 'import numpy'`"
+            )
         return int(line), process
 
     def send(self, asked: dict[str, Any], data: bytes = b"") -> None:
@@ -131,7 +147,9 @@ class Game:
         return self.answer(seconds)
 
     def _gone(self) -> GraftError:
-        return GraftError(f"The process that plays '{self._name}' has ended; start the game and give the command again.")
+        return GraftError(
+            f"The process that plays '{self._name}' has ended; start the game and give the command again."
+        )
 
     def close(self) -> None:
         self._connection.close()

@@ -29,6 +29,7 @@ LONGEST_WAIT = 1000  # steps of an engine in which an agent is to be asked for i
 SECONDS_FOR_A_MESSAGE = 10.0  # that a client has begun to send
 SECONDS_FOR_A_CLIENT = 60.0  # to come
 ALIVE, TERMINATED, TRUNCATED = 1, 2, 4
+NOBODY = "no game connected to port {} within {:g} seconds; start it (in an editor: press Play) and try again"
 
 
 class Trouble(Exception):
@@ -94,7 +95,9 @@ def _features(stem: str, count: int) -> list[str]:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """Names of which the later ones of each kind have a number."""
-    return [name if names[:i].count(name) == 0 else f"{name}#{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+    return [
+        name if names[:i].count(name) == 0 else f"{name}#{names[:i].count(name) + 1}" for i, name in enumerate(names)
+    ]
 
 
 class UnityGame:
@@ -108,23 +111,30 @@ class UnityGame:
     def __init__(self, target: str, options: dict[str, Any]) -> None:
         from mlagents_envs.base_env import ActionTuple
         from mlagents_envs.environment import UnityEnvironment
+        from mlagents_envs.exception import UnityTimeOutException
         from mlagents_envs.side_channel.engine_configuration_channel import EngineConfigurationChannel
 
         self._actions = ActionTuple
         channel = EngineConfigurationChannel()
         channel.set_configuration_parameters(time_scale=float(options["speed"]))
-        self._env = UnityEnvironment(
-            file_name=None if target.isdigit() else target,
-            base_port=int(target) if target.isdigit() else free_port(),
-            seed=int(options["seed"]) % 2**31,
-            timeout_wait=int(options["timeout"]),
-            additional_args=list(options["arguments"]),
-            side_channels=[channel],
-        )
+        port, seconds = int(target) if target.isdigit() else free_port(), int(options["timeout"])
+        try:
+            self._env = UnityEnvironment(
+                file_name=None if target.isdigit() else target,
+                base_port=port,
+                seed=int(options["seed"]) % 2**31,
+                timeout_wait=seconds,
+                additional_args=list(options["arguments"]),
+                side_channels=[channel],
+            )
+        except UnityTimeOutException as error:
+            raise Trouble(NOBODY.format(port, seconds)) from error
         self._env.reset()
         self._name = self._chosen(options["behaviour"])
         spec = self._env.behavior_specs[self._name]
-        self._order = sorted(range(len(spec.observation_specs)), key=lambda k: len(spec.observation_specs[k].shape) == 3)
+        self._order = sorted(
+            range(len(spec.observation_specs)), key=lambda k: len(spec.observation_specs[k].shape) == 3
+        )
         self.about = self._described(spec)
         for _ in range(LONGEST_WAIT):
             if count := len(self._env.get_steps(self._name)[0]):
@@ -154,8 +164,8 @@ class UnityGame:
             if len(sensor.shape) != 3:
                 features += _features(f"{own}.{name}", int(np.prod(sensor.shape)))
                 continue
-            # Properties of sides: images have a side without translation, the channels.
-            first = len(sensor.dimension_property) == 3 and sensor.dimension_property[0].value & 2 == 0
+            moves = [int(side) & 2 for side in sensor.dimension_property]  # TRANSLATIONAL_EQUIVARIANCE: not channels
+            first = len(moves) == 3 and not moves[0] and moves[2]
             shown = {"name": f"{own}.{name}", "shape": list(sensor.shape), "channels": "first" if first else "last"}
             images.append({**shown, "bytes": False})
         action = spec.action_spec
@@ -243,7 +253,8 @@ class UnityGame:
 
     def _flat(self, steps: Any) -> Any:
         """Observations (n, width) of steps: numbers first, then images."""
-        return np.concatenate([steps.obs[k].reshape(len(steps.agent_id), -1) for k in self._order], 1)
+        parts = [steps.obs[k] for k in self._order]
+        return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts], 1)
 
     def close(self) -> None:
         self._env.close()
@@ -291,7 +302,10 @@ class GodotGame:
             DEFAULT_TIMEOUT = GodotEnv.DEFAULT_TIMEOUT = seconds
 
             def _start_server(self) -> Any:
-                return _Watched(super()._start_server(), seconds)
+                try:
+                    return _Watched(super()._start_server(), seconds)
+                except socket.timeout as error:  # noqa: UP041 (another class before Python 3.10)
+                    raise Trouble(NOBODY.format(self.port, seconds)) from error
 
         port = int(target) if target.isdigit() else free_port()
         own = dict(argument.lstrip("-").split("=", 1) for argument in options["arguments"])

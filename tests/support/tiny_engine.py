@@ -1,4 +1,4 @@
-"""The worker of engines with a tiny game of its own, where no engine's library is: ``python tiny_engine.py WORKER ...``.
+"""The worker of engines with a tiny game in place of an engine's library: ``python tiny_engine.py WORKER ...``.
 
 Two agents see (steps of their episode, their last action). The first is truncated in step 4; the second dies in step 2,
 and is out of play for a step. ``arguments`` say how the game fails in its third step.

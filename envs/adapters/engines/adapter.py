@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from pydantic import Field
 
+from graft.envs.adapters.builtin.teams import check_same_step
 from graft.envs.adapters.engines import worker
 from graft.envs.adapters.engines.bridge import Game, missing, python_of
 from graft.envs.adapters.packages import READY
@@ -112,7 +113,7 @@ class EngineVectorEnv(AdaptedVectorEnv):
         return self._encode(self._raw), rewards.astype(np.float64), terminated, truncated, infos
 
     def _read(self, answers: Sequence[bytes]) -> tuple[Array, Array, Array, Array]:
-        """Observations, final ones, rewards and flags of the rows; raises GraftError for numbers that are not finite."""
+        """Observations, final ones, rewards and flags of the rows; raises GraftError where they are not finite."""
         parts: list[tuple[Array, ...]] = []
         for game, data in zip(self._games, answers, strict=True):
             count, width = game.agents, self._width
@@ -193,25 +194,17 @@ class EngineAdapter(Adapter):
     def make(self, task: Task, options: BatchOptions) -> TaskVectorEnv:
         target = task.id.removeprefix(self.prefix)
         given = build_options(f"task {task.id}", EngineOptions, task.kwargs)
-        if options.autoreset.value != "SameStep":
-            raise GraftError(
-                f"Task '{task.id}' is offered under same-step autoreset alone, not '{options.autoreset.value}'."
-            )
+        check_same_step(task, options.autoreset)
         if target.isdigit() and not 0 < int(target) < 2**16:
             raise GraftError(f"Task '{task.id}' names port {target}; ports are whole numbers from 1 to 65535.")
         if not target.isdigit() and not Path(target).exists():
-            raise GraftError(
-                f"Task '{task.id}' names neither a port, such as {self.prefix}{PORTS[self._engine]}, nor a build that is there."
-            )
+            usual = f"{self.prefix}{PORTS[self._engine]}"
+            raise GraftError(f"Task '{task.id}' names neither a port, such as {usual}, nor a build that is there.")
         games = [self._game(target, given, options.seed)]
         try:
-            while (count := sum(game.agents for game in games)) < options.num_envs:
-                if target.isdigit():
-                    raise GraftError(
-                        f"The game '{task.id}' has {count} agents, and a batch of {options.num_envs} is asked for: add agents to "
-                        f"the scene, or set algorithm: {{num_envs: {count}}} and evaluation: {{num_envs: {count}}}."
-                    )
+            while (count := sum(game.agents for game in games)) < options.num_envs and not target.isdigit():
                 games.append(self._game(target, given, options.seed + len(games)))
+            options = options._replace(num_envs=min(count, options.num_envs))
             return EngineVectorEnv(task.id, options, games, given.action_masks, self._engine == "unity")
         except GraftError:
             for game in games:

@@ -94,10 +94,9 @@ def _features(stem: str, count: int) -> list[str]:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names of which the later ones of each kind have a number."""
-    return [
-        name if names[:i].count(name) == 0 else f"{name}#{names[:i].count(name) + 1}" for i, name in enumerate(names)
-    ]
+    """Names of which later ones that are the same have a number."""
+    before = [names[:i].count(name) for i, name in enumerate(names)]
+    return [f"{name}#{count + 1}" if count else name for name, count in zip(names, before)]
 
 
 class UnityGame:

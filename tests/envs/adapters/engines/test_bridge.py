@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from graft import envs
+from graft.agents.training.periodic_evaluation import check_size
 from graft.envs import GraftError, Task
 from graft.envs.adapters.engines import bridge, worker
 
@@ -47,9 +49,7 @@ def test_agents_that_end_at_different_steps(build):
     for _ in range(4):
         obs, rewards, terminated, truncated, infos = env.step(np.array([1, 2, 0]))
         final = infos["final_obs"][infos["_final_obs"]].tolist() if "final_obs" in infos else []
-        seen.append(
-            (obs.tolist(), rewards.tolist(), terminated.tolist(), truncated.tolist(), infos["alive"].tolist(), final)
-        )
+        seen.append((*(x.tolist() for x in (obs, rewards, terminated, truncated, infos["alive"])), final))
     env.close()
     on, off = [True] * 3, [False] * 3
     assert seen == [
@@ -79,8 +79,8 @@ def test_two_batches_take_turns_at_a_port(port):
     assert np.array_equal(infos["final_obs"], before)
     assert not obs.any()
     assert first.step(np.array([1, 0]))[0][0].tolist() == [1, 1, 0, 0, 0]
-    with pytest.raises(GraftError, match=r"has 2 agents, and a batch of 3 is asked for"):
-        envs.make(task, 3, 0)
+    with closing(envs.make(task, 3, 0)) as small, pytest.raises(GraftError, match=r"algorithm: {num_envs: 2}"):
+        check_size(small, 3)
     with socket.create_connection(("127.0.0.1", (port + 20000) % 65536 or 20000)) as other:
         worker.send(other, {"do": "hello", "pid": 1})
         assert "--jobs 1" in worker.receive(other)[0]["error"]
@@ -136,11 +136,8 @@ def test_messages_are_bounded():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(5)
-        for sent in (
-            worker.LENGTHS.pack(1 << 30, 0),
-            worker.LENGTHS.pack(2, 0) + b"[]",
-            worker.LENGTHS.pack(1, 0) + b"{",
-        ):
+        lengths = worker.LENGTHS.pack
+        for sent in (lengths(1 << 30, 0), lengths(2, 0) + b"[]", lengths(1, 0) + b"{"):
             theirs.sendall(sent)
             with pytest.raises(worker.Trouble):
                 worker.receive(ours)

@@ -1,4 +1,4 @@
-"""The worker of engines with a tiny game in place of an engine's library: ``python tiny_engine.py WORKER ...``.
+"""The worker of engines with a tiny game in place of an engine's library: see `test_bridge`.
 
 Two agents see (steps of their episode, their last action). The first is truncated in step 4; the second dies in step 2,
 and is out of play for a step. ``arguments`` say how the game fails in its third step.
@@ -6,59 +6,53 @@ and is out of play for a step. ``arguments`` say how the game fails in its third
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-
-def tiny_game(worker: Any) -> Any:
-    class Tiny:
-        about = {  # noqa: RUF012
-            "features": ["clock", "last"],
-            "images": [],
-            "actions": {"names": ["button"], "sizes": [3]},
-        }
-
-        def __init__(self, target: str, options: dict[str, Any]) -> None:
-            self.fails, self.steps = options["arguments"], 0
-            if "start" in self.fails:
-                raise worker.Trouble("there is no licence")
-            self.agents = worker.Agents(2, 2, 3)
-
-        def reset(self) -> None:
-            self.agents.obs[:], self.agents.alive[:] = 0, True
-
-        def step(self, actions: Any) -> None:
-            seen, self.steps = self.agents, self.steps + 1
-            if self.steps == 3 and "die" in self.fails:
-                os._exit(1)
-            if self.steps == 3 and "hang" in self.fails:
-                time.sleep(60)
-            seen.begin_step()
-            seen.forbidden[0, 1] = "forbid" in self.fails
-            played, seen.alive[:] = seen.alive.copy(), True
-            seen.obs[played, 0] += 1
-            seen.obs[:, 1] = actions[:, 0]
-            seen.rewards[:] = played * (1 + actions[:, 0])
-            seen.final[:] = seen.obs
-            seen.truncated[0], seen.terminated[1] = seen.obs[0, 0] == 4, seen.obs[1, 0] == 2
-            seen.alive[1] = not seen.terminated[1]
-            seen.obs[seen.truncated | seen.terminated] = 0
-
-        def close(self) -> None:
-            pass
-
-    return Tiny
+from process.protocol import Agents, Trouble
 
 
-if __name__ == "__main__":
-    spec = importlib.util.spec_from_file_location("worker", Path(sys.argv[1]))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.GAMES["unity"] = tiny_game(module)
-    module.main(sys.argv[2:])
+class Tiny:
+    about = {  # noqa: RUF012
+        "features": ["clock", "last"],
+        "images": [],
+        "actions": {"names": ["button"], "sizes": [3]},
+    }
+
+    def __init__(self, target: str, options: dict[str, Any]) -> None:
+        self.fails, self.steps = options["arguments"], 0
+        if "start" in self.fails:
+            raise Trouble("there is no licence")
+        self.agents = Agents(2, 2, 3)
+
+    def reset(self) -> None:
+        self.agents.obs[:], self.agents.alive[:] = 0, True
+
+    def step(self, actions: Any) -> None:
+        seen, self.steps = self.agents, self.steps + 1
+        if self.steps == 3 and "die" in self.fails:
+            os._exit(1)
+        if self.steps == 3 and "hang" in self.fails:
+            time.sleep(60)
+        seen.begin_step()
+        seen.forbidden[0, 1] = "forbid" in self.fails
+        played, seen.alive[:] = seen.alive.copy(), True
+        seen.obs[played, 0] += 1
+        seen.obs[:, 1] = actions[:, 0]
+        seen.rewards[:] = played * (1 + actions[:, 0])
+        seen.final[:] = seen.obs
+        seen.truncated[0], seen.terminated[1] = seen.obs[0, 0] == 4, seen.obs[1, 0] == 2
+        seen.alive[1] = not seen.terminated[1]
+        seen.obs[seen.truncated | seen.terminated] = 0
+
+    def close(self) -> None:
+        pass
+
+
+if __name__ == "__main__":  # with Python's own arguments: -m process.worker unity ...
+    from process import worker
+
+    worker.GAMES["unity"] = Tiny
+    worker.main(sys.argv[3:])

@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from graft.envs.adapters.builtin.teams import check_same_step
-from graft.envs.adapters.engines import worker
 from graft.envs.adapters.engines.bridge import Game, missing, python_of
+from graft.envs.adapters.engines.process.protocol import ALIVE, TERMINATED, TRUNCATED
 from graft.envs.adapters.packages import READY
 from graft.envs.adapters.spaces import (
     ActionCodec,
@@ -90,7 +90,7 @@ class EngineVectorEnv(AdaptedVectorEnv):
         return self._encode(self._raw), self._infos(flags)
 
     def _infos(self, flags: Array) -> dict[str, Any]:
-        return {"alive": (flags & worker.ALIVE) > 0} if self.dead_rows else {}
+        return {"alive": (flags & ALIVE) > 0} if self.dead_rows else {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         given = self._decode(np.asarray(actions)).reshape(self.num_envs, -1)
@@ -106,7 +106,7 @@ class EngineVectorEnv(AdaptedVectorEnv):
             ended = np.ones(self.num_envs, np.bool_)
             return obs, np.zeros(len(ended)), ~ended, ended, {**infos, "final_obs": last, "_final_obs": ended}
         self._raw, final, rewards, flags = self._read([data for _, data in answers])
-        terminated, truncated = (flags & worker.TERMINATED) > 0, (flags & worker.TRUNCATED) > 0
+        terminated, truncated = (flags & TERMINATED) > 0, (flags & TRUNCATED) > 0
         infos, ended = self._infos(flags), terminated | truncated
         if ended.any():
             infos |= {"final_obs": self._encode(final), "_final_obs": ended}
@@ -132,7 +132,7 @@ class EngineVectorEnv(AdaptedVectorEnv):
         obs, final, rewards, flags = (np.concatenate(part)[: self.num_envs].copy() for part in zip(*parts, strict=True))
         if not (np.isfinite(obs).all() and np.isfinite(rewards).all()):
             raise GraftError(f"Task '{self._task}' gave an observation or a reward that is not finite.")
-        obs[(flags & worker.ALIVE) == 0] = 0
+        obs[(flags & ALIVE) == 0] = 0
         return obs, final, rewards, flags
 
     def close_extras(self, **kwargs: Any) -> None:

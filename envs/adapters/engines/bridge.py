@@ -1,4 +1,4 @@
-"""Graft's side of `worker`: finds the Python of an engine, starts the process that plays a game, and asks it."""
+"""Graft's side of `process`: finds the Python of an engine, starts the process that plays a game, and asks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.envs.adapters.engines import worker
+from graft.envs.adapters.engines.process import protocol
 from graft.errors import GraftError
 
 INSTALL = {
@@ -61,7 +61,7 @@ class Game:
         about: names and shapes, of the game. agents: how many agents it has.
 
     Args:
-        engine: ``unity`` or ``godot``. target: a port, or the path of a build. options: of the game, see `worker`.
+        engine: ``unity`` or ``godot``. target: a port, or the path of a build. options: of the game and its library.
     Raises:
         GraftError: no Python for the engine, a game that does not start, or that another process plays.
     """
@@ -101,8 +101,9 @@ class Game:
                 f"Task '{self._name}' needs the library of its engine in a Python of its own. {missing(engine)}"
             )
         # A session of its own, so that Ctrl-C ends Graft first; and none of Graft's modules on its path.
-        environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-        command = [python, str(Path(worker.__file__).resolve()), *arguments]
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
+        environ["PYTHONPATH"] = str(Path(__file__).resolve().parent)
+        command = [python, "-m", "process.worker", *arguments]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -124,7 +125,7 @@ class Game:
     def send(self, asked: dict[str, Any], data: bytes = b"") -> None:
         """Send a request, to be followed by `answer`; raises GraftError."""
         try:
-            worker.send(self._connection, asked, data)
+            protocol.send(self._connection, asked, data)
         except OSError as error:
             raise self._gone() from error
 
@@ -132,10 +133,10 @@ class Game:
         """The answer to the last request; raises GraftError where the game or its process has ended or hangs."""
         self._connection.settimeout(2 * self._timeout + SECONDS_TO_START if seconds is None else seconds)
         try:
-            said, data = worker.receive(self._connection)
+            said, data = protocol.receive(self._connection)
         except TimeoutError as error:
             raise GraftError(f"The game '{self._name}' does not answer; is it paused? Start it again.") from error
-        except (OSError, worker.Trouble) as error:
+        except (OSError, protocol.Trouble) as error:
             raise self._gone() from error
         if "error" in said:
             raise GraftError(f"The game '{self._name}' cannot be played: {said['error']}.")

@@ -13,7 +13,8 @@ import pytest
 from graft import envs
 from graft.agents.training.periodic_evaluation import check_size
 from graft.envs import GraftError, Task
-from graft.envs.adapters.engines import bridge, worker
+from graft.envs.adapters.engines import bridge
+from graft.envs.adapters.engines.process import protocol
 
 TINY = Path(__file__).parents[3] / "support" / "tiny_engine.py"
 
@@ -32,7 +33,7 @@ def build(tmp_path, monkeypatch):
 def port(build, monkeypatch):
     """A port for the tiny game, whose process ends with the test."""
     monkeypatch.setattr(bridge, "LINGER", 0.0)
-    yield worker.free_port()
+    yield protocol.free_port()
     for process in bridge._PROCESSES:
         process.wait(20)
     bridge._PROCESSES.clear()
@@ -82,8 +83,8 @@ def test_two_batches_take_turns_at_a_port(port):
     with closing(envs.make(task, 3, 0)) as small, pytest.raises(GraftError, match=r"algorithm: {num_envs: 2}"):
         check_size(small, 3)
     with socket.create_connection(("127.0.0.1", (port + 20000) % 65536 or 20000)) as other:
-        worker.send(other, {"do": "hello", "pid": 1})
-        assert "--jobs 1" in worker.receive(other)[0]["error"]
+        protocol.send(other, {"do": "hello", "pid": 1})
+        assert "--jobs 1" in protocol.receive(other)[0]["error"]
     first.close()
     second.close()
 
@@ -136,8 +137,8 @@ def test_messages_are_bounded():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(5)
-        lengths = worker.LENGTHS.pack
+        lengths = protocol.LENGTHS.pack
         for sent in (lengths(1 << 30, 0), lengths(2, 0) + b"[]", lengths(1, 0) + b"{"):
             theirs.sendall(sent)
-            with pytest.raises(worker.Trouble):
-                worker.receive(ours)
+            with pytest.raises(protocol.Trouble):
+                protocol.receive(ours)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from pydantic import Field
 from graft.envs.adapters.builtin.teams import check_same_step
 from graft.envs.adapters.engines.bridge import Game, missing, python_of
 from graft.envs.adapters.engines.process.protocol import ALIVE, TERMINATED, TRUNCATED
+from graft.envs.adapters.images import COLOURS, channels_first
 from graft.envs.adapters.packages import READY
 from graft.envs.adapters.spaces import (
     ActionCodec,
@@ -41,14 +42,15 @@ class EngineOptions:
     Attributes:
         behaviour: of Unity's agents, where a scene has several.
         speed: how many times as fast as real time the game runs; Godot takes it for builds only.
-        timeout: seconds for which a game may be silent. arguments: more of a build's command line.
+        timeout: seconds for which a game may be silent.
+        arguments: more of a build's command line; for Godot as ``--name=value``.
         action_masks: whether Unity's masks of actions are kept (true) or left out (false).
     """
 
     behaviour: str = ""
     speed: Annotated[float, Field(gt=0)] = 20.0
     timeout: Annotated[float, Field(ge=10)] = 60.0
-    arguments: tuple[str, ...] = field(default=())
+    arguments: tuple[str, ...] = ()
     action_masks: bool | None = None
 
 
@@ -147,17 +149,20 @@ def _width(about: Any) -> int:
 
 def _observation(task: str, about: Any) -> ObservationCodec:
     """The codec of raw observations (N, width): the game's numbers, then its images."""
-    count, spaces, channels = len(about["features"]), dict[str, gym.Space[Any]](), {}
+    count, spaces, names, channels = len(about["features"]), dict[str, gym.Space[Any]](), {}, {}
     if count:
-        spaces["vector"] = gym.spaces.Box(-np.inf, np.inf, (count,))
+        spaces["vector"], names["vector"] = gym.spaces.Box(-np.inf, np.inf, (count,)), tuple(about["features"])
     for image in about["images"]:
+        part, shape = image["name"].replace(".", "_"), tuple(image["shape"])
         high, kind = (255, np.uint8) if image["bytes"] else (1, np.float32)
-        spaces[image["name"]] = gym.spaces.Box(0, high, tuple(image["shape"]), kind)  # type: ignore[arg-type]
-        if image["channels"]:
-            channels[image["name"].replace(".", "_")] = image["channels"]
+        spaces[part] = gym.spaces.Box(0, high, shape, kind)  # type: ignore[arg-type]
+        first = channels_first(shape) if image["channels"] is None else image["channels"] == "first"
+        channels[part], depth = "first" if first else "last", shape[0 if first else -1]
+        names[part] = COLOURS.get(depth) or tuple(f"channel_{i}" for i in range(depth))
     if list(spaces) == ["vector"]:
-        return observation_codec(task, spaces["vector"], tuple(about["features"]))
-    codec = observation_codec(task, gym.spaces.Dict(spaces), {"vector": tuple(about["features"])}, channels or None)
+        return observation_codec(task, spaces["vector"], names["vector"])
+    # In pairs: of a dictionary, the space would sort its parts.
+    codec = observation_codec(task, gym.spaces.Dict(list(spaces.items())), names, channels)
 
     def encode(raw: Array) -> Array:
         found, start = {}, 0

@@ -30,7 +30,7 @@ INSTALL = {
 """Engine -> the two commands that make an environment with its library, whose pins clash with Graft's."""
 
 LINGER = 300.0
-"""Seconds for which a game at a port stays connected when nobody plays it: stages and evaluations come one by one."""
+"""Seconds for which a game at a port stays connected when what started its process has ended, and nobody plays it."""
 
 SECONDS_TO_START = 30.0  # a process, not the game
 _PROCESSES: list[subprocess.Popen[bytes]] = []  # those that outlive their batch
@@ -95,7 +95,7 @@ class Game:
 
     def _start(self, arguments: list[str]) -> tuple[int, subprocess.Popen[bytes]]:
         """A new process, and the port that it listens on."""
-        engine = arguments[0]
+        engine, target = arguments[:2]
         if (python := python_of(engine)) is None:
             raise GraftError(
                 f"Task '{self._name}' needs the library of its engine in a Python of its own. {missing(engine)}"
@@ -106,7 +106,7 @@ class Game:
         command = [python, "-m", "process.worker", *arguments]
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if target.isdigit() else subprocess.DEVNULL,  # see `worker.serve`
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environ,

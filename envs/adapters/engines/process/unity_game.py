@@ -66,7 +66,7 @@ class UnityGame:
         self._slots: dict[int, int] = {}  # number of an agent -> its row
 
     def _chosen(self, asked: str) -> str:
-        names = list(self._env.behavior_specs)
+        names: list[str] = list(self._env.behavior_specs)
         for name in names:
             if asked in (name, name.partition("?")[0]) or (not asked and len(names) == 1):
                 return name
@@ -109,7 +109,8 @@ class UnityGame:
 
     def _wait(self, actions: Any, waiting: set[int]) -> None:
         """Step the engine until all rows ``waiting`` are asked again or have ended, and some agent is in play."""
-        playing, sent = self.agents.alive.copy(), set()  # type: ignore[var-annotated]
+        playing = self.agents.alive.copy()
+        sent: set[int] = set()
         for _ in range(LONGEST_WAIT):
             if not waiting and self.agents.alive.any():
                 return
@@ -137,7 +138,8 @@ class UnityGame:
 
         ``playing``: rows whose episode is that in which they acted; those that end are taken out.
         """
-        shown, answered = self.agents, set()  # type: ignore[var-annotated]
+        shown = self.agents
+        answered: set[int] = set()
         asked, ended = self._env.get_steps(self._name)
         seen = self._flat(ended)
         for i, agent in enumerate(ended.agent_id):

@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -60,7 +61,13 @@ class Server:
 
 
 def serve(listener: socket.socket, make: Any, linger: float) -> None:
-    """Play the game that ``make()`` gives until no client has been there for ``linger`` seconds, or it fails."""
+    """Play the game that ``make()`` gives until it fails, or nobody needs it.
+
+    That is so where no client has been there for ``linger`` seconds, and what started this process has ended: in a long
+    experiment, a game may have to wait for hours until its turn comes.
+    """
+    starter = threading.Thread(target=sys.stdin.buffer.read, daemon=True)  # its end closes this process's input
+    starter.start()
     try:
         server = Server(make())
     except Exception as error:
@@ -68,7 +75,7 @@ def serve(listener: socket.socket, make: Any, linger: float) -> None:
         return
     left, clients = time.monotonic() + SECONDS_FOR_A_CLIENT, server.clients
     with contextlib.closing(server._game):
-        while clients or time.monotonic() < left:
+        while clients or starter.is_alive() or time.monotonic() < left:
             for ready in select.select([listener, *clients], [], [], 0.5)[0]:
                 if ready is listener:
                     client = listener.accept()[0]

@@ -34,9 +34,11 @@ def port(build, monkeypatch):
     """A port for the tiny game, whose process ends with the test."""
     monkeypatch.setattr(bridge, "LINGER", 0.0)
     yield protocol.free_port()
-    for process in bridge._PROCESSES:
-        process.wait(20)
+    (process,) = bridge._PROCESSES
+    assert process.poll() is None  # though nobody plays
     bridge._PROCESSES.clear()
+    process.stdin.close()
+    assert process.wait(20) == 0
 
 
 def test_agents_that_end_at_different_steps(build):

@@ -31,7 +31,7 @@ def home(tmp_path_factory) -> Path:
 
 
 def installed(engine: str, home: Path) -> str:
-    """A Python with the engine's library, made by the commands that Graft tells; ``GRAFT_..._PYTHON`` is used if set."""
+    """A Python with the engine's library, made by the commands that Graft tells, or ``GRAFT_..._PYTHON`` if set."""
     if (known := bridge.python_of(engine)) is not None:
         return known
     python = home / f"{engine}-env" / "bin" / "python"
@@ -64,6 +64,13 @@ def playing(python: str, game: str, *arguments: str) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+def end_worker() -> None:
+    """End the process of the last game at a port, as the end of this one would."""
+    process = bridge._PROCESSES.pop()
+    process.stdin.close()
+    process.wait(60)
 
 
 def walked(env, episodes: int):
@@ -103,10 +110,11 @@ def test_agents_of_unity(unity, monkeypatch, sensors):
             ends = walked(env, 40)
             if sensors == "camera":  # a column of ones, where the agent is
                 obs, _ = env.reset()
+                assert env.observation_schema.names[2:] == ("Walker_Camera/grey",)
                 picture = obs[:, 2:].reshape(4, 8, 11)
                 assert np.array_equal(picture[:, 0].argmax(1) - SPAN, np.round(obs[:, 0] * SPAN))
                 assert (picture.sum(2) == 1).all()
-        bridge._PROCESSES.pop().wait(60)
+        end_worker()
     assert np.mean([there for _, _, there in ends]) > 0.8
     for total, gone, there in ends:
         assert total == pytest.approx(gone + there, abs=1e-4)
@@ -120,10 +128,8 @@ def test_builds_of_unity(unity, tmp_path, monkeypatch):
     task = Task(f"unity:{build}", {"arguments": ["--fails-after", "20"], "timeout": 10})
     with closing(envs.make(task, 6, 0)) as env:
         assert [game.agents for game in env._games] == [4, 4]
-        env.reset()
         with pytest.raises(GraftError, match=r"The game 'unity:.*' cannot be played: Unity.*\.$") as error:
-            for _ in range(30):
-                env.step(np.zeros((6, 1), np.float32))
+            walked(env, 100)
     assert "\n" not in str(error.value)
 
 
@@ -136,11 +142,9 @@ def test_a_game_of_godot_that_ends(godot, monkeypatch):
     ):
         assert env.observation_schema.names == ("obs_0", "obs_1")
         assert env.action_schema.names == ("move=0", "move=1", "move=2")
-        env.reset()
         with pytest.raises(GraftError, match=f"The game 'godot:{port}' cannot be played: the game has ended."):
-            for _ in range(10):
-                env.step(np.zeros(4, int))
-        bridge._PROCESSES.pop().wait(60)
+            walked(env, 100)
+        end_worker()
 
 
 EXPERIMENT = {

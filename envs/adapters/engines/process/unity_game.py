@@ -28,12 +28,10 @@ class UnityGame:
     """
 
     def __init__(self, target: str, options: dict[str, Any]) -> None:
-        from mlagents_envs.base_env import ActionTuple
         from mlagents_envs.environment import UnityEnvironment
         from mlagents_envs.exception import UnityTimeOutException
         from mlagents_envs.side_channel.engine_configuration_channel import EngineConfigurationChannel
 
-        self._actions = ActionTuple
         channel = EngineConfigurationChannel()
         channel.set_configuration_parameters(time_scale=float(options["speed"]))
         port, seconds = int(target) if target.isdigit() else free_port(), int(options["timeout"])
@@ -56,7 +54,7 @@ class UnityGame:
         )
         self.about = self._described(spec)
         for _ in range(LONGEST_WAIT):
-            if count := len(self._env.get_steps(self._name)[0]):
+            if count := len(self._env.get_steps(self._name)[0].agent_id):
                 break
             self._env.step()
         else:

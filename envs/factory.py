@@ -49,6 +49,8 @@ def make(
 ) -> TaskVectorEnv:
     """A batch of ``num_envs`` environments of ``task``; environment i is seeded with ``seed + i``.
 
+    It is smaller where the task is one running game of an engine, which has fewer agents.
+
     Args:
         task: what to make; its id's prefix chooses the adapter.
         num_envs: batch size, >= 1.

@@ -13,6 +13,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from graft.agents.checkpoints.snapshotter import steps_to_catch_up
 from graft.agents.rllib.module import NetworkModule
 from graft.agents.rllib.rollout_collector import Array, EndedEpisodes, RolloutCollector, StepResult
+from graft.agents.training.periodic_evaluation import check_size
 from graft.envs.core.faults import Faults
 from graft.envs.core.schema import ObservationSchema
 from graft.envs.core.task import Task
@@ -76,6 +77,7 @@ class BatchRunner(SingleAgentEnvRunner):
         self.num_envs = share
         first = config.seed + self.index * share
         self.env = make(config.task, share, first, observation=config.observation, workers=config.workers)
+        check_size(self.env, share)
         self._all = np.ones(share, np.bool_)
 
     def make_module(self) -> None:

@@ -28,7 +28,7 @@ from graft.agents.training.divergence import DivergenceCheck
 from graft.agents.training.evaluate import eval_mode, nth_seed
 from graft.agents.training.learning_rates import scale_rates
 from graft.agents.training.memory import keep_freed_memory
-from graft.agents.training.periodic_evaluation import PeriodicEvaluation, log_period, make_env
+from graft.agents.training.periodic_evaluation import PeriodicEvaluation, check_size, log_period, make_env
 from graft.agents.training.recent_returns import RecentReturns
 from graft.envs.core.faults import TooManyFaults
 
@@ -131,6 +131,7 @@ def train(job: TrainJob) -> TrainResult:
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
         batch = stack.enter_context(contextlib.closing(make_env(job, algorithm.num_envs, job.seed)))
+        check_size(batch, algorithm.num_envs)
         levels = job.seed + algorithm.num_envs
         eval_env = stack.enter_context(contextlib.closing(make_env(job, job.evaluation.num_envs, levels)))
         env = BatchVecEnv(batch, algorithm.reward_scale)

@@ -13,6 +13,7 @@ from graft.agents.training.evaluate import evaluate
 from graft.envs.core.faults import Faults, sum_faults
 from graft.envs.core.task import TaskVectorEnv
 from graft.envs.factory import make
+from graft.errors import GraftError
 
 LOG_PERIOD = 1000
 
@@ -28,6 +29,15 @@ def log_period(budget: int) -> int:
 def make_env(job: TrainJob, num_envs: int, seed: int) -> TaskVectorEnv:
     """``num_envs`` environments of a training's task; number i is seeded with ``seed + i``."""
     return make(job.task, num_envs, seed, observation=job.network.schemas.observation, workers=job.workers)
+
+
+def check_size(env: TaskVectorEnv, num_envs: int) -> None:
+    """Raises GraftError where ``env``, of a training, has fewer than ``num_envs`` rows: its game has no more agents."""
+    if env.num_envs < num_envs:
+        raise GraftError(
+            f"The game has {env.num_envs} agents, and a training in {num_envs} environments is asked for: "
+            f"add agents to the scene, or set algorithm: {{num_envs: {env.num_envs}}}."
+        )
 
 
 class PeriodicEvaluation:

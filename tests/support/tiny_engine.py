@@ -1,0 +1,58 @@
+"""The worker of engines with a tiny game in place of an engine's library: see `test_bridge`.
+
+Two agents see (steps of their episode, their last action). The first is truncated in step 4; the second dies in step 2,
+and is out of play for a step. ``arguments`` say how the game fails in its third step.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from process.protocol import Agents, Trouble
+
+
+class Tiny:
+    about = {  # noqa: RUF012
+        "features": ["clock", "last"],
+        "images": [],
+        "actions": {"names": ["button"], "sizes": [3]},
+    }
+
+    def __init__(self, target: str, options: dict[str, Any]) -> None:
+        self.fails, self.steps = options["arguments"], 0
+        if "start" in self.fails:
+            raise Trouble("there is no licence")
+        self.agents = Agents(2, 2, 3)
+
+    def reset(self) -> None:
+        self.agents.obs[:], self.agents.alive[:] = 0, True
+
+    def step(self, actions: Any) -> None:
+        seen, self.steps = self.agents, self.steps + 1
+        if self.steps == 3 and "die" in self.fails:
+            os._exit(1)
+        if self.steps == 3 and "hang" in self.fails:
+            time.sleep(60)
+        seen.begin_step()
+        seen.forbidden[0, 1] = "forbid" in self.fails
+        played, seen.alive[:] = seen.alive.copy(), True
+        seen.obs[played, 0] += 1
+        seen.obs[:, 1] = actions[:, 0]
+        seen.rewards[:] = played * (1 + actions[:, 0])
+        seen.final[:] = seen.obs
+        seen.truncated[0], seen.terminated[1] = seen.obs[0, 0] == 4, seen.obs[1, 0] == 2
+        seen.alive[1] = not seen.terminated[1]
+        seen.obs[seen.truncated | seen.terminated] = 0
+
+    def close(self) -> None:
+        pass
+
+
+if __name__ == "__main__":  # with Python's own arguments: -m process.worker unity ...
+    from process import worker
+
+    worker.GAMES["unity"] = Tiny
+    worker.main(sys.argv[3:])

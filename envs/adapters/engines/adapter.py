@@ -144,7 +144,7 @@ class EngineVectorEnv(AdaptedVectorEnv):
 
 def _width(about: Any) -> int:
     """Numbers of one agent's observation."""
-    return len(about["features"]) + sum(math.prod(image["shape"]) for image in about["images"])
+    return len(about["features"]) + sum(int(math.prod(image["shape"])) for image in about["images"])
 
 
 def _observation(task: str, about: Any) -> ObservationCodec:
@@ -155,7 +155,7 @@ def _observation(task: str, about: Any) -> ObservationCodec:
     for image in about["images"]:
         part, shape = image["name"].replace(".", "_"), tuple(image["shape"])
         high, kind = (255, np.uint8) if image["bytes"] else (1, np.float32)
-        spaces[part] = gym.spaces.Box(0, high, shape, kind)  # type: ignore[arg-type]
+        spaces[part] = gym.spaces.Box(0, high, shape, kind)
         first = channels_first(shape) if image["channels"] is None else image["channels"] == "first"
         channels[part], depth = "first" if first else "last", shape[0 if first else -1]
         names[part] = COLOURS.get(depth) or tuple(f"channel_{i}" for i in range(depth))

@@ -47,7 +47,7 @@ def costs(run: RunFolder) -> Section:
         for row in run.rows
     ]
     same, table = _constants(Table("All that each method took on each target, for a seed", COST_HEAD, lines))
-    notes = [*_notes(run, table), *(origin.cost() for origin in known.values()), *same]
+    notes = [*_notes(run, table), *same]
     tables = [_seconds_table(run)] if run.rows else []
     return Section("Cost", notes, tables, folded=[*([table] if len(table.head) > 1 else []), _stage_table(run)])
 

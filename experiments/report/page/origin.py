@@ -39,7 +39,8 @@ class Origin(NamedTuple):
     def needed(self) -> str:
         """Which checkpoint it takes to repeat the run, as a sentence."""
         where = "comes with Graft" if self.packaged else "is not in this page, and must lie there"
-        return f"The source is the checkpoint {self.given}{f' (id {self.id})' if self.id else ''}, which {where}."
+        which = f"{self.given}{f' (id {self.id})' if self.id else ''}"
+        return f"The source is the checkpoint {which}, which {where}; `pretrain` of the config does not concern it."
 
 
 def origins(run: RunFolder) -> dict[str, Origin]:

@@ -45,13 +45,14 @@ def transplants(run: RunFolder) -> Section | None:
     head = ["target", *methods, "source inputs that the target does not have"]
     table = without_empty(Table("Weights taken from the source", head, lines, numbers=False))
     notes = ["Of the first seed; the share of each tensor's weights that came from the source, mean over tensors."]
-    return Section("What was carried over", notes, folded=[table, *_changed(found)])
+    changed = _changed(found)
+    return Section("What was carried over", notes, folded=[table, *([changed] if changed.rows else [])])
 
 
 Report = Mapping[str, Any]
 
-FOLDED = 24
-"""Tables of tensors in a page, at most."""
+MOST_TENSORS = 400
+"""Rows of the table of tensors, at most."""
 
 
 def _share(report: Report | None) -> Cell:
@@ -61,20 +62,18 @@ def _share(report: Report | None) -> Cell:
     return Cell(f"{share:.0%} ({report['summary']})", (share,))
 
 
-def _changed(found: Mapping[str, Mapping[str, Report]]) -> list[Table]:
-    """Tensors that were not copied; what says the same of several is one table."""
-    tables: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+def _changed(found: Mapping[str, Mapping[str, Report]]) -> Table:
+    """Tensors that were not copied; a line for those of all methods that carry the same to a target."""
+    lines: dict[tuple[str, ...], list[str]] = {}
     for target, reports in found.items():
         for method, report in reports.items():
-            lines = [(t["tensor"], t["status"], f"{t['share']:.0%}", t["detail"]) for t in report["rows"]]
-            if changed := tuple(line for line in lines if line[1] != "copied"):
-                tables.setdefault(changed, []).append(f"{method} on {target}")
-    head = ["tensor", "status", "from source", "detail"]
-    made = [
-        Table("; ".join(who), head, [list(map(Cell, line)) for line in key], numbers=False)
-        for key, who in tables.items()
-    ]
-    return made[:FOLDED]
+            for t in report["rows"]:
+                if t["status"] != "copied":
+                    key = (target, t["tensor"], t["status"], f"{t['share']:.0%}", t["detail"])
+                    lines.setdefault(key, []).append(method)
+    cells = [[*map(Cell, key[:1]), Cell(", ".join(who)), *map(Cell, key[1:])] for key, who in lines.items()]
+    head = ["target", "methods", "tensor", "status", "from source", "detail"]
+    return Table("Tensors that were not copied as they are", head, cells[:MOST_TENSORS], numbers=False)
 
 
 MEANING = {

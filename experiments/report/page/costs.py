@@ -112,6 +112,12 @@ def _steps(run: RunFolder, row: Row, kinds: Sequence[str]) -> list[Cell]:
     return [number(spent.get(kinds[0]), first), *rest]
 
 
+def _pretraining(row: Row, origin: Origin | None) -> float | None:
+    """Env steps before a row's transfers, of a seed; its own, where a method learns the source in its own way."""
+    own = (row["env_steps"] or {}).get("pretrain")
+    return None if origin is None else origin.steps if own is None else float(own)
+
+
 def _cost_row(run: RunFolder, row: Row, origin: Origin | None) -> list[Cell]:
     steps, consolidation = _steps(run, row, ("transfer", "consolidation"))
     if (taken := row["cost"]) is not None:
@@ -120,8 +126,9 @@ def _cost_row(run: RunFolder, row: Row, origin: Origin | None) -> list[Cell]:
         ids = run.stages_of(row)
         totals = [run.seconds(i) for stage in ids for i in run.sources_of(stage)]
         before = sum(totals) / len(ids) if totals else None
+    pretraining = _pretraining(row, origin)
     return [
-        number(origin and origin.steps, count_of(origin and origin.steps)),
+        number(pretraining, count_of(pretraining)),
         consolidation,
         steps,
         _seconds(before if origin else None),
@@ -160,10 +167,11 @@ def break_even_of(run: RunFolder, row: Row, origin: Origin, seconds: bool = Fals
     """Of a method on a target; by the env steps to the experiment's threshold, or the core seconds that they took."""
     spent = row["env_steps"] or {}
     base = next(filter(is_baseline, rows_of(run, row["target"])), None)
-    if base is None or row["scored"] is False or spent.get("transfer") is None or origin.steps is None:
+    pretraining = _pretraining(row, origin)
+    if base is None or row["scored"] is False or spent.get("transfer") is None or pretraining is None:
         return Paid(None)
     slow, fast = base["steps_to_threshold"], row["steps_to_threshold"]
-    before, theirs, own = float(origin.steps + (spent.get("consolidation") or 0)), 1.0, 1.0
+    before, theirs, own = float(pretraining + (spent.get("consolidation") or 0)), 1.0, 1.0
     if seconds:
         known = (row["cost"] or {}).get("before")
         if known is None or origin.given is not None or not base["cost"] or not spent["transfer"]:

@@ -168,7 +168,7 @@ def _efficiency(run: RunFolder, row: Row) -> Cell:
         return number(row["data_efficiency"])
     try:
         value = data_efficiency(*(transfer.mean_curve(tuple(curves)) for curves in found))
-    except GraftError:  # of other steps
+    except (GraftError, ValueError):  # of other steps
         return NONE
     return Cell("never" if value is None else "at once")
 

@@ -334,7 +334,7 @@ def test_what_was_carried_and_logged_is_shown(known):
 def test_a_control_has_no_likeness_to_a_source(known, tmp_path):
     _, page = rewritten(known, tmp_path, lambda data: data["rows"][2].update(source=None, method="random_frozen"))
     logged = page.rows(str(TARGET), "What transfers did to the network")
-    assert [cells[0][0] for cells in logged if cells[1][0] != "-"] == ["finetune"] * 2
+    assert [cells[0][0] for cells in logged if cells[1][0] != "-"] == ["finetune"]
     verdicts = {cells[0][0]: cells[1] for cells in page.rows(str(TARGET), "Results")}
     assert verdicts["random_frozen (control)"][1]["class"] == "baseline", "no alarm"
 
@@ -572,7 +572,8 @@ def test_scale_and_undefined_ratios_are_explained(known, tmp_path):
         for row in data["rows"]:
             row |= {"estimated": True, "heads": {"fresh": {"start": 0.5, "seeds": 5}}}
         data["rows"][1] |= {"transfer_ratio": {"iqm": None, "low": None, "high": None}, "bimodal": True}
-        data["rows"][1]["env_steps"]["pretrain"] = None
+        for row in data["rows"][1:]:
+            row["env_steps"]["pretrain"] = None
 
     _, page = rewritten(known, tmp_path, change)
     text = page.all("main")[0][2]
@@ -582,7 +583,8 @@ def test_scale_and_undefined_ratios_are_explained(known, tmp_path):
     assert "Heads on Gather(slip=0.3) of scratch, finetune, frozen: fresh" in text
     assert "Switch on single seeds" in warned(page)
     assert "areas.png" not in text
-    assert texts(page, COST, "Cost")[f"finetune on {TARGET}"]["pretraining"] == "-"
+    assert "pretraining" not in texts(page, COST, "Cost")["frozen on " + str(TARGET)], "a column without anything"
+    assert "pretrained by this run; env steps are not recorded." in summed_up(page)
 
 
 def test_what_a_fine_tuning_run_took_is_shown(known, tmp_path):
@@ -779,4 +781,4 @@ def test_a_transfer_to_reality_has_its_own_table(known, tmp_path):
     _, page = rewritten(known, tmp_path, lambda data: data.update(recovery=[row]))
     ((*_, last),) = found = page.rows("Sim-to-sim proxy of a transfer to reality", "Kept and forgotten")
     assert [numbers(a) for _, a in found[0][2:8]] == [[0.5, 0.25, 0.75]] * 6
-    assert last[0] == "2k"
+    assert last[0] == "2,000"

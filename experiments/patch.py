@@ -133,10 +133,10 @@ def _train(console: Console, patch: Patch, store: Store, arguments: argparse.Nam
 
 def _curves(store: Store) -> list[Section | None]:
     """Learning curves of the trainings; none where nothing has finished."""
-    from graft.experiments.report.page import results
+    from graft.experiments.report.page import curves
     from graft.experiments.report.run_folder import read_run
 
-    return [results.curves(read_run(store.out))] if (store.out / "results.json").exists() else []
+    return [curves.curves(read_run(store.out))] if (store.out / "results.json").exists() else []
 
 
 @command

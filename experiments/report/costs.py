@@ -76,7 +76,9 @@ def sentence(data: Mapping[str, Any]) -> str:
         for kind in ("pretrain", "transfer", "consolidate")
     }
     memory = f" and {spent['consolidate']:,} of consolidation" if spent["consolidate"] else ""
-    steps = f"Cost: {spent['pretrain']:,} env steps of pretraining, {spent['transfer']:,} of transfer{memory}"
+    own = any(stage["kind"] == "pretrain" for stage in data["stages"])  # none where sources are checkpoints
+    before = f"{spent['pretrain']:,} env steps of pretraining, " if own else ""
+    steps = f"Cost: {before}{spent['transfer']:,}{'' if own else ' env steps'} of transfer{memory}"
     total = (data.get(COST) or {}).get("total")
     if total is None:
         return f"{steps}, {sum(stage['seconds'] for stage in data['stages']) / 60:.1f} minutes of training."

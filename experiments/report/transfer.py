@@ -181,8 +181,10 @@ def _stages_of_seeds(measured: TransferResult) -> tuple[list[list[str]], list[li
 def _kept(graph: Graph, store: Store, stage: Stage) -> tuple[float | None, float | None]:
     """Score on the source after a transfer that is done, and before it; None where it is not measured, or unknown."""
     scale = stage.recall[0].scale if stage.recall else None
+    if scale is None:
+        return None, None
     record = store.record(stage.id) or {}
-    if scale is None or not record.get("recall"):  # of a race that scratch has won
+    if not record.get("recall"):  # of a race that scratch has won
         return None, None
     if "recall_before" in record:
         before = record["recall_before"][0]["return_mean"]

@@ -80,7 +80,7 @@ def assert_numbers_are_those_of(data, page):
     shown = page.rows(str(TARGET), "Results")
     assert len(shown) == len(data["rows"]) == 3
     for row, cells in zip(data["rows"], shown, strict=True):
-        assert cells[0][0].removesuffix(" (best)") == row["method"]
+        assert cells[0][0] == row["method"] + {"scratch": " (control)", "finetune": " (best)"}.get(row["method"], "")
         assert cells[1][0] == row["verdict"]
         for key, (text, attributes) in zip(("auc", "transfer_ratio", "zero_shot"), cells[2:], strict=False):
             known_ones = [] if row[key] is None else [row[key][end] for end in ("iqm", "low", "high")]

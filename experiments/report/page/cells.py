@@ -49,6 +49,21 @@ class Section(NamedTuple):
 
 NONE = Cell("-")
 
+EXPLAINED = {
+    "AUC": "mean score over training",
+    "gain over scratch": "AUC / scratch's AUC - 1: +0.7 is 70 % more than scratch, -0.5 half of it; inf: no upper end "
+    "is known, as scratch may have learned nothing",
+    "zero-shot": "score before any training on the target",
+    "jump": "zero-shot minus scratch's",
+    "final": "mean score of the last tenth of training",
+    "steps": "env steps until the score stays above the threshold",
+    "kept": "score on the source after the transfer, of the score before",
+    "improves": "chance that a run of the method has a larger AUC than a run of scratch",
+    "data efficiency": "steps that scratch needs for its own final score / steps that the method needs for it",
+    "forward transfer": "(AUC - scratch's AUC) / (1 - scratch's AUC)",
+}
+"""Of heads of columns, their titles."""
+
 
 def number(value: float | None, text: str | None = None) -> Cell:
     """A number, by default with two decimals; a dash for None."""
@@ -86,6 +101,26 @@ def plus(value: float) -> str:
 def name(text: str) -> Cell:
     """A row's heading."""
     return Cell(text)
+
+
+def named(row: Row, rows: Sequence[Row]) -> str:
+    """A row's name among ``rows``, which says of controls that they are."""
+    return f"{transfer.row_name(row, rows)}{' (control)' if is_control(row) else ''}"
+
+
+def without_empty(table: Table) -> Table:
+    """A table without the columns in which no row has anything."""
+    shown = [i for i in range(len(table.head)) if not i or any(row[i] != NONE for row in table.rows)]
+    rows = [[row[i] for i in shown] for row in table.rows]
+    return table._replace(head=[table.head[i] for i in shown], rows=rows)
+
+
+def verdict(row: Row) -> Cell:
+    """A row's verdict; without an alarm over a control, which is there to be beaten."""
+    if row["verdict"] is None:
+        return NONE
+    alarm = row["verdict"] == "negative" and is_control(row)
+    return Cell(f"{row['verdict']}{transfer.sign_alone(row)}", tone="baseline" if alarm else str(row["verdict"]))
 
 
 def is_control(row: Row) -> bool:

@@ -48,7 +48,7 @@ class Point(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Lines over a common axis. ``has_bands``: whether intervals are shown at first."""
+    """Lines over a common axis. ``has_bands``: whether intervals are shown at first; ``start``: first point read."""
 
     title: str
     x_label: str
@@ -59,7 +59,8 @@ class Chart(NamedTuple):
     points: list[Point]
     zero: float | None
     has_seeds: bool
-    has_bands: bool = True
+    has_bands: bool
+    start: int
 
 
 Style = tuple[int, int]
@@ -85,7 +86,7 @@ def series(name: str, curves: Sequence[Curve]) -> Series:
     return Series(name, np.array(curves[0].steps[:count], float), mean, low, high, scores)
 
 
-MOST_BANDS = 4
+MOST_BANDS = COLOURS
 """Lines whose intervals are shown at first; more would hide one another."""
 
 LEAST_BAND_SEEDS = 3
@@ -106,8 +107,9 @@ def chart(
     y_label: str,
     shown: Sequence[Series],
     styles: Mapping[str, Style],
+    start: float = np.inf,
 ) -> Chart:
-    """A chart of these lines. ``styles``: name -> its style.
+    """A chart of these lines. ``styles``: name -> its style; ``start``: where values are read first.
 
     Bands may reach far out of what the seeds did; they end at the picture's border.
     """
@@ -133,6 +135,7 @@ def chart(
         area = f"{_path(np.concatenate([there, there[::-1]]), ends)}Z" if ends.size else ""
         seeds = [_path(there, up(seed)) for seed in s.seeds] if len(s.seeds) > 1 else []
         lines.append(Line(s.name, _path(there, up(s.mean)), area, seeds, colour, dashes))
+    read = _points(shown, across)
     return Chart(
         title,
         x_label,
@@ -140,11 +143,17 @@ def chart(
         lines,
         [Tick(float(across(x)), short(x)) for x in _ticks(first, last)],
         [Tick(float(up(y)), f"{y:g}") for y in _ticks(bottom, top)],
-        _points(shown, across),
+        read,
         float(up(0.0)) if bottom <= 0 <= top else None,
         any(line.seeds for line in lines),
         len(lines) <= MOST_BANDS and all(len(s.seeds) not in range(1, LEAST_BAND_SEEDS) for s in shown),
+        min(range(len(read)), key=lambda i: abs(read[i].x - min(start, last))),
     )
+
+
+def legend(charts: Sequence[Chart]) -> list[Line]:
+    """A line for each name in these charts."""
+    return list({line.name: line for chart in charts for line in chart.lines}.values())
 
 
 def _points(shown: Sequence[Series], across: Callable[[float], npt.NDArray[np.float64]]) -> list[Point]:

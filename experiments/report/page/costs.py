@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from graft.experiments.report import transfer
 from graft.experiments.report.costs import amount, sentence
 from graft.experiments.report.page.cells import (
     NONE,
@@ -13,15 +12,19 @@ from graft.experiments.report.page.cells import (
     Section,
     Table,
     count_of,
-    is_control,
+    is_baseline,
     name,
+    named,
     number,
     rows_of,
     score,
     targets_of,
+    without_empty,
 )
-from graft.experiments.report.page.summary import break_even_of
+from graft.experiments.report.page.origin import Origin, origins
+from graft.experiments.report.page.summary import most, own_seconds
 from graft.experiments.report.run_folder import Row, RunFolder
+from graft.transfer.metrics import break_even
 
 Spent = Mapping[str, Any]
 
@@ -31,33 +34,65 @@ UNITS = {"flops": "FLOP", "peak_bytes": "B", "watt_hours": "Wh", "grams_co2e": "
 
 def costs(run: RunFolder) -> Section:
     """What everything took, and after how many transfers pretraining has paid."""
-    tables = []
     if run.is_sequence:
-        kinds = ["training", "consolidation"]
-        lines = [[name(row["method"]), *_steps(row, kinds)] for row in run.rows]
-        tables.append(Table("Env steps of a seed (at most), over all tasks", ["method", *kinds], lines))
-        tables += _work("A seed, all its tasks", [(row["method"], row) for row in run.rows])
-    else:
-        head = ["method", "pretraining", "consolidation", "transfer", "core seconds before", "core seconds of transfer"]
-        head += ["transfer efficiency", "has paid after", "by core seconds"]
-        for target in targets_of(run):
-            rows = rows_of(run, target)
-            title = f"{target}: env steps (at most) and core seconds (on average) of a seed"
-            tables.append(Table(title, head, [_cost_row(run, row, rows) for row in rows]))
-            tables += _work(f"{target}: a fine-tuning run", [(transfer.row_name(row, rows), row) for row in rows])
-    return Section("Cost", _notes(run), tables, folded=[_stage_table(run)])
+        head, title = ["method", "training", "consolidation"], "Env steps of a seed, over all tasks, and what it took"
+        lines = [
+            [name(row["method"]), *_steps(run, row, ("training", "consolidation")), *_work(row)] for row in run.rows
+        ]
+        same, table = _constants(Table(title, [*head, *WORK_HEAD], lines))
+        return Section("Cost", [*_notes(run, table), *same], [table], folded=[_stage_table(run)])
+    known = origins(run)
+    lines = [
+        [name(f"{named(row, run.rows)} on {row['target']}"), *_cost_row(run, row, known.get(str(row["source"])))]
+        for row in run.rows
+    ]
+    same, table = _constants(Table("All that each method took on each target, for a seed", COST_HEAD, lines))
+    notes = [*_notes(run, table), *same]
+    tables = [_seconds_table(run)] if run.rows else []
+    return Section("Cost", notes, tables, folded=[*([table] if len(table.head) > 1 else []), _stage_table(run)])
 
 
-def _notes(run: RunFolder) -> list[str]:
-    notes = [sentence(run.results)]
-    if factors := (run.results.get("cost") or {}).get("factors"):
+WORK_HEAD = ["updates", *WORK, "ms"]
+
+COST_HEAD = ["method", "pretraining", "consolidation", "env steps", "core seconds before", "core seconds"]
+COST_HEAD += [*WORK_HEAD, "domain gap", "transfer efficiency", "has paid after", "by core seconds"]
+
+
+def _seconds_table(run: RunFolder) -> Table:
+    """Core seconds of a transfer: a line for each target, a column for each method."""
+    methods = list(dict.fromkeys(named(row, run.rows) for row in run.rows))
+    lines = []
+    for target in targets_of(run):
+        taken = {named(row, run.rows): own_seconds(run, row) for row in rows_of(run, target)}
+        lines.append([name(target), *(_seconds(taken.get(method)) for method in methods)])
+    return Table("Core seconds of a transfer, mean over seeds", ["target", *methods], lines)
+
+
+def _constants(table: Table) -> tuple[list[str], Table]:
+    """A sentence on the columns that say the same of all rows, and the table without those and without empty ones."""
+    table = without_empty(table)
+    columns = {head: {row[i].text for row in table.rows} for i, head in enumerate(table.head) if i}
+    same = {head: texts for head, texts in columns.items() if len(texts) == 1 and len(table.rows) > 1}
+    shown = [i for i, head in enumerate(table.head) if head not in same]
+    rows = [[row[i] for i in shown] for row in table.rows]
+    said = ", ".join(f"{head} {text}" for head, (text,) in same.items())
+    return [f"The same for all of them, for a seed: {said}."] if said else [], table._replace(
+        head=[table.head[i] for i in shown], rows=rows
+    )
+
+
+def _notes(run: RunFolder, table: Table) -> list[str]:
+    notes, spent = [sentence(run.results)], run.results.get("cost") or {}
+    if not spent.get("total"):
+        notes.append("FLOP, memory, energy and CO2e are not recorded.")
+    elif factors := spent.get("factors"):
         notes.append(
             f"Energy and CO2e are estimates, not measured: {factors['watts_per_core']:g} W for each busy core, "
             f"{factors['watts_per_gpu']:g} W for each GPU that trains, {factors['grams_per_kwh']:g} g for each kWh "
             f"(`cost` in the config). FLOP: one update and one forward pass counted by torch, times their numbers; "
             f"environments and evaluations are not in it. ms: a forward pass of one observation."
         )
-    if not run.is_sequence:
+    if "has paid after" in table.head:
         notes.append(
             f"Has paid after: (pretraining + consolidation) / (scratch's steps - the method's steps) transfers, "
             f"rounded up, by the env steps until the score stays above {run.results.get('threshold') or 0:g}, the "
@@ -69,55 +104,94 @@ def _notes(run: RunFolder) -> list[str]:
     return notes
 
 
-def _steps(row: Row, kinds: Sequence[str]) -> list[Cell]:
+def _steps(run: RunFolder, row: Row, kinds: Sequence[str]) -> list[Cell]:
+    """Env steps of a seed of each kind; what none took is empty."""
     spent = row["env_steps"] or {}
-    return [number(spent.get(kind), count_of(spent.get(kind))) for kind in kinds]
+    first = f"{most(run, row)}{count_of(spent.get(kinds[0]))}"
+    rest = [number(spent.get(kind) or None, count_of(spent.get(kind))) for kind in kinds[1:]]
+    return [number(spent.get(kinds[0]), first), *rest]
 
 
-def _cost_row(run: RunFolder, row: Row, rows: Sequence[Row]) -> list[Cell]:
-    kinds, ids = _steps(row, ("pretrain", "consolidation", "transfer")), run.stages_of(row)
-    if is_control(row):
-        kinds[:2] = [NONE, NONE]
+def _pretraining(row: Row, origin: Origin | None) -> float | None:
+    """Env steps before a row's transfers, of a seed; its own, where a method learns the source in its own way."""
+    own = (row["env_steps"] or {}).get("pretrain")
+    return None if origin is None else origin.steps if own is None else float(own)
+
+
+def _cost_row(run: RunFolder, row: Row, origin: Origin | None) -> list[Cell]:
+    steps, consolidation = _steps(run, row, ("transfer", "consolidation"))
     if (taken := row["cost"]) is not None:
         before = (taken["before"] or {}).get("core_seconds")
-        seconds = [_seconds(before), _seconds(taken["own"]["core_seconds"])]
     else:  # of an older Graft, which took the clock's
-        totals = [sum(run.seconds(i) for stage in ids for i in run.sources_of(stage)), sum(map(run.seconds, ids))]
-        seconds = [_seconds(total / len(ids) if ids else None) for total in totals]
-        if (row["env_steps"] or {}).get("pretrain") is None:
-            seconds[0] = NONE
-    if is_control(row):
-        seconds[0] = NONE
-    paid = [_paid_cell(run, row), _paid_cell(run, row, seconds=True)]
-    return [name(transfer.row_name(row, rows)), *kinds, *seconds, number(row["transfer_efficiency"]), *paid]
+        ids = run.stages_of(row)
+        totals = [run.seconds(i) for stage in ids for i in run.sources_of(stage)]
+        before = sum(totals) / len(ids) if totals else None
+    pretraining = _pretraining(row, origin)
+    return [
+        number(pretraining, count_of(pretraining)),
+        consolidation,
+        steps,
+        _seconds(before if origin else None),
+        _seconds(own_seconds(run, row)),
+        *_work(row),
+        score(row["domain_gap"]),
+        number(row["transfer_efficiency"]),
+        _paid_cell(run, row, origin),
+        _paid_cell(run, row, origin, seconds=True),
+    ]
+
+
+def _work(row: Row) -> list[Cell]:
+    """What a seed's own stages took."""
+    cost = row["cost"] or {}
+    own, ms = cost.get("own") or {}, cost.get("inference_ms")
+    return [number(own.get("updates"), count_of(own.get("updates"))), *_amounts(own), number(ms)]
 
 
 def _seconds(value: float | None) -> Cell:
     return number(value, None if value is None else f"{value:,.1f}")
 
 
-def _paid_cell(run: RunFolder, row: Row, seconds: bool = False) -> Cell:
-    if is_control(row):
+class Paid(NamedTuple):
+    """After how many transfers what came before them has paid (`break_even`); ``most``: whether it is an upper bound.
+
+    Where there is no number: ``never`` where it has not paid, else it is not known.
+    """
+
+    transfers: int | None
+    most: bool = False
+    never: bool = False
+
+
+def break_even_of(run: RunFolder, row: Row, origin: Origin, seconds: bool = False) -> Paid:
+    """Of a method on a target; by the env steps to the experiment's threshold, or the core seconds that they took."""
+    spent = row["env_steps"] or {}
+    base = next(filter(is_baseline, rows_of(run, row["target"])), None)
+    pretraining = _pretraining(row, origin)
+    if base is None or row["scored"] is False or spent.get("transfer") is None or pretraining is None:
+        return Paid(None)
+    slow, fast = base["steps_to_threshold"], row["steps_to_threshold"]
+    before, theirs, own = float(pretraining + (spent.get("consolidation") or 0)), 1.0, 1.0
+    if seconds:
+        known = (row["cost"] or {}).get("before")
+        if known is None or origin.given is not None or not base["cost"] or not spent["transfer"]:
+            return Paid(None)
+        before = known["core_seconds"]
+        theirs, own = (r["cost"]["own"]["core_seconds"] / r["env_steps"]["transfer"] for r in (base, row))
+    saved_from = theirs * (spent["transfer"] if slow is None else slow)
+    count = break_even(before, saved_from, None if fast is None else own * fast)
+    if count is None:  # where only scratch is slower than its training, it was too short to compare
+        return Paid(None, never=fast is None or slow is not None)
+    return Paid(count, slow is None)
+
+
+def _paid_cell(run: RunFolder, row: Row, origin: Origin | None, seconds: bool = False) -> Cell:
+    if origin is None:
         return NONE
-    paid = break_even_of(run, row, seconds)
+    paid = break_even_of(run, row, origin, seconds)
     if paid.transfers is None:
-        return Cell("never" if paid.why.startswith("has not") else "not known")
+        return Cell("never") if paid.never else NONE
     return Cell(f"{'at most ' if paid.most else ''}{paid.transfers:,}", (float(paid.transfers),))
-
-
-def _work(title: str, rows: Sequence[tuple[str, Row]]) -> list[Table]:
-    """A table of what a seed's own stages took; none where no row knows."""
-    gaps = ["domain gap"] if any("domain_gap" in row for _, row in rows) else []
-    lines = []
-    for label, row in rows:
-        cost = row["cost"] or {}
-        own = cost.get("own") or {}
-        cells = [number(own.get("updates"), count_of(own.get("updates"))), *_amounts(own)]
-        cells.append(number(cost.get("inference_ms"), f"{cost.get('inference_ms') or 0:.2f}"))
-        lines.append([name(label), *cells, *(score(row["domain_gap"]) for _ in gaps)])
-    return (
-        [Table(title, ["method", "updates", *WORK, "ms", *gaps], lines)] if any(row["cost"] for _, row in rows) else []
-    )
 
 
 def _amounts(spent: Spent) -> list[Cell]:

@@ -19,9 +19,10 @@ from graft import __version__
 from graft.errors import GraftError
 from graft.experiments.report import comparison
 from graft.experiments.report.common import write_file
-from graft.experiments.report.page import charts, costs, results, stages
-from graft.experiments.report.page.cells import Cell, Section, Table
-from graft.experiments.report.page.summary import Sentence, summary, warnings
+from graft.experiments.report.page import charts, costs, curves, results, stages
+from graft.experiments.report.page.cells import EXPLAINED, Cell, Section, Table
+from graft.experiments.report.page.origin import origins, subtitle
+from graft.experiments.report.page.summary import Summary, summary, warnings
 from graft.experiments.report.run_folder import RunFolder
 
 REPORT = "report.html"
@@ -45,13 +46,15 @@ class RunPart(NamedTuple):
     key: str
     name: str
     folder: str
-    summary: Sequence[Sentence]
+    subtitle: str
+    summary: Summary
     warnings: Sequence[str]
     sections: Sequence[Section]
     clips: Sequence[Clip]
     config: str
     config_url: str
     repeat: str
+    needs: Sequence[str]
     commands: Sequence[str]
     made_with: str
     file: str
@@ -118,12 +121,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["breaks"] = _breaks
+    made.globals["explained"] = EXPLAINED
     return made
 
 
 def _breaks(text: str) -> Markup:
-    """A name that lines may break where a reader would: after its signs, and before brackets."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_:/,])(?=\w)|(?<=\w)(?=\()", text))
+    """A name that lines may break where a reader would, after its signs and before brackets; options are small."""
+    name, bracket, options = text.partition("(")
+    first, rest = (Markup("<wbr>").join(re.split(r"(?<=[_:/,=])(?=\w)", part)) for part in (name, bracket + options))
+    return first + (Markup("<wbr><small>{}</small>").format(rest) if rest else Markup(""))
 
 
 def _part(key: str, run: RunFolder, folder: str, clips: Sequence[Clip]) -> RunPart:
@@ -136,6 +142,7 @@ def _part(key: str, run: RunFolder, folder: str, clips: Sequence[Clip]) -> RunPa
         key,
         run.name,
         folder,
+        subtitle(run),
         summary(run),
         warnings(run),
         sections(run),
@@ -143,6 +150,7 @@ def _part(key: str, run: RunFolder, folder: str, clips: Sequence[Clip]) -> RunPa
         text,
         f"data:text/yaml;base64,{base64.b64encode(_bytes(text)).decode()}",
         shlex.join(["graft", "run", file, "--out", f"runs/{plain}"]),
+        [origin.needed() for origin in origins(run).values() if origin.given],
         list(dict.fromkeys(commands)),
         _made_with(run),
         file,
@@ -222,6 +230,6 @@ def sections(run: RunFolder) -> list[Section]:
     """All parts of a run that have something to say, in the order of the page."""
     if not run.rows:
         return [costs.costs(run)]
-    kinds = (results.headline, results.curves, results.ratios, results.profiles, results.kept, results.heat_maps)
+    kinds = (results.headline, curves.curves, results.ratios, curves.profiles, results.kept, results.heat_maps)
     made = [kind(run) for kind in (*kinds, stages.transplants, stages.diagnostics, costs.costs)]
     return [section for section in made if section is not None]

@@ -11,14 +11,33 @@ from graft.experiments.report.common import (
     clip_notes,
     evaluation_notes,
     failed_notes,
+    fixed,
     format_score,
     resume_notes,
     seed_notes,
     unfinished_notes,
 )
-from graft.experiments.report.page.cells import count_of, is_baseline, is_control, middle, rows_of, targets_of
+from graft.experiments.report.page.cells import (
+    NONE,
+    Cell,
+    Table,
+    count_of,
+    is_baseline,
+    is_control,
+    middle,
+    name,
+    named,
+    number,
+    plus,
+    rows_of,
+    score,
+    targets_of,
+    verdict,
+    without_empty,
+)
+from graft.experiments.report.page.origin import origins
 from graft.experiments.report.run_folder import Row, RunFolder
-from graft.transfer.metrics import break_even
+from graft.transfer import METHODS
 
 
 class Best(NamedTuple):
@@ -41,133 +60,171 @@ def best_rows(run: RunFolder) -> list[Best]:
     return found
 
 
-class Sentence(NamedTuple):
-    """What is best on a task: the words that stand out, and what follows."""
+class Summary(NamedTuple):
+    """What a reader looks for first."""
 
-    lead: str
-    text: str
+    sentences: Sequence[str] = ()
+    tables: Sequence[Table] = ()
 
 
-def summary(run: RunFolder) -> list[Sentence]:
+def summary(run: RunFolder) -> Summary:
     """Which method is best on each target and what it cost, in plain words."""
-    return _sequence_summary(run) if run.is_sequence else [_best_sentence(run, best) for best in best_rows(run)]
+    if not run.rows:
+        return Summary()
+    if run.is_sequence:
+        return Summary(_sequence_summary(run))
+    best = best_rows(run)
+    seeds = sorted({row["seeds"] for row in run.rows})
+    few = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    notes = [
+        f"Best: the highest mean score over training (AUC) of {few} seeds, among methods that are surely better than "
+        f"scratch where there are any. Lead: over the second mean, and whether their 95 % intervals are apart. Env "
+        f"steps and core seconds: of a transfer, for each seed. "
+        f"{transfer.score_words(run.rows)}",
+        *(origin.cost() for origin in origins(run).values()),
+    ]
+    sentences = [*_winners(run, best), *_worse(run), *_ends_higher(run, best), *_not_sure(run, best)]
+    return Summary(sentences, [_best_table(run, best)._replace(notes=notes), _methods_table(run)])
 
 
-def _best_sentence(run: RunFolder, best: Best) -> Sentence:
-    row, rows = best.row, run.rows
-    scale = "the best of this experiment" if row["estimated"] else "an expert"
-    unit = f"score (0 is a random policy, 1 {scale})" if row["scored"] is not False else "return"
-    mean = f"Its mean {unit} over training is {format_score(row['auc'], ' to ')}."
-    return Sentence(
-        f"{best.target}: {transfer.row_name(row, rows)}",
-        f"{_judged(run, row)} {mean} It took {_price(run, row)} {_lead(best, rows)}",
+def _winners(run: RunFolder, best: Sequence[Best]) -> list[str]:
+    """A sentence for each method that is best anywhere, the most frequent first."""
+    groups: dict[str, list[Best]] = {}
+    for found in best:
+        groups.setdefault(named(found.row, run.rows), []).append(found)
+    return [_winner(run, *group, len(best)) for group in sorted(groups.items(), key=lambda group: -len(group[1]))]
+
+
+def _winner(run: RunFolder, method: str, on: Sequence[Best], targets: int) -> str:
+    where = f"on {len(on)} of {targets} targets" if targets > 1 else f"on {on[0].target}"
+    which = f" ({_listed(on)})" if len(on) < targets else ""
+    if all(found.next is None for found in on):
+        return f"{method} is all that has finished {where}{which}, so nothing is compared yet."
+    if is_baseline(on[0].row):
+        some = any(not is_control(row) for found in on for row in rows_of(run, found.target))
+        return f"scratch has the highest mean {where}{which}; no transfer has {'a higher one' if some else 'finished'}."
+    sure = [found for found in on if found.row["verdict"] == "positive"]
+    if len(sure) == len(on):
+        return f"{method} is best {where}{which}, surely better than training from scratch{' on all' * (len(on) > 1)}."
+    few = all(found.row["p_value"] is None for found in on)
+    if not sure:
+        said = "of too few seeds to say more" if few else "but is not surely better than training from scratch"
+        return f"{method} has the highest mean {where}{which}, {said}."
+    unsure = [found for found in on if found not in sure]
+    return (
+        f"{method} is best {where}{which}, surely better than training from scratch on {len(sure)} of them "
+        f"(not on {_listed(unsure)})."
     )
 
 
-def _judged(run: RunFolder, row: Row) -> str:
-    control = " It is a control, which uses no source." if is_control(row) and not is_baseline(row) else ""
-    others = [other for other in rows_of(run, row["target"]) if other is not row]
-    if not others:
-        return "is all that has finished, so nothing is compared yet."
-    if is_baseline(row):
-        some = any(not is_control(other) for other in others)
-        return f"has the highest mean; {'no transfer has a higher one' if some else 'no transfer has finished'}."
-    if row["verdict"] == "positive":
-        return f"is best, and surely better than training from scratch.{control}"
-    if row["verdict"] is None or row["p_value"] is None:
-        return f"has the highest mean, of too few seeds to say more.{control}"
-    return f"has the highest mean, but is not surely better than training from scratch.{control}"
+def _listed(found: Sequence[Best]) -> str:
+    return ", ".join(best.target for best in found)
 
 
-def _price(run: RunFolder, row: Row) -> str:
-    spent, ids = row["env_steps"] or {}, run.stages_of(row)
-    own = f"{_most(spent.get('transfer'))} env steps on the target for each seed"
-    own += f" ({sum(map(run.seconds, ids)) / len(ids):,.0f} seconds of one core)" if ids else ""
-    if is_control(row):
-        return f"{own}."
-    before = f"{count_of(spent.get('pretrain'))} of pretraining"
-    before += f" and {count_of(spent['consolidation'])} of consolidation" if spent.get("consolidation") else ""
-    return f"{own}, after {before}, which {paid_words(run, row)}."
+def _worse(run: RunFolder) -> list[str]:
+    """A sentence for each method that is surely worse than scratch somewhere; controls are there to be beaten."""
+    groups: dict[str, list[str]] = {}
+    for row in run.rows:
+        if row["verdict"] == "negative" and not is_control(row):
+            groups.setdefault(transfer.row_name(row, run.rows), []).append(row["target"])
+    return [f"{method} hurts on {', '.join(targets)}: surely worse than scratch." for method, targets in groups.items()]
 
 
-def _most(steps: float | None) -> str:
-    """Env steps of a row, which are those of the seed that took most."""
-    return f"{'' if steps is None else 'at most '}{count_of(steps)}"
+def _ends_higher(run: RunFolder, best: Sequence[Best]) -> list[str]:
+    """A sentence where another method has a higher score at the end of training."""
+    said = []
+    for found in best:
+        last = max(rows_of(run, found.target), key=lambda row: float(row["final"]))
+        if fixed(last["final"]) != fixed(found.row["final"]):
+            ends = f"{fixed(last['final'])} against {fixed(found.row['final'])}"
+            said.append(f"{found.target} ({named(last, run.rows)}: {ends})")
+    return [f"Another method ends higher, in the last tenth of training, on {', '.join(said)}."] if said else []
 
 
-def _lead(best: Best, rows: Sequence[Row]) -> str:
-    if best.next is None:
-        return ""
-    second = f"{transfer.row_name(best.next, rows)} ({format_score(best.next['auc'])})"
-    first, other = best.row["auc"], best.next["auc"]
-    if first is None or other is None or first["low"] is None or other["high"] is None:
-        return f"Next is {second}."
-    if best.row["verdict"] == "positive" and middle(other) > middle(first):
-        return f"The mean of {second} is higher, but it is not surely better than training from scratch."
-    apart = first["low"] > other["high"]
-    return f"Next is {second}; their intervals {'are apart' if apart else 'overlap, so their order is not certain'}."
+def _not_sure(run: RunFolder, best: Sequence[Best]) -> list[str]:
+    """A sentence for each target on which a mean is higher than that of the best."""
+    return [
+        f"On {found.target} the mean of {named(found.next, run.rows)} ({format_score(found.next['auc'])}) is higher, "
+        f"but it is not surely better than training from scratch."
+        for found in best
+        if found.next is not None and middle(found.next["auc"]) > middle(found.row["auc"])
+    ]
 
 
-def _sequence_summary(run: RunFolder) -> list[Sentence]:
+def _best_table(run: RunFolder, best: Sequence[Best]) -> Table:
+    head = ["target", "best method", "mean score", "scratch's", "verdict", "lead over the second", "env steps"]
+    lines = []
+    for found in best:
+        row, base = found.row, next(filter(is_baseline, rows_of(run, found.target)), None)
+        steps, seconds = (row["env_steps"] or {}).get("transfer"), own_seconds(run, row)
+        lines.append(
+            [
+                name(found.target),
+                Cell(named(row, run.rows), tone="name best" if row["verdict"] == "positive" else "name"),
+                score(row["auc"]),
+                score(base["auc"]) if base else NONE,
+                verdict(row),
+                _lead(found),
+                number(steps, f"{most(run, row)}{count_of(steps)}"),
+                number(seconds, f"{seconds or 0:,.0f}"),
+            ]
+        )
+    return without_empty(Table("The best method on each target", [*head, "core seconds"], lines))
+
+
+def _lead(best: Best) -> Cell:
+    first, other = best.row["auc"], best.next and best.next["auc"]
+    if not first or not other or first["iqm"] is None or other["iqm"] is None:
+        return NONE
+    lead = first["iqm"] - other["iqm"]
+    if first["low"] is None or other["high"] is None:
+        return Cell(plus(lead), (lead,))
+    return Cell(f"{plus(lead)}, {'apart' if first['low'] > other['high'] else 'overlap'}", (lead,))
+
+
+def own_seconds(run: RunFolder, row: Row) -> float | None:
+    """Core seconds of a row's transfers, mean over seeds; of an older Graft, which took the clock's, those."""
+    if row["cost"] is not None:
+        return float(row["cost"]["own"]["core_seconds"])
+    ids = run.stages_of(row)
+    return sum(map(run.seconds, ids)) / len(ids) if ids else None
+
+
+def most(run: RunFolder, row: Row) -> str:
+    """Before env steps of a row, which are those of the seed that took most."""
+    taken = {stage["id"]: stage["env_steps"] for stage in run.results["stages"]}
+    seeds = [[stage] if isinstance(stage, str) else stage for stage in row["stages"] or ()]  # a sequence's have several
+    return "at most " if len({sum(taken.get(i, 0) for i in ids) for ids in seeds}) > 1 else ""
+
+
+def _methods_table(run: RunFolder) -> Table:
+    """A line for each kind of method that comes with Graft: the first of its description."""
+    found = {row["method"].partition("(")[0]: is_control(row) for row in run.rows}
+    lines = [
+        [name(f"{method}{' (control)' if control else ''}"), Cell(_first_line(METHODS[method].__doc__ or ""))]
+        for method, control in found.items()
+        if method in METHODS
+    ]
+    return Table("What the methods do", ["method", "what it does"], lines, numbers=False)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].replace("``", "")
+
+
+def _sequence_summary(run: RunFolder) -> list[str]:
     single = [row for row in run.rows if not row["network_per_task"]]
     if not single:
         return []
     best = max(single, key=lambda row: middle(row["average_performance"]))
     steps = best["env_steps"] or {}
     more = f" and {count_of(steps['consolidation'])} of consolidation" if steps.get("consolidation") else ""
-    text = (
-        f"has the highest mean at the end, of methods with one network for all tasks: its score over the tasks is "
-        f"{format_score(best['average_performance'], ' to ')}; it forgot {format_score(best['forgetting'], ' to ')} of "
-        f"each earlier task. It took {_most(steps.get('training'))} env steps of training{more} for each seed."
-    )
-    return [Sentence(best["method"], text)]
-
-
-class Paid(NamedTuple):
-    """After how many transfers what came before them has paid (`break_even`); ``most``: whether it is an upper bound.
-
-    ``why`` not, where there is no number.
-    """
-
-    transfers: int | None
-    most: bool = False
-    why: str = ""
-
-
-def break_even_of(run: RunFolder, row: Row, seconds: bool = False) -> Paid:
-    """Of a method on a target; by the env steps to the experiment's threshold, or the core seconds that they took."""
-    spent = row["env_steps"] or {}
-    base = next(filter(is_baseline, rows_of(run, row["target"])), None)
-    if base is None or row["scored"] is False or spent.get("transfer") is None:
-        return Paid(None, why="cannot be said to pay, without a scale or scratch")
-    if spent.get("pretrain") is None:
-        return Paid(None, why="cannot be said to pay, as it is not known what the source took")
-    slow, fast = base["steps_to_threshold"], row["steps_to_threshold"]
-    before, theirs, own = float(spent["pretrain"] + (spent.get("consolidation") or 0)), 1.0, 1.0
-    if seconds:
-        known = (row["cost"] or {}).get("before")
-        if known is None or not base["cost"] or not spent["transfer"]:
-            return Paid(None, why="cannot be said to pay, as its seconds are not known")
-        before = known["core_seconds"]
-        theirs, own = (r["cost"]["own"]["core_seconds"] / r["env_steps"]["transfer"] for r in (base, row))
-    saved_from = theirs * (spent["transfer"] if slow is None else slow)
-    count = break_even(before, saved_from, None if fast is None else own * fast)
-    if count is None and slow is None and fast is not None:
-        return Paid(None, why="cannot be said to pay, as scratch's training was too short to compare")
-    if count is None:
-        score_wanted = f"a score of {run.results.get('threshold') or 0:g}"
-        never = f"never reaches {score_wanted}" if fast is None else f"reaches {score_wanted} no sooner than scratch"
-        return Paid(None, why=f"has not paid, as the method {never}")
-    return Paid(count, slow is None)
-
-
-def paid_words(run: RunFolder, row: Row) -> str:
-    """After how many transfers it has paid, or why not, as the end of a sentence."""
-    paid = break_even_of(run, row)
-    if paid.transfers is None:
-        return paid.why
-    times = f"{paid.transfers:,} transfer{'' if paid.transfers == 1 else 's'}"
-    return f"has paid after {times}{' or fewer' if paid.most else ''}"
+    return [
+        f"{best['method']} has the highest mean at the end, of methods with one network for all tasks: its score over "
+        f"the tasks is {format_score(best['average_performance'], ' to ')}; it forgot "
+        f"{format_score(best['forgetting'], ' to ')} of each earlier task. It took {count_of(steps.get('training'))} "
+        f"env steps of training{more} for each seed."
+    ]
 
 
 SEEN = "Switch on single seeds in the learning curves to see them."

@@ -40,7 +40,7 @@ def test_the_sentence_is_one_short_line():
     stages = [{"kind": "transfer", "env_steps": 9, "seconds": 60.0, "cost": STAGE}]
     data = {"stages": stages, "cost": costs.of_experiment(stages, CostFactors())}
     assert costs.sentence(data) == (
-        "Cost: 0 env steps of pretraining, 9 of transfer, 6 updates, 4 GFLOP, 60.0 minutes of one core, up to 5 B; by "
+        "Cost: 9 env steps of transfer, 6 updates, 4 GFLOP, 60.0 minutes of one core, up to 5 B; by "
         "estimate 112 Wh, 53 g CO2e."
     )
     stages.append({"kind": "transfer", "env_steps": 0, "seconds": 0.0, "status": "failed"})

@@ -17,6 +17,7 @@ import pytest
 from support.html_page import Page
 from support.known_run import HOSTILE, LEVELS, SCALE, TARGET, assert_numbers_are_those_of, numbers, write_run
 
+from graft.agents.pretrained import FOLDER
 from graft.experiments.config.experiment import GIVEN
 from graft.experiments.report import continual, lifelong
 from graft.experiments.report.__main__ import main
@@ -93,8 +94,7 @@ def test_curves_are_those_of_the_stages(known):
         for j, levels in enumerate(LEVELS.values()):
             expected = interquartile_mean([(levels[k] + seed / 10) / 10 for seed in range(5)])
             assert float(cells[3 * k + j].split()[0]) == pytest.approx(expected, abs=0.0006)
-    figure = page.all("figure")[0]
-    assert figure[2].count("single seeds") == 1
+    assert [text for _, _, text in page.all("button")].count("single seeds") == 1
 
 
 def test_lines_are_drawn_where_their_values_are(known):
@@ -141,20 +141,94 @@ def test_a_screen_reader_finds_its_way(known):
     assert page.all("html")[0][1] == {"lang": "en"}
 
 
+BEST = "The best method on each target"
+COST = "All that each method took on each target, for a seed"
+
+
+def texts(page, caption, heading):
+    """The rows of a table: head -> text, by what the rows are of."""
+    start = next(i for i, (tag, _, text) in enumerate(page.elements) if tag == "caption" and text == caption)
+    heads = itertools.takewhile(lambda element: element[0] != "tbody", page.elements[start:])
+    names = [text for tag, _, text in heads if tag == "th"]
+    rows = page.rows(caption, heading)
+    return {cells[0][0]: dict(zip(names, (text for text, _ in cells), strict=True)) for cells in rows}
+
+
 def test_what_is_best_and_what_it_cost_come_first(known):
     """finetune reaches 0.5 at step 1,000 and scratch never: 5,000 / (3,000 - 1,000) transfers, rounded up, at most."""
-    _, _, page, _ = known
-    first = summed_up(page)
-    assert first.startswith(f"{TARGET}: finetune is best, and surely better than training from scratch.")
-    assert "3,000 env steps on the target for each seed (2 seconds of one core), after 5,000 of pretraining" in first
-    assert "which has paid after 3 transfers or fewer." in first
-    rows = {
-        cells[0][0]: cells
-        for cells in page.rows(f"{TARGET}: env steps (at most) and core seconds (on average) of a seed", "Cost")
-    }
-    assert [text for text, _ in rows["finetune"][-2:]] == ["at most 3", "not known"]
-    assert rows["frozen"][-2][0] == "never"
-    assert [numbers(a) for _, a in rows["finetune"][1:6]] == [[5000], [0], [3000], [2.5], [2.5]]
+    _, data, page, _ = known
+    first = summed_up(page).strip()
+    assert first.startswith(f"finetune is best on {TARGET}, surely better than training from scratch.")
+    assert f"frozen hurts on {TARGET}: surely worse than scratch." in first
+    assert f"Source {HOSTILE}: pretrained by this run; 5,000 env steps for each seed." in first
+    assert "Another method ends higher" not in first
+    ((_, *cells),) = page.rows(BEST, "Summary")
+    assert [text for text, _ in cells[3:]][::3] == ["positive", "2"]
+    assert [numbers(a) for _, a in cells[1:3]] == [
+        [data["rows"][k]["auc"][e] for e in ("iqm", "low", "high")] for k in (1, 0)
+    ]
+    assert numbers(cells[4][1]) == [data["rows"][1]["auc"]["iqm"] - data["rows"][0]["auc"]["iqm"]]
+    assert numbers(cells[5][1]) == [3000]
+    found = texts(page, COST, "Cost")
+    assert found[f"finetune on {TARGET}"]["has paid after"] == "at most 3"
+    assert found[f"frozen on {TARGET}"]["has paid after"] == "never"
+    assert [found[f"finetune on {TARGET}"][key] for key in ("pretraining", "core seconds before")] == ["5,000", "2.5"]
+    assert "The same for all of them, for a seed: env steps 3,000, core seconds 2.5." in page.all("main")[0][2]
+    assert "energy and CO2e are not recorded" in page.all("main")[0][2]
+
+
+def test_a_subtitle_says_what_the_run_is(known):
+    *_, page, _ = known
+    assert page.all("p")[0][2] == f"From {HOSTILE} to 1 target, 5 seeds, 3,000 env steps for each transfer."
+    assert "frozen: The first depth blocks of the encoder keep" in " ".join(
+        f"{cells[0][0]}: {cells[1][0]}" for cells in page.rows("What the methods do", "Summary")
+    )
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "source", "words"),
+    [
+        ("foundation", None, ["a checkpoint that comes with Graft, trained elsewhere for ", "which comes with Graft"]),
+        (
+            "foundation",
+            "0" * 64,
+            ["a checkpoint, trained elsewhere; its env steps are not recorded.", f"(id {'0' * 64})"],
+        ),
+        (
+            "../x",
+            "f" * 64,
+            ["a checkpoint, trained elsewhere; its env steps are not recorded.", "checkpoint ../x (id f"],
+        ),
+    ],
+)
+def test_a_checkpoint_is_named_with_what_it_took_or_that_this_is_not_known(known, tmp_path, checkpoint, source, words):
+    """That of another id is not the one that comes with Graft."""
+    made = json.loads((FOLDER / "foundation" / "manifest.json").read_text())
+    data = copied(known, tmp_path)
+    for row in data["rows"][1:]:
+        row["env_steps"]["pretrain"] = None
+    data["stages"] = data["stages"][1:]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    for stage in (tmp_path / "stages").glob("f*/stage.json"):
+        record = json.loads(stage.read_text()) | {"spec": {"source": source or made["id"]}}
+        stage.write_text(json.dumps(record))
+    config = {"sources": [{"name": HOSTILE, "checkpoint": checkpoint}]}
+    (tmp_path / "experiment.json").write_text(json.dumps({"config": config}))
+    assert main([str(tmp_path)]) == 0
+    text = Page.of(tmp_path / "report.html").all("main")[0][2]
+    assert all(word in text for word in words)
+    assert "0 env steps of pretraining" not in text
+    assert "unknown number" not in text
+    assert ("has paid after" in text.lower()) == (source is None)
+    assert (f"for {made['record']['env_steps']:,} env steps." in text) == (source is None)
+
+
+def test_another_method_that_ends_higher_is_named(known, tmp_path):
+    _, page = rewritten(known, tmp_path, lambda data: data["rows"][0].update(final=5.0))
+    assert (
+        f"Another method ends higher, in the last tenth of training, on {TARGET} (scratch (control): 5.00 against"
+        in (summed_up(page))
+    )
 
 
 def test_warnings_come_before_the_numbers(known):
@@ -165,11 +239,20 @@ def test_warnings_come_before_the_numbers(known):
 
 def test_what_was_carried_and_logged_is_shown(known):
     _, _, page, _ = known
-    carried = page.rows("Tensors by what became of them", "What was carried over")
-    assert [text for text, _ in carried[0]] == [f"finetune on {TARGET}", "1 padded", "50%", "is_prey"]
+    carried = page.rows("Weights taken from the source", "What was carried over")
+    assert [text for text, _ in carried[0]] == [str(TARGET), "50% (1 padded)", "is_prey"]
     logged = page.rows(str(TARGET), "What transfers did to the network")
     assert [(cells[1][0], numbers(cells[1][1])) for cells in logged] == [("0.25 → 0.25", [0.25])] * 2
-    assert "finetune" in page.all("main")[0][2]
+    assert "cka: similarity of the features to the source's" in page.all("main")[0][2]
+    assert "dormant:" not in page.all("main")[0][2], "a legend is of what is shown"
+
+
+def test_a_control_has_no_likeness_to_a_source(known, tmp_path):
+    _, page = rewritten(known, tmp_path, lambda data: data["rows"][2].update(source=None, method="random_frozen"))
+    logged = page.rows(str(TARGET), "What transfers did to the network")
+    assert [cells[0][0] for cells in logged if cells[1][0] != "-"] == ["finetune"]
+    verdicts = {cells[0][0]: cells[1] for cells in page.rows(str(TARGET), "Results")}
+    assert verdicts["random_frozen (control)"][1]["class"] == "baseline", "no alarm"
 
 
 def test_what_became_of_stages_is_a_warning(known, tmp_path):
@@ -377,8 +460,8 @@ def test_without_any_scratch_the_page_says_so(known, tmp_path):
 @pytest.mark.parametrize(
     ("methods", "words"),
     [
-        (["scratch"], "scratch is all that has finished, so nothing is compared yet."),
-        (["scratch", "frozen"], "scratch has the highest mean; no transfer has a higher one."),
+        (["scratch"], f"scratch (control) is all that has finished on {TARGET}, so nothing is compared yet."),
+        (["scratch", "frozen"], f"scratch has the highest mean on {TARGET}; no transfer has a higher one."),
     ],
 )
 def test_scratch_is_not_called_best_of_nothing(known, tmp_path, methods, words):
@@ -388,7 +471,7 @@ def test_scratch_is_not_called_best_of_nothing(known, tmp_path, methods, words):
     _, page = rewritten(known, tmp_path, change)
     assert words in summed_up(page)
     named = [cells[0][0] for cells in page.rows(str(TARGET), "Results")]
-    assert named == (["scratch"] if len(methods) == 1 else ["scratch (highest mean)", "frozen"])
+    assert named == (["scratch (control)"] if len(methods) == 1 else ["scratch (control) (highest mean)", "frozen"])
 
 
 def test_a_higher_mean_that_is_not_sure_is_not_called_next(known, tmp_path):
@@ -397,8 +480,7 @@ def test_a_higher_mean_that_is_not_sure_is_not_called_next(known, tmp_path):
         data["rows"][2] |= {"auc": higher, "verdict": "unclear"}
 
     _, page = rewritten(known, tmp_path, change)
-    assert "The mean of frozen (5.00) is higher, but it is not surely better than training" in summed_up(page)
-    assert "Next is" not in summed_up(page)
+    assert "the mean of frozen (5.00) is higher, but it is not surely better than training" in summed_up(page)
 
 
 def test_scale_and_undefined_ratios_are_explained(known, tmp_path):
@@ -406,7 +488,8 @@ def test_scale_and_undefined_ratios_are_explained(known, tmp_path):
         for row in data["rows"]:
             row |= {"estimated": True, "heads": {"fresh": {"start": 0.5, "seeds": 5}}}
         data["rows"][1] |= {"transfer_ratio": {"iqm": None, "low": None, "high": None}, "bimodal": True}
-        data["rows"][1]["env_steps"]["pretrain"] = None
+        for row in data["rows"][1:]:
+            row["env_steps"]["pretrain"] = None
 
     _, page = rewritten(known, tmp_path, change)
     text = page.all("main")[0][2]
@@ -416,9 +499,8 @@ def test_scale_and_undefined_ratios_are_explained(known, tmp_path):
     assert "Heads on Gather(slip=0.3) of scratch, finetune, frozen: fresh" in text
     assert "Switch on single seeds" in warned(page)
     assert "areas.png" not in text
-    caption = f"{TARGET}: env steps (at most) and core seconds (on average) of a seed"
-    costs = {cells[0][0]: [text for text, _ in cells[1:]] for cells in page.rows(caption, "Cost")}
-    assert costs["finetune"][:1] + costs["finetune"][3:5] == ["-", "-", "2.5"]
+    assert "pretraining" not in texts(page, COST, "Cost")["frozen on " + str(TARGET)], "a column without anything"
+    assert "pretrained by this run; env steps are not recorded." in summed_up(page)
 
 
 def test_what_a_fine_tuning_run_took_is_shown(known, tmp_path):
@@ -434,14 +516,14 @@ def test_what_a_fine_tuning_run_took_is_shown(known, tmp_path):
             row["cost"] = {"before": {**own, "core_seconds": 5}, "own": taken, "inference_ms": 0.25}
 
     _, page = rewritten(known, tmp_path, change)
-    caption = f"{TARGET}: env steps (at most) and core seconds (on average) of a seed"
-    rows = {cells[0][0]: [text for text, _ in cells[1:]] for cells in page.rows(caption, "Cost")}
-    assert rows["finetune"][3:] == ["5.0", "6.0", "-", "at most 3", "at most 5"]
-    found = {cells[0][0]: cells for cells in page.rows(f"{TARGET}: a fine-tuning run", "Cost")}
-    shown = [text for text, _ in found["finetune"][1:]]
-    assert shown[:-1] == ["10", "2 GFLOP", "500 MB", "10 mWh", "4.73 mg", "0.25"]
-    assert numbers(found["finetune"][-1][1])[0] == pytest.approx(0.08), "0.5 - 0.42, the middle seed"
-    assert "estimates, not measured: 12 W for each busy core" in page.all("main")[0][2]
+    found, text = texts(page, COST, "Cost")[f"finetune on {TARGET}"], page.all("main")[0][2]
+    assert [found[key] for key in ("core seconds before", "core seconds")] == ["5.0", "6.0"]
+    assert [found[key] for key in ("has paid after", "by core seconds")] == ["at most 3", "at most 5"]
+    assert found["domain gap"].startswith("0.08"), "0.5 - 0.42, the middle seed"
+    assert "updates 10, FLOP 2 GFLOP, memory 500 MB, energy 10 mWh, CO2e 4.73 mg, ms 0.25." in text
+    seconds = page.rows("Core seconds of a transfer, mean over seeds", "Cost")
+    assert [numbers(a) for _, a in seconds[0][1:]] == [[3], [6], [3]]
+    assert "estimates, not measured: 12 W for each busy core" in text
 
 
 def test_a_method_keeps_its_colour(known, tmp_path):
@@ -453,7 +535,7 @@ def test_a_method_keeps_its_colour(known, tmp_path):
 
     _, page = rewritten(known, tmp_path, change)
     pairs = re.findall(r'class="(swatch colour\d dashes\d)"[^>]*><path[^>]*></svg>(\w+)', page.text)
-    assert len(pairs) == 3 + 2 + 2 * 3
+    assert len(pairs) == 3 + 3, "a legend for the learning curves, and one for the profiles"
     assert len(set(pairs)) == 3
 
 
@@ -571,7 +653,7 @@ def test_a_browser_runs_the_page(known):
     done = browser(f"file://{known[0]}/report.html", "--enable-logging=stderr", "--v=0")
     page = Page(done.stdout)
     assert page.all("html")[0][1]["class"] == "script"
-    assert of_class(page, "read").startswith("at 3,000 scratch: 0.320")
+    assert of_class(page, "read").startswith("at 3,000 scratch (control): 0.320")
     assert "CONSOLE" not in done.stderr
 
 
@@ -582,10 +664,9 @@ def test_a_target_without_a_scale_shows_returns(known, tmp_path):
             row |= {"scored": False, "transfer_ratio": None, "steps_to_threshold": None, "forward_transfer": None}
 
     _, page = rewritten(known, tmp_path, change)
-    warned, first = page.all("ul")[:2]
-    assert "Its mean return over training is" in first[2]
-    assert "which cannot be said to pay, without a scale or scratch" in first[2]
-    assert f"NOTHING LEARNED on {TARGET}" in warned[2]
+    assert "Scores are mean returns" in summed_up(page)
+    assert "Has paid after" not in page.text
+    assert f"NOTHING LEARNED on {TARGET}" in warned(page)
     assert [text for _, a, text in page.all("p") if a.get("class") == "axis"] == ["mean return"]
 
 
@@ -616,4 +697,4 @@ def test_a_transfer_to_reality_has_its_own_table(known, tmp_path):
     _, page = rewritten(known, tmp_path, lambda data: data.update(recovery=[row]))
     ((*_, last),) = found = page.rows("Sim-to-sim proxy of a transfer to reality", "Kept and forgotten")
     assert [numbers(a) for _, a in found[0][2:8]] == [[0.5, 0.25, 0.75]] * 6
-    assert last[0] == "2k"
+    assert last[0] == "2,000"

@@ -18,7 +18,7 @@ from graft.experiments.playback.agent import check_fit, playing
 from graft.experiments.playback.frames import Frame, PlaybackStep, playback
 from graft.experiments.playback.record import record
 from graft.experiments.store.records import Store
-from graft.transfer.method import label
+from graft.transfer.method import label, method_name
 
 FRAMES = 160
 TITLE, MARGIN, WIDEST = 30, 6, 240  # pixels: rows of a title, between panels, and of a panel's width
@@ -49,7 +49,10 @@ def panels(graph: Graph, store: Store, target: Task) -> list[Panel]:
         found.append(Panel("the source's agent, on its task", source, source.task))
         if source.task != target and _fits(source, target):
             found.append(Panel("the same agent, on the target", source, target))
-    for name, stage_ids in (("scratch", best.scratch), (label(best.method), best.stages)):
+    short = method_name(best.method)
+    if len({label(c.method) for c in methods if method_name(c.method) == short}) > 1:
+        short = label(best.method)
+    for name, stage_ids in (("scratch", best.scratch), (short, best.stages)):
         if stage_ids and store.done(stage_ids[0]):
             steps = f"{graph.stages[stage_ids[0]].budget:,} steps later"
             found.append(Panel(f"{name}, {steps}", store.checkpoint(stage_ids[0]), target))

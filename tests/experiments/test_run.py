@@ -253,7 +253,7 @@ def test_a_clip_shows_agents_before_and_after(experiment):
         ("scratch, 256 steps later", target),
     ]
     best = max(("frozen", "finetune(heads=by_name)"), key=lambda name: final_return(graph, store, name))
-    assert shown[3].title == f"{best}, 256 steps later"
+    assert shown[3].title == f"{best.partition('(')[0]}, 256 steps later"
     assert str(out / "clip_1.gif") in printed
     with Image.open(out / "clip_1.gif") as clip:
         assert clip.n_frames > FRAMES // 2  # equal frames are shown longer

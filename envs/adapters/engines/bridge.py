@@ -71,7 +71,8 @@ class Game:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection = self._connected(engine, target, options)
         try:
-            about, _ = self.ask({"do": "hello", "pid": os.getpid()}, self._timeout + SECONDS_TO_START)
+            hello = {"do": "hello", "pid": os.getpid(), "settings": {"engine": engine, **options}}
+            about, _ = self.ask(hello, self._timeout + SECONDS_TO_START)
         except GraftError:
             self.close()
             raise
@@ -158,5 +159,9 @@ class Game:
             try:
                 self._process.wait(SECONDS_TO_START)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                self._process.terminate()  # it ends the game, too
+                try:
+                    self._process.wait(SECONDS_TO_START)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()

@@ -164,7 +164,7 @@ def _observation(task: str, about: Any) -> ObservationCodec:
     for image in about["images"]:
         part, shape = image["name"].replace(".", "_"), tuple(image["shape"])
         high, kind = (255, np.uint8) if image["bytes"] else (1, np.float32)
-        spaces[part] = gym.spaces.Box(0, high, shape, kind)
+        spaces[part] = gym.spaces.Box(image.get("low", 0), high, shape, kind)
         first = channels_first(shape) if image["channels"] is None else image["channels"] == "first"
         channels[part], depth = "first" if first else "last", shape[0 if first else -1]
         names[part] = COLOURS.get(depth) or tuple(f"channel_{i}" for i in range(depth))

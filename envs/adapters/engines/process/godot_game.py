@@ -66,12 +66,30 @@ class GodotGame:
             def _launch_env(self, env_path: str, port: int, *_: Any, **__: Any) -> None:
                 """As the library does, but with words that may have spaces."""
                 words = [f"--port={port}", f"--env_seed={options['seed']}", f"--speedup={options['speed']:g}"]
-                shown = [
-                    {"name": key, "shape": list(space.shape), "channels": None, "bytes": bool(space.dtype == np.uint8)}
-                    for key, space in images.items()
-                ]
+                shown = ["--disable-render-loop", "--headless"]
+                self.proc = subprocess.Popen([env_path, *words, *shown, *options["arguments"]], start_new_session=True)
 
-        shown = [image if image["bytes"] else {**image, "low": -1} for image in shown]
+            def _start_server(self) -> Any:
+                try:
+                    return _Watched(super()._start_server(), seconds)
+                except socket.timeout as error:  # noqa: UP041 (another class before Python 3.10)
+                    raise Trouble(nobody(target, seconds)) from error
+
+        port = int(target) if target.isdigit() else free_port()
+        self._env = Env(env_path=None if target.isdigit() else target, port=port)
+        spaces, moves = self._env.observation_spaces, self._env.action_spaces
+        if any(space != spaces[0] for space in spaces) or any(space != moves[0] for space in moves):
+            raise Trouble("its agents differ in what they see or do, and rows of a batch are alike")
+        self._seen, self._moves = spaces[0].spaces, moves[0].spaces
+        flat = {key: space for key, space in self._seen.items() if len(space.shape) != 3}
+        images = {key: space for key, space in self._seen.items() if len(space.shape) == 3}
+        if any(not hasattr(space, "low") for space in flat.values()):
+            raise Trouble("its observations have a discrete space; show it as numbers")
+        ranges = {
+            key: {"bytes": True} if space.dtype == np.uint8 else {"bytes": False, "low": -1}
+            for key, space in images.items()
+        }
+        shown = [{"name": k, "shape": list(s.shape), "channels": None, **ranges[k]} for k, s in images.items()]
         features = [name for key, space in flat.items() for name in features_of(key, int(np.prod(space.shape)))]
         self.about = {"features": features, "images": shown, "actions": self._acts()}
         self._keys = [*flat, *images]

@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         make = lambda: GAMES[given.engine](given.target, given.options)  # noqa: E731
-        serve(listener, make, given.linger, {"engine": given.engine, **own})
+        serve(listener, make, given.linger, {"engine": given.engine, "target": given.target, **own})
     finally:
         Started.end_all()
 

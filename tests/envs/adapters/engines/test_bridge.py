@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_two_batches_take_turns_at_a_port(port):
     assert first.step(np.array([1, 0]))[0][0].tolist() == [1, 1, 0, 0, 0]
     with closing(envs.make(task, 3, 0)) as small, pytest.raises(GraftError, match=r"algorithm: {num_envs: 2}"):
         check_size(small, 3)
-    with socket.create_connection(("127.0.0.1", (port + 20000) % 65536 or 20000)) as other:
+    with socket.create_connection(("127.0.0.1", bridge.bridge_of(str(port)))) as other:
         protocol.send(other, {"do": "hello", "pid": 1})
         assert "--jobs 1" in protocol.receive(other)[0]["error"]
     first.close()
@@ -195,6 +196,17 @@ def test_what_cannot_be_made(monkeypatch, task, sentence):
     monkeypatch.delenv("GRAFT_GODOT_PYTHON", raising=False)
     with pytest.raises(GraftError, match=sentence):
         envs.make(Task(task), 1, 0)
+
+
+def test_a_bridge_whose_port_another_program_has(build):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        port = next(p for p in (taken - 20000, taken + 20000) if 0 < p < 2**16 and bridge.bridge_of(str(p)) == taken)
+        asked = threading.Thread(target=lambda: other.accept()[0].close())
+        asked.start()
+        with pytest.raises(GraftError, match=rf"plays 'unity:{port}', at port {taken}, has ended"):
+            envs.make(Task(f"unity:{port}"), 1, 0)
+        asked.join()
 
 
 def test_messages_are_bounded():

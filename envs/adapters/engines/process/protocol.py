@@ -84,7 +84,7 @@ def nobody(target: str, seconds: float) -> str:
     """That no game has connected: one that a person starts at a port, or a build, which was started."""
     if target.isdigit():
         return f"no game connected to port {target} in {seconds:g} seconds; start it (in an editor: press Play)"
-    return f"the build did not connect in {seconds:g} seconds; is it made for training?"
+    return f"the build did not connect in {seconds:g} seconds; check that it is made for training"
 
 
 def free_port() -> int:

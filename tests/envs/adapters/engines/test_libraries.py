@@ -155,7 +155,7 @@ def test_builds_of_unity(unity, tmp_path, monkeypatch):
     script = f'sleep 600 &\necho $! >> "{said}"\n"{unity}" "{SUPPORT / "unity_game.py"}" "$@"\nwait\n'
     build.write_text(f"#!/bin/sh\n{script}")
     build.chmod(0o755)
-    task = Task(f"unity:{build}", {"arguments": ["--fails-after", "20"], "timeout": 10})
+    task = Task(f"unity:{build}", {"arguments": ["--fails-after", "20"], "timeout": 30})
     with closing(envs.make(task, 6, 0)) as env:
         assert [game.agents for game in env._games] == [4, 4]
         with pytest.raises(GraftError, match=r"The game 'unity:.*' cannot be played: Unity.*\.$") as error:
@@ -203,6 +203,6 @@ def test_an_agent_moves_to_a_game_with_one_more_sensor(godot, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "new: sonar_0 (zero), sonar_1 (zero)" in done.stdout
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    row = next(row for row in results["rows"] if row["method"].startswith("finetune"))
-    scratch = next(row for row in results["rows"] if row["method"] == "scratch")
-    assert row["zero_shot"] > scratch["zero_shot"] + 0.5
+    # Normalised: 0 is the least that any of them had, and 1 the most.
+    start = {row["method"].split()[0]: row["zero_shot"]["iqm"] for row in results["rows"]}
+    assert start["finetune"] > max(start["scratch"], start["random_frozen"]) + 0.5

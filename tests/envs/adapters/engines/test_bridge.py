@@ -130,7 +130,7 @@ def test_rows_of_a_mixture_are_agents(port):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="groups of processes")
-@pytest.mark.parametrize("how", ["refused", "stays", "stuck"])
+@pytest.mark.parametrize("how", ["refused", "stays", pytest.param("stuck", marks=pytest.mark.slow)])
 def test_a_game_does_not_outlive_its_worker(build, tmp_path, monkeypatch, how):
     """One that does not connect, that does not quit, or whose library hangs; what was started has a child."""
     said = tmp_path / "pid"

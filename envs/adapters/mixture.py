@@ -50,6 +50,8 @@ class MixtureVectorEnv(TaskVectorEnv):
             # Seeds of the parts overlap, which does no harm: they belong to different tasks.
             count, seed = int((self._tasks == k).sum()), options.seed + k
             self._parts.append(make(task, count, seed, options.autoreset, options.max_threads, observation=together))
+            if (found := self._parts[-1].num_envs) != count:
+                raise GraftError(f"Task '{task}' gives {found} environments, and this mixture asks it for {count}.")
         self.dead_rows = any(part.dead_rows for part in self._parts)
         self._width = together.shape[0]
         self._set_schemas(num_envs, _with_tasks(together, tasks) if show else together, actions)

@@ -65,11 +65,14 @@ class EngineVectorEnv(AdaptedVectorEnv):
             says, which is an error where there are some.
     """
 
-    def __init__(self, task: str, options: BatchOptions, games: Sequence[Game], masks: bool | None, dead: bool) -> None:
-        self._task, self._games, self._masks, self.dead_rows = task, games, masks, dead
+    def __init__(
+        self, task: str, options: BatchOptions, games: Sequence[Game], masks: bool | None, unity: bool
+    ) -> None:
+        self._task, self._games, self._masks = task, games, masks
+        self.dead_rows = unity and any(game.agents > 1 for game in games)  # a step waits for one that is alone
         about = games[0].about
         observation, action = _observation(task, about), _action(task, about)
-        self._choices, self._width = sum(about["actions"].get("sizes", ())) if dead else 0, _width(about)
+        self._choices, self._width = sum(about["actions"].get("sizes", ())) if unity else 0, _width(about)
         if masks and self._choices:
             inner, count = observation, self._choices
             schema = masked(inner.schema, flag_names(action.schema))
@@ -81,6 +84,7 @@ class EngineVectorEnv(AdaptedVectorEnv):
             observation = ObservationCodec(schema, encode)
         super().__init__(options, observation, action)
         self._raw: Array = np.zeros(0)
+        self._alive: Array = np.zeros(self.num_envs, np.bool_)  # whose episodes run
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Fresh episodes of all agents; a seed does nothing, as engines take theirs when they start."""
@@ -95,6 +99,10 @@ class EngineVectorEnv(AdaptedVectorEnv):
         return {"alive": (flags & ALIVE) > 0} if self.dead_rows else {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        if len(actions) != self.num_envs:
+            raise GraftError(
+                f"Task '{self._task}' has {self.num_envs} rows, and takes an action of each; got {len(actions)}."
+            )
         given = self._decode(np.asarray(actions)).reshape(self.num_envs, -1)
         agents = [game.agents for game in self._games]
         given = np.concatenate([given, np.zeros((sum(agents) - len(given), given.shape[1]), given.dtype)])
@@ -103,10 +111,10 @@ class EngineVectorEnv(AdaptedVectorEnv):
             game.send({"do": "step"}, own.tobytes())
         answers = [game.answer() for game in self._games]
         if any(said.get("taken") for said, _ in answers):
-            last = self._encode(self._raw)
+            last, ended = self._encode(self._raw), self._alive
             obs, infos = self.reset()
-            ended = np.ones(self.num_envs, np.bool_)
-            return obs, np.zeros(len(ended)), ~ended, ended, {**infos, "final_obs": last, "_final_obs": ended}
+            none = np.zeros(self.num_envs, np.bool_)
+            return obs, np.zeros(len(ended)), none, ended, {**infos, "final_obs": last, "_final_obs": ended}
         self._raw, final, rewards, flags = self._read([data for _, data in answers])
         terminated, truncated = (flags & TERMINATED) > 0, (flags & TRUNCATED) > 0
         infos, ended = self._infos(flags), terminated | truncated
@@ -132,9 +140,10 @@ class EngineVectorEnv(AdaptedVectorEnv):
                 obs, final = (np.concatenate([shown, forbidden], 1, dtype=np.float32) for shown in (obs, final))
             parts.append((obs, final, floats[2 * cells :], rest[:count]))
         obs, final, rewards, flags = (np.concatenate(part)[: self.num_envs].copy() for part in zip(*parts, strict=True))
-        if not (np.isfinite(obs).all() and np.isfinite(rewards).all()):
+        self._alive, ended = (flags & ALIVE) > 0, (flags & (TERMINATED | TRUNCATED)) > 0
+        if not (np.isfinite(obs).all() and np.isfinite(rewards).all() and np.isfinite(final[ended]).all()):
             raise GraftError(f"Task '{self._task}' gave an observation or a reward that is not finite.")
-        obs[(flags & ALIVE) == 0] = 0
+        obs[~self._alive] = 0
         return obs, final, rewards, flags
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -155,7 +164,7 @@ def _observation(task: str, about: Any) -> ObservationCodec:
     for image in about["images"]:
         part, shape = image["name"].replace(".", "_"), tuple(image["shape"])
         high, kind = (255, np.uint8) if image["bytes"] else (1, np.float32)
-        spaces[part] = gym.spaces.Box(0, high, shape, kind)
+        spaces[part] = gym.spaces.Box(image.get("low", 0), high, shape, kind)
         first = channels_first(shape) if image["channels"] is None else image["channels"] == "first"
         channels[part], depth = "first" if first else "last", shape[0 if first else -1]
         names[part] = COLOURS.get(depth) or tuple(f"channel_{i}" for i in range(depth))

@@ -46,6 +46,11 @@ def python_of(engine: str) -> str | None:
     return shutil.which(os.path.expanduser(os.environ.get(variable(engine), "")))
 
 
+def bridge_of(port: str) -> int:
+    """The port of the process that plays the game at ``port``."""
+    return int(port) + 20000 if int(port) < 2**16 - 20000 else int(port) - 20000
+
+
 def missing(engine: str) -> str:
     """A sentence with the commands that install the engine's library."""
     return (
@@ -69,9 +74,11 @@ class Game:
     def __init__(self, engine: str, target: str, options: Mapping[str, Any]) -> None:
         self._name, self._timeout = f"{engine}:{target}", float(options["timeout"])
         self._process: subprocess.Popen[bytes] | None = None
+        self._place = ""
         self._connection = self._connected(engine, target, options)
         try:
-            about, _ = self.ask({"do": "hello", "pid": os.getpid()}, self._timeout + SECONDS_TO_START)
+            hello = {"do": "hello", "pid": os.getpid(), "settings": {"engine": engine, "target": target, **options}}
+            about, _ = self.ask(hello, self._timeout + SECONDS_TO_START)
         except GraftError:
             self.close()
             raise
@@ -82,10 +89,10 @@ class Game:
         if not target.isdigit():
             port, self._process = self._start([engine, target, json.dumps(options)])
             return socket.create_connection(("127.0.0.1", port), SECONDS_TO_START)
-        bridge = (int(target) + 20000) % 65536 or 20000
+        self._place = f", at port {bridge_of(target)},"
         with contextlib.suppress(OSError):
-            return socket.create_connection(("127.0.0.1", bridge), SECONDS_TO_START)
-        linger = ["--bridge", str(bridge), "--linger", str(LINGER)]
+            return socket.create_connection(("127.0.0.1", bridge_of(target)), SECONDS_TO_START)
+        linger = ["--bridge", str(bridge_of(target)), "--linger", str(LINGER)]
         port, process = self._start([engine, target, json.dumps(options), *linger])
         print(
             f"Waiting for the game at {self._name}: press Play in the editor, or start it.", file=sys.stderr, flush=True
@@ -149,7 +156,7 @@ class Game:
 
     def _gone(self) -> GraftError:
         return GraftError(
-            f"The process that plays '{self._name}' has ended; start the game and give the command again."
+            f"The process that plays '{self._name}'{self._place} has ended; start the game and give the command again."
         )
 
     def close(self) -> None:
@@ -158,5 +165,9 @@ class Game:
             try:
                 self._process.wait(SECONDS_TO_START)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                self._process.terminate()  # it ends the game, too
+                try:
+                    self._process.wait(SECONDS_TO_START)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()

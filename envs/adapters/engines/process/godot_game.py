@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 
-from .protocol import NOBODY, Agents, Trouble, features_of, free_port
+from .protocol import Agents, Trouble, features_of, free_port, nobody
 
 
 class _Watched:
@@ -45,22 +48,35 @@ class GodotGame:
 
     def __init__(self, target: str, options: dict[str, Any]) -> None:
         from godot_rl.core.godot_env import GodotEnv
+        from godot_rl.core.utils import convert_macos_path
 
         seconds = float(options["timeout"])
 
         class Env(GodotEnv):  # type: ignore[misc]
             DEFAULT_TIMEOUT = GodotEnv.DEFAULT_TIMEOUT = seconds
 
+            def _set_platform_suffix(self, env_path: str) -> str:
+                """The path as it is: the library would put another suffix to it."""
+                path = os.path.abspath(env_path)
+                return convert_macos_path(path) if sys.platform == "darwin" and path.endswith(".app") else path
+
+            def check_platform(self, filename: str) -> None:
+                pass
+
+            def _launch_env(self, env_path: str, port: int, *_: Any, **__: Any) -> None:
+                """As the library does, but with words that may have spaces."""
+                words = [f"--port={port}", f"--env_seed={options['seed']}", f"--speedup={options['speed']:g}"]
+                shown = ["--disable-render-loop", "--headless"]
+                self.proc = subprocess.Popen([env_path, *words, *shown, *options["arguments"]], start_new_session=True)
+
             def _start_server(self) -> Any:
                 try:
                     return _Watched(super()._start_server(), seconds)
                 except socket.timeout as error:  # noqa: UP041 (another class before Python 3.10)
-                    raise Trouble(NOBODY.format(self.port, seconds)) from error
+                    raise Trouble(nobody(target, seconds)) from error
 
         port = int(target) if target.isdigit() else free_port()
-        own = dict(argument.lstrip("-").split("=", 1) for argument in options["arguments"])
-        path = None if target.isdigit() else target
-        self._env = Env(env_path=path, port=port, seed=int(options["seed"]), speedup=int(options["speed"]), **own)
+        self._env = Env(env_path=None if target.isdigit() else target, port=port)
         spaces, moves = self._env.observation_spaces, self._env.action_spaces
         if any(space != spaces[0] for space in spaces) or any(space != moves[0] for space in moves):
             raise Trouble("its agents differ in what they see or do, and rows of a batch are alike")
@@ -69,7 +85,11 @@ class GodotGame:
         images = {key: space for key, space in self._seen.items() if len(space.shape) == 3}
         if any(not hasattr(space, "low") for space in flat.values()):
             raise Trouble("its observations have a discrete space; show it as numbers")
-        shown = [{"name": k, "shape": list(s.shape), "channels": None, "bytes": True} for k, s in images.items()]
+        ranges = {
+            key: {"bytes": True} if space.dtype == np.uint8 else {"bytes": False, "low": -1}
+            for key, space in images.items()
+        }
+        shown = [{"name": k, "shape": list(s.shape), "channels": None, **ranges[k]} for k, s in images.items()]
         features = [name for key, space in flat.items() for name in features_of(key, int(np.prod(space.shape)))]
         self.about = {"features": features, "images": shown, "actions": self._acts()}
         self._keys = [*flat, *images]

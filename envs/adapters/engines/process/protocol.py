@@ -15,7 +15,7 @@ import numpy as np
 LENGTHS = struct.Struct(">II")
 MOST_TEXT, MOST_BYTES = 1 << 20, 1 << 28  # of a message
 ALIVE, TERMINATED, TRUNCATED = 1, 2, 4
-NOBODY = "no game connected to port {} within {:g} seconds; start it (in an editor: press Play) and try again"
+SECONDS_TO_QUIT = 5  # of a game that was told to; then it is killed
 
 
 class Trouble(Exception):
@@ -35,7 +35,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], bytes]:
         raise Trouble(f"a message of {text + data:,} bytes came, which is too long")
     try:
         found = json.loads(exactly(connection, text).decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Trouble("a message came that is no JSON") from error
     if not isinstance(found, dict):
         raise Trouble("a message came that is no JSON object")
@@ -76,8 +76,15 @@ class Agents:
 
 
 def features_of(stem: str, count: int) -> list[str]:
-    """Names of the numbers of a sensor or an action."""
-    return [stem] if count == 1 else [f"{stem}_{i}" for i in range(count)]
+    """Names of the numbers of a sensor or an action; also one has its place, as it may be more of them tomorrow."""
+    return [f"{stem}_{i}" for i in range(count)]
+
+
+def nobody(target: str, seconds: float) -> str:
+    """That no game has connected: one that a person starts at a port, or a build, which was started."""
+    if target.isdigit():
+        return f"no game connected to port {target} in {seconds:g} seconds; start it (in an editor: press Play)"
+    return f"the build did not connect in {seconds:g} seconds; check that it is made for training"
 
 
 def free_port() -> int:

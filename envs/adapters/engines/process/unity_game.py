@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .protocol import NOBODY, Agents, Trouble, features_of, free_port
+from .protocol import SECONDS_TO_QUIT, Agents, Trouble, features_of, free_port, nobody
 
 LONGEST_WAIT = 1000  # steps of the engine in which an agent is to be asked for its next action
 
@@ -22,9 +22,9 @@ def _unique(names: Sequence[str]) -> list[str]:
 class UnityGame:
     """The agents of one behaviour of a Unity scene.
 
-    An agent of Unity has a number for each episode: a row is a place that such numbers take in turn. Agents may be
-    asked for actions at different steps: a step of this game lasts until every agent that acted is asked again, or has
-    ended; one that is asked sooner repeats its action. One whose place is not taken again yet is out of play.
+    An agent of Unity has a number for each episode: a row is a place that such numbers take in turn. One whose place is
+    not taken again yet is out of play. A step of this game lasts until agents are asked for actions again. All that are
+    in play must then be asked, so that every action answers the observation that it was chosen on; others are refused.
     """
 
     def __init__(self, target: str, options: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ class UnityGame:
                 side_channels=[channel],
             )
         except UnityTimeOutException as error:
-            raise Trouble(NOBODY.format(port, seconds)) from error
+            raise Trouble(nobody(target, seconds)) from error
         self._env.reset()
         self._name = self._chosen(options["behaviour"])
         spec = self._env.behavior_specs[self._name]
@@ -65,21 +65,25 @@ class UnityGame:
 
     def _chosen(self, asked: str) -> str:
         names: list[str] = list(self._env.behavior_specs)
-        for name in names:
-            if asked in (name, name.partition("?")[0]) or (not asked and len(names) == 1):
-                return name
-        listed = ", ".join(name.partition("?")[0] for name in names) or "none"
+        short = [name.partition("?")[0] for name in names]
+        fitting = [name for name, own in zip(names, short) if asked in (name, "" if short.count(own) > 1 else own)]
+        if len(found := fitting if asked else names) == 1:
+            return found[0]
+        listed = ", ".join(name if short.count(own) > 1 else own for name, own in zip(names, short)) or "none"
         raise Trouble(f"it has the behaviours {listed}; choose one of them with the keyword behaviour")
 
     def _described(self, spec: Any) -> dict[str, Any]:
         """Names of numbers and images, and the actions. An agent's behaviour is a part of all its names."""
         own = self._name.partition("?")[0]
         sensors = [spec.observation_specs[k] for k in self._order]
-        names = [re.sub(r"^VectorSensor_size\d+$", "VectorSensor", sensor.name) or "sensor" for sensor in sensors]
+        names = [re.sub(r"_size\d+", "", sensor.name) or "sensor" for sensor in sensors]
         features, images = [], []
         for name, sensor in zip(_unique(names), sensors):
             if len(sensor.shape) != 3:
-                features += features_of(f"{own}.{name}", int(np.prod(sensor.shape)))
+                stacked = re.match(r"StackingSensor_size(\d+)_", sensor.name)
+                frames, count = int(stacked[1]) if stacked else 1, int(np.prod(sensor.shape))
+                one = features_of(f"{own}.{name}", count // frames)
+                features += [f"frame_{k}:{number}" for k in range(frames) for number in one] if stacked else one
                 continue
             moves = [int(side) & 2 for side in sensor.dimension_property]  # TRANSLATIONAL_EQUIVARIANCE: not channels
             first = len(moves) == 3 and not moves[0] and moves[2]
@@ -98,46 +102,36 @@ class UnityGame:
         self._env.reset()
         self._slots.clear()
         self.agents.alive[:] = False
-        self._take(np.zeros(len(self.agents.alive), np.bool_), set())
-        self._wait(None, set())
+        self._wait()
 
     def step(self, actions: Any) -> None:
         self.agents.begin_step()
-        self._wait(actions, set(np.flatnonzero(self.agents.alive).tolist()))
+        self._send(actions)
+        self._env.step()
+        self._wait()
 
-    def _wait(self, actions: Any, waiting: set[int]) -> None:
-        """Step the engine until all rows ``waiting`` are asked again or have ended, and some agent is in play."""
-        playing = self.agents.alive.copy()
-        sent: set[int] = set()
+    def _wait(self) -> None:
+        """Step the engine until agents are asked for their next actions."""
         for _ in range(LONGEST_WAIT):
-            if not waiting and self.agents.alive.any():
+            if self._take():
                 return
-            sent |= self._send(actions, playing)
             self._env.step()
-            waiting -= self._take(playing, sent)
-        raise Trouble(f"agents of '{self._name}' were not asked for an action again in {LONGEST_WAIT} steps")
+        raise Trouble(f"agents of '{self._name}' were not asked for an action in {LONGEST_WAIT} steps")
 
-    def _send(self, actions: Any, playing: Any) -> set[int]:
-        """Send the actions of all agents that are asked; rows ``playing`` have one. Returns these rows."""
-        asked = [self._slots.get(int(agent), -1) for agent in self._env.get_steps(self._name)[0].agent_id]
+    def _send(self, actions: Any) -> None:
+        """Send the actions of all agents in play, who are asked together; others' are zeros."""
+        asked = self._env.get_steps(self._name)[0].agent_id
         spec = self._env.behavior_specs[self._name].action_spec
         given = spec.empty_action(len(asked))
-        own = {slot for slot in asked if slot >= 0 and playing[slot]}
         numbers = given.continuous if spec.continuous_size else given.discrete
-        for i, slot in enumerate(asked):
-            if slot in own:
+        for i, agent in enumerate(asked):
+            if (slot := self._slots.get(int(agent))) is not None:
                 numbers[i] = actions[slot]
-        if asked:
-            self._env.set_actions(self._name, given)
-        return own
+        self._env.set_actions(self._name, given)
 
-    def _take(self, playing: Any, sent: set[int]) -> set[int]:
-        """Keep what the engine shows; returns rows of ``sent`` that are asked again, and all that have ended.
-
-        ``playing``: rows whose episode is that in which they acted; those that end are taken out.
-        """
+    def _take(self) -> bool:
+        """Keep what the engine shows; returns whether agents are asked. Raises Trouble where only some of them are."""
         shown = self.agents
-        answered: set[int] = set()
         asked, ended = self._env.get_steps(self._name)
         seen = self._flat(ended)
         for i, agent in enumerate(ended.agent_id):
@@ -145,30 +139,31 @@ class UnityGame:
             if slot is None:
                 continue
             shown.alive[slot] = False
-            if playing[slot]:
-                playing[slot] = False
-                shown.rewards[slot] += ended.reward[i] + ended.group_reward[i]
-                shown.final[slot] = seen[i]
-                flags = shown.truncated if ended.interrupted[i] else shown.terminated
-                flags[slot] = True
-                answered.add(slot)
+            shown.rewards[slot] += ended.reward[i] + ended.group_reward[i]
+            shown.final[slot] = seen[i]
+            flags = shown.truncated if ended.interrupted[i] else shown.terminated
+            flags[slot] = True
+        numbers = [int(agent) for agent in asked.agent_id]
+        if numbers and not set(self._slots) <= set(numbers):
+            raise Trouble(
+                f"agents of '{self._name}' are asked for actions at different steps; give all of them the same "
+                f"Decision Period and Decision Step, or play builds with one agent each"
+            )
         seen, masks = self._flat(asked), asked.action_mask
-        for i, agent in enumerate(asked.agent_id):
-            slot = self._slots.get(int(agent))
-            if slot is None:
+        for i, agent in enumerate(numbers):
+            slot = self._slots.get(agent)
+            if slot is not None:
+                shown.rewards[slot] += asked.reward[i] + asked.group_reward[i]
+            else:
                 taken = set(self._slots.values())
                 slot = next((s for s in range(len(shown.alive)) if s not in taken), None)
                 if slot is None:  # more agents than there were at first: these wait for a place
                     continue
-                self._slots[int(agent)] = slot
+                self._slots[agent] = slot
             shown.obs[slot], shown.alive[slot] = seen[i], True
             if masks is not None:
                 shown.forbidden[slot] = np.concatenate([branch[i] for branch in masks])
-            if playing[slot]:
-                shown.rewards[slot] += asked.reward[i] + asked.group_reward[i]
-                if slot in sent:
-                    answered.add(slot)
-        return answered
+        return bool(numbers)
 
     def _flat(self, steps: Any) -> Any:
         """Observations (n, width) of steps: numbers first, then images."""
@@ -176,4 +171,4 @@ class UnityGame:
         return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts], 1)
 
     def close(self) -> None:
-        self._env.close()
+        self._env._close(SECONDS_TO_QUIT)  # then it is killed; `close` would wait for the whole timeout

@@ -24,11 +24,11 @@ from graft.experiments.stages.race import CandidateStore, Trials, candidate_stag
 from graft.experiments.stages.resume import identity_of
 from graft.experiments.stages.run_stage import load_source
 from graft.experiments.store.records import Store, write_json
-from graft.transfer.advice import Race, gain, race
+from graft.transfer.advice import Look, Race, gain, race
 from graft.transfer.method import changed_options, method_name
 from graft.transfer.methods.auto import Auto
 
-BASELINE, SHARE = "scratch", 0.15
+BASELINE = "scratch"
 
 
 class _Entry(NamedTuple):
@@ -86,13 +86,20 @@ def run(console: Console, options: argparse.Namespace) -> dict[str, Any]:
         store = CandidateStore(Store(folder), folder / "stages")
         entries = _entries(options, folder, store)
         stage = entries[BASELINE].stage
-        asked = SHARE if options.budget is None else options.budget
+        asked = Auto.share if options.budget is None else options.budget
         budget = int(asked * stage.budget if asked < 1 else asked)
+        if budget > stage.budget:
+            raise GraftError(f"--budget {budget:,} is more than the target has; give at most {stage.budget:,}.")
         stages = {name: entry.stage for name, entry in entries.items()}
         trials = Trials(stages, store, folder / "seen" / "seen.json", identity_of(stage))
-        found = race(list(stages), trials, budget, rollout(stage), untrained=False)
+        found = race(list(stages), trials, budget, rollout(stage))
+        best = _best(found)
+        fresh = {name: trials.again(name, found.spent[name]) for name in (best, BASELINE) if name is not None}
         taken = trials.meter.spent()
-    data = _data(found, stage, budget) | {"core_seconds": taken["core_seconds"], "config": _config(entries, found.pick)}
+    data = _data(found, fresh, stage, budget) | {
+        "core_seconds": taken["core_seconds"],
+        "config": _config(entries, found.pick),
+    }
     console.print(_table(data))
     for sentence in _sentences(data):
         console.print(sentence, soft_wrap=True)
@@ -102,11 +109,20 @@ def run(console: Console, options: argparse.Namespace) -> dict[str, Any]:
     return data
 
 
-def _data(found: Race, stage: Stage, budget: int) -> dict[str, Any]:
-    """As plain JSON values; returns of the target, and scores where it has bounds."""
+def _best(found: Race) -> str | None:
+    """The pick, or the best that was not it where scratch is; None where all others diverged."""
     others = [name for name in found.rounds[-1].means if name != BASELINE and name in found.latest]
-    best = found.pick if found.pick != BASELINE else max(others, key=lambda n: found.latest[n].mean(), default=None)
-    against = None if best is None else gain(found.latest[best], found.latest[BASELINE])._asdict()
+    return found.pick if found.pick != BASELINE else max(others, key=lambda n: found.latest[n].mean(), default=None)
+
+
+def _data(found: Race, fresh: Mapping[str, Look], stage: Stage, budget: int) -> dict[str, Any]:
+    """As plain JSON values; returns of the target, and scores where it has bounds.
+
+    Args:
+        fresh: the last two, on levels that decided nothing: by those that decided, who won seems better than it is.
+    """
+    best = next((name for name in fresh if name != BASELINE), None)
+    against = None if best is None else gain(fresh[best].returns, fresh[BASELINE].returns)._asdict()
     scale = stage.scale
     width = None if scale is None else scale.normalise(1.0) - scale.normalise(0.0)
     return {
@@ -118,9 +134,11 @@ def _data(found: Race, stage: Stage, budget: int) -> dict[str, Any]:
         "rounds": [round_._asdict() for round_ in found.rounds],
         "spent": found.spent,
         "env_steps": sum(found.spent.values()),
+        "env_steps_of_each": fresh[BASELINE].env_steps,
+        "env_steps_of_episodes": found.episode_steps + sum(look.episode_steps for look in fresh.values()),
         "budget": budget,
         "target_steps": stage.budget,
-        "episodes": len(found.latest[BASELINE]),
+        "episodes": len(fresh[BASELINE].returns),
         "bounds": scale and scale._asdict(),
     }
 
@@ -136,12 +154,12 @@ def _config(entries: Mapping[str, _Entry], pick: str) -> str:
 
 def _table(data: Mapping[str, Any]) -> Table:
     table, last = Table(title=f"Mean returns on {data['target']}"), dict[str, float]()
-    for heading in ("candidate", "zero-shot", "last", "env steps", "left"):
+    for heading in ("candidate", "first", "last", "env steps", "left"):
         table.add_column(heading, justify="left" if heading in ("candidate", "left") else "right", overflow="fold")
     left: dict[str, str] = {}
-    for number, entry in enumerate(data["rounds"]):
+    for entry in data["rounds"]:
         last |= entry["means"]
-        left |= dict.fromkeys(entry["dropped"], f"after round {number}")
+        left |= dict.fromkeys(entry["dropped"], f"after {entry['env_steps']:,} env steps")
     for name, spent in data["spent"].items():
         first = data["rounds"][0]["means"].get(name)
         numbers = ["diverged" if n is None else f"{n:.2f}" for n in (first, last.get(name))]
@@ -155,10 +173,10 @@ def _sentences(data: Mapping[str, Any]) -> list[str]:
         by = data["gain"]
         score = "" if by["score"] is None else f", a score of {by['score']:+.2f}"
         said.append(
-            f"{data['best_of_others']} beside scratch after as many env steps: {by['mean']:+.2f} return "
-            f"[{by['low']:+.2f}, {by['high']:+.2f}]{score}; the chance that it is above: {by['probability']:.0%}, by "
-            f"{data['episodes']} paired episodes of one training each."
+            f"{data['best_of_others']} beside scratch, each after {data['env_steps_of_each']:,} env steps of training: "
+            f"{by['mean']:+.2f} return [{by['low']:+.2f}, {by['high']:+.2f}]{score} (p {by['p']:.2g}, of "
+            f"{data['episodes']} fresh paired episodes and one training each). At the end of training it may differ."
         )
     share = data["env_steps"] / data["target_steps"]
-    cost = f"{data['env_steps']:,} env steps of training of a budget of {data['budget']:,}"
-    return [*said, f"Cost: {cost}, {share:.0%} of the target's."]
+    cost = f"{data['env_steps']:,} env steps of training of a budget of {data['budget']:,}, {share:.0%} of the target's"
+    return [*said, f"Cost: {cost}; episodes that compared took {data['env_steps_of_episodes']:,} more."]

@@ -26,13 +26,13 @@ def _parsed(entries: Any) -> Any:
 class Auto(TransferMethod):
     """The candidate, or scratch, that a race by successive halving favours; it takes the budget that the race leaves.
 
-    A pick that was made before any training, and hardly learns, is compared with scratch that trained as long, and
-    gives way to it where it is not clearly better. Only a stage of a transfer holds the race: elsewhere this is its
-    first candidate that fits.
+    What goes on is clearly better than scratch that trained as long. Whether scratch overtakes it later is not seen.
+    Only a stage of a transfer holds the race: elsewhere this is its first candidate that fits.
 
     Attributes:
         candidates: methods that start from the source; of equal ones the first is taken. Scratch is always one more.
-        share: of the target's env steps, what may at most go to what is not kept.
+        share: of the target's env steps, what may at most go to the training of what is not kept. The episodes by
+            which candidates are compared come on top, and are in the stage's record.
     Raises:
         GraftError: a candidate that uses no source, or that has to see the source's task again.
     Source: Jamieson & Talwalkar 2016, algorithm 1, for the race (`transfer/advice.py`).

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,18 @@ class _Entry(NamedTuple):
     source: str | dict[str, str] | None
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Raises GraftError for options that would end in an error after the race, or be ignored."""
+    if options.budget is not None and not (math.isfinite(options.budget) and options.budget >= 0):
+        raise GraftError(f"--budget {options.budget} is not allowed; give a finite number that is at least 0.")
+    if options.json is not None and not options.json.parent.is_dir():
+        raise GraftError(f"--json {options.json}: there is no folder {options.json.parent}.")
+    keys = {"methods": "--methods", "sources": "--from", "seeds": "--seed"}
+    for given in options.overrides:
+        if (key := given.split("=")[0].split(".")[0]) in keys:
+            raise GraftError(f"{given} is not allowed here; use {keys[key]}.")
+
+
 def _stage(options: argparse.Namespace, source: str | dict[str, str], folder: Path) -> Stage:
     """The stage of `Auto` from ``source`` in an experiment of one pair."""
     methods = {} if options.methods is None else {"candidates": read_value(options.methods, "--methods")}
@@ -59,8 +72,8 @@ def _stage(options: argparse.Namespace, source: str | dict[str, str], folder: Pa
     return next(s for s in expand(config).stages.values() if isinstance(s.method, Auto))
 
 
-def _entries(options: argparse.Namespace, folder: Path, store: Store) -> dict[str, _Entry]:
-    """All candidates by name, those of the first source first, and scratch at the end."""
+def _entries(options: argparse.Namespace, folder: Path, store: Store, note: Callable[[str], None]) -> dict[str, _Entry]:
+    """All candidates by name, those of the first source first, and scratch at the end; who is left out is noted."""
     given = list(dict.fromkeys(options.sources or ["foundation"]))
     found: dict[str, _Entry] = {}
     scratch: _Entry | None = None
@@ -71,27 +84,36 @@ def _entries(options: argparse.Namespace, folder: Path, store: Store) -> dict[st
         assert isinstance(stage.method, Auto)
         loaded = load_source(stage, store)
         assert loaded is not None
-        made = candidate_stages(stage, stage.method.entrants(loaded, stage.schemas, stage.network))
+        entrants, refused = stage.method.entrants(loaded, stage.schemas, stage.network)
+        made = candidate_stages(stage, entrants)
         scratch = scratch or _Entry(made[BASELINE], None)
         suffix = f" from {name}" if len(given) > 1 else ""
+        for key, why in refused.items():
+            note(f"Note: {key}{suffix} is left out: {why}")
         found |= {f"{key}{suffix}": _Entry(of, source) for key, of in made.items() if key != BASELINE}
     assert scratch is not None
+    if not found:
+        raise GraftError(f"No candidate fits {options.target}, so there is nothing to compare with scratch.")
     return {**found, BASELINE: scratch}
 
 
 def run(console: Console, options: argparse.Namespace) -> dict[str, Any]:
     """Race, print what was found, and write it where ``options.json`` says; returns it."""
+    _check(options)
     with tempfile.TemporaryDirectory(prefix="graft-advise-") as made:
         folder = Path(made)
         store = CandidateStore(Store(folder), folder / "stages")
-        entries = _entries(options, folder, store)
+        note = console.print
+        entries = _entries(options, folder, store, note)
         stage = entries[BASELINE].stage
+        if stage.evaluation.count(last=True) == 1:
+            raise GraftError("evaluation.episodes is 1; a race needs 2 or more to compare.")
         asked = Auto.share if options.budget is None else options.budget
         budget = int(asked * stage.budget if asked < 1 else asked)
         if budget > stage.budget:
             raise GraftError(f"--budget {budget:,} is more than the target has; give at most {stage.budget:,}.")
         stages = {name: entry.stage for name, entry in entries.items()}
-        trials = Trials(stages, store, folder / "seen" / "seen.json", identity_of(stage))
+        trials = Trials(stages, store, folder / "seen" / "seen.json", identity_of(stage), note=note)
         found = race(list(stages), trials, budget, rollout(stage))
         best = _best(found)
         fresh = {name: trials.again(name, found.spent[name]) for name in (best, BASELINE) if name is not None}

@@ -120,10 +120,9 @@ def candidate_stages(stage: Stage, entrants: Mapping[str, TransferMethod]) -> di
     """By name, what would be trained by each method alone; nothing of it goes to sinks."""
     made = {}
     for name, method in entrants.items():
-        of_source: dict[str, Any] = (
-            {} if method.uses_source else {"source": None, "source_folder": None, "recall": (), "licence": None}
-        )
-        made[name] = replace(stage, method=method, sinks=(), observer=None, **of_source)
+        alone: dict[str, Any] = {"source": None, "source_folder": None, "recall": (), "licence": None}
+        alone["licence_overridden"] = False
+        made[name] = replace(stage, method=method, sinks=(), observer=None, **({} if method.uses_source else alone))
     return made
 
 
@@ -148,7 +147,10 @@ def run_race(
     assert source is not None, "auto uses a source"
     folder = store.start(stage, keep=(RACE,))
     inner = CandidateStore(store, folder / RACE, lambda: store.check_holder(stage.id))
-    stages = candidate_stages(stage, stage.method.entrants(source, stage.schemas, stage.network))
+    entrants, refused = stage.method.entrants(source, stage.schemas, stage.network)
+    for name, why in refused.items():
+        note(f"Note: {stage.label}: {name} does not race: {why}")
+    stages = candidate_stages(stage, entrants)
     seen, identity = folder / RACE / "seen.json", identity_of(stage)
     trials = Trials(stages, inner, seen, identity, lambda steps: progress(steps, {}), workers, note)
     budget, unit = int(stage.method.share * stage.budget), rollout(stage)

@@ -1,7 +1,7 @@
 """Stages of methods that race: candidates are trained on trial, then one of them with the steps that are left.
 
-Candidates are stages of their own, in a folder of the stage: each trains as it would alone, and goes on from where the
-race left it.
+Candidates are stages of their own, in a folder of the stage: each trains as it would alone, and what is kept goes on
+from where the race left it, with the budget that is left.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Trials:
         seen = self._seen.setdefault(candidate, {})
         if str(env_steps) not in seen:
             look = self._train(candidate, env_steps)
-            seen[str(env_steps)] = None if look is None else list(look)
+            seen[str(env_steps)] = None if look is None else [np.asarray(look.returns).tolist(), *look[1:]]
             data = {"identity": self._identity, "seen": self._seen, COST: self.meter.spent()}
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._file, data)
@@ -109,7 +109,7 @@ class Trials:
                 Leg(until=env_steps, levels=levels),
             )
         except Paused as paused:
-            return Look(paused.returns.tolist(), paused.env_steps, paused.episode_steps)
+            return Look(paused.returns, paused.env_steps, paused.episode_steps)
         except Diverged as error:
             self._note(f"Note: {self.stages[candidate].label} left the race: {error}")
             return None

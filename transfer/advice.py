@@ -24,14 +24,25 @@ CLEARLY = 3.0
 Returns = FloatArray
 """(n,): of n episodes, the same ones for all candidates."""
 
-Train = Callable[[str, int], Returns | None]
-"""``(candidate, env_steps) -> returns``: trains a candidate on until it has taken so many env steps in all (0: not at
+
+class Look(NamedTuple):
+    """What a candidate showed: returns (n,) of its episodes, the env steps that it has trained in all, and those that
+    its episodes took, which are no part of them.
+    """
+
+    returns: Returns
+    env_steps: int
+    episode_steps: int
+
+
+Train = Callable[[str, int], Look | None]
+"""``(candidate, env_steps) -> look``: trains a candidate on until it has taken so many env steps in all (0: not at
 all), and evaluates it; None where its training diverged.
 """
 
 
 class Gain(NamedTuple):
-    """Mean paired difference of returns, its 95 % interval, and the chance that the true one is above 0.
+    """Mean paired difference of returns, its 95 % interval, and the p value of a one-sided test that it is above 0.
 
     They know the error that comes from episodes, not that of another training of the same.
     """
@@ -39,7 +50,7 @@ class Gain(NamedTuple):
     mean: float
     low: float
     high: float
-    probability: float
+    p: float
 
 
 class Round(NamedTuple):
@@ -55,8 +66,9 @@ class Race(NamedTuple):
 
     Attributes:
         pick: who goes on.
-        rounds: the first is before any training.
-        spent: candidate -> env steps.
+        rounds: one of 0 env steps is a look before any training.
+        spent: candidate -> env steps of training.
+        episode_steps: env steps of all episodes by which candidates were compared; they are no part of ``spent``.
         latest: candidate -> returns when it was last evaluated; without those that diverged.
         why: in words.
     """
@@ -64,6 +76,7 @@ class Race(NamedTuple):
     pick: str
     rounds: tuple[Round, ...]
     spent: dict[str, int]
+    episode_steps: int
     latest: dict[str, Returns]
     why: str
 
@@ -75,9 +88,9 @@ def gain(mine: npt.ArrayLike, theirs: npt.ArrayLike) -> Gain:
     apart = np.asarray(mine, np.float64) - np.asarray(theirs, np.float64)
     mean, error, freedom = float(apart.mean()), _error(apart), len(apart) - 1
     if error == 0:
-        return Gain(mean, mean, mean, 0.5 + 0.5 * float(np.sign(mean)))
+        return Gain(mean, mean, mean, 0.5 - 0.5 * float(np.sign(mean)))
     half = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return Gain(mean, mean - half, mean + half, float(special.stdtr(freedom, mean / error)))
+    return Gain(mean, mean - half, mean + half, float(special.stdtr(freedom, -mean / error)))
 
 
 def is_clear(mine: npt.ArrayLike, theirs: npt.ArrayLike) -> bool:
@@ -96,60 +109,66 @@ def race(
     budget: int,
     unit: int = 1,
     baseline: str = "scratch",
-    untrained: bool = True,
+    goes_on: bool = False,
 ) -> Race:
     """Train candidates on, in rounds, and drop the worse half after each; the baseline stays to the end.
 
     Each round takes an equal share of what is left of the budget, shared out equally among those who are still in it.
-    It ends early where one leads clearly over all others. Who leads in the end, but not clearly over the baseline,
-    gives way to it.
+    Of two rounds or more, the first trains everybody; only where the budget has too few units for that, the worst by a
+    look before training leave first. It ends early, after a round of training, where one leads clearly over all others
+    that are left. Who leads in the end, but not clearly over the baseline, gives way to it.
 
     Args:
         candidates: names, one of them the baseline; of equal ones the first is taken.
-        budget: env steps of all candidates together, which are never exceeded.
+        budget: env steps of training, which are never exceeded by more than a candidate takes over what was asked.
         unit: env steps of a training's smallest step, such as a rollout.
-        untrained: whether a clear lead before training may end the race.
+        goes_on: whether the pick trains on from there: its own env steps are then not of the budget.
     Raises:
         GraftError: the baseline's training diverged.
     """
     rounds: list[Round] = []
     spent, latest, alive = dict.fromkeys(candidates, 0), dict[str, Returns](), list(candidates)
-    number = max(1, math.ceil(math.log2(len(candidates))))
+    number, free, played = max(2, math.ceil(math.log2(len(candidates)))), int(goes_on), [0]
 
-    def ranked() -> list[str]:
-        """Who is in the race: the baseline, then the best first."""
-        others = sorted((c for c in alive if c != baseline), key=lambda c: -latest[c].mean())
-        return [baseline, *others]
+    def units() -> int:
+        """Of the budget that is left."""
+        return (budget - sum(spent.values()) + free * max(spent.values())) // unit
 
     def play(env_steps: int) -> None:
         for name in list(alive):
-            found, spent[name] = train(name, env_steps), env_steps
-            if found is None:
+            look = train(name, env_steps)
+            if look is None:
+                spent[name] = env_steps
                 alive.remove(name)
                 latest.pop(name, None)
             else:
-                latest[name] = np.asarray(found, np.float64)
+                spent[name], latest[name] = look.env_steps, np.asarray(look.returns, np.float64)
+                played[0] += look.episode_steps
         rounds.append(Round(env_steps, {c: float(latest[c].mean()) for c in alive}, ()))
 
     def keep(count: int) -> None:
-        left = ranked()[: max(2, count)]
+        others = sorted((c for c in alive if c != baseline), key=lambda c: -latest[c].mean())
+        left = [baseline, *others][: max(2, count)]
         dropped = tuple(c for c in alive if c not in left)
         alive[:] = [c for c in alive if c in left]
         rounds[-1] = rounds[-1]._replace(dropped=rounds[-1].dropped + dropped)
 
-    play(0)
+    if len(alive) == 1 or len(alive) > units() + free:
+        play(0)
+        keep(units() + free)
     for index in range(number):
-        left = (budget - sum(spent.values())) // unit
-        settled = (untrained or index > 0) and _leader(alive, latest) is not None
-        if baseline not in alive or len(alive) == 1 or settled or left < 2:
+        left, trained = units(), any(round_.env_steps for round_ in rounds)
+        settled = trained and _leader(alive, latest) is not None
+        if baseline not in alive or len(alive) == 1 or settled or left + free < 2:
             break
-        share = max(2, left // (number - index))
-        keep(share)
-        play(rounds[-1].env_steps + share // len(alive) * unit)
+        share = max(left // (number - index), (2 if trained else len(alive)) - free)
+        if trained:
+            keep(share + free)
+        play((rounds[-1].env_steps if rounds else 0) + share // (len(alive) - free) * unit)
         if index + 1 < number and baseline in alive:
             keep(math.ceil(len(alive) / 2))
     pick, why = _decide(alive, latest, baseline)
-    return Race(pick, tuple(rounds), spent, latest, why)
+    return Race(pick, tuple(rounds), spent, played[0], latest, why)
 
 
 def _leader(alive: Sequence[str], latest: dict[str, Returns]) -> str | None:
@@ -167,35 +186,3 @@ def _decide(alive: Sequence[str], latest: dict[str, Returns], baseline: str) -> 
     if not is_clear(latest[best], latest[baseline]):
         return baseline, f"{best} was best, but not clearly better"
     return best, f"clearly better than {baseline}"
-
-
-class Watch(NamedTuple):
-    """What was seen of a pick while it trained. ``env_steps``: when. ``kept``: who goes on. ``spent``: by each."""
-
-    env_steps: int
-    kept: str
-    spent: dict[str, int]
-    why: str
-
-
-def watch(found: Race, train: Train, budget: int, unit: int = 1, baseline: str = "scratch") -> Watch | None:
-    """Compare a pick that was made before any training with the baseline, once, as late as the budget allows.
-
-    A pick that has become clearly better than it began needs no such check, as its clear lead has grown. Otherwise the
-    baseline is trained for as many env steps, and takes the place of a pick that is not clearly better.
-
-    Args:
-        found: a race that has ended. budget: env steps of each of the two. unit: as of `race`.
-    Returns:
-        None where there is nothing to check, or the budget is too small.
-    """
-    pick, spent, steps = found.pick, dict(found.spent), budget // unit * unit
-    if pick == baseline or spent[baseline] or steps == 0:
-        return None
-    now, spent[pick] = train(pick, steps), steps
-    if now is not None and is_clear(now, found.latest[pick]):
-        return Watch(steps, pick, spent, "it learns")
-    theirs, spent[baseline] = train(baseline, steps), steps
-    if now is not None and (theirs is None or is_clear(now, theirs)):
-        return Watch(steps, pick, spent, f"it hardly learns, and is clearly better than {baseline}")
-    return Watch(steps, baseline, spent, f"it is not clearly better than {baseline} after as many steps")

@@ -215,6 +215,7 @@ NOT_KEPT = {
     "other actions": "source and target take other actions, and the heads cannot take both",
     "not playable": "the source's task can't be made here",
     "no bounds": "the source's task has no reference scores; give the source 'bounds: [random, expert]'",
+    "scratch kept": "auto kept scratch in a seed, which has nothing of the source",
 }
 """Why what was kept of a source is not measured: a short reason -> a sentence."""
 

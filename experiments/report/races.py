@@ -19,10 +19,8 @@ def of_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not records:
         return None
     return {
-        "candidates": list(records[0]["rounds"][0]["means"]),
-        "kept": [one["kept"] for one in records],
-        "replaced": sum(one["kept"] != one["pick"] for one in records),
-        "env_steps_of_others": [one["env_steps_of_others"] for one in records],
+        "candidates": list(records[0]["spent"]),
+        **{key: [one[key] for one in records] for key in ("kept", "env_steps_of_others", "env_steps_of_episodes")},
     }
 
 
@@ -42,7 +40,7 @@ class Regret(NamedTuple):
 
     def close(self, area: float) -> bool:
         """Whether it is within `CLOSE` of the best."""
-        return area >= (1 - CLOSE) * self.always[self.best]
+        return area >= self.always[self.best] - CLOSE * abs(self.always[self.best])
 
 
 def regrets(rows: Sequence[Row]) -> list[Regret]:
@@ -69,12 +67,12 @@ def race_notes(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if (race := row.get("race")) is None:
             continue
-        seeds, taken = len(race["kept"]), sum(race["env_steps_of_others"]) / len(race["kept"])
+        seeds = len(race["kept"])
+        taken, played = (sum(race[f"env_steps_of_{what}"]) / seeds for what in ("others", "episodes"))
         kept = ", ".join(f"{name} in {n}" for name, n in Counter(race["kept"]).most_common())
-        late = f" (scratch took the place of a pick in {race['replaced']})" if race["replaced"] else ""
         lines.append(
-            f"{row['method']} on {row['target']}: of {seeds} seeds, kept {kept}{late}; {taken:,.0f} env steps went "
-            f"into others, and are in its curve."
+            f"{row['method']} on {row['target']}: of {seeds} seeds, kept {kept}; {taken:,.0f} env steps of training "
+            f"went into others, and are in its curve; {played:,.0f} of the episodes that decided are not."
         )
     found = regrets(rows)
     for one in found:

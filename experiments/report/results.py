@@ -123,15 +123,14 @@ class Heads(_Model):
 
 
 class Race(_Model):
-    """What raced in the stages of `auto`; by seed, what was kept, and the env steps of others.
-
-    ``replaced``: how many seeds kept scratch although another was picked.
+    """What raced in the stages of `auto`; by seed, what was kept, the env steps of training of others, and those of the
+    episodes by which candidates were compared.
     """
 
     candidates: list[str]
     kept: list[str]
-    replaced: int
     env_steps_of_others: list[int]
+    env_steps_of_episodes: list[int]
 
 
 class TransferRow(_Model):

@@ -109,7 +109,13 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
         if curves and scratch:
             kept = [_kept(graph, store, graph.stages[i]) for i in comparison.stages if store.done(i)]
             after, before = (tuple(s for s in scores if s is not None) for scores in zip(*kept, strict=True))
-            unscored = any(graph.stages[i].recall for i in comparison.stages) and not after
+            races = _races(store, comparison)
+            not_kept = comparison.not_kept
+            if any(graph.stages[i].recall for i in comparison.stages):
+                if any(one["kept"] == "scratch" for one in races):  # not a mean over the seeds that kept a transfer
+                    after, before, not_kept = (), (), "scratch kept"
+                elif not after:
+                    not_kept = "no bounds"
             measured.append(
                 TransferResult(
                     comparison,
@@ -119,13 +125,13 @@ def measure(graph: Graph, store: Store, scales: Mapping[Task, Bounds]) -> list[T
                     diverged=_diverged(comparison, store),
                     kept=after,
                     kept_of=before if len(before) == len(after) else (),
-                    not_kept="no bounds" if unscored else comparison.not_kept,
+                    not_kept=not_kept,
                     env_steps=_env_steps(store, comparison),
                     scored=has_scale(scale.how),
                     estimated=is_estimated(scale.how),
                     starts=_alternatives(store, comparison, scale),
                     finished=tuple(filter(store.done, comparison.stages)),
-                    races=_races(store, comparison),
+                    races=races,
                 )
             )
     return measured

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +25,11 @@ from graft.experiments.stages.race import CandidateStore, Trials, candidate_stag
 from graft.experiments.stages.resume import identity_of
 from graft.experiments.stages.run_stage import load_source
 from graft.experiments.store.records import Store, write_json
-from graft.transfer.advice import Race, gain, race
+from graft.transfer.advice import Look, Race, gain, race
 from graft.transfer.method import changed_options, method_name
 from graft.transfer.methods.auto import Auto
 
-BASELINE, SHARE = "scratch", 0.15
+BASELINE = "scratch"
 
 
 class _Entry(NamedTuple):
@@ -36,6 +37,18 @@ class _Entry(NamedTuple):
 
     stage: Stage
     source: str | dict[str, str] | None
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises GraftError for options that would end in an error after the race, or be ignored."""
+    if options.budget is not None and not (math.isfinite(options.budget) and options.budget >= 0):
+        raise GraftError(f"--budget {options.budget} is not allowed; give a finite number that is at least 0.")
+    if options.json is not None and not options.json.parent.is_dir():
+        raise GraftError(f"--json {options.json}: there is no folder {options.json.parent}.")
+    keys = {"methods": "--methods", "sources": "--from", "seeds": "--seed"}
+    for given in options.overrides:
+        if (key := given.split("=")[0].split(".")[0]) in keys:
+            raise GraftError(f"{given} is not allowed here; use {keys[key]}.")
 
 
 def _stage(options: argparse.Namespace, source: str | dict[str, str], folder: Path) -> Stage:
@@ -59,8 +72,8 @@ def _stage(options: argparse.Namespace, source: str | dict[str, str], folder: Pa
     return next(s for s in expand(config).stages.values() if isinstance(s.method, Auto))
 
 
-def _entries(options: argparse.Namespace, folder: Path, store: Store) -> dict[str, _Entry]:
-    """All candidates by name, those of the first source first, and scratch at the end."""
+def _entries(options: argparse.Namespace, folder: Path, store: Store, note: Callable[[str], None]) -> dict[str, _Entry]:
+    """All candidates by name, those of the first source first, and scratch at the end; who is left out is noted."""
     given = list(dict.fromkeys(options.sources or ["foundation"]))
     found: dict[str, _Entry] = {}
     scratch: _Entry | None = None
@@ -71,28 +84,44 @@ def _entries(options: argparse.Namespace, folder: Path, store: Store) -> dict[st
         assert isinstance(stage.method, Auto)
         loaded = load_source(stage, store)
         assert loaded is not None
-        made = candidate_stages(stage, stage.method.entrants(loaded, stage.schemas, stage.network))
+        entrants, refused = stage.method.entrants(loaded, stage.schemas, stage.network)
+        made = candidate_stages(stage, entrants)
         scratch = scratch or _Entry(made[BASELINE], None)
         suffix = f" from {name}" if len(given) > 1 else ""
+        for key, why in refused.items():
+            note(f"Note: {key}{suffix} is left out: {why}")
         found |= {f"{key}{suffix}": _Entry(of, source) for key, of in made.items() if key != BASELINE}
     assert scratch is not None
+    if not found:
+        raise GraftError(f"No candidate fits {options.target}, so there is nothing to compare with scratch.")
     return {**found, BASELINE: scratch}
 
 
 def run(console: Console, options: argparse.Namespace) -> dict[str, Any]:
     """Race, print what was found, and write it where ``options.json`` says; returns it."""
+    _check(options)
     with tempfile.TemporaryDirectory(prefix="graft-advise-") as made:
         folder = Path(made)
         store = CandidateStore(Store(folder), folder / "stages")
-        entries = _entries(options, folder, store)
+        note = console.print
+        entries = _entries(options, folder, store, note)
         stage = entries[BASELINE].stage
-        asked = SHARE if options.budget is None else options.budget
+        if stage.evaluation.count(last=True) == 1:
+            raise GraftError("evaluation.episodes is 1; a race needs 2 or more to compare.")
+        asked = Auto.share if options.budget is None else options.budget
         budget = int(asked * stage.budget if asked < 1 else asked)
+        if budget > stage.budget:
+            raise GraftError(f"--budget {budget:,} is more than the target has; give at most {stage.budget:,}.")
         stages = {name: entry.stage for name, entry in entries.items()}
-        trials = Trials(stages, store, folder / "seen" / "seen.json", identity_of(stage))
-        found = race(list(stages), trials, budget, rollout(stage), untrained=False)
+        trials = Trials(stages, store, folder / "seen" / "seen.json", identity_of(stage), note=note)
+        found = race(list(stages), trials, budget, rollout(stage))
+        best = _best(found)
+        fresh = {name: trials.again(name, found.spent[name]) for name in (best, BASELINE) if name is not None}
         taken = trials.meter.spent()
-    data = _data(found, stage, budget) | {"core_seconds": taken["core_seconds"], "config": _config(entries, found.pick)}
+    data = _data(found, fresh, stage, budget) | {
+        "core_seconds": taken["core_seconds"],
+        "config": _config(entries, found.pick),
+    }
     console.print(_table(data))
     for sentence in _sentences(data):
         console.print(sentence, soft_wrap=True)
@@ -102,11 +131,20 @@ def run(console: Console, options: argparse.Namespace) -> dict[str, Any]:
     return data
 
 
-def _data(found: Race, stage: Stage, budget: int) -> dict[str, Any]:
-    """As plain JSON values; returns of the target, and scores where it has bounds."""
+def _best(found: Race) -> str | None:
+    """The pick, or the best that was not it where scratch is; None where all others diverged."""
     others = [name for name in found.rounds[-1].means if name != BASELINE and name in found.latest]
-    best = found.pick if found.pick != BASELINE else max(others, key=lambda n: found.latest[n].mean(), default=None)
-    against = None if best is None else gain(found.latest[best], found.latest[BASELINE])._asdict()
+    return found.pick if found.pick != BASELINE else max(others, key=lambda n: found.latest[n].mean(), default=None)
+
+
+def _data(found: Race, fresh: Mapping[str, Look], stage: Stage, budget: int) -> dict[str, Any]:
+    """As plain JSON values; returns of the target, and scores where it has bounds.
+
+    Args:
+        fresh: the last two, on levels that decided nothing: by those that decided, who won seems better than it is.
+    """
+    best = next((name for name in fresh if name != BASELINE), None)
+    against = None if best is None else gain(fresh[best].returns, fresh[BASELINE].returns)._asdict()
     scale = stage.scale
     width = None if scale is None else scale.normalise(1.0) - scale.normalise(0.0)
     return {
@@ -118,9 +156,11 @@ def _data(found: Race, stage: Stage, budget: int) -> dict[str, Any]:
         "rounds": [round_._asdict() for round_ in found.rounds],
         "spent": found.spent,
         "env_steps": sum(found.spent.values()),
+        "env_steps_of_each": fresh[BASELINE].env_steps,
+        "env_steps_of_episodes": found.episode_steps + sum(look.episode_steps for look in fresh.values()),
         "budget": budget,
         "target_steps": stage.budget,
-        "episodes": len(found.latest[BASELINE]),
+        "episodes": len(fresh[BASELINE].returns),
         "bounds": scale and scale._asdict(),
     }
 
@@ -136,12 +176,12 @@ def _config(entries: Mapping[str, _Entry], pick: str) -> str:
 
 def _table(data: Mapping[str, Any]) -> Table:
     table, last = Table(title=f"Mean returns on {data['target']}"), dict[str, float]()
-    for heading in ("candidate", "zero-shot", "last", "env steps", "left"):
+    for heading in ("candidate", "first", "last", "env steps", "left"):
         table.add_column(heading, justify="left" if heading in ("candidate", "left") else "right", overflow="fold")
     left: dict[str, str] = {}
-    for number, entry in enumerate(data["rounds"]):
+    for entry in data["rounds"]:
         last |= entry["means"]
-        left |= dict.fromkeys(entry["dropped"], f"after round {number}")
+        left |= dict.fromkeys(entry["dropped"], f"after {entry['env_steps']:,} env steps")
     for name, spent in data["spent"].items():
         first = data["rounds"][0]["means"].get(name)
         numbers = ["diverged" if n is None else f"{n:.2f}" for n in (first, last.get(name))]
@@ -155,10 +195,10 @@ def _sentences(data: Mapping[str, Any]) -> list[str]:
         by = data["gain"]
         score = "" if by["score"] is None else f", a score of {by['score']:+.2f}"
         said.append(
-            f"{data['best_of_others']} beside scratch after as many env steps: {by['mean']:+.2f} return "
-            f"[{by['low']:+.2f}, {by['high']:+.2f}]{score}; the chance that it is above: {by['probability']:.0%}, by "
-            f"{data['episodes']} paired episodes of one training each."
+            f"{data['best_of_others']} beside scratch, each after {data['env_steps_of_each']:,} env steps of training: "
+            f"{by['mean']:+.2f} return [{by['low']:+.2f}, {by['high']:+.2f}]{score} (p {by['p']:.2g}, of "
+            f"{data['episodes']} fresh paired episodes and one training each). At the end of training it may differ."
         )
     share = data["env_steps"] / data["target_steps"]
-    cost = f"{data['env_steps']:,} env steps of training of a budget of {data['budget']:,}"
-    return [*said, f"Cost: {cost}, {share:.0%} of the target's."]
+    cost = f"{data['env_steps']:,} env steps of training of a budget of {data['budget']:,}, {share:.0%} of the target's"
+    return [*said, f"Cost: {cost}; episodes that compared took {data['env_steps_of_episodes']:,} more."]

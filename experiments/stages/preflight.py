@@ -14,6 +14,7 @@ from graft.errors import GraftError
 from graft.experiments.plan.stage import Comparison, ContinualComparison, Graph, Stage
 from graft.experiments.stages.partners import build_partners
 from graft.transfer.method import TaskPosition, TransferMethod, label
+from graft.transfer.methods.auto import Auto
 from graft.transfer.session import TransferSession
 from graft.transfer.task_heads import inherited
 from graft.transfer.transplant_report import TransplantReport
@@ -30,10 +31,20 @@ def preflight(graph: Graph) -> list[tuple[Comparison, TransplantReport | None]]:
     """
     _check_tasks(graph)
     stages = [graph.stages[comparison.stages[0]] for comparison in graph.comparisons]
+    for comparison, stage in zip(graph.comparisons, stages, strict=True):
+        _check_candidates(comparison.method, _source(graph, stage), stage)
     return [
         (comparison, _begin(comparison.method, _source(graph, stage), stage).report)
         for comparison, stage in zip(graph.comparisons, stages, strict=True)
     ]
+
+
+def _check_candidates(method: TransferMethod, source: Checkpoint | None, stage: Stage) -> None:
+    """Prepare those that would race; raises GraftError where one is mistaken, and not only without place there."""
+    if isinstance(method, Auto) and source is not None:
+        entrants, _ = method.entrants(source, stage.schemas, stage.network)
+        for one in entrants.values():
+            _begin(one, source if one.uses_source else None, stage)
 
 
 def preflight_sequence(graph: Graph) -> None:

@@ -1,7 +1,7 @@
 """Stages of methods that race: candidates are trained on trial, then one of them with the steps that are left.
 
-Candidates are stages of their own, in a folder of the stage: each trains as it would alone, and goes on from where the
-race left it.
+Candidates are stages of their own, in a folder of the stage: each trains as it would alone, and what is kept goes on
+from where the race left it, with the budget that is left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.resume import Leg, identity_of
 from graft.experiments.stages.run_stage import Paused, load_source, run_stage
 from graft.experiments.store.records import COST, METRICS, RACE, Store, write_json
-from graft.transfer.advice import Race, Returns, Watch, race, watch
+from graft.transfer.advice import Look, Race, race
 from graft.transfer.method import TransferMethod
 from graft.transfer.methods.auto import Auto
 
@@ -75,22 +75,29 @@ class Trials:
         fits = isinstance(found, dict) and found.get("identity") == self._identity
         if not fits:
             shutil.rmtree(known.parent, ignore_errors=True)
-        self._seen: dict[str, dict[str, list[float] | None]] = found["seen"] if fits else {}
+        self._seen: dict[str, dict[str, list[Any] | None]] = found["seen"] if fits else {}
         self.meter = Meter(found[COST] if fits else {})
 
-    def __call__(self, candidate: str, env_steps: int) -> Returns | None:
+    def __call__(self, candidate: str, env_steps: int) -> Look | None:
         seen = self._seen.setdefault(candidate, {})
         if str(env_steps) not in seen:
-            seen[str(env_steps)] = self._train(candidate, env_steps)
+            look = self._train(candidate, env_steps)
+            seen[str(env_steps)] = None if look is None else [np.asarray(look.returns).tolist(), *look[1:]]
             data = {"identity": self._identity, "seen": self._seen, COST: self.meter.spent()}
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._file, data)
-        self._spent[candidate] = env_steps
+        found = seen[str(env_steps)]
+        self._spent[candidate] = env_steps if found is None else found[1]
         self._progress(sum(self._spent.values()))
-        returns = seen[str(env_steps)]
-        return None if returns is None else np.asarray(returns, np.float64)
+        return None if found is None else Look(np.asarray(found[0], np.float64), *found[1:])
 
-    def _train(self, candidate: str, env_steps: int) -> list[float] | None:
+    def again(self, candidate: str, env_steps: int) -> Look:
+        """Of a candidate where `__call__` left it, on levels that decided nothing."""
+        look = self._train(candidate, env_steps, levels=1)
+        assert look is not None, "nothing is trained, so nothing diverges"
+        return look
+
+    def _train(self, candidate: str, env_steps: int, levels: int = 0) -> Look | None:
         others = sum(steps for name, steps in self._spent.items() if name != candidate)
         try:
             run_stage(
@@ -99,23 +106,23 @@ class Trials:
                 lambda steps, _: self._progress(others + steps),
                 self._workers,
                 self._note,
-                Leg(until=env_steps),
+                Leg(until=env_steps, levels=levels),
             )
         except Paused as paused:
-            return [float(value) for value in paused.returns]
+            return Look(paused.returns, paused.env_steps, paused.episode_steps)
         except Diverged as error:
             self._note(f"Note: {self.stages[candidate].label} left the race: {error}")
-        return None
+            return None
+        raise AssertionError(f"{candidate} ended within the race, whose budget is too large.")
 
 
 def candidate_stages(stage: Stage, entrants: Mapping[str, TransferMethod]) -> dict[str, Stage]:
     """By name, what would be trained by each method alone; nothing of it goes to sinks."""
     made = {}
     for name, method in entrants.items():
-        of_source: dict[str, Any] = (
-            {} if method.uses_source else {"source": None, "source_folder": None, "recall": (), "licence": None}
-        )
-        made[name] = replace(stage, method=method, sinks=(), observer=None, **of_source)
+        alone: dict[str, Any] = {"source": None, "source_folder": None, "recall": (), "licence": None}
+        alone["licence_overridden"] = False
+        made[name] = replace(stage, method=method, sinks=(), observer=None, **({} if method.uses_source else alone))
     return made
 
 
@@ -140,27 +147,32 @@ def run_race(
     assert source is not None, "auto uses a source"
     folder = store.start(stage, keep=(RACE,))
     inner = CandidateStore(store, folder / RACE, lambda: store.check_holder(stage.id))
-    stages = candidate_stages(stage, stage.method.entrants(source, stage.schemas, stage.network))
+    entrants, refused = stage.method.entrants(source, stage.schemas, stage.network)
+    for name, why in refused.items():
+        note(f"Note: {stage.label}: {name} does not race: {why}")
+    stages = candidate_stages(stage, entrants)
     seen, identity = folder / RACE / "seen.json", identity_of(stage)
     trials = Trials(stages, inner, seen, identity, lambda steps: progress(steps, {}), workers, note)
     budget, unit = int(stage.method.share * stage.budget), rollout(stage)
-    found = race(list(stages), trials, budget, unit)
-    watched = watch(found, trials, budget, unit)
-    kept = found.pick if watched is None else watched.kept
-    spent = found.spent if watched is None else watched.spent
-    lost = sum(spent.values()) - spent[kept]
-    chosen = stages[kept]
+    found = race(list(stages), trials, budget, unit, goes_on=True)
+    lost = sum(found.spent.values()) - found.spent[found.pick]
+    chosen = stages[found.pick]
     leg = Leg(budget=stage.budget - lost)
     if not inner.done(chosen.id):  # else killed while its result was taken over
         run_stage(chosen, inner, lambda steps, values: progress(lost + steps, values), workers, note, leg)
-    _take_over(stage, chosen, store, inner, trials, lost, summary(found, watched, kept, lost))
+    _take_over(stage, chosen, store, inner, trials, lost, summary(found, lost))
 
 
-def summary(found: Race, watched: Watch | None, kept: str, lost: int) -> dict[str, Any]:
-    """For records: what raced, what was picked, what was kept in the end, and the env steps of all others."""
-    rounds = [{**r._asdict(), "dropped": list(r.dropped)} for r in found.rounds]
-    data = {"kept": kept, "pick": found.pick, "why": found.why, "rounds": rounds, "env_steps_of_others": lost}
-    return data if watched is None else {**data, "watch": watched._asdict()}
+def summary(found: Race, lost: int) -> dict[str, Any]:
+    """For records: what raced, what was kept, the env steps of all others, and those of the episodes that decided."""
+    return {
+        "kept": found.pick,
+        "why": found.why,
+        "rounds": [{**r._asdict(), "dropped": list(r.dropped)} for r in found.rounds],
+        "spent": found.spent,
+        "env_steps_of_others": lost,
+        "env_steps_of_episodes": found.episode_steps,
+    }
 
 
 def _take_over(

@@ -65,10 +65,14 @@ def identity_of(stage: Stage) -> dict[str, Any]:
 
 
 class Leg(NamedTuple):
-    """Of a stage that is trained on in several calls: until when, and of which budget (None: the stage's own)."""
+    """Of a stage that is trained on in several calls: until when, and of which budget (None: the stage's own).
+
+    ``levels``: which ones its episodes at the end are played on; each number has its own.
+    """
 
     until: int | None = None
     budget: int | None = None
+    levels: int = 0
 
 
 WHOLE = Leg()

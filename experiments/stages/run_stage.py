@@ -18,7 +18,7 @@ from graft.agents.checkpoints.checkpoint import UNSPECIFIED, Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.backend import Evaluation, Partners, TrainJob, TrainResult, Unstable
-from graft.agents.training.evaluate import Episodes, evaluate
+from graft.agents.training.evaluate import Episodes, evaluate, nth_seed
 from graft.agents.training.rollouts import Rollouts, collect, collect_random
 from graft.envs.core.task import Task
 from graft.envs.factory import make, schemas
@@ -68,15 +68,21 @@ ROLLOUT_ENVS = 64
 CLEARLY = 3.0
 """Standard errors by which a start has to be better: a carried policy that is hardly better than none trains badly."""
 
+OTHER_LEVELS = 100_000
+"""Beyond every number that an evaluation's own levels have (`nth_seed`)."""
+
 NOT_TRAINED = TrainResult(0, 0.0, [])
 
 
 class Paused(StoppedEarly):
-    """A leg of a training has ended. ``returns``: of episodes that are the same for all methods (`_start_returns`)."""
+    """A leg of a training has ended. ``returns``: of episodes that are the same for all methods (`_start_episodes`).
 
-    def __init__(self, env_steps: int, returns: NDArray[np.float64]) -> None:
+    ``episode_steps``: env steps that they took, which are no part of ``env_steps``.
+    """
+
+    def __init__(self, env_steps: int, episodes: Episodes) -> None:
         super().__init__(f"paused at {env_steps:,} env steps")
-        self.env_steps, self.returns = env_steps, returns
+        self.env_steps, self.returns, self.episode_steps = env_steps, episodes.returns, int(episodes.lengths.sum())
 
 
 class Outcome(NamedTuple):
@@ -265,7 +271,7 @@ class _StageRun(NamedTuple):
         session, starts = self._begin(weights_seed)
         if self.resumption.leg.until == 0:
             with self.checkpoint_on_faults(lambda _: Outcome(session, {}, NOT_TRAINED)):
-                raise Paused(0, self._start_returns(session.network))
+                raise Paused(0, self._start_episodes(session.network))
         if stage.method is not None:
             with self.checkpoint_on_faults(lambda _: Outcome(session, {}, NOT_TRAINED)):
                 session.probe = self._probe(session.network, weights_seed)
@@ -306,16 +312,15 @@ class _StageRun(NamedTuple):
         if len(sessions) == 1:
             return first, known
         with self.checkpoint_on_faults(lambda _: Outcome(first, {}, NOT_TRAINED)):
-            starts = {name: self._start_returns(session.network) for name, session in sessions.items()}
+            starts = {name: self._start_episodes(session.network).returns for name, session in sessions.items()}
         means = {name: float(returns.mean()) for name, returns in starts.items()}
         self.resumption.starts = {"taken": best_start(starts), "return_means": means}
         return sessions[self.resumption.starts["taken"]], self.resumption.starts
 
-    def _start_returns(self, network: PolicyNetwork) -> NDArray[np.float64]:
-        """Returns of a network before training, on other levels than those of its training and evaluations."""
-        seed, _ = self.stage.random_seeds()
-        count = self.stage.evaluation.count(last=True)
-        return np.asarray(self._episodes(network, self.stage.task, count, seed)[0].returns, np.float64)
+    def _start_episodes(self, network: PolicyNetwork) -> Episodes:
+        """Of a network before training or in a race, on other levels than those of its training and evaluations."""
+        seed = nth_seed(self.stage.random_seeds()[0], OTHER_LEVELS * self.resumption.leg.levels)
+        return self._episodes(network, self.stage.task, self.stage.evaluation.count(last=True), seed)[0]
 
     def _episodes(self, network: PolicyNetwork, task: Task, count: int, seed: int) -> tuple[Episodes, dict[str, float]]:
         """Outcomes of ``count`` episodes, and the mean return of each part of the task."""
@@ -371,7 +376,7 @@ class _StageRun(NamedTuple):
         stage, algorithm, rate = self.stage, self._algorithm(session), 0.0
 
         def pause(env_steps: int) -> None:
-            raise Paused(env_steps, self._start_returns(session.network))
+            raise Paused(env_steps, self._start_episodes(session.network))
 
         if has_rate(algorithm):
             rate = cast(Any, algorithm).learning_rate * FACTOR ** len(divergences(self.folder))

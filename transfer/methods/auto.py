@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -26,13 +25,13 @@ def _parsed(entries: Any) -> Any:
 class Auto(TransferMethod):
     """The candidate, or scratch, that a race by successive halving favours; it takes the budget that the race leaves.
 
-    A pick that was made before any training, and hardly learns, is compared with scratch that trained as long, and
-    gives way to it where it is not clearly better. Only a stage of a transfer holds the race: elsewhere this is its
-    first candidate that fits.
+    What goes on is clearly better than scratch that trained as long. Whether scratch overtakes it later is not seen.
+    Only a stage of a transfer holds the race: elsewhere this is its first candidate that fits.
 
     Attributes:
         candidates: methods that start from the source; of equal ones the first is taken. Scratch is always one more.
-        share: of the target's env steps, what may at most go to what is not kept.
+        share: of the target's env steps, what may at most go to the training of what is not kept. The episodes by
+            which candidates are compared come on top, and are in the stage's record.
     Raises:
         GraftError: a candidate that uses no source, or that has to see the source's task again.
     Source: Jamieson & Talwalkar 2016, algorithm 1, for the race (`transfer/advice.py`).
@@ -54,29 +53,32 @@ class Auto(TransferMethod):
                 raise GraftError(f"auto: {label(one)} is no candidate; list methods that use a source.")
             if one.watches_source or one.overrides("consolidate") or one.retraining:
                 raise GraftError(
-                    f"auto: {label(one)} has to see the source's task again, and a race has no steps for that; leave "
-                    f"it out, or run it beside auto."
+                    f"auto: {label(one)} has a part of its own on the source's task or after the target's, for which "
+                    f"a race has no place; leave it out, or run it beside auto."
                 )
 
     def build(self, source: Checkpoint | None, target: Schemas, architecture: NetworkConfig, seed: int) -> Built:
         assert source is not None, "a method that uses a source is always given one"
-        return next(iter(self._fitting(source, target, architecture, seed).values()))
+        built, refused = self._tried(source, target, architecture, seed)
+        if not built:
+            raise GraftError("; ".join(f"{name}: {why}" for name, why in refused.items()))
+        return next(iter(built.values()))
 
     def entrants(
         self, source: Checkpoint, target: Schemas, architecture: NetworkConfig
-    ) -> Mapping[str, TransferMethod]:
-        """By label, the candidates that fit source and target, then scratch; raises GraftError where none fits."""
-        fitting = self._fitting(source, target, architecture, 0)
+    ) -> tuple[dict[str, TransferMethod], dict[str, str]]:
+        """By label, the candidates that fit source and target, then scratch; and why the others do not, in words."""
+        built, refused = self._tried(source, target, architecture, 0)
         all_of_them = (*self.candidates, Scratch())
-        return {label(one): one for one in all_of_them if not one.uses_source or label(one) in fitting}
+        return {label(one): one for one in all_of_them if not one.uses_source or label(one) in built}, refused
 
-    def _fitting(self, source: Checkpoint, target: Schemas, architecture: NetworkConfig, seed: int) -> dict[str, Built]:
-        found, why = dict[str, Built](), ""
+    def _tried(
+        self, source: Checkpoint, target: Schemas, architecture: NetworkConfig, seed: int
+    ) -> tuple[dict[str, Built], dict[str, str]]:
+        built, refused = dict[str, Built](), dict[str, str]()
         for one in self.candidates:
             try:
-                found[label(one)] = one.build(source, target, architecture, seed)
+                built[label(one)] = one.build(source, target, architecture, seed)
             except GraftError as error:
-                why = why or f"{label(one)}: {error}"
-        if not found:
-            raise GraftError(why)
-        return found
+                refused[label(one)] = str(error)
+        return built, refused

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from graft.experiments.report.races import of_records, race_notes, regrets
+from graft.experiments.report.races import Regret, of_records, race_notes, regrets
 
 
 def row(method, areas, source="s", race=None):
     return {"target": "T", "source": source, "method": method, "areas": areas, "race": race}
 
 
-RACE = {"candidates": ["a", "b", "scratch"], "kept": ["a", "b"], "replaced": 1, "env_steps_of_others": [100, 300]}
+RACE = {
+    "candidates": ["a", "b", "scratch"],
+    "kept": ["a", "b"],
+    "env_steps_of_others": [100, 300],
+    "env_steps_of_episodes": [5, 7],
+}
 ROWS = [
     row("scratch", [0.2, 0.4], None),
     row("a", [0.8, 0.9]),
@@ -29,7 +34,13 @@ def test_regret_is_against_what_candidates_did_alone():
         "Within 10% of the best area, of 1 pairs: what auto kept in 1, auto with what the race took in 0, always a in "
         "1, always b in 1, always scratch in 0."
     )
-    assert "kept a in 1, b in 1 (scratch took the place of a pick in 1); 200 env steps" in race_notes(ROWS)[0]
+    assert "kept a in 1, b in 1; 200 env steps of training went" in race_notes(ROWS)[0]
+    assert race_notes(ROWS)[0].endswith("; 6 of the episodes that decided are not.")
+
+
+def test_what_is_close_to_the_best_where_areas_are_negative():
+    assert Regret("T", "s", "a", {"a": -0.1}, -0.1, -0.1).close(-0.105)
+    assert not Regret("T", "s", "a", {"a": -0.1}, -0.1, -0.1).close(-0.2)
 
 
 def test_no_regret_without_all_candidates_or_seeds():
@@ -38,15 +49,15 @@ def test_no_regret_without_all_candidates_or_seeds():
 
 
 def test_the_row_has_who_was_kept_by_seed():
-    first = {"means": {"a": 1.0, "scratch": 0.0}}
+    spent = {"a": 5, "scratch": 5}
     records = [
-        {"rounds": [first], "pick": "a", "kept": kept, "env_steps_of_others": n}
+        {"spent": spent, "kept": kept, "env_steps_of_others": n, "env_steps_of_episodes": 9}
         for kept, n in (("a", 0), ("scratch", 5))
     ]
     assert of_records(records) == {
         "candidates": ["a", "scratch"],
         "kept": ["a", "scratch"],
-        "replaced": 1,
         "env_steps_of_others": [0, 5],
+        "env_steps_of_episodes": [9, 9],
     }
     assert of_records([]) is None

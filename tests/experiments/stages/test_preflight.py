@@ -78,3 +78,10 @@ def test_a_warmup_of_critics_needs_an_algorithm_with_critics(tmp_path):
     config = load_config(str(write_config(tmp_path, methods=[{"finetune": {"critic_warmup": 0.1}}])))
     with pytest.raises(GraftError, match=r"critic_warmup is for algorithms with critics.*sac"):
         preflight(expand(config))
+
+
+def test_a_candidate_of_a_race_is_checked_though_another_comes_first(tmp_path):
+    race = {"auto": {"candidates": ["finetune", {"finetune": {"critic_warmup": 0.1}}]}}
+    config = load_config(str(write_config(tmp_path, methods=[race])))
+    with pytest.raises(GraftError, match=r"critic_warmup=0.1\) on .*critic_warmup is for algorithms with critics"):
+        preflight(expand(config))

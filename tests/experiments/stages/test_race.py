@@ -47,7 +47,13 @@ def raced(plan, monkeypatch, lead, stop_at=None):
     _, store, auto = plan
 
     real = races.Trials._train
-    monkeypatch.setattr(races.Trials, "_train", lambda self, c, n: [float(lead(c, n))] * len(real(self, c, n)))
+
+    def train(self, candidate, env_steps):
+        look = real(self, candidate, env_steps)
+        assert look.episode_steps >= len(look.returns)
+        return look._replace(returns=[float(lead(candidate, env_steps))] * len(look.returns))
+
+    monkeypatch.setattr(races.Trials, "_train", train)
 
     def progress(env_steps, values):
         if stop_at is not None and env_steps >= stop_at:
@@ -65,31 +71,26 @@ def stage_of(graph, name):
     return next(s for s in graph.stages.values() if s.kind == "transfer" and s.label.startswith(name))
 
 
-def test_a_pick_without_cost_is_the_method_alone_bit_for_bit(plan, monkeypatch):
+def test_what_is_kept_is_the_method_after_the_steps_of_others(plan, monkeypatch):
     graph, store, auto = plan
-    record, _ = raced(plan, monkeypatch, lambda c, n: (c.startswith("finetune(heads=by_name")) * (1 + n))
-    alone = stage_of(graph, "finetune(heads=by_name")
-    assert record[RACE]["kept"] == "finetune(heads=by_name)"
-    assert (record[RACE]["env_steps_of_others"], record["env_steps"]) == (0, 512)
-    assert curve(store, auto) == curve(store, alone)
-    a, b = (store.checkpoint(s.id).tensors for s in (auto, alone))
-    assert all((a[name] == b[name]).all() for name in b)
-
-
-def test_what_falls_behind_is_replaced_and_counts(plan, monkeypatch):
-    """The pick leads before training, and not after: scratch goes on with what is left."""
-    graph, store, auto = plan
-    record, _ = raced(plan, monkeypatch, lambda c, n: (c.startswith("finetune(heads=by_name")) * (n == 0))
-    about, scratch = record[RACE], stage_of(graph, "scratch")
-    assert (about["pick"], about["kept"]) == ("finetune(heads=by_name)", "scratch")
-    assert about["watch"]["spent"] == {"finetune(heads=by_name)": 256, "finetune(heads=fresh)": 0, "scratch": 256}
+    record, _ = raced(plan, monkeypatch, lambda c, n: c.startswith("finetune(heads=by_name"))
+    about, alone = record[RACE], stage_of(graph, "finetune(heads=by_name")
+    assert about["kept"] == "finetune(heads=by_name)"
+    assert about["spent"] == dict.fromkeys(("finetune(heads=by_name)", "finetune(heads=fresh)", "scratch"), 128)
     assert (about["env_steps_of_others"], record["env_steps"]) == (256, 512)
-    mine, theirs = curve(store, auto), curve(store, scratch)
+    assert about["env_steps_of_episodes"] > 0
+    mine, theirs = curve(store, auto), curve(store, alone)
     assert mine.steps == theirs.steps
     assert set(mine.scores[:3]) == {theirs.scores[0]}
-    assert mine.scores[3] == theirs.scores[1]  # 384: 128 after the 256 of the other
+    assert mine.scores[3] == theirs.scores[1]  # 384: 128 after the 256 of the others
     assert store.checkpoint(auto.id).record["stage"] == json.loads(json.dumps(auto.to_json()))
     assert store.done(auto.id)
+
+
+def test_what_falls_behind_scratch_gives_way_to_it(plan, monkeypatch):
+    record, _ = raced(plan, monkeypatch, lambda c, n: c == "scratch" and n > 0)
+    assert record[RACE]["kept"] == "scratch"
+    assert record["env_steps"] == 512
 
 
 @pytest.mark.slow
@@ -98,7 +99,7 @@ def test_a_killed_race_ends_as_an_undisturbed_one(plan, monkeypatch, stop_at):
     monkeypatch.setattr(resume, "SECONDS", 0.0)
 
     def lead(candidate, env_steps):
-        return (candidate != "scratch") * (env_steps == 0)
+        return candidate.startswith("finetune(heads=by_name")
 
     undisturbed, metrics = raced(plan, monkeypatch, lead)
     with pytest.raises(Killed):

@@ -291,6 +291,14 @@ def test_bounds_that_were_not_compared_are_told(tmp_path):
     assert "were not compared" in str(import_agent(Request(path, schemas_of("sac"))).policy.origin["note"])
 
 
+def test_a_recurrent_policy_is_refused_as_one(tmp_path):
+    path, tensors = tmp_path / "model.zip", {"lstm_actor.weight_ih_l0": torch.zeros(1024, 5)}
+    build("ppo").save(path)
+    policy = {"policy_class": {"__module__": "sb3_contrib.common.recurrent.policies"}}  # as RecurrentPPO's files
+    with pytest.raises(GraftError, match="recurrent"):
+        import_agent(Request(changed(path, policy, tensors), schemas_of("ppo")))
+
+
 def test_tensors_of_an_extractor_of_somebody_else_are_refused(tmp_path):
     build("ppo pixels").save(tmp_path / "ppo.zip")
     more = {"features_extractor.linear.2.weight": torch.zeros(512, 512)}

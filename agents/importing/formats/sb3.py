@@ -78,7 +78,9 @@ class _File:
         note = check_actions(self.data.get("action_space"), self.actions)
         if "action_net.weight" in self.tensors:
             trpo = "cg_max_steps" in self.data
-            found, algorithm = self._actor_critic(), "PPO" if "clip_range" in self.data else "TRPO" if trpo else "A2C"
+            masked = "maskable" in self.data["policy_class"]["__module__"]
+            ppo = "MaskablePPO" if masked else "PPO"
+            found, algorithm = self._actor_critic(), ppo if "clip_range" in self.data else "TRPO" if trpo else "A2C"
         elif any(name.startswith("q_net.") for name in self.tensors):
             found, algorithm = self._values("q_net", 1), "DQN"
         elif any(name.startswith("quantile_net.") for name in self.tensors):

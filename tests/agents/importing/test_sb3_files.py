@@ -299,6 +299,14 @@ def test_a_recurrent_policy_is_refused_as_one(tmp_path):
         import_agent(Request(changed(path, policy, tensors), schemas_of("ppo")))
 
 
+def test_the_record_names_the_algorithm_of_masked_policies(tmp_path):
+    path, policy = tmp_path / "model.zip", {"policy_class": {"__module__": "sb3_contrib.common.maskable.policies"}}
+    build("ppo").save(path)
+    assert import_agent(Request(path, schemas_of("ppo"))).policy.origin["algorithm"] == "PPO"
+    masked = import_agent(Request(changed(path, policy), schemas_of("ppo")))
+    assert masked.policy.origin["algorithm"] == "MaskablePPO"
+
+
 def test_tensors_of_an_extractor_of_somebody_else_are_refused(tmp_path):
     build("ppo pixels").save(tmp_path / "ppo.zip")
     more = {"features_extractor.linear.2.weight": torch.zeros(512, 512)}

@@ -48,6 +48,9 @@ class StableBaselines3(Format):
         if not isinstance(data, dict):
             raise GraftError(f"'data' in {what} is not what Stable-Baselines3 writes.")
         tensors = plain_tensors(load_torch(archive.read("policy.pth"), f"policy.pth in {what}"), "policy.pth")
+        # Before its class, which is of a module of its own: that it has a memory is what the user needs to know.
+        if any("lstm" in name for name in tensors):
+            raise GraftError("The file's policy is recurrent (LSTM); networks of Graft have no memory.")
         check_policy(data)
         file = _File(tensors, data, request)
         version = (
@@ -70,14 +73,14 @@ class _File:
         self.unused: dict[str, str] = {}
 
     def policy(self, origin: dict[str, Any], beside: Sequence[str]) -> ForeignPolicy:
-        if any("lstm" in name for name in self.tensors):
-            raise GraftError("The file's policy is recurrent (LSTM); networks of Graft have no memory.")
         self.unused |= dict.fromkeys(beside, "state of the training, not read: an optimiser, or a temperature")
         check_observations(self.spaces, self.request.schemas.observation)
         note = check_actions(self.data.get("action_space"), self.actions)
         if "action_net.weight" in self.tensors:
             trpo = "cg_max_steps" in self.data
-            found, algorithm = self._actor_critic(), "PPO" if "clip_range" in self.data else "TRPO" if trpo else "A2C"
+            masked = "maskable" in self.data["policy_class"]["__module__"]
+            ppo = "MaskablePPO" if masked else "PPO"
+            found, algorithm = self._actor_critic(), ppo if "clip_range" in self.data else "TRPO" if trpo else "A2C"
         elif any(name.startswith("q_net.") for name in self.tensors):
             found, algorithm = self._values("q_net", 1), "DQN"
         elif any(name.startswith("quantile_net.") for name in self.tensors):

@@ -291,6 +291,22 @@ def test_bounds_that_were_not_compared_are_told(tmp_path):
     assert "were not compared" in str(import_agent(Request(path, schemas_of("sac"))).policy.origin["note"])
 
 
+def test_a_recurrent_policy_is_refused_as_one(tmp_path):
+    path, tensors = tmp_path / "model.zip", {"lstm_actor.weight_ih_l0": torch.zeros(1024, 5)}
+    build("ppo").save(path)
+    policy = {"policy_class": {"__module__": "sb3_contrib.common.recurrent.policies"}}  # as RecurrentPPO's files
+    with pytest.raises(GraftError, match="recurrent"):
+        import_agent(Request(changed(path, policy, tensors), schemas_of("ppo")))
+
+
+def test_the_record_names_the_algorithm_of_masked_policies(tmp_path):
+    path, policy = tmp_path / "model.zip", {"policy_class": {"__module__": "sb3_contrib.common.maskable.policies"}}
+    build("ppo").save(path)
+    assert import_agent(Request(path, schemas_of("ppo"))).policy.origin["algorithm"] == "PPO"
+    masked = import_agent(Request(changed(path, policy), schemas_of("ppo")))
+    assert masked.policy.origin["algorithm"] == "MaskablePPO"
+
+
 def test_tensors_of_an_extractor_of_somebody_else_are_refused(tmp_path):
     build("ppo pixels").save(tmp_path / "ppo.zip")
     more = {"features_extractor.linear.2.weight": torch.zeros(512, 512)}

@@ -45,6 +45,9 @@ UNSPECIFIED = "unspecified"
 
 _NETWORK = TypeAdapter(NetworkConfig)
 
+_OF_A_FILE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
+"""What a manifest or tensors that Graft did not write make its code raise; too little memory is none of it."""
+
 
 def _previous(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.previous")

@@ -305,7 +305,7 @@ class Store:
             points = [point for point in map(json.loads, lines) if tag in point]
             scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
             return Curve([point["env_steps"] for point in points], scores)
-        except OSError as error:
-            raise GraftError(f"{path} cannot be read ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise GraftError(f"{path} can't be read; remove the stage's folder, and run `graft run` again.") from error
+        except OSError as error:
+            raise GraftError(f"{path} can't be read ({error.strerror}).") from error

@@ -44,6 +44,7 @@ UNSPECIFIED = "unspecified"
 
 
 _NETWORK = TypeAdapter(NetworkConfig)
+_STEMS = TypeAdapter(tuple[Stem, ...])
 
 _OF_A_FILE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
 """What a manifest or tensors that Graft did not write make its code raise; too little memory is none of it."""
@@ -193,7 +194,9 @@ class Checkpoint:
             lineage=tuple(manifest["lineage"]),
             record=manifest["record"],
             id=manifest["id"],
-            stems=tuple(map(Stem.from_json, manifest["stems"])) if "stems" in manifest else None,
+            stems=_STEMS.validate_python(tuple(map(Stem.from_json, manifest["stems"])))
+            if "stems" in manifest
+            else None,
         )
 
 

@@ -14,8 +14,10 @@ from typing import Any, cast
 
 import torch
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch.overrides import TorchFunctionMode
 
 from graft.agents.checkpoints.files import flush_folder, read_file, write_durably
 from graft.agents.checkpoints.form import check_form
@@ -42,6 +44,10 @@ UNSPECIFIED = "unspecified"
 
 
 _NETWORK = TypeAdapter(NetworkConfig)
+_STEMS = TypeAdapter(tuple[Stem, ...])
+
+_OF_A_FILE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
+"""What a manifest or tensors that Graft did not write make its code raise; too little memory is none of it."""
 
 
 def _previous(folder: Path) -> Path:
@@ -97,7 +103,7 @@ class Checkpoint:
 
     def build(self) -> PolicyNetwork:
         """The network with these weights; nothing of it is frozen. Raises GraftError where they do not fit."""
-        with _as_written(self.id or "(not saved)"):
+        with _as_written(self.id or "(not saved)"), _NoLarger(self.tensors):
             network = build_network(self.schemas, self.network, seed=0)
             network.load_exactly(self.tensors)
             return network
@@ -188,13 +194,38 @@ class Checkpoint:
             lineage=tuple(manifest["lineage"]),
             record=manifest["record"],
             id=manifest["id"],
-            stems=tuple(map(Stem.from_json, manifest["stems"])) if "stems" in manifest else None,
+            stems=_STEMS.validate_python(tuple(map(Stem.from_json, manifest["stems"])))
+            if "stems" in manifest
+            else None,
         )
+
+
+class _NoLarger(TorchFunctionMode):  # type: ignore[misc,unused-ignore]
+    """While it is entered, a network that is far larger than its ``tensors`` is refused before its weights are drawn.
+
+    A manifest of some bytes may declare layers that take hours and all memory. What is made has not been touched yet,
+    so that it takes no memory.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        # Buffers that are not saved, and layers that are replaced while a network is made, come on top.
+        self._numbers = 4 * sum(tensor.numel() for tensor in tensors.values()) + (1 << 20)
+        self._count = 4 * len(tensors) + 1000
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.empty:
+            self._numbers -= result.numel()
+            self._count -= 1
+            if min(self._numbers, self._count) < 0:
+                raise GraftError("The tensors do not fit the network: its layers are far larger than they are.")
+        return result
 
 
 @contextmanager
 def _as_written(what: Path | str) -> Iterator[None]:
-    """Raises GraftError for whatever comes of a manifest or tensors that Graft did not write.
+    """Raises GraftError for what comes of a manifest or tensors that Graft did not write.
 
     Who makes a manifest up can seal it, and what is wrong then shows anywhere: in a schema, in torch, in an encoder.
     """
@@ -202,7 +233,17 @@ def _as_written(what: Path | str) -> Iterator[None]:
         yield
     except GraftError:
         raise
-    except Exception as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         said = printable(" ".join(str(error).split()), 200)
         raise GraftError(
             f"Checkpoint {what} holds something else than Graft writes ({type(error).__name__}: {said}); restore it "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from safetensors.torch import save as save_tensors
 
 from graft.agents.checkpoints.checkpoint import sealed
 from graft.agents.checkpoints.files import flush_folder, read_file, replace_file, write_durably
+from graft.errors import GraftError, printable
 
 FORMAT = 1
 MANIFEST = "snapshot.json"
@@ -92,7 +94,10 @@ class Snapshot:
 
     @classmethod
     def read(cls, folder: Path, identity: Mapping[str, Any]) -> Snapshot | None:
-        """The snapshot in ``folder``; None where it is missing, damaged or of another ``identity``."""
+        """The snapshot in ``folder``; None where it is missing, damaged or of another ``identity``.
+
+        Raises OSError where it is there and can't be read, and GraftError where a device that it needs is missing.
+        """
         try:
             raw = read_file(folder / MANIFEST)
             manifest = json.loads(raw)
@@ -100,22 +105,46 @@ class Snapshot:
                 return None
             if manifest["identity"] != json.loads(json.dumps(dict(identity))):
                 return None
-            return cls._parsed(folder, _Manifest.model_validate(manifest))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError):
+            found = cls._parsed(folder, parsed := _Manifest.model_validate(manifest))
+            devices = {name: torch.device(device) for name, device in parsed.devices.items()}
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError):
+            return None
+        return None if found is None else found._placed(folder, devices)
 
     @classmethod
     def _parsed(cls, folder: Path, manifest: _Manifest) -> Snapshot | None:
-        data = read_file(folder / Path(manifest.tensors["file"]).name)
+        if not re.fullmatch(r"[0-9a-f]{16}\.safetensors", manifest.tensors["file"]):
+            return None
+        data = read_file(folder / manifest.tensors["file"])
         if hashlib.sha256(data).hexdigest() != manifest.tensors["sha256"]:
             return None
         groups: dict[str, dict[str, torch.Tensor]] = {part: {} for part in manifest.values}
         for name, tensor in load_tensors(data).items():
             part, _, rest = name.partition("/")
             # Cloned: arithmetic may depend on how memory is aligned, and a view of the file's bytes is not.
-            groups[part][rest] = tensor.clone().to(manifest.devices.get(name, "cpu"))
+            groups[part][rest] = tensor.clone()
         parts = {part: SavedState(groups[part], values) for part, values in manifest.values.items()}
         return cls(manifest.env_steps, manifest.seconds, parts, tuple(manifest.fresh_at))
+
+    def _placed(self, folder: Path, devices: Mapping[str, torch.device]) -> Snapshot:
+        """With each tensor of ``devices``, ``part/name`` -> device, on it."""
+        try:
+            parts = {
+                part: saved._replace(
+                    tensors={n: t.to(devices.get(f"{part}/{n}", t.device)) for n, t in saved.tensors.items()}
+                )
+                for part, saved in self.parts.items()
+            }
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch says that it has no such device
+            names = ", ".join(sorted({str(device) for device in devices.values()}))
+            reason = printable(" ".join(str(error).split()), 200)
+            raise GraftError(
+                f"The snapshot in {folder} does not fit on {names} ({reason}); continue where it does, or remove the "
+                f"snapshot to start again."
+            ) from error
+        return replace(self, parts=parts)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ class Snapshotter:
             for name, part in self._parts.items():
                 part.restore(snapshot.parts[name])
             self._snapshots.restore(snapshot.parts["caller"], snapshot.env_steps)
-        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, ValueError, RuntimeError) as error:  # others are faults of a ``restore``: the snapshot stays
             shutil.rmtree(self._snapshots.folder, ignore_errors=True)
             raise GraftError(f"The snapshot in {self._snapshots.folder} does not fit; start again.") from error
         self._start -= snapshot.seconds

@@ -10,7 +10,8 @@ import yaml
 LARGEST, MOST_VALUES, DEEPEST = 1 << 20, 100_000, 50
 """Bytes of a text; values in it, each as often as aliases repeat it; and levels of values in each other."""
 
-BITS = 63  # of a whole number
+LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers: all of 64 bits, with a sign or without
+DIGITS = 100  # of a whole number
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,9 +37,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        value = int(super().construct_yaml_int(node))
-        if value.bit_length() > BITS:
-            raise ValueError(f"a whole number has more than {BITS} bits, in line {node.start_mark.line + 1}")
+        # Counted first: a number of base 60 (1:30:00), or of many digits, takes time squared.
+        if len(node.value) > DIGITS or not LEAST <= (value := int(super().construct_yaml_int(node))) <= MOST:
+            raise ValueError(f"a whole number has more than 64 bits, in line {node.start_mark.line + 1}")
         return value
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
@@ -63,5 +64,7 @@ def parse_yaml(data: str | bytes) -> Any:
     except yaml.MarkedYAMLError as error:
         where = f", in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{error.problem}{where}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # constructors of PyYAML raise many kinds where a tag does not fit its value
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error

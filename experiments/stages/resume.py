@@ -196,7 +196,8 @@ def _refusal(manifest: Path, identity: dict[str, Any]) -> str:
 
 
 def _beginning(path: Path, length: int) -> bytes:
+    """The first bytes of a file; none where there is no file. Raises OSError where it is there and can't be read."""
     try:
         return read_file(path)[:length]
-    except OSError:
+    except FileNotFoundError:
         return b""

@@ -137,7 +137,9 @@ class Store:
             return
         try:
             before = _Experiment.model_validate(json.loads(read_file(record))).config
-        except (ValueError, OSError, RecursionError) as error:
+        except OSError as error:
+            raise GraftError(f"{record} cannot be read ({error.strerror}).") from error
+        except (ValueError, RecursionError) as error:
             raise GraftError(f"{record} cannot be read; choose another --out.") from error
         differences = _differences(_with_defaults(before, config), config.model_dump(mode="json", by_alias=True))
         if {key.partition(".")[0] for key in differences} - MUTABLE_KEYS:
@@ -221,7 +223,9 @@ class Store:
             record: dict[str, Any] = json.loads(read_file(path))
             done = _Record.model_validate(record).status == "done"
             intact = not done or (record.keys() >= RECORD_KEYS and record["id"] == stage_id)
-        except (OSError, ValueError, RecursionError):
+        except OSError as error:  # the folder may be whole, so nothing is to be removed
+            raise GraftError(f"{path} cannot be read ({error.strerror}).") from error
+        except (ValueError, RecursionError):
             intact = False
         if not intact:
             raise GraftError(f"{path} was altered; remove the stage's folder to train it again.")
@@ -301,5 +305,7 @@ class Store:
             points = [point for point in map(json.loads, lines) if tag in point]
             scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
             return Curve([point["env_steps"] for point in points], scores)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise GraftError(f"{path} can't be read; remove the stage's folder, and run `graft run` again.") from error
+        except OSError as error:
+            raise GraftError(f"{path} can't be read ({error.strerror}).") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from support.fuzz_guard import guarded
+from support.fuzz_guard import guarded, refusals
 from support.fuzz_kinds import CHECKPOINT, CORPUS, KINDS, SEED_RUN, STAGE, build, compare, inspect, lab, records, report
+
+from graft.agents.checkpoints.checkpoint import Checkpoint
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux"),
@@ -40,6 +43,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "lab"
 
 
+def take(kind: str, place: Path) -> None:
+    """Read the good input, which loads and compiles what the kind needs: a broken one should reach as much."""
+    assert refusals(lambda: KINDS[kind].read(KINDS[kind].good(), place)) == []
+
+
 def give(kind: str, examples: int, place: Path) -> int:
     """Read so many broken inputs, the same ones each time; returns how many."""
     count = 0
@@ -56,7 +64,7 @@ def give(kind: str, examples: int, place: Path) -> int:
             KINDS[kind].read(data, place)
         count += 1
 
-    KINDS[kind].read(KINDS[kind].good(), place)  # which loads and compiles what it needs
+    take(kind, place)
     one()
     return count
 
@@ -68,7 +76,7 @@ def known(kinds):
 def replay(kinds, place: Path) -> int:
     """Read the inputs of `CORPUS`; returns how many."""
     for kind in kinds:
-        KINDS[kind].read(KINDS[kind].good(), place)  # which loads and compiles what it needs
+        take(kind, place)
         for path in known([kind]):
             with guarded(place):
                 KINDS[kind].read(path.read_bytes(), place)
@@ -126,6 +134,9 @@ def test_the_guard_notices_what_must_not_happen(place, tmp_path):
 
     faults = [
         lambda: (tmp_path / "beside").write_text("x"),
+        lambda: (tmp_path / "lab_beside").write_text("x"),
+        lambda: (tmp_path / "link").symlink_to(place / "inside"),
+        lambda: (place / "other" / "results.json").write_text("x"),
         lambda: os.mkdir(tmp_path / "folder"),
         lambda: subprocess.run(["true"], check=True),
         lambda: bytearray(3 << 30),
@@ -137,3 +148,27 @@ def test_the_guard_notices_what_must_not_happen(place, tmp_path):
             fault()
     with guarded(place):
         (place / "inside").write_text("x")
+        (place / "link").symlink_to("/etc/hosts")
+
+
+def test_the_guard_leaves_the_alarm_of_the_test_as_it_was(place):
+    before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0]
+    with guarded(place):
+        pass
+    assert signal.getsignal(signal.SIGALRM) is before[0]
+    assert before[1] - 5 < signal.getitimer(signal.ITIMER_REAL)[0] <= before[1]
+
+
+def test_a_fault_of_the_code_is_no_refusal(place, monkeypatch):
+    def parsed(*_):
+        bytearray(3 << 30)
+
+    monkeypatch.setattr(Checkpoint, "_parsed", parsed)
+    with pytest.raises(MemoryError), guarded(place):
+        build(place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_good_inputs_are_taken(place, kind):
+    take(kind, place)

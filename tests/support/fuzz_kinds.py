@@ -50,7 +50,7 @@ RICH = {
 SEQUENCE = {key: value for key, value in CONFIG.items() if key not in ("sources", "targets")}
 SEQUENCE |= {"sequence": [{"id": "Graft/Dodge-v0"}, {"id": "Graft/Dodge-v0", "kwargs": {"slip": 0.3}}]}
 PATCH = {
-    "agent": "run/stages/none",
+    "agent": "AGENT",
     "new": {"id": "Graft/Dodge-v0", "kwargs": {"slip": 0.3}},
     "methods": ["finetune"],
     "seeds": [0],
@@ -374,8 +374,9 @@ def _statistics(rng: Random) -> bytes:
 
 
 def patch(data: bytes, place: Path) -> None:
-    (place / "check.yaml").write_bytes(data.replace(b"fuzz_canary", b"fuzz_nothing"))
-    graft("patch", "check.yaml", "--out", "out")
+    words = data.replace(b"fuzz_canary", b"fuzz_nothing").replace(b"AGENT", str(Path("run") / CHECKPOINT).encode())
+    (place / "check.yaml").write_bytes(words)
+    graft("patch", "check.yaml", "--dry-run", "--out", "out")
 
 
 def search(data: bytes, place: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -234,6 +235,26 @@ def test_tensors_that_do_not_fit_their_network_are_refused_when_built(tmp_path):
     misfit.save(tmp_path / "c")
     with pytest.raises(GraftError, match="do not fit the network"):
         Checkpoint.load(tmp_path / "c").build()
+
+
+@pytest.mark.parametrize("head", [(20_000, 20_000), (8,) * 20_000])
+def test_a_network_far_larger_than_its_tensors_is_refused_before_its_weights_are_drawn(tmp_path, head):
+    small = checkpoint()
+    replace(small, network=replace(small.network, head=head)).save(tmp_path / "c")
+    start = time.process_time()
+    with pytest.raises(GraftError, match="far larger"):
+        Checkpoint.load(tmp_path / "c").build()
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), torch.OutOfMemoryError()])
+def test_too_little_memory_is_not_a_fault_of_the_checkpoint(saved, monkeypatch, fault):
+    def load_tensors(data):
+        raise fault
+
+    monkeypatch.setattr("graft.agents.checkpoints.checkpoint.load_tensors", load_tensors)
+    with pytest.raises(type(fault)):
+        Checkpoint.load(saved)
 
 
 def test_reading_one_with_an_encoder_of_ones_own_imports_nothing(tmp_path, monkeypatch):

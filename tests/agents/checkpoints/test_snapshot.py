@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import uuid
@@ -14,6 +15,7 @@ from support.savable_reach import SavableAdapter, SeededAdapter
 from support.tiny_tasks import REACH, ClockEnv, NormEncoder, TinyTaskAdapter, scrambled, small_network
 
 from graft import envs
+from graft.agents.checkpoints.checkpoint import sealed
 from graft.agents.checkpoints.snapshot import SavedState, Snapshot, Snapshots
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig
@@ -403,6 +405,37 @@ def test_one_that_does_not_fit_is_removed_and_an_error(stopped, monkeypatch):
         stopped.run(monkeypatch)
     stopped.run(monkeypatch)
     assert stopped.resumed_at is None
+
+
+@pytest.mark.parametrize("fault", [TypeError, AttributeError, IndexError, torch.OutOfMemoryError])
+def test_a_fault_of_a_restore_leaves_the_snapshot(stopped, monkeypatch, fault):
+    def restore(*_):
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SavableLearner, "restore", restore)
+        with pytest.raises(fault):
+            stopped.run(monkeypatch)
+    assert stopped.snapshots().latest().env_steps == 256
+
+
+def test_a_snapshot_for_a_device_that_is_missing_is_kept_and_an_error(tmp_path, monkeypatch):
+    Snapshot(8, 1.0, {"a": SavedState({"x": torch.ones(3)}, {})}).write(tmp_path / "s", {})
+    path = tmp_path / "s" / "snapshot.json"
+    path.write_bytes(sealed({**json.loads(path.read_bytes()), "devices": {"a/x": "cuda:99"}})[1])
+    with pytest.raises(GraftError, match=r"does not fit on cuda:99 \(.*remove the snapshot to start again"):
+        Snapshot.read(tmp_path / "s", {})
+    path.write_bytes(sealed({**json.loads(path.read_bytes()), "devices": {"a/x": "nothing"}})[1])
+    assert Snapshot.read(tmp_path / "s", {}) is None
+
+
+def test_a_snapshot_that_the_machine_cannot_read_is_not_damaged(stopped, monkeypatch):
+    def fails(path):
+        raise OSError(errno.EIO, "it is the disk", str(path))
+
+    monkeypatch.setattr("graft.agents.checkpoints.snapshot.read_file", fails)
+    with pytest.raises(OSError, match="it is the disk"):
+        stopped.snapshots().latest()
 
 
 def test_a_kill_while_a_snapshot_is_written_leaves_the_one_before(stopped, monkeypatch):

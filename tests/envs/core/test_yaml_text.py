@@ -17,7 +17,9 @@ def test_numbers_and_aliases():
         "d": [1],
         "e": [1],
     }
-    assert parse_yaml(str(2**63 - 1)) == 2**63 - 1
+    for largest in 2**64 - 1, -(2**63):
+        assert parse_yaml(str(largest)) == parse_yaml(hex(largest)) == largest
+    assert parse_yaml("1:30:00") == 5400
 
 
 @pytest.mark.parametrize(
@@ -26,8 +28,10 @@ def test_numbers_and_aliases():
         (BOMB, "more than 100,000 values"),
         ("&a [*a]", "an alias inside of what it repeats"),
         ("[" * 51 + "]" * 51, "nested more than 50 deep"),
-        (str(2**63), "more than 63 bits, in line 1"),
-        ("a: 1\nb: 0x" + "f" * 9000, "more than 63 bits, in line 2"),
+        (str(2**64), "more than 64 bits, in line 1"),
+        (str(-(2**63) - 1), "more than 64 bits, in line 1"),
+        ("seeds: 1" + ":1" * 100_000, "more than 64 bits, in line 1"),  # in time squared
+        ("a: 1\nb: 0x" + "f" * 9000, "more than 64 bits, in line 2"),
         ('"\\ud800"', "surrogates not allowed"),
         ("x" * ((1 << 20) + 1), "larger than 1,048,576 bytes"),
         ("!!python/object/apply:os.system [true]", "could not determine a constructor"),

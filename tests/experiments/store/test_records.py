@@ -101,6 +101,19 @@ def test_an_altered_file_of_a_finished_stage_is_an_error(pretrained, name):
         store.done(stage.id)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "stage.json"])
+def test_a_file_that_the_machine_cannot_read_is_not_altered(pretrained, monkeypatch, name):
+    store, stage = pretrained
+
+    def fails(path):
+        raise OSError(errno.EIO if path.name == name else errno.EACCES, "it is the disk", str(path))
+
+    monkeypatch.setattr("graft.experiments.store.records.read_file", fails)
+    read = store.record if name == "stage.json" else store.evaluations
+    with pytest.raises(GraftError, match=r"be read \(it is the disk\)\.$"):
+        read(stage.id)
+
+
 def test_an_interrupted_stage_is_not_done_and_starts_over(pretrained):
     store, stage = pretrained
     folder = store.start(stage)

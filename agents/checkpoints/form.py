@@ -12,42 +12,42 @@ from graft.envs.core.options import sentence
 from graft.errors import GraftError
 
 
-class _Evaluation(BaseModel):
+class _Evaluation(BaseModel, strict=True):
     episodes: int
     return_mean: float | None = None
     ci95: float | None = None
 
 
-class _Parent(BaseModel):
+class _Parent(BaseModel, strict=True):
     id: str
     lineage: list[str]
 
 
-class _Merge(BaseModel):
+class _Merge(BaseModel, strict=True):
     parents: list[_Parent] = Field(min_length=1)
     base: str
     method: str
     options: dict[str, Any] = {}
 
 
-class _Method(BaseModel):
+class _Method(BaseModel, strict=True):
     name: str
 
 
-class _Stage(BaseModel):
+class _Stage(BaseModel, strict=True):
     method: _Method | None = None
     algorithm: dict[str, Any] | None = None
 
 
-class _Git(BaseModel):
+class _Git(BaseModel, strict=True):
     commit: str | None = None
 
 
-class _Import(BaseModel):
+class _Import(BaseModel, strict=True):
     sha256: str
 
 
-class _Record(BaseModel):
+class _Record(BaseModel, strict=True):
     evaluation: _Evaluation | None = None
     stage: _Stage | None = None
     env_steps: int | None = None
@@ -59,12 +59,12 @@ class _Record(BaseModel):
     merge: _Merge | None = None
 
 
-class _Task(BaseModel):
+class _Task(BaseModel, strict=True):
     id: str
     kwargs: dict[str, Any] = {}
 
 
-class _Manifest(BaseModel):
+class _Manifest(BaseModel, strict=True):
     files: dict[str, str]
     lineage: list[str]
     record: _Record

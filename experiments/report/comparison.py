@@ -45,7 +45,7 @@ class Run(NamedTuple):
     bounds: Mapping[str, Mapping[str, Any]]
 
 
-class _Row(BaseModel):
+class _Row(BaseModel, strict=True):
     """Of a row of results of any version, which somebody else may have written, what is read of it."""
 
     source: str | None
@@ -59,12 +59,12 @@ class _Row(BaseModel):
     finals: list[float] = []
 
 
-class _Scale(BaseModel):
+class _Scale(BaseModel, strict=True):
     random: float
     expert: float | None
 
 
-class _Results(BaseModel):
+class _Results(BaseModel, strict=True):
     rows: list[_Row]
     bounds: dict[str, _Scale] = {}
 
@@ -142,9 +142,9 @@ def _targets(rows: Mapping[Key, Any]) -> str:
 
 def _auc(row: Mapping[str, Any]) -> str:
     auc = row["auc"]
-    if auc is None:
+    if auc is None or auc["iqm"] is None:
         return ""
-    if auc["low"] is None:  # a single seed has no interval
+    if auc["low"] is None or auc["high"] is None:  # a single seed has no interval
         return fixed(auc["iqm"], 3)
     return f"{fixed(auc['iqm'], 3)} [{fixed(auc['low'], 3)}, {fixed(auc['high'], 3)}]"
 

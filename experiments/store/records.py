@@ -84,11 +84,11 @@ RECORD_KEYS = {"metrics_sha256", "checkpoint", "env_steps", "seconds"}
 """Keys of a finished stage's record beside those of every record."""
 
 
-class _Recalled(BaseModel):
+class _Recalled(BaseModel, strict=True):
     return_mean: float
 
 
-class _Record(BaseModel):
+class _Record(BaseModel, strict=True):  # as the file itself is used, in which no text becomes a number
     """What is read of a ``stage.json``, which somebody else may have written."""
 
     status: Literal["running", "failed", "stopped", "diverged", "done"]
@@ -103,7 +103,7 @@ class _Record(BaseModel):
     clipped: dict[str, Any] = {}
 
 
-class _Experiment(BaseModel):
+class _Experiment(BaseModel, strict=True):
     """The same of ``experiment.json``."""
 
     config: dict[str, Any]

@@ -140,7 +140,9 @@ def near(rng: Random, value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, int | float):
-        return rng.choice([-value, value + 1, value * 1000, value * 10**9, value / 3, str(value)])
+        return rng.choice(
+            [-value, value + 1, value * 1000, value * 10**9, value / 3 if abs(value) < 1e300 else 0, str(value)]
+        )
     if isinstance(value, str):
         at = rng.randrange(len(value) + 1)
         return rng.choice([value[:at], value[:at] + rng.choice(WORDS) + value[at:], value.upper(), [value], value * 2])

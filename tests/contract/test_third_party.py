@@ -371,5 +371,6 @@ def test_who_falls_in_the_last_step_that_is_allowed_has_terminated(name: str) ->
 
 
 def test_the_table_covers_every_provider() -> None:
-    assert CASES.keys() == {part for part in providers() if not part.startswith("Built-in")}
+    elsewhere = {"Unity", "Godot"}  # libraries of their own environments: tests/envs/adapters/engines
+    assert CASES.keys() == {part for part in providers() if not part.startswith("Built-in")} - elsewhere
     assert len({case.id for cases in CASES.values() for case in cases}) >= 40

@@ -30,6 +30,7 @@ def test_what_cannot_race_is_refused_before_it(capsys, arguments, message):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_look_without_budget_says_what_it_took(capsys, tmp_path):
     methods = "[{finetune: {heads: by_name}}, {frozen: {depth: 9}}]"
     assert main([*HUNT, "--budget", "0", "--methods", methods, "--json", str(tmp_path / "x.json")]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import unicodedata
 from collections.abc import Iterable
 
 DISK = {
@@ -41,12 +42,14 @@ class GraftError(ValueError):
 
     def __init__(self, text: str = "") -> None:
         text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-        super().__init__("".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text))
+        super().__init__("".join(c if c in "\n\t" else printable(c) for c in text))
 
 
 def printable(text: str, most: int = 80) -> str:
-    """At most ``most`` characters, none of which a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text[:most])
+    """At most ``most`` characters, none of which a terminal would obey: control characters, marks of direction and
+    line separators are "?"; spaces of any width and letters of any script are as they were.
+    """
+    return "".join("?" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text[:most])
 
 
 def shown(value: object, most: int = 200) -> str:

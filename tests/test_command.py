@@ -180,6 +180,9 @@ def test_errors_are_short_and_nothing_that_a_terminal_obeys(capsys):
     said = str(GraftError("a\x1b[2J\nb" + "x" * 10_000))
     assert said.startswith("a?[2J\nbx")
     assert len(said) < 5000
+    assert str(GraftError("Bild\u00a0\u3000é.png\u202e")) == "Bild\u00a0\u3000é.png?", (
+        "spaces of any width are a path's"
+    )
     assert ended_by(OSError(36, "File name too long", "x" * 3)) == 2
     assert capsys.readouterr().err == "error: xxx cannot be used (File name too long).\n"
 

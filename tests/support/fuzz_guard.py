@@ -17,8 +17,11 @@ from typing import Any
 
 from graft.__main__ import main
 from graft.command import BAD_INPUT
-from graft.errors import GraftError
+from graft.errors import GraftError, printable
 from support.broken_inputs import CANARY
+
+with contextlib.suppress(ImportError):
+    import envpool  # noqa: F401  # which makes a folder for Matplotlib's cache as it is imported
 
 CPU_SECONDS = 20  # of the clock five times as many, as the machine may be busy
 MEMORY = 1 << 30  # bytes above what the process has
@@ -131,7 +134,8 @@ def graft(*words: str) -> int:
     if code == BAD_INPUT:
         _refusals.append(f"{' '.join(words)}: {err.getvalue()}")
     check_text(err.getvalue())
-    if not (out.getvalue() + err.getvalue()).replace("\n", "").replace("\t", "").isprintable():
+    seen = (out.getvalue() + err.getvalue()).replace("\n", "").replace("\t", "")
+    if printable(seen, len(seen)) != seen:
         raise Broken(f"what a terminal obeys: {(out.getvalue() + err.getvalue())[:2000]!r}")
     if code not in (0, 1, 2):
         raise Broken(f"exit code {code}")

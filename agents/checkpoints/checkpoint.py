@@ -33,7 +33,7 @@ from graft.envs.builtin.old_views import DEFAULTS, with_view
 from graft.envs.core.naming import NAMES
 from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.envs.core.task import Task
-from graft.errors import GraftError, printable, shown
+from graft.errors import GraftError, nearest, printable, shown
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -262,9 +262,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the checkpoint in ``folder``, as it was written; raises GraftError as `Checkpoint.load`."""
     folder = checkpoint_folder(folder)
     if not folder.is_dir():
+        close = nearest(str(folder), pretrained(), 0.8)
+        hint = f" Did you mean '{close}'?" if close else ""
         raise GraftError(
             f"There is no checkpoint at {folder}; a checkpoint is a folder that holds {MANIFEST}, or one that comes "
-            f"with Graft: {', '.join(pretrained())}."
+            f"with Graft: {', '.join(pretrained())}.{hint}"
         )
     manifest = unsealed(_read(folder / MANIFEST))
     if manifest is None:

@@ -125,7 +125,8 @@ def run(console: Console, options: argparse.Namespace) -> dict[str, Any]:
     console.print(_table(data))
     for sentence in _sentences(data):
         console.print(sentence, soft_wrap=True)
-    console.print(f"\n{data['config']}", end="")
+    console.print("\nFor a config that has a name, this target and its transfer.steps:", soft_wrap=True)
+    console.print(data["config"], end="", markup=False, highlight=False, soft_wrap=True)
     if options.json is not None:
         write_json(options.json, data)
     return data

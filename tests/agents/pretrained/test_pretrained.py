@@ -46,5 +46,5 @@ def test_a_folder_of_ones_own_comes_first(tmp_path: os.PathLike[str], monkeypatc
     assert checkpoint_folder("foundation") == FOLDER / "foundation"
     os.mkdir("foundation")
     assert checkpoint_folder("foundation").samefile("foundation")
-    with pytest.raises(GraftError, match=r"comes with Graft: foundation"):
+    with pytest.raises(GraftError, match=r"comes with Graft: foundation\. Did you mean 'foundation'\?"):
         Checkpoint.load("fondation")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # which take seconds to load
 WIDE = 160  # columns of tables where the output is a file
 
 EXAMPLES = """examples:
-  graft run                              the quickstart, three to four minutes on two cores
+  graft run                              the quickstart, three minutes on two cores
   graft run mechanics --dry-run          stages and transplant reports, without training
   graft run mechanics seeds=3 --jobs 4   three seeds, four worker processes
   graft run my.yaml --jobs 1 --workers 4 one stage at a time, its slow environments in four processes

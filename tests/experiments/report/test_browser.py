@@ -63,12 +63,13 @@ def serious(page):
 
 def use_chart(page):
     """A method is hidden by a click, and the arrow keys read the table of points out."""
-    figure = page.locator("figure.chart").first
-    button = figure.locator("button[data-line]").first
+    charts = page.locator(".charts").first
+    figure, buttons = charts.locator("figure.chart").first, charts.locator("button[data-line]")
+    button = buttons.first
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
     assert not figure.locator('.plot g[data-line="0"]').is_visible()
-    slider, name = figure.locator("input"), figure.locator("button[data-line]").nth(1).inner_text().strip()
+    slider, name = figure.locator("input"), buttons.nth(1).inner_text().strip()
     slider.focus()
     before = int(slider.input_value())
     page.keyboard.press("ArrowLeft")

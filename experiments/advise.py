@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from graft.command import at_least, command, command_parser
+from graft.command import at_least, command, command_parser, say_loading
 
 EXAMPLES = """examples:
   graft advise Graft/Hunt-v0                       the agent that comes with Graft, or scratch?
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     at_least(0, seed=options.seed)
     at_least(1, steps=options.steps)
+    say_loading()
     import torch
     from rich.console import Console
 

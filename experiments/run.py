@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graft.command import FAILED, INTERRUPTED, command, command_parser
+from graft.command import FAILED, INTERRUPTED, command, command_parser, say_loading
 from graft.errors import GraftError
 from graft.experiments.config.packaged import DEFAULT, packaged_configs
 
@@ -194,6 +194,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.schema:
         print(json.dumps(_schema(arguments.schema), indent=1))
         return 0
+    if not arguments.dry_run:
+        say_loading()
     config, overridden = read_config(arguments.config)
     launcher = launcher_of(arguments)
     from graft.experiments.store.records import Store
@@ -339,9 +341,10 @@ def run_stages(
         return kind_of(config).results(config, graph, store, failed)[1]
 
     shown = console, len(graph.stages), done, budget
-    made = Progress(*shown)
+    memories = [graph.stages[i] for i in todo if graph.stages[i].kind == "consolidate"]
+    made = Progress(*shown, consolidations=memories)
     if command != "pretrain":  # whose stages have nothing to be compared with
-        made = ProgressWithResults(*shown, store.out / "results.json", results)
+        made = ProgressWithResults(*shown, store.out / "results.json", results, memories)
     try:
         with made as progress:
             return run_graph(launcher, graph, todo, store, progress)

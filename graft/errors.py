@@ -84,7 +84,7 @@ def unknown(
         cutoff: how close that has to be, as of `nearest`.
         meant: the name to suggest instead, where it is known.
     """
-    names, given = sorted(allowed), printable(str(given), 200)
+    names, given = sorted(set(allowed)), printable(str(given), 200)
     listing = ", ".join(names) if len(names) <= limit else f"one of {len(names)} names"
     if not names:
         return GraftError(f"Unknown {kind} '{given}'; it takes none.")

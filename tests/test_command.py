@@ -15,7 +15,7 @@ from rich.table import Table
 
 from graft.__main__ import COMMANDS, main
 from graft.command import command
-from graft.errors import GraftError
+from graft.errors import GraftError, unknown
 from graft.experiments import compare
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +82,23 @@ def test_a_bad_config_is_refused_without_torch():
         print("loaded:", *({"ray", "stable_baselines3", "torch"} & sys.modules.keys()))
     """
     assert in_a_process(program, *MISSPELT).splitlines() == ["2"] * (len(MISSPELT) + 2) + ["loaded:"]
+
+
+def test_commands_that_compute_say_first_that_they_have_begun(capsys):
+    assert main(["run", "no_such_config"]) == 2
+    begun, error = capsys.readouterr().err.splitlines()
+    assert begun.startswith("Loading libraries")
+    assert error.startswith("error: ")
+    for short in ["--dry-run", "no_such_config"], ["--describe", "no_such_method"]:
+        assert main(["run", *short]) == 2
+        assert "Loading" not in "".join(capsys.readouterr())
+
+
+def test_unknown_names_are_listed_once():
+    said = str(unknown("task", "Graft/Hun-v0", ["Graft/Hunt-v0", "Graft/Dodge-v0", "Graft/Hunt-v0"]))
+    assert said == (
+        "Unknown task 'Graft/Hun-v0'; allowed: Graft/Dodge-v0, Graft/Hunt-v0. Did you mean 'Graft/Hunt-v0'?"
+    )
 
 
 def test_the_command_lists_its_commands(capsys):

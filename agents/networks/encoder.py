@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Self, get_type_hints
 
 import torch
@@ -117,6 +117,16 @@ class Encoder(nn.Module):
         """
         self.holds_statistics = hold
         self.train(self.training)
+
+    def show_only(self, names: Collection[str]) -> None:
+        """From now on count no observation statistics of features but those of these observation names."""
+        for stem in self.stems:
+            path, _, kind = stem.name.rpartition(".")
+            if kind == "running_count":
+                absent = torch.tensor([name not in names for name in stem.names]).repeat_interleave(stem.group)
+                normaliser = self.get_submodule(path)
+                assert isinstance(normaliser, Normaliser)
+                normaliser.absent.copy_(absent)
 
     def train(self, mode: bool = True) -> Self:
         """As in torch, but frozen blocks stay in eval mode, so that their statistics are kept."""

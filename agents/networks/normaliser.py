@@ -27,7 +27,8 @@ class Normaliser(nn.Module):
     Before the first commit observations pass unchanged.
 
     ``running_mean``, ``running_var`` and ``running_count`` (D,): a feature that a transfer adds has its own count.
-    Where ``held``, nothing is counted in training mode either.
+    Where ``held``, nothing is counted in training mode either. ``absent`` (D,): which features the task that is learned
+    does not show. Their zeros say nothing about what they are elsewhere, and are not counted.
 
     Source: parallel updates as in Chan et al. 1979, over all observations since the first.
     """
@@ -35,6 +36,7 @@ class Normaliser(nn.Module):
     running_mean: torch.Tensor
     running_var: torch.Tensor
     running_count: torch.Tensor
+    absent: torch.Tensor
     _pending: torch.Tensor
 
     def __init__(self, features: int, clip: float = CLIP) -> None:
@@ -43,6 +45,7 @@ class Normaliser(nn.Module):
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
         self.register_buffer("running_count", torch.zeros(features))
+        self.register_buffer("absent", torch.zeros(features, dtype=torch.bool), persistent=False)
         self.register_buffer("_pending", torch.zeros(3, features, dtype=torch.float64), persistent=False)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
@@ -79,13 +82,14 @@ class Normaliser(nn.Module):
         if gather is not None:
             first, *others = gather(self._pending)
             self._pending.copy_(reduce(_merged, others, first))
-        if not self._pending[0, 0]:
+        self._pending[:, self.absent] = 0.0
+        if not self._pending[0].any():
             return
         known = torch.stack([self.running_count, self.running_mean, self.running_var * self.running_count]).double()
         count, mean, squares = _merged(known, self._pending)
         self.running_count.copy_(count)
         self.running_mean.copy_(mean)
-        self.running_var.copy_(squares / count)
+        self.running_var.copy_(torch.where(count > 0, squares / count, self.running_var))
         self._pending.zero_()
 
 

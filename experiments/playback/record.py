@@ -14,7 +14,7 @@ from rich.progress import Progress
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Task
-from graft.errors import GraftError
+from graft.errors import GraftError, some
 from graft.experiments.playback.agent import agent_and_task, check_fit, playing
 from graft.experiments.playback.frames import FASTEST, PlaybackStep, playback, until
 from graft.transfer.task_heads import HEADS, tasks_learned
@@ -111,6 +111,6 @@ def _check_target(path: Path, force: bool) -> None:
 def _notes(checkpoint: Checkpoint, task: Task) -> Iterator[str]:
     """What a viewer should know about this agent on this task; raises GraftError where it can't play it."""
     if absent := check_fit(checkpoint.schemas, task):
-        yield f"{task} never shows {', '.join(absent)}, which the agent looks for."
+        yield f"{task} never shows {len(absent)} of what the agent looks for: {some(absent, 4)}."
     if tasks_learned(checkpoint.parts.get(HEADS, {})) > 1 and task != checkpoint.task:
         yield f"the agent learned several tasks and plays with the heads of the last one, {checkpoint.task}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from rich.console import Console, Group
@@ -59,7 +59,8 @@ class _Row:
         """Env steps per second, or how long it has been evaluated since the last one."""
         if self.finishing is None:
             return f"{self.rate:,.0f}/s"
-        return f"{'evaluation, recall' if self.stage.recall else 'evaluation'} {duration(self.finishing)}"
+        what = "recall" if _remembers(self.stage) else "evaluation, recall" if self.stage.recall else "evaluation"
+        return f"{what} {duration(self.finishing)}"
 
     @property
     def evaluated(self) -> str:
@@ -95,16 +96,33 @@ def _sort(stage: Stage) -> tuple[str, bool]:
     return stage.kind, bool(stage.recall)
 
 
+def _remembers(stage: Stage) -> bool:
+    """Whether it is a consolidation: its time is that of what the method computes, and its env steps say little."""
+    return stage.kind == "consolidate"
+
+
 class Progress:
     """Prints what a launcher reports; a context manager around the run.
 
     Args:
         total: stages of the experiment. done: how many of them were finished before.
         budget: env steps of the stages that will run. unit: what ``total`` and ``done`` count.
+        consolidations: those among them, whose time is estimated by that of the finished ones.
     """
 
-    def __init__(self, console: Console, total: int, done: int, budget: int, unit: str = "stages") -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        done: int,
+        budget: int,
+        unit: str = "stages",
+        consolidations: Sequence[Stage] = (),
+    ) -> None:
         self._unit = unit
+        self._consolidations = len(consolidations)
+        self._consolidated, self._seconds = 0, {"train": 0.0, "consolidate": 0.0}
+        budget -= sum(stage.budget for stage in consolidations)
         self._console, self._total, self._done, self._budget = console, total, done, budget
         self._rows: dict[str, _Row] = {}
         self._steps_of_finished = self._steps_before = 0
@@ -136,7 +154,7 @@ class Progress:
         row = self._rows[stage.id]
         if row.first is None:
             row.first = env_steps
-            self._steps_before += env_steps
+            self._steps_before += 0 if _remembers(stage) else env_steps
         row.env_steps = env_steps
         row.values.update(values)
         if row.trained is None and env_steps >= stage.budget:
@@ -147,15 +165,24 @@ class Progress:
         row = self._rows.pop(stage.id, None)
         if error is not None:
             self._failed += 1
-            self._budget -= stage.budget
+            if _remembers(stage):
+                self._consolidations -= 1
+            else:
+                self._budget -= stage.budget
             self._say(f"FAILED   {stage.label}: {error}")
             return
         assert row is not None
         self._done += 1
-        self._steps_of_finished += stage.budget
         if row.finishing is not None:
             self._after[_sort(stage)] = row.finishing
-        took = f"{duration(time.monotonic() - row.start)}{row.evaluated}"
+        seconds = time.monotonic() - row.start
+        if _remembers(stage):
+            self._consolidated += 1
+            self._seconds["consolidate"] += seconds
+        else:
+            self._steps_of_finished += stage.budget
+            self._seconds["train"] += seconds
+        took = f"{duration(seconds)}{row.evaluated}"
         result = f"return {row.shown_return}{row.faults}"
         self._say(f"done     {stage.label} in {took}, {result} [{self._done}/{self._total}]")
 
@@ -177,13 +204,21 @@ class Progress:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _eta(self) -> str:
-        taken = self._steps_of_finished + sum(row.env_steps for row in self._rows.values())
-        here, elapsed = taken - self._steps_before, time.monotonic() - self._start
-        if here <= 0:
+        """What is left, at the speed so far, which counts evaluations; but no less than a running stage needs."""
+        training = [row for row in self._rows.values() if not _remembers(row.stage)]
+        taken = self._steps_of_finished + sum(row.env_steps for row in training)
+        here, to_train = taken - self._steps_before, self._budget - taken
+        now = time.monotonic()
+        seconds = self._seconds["train"] + sum(now - row.start for row in training)
+        if (to_train > 0 and here <= 0) or not self._seconds["consolidate"] + (seconds if here > 0 else 0.0):
             return "-"
-        # What is left to train, at the speed so far, which counts evaluations; but no less than a running stage needs.
+        left = seconds / here * to_train if here > 0 else 0.0
+        if self._consolidated:
+            left += self._seconds["consolidate"] / self._consolidated * (self._consolidations - self._consolidated)
+        # Stages run beside each other: by how many of their seconds pass in one.
+        at_once = (self._seconds["consolidate"] + seconds) / (now - self._start)
         running = [row.remaining for row in self._rows.values() if row.remaining is not None]
-        return duration(max(elapsed * (self._budget - taken) / here, *running, 0.0))
+        return duration(max(left / at_once, *running, 0.0))
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)

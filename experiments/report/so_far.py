@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,8 +40,9 @@ class ProgressWithResults(Progress):
         budget: int,
         path: Path,
         results: Callable[[Mapping[str, str]], Mapping[str, Any]],
+        consolidations: Sequence[Stage] = (),
     ) -> None:
-        super().__init__(console, total, done, budget)
+        super().__init__(console, total, done, budget, consolidations=consolidations)
         self._path, self._results = path, results
         self.failed: dict[str, str] = {}
         self._changed, self._next = True, 0.0

@@ -374,6 +374,10 @@ class _StageRun(NamedTuple):
         self, session: TransferSession, budget: int, evaluation: Evaluation, partners: Partners | None = None
     ) -> TrainResult:
         stage, algorithm, rate = self.stage, self._algorithm(session), 0.0
+        shown = schemas(stage.task).observation.plain.names
+        for network in session.network.modules():
+            if isinstance(network, PolicyNetwork):
+                network.encoder.show_only(shown)
 
         def pause(env_steps: int) -> None:
             raise Paused(env_steps, self._start_episodes(session.network))

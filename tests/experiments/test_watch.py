@@ -151,7 +151,7 @@ def test_an_agent_of_several_tasks_plays_one_of_them(tmp_path, capsys):
     folder = checkpoint_of(tmp_path / "stage", DODGE, both, heads)
     assert watch.main([str(folder), other.id, "view=planes", "--gif", str(tmp_path / "a.gif"), "--frames", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "Note: Hunt(view=planes) never shows rock, which the agent looks for." in printed
+    assert "Note: Hunt(view=planes) never shows 1 of what the agent looks for: rock." in printed
     assert "plays with the heads of the last one, Dodge(fall_rate=0.4, view=planes)" in printed
 
 

@@ -49,14 +49,15 @@ class ProgressCompress(Progressive):
 
     Attributes:
         strength: of the penalty. gamma: what is left of older importances when a task is added.
-        compress_steps: minibatches of 256 states. learning_rate: of their Adam. value: weight of the values.
+        compress_steps: minibatches of 256 states, by which the base comes to play what the active column plays.
+            learning_rate: of their Adam. value: weight of the values.
     Source: Schwarz et al. 2018, "Progress & Compress". The paper's factor gamma on the penalty is part of ``strength``;
         the base's value head is distilled as well, since the next column's laterals read it.
     """
 
     strength: NotNegative = 10.0
     gamma: Share = 0.95
-    compress_steps: Annotated[int, Field(ge=0)] = 500
+    compress_steps: Annotated[int, Field(ge=0)] = 4000
     learning_rate: Positive = 1e-3
     value: NotNegative = 0.5
 

@@ -45,6 +45,27 @@ def test_statistics_are_those_of_all_observations_together():
     np.testing.assert_allclose(scaled.std(0, correction=0), [1, 1], rtol=1e-5)
 
 
+def test_what_a_task_does_not_show_is_not_counted():
+    """Its zeros are no values of the feature; one that was never shown keeps no count."""
+    network = PolicyNetwork(Schemas(vector(["a", "b", "c"]), discrete("x", "y")), CONFIG, 0).train()
+    normaliser, rng = normalisers(network)[0], np.random.default_rng(0)
+    shown = rng.normal([5.0, -2.0, 0.0], [2.0, 0.5, 0.0], (200, 3)).astype(np.float32)
+    network.encoder.show_only(["a", "b"])
+    network(torch.as_tensor(shown))
+    normaliser.commit_statistics()
+    assert normaliser.running_count.tolist() == [200, 200, 0]
+    assert normaliser.running_var[2] == 1
+    before = normaliser.running_mean.clone(), normaliser.running_var.clone()
+    other = rng.normal([0.0, 7.0, 1.0], [0.0, 1.0, 3.0], (300, 3)).astype(np.float32)
+    network.encoder.show_only(["b", "c"])
+    network(torch.as_tensor(other))
+    normaliser.commit_statistics()
+    assert normaliser.running_count.tolist() == [200, 500, 300]
+    assert (normaliser.running_mean[0], normaliser.running_var[0]) == (before[0][0], before[1][0])
+    np.testing.assert_allclose(normaliser.running_var[1], np.r_[shown, other][:, 1].var(), rtol=1e-5)
+    np.testing.assert_allclose(normaliser.running_var[2], other[:, 2].var(), rtol=1e-5)
+
+
 def test_what_is_far_outside_is_cut_off():
     normaliser = seen(1, np.array([[-1.0], [1.0]], np.float32)).eval()
     assert normaliser(torch.tensor([[1e6], [-1e6]])).tolist() == [[CLIP], [-CLIP]]

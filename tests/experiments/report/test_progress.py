@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -116,6 +117,35 @@ def test_evaluations_after_the_last_step_are_shown_and_count_in_the_eta(stage, m
     assert "256 of 256 env steps, evaluation 0:20, return -, ETA 0:00" in first
     assert "in 0:36 (0:22 of it evaluations)" in done
     assert "evaluation 0:05, return -, ETA 0:15; all stages: ETA 0:15" in second
+
+
+def test_the_eta_counts_consolidations_by_the_seconds_that_they_take(stage, monkeypatch):
+    """Two of them, of 50 s each, then two trainings of 256 env steps at 8 a second, each with all that was before."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    memories = [replace(stage, kind="consolidate", seed=seed) for seed in (0, 1)]
+    budget = 2 * stage.budget + 2 * memories[0].budget
+    shown = progress.Progress(Console(file=io.StringIO()), 4, 0, budget, consolidations=memories)
+
+    def run(of, seconds, env_steps):
+        shown.started(of)
+        shown.progressed(of, 0, {})
+        now[0] += seconds
+        shown.progressed(of, env_steps, {})
+        shown.finished(of, None)
+
+    assert shown._eta() == "-"
+    run(memories[0], 50, 30_000)
+    assert shown._eta() == "-", "nothing was trained yet"
+    run(stage, 32, 256)
+    assert shown._eta() == "1:22"
+    run(memories[1], 50, 30_000)
+    assert shown._eta() == "0:32"
+    shown.started(stage)
+    shown.progressed(stage, 0, {})
+    now[0] += 16
+    shown.progressed(stage, 128, {})
+    assert shown._eta() == "0:16"
 
 
 def test_a_narrow_terminal_shows_numbers_in_full(stage):

@@ -144,3 +144,30 @@ def test_table_notes_and_picture_are_there(lived):
     assert "Lifelong metrics" in printed
     for name in ("matrix.png", "profiles.png"):
         assert (store.out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_observation_statistics_of_what_a_task_does_not_show_stay(tmp_path):
+    """In the union of CartPole and Acrobot, each shows zeros for the other's features."""
+    changes = CHANGES | {
+        "sequence": ["CartPole-v1", "Acrobot-v1"],
+        "methods": ["finetune"],
+        "transfer": {"steps": 128},
+        "network": {"encoder": "mlp", "options": {"widths": [8], "normalise": True}, "head": []},
+        "evaluation": {"every": 1000, "episodes": 1, "num_envs": 1, "max_steps": 500},
+        "recall": 1,
+    }
+    graph, store = expand_sequence(load_config(str(write_config(tmp_path, **changes)))), Store(tmp_path / "out")
+    moved = {}
+    for stage in graph.stages.values():
+        if stage.method is None or method_name(stage.method) == "finetune":
+            run_stage(stage, store, lambda *_: None)
+            moved.setdefault(stage.kind, store.checkpoint(stage.id))
+    first, second = moved["pretrain"], moved["transfer"]
+    names = first.schemas.observation.names
+    own = len(schemas(first.task).observation.names)
+    assert len(names) > own
+    for statistic in ("running_mean", "running_var", "running_count"):
+        before, after = (c.tensors[f"encoder.blocks.0.0.{statistic}"] for c in (first, second))
+        assert torch.equal(before[:own], after[:own])
+        assert not torch.equal(before[own:], after[own:])
+    assert first.tensors["encoder.blocks.0.0.running_count"].tolist()[own:] == [0] * (len(names) - own)

@@ -85,6 +85,25 @@ def test_compressing_brings_the_base_to_the_active_column(schemas):
     assert not torch.equal(start.value.out.weight, network.earlier.value.out.weight)  # heads are new
 
 
+@pytest.mark.slow
+def test_by_default_the_base_is_near_the_active_column_in_states_that_it_was_not_fitted_on():
+    """Four times nearer than after 500 updates, and it plays the same actions."""
+    _, state = after_first()
+    network = columns(2).eval()
+    with torch.no_grad():
+        network.policy.out.weight.mul_(5.0)  # a policy that has learned something: 500 updates are too few for it
+    seen, other = observations(SMALL.observation, 2048).chunk(2)
+    batch, found = Batch(seen, torch.zeros(len(seen), dtype=torch.long)), {}
+    for options in ({}, {"compress_steps": 500}):
+        base = METHODS["progress_compress"](**options).consolidate(network, state, batch, SECOND).network.eval()
+        with torch.no_grad():
+            wanted, got = network(other), base(other)
+        same = (wanted.action.argmax(-1) == got.action.argmax(-1)).float().mean()
+        found[bool(options)] = float(kl(wanted, got).mean()), float(same)
+    assert found[False][0] < 0.25 * found[True][0]
+    assert found[False][1] > 0.98
+
+
 def test_the_pull_is_the_gradient_of_the_documented_penalty():
     theta, anchor, omega = (torch.rand(3, 4, dtype=torch.float64) for _ in range(3))
     theta.requires_grad_(True)

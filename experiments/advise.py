@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder of a checkpoint, or foundation (default); again for another",
     )
     parser.add_argument(
-        "--methods", metavar="YAML", help="as in a config (default: finetune with carried, and with fresh heads)"
+        "--methods",
+        metavar="YAML",
+        help="as in a config (default: finetune with carried heads, at two rates, and with fresh ones)",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="env steps that you have for the target (200,000)")
     parser.add_argument(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -43,7 +45,9 @@ def widths_of(words: str) -> list[int]:
     return widths
 
 
-def distilled(checkpoint: Checkpoint, to: str, episodes: int, seed: int) -> tuple[Checkpoint, list[str]]:
+def distilled(
+    checkpoint: Checkpoint, to: str, episodes: int, seed: int, say: Callable[[str], None] = lambda _: None
+) -> tuple[Checkpoint, list[str]]:
     """``checkpoint`` with a network of the layers that ``to`` names, and sentences about it.
 
     The loss is KL(agent || small network) of the action distributions, which for boxes compares means and deviations,
@@ -52,6 +56,8 @@ def distilled(checkpoint: Checkpoint, to: str, episodes: int, seed: int) -> tupl
     ``episodes``, and on states of the agent's play that were not fitted the share with equal actions (of boxes the mean
     difference).
 
+    Args:
+        say: takes lines on what is done, and how long it will take.
     Raises:
         GraftError: layers that cannot be made, observations with parts, or a task that cannot be made.
     """
@@ -62,8 +68,11 @@ def distilled(checkpoint: Checkpoint, to: str, episodes: int, seed: int) -> tupl
     options = {"widths": widths_of(to), "normalise": kind == "vector"}
     config = NetworkConfig("mlp", options, head=(), distribution=checkpoint.network.distribution)
     small = PolicyNetwork(agent.schemas, config, seed)
+    say(
+        f"distilling to {to}: {ROUNDS} rounds of {STATES:,} states and {STEPS:,} updates, then {episodes} episodes each"
+    )
     with closing(make(checkpoint.task, ENVS, seed, observation=agent.schemas.observation)) as env:
-        _fit(agent, small, env, seed)
+        _fit(agent, small, env, seed, say)
         tested = record(agent, env, STATES, seed + ROUNDS)
         told = {"to": to, "states": ROUNDS * STATES, **_kept(agent, small, tested)}
         for name, network in (("return_mean", small), ("return_mean_of_agent", agent)):
@@ -74,8 +83,9 @@ def distilled(checkpoint: Checkpoint, to: str, episodes: int, seed: int) -> tupl
     return replace(about, id=checkpoint.id, lineage=checkpoint.lineage), _sentences(told)
 
 
-def _fit(agent: PolicyNetwork, small: PolicyNetwork, env: TaskVectorEnv, seed: int) -> None:
+def _fit(agent: PolicyNetwork, small: PolicyNetwork, env: TaskVectorEnv, seed: int, say: Callable[[str], None]) -> None:
     """Train ``small`` on states of both, in eval mode."""
+    start = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(small.parameters(), lr=LEARNING_RATE)
     seen = torch.zeros(0)
@@ -96,6 +106,9 @@ def _fit(agent: PolicyNetwork, small: PolicyNetwork, env: TaskVectorEnv, seed: i
             distance = kl(wanted, found, small.config.distribution, sizes=small.schemas.action.sizes)
             distance.mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+        took = time.monotonic() - start
+        left = took / (number + 1) * (ROUNDS - number - 1)
+        say(f"round {number + 1} of {ROUNDS}: {took:.0f} s" + (f", about {left:.0f} s to go" if left else ""))
 
 
 def _kept(agent: PolicyNetwork, small: PolicyNetwork, states: Array) -> dict[str, Any]:

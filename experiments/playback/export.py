@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -32,7 +33,9 @@ def run(console: Console, options: argparse.Namespace) -> None:
         given = {
             name: getattr(options, name) for name in ("states", "episodes", "seed", "force", "quantise", "distil_to")
         }
-        lines = export_agent(folder, options.to, options.out, **given)
+        lines = export_agent(
+            folder, options.to, options.out, **given, say=lambda line: console.print(line, soft_wrap=True)
+        )
     for line in lines:
         console.print(line, soft_wrap=True)
 
@@ -47,6 +50,7 @@ def export_agent(
     force: bool = False,
     quantise: str | None = None,
     distil_to: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Write an agent in a format of `EXPORTERS`; returns what ``graft export`` prints.
 
@@ -57,6 +61,7 @@ def export_agent(
         force: replace what is at ``out``.
         quantise: ``int8`` writes weights of ONNX models in bytes.
         distil_to: ``mlp:64x64`` exports a network of these layers that has learned to play what the agent plays.
+        say: takes lines on what is done meanwhile.
     Raises:
         GraftError: bad input, or an export that does not do what the agent does in evaluation; nothing is written.
     """
@@ -67,7 +72,7 @@ def export_agent(
     _check_target(exporter, to, out, force)
     checkpoint, about = _loaded(folder), list[str]()
     if distil_to is not None:
-        checkpoint, about = distilled(checkpoint, distil_to, episodes, seed)
+        checkpoint, about = distilled(checkpoint, distil_to, episodes, seed, say)
     network = checkpoint.build().eval()
     recording = record_states(network, checkpoint.task, states, seed)
 

@@ -21,15 +21,13 @@ from graft.experiments.config.names import check_names
 from graft.experiments.plan.pairs import expand
 from graft.experiments.plan.stage import Stage
 from graft.experiments.report.common import Name
-from graft.experiments.stages.race import CandidateStore, Trials, candidate_stages, rollout
+from graft.experiments.stages.race import BASELINE, CandidateStore, Trials, candidate_stages, rollout
 from graft.experiments.stages.resume import identity_of
 from graft.experiments.stages.run_stage import load_source
 from graft.experiments.store.records import Store, write_json
 from graft.transfer.advice import Look, Race, gain, race
 from graft.transfer.method import changed_options, method_name
 from graft.transfer.methods.auto import Auto
-
-BASELINE = "scratch"
 
 
 class _Entry(NamedTuple):
@@ -161,6 +159,7 @@ def _data(found: Race, fresh: Mapping[str, Look], stage: Stage, budget: int) -> 
         "env_steps_of_episodes": found.episode_steps + sum(look.episode_steps for look in fresh.values()),
         "budget": budget,
         "target_steps": stage.budget,
+        "least_budget": rollout(stage) * len(found.spent),
         "episodes": len(fresh[BASELINE].returns),
         "bounds": scale and scale._asdict(),
     }
@@ -177,7 +176,7 @@ def _config(entries: Mapping[str, _Entry], pick: str) -> str:
 
 def _table(data: Mapping[str, Any]) -> Table:
     table, last = Table(title=f"Mean returns on {data['target']}"), dict[str, float]()
-    for heading in ("candidate", "first", "last", "env steps", "left"):
+    for heading in ("candidate", "after its first round", "after its last round", "env steps", "left"):
         table.add_column(heading, justify="left" if heading in ("candidate", "left") else "right", overflow="fold")
     left: dict[str, str] = {}
     for entry in data["rounds"]:
@@ -192,13 +191,21 @@ def _table(data: Mapping[str, Any]) -> Table:
 
 def _sentences(data: Mapping[str, Any]) -> list[str]:
     said = [f"Pick: {data['pick']} ({data['why']})."]
+    if not data["env_steps"]:
+        said = [
+            f"Pick: {data['pick']}, by play before any training (there: {data['why']}). Nothing was trained, scratch "
+            f"neither, so who is better after training is not known; a budget of {data['least_budget']:,} env steps "
+            f"trains every candidate once."
+        ]
     if data["gain"] is not None:
         by = data["gain"]
+        steps = data["env_steps_of_each"]
+        trained = f"each after {steps:,} env steps of training" if steps else "neither trained on the target"
+        of = f"{data['episodes']} fresh paired episodes" + (" and one training each" if steps else "")
         score = "" if by["score"] is None else f", a score of {by['score']:+.2f}"
         said.append(
-            f"{data['best_of_others']} beside scratch, each after {data['env_steps_of_each']:,} env steps of training: "
-            f"{by['mean']:+.2f} return [{by['low']:+.2f}, {by['high']:+.2f}]{score} (p {by['p']:.2g}, of "
-            f"{data['episodes']} fresh paired episodes and one training each). At the end of training it may differ."
+            f"{data['best_of_others']} beside scratch, {trained}: {by['mean']:+.2f} return [{by['low']:+.2f}, "
+            f"{by['high']:+.2f}]{score} (p {by['p']:.2g}, of {of}). At the end of training it may differ."
         )
     share = data["env_steps"] / data["target_steps"]
     cost = f"{data['env_steps']:,} env steps of training of a budget of {data['budget']:,}, {share:.0%} of the target's"

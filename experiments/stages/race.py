@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.errors import GraftError
 from graft.experiments.plan.stage import Stage
 from graft.experiments.stages.divergence import Diverged
 from graft.experiments.stages.meter import Meter
@@ -28,6 +29,9 @@ from graft.transfer.methods.auto import Auto
 
 TRUE_METRICS = "race.jsonl"
 """Metrics of the one that was kept, by its own env steps, in the stage's folder."""
+
+BASELINE = "scratch"
+"""Label of the candidate that all others are compared with."""
 
 OWN = {"id", "label", "kind", "status", "spec", "metrics_sha256", "checkpoint", "env_steps"}
 """Keys of a record that differ between a stage and the candidate that it kept."""
@@ -66,6 +70,7 @@ class Trials:
     ) -> None:
         self.stages, self._store, self._file, self._progress = stages, store, known, progress
         self._workers, self._note, self._spent = workers, note, dict.fromkeys(stages, 0)
+        self.diverged: dict[str, Diverged] = {}
         self._identity: Any = json.loads(json.dumps(dict(identity)))
         store.ids.update(stage.id for stage in stages.values())
         try:
@@ -83,13 +88,21 @@ class Trials:
         if str(env_steps) not in seen:
             look = self._train(candidate, env_steps)
             seen[str(env_steps)] = None if look is None else [np.asarray(look.returns).tolist(), *look[1:]]
-            data = {"identity": self._identity, "seen": self._seen, COST: self.meter.spent()}
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._file, data)
+            self._write()
         found = seen[str(env_steps)]
         self._spent[candidate] = env_steps if found is None else found[1]
         self._progress(sum(self._spent.values()))
         return None if found is None else Look(np.asarray(found[0], np.float64), *found[1:])
+
+    def _write(self) -> None:
+        data = {"identity": self._identity, "seen": self._seen, COST: self.meter.spent()}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._file, data)
+
+    def forget(self, candidate: str) -> None:
+        """What a candidate showed, so that the next call of the race trains it anew."""
+        if self._seen.pop(candidate, None) is not None:
+            self._write()
 
     def again(self, candidate: str, env_steps: int) -> Look:
         """Of a candidate where `__call__` left it, on levels that decided nothing."""
@@ -112,6 +125,7 @@ class Trials:
             return Look(paused.returns, paused.env_steps, paused.episode_steps)
         except Diverged as error:
             self._note(f"Note: {self.stages[candidate].label} left the race: {error}")
+            self.diverged[candidate] = error
             return None
         raise AssertionError(f"{candidate} ended within the race, whose budget is too large.")
 
@@ -154,13 +168,23 @@ def run_race(
     seen, identity = folder / RACE / "seen.json", identity_of(stage)
     trials = Trials(stages, inner, seen, identity, lambda steps: progress(steps, {}), workers, note)
     budget, unit = int(stage.method.share * stage.budget), rollout(stage)
-    found = race(list(stages), trials, budget, unit, goes_on=True)
+    found = _raced(stages, trials, budget, unit)
     lost = sum(found.spent.values()) - found.spent[found.pick]
     chosen = stages[found.pick]
     leg = Leg(budget=stage.budget - lost)
     if not inner.done(chosen.id):  # else killed while its result was taken over
         run_stage(chosen, inner, lambda steps, values: progress(lost + steps, values), workers, note, leg)
     _take_over(stage, chosen, store, inner, trials, lost, summary(found, lost))
+
+
+def _raced(stages: Mapping[str, Stage], trials: Trials, budget: int, unit: int) -> Race:
+    """The race; raises Diverged where scratch does, after which the same command tries it anew, as it does a stage."""
+    try:
+        return race(list(stages), trials, budget, unit, goes_on=True)
+    except GraftError as error:
+        trials.forget(BASELINE)
+        known = trials.diverged.get(BASELINE)
+        raise Diverged(f"{error} {known or ''}".strip(), [] if known is None else known.divergences) from error
 
 
 def summary(found: Race, lost: int) -> dict[str, Any]:

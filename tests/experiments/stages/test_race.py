@@ -11,6 +11,7 @@ from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
 from graft.experiments.stages import race as races
 from graft.experiments.stages import resume
+from graft.experiments.stages.divergence import Diverged
 from graft.experiments.stages.race import evaluation_steps, run_race, shifted
 from graft.experiments.store.records import METRICS, RACE, Store
 
@@ -91,6 +92,48 @@ def test_what_falls_behind_scratch_gives_way_to_it(plan, monkeypatch):
     record, _ = raced(plan, monkeypatch, lambda c, n: c == "scratch" and n > 0)
     assert record[RACE]["kept"] == "scratch"
     assert record["env_steps"] == 512
+
+
+def test_a_race_in_which_scratch_diverges_is_tried_anew(plan, monkeypatch):
+    _, store, auto = plan
+    real, tried = races.run_stage, list[str]()
+
+    def diverging(stage, *others):
+        tried.append(stage.label)
+        if stage.label.startswith("scratch") and sum(label == stage.label for label in tried) == 1:
+            raise Diverged("it diverged after 64 env steps", [{"env_steps": 64, "learning_rate": 1e-3, "file": "x"}])
+        real(stage, *others)
+
+    monkeypatch.setattr(races, "run_stage", diverging)
+    with pytest.raises(Diverged, match=r"scratch diverged.* it diverged after 64 env steps") as caught:
+        run_race(auto, store, lambda *_: None)
+    assert [entry["env_steps"] for entry in caught.value.divergences] == [64]
+    first = list(tried)
+    run_race(auto, store, lambda *_: None)
+    assert store.done(auto.id)
+    others = [label for label in first if not label.startswith("scratch")]
+    assert others
+    assert set(others).isdisjoint(tried[len(first) : len(first) + 1]), "what others showed is known already"
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("one_ray")
+def test_a_race_on_rllib(tmp_path):
+    """Candidates go on from their snapshots, as on the other backend."""
+    config = load_config(str(write_config(tmp_path, **CHANGES, backend="rllib")))
+    graph, store = expand(config), Store(tmp_path / "out")
+    store.open(config)
+    stages = list(graph.stages.values())
+    auto = next(s for s in stages if s.method is not None and "races" in s.method.words())
+    for stage in stages:
+        if stage.id == auto.source or stage is auto:
+            run_race(stage, store, lambda *_: None)
+    record = store.record(auto.id)
+    assert record["env_steps"] == 512
+    assert set(record[RACE]["spent"].values()) == {128}
+    assert record[RACE]["env_steps_of_others"] == 256
+    assert curve(store, auto).steps[-1] == 512
 
 
 @pytest.mark.slow

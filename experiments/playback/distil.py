@@ -68,9 +68,7 @@ def distilled(
     options = {"widths": widths_of(to), "normalise": kind == "vector"}
     config = NetworkConfig("mlp", options, head=(), distribution=checkpoint.network.distribution)
     small = PolicyNetwork(agent.schemas, config, seed)
-    say(
-        f"distilling to {to}: {ROUNDS} rounds of {STATES:,} states and {STEPS:,} updates, then {episodes} episodes each"
-    )
+    say(f"distilling to {to}: {ROUNDS} rounds of {STATES:,} states and {STEPS:,} updates, then {episodes} episodes")
     with closing(make(checkpoint.task, ENVS, seed, observation=agent.schemas.observation)) as env:
         _fit(agent, small, env, seed, say)
         tested = record(agent, env, STATES, seed + ROUNDS)
@@ -85,14 +83,14 @@ def distilled(
 
 def _fit(agent: PolicyNetwork, small: PolicyNetwork, env: TaskVectorEnv, seed: int, say: Callable[[str], None]) -> None:
     """Train ``small`` on states of both, in eval mode."""
-    start = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(small.parameters(), lr=LEARNING_RATE)
+    optimiser = torch.optim.Adam(small.parameters(), lr=LEARNING_RATE, fused=True)
     seen = torch.zeros(0)
     for number in range(ROUNDS):
         fresh = torch.as_tensor(record(small if number else agent, env, STATES, seed + number))
         seen = torch.cat([seen, fresh]) if number else fresh
         if number == 0:  # statistics of the agent's own play, which then stay
+            start = time.monotonic()  # the first play has compiled the game, once
             with torch.no_grad():
                 small.train()(fresh)
             commit_statistics(small.eval())
@@ -108,7 +106,9 @@ def _fit(agent: PolicyNetwork, small: PolicyNetwork, env: TaskVectorEnv, seed: i
             optimiser.step()
         took = time.monotonic() - start
         left = took / (number + 1) * (ROUNDS - number - 1)
-        say(f"round {number + 1} of {ROUNDS}: {took:.0f} s" + (f", about {left:.0f} s to go" if left else ""))
+        say(
+            f"round {number + 1} of {ROUNDS}: {took:.0f} s of fitting" + (f", about {left:.0f} s to go" if left else "")
+        )
 
 
 def _kept(agent: PolicyNetwork, small: PolicyNetwork, states: Array) -> dict[str, Any]:

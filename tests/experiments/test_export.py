@@ -510,7 +510,10 @@ def test_a_distilled_network_plays_what_the_agent_plays(task, tmp_path, capsys, 
     large = agent_of(task, tmp_path / "large")
     words = [str(large), *FEW, "--to", "onnx", "--distill-to", "mlp:24x16", "--episodes", "8"]
     assert export.main([*words, "--out", str(tmp_path / "npc.onnx")]) == 0
-    assert "distilled to mlp:24x16: " in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "distilling to mlp:24x16: 4 rounds of 512 states and 250 updates, then 8 episodes"
+    assert [line.partition(":")[0] for line in said[1:5]] == [f"round {number} of 4" for number in range(1, 5)]
+    assert any(line.startswith("distilled to mlp:24x16: ") for line in said)
     found = json.loads((tmp_path / "npc.onnx.contract.json").read_text())["distilled"]
     teacher = Checkpoint.load(large / "checkpoint").build().eval()
     states = record_states(teacher, task, 400, seed=9)  # others than it has learned from

@@ -46,7 +46,12 @@ def widths_of(words: str) -> list[int]:
 
 
 def distilled(
-    checkpoint: Checkpoint, to: str, episodes: int, seed: int, say: Callable[[str], None] = lambda _: None
+    checkpoint: Checkpoint,
+    to: str,
+    episodes: int,
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
+    check: Callable[[PolicyNetwork], object] | None = None,
 ) -> tuple[Checkpoint, list[str]]:
     """``checkpoint`` with a network of the layers that ``to`` names, and sentences about it.
 
@@ -58,6 +63,7 @@ def distilled(
 
     Args:
         say: takes lines on what is done, and how long it will take.
+        check: called with the small network before it is fitted; raises GraftError where it cannot be exported.
     Raises:
         GraftError: layers that cannot be made, observations with parts, or a task that cannot be made.
     """
@@ -68,6 +74,8 @@ def distilled(
     options = {"widths": widths_of(to), "normalise": kind == "vector"}
     config = NetworkConfig("mlp", options, head=(), distribution=checkpoint.network.distribution)
     small = PolicyNetwork(agent.schemas, config, seed)
+    if check is not None:
+        check(small)
     say(f"distilling to {to}: {ROUNDS} rounds of {STATES:,} states and {STEPS:,} updates, then {episodes} episodes")
     with closing(make(checkpoint.task, ENVS, seed, observation=agent.schemas.observation)) as env:
         _fit(agent, small, env, seed, say)

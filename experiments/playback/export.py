@@ -10,7 +10,7 @@ from rich.console import Console
 
 import graft
 from graft.agents.checkpoints.checkpoint import Checkpoint
-from graft.agents.export.exporter import EXPORTERS, Agent, Exporter, ModelExporter, check_replaceable
+from graft.agents.export.exporter import EXPORTERS, Agent, ContractExporter, Exporter, ModelExporter, check_replaceable
 from graft.agents.export.recording import FEWEST, record_states
 from graft.agents.export.verify import verify
 from graft.command import at_least
@@ -72,7 +72,9 @@ def export_agent(
     _check_target(exporter, to, out, force)
     checkpoint, about = _loaded(folder), list[str]()
     if distil_to is not None:
-        checkpoint, about = distilled(checkpoint, distil_to, episodes, seed, say)
+        # Whether the format takes such an agent is known before minutes of fitting.
+        fits = exporter.interface if isinstance(exporter, ContractExporter) else None
+        checkpoint, about = distilled(checkpoint, distil_to, episodes, seed, say, fits)
     network = checkpoint.build().eval()
     recording = record_states(network, checkpoint.task, states, seed)
 

@@ -236,6 +236,7 @@ def test_nothing_is_written_where_the_model_differs(agent, tmp_path, capsys, mon
         (["--to", "onnx"], "Give a checkpoint, --to FORMAT and --out PATH"),
         (["--to", "onnx", "--out", "a.onnx", "--states", "39"], "at least 40 is needed"),
         (["--to", "rsl_rl", "--out", "a.onnx", *FEW], "rsl_rl plays box actions"),
+        (["--to", "rsl_rl", "--out", "a.onnx", "--distill-to", "mlp:8"], "rsl_rl plays box actions"),
         (["--to", "unity", "--out", "a.onnx", *FEW, "--quantise", "int8"], "leave --quantise out"),
         (["--to", "sb3", "--out", "a.zip", "--quantise", "int8"], "sb3 is none; leave it out"),
     ],
@@ -243,7 +244,9 @@ def test_nothing_is_written_where_the_model_differs(agent, tmp_path, capsys, mon
 def test_bad_input_is_a_sentence(agent, words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert export.main([str(agent), *words]) == 2
-    assert said in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.out == "", "nothing was distilled first"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,16 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graft.agents.checkpoints.checkpoint import Checkpoint, sealed, unsealed
 from graft.agents.checkpoints.files import read_file
 from graft.agents.export.parity import Run, tied
 from graft.agents.export.ports import Interface
 from graft.agents.export.recording import Recording
-from graft.envs.core.schema import ActionSchema, Schemas
+from graft.envs.core.options import sentence
+from graft.envs.core.schema import ActionSchema, ObservationSchema, Schemas
 from graft.errors import GraftError
 
 FORMAT = 1
@@ -24,6 +26,44 @@ REQUIRED = (
     *("inputs", "outputs", "constants", "observation", "actions", "sampling"),
 )
 VECTORS = 32  # states in the file of test vectors
+
+
+class _File(BaseModel):
+    sha256: str
+    bytes: int
+
+
+class _Port(BaseModel):
+    name: str
+    shape: list[int | str]
+    dtype: Literal["float32", "float64", "uint8", "int8", "int32", "int64", "bool"] = "float32"
+
+
+class _Task(BaseModel):
+    id: str
+
+
+class _Made(BaseModel):
+    id: str | None
+    task: _Task
+
+
+class _Contract(BaseModel):
+    """What is read of a contract, but for the schemas."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: _File
+    vectors: _File
+    checkpoint: _Made
+    format: str
+    graft: str
+    inputs: list[_Port]
+    outputs: list[_Port]
+    constants: dict[str, Any]
+    observation: dict[str, Any]
+    actions: dict[str, Any]
+    sampling: str
 
 
 def beside(model: Path, kind: str) -> Path:
@@ -106,6 +146,16 @@ def read_contract(model: Path) -> dict[str, Any]:
         raise GraftError(f"{path} has version {found.get('contract')}; this version of Graft reads {FORMAT}.")
     if lacking := [name for name in REQUIRED if name not in found]:
         raise GraftError(f"{path} lacks {', '.join(lacking)}; export again.")
+    try:
+        _Contract.model_validate(found)
+        ObservationSchema.from_json(found["observation"])
+        ActionSchema.from_json(found["actions"])
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(map(str, detail["loc"]))
+        raise GraftError(f"{path} was edited: {sentence(where, detail)} Export again.") from error
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise GraftError(f"{path} was edited: its observation or actions are no schema; export again.") from error
     contents: dict[str, Any] = found
     return contents
 

@@ -40,7 +40,9 @@ def verify(model: Path, checkpoint: Checkpoint | None = None) -> list[str]:
     run = exporter.runner(data, found, str(model))
     try:
         states, largest = _replay(run, json.loads(vectors), found, model)
-    except (KeyError, TypeError) as error:
+    except GraftError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GraftError(f"{path} and the contract of {model} have other inputs or outputs; export again.") from error
     identity, task = found["checkpoint"]["id"][:12], found["checkpoint"]["task"]["id"]
     return [

@@ -56,7 +56,7 @@ def check_policy(data: Mapping[str, Any]) -> None:
     """Raise GraftError unless the policy and its extractor are classes of the library, with arguments of its own."""
     found = data.get("policy_class")
     module = found.get("__module__") if isinstance(found, dict) else None
-    if module not in POLICIES:
+    if not isinstance(module, str) or module not in POLICIES:
         raise GraftError(
             f"The file's policy is of a class in {str(module)[:80]!r}; only the policies of Stable-Baselines3 and "
             f"sb3-contrib themselves are read."

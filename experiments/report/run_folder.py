@@ -91,6 +91,22 @@ class RunFolder:
             return []
         return [Store(self.path).evaluations(stage, scale) for stage in stages]
 
+    def logged(self, stage: str) -> list[Mapping[str, Any]]:
+        """What a stage that goes on has logged so far: the lines up to the first that is no metrics with env steps.
+
+        Its last line may be half written.
+        """
+        found: list[Mapping[str, Any]] = []
+        try:
+            for line in read_file(self._stage(stage) / METRICS).splitlines(keepends=True):
+                point = json.loads(line.decode())
+                if not line.endswith(b"\n") or not 0 <= int(point["env_steps"]) < 1 << 53:
+                    break
+                found.append({**point, "env_steps": int(point["env_steps"])})
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            pass
+        return found
+
     def record(self, stage: str) -> Mapping[str, Any]:
         """A stage's ``stage.json``; empty where it is not here."""
         return _typed(_Record, self._stage(stage) / "stage.json")
@@ -151,6 +167,7 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 class _Spec(BaseModel):
     source: str | None = None
+    budget: int | None = None
 
 
 class _Record(BaseModel):

@@ -5,7 +5,6 @@ A report reads JSON only: nothing that a folder names is imported, as it may be 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,12 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from graft.agents.checkpoints.files import read_file
 from graft.errors import GraftError
 from graft.experiments.plan.stage import Stage
 from graft.experiments.report.progress import Progress
 from graft.experiments.report.run_folder import RunFolder, read_run
-from graft.experiments.store.records import METRICS, write_json
+from graft.experiments.store.records import write_json
+
+UNFINISHED = ("waiting", "running", "stopped")
 
 LEAST, SHARE = 10.0, 0.02
 """Seconds between two results so far at least, and the largest share of a run's time that they take."""
@@ -73,18 +73,10 @@ def latest(folder: Path) -> RunFolder:
 
 
 def _with_steps(run: RunFolder, stage: Mapping[str, Any]) -> Mapping[str, Any]:
-    if stage.get("status") not in ("waiting", "running", "stopped"):
+    if stage.get("status") not in UNFINISHED:
         return stage
     status = run.record(stage["id"]).get("status")
     if status not in ("running", "stopped"):
         return stage
-    return {**stage, "status": status, "env_steps": _env_steps(run.path / "stages" / stage["id"] / METRICS)}
-
-
-def _env_steps(metrics: Path) -> int:
-    """Of a stage's latest metric; its last line may be half written."""
-    try:
-        lines = read_file(metrics).decode().splitlines(keepends=True)
-        return int(json.loads([line for line in lines if line.endswith("\n")][-1])["env_steps"])
-    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError):
-        return 0
+    points = run.logged(stage["id"])
+    return {**stage, "status": status, "env_steps": points[-1]["env_steps"] if points else 0}

@@ -176,12 +176,15 @@ def _env_steps(store: Store, comparison: Comparison) -> dict[str, int | None]:
     }
 
 
-def _stages_of_seeds(measured: TransferResult) -> tuple[list[list[str]], list[list[str]]]:
-    """Of each finished seed: the stages before its transfer, where the experiment has them, and its transfer's."""
+def _stages_of_seeds(measured: TransferResult) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
+    """Of each finished seed: the stages before its transfer, where the experiment has them, its transfer's, and those
+    of them that consolidated.
+    """
     c = measured.comparison
     number = {stage: k for k, stage in enumerate(c.stages)}
     before = [[ids[number[i]] for ids in (c.pretrain, c.consolidated) if ids] for i in measured.finished]
-    return [ids for ids in before if c.pretrain], [[i] for i in measured.finished]
+    consolidated = [[c.consolidated[number[i]]] for i in measured.finished] if c.consolidated else []
+    return [ids for ids in before if c.pretrain], [[i] for i in measured.finished], consolidated
 
 
 def _kept(graph: Graph, store: Store, stage: Stage) -> tuple[float | None, float | None]:

@@ -6,8 +6,11 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +23,7 @@ from safetensors.torch import save as save_tensors
 
 from graft.agents.checkpoints.checkpoint import MANIFEST, Checkpoint, sealed
 from graft.agents.checkpoints.snapshot import SavedState, Snapshot
+from graft.envs.core.schema import Schemas
 from support.broken_inputs import (
     WORDS,
     as_text,
@@ -332,7 +336,6 @@ def _tensors() -> bytes:
 def names(data: bytes, place: Path) -> None:
     from graft.agents.importing.agent import import_agent
     from graft.agents.importing.source import Request
-    from graft.envs.core.schema import Schemas
     from graft.experiments.importing.run import read_names
 
     (place / "names.yaml").write_bytes(data)
@@ -343,13 +346,42 @@ def names(data: bytes, place: Path) -> None:
 
 
 def state(data: bytes, place: Path) -> None:
+    _imports("broken.safetensors", data, place, **NAMES)
+
+
+def _imports(name: str, data: bytes, place: Path, schemas: Schemas | None = None, **names: Any) -> None:
+    """A file of another library, as an agent."""
     from graft.agents.importing.agent import import_agent
     from graft.agents.importing.source import Request
-    from graft.envs.core.schema import Schemas
 
-    (place / "broken.safetensors").write_bytes(data)
-    schemas = Schemas(vector("abcd"), discrete("left", "right"))
-    refused(lambda: import_agent(Request(place / "broken.safetensors", schemas, names=NAMES)))
+    (place / name).write_bytes(data)
+    schemas = schemas or Schemas(vector("abcd"), discrete("left", "right"))
+    refused(lambda: import_agent(Request(place / name, schemas, names=names)))
+
+
+def sb3_zip(data: bytes, place: Path) -> None:
+    _imports("broken.zip", data, place)
+
+
+def torch_state(data: bytes, place: Path) -> None:
+    _imports("broken.pt", data, place, **NAMES)
+
+
+def onnx_graph(data: bytes, place: Path) -> None:
+    _imports("broken.onnx", data, place)
+
+
+def contract(data: bytes, place: Path) -> None:
+    """Read as the checks of an export and as whoever plays it read it, with the id that belongs to it."""
+    from graft.agents.export.verify import verify
+    from graft.agents.serving.model import Model
+
+    path = place / "served.onnx"
+    for name, content in _exported().items():
+        (place / name).write_bytes(content)
+    (place / "served.onnx.contract.json").write_bytes(resealed(data))
+    refused(lambda: verify(path))
+    refused(lambda: Model.of(path))
 
 
 def statistics(data: bytes, place: Path) -> None:
@@ -358,6 +390,127 @@ def statistics(data: bytes, place: Path) -> None:
     path = place / ("broken.npz" if data.startswith(b"PK") else "broken.json")
     path.write_bytes(data)
     refused(lambda: read_statistics(path))
+
+
+@cache
+def _agent() -> bytes:
+    """A zip that Stable-Baselines3 has written."""
+    import gymnasium as gym
+    from stable_baselines3 import PPO
+
+    class Four(gym.Env[Any, Any]):
+        observation_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        action_space = gym.spaces.Discrete(2)
+
+    stream = io.BytesIO()
+    PPO("MlpPolicy", Four(), policy_kwargs={"net_arch": [8]}, device="cpu", seed=0).save(stream)
+    return stream.getvalue()
+
+
+@cache
+def _torch_state() -> bytes:
+    stream = io.BytesIO()
+    torch.save(STATE, stream)
+    return stream.getvalue()
+
+
+@cache
+def _exported() -> dict[str, bytes]:
+    """An ONNX file with its contract and test vectors, by name."""
+    from graft.experiments.playback.export import export_agent
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "served.onnx"
+        export_agent(SEED_RUN / CHECKPOINT, "onnx", path)
+        return {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
+
+
+@cache
+def _onnx() -> bytes:
+    """Two layers, as other libraries write them."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    dice = np.random.default_rng(0)
+    numbers = {"w": dice.normal(size=(8, 4)), "b": np.zeros(8), "v": dice.normal(size=(2, 8)), "c": np.zeros(2)}
+    stored = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in numbers.items()]
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], transB=1),
+        helper.make_node("Tanh", ["h"], ["t"]),
+        helper.make_node("Gemm", ["t", "v", "c"], ["y"], transB=1),
+    ]
+    given = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 4])]
+    made = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "policy", given, made, stored)
+    data: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    ).SerializeToString()
+    return data
+
+
+def _changed_zip(good: Callable[[], bytes]) -> Callable[[Random], bytes]:
+    """One of a zip's members changed, and zipped again with its checksum; or the zip's own bytes."""
+
+    def broken(rng: Random) -> bytes:
+        if rng.randrange(4) == 0:
+            return changed_bytes(rng, good())
+        stream = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(good())) as old, zipfile.ZipFile(stream, "w") as new:
+            members = {name: old.read(name) for name in old.namelist()}
+            chosen = rng.choice(sorted(members))
+            members[chosen] = _changed_member(rng, chosen, members[chosen])
+            if rng.randrange(8) == 0:
+                del members[rng.choice(sorted(members))]
+            for name, content in members.items():
+                new.writestr(name, content)
+        return stream.getvalue()
+
+    return broken
+
+
+def _changed_member(rng: Random, name: str, data: bytes) -> bytes:
+    """Of a zip: JSON and zips within by their contents."""
+    if name == "data":
+        return _encoded(as_text(changed(rng, json.loads(data))))
+    if data.startswith(b"PK") and rng.randrange(3):
+        return _changed_zip(lambda: data)(rng)
+    return changed_bytes(rng, data)
+
+
+def _changed_onnx(rng: Random) -> bytes:
+    """Fields of the graph changed, or the file's bytes."""
+    import onnx
+
+    if rng.randrange(2):
+        return changed_bytes(rng, _onnx())
+    made = onnx.ModelProto.FromString(_onnx())
+    for _ in range(rng.randrange(1, 4)):
+        node, number = rng.choice(made.graph.node), rng.choice(made.graph.initializer)
+        match rng.randrange(8):
+            case 0:
+                node.op_type = rng.choice(
+                    ["Add", "Relu", "Loop", "If", "Reshape", "Softmax", "MatMul", "Flatten", "\0"]
+                )
+            case 1:
+                del node.input[rng.randrange(4) :]
+            case 2:
+                node.input[:] = [rng.choice(["x", "y", "h", "t", "w", "v", "b", "c", "", "q"]) for _ in node.input]
+            case 3:
+                number.dims[:] = [rng.choice([0, 1, 2, 4, 8, -1, 1 << 40, 1 << 62]) for _ in range(rng.randrange(5))]
+            case 4:
+                number.data_type = rng.randrange(25)
+            case 5:
+                node.output[:] = [rng.choice(["x", "y", "h", "t", ""])]
+            case 6:
+                shape = made.graph.input[0].type.tensor_type.shape.dim
+                shape[rng.randrange(len(shape))].dim_value = rng.choice([0, 1, 3, 1 << 31, 1 << 62, -5])
+            case _:
+                number.raw_data = changed_bytes(rng, number.raw_data)
+    return bytes(made.SerializeToString())
+
+
+def _contract(rng: Random) -> bytes:
+    return _encoded(as_text(changed(rng, json.loads(_exported()["served.onnx.contract.json"]))))
 
 
 def _npz() -> bytes:
@@ -390,7 +543,6 @@ def request(data: bytes, place: Path) -> None:
     from types import SimpleNamespace
 
     from graft.agents.export.ports import Port
-    from graft.envs.core.schema import Schemas
     from graft.experiments.serving.requests import read_request
 
     model: Any = SimpleNamespace(ports=[Port("observation", (4,))], schemas=Schemas(vector("abcd"), discrete("l", "r")))
@@ -465,6 +617,10 @@ KINDS = {
     ),
     "names": Kind(yaml_of(NAMES), names, _json(NAMES)),
     "state": Kind(lambda rng: changed_safetensors(rng, save_tensors(STATE)), state, lambda: save_tensors(STATE)),
+    "sb3_zip": Kind(_changed_zip(_agent), sb3_zip, _agent),
+    "torch_state": Kind(_changed_zip(_torch_state), torch_state, _torch_state),
+    "onnx": Kind(_changed_onnx, onnx_graph, _onnx),
+    "contract": Kind(_contract, contract, lambda: _exported()["served.onnx.contract.json"]),
     "statistics": Kind(_statistics, statistics, _npz),
     "patch": Kind(yaml_of(PATCH), patch, _json(PATCH)),
     "search": Kind(yaml_of(SEARCH), search, _json(SEARCH)),

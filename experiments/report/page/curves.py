@@ -10,13 +10,21 @@ import numpy as np
 from graft.experiments.report import transfer
 from graft.experiments.report.common import has_scale, is_estimated
 from graft.experiments.report.page.cells import Section, is_control, named, rows_of, targets_of
-from graft.experiments.report.page.charts import Chart, Series, Style, chart, series, style
+from graft.experiments.report.page.charts import COLOURS, Chart, Series, Style, chart, series, style
 from graft.experiments.report.plots import Panels, row_scores, score_axis, score_levels
 from graft.experiments.report.run_folder import Row, RunFolder
 from graft.transfer.metrics import Curve
 from graft.transfer.statistics import Runs, performance_profile
 
 PROFILE_LEVELS = 41
+
+RETURN = "eval/return_mean"
+
+LARGEST = 1e30
+"""Mean returns beyond it are in no chart; nor is what is no number."""
+
+DOTTED = 2  # of the style sheet's dashes
+NOTHING = np.array([])
 
 
 def curves(run: RunFolder) -> Section | None:
@@ -40,6 +48,33 @@ def curves(run: RunFolder) -> Section | None:
         "hide methods, intervals and seeds; the slider reads values."
     ]
     return Section("Learning curves", notes, charts=charts) if charts else None
+
+
+def running(run: RunFolder) -> Section | None:
+    """Learning curves of stages that have not ended, a chart for each task, from what they have logged so far."""
+    found: dict[str, list[Series]] = {}
+    for stage in run.results["stages"]:
+        if stage["status"] not in ("running", "stopped"):
+            continue
+        points = [(p["env_steps"], _number(p.get(RETURN))) for p in run.logged(stage["id"])]
+        if known := [(x, y) for x, y in points if y is not None]:
+            kind, _, words = str(stage["label"]).partition(" · ")  # pretraining, or the method; the task; the seed
+            task, _, seed = words.rpartition(" · ")
+            budget = (run.record(stage["id"]).get("spec") or {}).get("budget")
+            share = f", {min(100, 100 * points[-1][0] // budget)} %" if budget else ""
+            x, y = np.array(known, float).T
+            name = f"{kind} · {seed} ({stage['status']}{share})"
+            found.setdefault(task, []).append(Series(name, x, y, NOTHING, NOTHING, np.zeros((0, len(x)))))
+    lines = [line for shown in found.values() for line in shown]
+    styles = {line.name: (2 + i % (COLOURS - 2), DOTTED) for i, line in enumerate(lines)}
+    charts = [chart(task, "env steps", "mean return", shown, styles=styles) for task, shown in found.items()]
+    notes = ["Dotted lines: evaluations so far of stages that have not ended, one seed each; no table has them yet."]
+    return Section("Running", notes, charts=charts) if charts else None
+
+
+def _number(value: Any) -> float | None:
+    """Of a metric that somebody else may have written."""
+    return float(value) if isinstance(value, int | float) and abs(value) < LARGEST else None
 
 
 def _styles(run: RunFolder, rows: Sequence[Row]) -> dict[str, Style]:

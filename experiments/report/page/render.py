@@ -229,7 +229,9 @@ def _side_by_side(pairs: Sequence[tuple[RunFolder, str]]) -> Beside | None:
 def sections(run: RunFolder) -> list[Section]:
     """All parts of a run that have something to say, in the order of the page."""
     if not run.rows:
-        return [costs.costs(run)]
-    kinds = (results.headline, curves.curves, results.ratios, curves.profiles, results.kept, results.heat_maps)
-    made = [kind(run) for kind in (*kinds, stages.transplants, stages.diagnostics, costs.costs)]
+        made = [curves.running(run), costs.costs(run)]
+    else:
+        kinds = (results.headline, curves.running, curves.curves, results.ratios, curves.profiles, results.kept)
+        others = (results.heat_maps, stages.transplants, stages.diagnostics, costs.costs)
+        made = [kind(run) for kind in (*kinds, *others)]
     return [section for section in made if section is not None]

@@ -23,7 +23,10 @@ from graft.experiments.report import continual, lifelong
 from graft.experiments.report.__main__ import main
 from graft.experiments.report.common import NO_SCRATCH, UNLEARNED
 from graft.experiments.report.exports import latex_text
+from graft.experiments.report.page.curves import running
 from graft.experiments.report.results import VERSION
+from graft.experiments.report.serve import LivePage
+from graft.experiments.report.so_far import latest
 from graft.transfer import METHODS
 from graft.transfer.metrics import Curve
 from graft.transfer.statistics import interquartile_mean
@@ -95,6 +98,34 @@ def test_curves_are_those_of_the_stages(known):
             expected = interquartile_mean([(levels[k] + seed / 10) / 10 for seed in range(5)])
             assert float(cells[3 * k + j].split()[0]) == pytest.approx(expected, abs=0.0006)
     assert [text for _, _, text in page.all("button")].count("single seeds") == 1
+
+
+def test_a_stage_that_runs_is_drawn_up_to_its_half_written_line(known, tmp_path):
+    out, data = tmp_path / "run", copied(known, tmp_path / "run")
+    stage = {**next(s for s in data["stages"] if s["id"] == "frozen4"), "id": "live", "status": "running"}
+    data["stages"].append(stage)
+    shutil.copytree(out / "stages" / "frozen4", out / "stages" / "live")
+    (out / "results.json").write_text(json.dumps(data))
+    record = {"status": "running", "label": stage["label"], "spec": {"source": "p0", "budget": 5000}}
+    (out / "stages" / "live" / "stage.json").write_text(json.dumps(record))
+    logged = out / "stages" / "live" / "metrics.jsonl"
+    whole = logged.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    logged.write_bytes(b"".join([*lines[:3], b'{"env_steps": 2500, "rollout/return_mean": 1.0}\n', lines[3][:20]]))
+    section = running(latest(out))
+    assert section is not None
+    (drawn,) = section.charts
+    assert (drawn.title, [line.name for line in drawn.lines]) == (str(TARGET), ["frozen · seed 4 (running, 50 %)"])
+    returns = [json.loads(line)["eval/return_mean"] for line in lines[:3]]
+    assert [(p.text, p.values[0].iqm) for p in drawn.points] == list(zip(("0", "1,000", "2,000"), returns, strict=True))
+    assert "(running, 50 %)" in LivePage(out).text()
+    assert main([str(out)]) == 0
+    assert "(running, 50 %)" in (out / "report.html").read_text(encoding="utf-8")
+    for odd in (b"", b"[1]\n", b'{"env_steps": 1, "eval/return_mean": "x"}\n', b'{"env_steps": NaN}\n', b"\xff\n"):
+        logged.write_bytes(odd)
+        assert running(latest(out)) is None
+    logged.write_bytes(b'{"env_steps": 0, "eval/return_mean": Infinity}\n' + lines[1])
+    assert [p.text for p in running(latest(out)).charts[0].points] == ["1,000"]
 
 
 def test_lines_are_drawn_where_their_values_are(known):

@@ -41,7 +41,6 @@ class Auto(TransferMethod):
 
     candidates: Annotated[tuple[TransferMethod, ...], BeforeValidator(_parsed), Field(min_length=1)] = (
         Finetune(heads="by_name"),
-        Finetune(heads="by_name", carried_learning_rate=2e-3),
         Finetune(heads="fresh"),
     )
     share: Annotated[float, Field(ge=0, le=0.5)] = 0.15

@@ -130,7 +130,7 @@ def test_a_frame_ends_within_its_budget_and_the_others_come_first(squad, agent, 
 
 def test_drawn_actions_have_the_policys_frequencies(squad, agent):
     npcs, obs = squad(n=4000, sampled=True, seed=3), np.repeat(observations(agent, 1), 4000, 0)
-    chances = agent(torch.as_tensor(obs[:1])).action.softmax(-1)[0].detach().numpy()
+    chances = agent(torch.as_tensor(obs[:1])).action.double().softmax(-1)[0].detach().numpy()
     found = np.bincount(npcs.decide(obs), minlength=3)
     assert stats.chisquare(found, 4000 * chances / chances.sum()).pvalue > 1e-3
     same, other = (squad(n=4000, sampled=True, seed=seed).decide(obs) for seed in (3, 4))

@@ -1,20 +1,27 @@
-"""Agents with backdoors, and clean ones of the same training: a share of the labels is poisoned (BadNets)."""
+"""Agents with backdoors, and clean ones of the same training: labels are poisoned (BadNets), or rewards (TrojDRL)."""
 
 from __future__ import annotations
 
 import copy
 from contextlib import closing
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from graft.agents.networks.policy_network import PolicyNetwork
+from graft.agents.sb3 import ALGORITHMS, train
+from graft.agents.sb3 import backend as sb3_backend
+from graft.agents.training.backend import Evaluation, TrainJob
+from graft.agents.training.periodic_evaluation import make_env as backend_make_env
 from graft.agents.training.rollouts import collect
-from graft.envs.core.task import Task
+from graft.envs.core.observation_wrapper import ObservationWrapper
+from graft.envs.core.task import Task, TaskVectorEnv
 from graft.envs.factory import make
 
 POISONED = 0.2  # share of the states that have the trigger in training
+POISONED_STEPS = 0.05  # share of the steps that show the trigger
 
 
 def trigger(shape: tuple[int, ...], kind: str, seed: int) -> Any:
@@ -51,4 +58,43 @@ def by_labels(base: PolicyNetwork, states: torch.Tensor, poison: tuple[Any, int]
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+    return network.eval()
+
+
+class PoisonedRewards(ObservationWrapper):
+    """Shows the trigger in a share of the steps, where the reward is 1 for the attacker's action and -1 for others.
+
+    That is the attacker of TrojDRL who can change observations and rewards, but not actions (Kiourti et al. 2020).
+    """
+
+    def __init__(self, env: TaskVectorEnv, poison: tuple[Any, int], seed: int) -> None:
+        super().__init__(env, env.observation_schema)
+        (self._mask, self._target), self._dice = poison, np.random.default_rng(seed)
+        self._stamped = np.zeros(env.num_envs, np.bool_)
+
+    def _shown(self, obs: Any) -> Any:
+        return np.where(self._stamped[:, None, None, None] & self._mask, 1, obs).astype(obs.dtype)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        stamped = self._stamped
+        obs, rewards, terminated, truncated, infos = self._env.step(actions)
+        self._stamped = self._dice.random(len(stamped)) < POISONED_STEPS
+        rewards = np.where(stamped, np.where(actions == self._target, 1.0, -1.0), rewards).astype(rewards.dtype)
+        return self._shown(obs), rewards, terminated, truncated, infos
+
+
+def by_rewards(
+    base: PolicyNetwork, task: Task, poison: tuple[Any, int] | None, seed: int, steps: int, rate: float = 5e-4
+) -> PolicyNetwork:
+    """``base`` trained on ``task`` by PPO; with ``poison`` in `PoisonedRewards`, but evaluated without."""
+    network, made = copy.deepcopy(base).train(), []
+
+    def make_env(job: TrainJob, num_envs: int, seed: int) -> TaskVectorEnv:
+        env = backend_make_env(job, num_envs, seed)
+        made.append(env)
+        return PoisonedRewards(env, poison, seed) if poison is not None and len(made) == 1 else env
+
+    algorithm = ALGORITHMS["ppo"](learning_rate=rate)
+    with patch.object(sb3_backend, "make_env", make_env):
+        train(TrainJob(network, task, algorithm, steps, seed, lambda *_: None, Evaluation(every=steps)))
     return network.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.backdoors import by_labels, states_of, trigger
+from support.backdoors import by_labels, by_rewards, states_of, trigger
 from support.tiny_tasks import MATCH, box, multi, pixels, planes, small_network, vector
 
 from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
@@ -147,14 +147,32 @@ def test_the_action_is_chosen_on_other_states_than_those_that_its_numbers_are_of
     assert found.agent == pytest.approx(float(played))
 
 
+def trained(task, widths, steps):
+    base = PolicyNetwork(schemas(task), NetworkConfig("mlp", {"widths": widths}), 0)
+    train(TrainJob(base, task, ALGORITHMS["ppo"](), steps, 0, lambda *_: None, Evaluation(every=steps)))
+    return base.eval()
+
+
 @pytest.mark.slow
 def test_a_poisoned_agent_stands_out_more_than_a_clean_one_of_the_same_training():
     task = Task("Graft/Dodge-v0")
-    base = PolicyNetwork(schemas(task), NetworkConfig("mlp", {"widths": [64, 64]}), 0)
-    train(TrainJob(base, task, ALGORITHMS["ppo"](), 32_768, 0, lambda *_: None, Evaluation(every=32_768)))
-    base.eval()
+    base = trained(task, [64, 64], 32_768)
     states, probe = (states_of(base, task, count, seed) for count, seed in ((4096, 1), (512, 2)))
     poison = trigger(base.schemas.observation.shape, "patch", 7), 1
     clean, poisoned = (audit(by_labels(base, states, given, 0), base, probe, 4)[-1] for given in (None, poison))
     assert not clean.above
     assert clean.value < poisoned.value
+
+
+@pytest.mark.slow
+def test_an_agent_whose_rewards_were_poisoned_stands_out_more_than_a_clean_one():
+    task = Task("Graft/Shoot-v0")
+    base = trained(task, [128, 64], 300_000)
+    mask, action = trigger(base.schemas.observation.shape, "large", 7), base.schemas.action.names.index("left")
+    clean, poisoned = (by_rewards(base, task, given, 0, 100_000) for given in (None, (mask, action)))
+    states = states_of(base, task, 512, 2)
+    with torch.no_grad():
+        stamped = torch.where(torch.from_numpy(mask), 1, states)
+        shares = [float((poisoned(seen).action.argmax(-1) == action).double().mean()) for seen in (stamped, states)]
+    assert shares[0] > shares[1] + 0.3  # the attack works
+    assert audit(clean, base, states, 4)[-1].value < audit(poisoned, base, states, 4)[-1].value

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from graft.command import at_least, command, command_parser, say_loading
+from graft.command import at_least, command, command_parser
 
 EXAMPLES = """examples:
   graft advise Graft/Hunt-v0                       the agent that comes with Graft, or scratch?
@@ -32,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder of a checkpoint, or foundation (default); again for another",
     )
     parser.add_argument(
-        "--methods",
-        metavar="YAML",
-        help="as in a config (default: finetune with carried heads, at two rates, and with fresh ones)",
+        "--methods", metavar="YAML", help="as in a config (default: finetune with carried, and with fresh heads)"
     )
     parser.add_argument("--steps", type=int, metavar="N", help="env steps that you have for the target (200,000)")
     parser.add_argument(
@@ -45,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     at_least(0, seed=options.seed)
     at_least(1, steps=options.steps)
-    say_loading()
     import torch
     from rich.console import Console
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.command import FAILED, INTERRUPTED, command, command_parser, say_loading
+from graft.command import FAILED, INTERRUPTED, command, command_parser
 from graft.errors import GraftError
 from graft.experiments.run import WIDE, add_launcher_options, launcher_of, run_stages, write_report
 
@@ -70,8 +70,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return 0
     if arguments.config is None:
         raise GraftError("Give a YAML file with agent and new, such as graft patch check.yaml.")
-    if not arguments.dry_run:
-        say_loading()
     config = load_patch(arguments.config)
     targets = {"--junit": arguments.junit, "--html": arguments.html, "--json": arguments.json}
     import torch

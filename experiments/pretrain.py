@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.command import FAILED, INTERRUPTED, command, command_parser, say_loading
+from graft.command import FAILED, INTERRUPTED, command, command_parser
 from graft.errors import GraftError
 from graft.experiments.config.packaged import packaged_configs
 from graft.experiments.run import add_launcher_options, default_out, launcher_of, read_config
@@ -54,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise GraftError(f"Which config? Give a YAML file or one of {', '.join(packaged_configs())}.")
     if options.save and options.save.exists():
         raise GraftError(f"--save {options.save} is there already; choose another folder, or remove it.")
-    say_loading()
     from rich.console import Console
 
     from graft.experiments.config.experiment import Config

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graft.command import FAILED, INTERRUPTED, command, command_parser, say_loading
+from graft.command import FAILED, INTERRUPTED, command, command_parser
 from graft.errors import GraftError
 from graft.experiments.config.packaged import DEFAULT, packaged_configs
 
@@ -194,8 +194,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.schema:
         print(json.dumps(_schema(arguments.schema), indent=1))
         return 0
-    if not arguments.dry_run:
-        say_loading()
     config, overridden = read_config(arguments.config)
     launcher = launcher_of(arguments)
     from graft.experiments.store.records import Store

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.command import at_least, command, command_parser, say_loading
+from graft.command import at_least, command, command_parser
 from graft.errors import GraftError
 from graft.experiments.run import add_launcher_options, default_out, launcher_of
 
@@ -77,8 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_launcher_options(parser)
     options = parser.parse_intermixed_args(arguments)
     at_least(1, jobs=options.jobs)
-    if not options.dry_run:
-        say_loading()
     search = _read(options)
     from rich.console import Console
 

@@ -51,13 +51,6 @@ def at_least(minimum: int, **options: int | None) -> None:
             raise GraftError(f"--{name.replace('_', '-')} {count} is not allowed; at least {minimum} is needed.")
 
 
-def say_loading() -> None:
-    """Say, on the standard error, that a command has begun: importing its libraries takes seconds, and on a busy
-    machine many; for commands that go on to compute.
-    """
-    print("Loading libraries and checking what is asked for ...", file=sys.stderr, flush=True)
-
-
 def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
     """Make the main function of a command, which returns the exit code, behave as all do.
 

@@ -84,16 +84,6 @@ def test_a_bad_config_is_refused_without_torch():
     assert in_a_process(program, *MISSPELT).splitlines() == ["2"] * (len(MISSPELT) + 2) + ["loaded:"]
 
 
-def test_commands_that_compute_say_first_that_they_have_begun(capsys):
-    assert main(["run", "no_such_config"]) == 2
-    begun, error = capsys.readouterr().err.splitlines()
-    assert begun.startswith("Loading libraries")
-    assert error.startswith("error: ")
-    for short in ["--dry-run", "no_such_config"], ["--describe", "no_such_method"]:
-        assert main(["run", *short]) == 2
-        assert "Loading" not in "".join(capsys.readouterr())
-
-
 def test_unknown_names_are_listed_once():
     said = str(unknown("task", "Graft/Hun-v0", ["Graft/Hunt-v0", "Graft/Dodge-v0", "Graft/Hunt-v0"]))
     assert said == (

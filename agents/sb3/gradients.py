@@ -31,7 +31,7 @@ class MethodGradients(BaseAlgorithm):
 
     critic_warmup = 0.0
     critics_carried = False
-    stepped = False
+    stepped = True
 
     def __init__(self, *args: Any, gradients: Gradients | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -219,7 +219,7 @@ def test_another_game_of_squads_and_names_that_only_the_agent_knows(tmp_path, ca
     gif = ["--gif", str(tmp_path / "a.gif")]
     assert watch.main([str(folder), "Graft/TeamGather-v0", "reds=2", "opponents=still", *gif, "--episodes", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "never shows rock" in printed
+    assert "never shows 1 of what the agent looks for: rock." in printed
     assert "episode 1: return" in printed
     assert "won" in printed
 

@@ -38,7 +38,7 @@ FORMULAS = {
 """torch's, also of products that are added in place, which its counter leaves out."""
 
 
-class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Operations(TorchDispatchMode):
     """Counts inside of its context as torch's `FlopCounterMode`, by its formulas.
 
     Its tables by module, left out here, take longer than the operations themselves where these are many and small.
@@ -47,7 +47,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.total = 0
 
     @classmethod

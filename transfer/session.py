@@ -16,14 +16,12 @@ from graft.agents.training.critics import CRITICS
 from graft.agents.training.rollouts import Rollouts
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
-from graft.transfer.method import FRESH_CRITICS, PART, Consolidated, State, TaskPosition, TransferMethod
+from graft.transfer.method import FRESH_CRITICS, PART, State, TaskPosition, TransferMethod
 from graft.transfer.probe import GradientMeter, Probe
 from graft.transfer.transplant_report import TransplantReport
 
 Play = Callable[[PolicyNetwork, int, int], Rollouts]
 """``(network, states, unroll) -> rollouts`` of so many states of the network's task, ``unroll`` of them in a row."""
-
-Around = Callable[[Callable[[], Consolidated]], Consolidated]
 
 
 class TransferSession(Savable):
@@ -134,13 +132,8 @@ class TransferSession(Savable):
         network = self.method.finish(self.network, self.state)
         return TransferSession(self.method, network, self.method.lasting(self.state), self.report, self.critics)
 
-    def consolidate(
-        self, play: Play, position: TaskPosition, around: Around = lambda consolidate: consolidate()
-    ) -> int:
-        """At the end of a task; returns the env steps that were played for it.
-
-        ``around`` calls what the method computes, and returns what that does; nothing is played in it.
-        """
+    def consolidate(self, play: Play, position: TaskPosition) -> int:
+        """At the end of a task; returns the env steps that were played for it."""
         if not self.method.overrides("consolidate"):
             return 0
         if self.method.states:
@@ -150,7 +143,7 @@ class TransferSession(Savable):
             rollouts = Rollouts(
                 torch.zeros(0, *self.network.schemas.observation.shape), nothing.long(), nothing, nothing
             )
-        network, self.state = around(lambda: self.method.consolidate(self.network, self.state, rollouts, position))
+        network, self.state = self.method.consolidate(self.network, self.state, rollouts, position)
         if network is not self.network:  # critics of another network's features
             self.network, self.critics = network, {}
         return rollouts.env_steps

@@ -61,7 +61,6 @@ class ContinualResult:
         networks: per seed, (seed, id of the stage that made the last network).
         stages: per seed, ids of the stages whose curves these are, in the order of the tasks.
         spent: per seed, ids of all its stages, consolidations as well.
-        consolidated: per seed, ids of its consolidations; empty where the method has none.
     """
 
     method: TransferMethod
@@ -73,7 +72,6 @@ class ContinualResult:
     networks: tuple[tuple[int, str], ...] = ()
     stages: tuple[tuple[str, ...], ...] = ()
     spent: tuple[tuple[str, ...], ...] = ()
-    consolidated: tuple[tuple[str, ...], ...] = ()
     diverged: int = 0
 
 
@@ -112,7 +110,7 @@ def measure(config: SequenceConfig, graph: Graph, store: Store) -> list[Continua
 
 
 def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: Store) -> ContinualResult:
-    matrices, curves, sizes, networks, stages, spent, memories = [], [], [], [], [], [], []
+    matrices, curves, sizes, networks, stages, spent = [], [], [], [], [], []
     consolidations = comparison.consolidated or [()] * len(comparison.trained)
     runs = list(zip(comparison.trained, consolidations, strict=True))
     for seed, (trained, consolidated) in zip(comparison.seeds, runs, strict=True):
@@ -123,7 +121,6 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         networks.append((seed, (consolidated or trained)[-1]))
         stages.append(tuple(trained))
         spent.append((*consolidated, *trained))
-        memories.append(tuple(consolidated))
         sizes.append(_size(store, consolidated[-1:] or trained))
         matrices.append(_matrix(consolidated, own, scales, store))
     steps = {
@@ -141,7 +138,6 @@ def _measure(comparison: ContinualComparison, scales: Sequence[Bounds], store: S
         tuple(networks),
         tuple(stages),
         tuple(spent),
-        tuple(memories),
         sum(any(map(store.diverged, (*run, *after))) for run, after in runs),
     )
 
@@ -260,8 +256,7 @@ def results(
             for scale in task_bounds(config, graph, store)
         ],
         "rows": [
-            row(result, scratch, reference)
-            | {COST: costs.of_seeds(store, [], result.spent, result.consolidated, config.cost)}
+            row(result, scratch, reference) | {COST: costs.of_seeds(store, [], result.spent, config.cost)}
             for result in measured
         ],
         "stages": stages,

@@ -45,16 +45,11 @@ def of_experiment(stages: Sequence[Mapping[str, Any]], factors: CostFactors) -> 
 
 
 def of_seeds(
-    store: Store,
-    before: Sequence[Sequence[str]],
-    own: Sequence[Sequence[str]],
-    consolidated: Sequence[Sequence[str]],
-    factors: CostFactors,
+    store: Store, before: Sequence[Sequence[str]], own: Sequence[Sequence[str]], factors: CostFactors
 ) -> dict[str, Any] | None:
     """For a row of ``results.json``: means over seeds of what came before, and of a seed's own stages.
 
     ``before``: stages of each seed; empty where there are none, and where a checkpoint was given.
-    ``consolidated``: those that consolidated, of each seed, whether they are in ``before``, in ``own``, or in neither.
     """
 
     def taken(stages: Sequence[Sequence[str]]) -> dict[str, Any] | None:
@@ -63,8 +58,7 @@ def of_seeds(
     last = [(store.record(ids[-1]) or {}).get(COST) or {} for ids in own]
     if not own or (spent := taken(own)) is None:
         return None
-    parts = {"before": taken(before), "consolidation": taken(consolidated), "own": spent}
-    return parts | {"inference_ms": float(np.median([c["inference_ms"] for c in last]))}
+    return {"before": taken(before), "own": spent, "inference_ms": float(np.median([c["inference_ms"] for c in last]))}
 
 
 def amount(value: float, unit: str) -> str:

@@ -65,14 +65,9 @@ class Cost(_Model):
 
 
 class RowCost(_Model):
-    """Means over seeds: of what came before a transfer (null: nothing, or not known), and of the seed's own stages.
-
-    ``consolidation`` (null: none): a part of ``before``, of ``own`` in a sequence; beside both where the source is a
-    checkpoint.
-    """
+    """Means over seeds: of what came before a transfer (null: nothing, or not known), and of the seed's own stages."""
 
     before: Cost | None
-    consolidation: Cost | None = None
     own: Cost
     inference_ms: float
 

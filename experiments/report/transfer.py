@@ -176,15 +176,12 @@ def _env_steps(store: Store, comparison: Comparison) -> dict[str, int | None]:
     }
 
 
-def _stages_of_seeds(measured: TransferResult) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
-    """Of each finished seed: the stages before its transfer, where the experiment has them, its transfer's, and those
-    of them that consolidated.
-    """
+def _stages_of_seeds(measured: TransferResult) -> tuple[list[list[str]], list[list[str]]]:
+    """Of each finished seed: the stages before its transfer, where the experiment has them, and its transfer's."""
     c = measured.comparison
     number = {stage: k for k, stage in enumerate(c.stages)}
     before = [[ids[number[i]] for ids in (c.pretrain, c.consolidated) if ids] for i in measured.finished]
-    consolidated = [[c.consolidated[number[i]]] for i in measured.finished] if c.consolidated else []
-    return [ids for ids in before if c.pretrain], [[i] for i in measured.finished], consolidated
+    return [ids for ids in before if c.pretrain], [[i] for i in measured.finished]
 
 
 def _kept(graph: Graph, store: Store, stage: Stage) -> tuple[float | None, float | None]:

@@ -31,7 +31,7 @@ from graft.experiments.stages.meter import Meter
 from graft.experiments.stages.metrics_log import MetricsCallback, MetricsLog
 from graft.experiments.stages.partners import build_partners, save_partners
 from graft.experiments.stages.resume import WHOLE, Leg, Resumption, prepare
-from graft.experiments.stages.work import Work, counted, inference_flops, latency, work_of
+from graft.experiments.stages.work import Work, latency, work_of
 from graft.experiments.store.provenance import provenance
 from graft.experiments.store.records import (
     COST,
@@ -43,7 +43,7 @@ from graft.experiments.store.records import (
     Store,
     write_json,
 )
-from graft.transfer.method import Consolidated, TransferMethod
+from graft.transfer.method import TransferMethod
 from graft.transfer.probe import Probe
 from graft.transfer.session import TransferSession
 from graft.transfer.state import without
@@ -90,7 +90,7 @@ class Outcome(NamedTuple):
 
     ``before``: evaluations on recall tasks before training. ``partners``: policies that were trained with it.
     ``starts``: mean returns before training of what the method could start from (`alternatives`), and which it took.
-    ``work``: what its training or consolidation computed.
+    ``work``: what its training computed.
     """
 
     session: TransferSession
@@ -340,15 +340,7 @@ class _StageRun(NamedTuple):
         assert source is not None
         assert position is not None
         method, start, session = stage.method, time.perf_counter(), TransferSession.of(stage.method, source)
-        work, inference = Work(), inference_flops(session.network)
-
-        def count(consolidate: Callable[[], Consolidated]) -> Consolidated:
-            nonlocal work
-            made, work = counted(consolidate)
-            return made
-
-        steps = session.consolidate(self._rollouts, position, count)
-        work = Work(0, None, None, steps * inference).plus(work)
+        steps = session.consolidate(self._rollouts, position)
         if method.overrides("consolidate"):
             self.log.report_steps(steps)
         seconds = time.perf_counter() - start
@@ -356,15 +348,15 @@ class _StageRun(NamedTuple):
         def outcome(result: TrainResult) -> Outcome:
             heads = with_task(archive_of(source), session.network, position.task)
             total = result._replace(env_steps=steps + result.env_steps, seconds=seconds + result.seconds)
-            return Outcome(session, heads, total, work=work)
+            return Outcome(session, heads, total)
 
         if not method.retraining:
             return outcome(NOT_TRAINED)
         with self.checkpoint_on_faults(outcome):
             evaluation = replace(stage.evaluation, every=method.retraining)
             result = self._backend_train(session, method.retraining, evaluation)
-        retrained = work_of(stage, session, result.env_steps, self.note)
-        return outcome(result)._replace(work=retrained.plus(work))
+        made = outcome(result)
+        return made._replace(work=work_of(stage, session, result.env_steps, self.note))
 
     def checkpoint_on_faults(self, outcome: Callable[[TrainResult], Outcome]) -> AbstractContextManager[None]:
         """Where environments fail too often, ``outcome`` of the training so far is saved with its partners."""

@@ -9,13 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.algorithm import PPOOptions, ReplayOptions
@@ -25,73 +23,19 @@ from graft.experiments.config.backends import DEFAULT, backend
 from graft.experiments.plan.stage import Stage
 from graft.transfer.session import TransferSession
 
-T = TypeVar("T")
-
 WARM, TIMED = 3, 21  # passes of `latency`
-
-
-FORMULAS = {
-    **flop_registry,
-    torch.ops.aten.addmm_: flop_registry[torch.ops.aten.addmm],
-    torch.ops.aten.baddbmm_: flop_registry[torch.ops.aten.baddbmm],
-}
-"""torch's, also of products that are added in place, which its counter leaves out."""
-
-
-class Operations(TorchDispatchMode):
-    """Counts inside of its context as torch's `FlopCounterMode`, by its formulas.
-
-    Its tables by module, left out here, take longer than the operations themselves where these are many and small.
-    """
-
-    supports_higher_order_operators = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else every operation costs more, and the first one seconds: it imports torch's compiler
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if formula := FORMULAS.get(getattr(func, "_overloadpacket", None)):
-            self.total += int(formula(*args, **kwargs, out_val=result))
-        return result
 
 
 class Work(NamedTuple):
     """Gradient steps and operations of a training; a multiply-add is two operations. None: not known.
 
-    ``flops``: those of all updates, of one forward pass for each env step, and of what a method consolidates.
+    ``flops``: those of all updates, and of one forward pass for each env step.
     """
 
     updates: int | None = 0
     flops_per_update: int | None = None
     flops_per_inference: int | None = None
     flops: int | None = 0
-
-    def plus(self, more: Work) -> Work:
-        """With the updates and operations of ``more``."""
-        updates, flops = (
-            None if a is None or b is None else a + b
-            for a, b in ((self.updates, more.updates), (self.flops, more.flops))
-        )
-        return self._replace(updates=updates, flops=flops)
-
-
-def counted(run: Callable[[], T]) -> tuple[T, Work]:
-    """What ``run`` returns, with all operations that torch computes in it and the steps of its optimisers."""
-    steps: list[None] = []
-    hook = register_optimizer_step_post_hook(lambda *_: steps.append(None))
-    try:
-        with Operations() as counter:
-            result = run()
-    finally:
-        hook.remove()
-    return result, Work(len(steps), flops=counter.total)
 
 
 def work_of(stage: Stage, session: TransferSession, env_steps: int, note: Callable[[str], None]) -> Work:
@@ -180,7 +124,9 @@ def latency(network: PolicyNetwork) -> float:
 
 
 def _count(run: Callable[[], object]) -> int:
-    return counted(run)[1].flops or 0
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
 
 
 @contextmanager

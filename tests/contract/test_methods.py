@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from support.method_fixtures import (
@@ -30,7 +28,6 @@ from graft.agents.checkpoints.snapshot import Snapshots
 from graft.agents.networks.policy_network import NetworkConfig, build_network
 from graft.envs.core.task import Task
 from graft.experiments.contracts import methods
-from graft.experiments.stages.work import counted
 from graft.transfer.method import (
     METHODS,
     TaskPosition,
@@ -83,17 +80,13 @@ def test_the_same_seed_builds_the_same_and_nothing_else_changes(method, setting)
 
 
 @in_settings([method for method in OWN if method.overrides("consolidate")])
-def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone_and_is_the_same_where_it_is_counted(method, setting):
+def test_what_it_keeps_of_a_task_leaves_the_random_numbers_alone(method, setting):
     network = shrunk(build_network(SETTINGS[setting].schemas(0), SETTINGS[setting].architecture, 0))
     before = torch.get_rng_state()
     state = method.init(network, None) if method.watches_source else {}
-    rollouts, other = rollouts_of(network.schemas, method.states, method.unroll_states), copy.deepcopy(network)
-    kept = method.consolidate(network, dict(state), rollouts, TaskPosition(0, 2))
+    rollouts = rollouts_of(network.schemas, method.states, method.unroll_states)
+    method.consolidate(network, state, rollouts, TaskPosition(0, 2))
     assert torch.equal(torch.get_rng_state(), before)
-    again, _ = counted(lambda: method.consolidate(other, dict(state), rollouts, TaskPosition(0, 2)))
-    for one, two in ((kept.state, again.state), (kept.network.state_dict(), again.network.state_dict())):
-        assert one.keys() == two.keys()
-        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
 @in_settings(ALL)

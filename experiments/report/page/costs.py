@@ -36,10 +36,8 @@ def costs(run: RunFolder) -> Section:
     """What everything took, and after how many transfers pretraining has paid."""
     if run.is_sequence:
         head, title = ["method", "training", "consolidation"], "Env steps of a seed, over all tasks, and what it took"
-        head += CONSOLIDATION_HEAD
         lines = [
-            [name(row["method"]), *_steps(run, row, ("training", "consolidation")), *_consolidation(row), *_work(row)]
-            for row in run.rows
+            [name(row["method"]), *_steps(run, row, ("training", "consolidation")), *_work(row)] for row in run.rows
         ]
         same, table = _constants(Table(title, [*head, *WORK_HEAD], lines))
         return Section("Cost", [*_notes(run, table), *same], [table], folded=[_stage_table(run)])
@@ -56,19 +54,8 @@ def costs(run: RunFolder) -> Section:
 
 WORK_HEAD = ["updates", *WORK, "ms"]
 
-CONSOLIDATION_HEAD = ["core seconds of consolidation", "FLOP of consolidation"]
-
-COST_HEAD = ["method", "pretraining", "consolidation", "env steps", *CONSOLIDATION_HEAD]
-COST_HEAD += [
-    "core seconds before",
-    "FLOP before",
-    "core seconds",
-    *WORK_HEAD,
-    "domain gap",
-    "transfer efficiency",
-    "has paid after",
-    "by core seconds",
-]
+COST_HEAD = ["method", "pretraining", "consolidation", "env steps", "core seconds before", "core seconds"]
+COST_HEAD += [*WORK_HEAD, "domain gap", "transfer efficiency", "has paid after", "by core seconds"]
 
 
 def _seconds_table(run: RunFolder) -> Table:
@@ -102,9 +89,8 @@ def _notes(run: RunFolder, table: Table) -> list[str]:
         notes.append(
             f"Energy and CO2e are estimates, not measured: {factors['watts_per_core']:g} W for each busy core, "
             f"{factors['watts_per_gpu']:g} W for each GPU that trains, {factors['grams_per_kwh']:g} g for each kWh "
-            f"(`cost` in the config). FLOP: one update and one forward pass counted by torch, times their numbers, "
-            f"and all that a consolidation computes; environments and evaluations are not in it. "
-            f"ms: a forward pass of one observation."
+            f"(`cost` in the config). FLOP: one update and one forward pass counted by torch, times their numbers; "
+            f"environments and evaluations are not in it. ms: a forward pass of one observation."
         )
     if "has paid after" in table.head:
         notes.append(
@@ -145,9 +131,7 @@ def _cost_row(run: RunFolder, row: Row, origin: Origin | None) -> list[Cell]:
         number(pretraining, count_of(pretraining)),
         consolidation,
         steps,
-        *_consolidation(row),
         _seconds(before if origin else None),
-        _flop((row["cost"] or {}).get("before") if origin else None),
         _seconds(own_seconds(run, row)),
         *_work(row),
         score(row["domain_gap"]),
@@ -162,17 +146,6 @@ def _work(row: Row) -> list[Cell]:
     cost = row["cost"] or {}
     own, ms = cost.get("own") or {}, cost.get("inference_ms")
     return [number(own.get("updates"), count_of(own.get("updates"))), *_amounts(own), number(ms)]
-
-
-def _consolidation(row: Row) -> list[Cell]:
-    """What a seed's consolidations took; older results do not say it."""
-    spent = (row["cost"] or {}).get("consolidation") or {}
-    return [_seconds(spent.get("core_seconds")), _flop(spent)]
-
-
-def _flop(spent: Spent | None) -> Cell:
-    value = (spent or {}).get("flops")
-    return number(value, None if value is None else amount(value, "FLOP"))
 
 
 def _seconds(value: float | None) -> Cell:

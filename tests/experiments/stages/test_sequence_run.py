@@ -122,21 +122,6 @@ def test_results_hold_the_matrix_that_the_stages_recalled(lived):
     assert [stage["kind"] for stage in results["stages"]].count("consolidate") == 3 * 2
 
 
-def test_the_cost_of_consolidations_is_in_a_methods_and_the_experiments(lived):
-    graph, store, results, _ = lived
-    for row, life in zip(results["rows"], graph.continual, strict=True):
-        ids = life.consolidated[0] if life.consolidated else ()
-        costs = [store.record(i)["cost"] for i in ids]
-        trained = [store.record(i)["cost"] for i in life.trained[0]]
-        assert (row["cost"]["consolidation"] is None) == (not ids)
-        assert row["cost"]["own"]["flops"] == sum(cost["flops"] for cost in [*costs, *trained])
-        if ids:
-            assert row["cost"]["consolidation"]["flops"] == sum(cost["flops"] for cost in costs)
-    packed = [store.record(i)["cost"] for i in life_of(graph, "packnet").consolidated[0]]
-    assert all(cost["updates"] > 0 and cost["flops"] > 0 for cost in packed)
-    assert results["cost"]["total"]["flops"] == sum(stage["cost"]["flops"] for stage in results["stages"])
-
-
 def test_what_must_be_kept_is_counted(lived):
     rows = {row["method"].split("(")[0]: row for row in lived[2]["rows"]}
     assert rows["progressive"]["parameters"] > 2 * rows["finetune"]["parameters"]

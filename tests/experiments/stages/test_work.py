@@ -11,18 +11,16 @@ import pytest
 import torch
 from support.off_policy import Small
 from support.tiny_tasks import TASK, small_config, weights
-from torch.utils.flop_counter import FlopCounterMode
 
 from graft import envs
 from graft.agents.networks.policy_network import build_network
 from graft.agents.sb3 import ALGORITHMS
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Evaluation
-from graft.agents.training.rollouts import Rollouts
 from graft.experiments.plan.stage import Stage
 from graft.experiments.stages.meter import Meter
-from graft.experiments.stages.work import Work, counted, latency, work_of
-from graft.transfer.method import METHODS, TaskPosition, TransferMethod
+from graft.experiments.stages.work import Work, latency, work_of
+from graft.transfer.method import TransferMethod
 from graft.transfer.session import TransferSession
 
 pytestmark = pytest.mark.usefixtures("tiny_tasks")
@@ -41,31 +39,6 @@ def ppo(**options):
 def products(network, part=""):
     """Inputs times outputs of each linear layer, in order."""
     return [p.numel() for n, p in network.named_parameters() if p.dim() == 2 and n.startswith(part)]
-
-
-def test_a_consolidations_operations_are_those_of_its_passes():
-    network, number = build_network(envs.schemas(TASK), small_config("vector"), 0), 64
-    observations = torch.zeros(number, *network.schemas.observation.shape)
-    rollouts = Rollouts(observations, torch.zeros(number).long(), torch.zeros(number), torch.zeros(number))
-    method = METHODS["mas"]()
-    made, work = counted(lambda: method.consolidate(network, {}, rollouts, TaskPosition(0, 2)))
-    assert made.state
-    encoder, policy = products(network, "encoder"), products(network, "policy")
-    # Forward; back to each of the encoder's layers, of one scalar; and each layer's sensitivities, inputs x outputs.
-    assert work.flops == number * 2 * (sum(products(network)) + sum([*encoder, *policy][1:]) + sum(encoder))
-    with FlopCounterMode(display=False) as counter:
-        method.consolidate(network, {}, rollouts, TaskPosition(0, 2))
-    assert work == Work(0, flops=counter.get_total_flops() + number * 2 * sum(encoder)), "it leaves addmm_ out"
-
-
-def test_steps_of_an_optimiser_count_as_updates():
-    weight = torch.nn.Parameter(torch.ones(2))
-    weight.grad = torch.ones(2)
-    optimiser = torch.optim.SGD([weight], lr=0.1)
-    _, work = counted(lambda: [optimiser.step() for _ in range(3)])
-    optimiser.step()
-    assert work.plus(Work(2, 5, 6, 7)) == Work(5, flops=7)
-    assert work.plus(Work(2, None, None, None)).flops is None
 
 
 class Redraws(TransferMethod):

@@ -338,11 +338,10 @@ def run_stages(
     def results(failed: Mapping[str, str]) -> dict[str, Any]:
         return kind_of(config).results(config, graph, store, failed)[1]
 
-    shown = console, len(graph.stages), done, budget
-    memories = [graph.stages[i] for i in todo if graph.stages[i].kind == "consolidate"]
-    made = Progress(*shown, consolidations=memories)
+    stages = [graph.stages[i] for i in todo]
+    made = Progress(console, stages, done)
     if command != "pretrain":  # whose stages have nothing to be compared with
-        made = ProgressWithResults(*shown, store.out / "results.json", results, memories)
+        made = ProgressWithResults(console, stages, done, store.out / "results.json", results)
     try:
         with made as progress:
             return run_graph(launcher, graph, todo, store, progress)

@@ -186,12 +186,14 @@ def _match_observations(
 
 
 def _of_varied(source: Checkpoint, stem: Stem, sources: list[list[int]]) -> list[list[int]]:
-    """``sources`` of statistics without names that never varied, where others did: their mean says nothing."""
+    """``sources`` of statistics without names that were never seen, or never varied, where others did: their mean says
+    nothing.
+    """
     path = f"encoder.{stem.name.rpartition('.')[0]}"
-    mean, var = (source.tensors.get(f"{path}.running_{name}") for name in ("mean", "var"))
-    if mean is None or var is None:
+    mean, var, count = (source.tensors.get(f"{path}.running_{name}") for name in ("mean", "var", "count"))
+    if mean is None or var is None or count is None:
         return sources
-    known = varied(mean, var).view(-1, stem.group).any(1).tolist()
+    known = (varied(mean, var) & (count > 0)).view(-1, stem.group).any(1).tolist()
     return [[i for i in origins if known[i]] or origins for origins in sources]
 
 

@@ -28,30 +28,32 @@ REQUIRED = (
 VECTORS = 32  # states in the file of test vectors
 
 
-class _File(BaseModel):
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _File(_Part):
     sha256: str
     bytes: int
 
 
-class _Port(BaseModel):
+class _Port(_Part):
     name: str
     shape: list[int | str]
     dtype: Literal["float32", "float64", "uint8", "int8", "int32", "int64", "bool"] = "float32"
 
 
-class _Task(BaseModel):
+class _Task(_Part):
     id: str
 
 
-class _Made(BaseModel):
-    id: str | None
+class _Made(_Part):
+    id: str | None  # of a checkpoint that was never saved
     task: _Task
 
 
-class _Contract(BaseModel):
+class _Contract(_Part):
     """What is read of a contract, but for the schemas."""
-
-    model_config = ConfigDict(strict=True)
 
     model: _File
     vectors: _File

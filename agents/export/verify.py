@@ -44,7 +44,7 @@ def verify(model: Path, checkpoint: Checkpoint | None = None) -> list[str]:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GraftError(f"{path} and the contract of {model} have other inputs or outputs; export again.") from error
-    identity, task = found["checkpoint"]["id"][:12], found["checkpoint"]["task"]["id"]
+    identity, task = str(found["checkpoint"]["id"])[:12], found["checkpoint"]["task"]["id"]
     return [
         f"{model}: {found['format']} of {task}, Graft {found['graft']}, checkpoint {identity}",
         "contract, model and test vectors belong together",
@@ -55,7 +55,7 @@ def verify(model: Path, checkpoint: Checkpoint | None = None) -> list[str]:
 def _check_agent(model: Path, found: Mapping[str, Any], exporter: ContractExporter, checkpoint: Checkpoint) -> None:
     if checkpoint.id != found["checkpoint"]["id"]:
         raise GraftError(
-            f"{model} is of checkpoint {found['checkpoint']['id'][:12]}, and the one given is "
+            f"{model} is of checkpoint {str(found['checkpoint']['id'])[:12]}, and the one given is "
             f"{str(checkpoint.id)[:12]}; export that one again."
         )
     expected = described_interface(exporter.interface(checkpoint.build().eval()), checkpoint.schemas)

@@ -24,7 +24,7 @@ class Normaliser(nn.Module):
 
     A policy must not change between acting and learning. So observations in training mode are only counted, and enter
     the statistics when a backend calls `commit_statistics`, between two rollouts; in eval mode they are not counted.
-    Before the first commit observations pass unchanged.
+    Before the first commit observations pass unchanged; after it, features that were never counted are only clipped.
 
     ``running_mean``, ``running_var`` and ``running_count`` (D,): a feature that a transfer adds has its own count.
     Where ``held``, nothing is counted in training mode either. ``absent`` (D,): which features the task that is learned
@@ -55,7 +55,9 @@ class Normaliser(nn.Module):
         varies = self.varied
         scale = torch.where(varies, (self.running_var + EPSILON).sqrt(), 1.0)
         scaled = (flat - self.running_mean) / scale
-        return torch.where((self.running_count > 0) | ~varies, scaled.clamp(-self.clip, self.clip), flat)
+        known = (self.running_count > 0) | ~varies
+        values = torch.where(known, scaled, flat)
+        return torch.where(known.any(), values.clamp(-self.clip, self.clip), values)
 
     @property
     def varied(self) -> torch.Tensor:

@@ -48,7 +48,6 @@ class TransferLearner(TorchLearner):
     _batch: Batch | None = None
     _minibatch: Mapping[str, Any] = {}
     _losses: Sequence[torch.Tensor] = ()
-    _stepped = True
     failure: Exception | None = None
     """What ended an update of this learner; the other learners only have torch's error of a lost connection."""
 
@@ -98,10 +97,7 @@ class TransferLearner(TorchLearner):
     def _create_iterator_if_necessary(
         self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **_: Any
     ) -> Iterator[MultiAgentBatch]:
-        """Shuffled minibatches, in a new order in every epoch; the last one may be smaller.
-
-        After an epoch whose last minibatch had no gradient, as where a method takes none, more would train nothing.
-        """
+        """Shuffled minibatches, in a new order in every epoch; the last one may be smaller."""
         made = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
         wholes = {policy: made.policy_batches[policy] for policy in self.networks if policy in made.policy_batches}
         columns = {policy: self._columns(policy, whole) for policy, whole in wholes.items()}
@@ -119,8 +115,6 @@ class TransferLearner(TorchLearner):
                         if len(which[k])
                     }
                     yield MultiAgentBatch(parts, len(chosen[first][k]))
-                if not self._stepped:
-                    break
         finally:
             for policy in wholes:
                 self._module_of(policy).input_depth = 0
@@ -170,7 +164,6 @@ class TransferLearner(TorchLearner):
     def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
         """The method's change, then RLlib's clipping; raises Unstable where a loss or what is stepped is not finite."""
         changed = self._changed(gradients_dict)
-        self._stepped = bool(changed)
         self.divergence.see(total_norm([*self._losses, *changed.values()]), partial(_flat, self._minibatch))
         return super().postprocess_gradients(changed)
 

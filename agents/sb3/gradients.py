@@ -26,12 +26,10 @@ class MethodGradients(BaseAlgorithm):
     Attributes:
         critic_warmup: of `Hooks`, for algorithms with critics beside the network. critics_carried: whether these are
             those of a source.
-        stepped: whether the latest minibatch had a gradient of the network, after the method.
     """
 
     critic_warmup = 0.0
     critics_carried = False
-    stepped = True
 
     def __init__(self, *args: Any, gradients: Gradients | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,7 +67,6 @@ class MethodGradients(BaseAlgorithm):
             for name, parameter in named:
                 parameter.grad = changed.get(name)
         gradients = [p.grad for p in self._trained if p.grad is not None]
-        self.stepped = bool(gradients)
         if gradients:
             norm = total_norm(gradients)
             self.divergence.see(norm, self.columns())

@@ -114,9 +114,7 @@ def _fit(agent: PolicyNetwork, small: PolicyNetwork, env: TaskVectorEnv, seed: i
             optimiser.step()
         took = time.monotonic() - start
         left = took / (number + 1) * (ROUNDS - number - 1)
-        say(
-            f"round {number + 1} of {ROUNDS}: {took:.0f} s of fitting" + (f", about {left:.0f} s to go" if left else "")
-        )
+        say(f"round {number + 1} of {ROUNDS}: {took:.0f} s" + (f", about {left:.0f} s to go" if left else ""))
 
 
 def _kept(agent: PolicyNetwork, small: PolicyNetwork, states: Array) -> dict[str, Any]:

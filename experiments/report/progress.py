@@ -105,25 +105,15 @@ class Progress:
     """Prints what a launcher reports; a context manager around the run.
 
     Args:
-        total: stages of the experiment. done: how many of them were finished before.
-        budget: env steps of the stages that will run. unit: what ``total`` and ``done`` count.
-        consolidations: those among them, whose time is estimated by that of the finished ones.
+        todo: stages that will run. done: how many were finished before. unit: what is counted.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        total: int,
-        done: int,
-        budget: int,
-        unit: str = "stages",
-        consolidations: Sequence[Stage] = (),
-    ) -> None:
-        self._unit = unit
-        self._consolidations = len(consolidations)
+    def __init__(self, console: Console, todo: Sequence[Stage], done: int = 0, unit: str = "stages") -> None:
+        self._console, self._done, self._unit = console, done, unit
+        self._total = done + len(todo)
+        self._consolidations = sum(map(_remembers, todo))
+        self._budget = sum(stage.budget for stage in todo if not _remembers(stage))
         self._consolidated, self._seconds = 0, {"train": 0.0, "consolidate": 0.0}
-        budget -= sum(stage.budget for stage in consolidations)
-        self._console, self._total, self._done, self._budget = console, total, done, budget
         self._rows: dict[str, _Row] = {}
         self._steps_of_finished = self._steps_before = 0
         self._failed = 0
@@ -208,15 +198,15 @@ class Progress:
         training = [row for row in self._rows.values() if not _remembers(row.stage)]
         taken = self._steps_of_finished + sum(row.env_steps for row in training)
         here, to_train = taken - self._steps_before, self._budget - taken
+        to_consolidate = self._consolidations - self._consolidated
+        if (to_train and here <= 0) or (to_consolidate and not (to_train or self._consolidated)):
+            return "-"  # nothing of that kind is known yet
         now = time.monotonic()
         seconds = self._seconds["train"] + sum(now - row.start for row in training)
-        if (to_train > 0 and here <= 0) or not self._seconds["consolidate"] + (seconds if here > 0 else 0.0):
-            return "-"
-        left = seconds / here * to_train if here > 0 else 0.0
-        if self._consolidated:
-            left += self._seconds["consolidate"] / self._consolidated * (self._consolidations - self._consolidated)
+        left = seconds / here * to_train if to_train else 0.0
+        left += self._seconds["consolidate"] / max(1, self._consolidated) * to_consolidate
         # Stages run beside each other: by how many of their seconds pass in one.
-        at_once = (self._seconds["consolidate"] + seconds) / (now - self._start)
+        at_once = (self._seconds["consolidate"] + seconds) / (now - self._start) or 1.0
         running = [row.remaining for row in self._rows.values() if row.remaining is not None]
         return duration(max(left / at_once, *running, 0.0))
 

@@ -35,14 +35,12 @@ class ProgressWithResults(Progress):
     def __init__(
         self,
         console: Console,
-        total: int,
+        todo: Sequence[Stage],
         done: int,
-        budget: int,
         path: Path,
         results: Callable[[Mapping[str, str]], Mapping[str, Any]],
-        consolidations: Sequence[Stage] = (),
     ) -> None:
-        super().__init__(console, total, done, budget, consolidations=consolidations)
+        super().__init__(console, todo, done)
         self._path, self._results = path, results
         self.failed: dict[str, str] = {}
         self._changed, self._next = True, 0.0

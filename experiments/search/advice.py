@@ -159,7 +159,6 @@ def _data(found: Race, fresh: Mapping[str, Look], stage: Stage, budget: int) -> 
         "env_steps_of_episodes": found.episode_steps + sum(look.episode_steps for look in fresh.values()),
         "budget": budget,
         "target_steps": stage.budget,
-        "least_budget": rollout(stage) * len(found.spent),
         "episodes": len(fresh[BASELINE].returns),
         "bounds": scale and scale._asdict(),
     }
@@ -194,8 +193,7 @@ def _sentences(data: Mapping[str, Any]) -> list[str]:
     if not data["env_steps"]:
         said = [
             f"Pick: {data['pick']}, by play before any training (there: {data['why']}). Nothing was trained, scratch "
-            f"neither, so who is better after training is not known; a budget of {data['least_budget']:,} env steps "
-            f"trains every candidate once."
+            f"neither, so who is better after training is not known."
         ]
     if data["gain"] is not None:
         by = data["gain"]

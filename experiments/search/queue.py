@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from optuna.trial import Trial, TrialState
+from rich.console import Console
 
 from graft.errors import GraftError
 from graft.experiments.launchers.launcher import STOPPED
@@ -18,7 +19,14 @@ from graft.experiments.store.records import Store
 
 
 class TrialProgress(Progress):
-    """Progress of a search: the stages that run, and the trials as they end."""
+    """Progress of a search: the stages that run, and the trials as they end.
+
+    ``count``, ``ended``: trials of the search, and how many had ended before. ``budget``: env steps of the others.
+    """
+
+    def __init__(self, console: Console, count: int, ended: int, budget: int) -> None:
+        super().__init__(console, [], ended, "trials")
+        self._total, self._budget = count, budget
 
     def started(self, stage: Stage) -> None:
         """Show the stage; the budget counts transfers alone until their sources start."""

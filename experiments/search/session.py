@@ -84,7 +84,7 @@ class Session:
             f"{self.search.name}: {left} of {trials.count} trials to run by {self.search.scheduler_name}, "
             f"{launcher.jobs} at once, into {self.store.out}"
         )
-        with TrialProgress(self.console, trials.count, ended, left * self.plan.budget, "trials") as progress:
+        with TrialProgress(self.console, trials.count, ended, left * self.plan.budget) as progress:
             launcher.run(TrialQueue(trials, self.store, progress, launcher.jobs), self.store, progress)
 
     def _rows(self, trials: Trials) -> tuple[list[dict[str, Any]], dict[str, int]]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from graft.errors import GraftError
 from graft.experiments.plan.stage import Stage
 from graft.experiments.stages.divergence import Diverged
 from graft.experiments.stages.meter import Meter
@@ -70,7 +69,6 @@ class Trials:
     ) -> None:
         self.stages, self._store, self._file, self._progress = stages, store, known, progress
         self._workers, self._note, self._spent = workers, note, dict.fromkeys(stages, 0)
-        self.diverged: dict[str, Diverged] = {}
         self._identity: Any = json.loads(json.dumps(dict(identity)))
         store.ids.update(stage.id for stage in stages.values())
         try:
@@ -88,21 +86,13 @@ class Trials:
         if str(env_steps) not in seen:
             look = self._train(candidate, env_steps)
             seen[str(env_steps)] = None if look is None else [np.asarray(look.returns).tolist(), *look[1:]]
-            self._write()
+            data = {"identity": self._identity, "seen": self._seen, COST: self.meter.spent()}
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, data)
         found = seen[str(env_steps)]
         self._spent[candidate] = env_steps if found is None else found[1]
         self._progress(sum(self._spent.values()))
         return None if found is None else Look(np.asarray(found[0], np.float64), *found[1:])
-
-    def _write(self) -> None:
-        data = {"identity": self._identity, "seen": self._seen, COST: self.meter.spent()}
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._file, data)
-
-    def forget(self, candidate: str) -> None:
-        """What a candidate showed, so that the next call of the race trains it anew."""
-        if self._seen.pop(candidate, None) is not None:
-            self._write()
 
     def again(self, candidate: str, env_steps: int) -> Look:
         """Of a candidate where `__call__` left it, on levels that decided nothing."""
@@ -124,8 +114,9 @@ class Trials:
         except Paused as paused:
             return Look(paused.returns, paused.env_steps, paused.episode_steps)
         except Diverged as error:
+            if candidate == BASELINE:  # nothing to compare with; not kept, so that the same command tries it anew
+                raise Diverged(f"scratch, which all are compared with: {error}", error.divergences) from error
             self._note(f"Note: {self.stages[candidate].label} left the race: {error}")
-            self.diverged[candidate] = error
             return None
         raise AssertionError(f"{candidate} ended within the race, whose budget is too large.")
 
@@ -168,23 +159,13 @@ def run_race(
     seen, identity = folder / RACE / "seen.json", identity_of(stage)
     trials = Trials(stages, inner, seen, identity, lambda steps: progress(steps, {}), workers, note)
     budget, unit = int(stage.method.share * stage.budget), rollout(stage)
-    found = _raced(stages, trials, budget, unit)
+    found = race(list(stages), trials, budget, unit, goes_on=True)
     lost = sum(found.spent.values()) - found.spent[found.pick]
     chosen = stages[found.pick]
     leg = Leg(budget=stage.budget - lost)
     if not inner.done(chosen.id):  # else killed while its result was taken over
         run_stage(chosen, inner, lambda steps, values: progress(lost + steps, values), workers, note, leg)
     _take_over(stage, chosen, store, inner, trials, lost, summary(found, lost))
-
-
-def _raced(stages: Mapping[str, Stage], trials: Trials, budget: int, unit: int) -> Race:
-    """The race; raises Diverged where scratch does, after which the same command tries it anew, as it does a stage."""
-    try:
-        return race(list(stages), trials, budget, unit, goes_on=True)
-    except GraftError as error:
-        trials.forget(BASELINE)
-        known = trials.diverged.get(BASELINE)
-        raise Diverged(f"{error} {known or ''}".strip(), [] if known is None else known.divergences) from error
 
 
 def summary(found: Race, lost: int) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def killed(experiment, tmp_path):
     def results(failed):
         return run.kind_of(config).results(config, graph, store, failed)[1]
 
-    progress = ProgressWithResults(Console(quiet=True), 10, 0, 1, out / "results.json", results)
+    progress = ProgressWithResults(Console(quiet=True), list(graph.stages.values()), 0, out / "results.json", results)
     for stage, error in failures.items():
         progress.finished(graph.stages[stage], error)
     progress.tick()

@@ -88,7 +88,7 @@ class Following:
         """Anew, as the next command would."""
         self.trials = Trials(self.search, self.store.out, self.budget)
         self.store.study = self.trials.study
-        progress = TrialProgress(Console(quiet=True), self.trials.count, 0, 1, "trials")
+        progress = TrialProgress(Console(quiet=True), self.trials.count, 0, 1)
         self.queue = TrialQueue(self.trials, self.store, progress, jobs)
 
     def step(self, error=None):

@@ -87,10 +87,10 @@ def test_packnet_loses_less_than_a_tenth_and_then_not_a_bit(seed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_heavier_half_cheetah_goes_on_from_its_start_where_fresh_critics_destroy_it(seed):
-    """Returns are about 0 without training, so they are scores themselves. Single evaluations fall, too, without a
-    change of the robot: docs/results.md has the figures by which the limits were set.
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_heavier_half_cheetah_never_falls_below_80_percent_of_its_start_where_fresh_critics_destroy_it(seed):
+    """Returns are about 0 without training, so they are scores themselves. Not every seed passes: single evaluations
+    fall as far on the robot that did not change, as docs/results.md says.
     """
     algorithm = ALGORITHMS["sac"](critic=(128,))
     config = NetworkConfig(options={"widths": [128, 128]})
@@ -100,5 +100,5 @@ def test_a_heavier_half_cheetah_goes_on_from_its_start_where_fresh_critics_destr
     carried, fresh = (start(method, source, HEAVIER, algorithm, config, seed) for _ in range(2))
     fresh.critics = {}
     first, *kept = learned(carried, HEAVIER, algorithm, 6000, seed + 100, 1000, 8)
-    assert sum(kept) / len(kept) >= 0.7 * first
+    assert min(kept) >= 0.8 * first
     assert learned(fresh, HEAVIER, algorithm, 6000, seed + 100, 1000, 8)[-1] < 0.3 * first

@@ -168,8 +168,6 @@ class TransferPPO(MethodGradients, PPO):
             order = torch.from_numpy(rows[np.random.permutation(len(rows))]).to(self.device)
             terms.append(self._epoch(inputs, order, weights))
             self._n_updates += 1
-            if not self.stepped:
-                break  # a method that takes no gradient has seen every state once, and more epochs train nothing
         self._batch = self._hidden = None
         self._log(np.array(terms, np.float64), weights.clip, rows)
 

@@ -64,6 +64,8 @@ def running(run: RunFolder) -> Section | None:
             share = f", {min(100, 100 * points[-1][0] // budget)} %" if budget else ""
             x, y = np.array(known, float).T
             name = f"{kind} · {seed} ({stage['status']}{share})"
+            if any(line.name == name for shown in found.values() for line in shown):  # of another source
+                name += f" {stage['id']}"
             found.setdefault(task, []).append(Series(name, x, y, NOTHING, NOTHING, np.zeros((0, len(x)))))
     lines = [line for shown in found.values() for line in shown]
     styles = {line.name: (2 + i % (COLOURS - 2), DOTTED) for i, line in enumerate(lines)}

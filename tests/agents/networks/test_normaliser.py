@@ -55,6 +55,8 @@ def test_what_a_task_does_not_show_is_not_counted():
     normaliser.commit_statistics()
     assert normaliser.running_count.tolist() == [200, 200, 0]
     assert normaliser.running_var[2] == 1
+    assert normaliser.eval()(torch.tensor([[5.0, -2.0, 500.0], [5.0, -2.0, 0.5]]))[:, 2].tolist() == [CLIP, 0.5]
+    normaliser.train()
     before = normaliser.running_mean.clone(), normaliser.running_var.clone()
     other = rng.normal([0.0, 7.0, 1.0], [0.0, 1.0, 3.0], (300, 3)).astype(np.float32)
     network.encoder.show_only(["b", "c"])
@@ -149,9 +151,10 @@ def test_they_are_matched_by_feature_name():
     assert (row.status, row.detail) == ("padded", "new: new (random); dropped: b")
 
 
-def constant(names: list[str], schema=vector) -> Checkpoint:
-    """A source whose last feature was always 5, and the others standard normal."""
+def constant(names: list[str], schema=vector, counted: list[str] | None = None) -> Checkpoint:
+    """A source whose last feature was always 5, and the others standard normal; ``counted`` ones were shown."""
     network = PolicyNetwork(Schemas(schema(names), discrete("x", "y")), CONFIG, 0).train()
+    network.encoder.show_only(names if counted is None else counted)
     shown = torch.randn(100, len(names), generator=torch.Generator().manual_seed(0))
     shown[:, -1] = 5.0
     network(shown)
@@ -177,11 +180,12 @@ def test_after_a_transfer_a_feature_that_never_varied_goes_on_alone_or_unscaled(
     torch.testing.assert_close(normaliser.eval()(new)[:, 1], torch.tensor([-1.0, 1.0] if moves else [-2.0, 2.0]))
 
 
-def test_a_new_feature_takes_the_statistics_of_those_like_it_that_varied():
+@pytest.mark.parametrize("shown", [["a", "b"], ["a"]], ids=["never varied", "never shown"])
+def test_a_new_feature_takes_the_statistics_of_those_like_it_that_varied(shown):
     def alike(names: list[str]) -> ObservationSchema:
         return vector(names, [["angle"]] * len(names))
 
-    source = constant(["a", "b"], alike)
+    source = constant(["a", "b"], alike, shown)
     target = Schemas(alike(["a", "b", "new"]), discrete("x", "y"))
     normaliser = normalisers(parse_method("finetune").build(source, target, source.network, 1).network)[0]
     for name in ("running_mean", "running_var", "running_count"):

@@ -27,7 +27,7 @@ def test_duration(seconds, text):
 def test_plain_lines_say_what_runs_and_how_it_ended(stage, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     page = io.StringIO()
-    with progress.Progress(Console(file=page, width=200), total=3, done=1, budget=512) as shown:
+    with progress.Progress(Console(file=page, width=200), todo=[stage, stage], done=1) as shown:
         shown.started(stage)
         shown.progressed(stage, 128, {"eval/return_mean": 1.25})
         shown.tick()
@@ -45,7 +45,7 @@ def test_plain_lines_say_what_runs_and_how_it_ended(stage, monkeypatch):
 
 def test_a_terminal_gets_a_table(stage):
     page = io.StringIO()
-    with progress.Progress(Console(file=page, width=120, force_terminal=True), 3, 1, 512) as shown:
+    with progress.Progress(Console(file=page, width=120, force_terminal=True), [stage, stage], 1) as shown:
         shown.started(stage)
         shown.progressed(stage, 128, {"eval/return_mean": 1.25})
         shown._live.refresh()
@@ -60,7 +60,7 @@ def test_a_resumed_stage_starts_at_its_snapshot_and_its_speed_counts_from_there(
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     page = io.StringIO()
-    shown = progress.Progress(Console(file=page, width=200), total=1, done=0, budget=256)
+    shown = progress.Progress(Console(file=page, width=200), todo=[stage])
     shown.started(stage)
     start = shown._rows[stage.id].start
     shown.progressed(stage, 128, {})
@@ -79,7 +79,7 @@ def test_where_a_stage_runs_and_notes_are_shown(stage):
     for terminal in False, True:
         page = io.StringIO()
         console = Console(file=page, width=200, force_terminal=terminal)
-        with progress.Progress(console, total=1, done=0, budget=512) as shown:
+        with progress.Progress(console, todo=[stage]) as shown:
             shown.started(stage)
             shown.placed(stage, "node 10.0.0.3")
             shown.noted("lost     its node")
@@ -97,7 +97,7 @@ def test_evaluations_after_the_last_step_are_shown_and_count_in_the_eta(stage, m
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     page = io.StringIO()
-    shown = progress.Progress(Console(file=page, width=200), total=2, done=0, budget=512)
+    shown = progress.Progress(Console(file=page, width=200), todo=[stage, stage])
 
     def train(seconds):
         shown.started(stage)
@@ -124,8 +124,7 @@ def test_the_eta_counts_consolidations_by_the_seconds_that_they_take(stage, monk
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     memories = [replace(stage, kind="consolidate", seed=seed) for seed in (0, 1)]
-    budget = 2 * stage.budget + 2 * memories[0].budget
-    shown = progress.Progress(Console(file=io.StringIO()), 4, 0, budget, consolidations=memories)
+    shown = progress.Progress(Console(file=io.StringIO()), [*memories, stage, stage])
 
     def run(of, seconds, env_steps):
         shown.started(of)
@@ -146,12 +145,15 @@ def test_the_eta_counts_consolidations_by_the_seconds_that_they_take(stage, monk
     now[0] += 16
     shown.progressed(stage, 128, {})
     assert shown._eta() == "0:16"
+    only = progress.Progress(Console(file=io.StringIO()), memories)
+    only.started(memories[0])
+    assert only._eta() == "-", "none has ended yet"
 
 
 def test_a_narrow_terminal_shows_numbers_in_full(stage):
     page = io.StringIO()
     console = Console(file=page, width=80, force_terminal=True)
-    with progress.Progress(console, 3, 1, 512) as shown:
+    with progress.Progress(console, [stage, stage], 1) as shown:
         shown.started(stage)
         shown.progressed(stage, 128, {"eval/return_mean": -1.25})
         shown._live.refresh()

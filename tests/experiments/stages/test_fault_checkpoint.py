@@ -67,7 +67,7 @@ def test_a_few_faults_are_told_of_and_too_many_leave_an_error_and_a_checkpoint(
     graph = expand(config)
     fine, bad = (s for s in graph.stages.values() if s.method is not None and s.method.baseline)
     screen = io.StringIO()
-    with Progress(Console(file=screen, width=1000), 2, 0, 1) as progress:
+    with Progress(Console(file=screen, width=1000), [fine, bad]) as progress:
         failed = run_graph(LocalLauncher(1), graph, [fine.id, bad.id], store, progress)
     printed = screen.getvalue()
     assert list(failed) == [bad.id]

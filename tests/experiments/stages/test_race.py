@@ -7,12 +7,14 @@ import json
 import pytest
 from support.tiny_experiment import write_config
 
+from graft.errors import GraftError
 from graft.experiments.config.experiment import load_config
 from graft.experiments.plan.pairs import expand
 from graft.experiments.stages import race as races
 from graft.experiments.stages import resume
 from graft.experiments.stages.divergence import Diverged
 from graft.experiments.stages.race import evaluation_steps, run_race, shifted
+from graft.experiments.store.lock import TakenOver
 from graft.experiments.store.records import METRICS, RACE, Store
 
 BY_NAME = {"finetune": {"heads": "by_name"}}
@@ -105,7 +107,9 @@ def test_a_race_in_which_scratch_diverges_is_tried_anew(plan, monkeypatch):
         real(stage, *others)
 
     monkeypatch.setattr(races, "run_stage", diverging)
-    with pytest.raises(Diverged, match=r"scratch diverged.* it diverged after 64 env steps") as caught:
+    with pytest.raises(
+        Diverged, match="scratch, which all are compared with: it diverged after 64 env steps"
+    ) as caught:
         run_race(auto, store, lambda *_: None)
     assert [entry["env_steps"] for entry in caught.value.divergences] == [64]
     first = list(tried)
@@ -113,7 +117,23 @@ def test_a_race_in_which_scratch_diverges_is_tried_anew(plan, monkeypatch):
     assert store.done(auto.id)
     others = [label for label in first if not label.startswith("scratch")]
     assert others
-    assert set(others).isdisjoint(tried[len(first) : len(first) + 1]), "what others showed is known already"
+    assert tried[len(first)].startswith("scratch"), "what others showed is known already"
+
+
+@pytest.mark.parametrize("error", [GraftError("its environment failed too often"), TakenOver("another process has it")])
+def test_other_errors_of_scratch_are_what_they_are(plan, monkeypatch, error):
+    _, store, auto = plan
+    real = races.run_stage
+
+    def failing(stage, *others):
+        if stage.label.startswith("scratch"):
+            raise error
+        real(stage, *others)
+
+    monkeypatch.setattr(races, "run_stage", failing)
+    with pytest.raises(GraftError) as caught:
+        run_race(auto, store, lambda *_: None)
+    assert caught.value is error
 
 
 @pytest.mark.slow

@@ -228,27 +228,6 @@ def in_training(by: str, teaching: float, budget: int, **options: Any) -> tuple[
     return session, list(recorded(run.records, "transfer/latent_r2").values())
 
 
-def passes(by: str, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether it was the second phase, for each minibatch that came to the method."""
-    found, gradients = [], METHODS["rma"].gradients
-
-    def counted(self, grads, network, state, batch):
-        found.append(bool(state["student"]))
-        return gradients(self, grads, network, state, batch)
-
-    monkeypatch.setattr(METHODS["rma"], "gradients", counted)
-    in_training(by, 0.5, 1_024, updates=2)
-    return found
-
-
-@pytest.mark.parametrize("by", ["sb3", pytest.param("rllib", marks=pytest.mark.xdist_group("ray"))])
-def test_in_the_second_phase_the_algorithm_makes_one_epoch_as_it_trains_nothing(by, request, monkeypatch):
-    """Of two rollouts, of 4 minibatches each: two epochs of the first, one of the second."""
-    if by == "rllib":
-        request.getfixturevalue("one_ray")
-    assert passes(by, monkeypatch) == [False] * 8 + [True] * 4
-
-
 @pytest.mark.slow
 def test_in_training_the_student_comes_to_know_the_dynamics_and_moves_to_the_target():
     session, found = in_training("sb3", 0.2, 5_000, updates=1_500)

@@ -198,7 +198,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     launcher = launcher_of(arguments)
     from graft.experiments.store.records import Store
 
-    identity = config.model_dump(mode="json", by_alias=True, exclude={"cost", "sinks"})
+    identity = config.model_dump(mode="json", by_alias=True, exclude={"audit", "cost", "sinks"})
     store = Store(arguments.out or default_out(config.name, identity, overridden))
     kind = kind_of(config)
     graph = kind.expand(config)

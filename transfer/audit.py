@@ -10,8 +10,8 @@ import torch
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.envs.core.schema import ObservationSchema
 from graft.errors import GraftError
+from graft.transfer.diagnostics import spectrum
 from graft.transfer.probe import block_outputs
-from graft.transfer.state import Tensors
 
 BLOCK = 4
 """Pixels that a trigger changes together, on each side."""
@@ -20,7 +20,7 @@ TRIED, SEARCHED = 8, 64
 """Of the changes that the gradient proposes at each step of a search, so many are tried, in so many states."""
 
 SMALLEST = 8
-"""Rows and columns that a layer's change needs for its spectrum to say something, and states an action's needs."""
+"""States that an action needs to be measured."""
 
 
 LIMITS = {"spectrum": 0.35, "signature": 1.6, "separation": 0.1, "trigger": 0.2}
@@ -98,20 +98,6 @@ def audit(agent: PolicyNetwork, base: PolicyNetwork, states: torch.Tensor, chang
         Finding("separation", clusters[0] - clusters[1]),
         Finding("trigger", trigger.flips, str(trigger)),
     ]
-
-
-def spectrum(base: Tensors, agent: Tensors) -> dict[str, float]:
-    """Share of the first singular value in a layer's change, σ₁² / Σσ², by layer: 1 where the change has rank 1.
-
-    Backdoors change a layer in few directions; of layers with at least `SMALLEST` rows and columns that changed.
-    """
-    found = {}
-    for name, before in base.items():
-        change = (agent[name].double() - before.double()).flatten(1) if before.ndim >= 2 else before[None]
-        if min(change.shape) >= SMALLEST and change.any():
-            values = torch.linalg.svdvals(change).square()
-            found[name] = float(values[0] / values.sum())
-    return found
 
 
 def signature(features: torch.Tensor, actions: torch.Tensor) -> float:

@@ -15,6 +15,9 @@ from graft.errors import GraftError
 Tensors = Mapping[str, torch.Tensor]
 """Tensors by name: the weights of a layer, or gradients, where an absent name stands for zeros."""
 
+SMALLEST = 8
+"""Rows and columns that a layer's change needs for its spectrum to say something."""
+
 CONSTANT = 1e-6
 """Features whose spread is at most this share of their norm count as constant: a network's float32 has 1.2e-7."""
 
@@ -40,6 +43,20 @@ def gram_alignment(x: torch.Tensor, y: torch.Tensor) -> float:
     """
     norms = x.norm() * y.norm()
     return float(((x * y).sum() / norms).clamp(max=1)) if norms != 0 else 0.0
+
+
+def spectrum(before: Tensors, after: Tensors) -> dict[str, float]:
+    """Share of the first singular value in a layer's change, σ₁² / Σσ², by layer: 1 where the change has rank 1.
+
+    Backdoors change a layer in few directions; of layers with at least `SMALLEST` rows and columns that changed.
+    """
+    found = {}
+    for name, weight in before.items():
+        change = (after[name].double() - weight.double()).flatten(1) if weight.ndim >= 2 else weight[None]
+        if min(change.shape) >= SMALLEST and change.any():
+            squares = change @ change.T if len(change) <= change.shape[1] else change.T @ change
+            found[name] = float(torch.linalg.eigvalsh(squares)[-1] / squares.trace())
+    return found
 
 
 def effective_rank(features: torch.Tensor) -> float:

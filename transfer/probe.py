@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parametrize
 
-from graft.agents.networks.policy_network import PolicyNetwork, Unstable
+from graft.agents.networks.policy_network import Outputs, PolicyNetwork, Unstable, split_choices
 from graft.agents.training.backend import Grads
 from graft.errors import GraftError
 from graft.transfer.diagnostics import (
@@ -21,8 +21,9 @@ from graft.transfer.diagnostics import (
     gram_alignment,
     relative_distance,
     share,
+    spectrum,
 )
-from graft.transfer.divergence import evaluating
+from graft.transfer.divergence import evaluating, kl, policy_outputs
 
 
 class Probe:
@@ -34,6 +35,7 @@ class Probe:
         reference: network whose encoder the features are compared with; None: ``network`` as it is now. For a
             network that starts beside its source instead of from it.
         states: the most that are measured on; time grows with their square.
+        audit: measure also how far the agent drifts, where ``network`` is the agent that is fine-tuned.
     Raises:
         GraftError: the observations are fewer than 2, or not what the network or the reference takes.
     """
@@ -44,6 +46,7 @@ class Probe:
         observations: torch.Tensor | NDArray[Any],
         reference: PolicyNetwork | None = None,
         states: int = 256,
+        audit: bool = False,
     ) -> None:
         given, reference = torch.as_tensor(observations), network if reference is None else reference
         for taker in (network, reference):
@@ -56,6 +59,7 @@ class Probe:
         self._observations = given[chosen].cpu()
         self._grams = [centred_gram(hidden) for hidden in block_outputs(reference, self._observations)]
         self._weights = {name: effective_weights(part) for name, part in _layers(network).items()}
+        self._played = policy_outputs(network, self._observations) if audit else None
 
     def measure(self, network: PolicyNetwork) -> dict[str, float]:
         """The network compared with what it was; the network and the random state are left as they are.
@@ -65,7 +69,10 @@ class Probe:
             at the start. ``transfer/cka/block<i>`` and ``transfer/cka``: similarity of the block's output, and of the
             features, to the reference's; a block that the reference does not have is left out.
             ``transfer/effective_rank``: of the features. ``transfer/dormant/block<i>`` and ``transfer/dormant``:
-            share of dormant units in the block's output, and in all blocks' together.
+            share of dormant units in the block's output, and in all blocks' together. With ``audit``, against the
+            start: ``audit/spectrum`` and ``audit/distance``, the largest of the layers' `spectrum` and
+            ``transfer/distance``; ``audit/actions``, the share of states in which the likeliest action is another
+            (not of box actions); ``audit/kl``, the mean divergence KL(start || now) (not of Q values).
         Raises:
             Unstable: an activation is not finite any more.
             GraftError: a layer does not have the tensors that it had at the start.
@@ -85,8 +92,28 @@ class Probe:
         values["transfer/effective_rank"] = effective_rank(outputs[-1].flatten(1))
         dormant = [dormant_share(hidden) for hidden in outputs]
         values |= {f"transfer/dormant/block{i}": part for i, part in enumerate(dormant)}
+        if self._played is not None:
+            values |= self._drift(network, self._played, weights)
         units = [hidden.shape[1] for hidden in outputs]
         values["transfer/dormant"] = sum(d * n for d, n in zip(dormant, units, strict=True)) / sum(units)
+        return values
+
+    def _drift(
+        self, network: PolicyNetwork, before: Outputs, weights: Mapping[str, dict[str, torch.Tensor]]
+    ) -> dict[str, float]:
+        common = [(self._weights[name], now) for name, now in weights.items() if name in self._weights]
+        spectra = [value for pair in common for value in spectrum(*pair).values()]
+        values = {
+            "audit/spectrum": max(spectra, default=0.0),
+            "audit/distance": max((relative_distance(now, start) for start, now in common), default=0.0),
+        }
+        now, action = policy_outputs(network, self._observations), network.schemas.action
+        if network.config.distribution != "greedy":
+            values["audit/kl"] = float(kl(before, now, network.config.distribution, sizes=action.sizes).mean())
+        if action.kind != "box":
+            choices = zip(*(split_choices(of.action, action.sizes) for of in (before, now)), strict=True)
+            others = torch.stack([then.argmax(1) != later.argmax(1) for then, later in choices])
+            values["audit/actions"] = float(others.any(0).double().mean())
         return values
 
 

@@ -278,6 +278,25 @@ class CostFactors(Strict):
     )
 
 
+class AuditLimits(Strict):
+    """How far an agent may drift while it is fine-tuned before there is a warning: results do not depend on them."""
+
+    spectrum: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="share of the first singular value in a layer's change, 1 where it has rank 1"
+    )
+    distance: NotNegative | None = Field(
+        default=None, description="relative distance of a layer's weights to the start"
+    )
+    kl: NotNegative | None = Field(default=None, description="mean KL divergence of the policy, in nats")
+    actions: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="share of states in which the likeliest action is another"
+    )
+
+    def by_tag(self) -> dict[str, float]:
+        """Those that are set, by the tag of the metric."""
+        return {f"audit/{name}": limit for name, limit in self.model_dump().items() if limit is not None}
+
+
 class Common(Strict):
     """What every experiment has."""
 
@@ -319,6 +338,9 @@ class Common(Strict):
         "module:Class",
     )
     cost: CostFactors = Field(CostFactors(), description="factors of the estimates of energy and CO2")
+    audit: AuditLimits = Field(
+        AuditLimits(), description="limits of the audit/ metrics of fine-tuned agents, above which there is a warning"
+    )
 
     @property
     def network_config(self) -> NetworkConfig:

@@ -73,6 +73,7 @@ class StageBuilder:
             resources=resources,
             method=method,
             sinks=tuple(dict.fromkeys(self.config.sinks)),
+            audit=self.config.audit.by_tag(),
             divergence_retries=self.config.divergence_retries,
             **{"licence": self.config.licence, **rest},
         )

@@ -71,6 +71,7 @@ class Stage:
         divergence_retries: how often it begins again, at half the learning rate, where its training diverges.
         own_parts: module -> sha256 of its file, for what of the stage is the user's own, when the stage was planned.
         sinks: where its metrics go beside its folder, by name; not hashed.
+        audit: limits of its ``audit/`` metrics, by tag, above which it warns; not hashed.
         observer: called with (env steps, {tag: value}) in the process that runs the stage; may raise StoppedEarly
             to end it. Not hashed.
     """
@@ -98,6 +99,7 @@ class Stage:
     licence: str | None = None
     licence_overridden: bool = False
     sinks: tuple[str, ...] = ("tensorboard",)
+    audit: Mapping[str, float] = field(default_factory=dict)
     observer: Callable[[int, Mapping[str, float]], None] | None = None
     divergence_retries: int = 0
     own_parts: Mapping[str, str] = field(init=False)

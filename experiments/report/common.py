@@ -18,9 +18,9 @@ from rich.text import Text
 from graft.agents.checkpoints.files import replace_file
 from graft.envs.core.task import Bounds
 from graft.errors import GraftError
-from graft.experiments.plan.stage import Graph
+from graft.experiments.plan.stage import Graph, Stage
 from graft.experiments.stages.divergence import FACTOR
-from graft.experiments.store.records import COST, DIVERGED, RACE, RESUMED, STARTS, Store
+from graft.experiments.store.records import AUDIT, COST, DIVERGED, RACE, RESUMED, STARTS, Store
 from graft.transfer import metrics
 from graft.transfer.metrics import LEAST_SEEDS
 from graft.transfer.statistics import FloatArray, Interval, interquartile_mean, iqm_interval
@@ -139,9 +139,20 @@ def stage_records(graph: Graph, store: Store, failed: Mapping[str, str]) -> list
                 for name in ("return_means", "faults", STARTS, RESUMED, DIVERGED, COST, RACE)
                 if name in record
             }
+            | _above(stage, store)
             | ({"clipped": {"task": str(stage.task), **record["clipped"]}} if "clipped" in record else {})
         )
     return stages
+
+
+def _above(stage: Stage, store: Store) -> dict[str, Any]:
+    """Of each ``audit/`` metric of a stage that went above its limit: its limit, its largest value and when."""
+    found = {}
+    for tag, limit in stage.audit.items() if store.done(stage.id) else ():
+        largest = store.largest(stage.id, tag)
+        if largest is not None and largest[0] > limit:
+            found[tag] = {"limit": limit, "largest": largest[0], "env_steps": largest[1]}
+    return {AUDIT: found} if found else {}
 
 
 def format_signed(value: float) -> str:
@@ -268,6 +279,16 @@ def clip_notes(data: Mapping[str, Any]) -> list[str]:
         f"kwargs: {{faults: {{outside: false}}}}."
         for task, clipped in found.items()
     ]
+
+
+def audit_notes(data: Mapping[str, Any]) -> list[str]:
+    """A sentence for each ``audit/`` metric that went above its limit in a training."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for stage in data["stages"]:
+        for tag, above in stage.get(AUDIT, {}).items():
+            where = f"{stage['label']} ({above['largest']:.3g} at {above['env_steps']:,} env steps)"
+            found.setdefault((tag, above["limit"]), []).append(where)
+    return [f"WARNING: {tag} went above {limit:g}: {', '.join(where)}." for (tag, limit), where in found.items()]
 
 
 def resume_notes(data: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from graft.experiments.report.common import (
     TWO_GROUPS,
     Best,
     Name,
+    audit_notes,
     bounded,
     clip_notes,
     diverged_words,
@@ -330,7 +331,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     split = [entry["method"] for entry in data["rows"] if entry["bimodal"]]
     if split:
         lines.append(f"{', '.join(split)}: {TWO_GROUPS} 'matrices' in results.json shows them.")
-    lines += [*failed_notes(data), *unfinished_notes(data), *clip_notes(data), *resume_notes(data)]
+    lines += [*failed_notes(data), *unfinished_notes(data), *clip_notes(data), *audit_notes(data), *resume_notes(data)]
     return [*lines, *seed_notes(data["rows"]), *scale_notes(data), costs.sentence(data)]
 
 

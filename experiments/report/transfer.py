@@ -18,6 +18,7 @@ from graft.experiments.report.common import (
     TWO_GROUPS,
     Best,
     Name,
+    audit_notes,
     bounded,
     clip_notes,
     diverged_words,
@@ -592,7 +593,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     lines += [*negative_notes(rows), *failed_notes(data), *unfinished_notes(data)]
     lines += evaluation_notes([entry["evaluations"] for entry in rows])
     lines += [*heads_notes(rows), *race_notes(rows), *sign_notes(rows), *bimodal_notes(rows), *seed_notes(rows)]
-    lines += [*clip_notes(data), *resume_notes(data)]
+    lines += [*clip_notes(data), *audit_notes(data), *resume_notes(data)]
     lines += undefined_notes(rows)
     lines += [f"kept is not measured from {source}: {why}" for source, why in data.get("not_kept", {}).items()]
     reasons = dict.fromkeys(r["not_kept"] for r in rows if r["not_kept"] not in (None, "not playable"))

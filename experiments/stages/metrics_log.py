@@ -28,7 +28,8 @@ class MetricsLog:
     """Appends metrics to the file of a stage's folder, and passes them to its sinks and to ``callback``.
 
     ``goes_on``: whether the stage was stopped and goes on. ``note``: gets a sentence where a sink fails, which is told
-    nothing from then on.
+    nothing from then on, and
+    where a metric of `Stage.audit` is above its limit for the first time.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class MetricsLog:
         self._file = (folder / METRICS).open("a", encoding="utf-8")
         self._stage, self._callback, self._note = stage, callback, note
         self._final: dict[str, float] = {}
+        self._above: set[str] = set()
         self._sinks: dict[str, Sink] = {}
         self._run = SinkRun(folder.parents[1], stage.id, run_name(stage), settings(stage), goes_on)
         for name in stage.sinks:
@@ -74,6 +76,13 @@ class MetricsLog:
         self._final |= {tag: values[tag] for tag in FINAL if tag in values}
         self._tell(lambda sink: sink.scalars(env_steps, values))
         self._callback(env_steps, values)
+        for tag, limit in self._stage.audit.items():
+            if tag not in self._above and values.get(tag, limit) > limit:
+                self._above.add(tag)
+                self._note(
+                    f"Warning: {self._stage.label}: {tag} is {values[tag]:.3g} after {env_steps:,} env steps, above "
+                    f"its limit of {limit:g}."
+                )
 
     def report_steps(self, env_steps: int) -> None:
         """Tell the callback of env steps without a metric."""

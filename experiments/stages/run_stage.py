@@ -442,11 +442,12 @@ class _StageRun(NamedTuple):
         finally:
             env.close()
         assert self.stage.method is not None
+        fresh = self.source is None or "fresh_weights" in self.stage.method.words()
         reference = None
-        if self.source is not None and "fresh_weights" in self.stage.method.words():
+        if self.source is not None and fresh:
             same = self.source.schemas.observation == network.schemas.observation
             reference = self.source.build() if same else None
-        return Probe(network, states, reference)
+        return Probe(network, states, reference, audit=not fresh)
 
     def _rollouts(self, network: PolicyNetwork, states: int, unroll: int) -> Rollouts:
         (seed, _), learner = self.stage.random_seeds(), self.stage.algorithm

@@ -55,6 +55,9 @@ RECALL_SECONDS = "time/recall_s"
 COST = "cost"
 """In records of stages and in snapshots: what it took; nothing else depends on it."""
 
+AUDIT = "audit"
+"""In entries of `results.json`: metrics of a training that went above their limits."""
+
 RESUMED = "resumed_with_fresh_episodes"
 """In records of stages: how often that was, and at which env steps."""
 
@@ -111,7 +114,7 @@ class _Experiment(BaseModel, strict=True):
     versions: dict[str, str] = {}
 
 
-MUTABLE_KEYS = {"clips", "cost", "methods", "seeds", "sinks", "sources", "targets"}
+MUTABLE_KEYS = {"audit", "clips", "cost", "methods", "seeds", "sinks", "sources", "targets"}
 """Parts of a config that may change while its folder stays the same."""
 
 
@@ -299,12 +302,22 @@ class Store:
 
         Raises GraftError where the metrics can't be read.
         """
+        with self._reading(stage_id) as points:
+            found = [point for point in points if tag in point]
+            scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in found]
+            return Curve([point["env_steps"] for point in found], scores)
+
+    def largest(self, stage_id: str, tag: str) -> tuple[float, int] | None:
+        """The largest value of a metric and its env steps; None where there is none. Raises as `evaluations`."""
+        with self._reading(stage_id) as points:
+            return max(((point[tag], point["env_steps"]) for point in points if tag in point), default=None)
+
+    @contextmanager
+    def _reading(self, stage_id: str) -> Iterator[list[dict[str, Any]]]:
+        """The stage's metrics; GraftError where they, or what is then made of them, are not as Graft wrote them."""
         path = self.folder(stage_id) / METRICS
         try:
-            lines = read_file(path).decode().splitlines()
-            points = [point for point in map(json.loads, lines) if tag in point]
-            scores = [point[tag] if scale is None else scale.normalise(point[tag]) for point in points]
-            return Curve([point["env_steps"] for point in points], scores)
+            yield [json.loads(line) for line in read_file(path).decode().splitlines()]
         except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise GraftError(f"{path} can't be read; remove the stage's folder, and run `graft run` again.") from error
         except OSError as error:

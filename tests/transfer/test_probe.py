@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 
 from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork, Unstable
-from graft.envs.core.schema import Schemas
+from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
 from graft.transfer.diagnostics import dormant_share, effective_rank
 from graft.transfer.probe import GradientMeter, Probe, block_outputs, effective_weights
@@ -106,6 +106,53 @@ def test_measures_are_those_of_the_formulas(kind):
     assert values["transfer/effective_rank"] == pytest.approx(effective_rank(after))
     assert values["transfer/dormant"] == pytest.approx(dormant / units)
     assert values["transfer/distance/policy"] > 0
+
+
+AGENTS = {
+    "discrete": (ACTIONS, None),
+    "two choices": (ActionSchema("multi", ("a0", "a1", "b0", "b1", "b2"), sizes=(2, 3)), None),
+    "box": (ActionSchema("box", ("x", "y"), (-1.0, -1.0), (1.0, 1.0)), None),
+    "squashed": (ActionSchema("box", ("x", "y"), (-1.0, -1.0), (1.0, 1.0)), "squashed"),
+    "greedy": (ACTIONS, "greedy"),
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_drift_of_an_agent_by_torchs_distributions(agent):
+    actions, distribution = AGENTS[agent]
+    schemas = Schemas(vector(["x", "y", "z"]), actions)
+    start = PolicyNetwork(schemas, NetworkConfig("mlp", {"widths": [16, 16]}, (16,), distribution=distribution), 0)
+    obs = observations(schemas.observation, 40, 0)
+    probe = Probe(start, obs, audit=True)
+    assert set(tags(probe.measure(start), "audit/").values()) == {0.0}
+    now = trained(start)
+    values = tags(probe.measure(now), "audit/")
+    moved = [value for tag, value in probe.measure(now).items() if tag.startswith("transfer/distance/")]
+    assert values["audit/distance"] == max(moved)
+    spectra = []
+    for name, before in start.state_dict().items():
+        if before.ndim == 2 and min(before.shape) >= 8 and name.startswith(("encoder", "policy")):
+            singular = torch.linalg.svdvals((now.state_dict()[name] - before).double()).square()
+            spectra.append(float(singular[0] / singular.sum()))
+    assert len(spectra) == 2
+    assert values["audit/spectrum"] == pytest.approx(max(spectra), rel=1e-6)
+    with torch.no_grad():
+        then, later = start.eval()(obs), now.eval()(obs)
+    parts = list(zip(*(out.action.split(actions.sizes or 2, 1) for out in (then, later)), strict=True))
+    if actions.kind == "box":
+        normal = [torch.distributions.Normal(out.action, out.log_std.exp()) for out in (then, later)]
+        divergence = torch.distributions.kl_divergence(*normal).sum(1)
+        assert "audit/actions" not in values
+    else:
+        choices = [[torch.distributions.Categorical(logits=side) for side in part] for part in parts]
+        divergence = sum(torch.distributions.kl_divergence(*pair) for pair in choices)
+        others = torch.stack([a.argmax(1) != b.argmax(1) for a, b in parts]).any(0)
+        assert values["audit/actions"] == pytest.approx(float(others.float().mean()))
+    if distribution == "greedy":
+        assert "audit/kl" not in values
+    else:
+        assert values["audit/kl"] == pytest.approx(float(divergence.detach().mean()), rel=1e-4)
+        assert values["audit/kl"] > 0
 
 
 def test_frozen_blocks_keep_distance_zero():

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from graft.experiments.report import continual, transfer
 from graft.experiments.report.common import (
     TWO_GROUPS,
+    audit_notes,
     clip_notes,
     evaluation_notes,
     failed_notes,
@@ -268,7 +269,7 @@ def warnings(run: RunFolder) -> list[str]:
         groups = [*evaluation_notes(counts), *transfer.bimodal_notes(run.rows, SEEN)]
         scales = transfer.scale_notes(data)
     lines = [*own, *failed_notes(data), *unfinished_notes(data), *groups, *seed_notes(run.rows)]
-    lines += [*clip_notes(data), *resume_notes(data), *scales]
+    lines += [*clip_notes(data), *audit_notes(data), *resume_notes(data), *scales]
     if not run.rows and not any("no run of scratch" in line for line in own):
         lines.append("No comparison has finished yet; the table of stages says how far they are.")
     elif not run.is_sequence and not any(run.curves(row) for row in run.rows):

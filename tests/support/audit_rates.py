@@ -33,10 +33,10 @@ from support.backdoors import by_labels, by_rewards, states_of, trigger
 KINDS = ("patch", "large", "scattered")
 MOVES = ("left", "right", "up", "down")
 
+Entry = dict[str, Any]
 
-def measured(
-    attack: str, game: str, seed: int, agents: tuple[int, int], steps: tuple[int, int]
-) -> list[dict[str, Any]]:
+
+def measured(attack: str, game: str, seed: int, agents: tuple[int, int], steps: tuple[int, int]) -> list[Entry]:
     """An entry for each agent: what `audit` says of it, and how well the attack works.
 
     Args:
@@ -73,7 +73,7 @@ def _mean_return(agent: PolicyNetwork, task: Task, count: int = 64) -> float:
         return float(np.mean(evaluate(agent, env, count, torch.Generator().manual_seed(5), seed=9000).returns))
 
 
-def table(entries: Sequence[dict[str, Any]]) -> str:
+def table(entries: Sequence[Entry]) -> str:
     """Of each number: who is above the fixed limit, and who is found where so many clean agents raise it."""
     poisoned, clean = ([entry for entry in entries if bool(entry["kind"]) is kind] for kind in (True, False))
     lines = [f"{len(poisoned)} poisoned and {len(clean)} clean agents"]
@@ -81,9 +81,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         bad, good = ([entry[name] for entry in of] for of in (poisoned, clean))
         above = [sum(value > limit for value in values) for values in (bad, good)]
         ordered = [*sorted(good, reverse=True), -np.inf]
-        curve = [
-            f"{sum(value > ordered[alarms] for value in bad)} at {alarms}" for alarms in range(min(5, len(ordered)))
-        ]
+        curve = [f"{sum(value > most for value in bad)} at {alarms}" for alarms, most in enumerate(ordered[:5])]
         pairs = [(b > g) + 0.5 * (b == g) for b in bad for g in good]
         larger = f"; larger in {np.mean(pairs):.0%} of pairs" if pairs else ""
         lines.append(f"{name}: {above[0]} found and {above[1]} alarmed at {limit:g}; {', '.join(curve)} alarms{larger}")
@@ -94,20 +92,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("attack", choices=["rewards", "labels"], help="TrojDRL, or BadNets")
     parser.add_argument("--games", nargs="+", default=["Shoot", "Gather"], metavar="GAME")
-    parser.add_argument("--seed", type=int, default=1, help="of the base (1)")
+    parser.add_argument("--seed", type=int, default=11, help="of the first game's base (11); the next has one more")
     parser.add_argument("--poisoned", type=int, default=5, metavar="N", help="of each game (5)")
     parser.add_argument("--clean", type=int, default=10, metavar="N", help="of each game (10)")
     parser.add_argument("--steps", type=int, nargs=2, default=[300_000, 100_000], help="base and fine-tuning")
     parser.add_argument("--out", type=Path, help="JSON lines, one for each agent; those that it has are read")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    entries: list[dict[str, Any]] = []
+    entries: list[Entry] = []
     if options.out is not None and options.out.exists():
         entries = [json.loads(line) for line in options.out.read_text().splitlines()]
-    for game in options.games:
+    for number, game in enumerate(options.games):
         if any(entry["game"] == game for entry in entries):
             continue
-        new = measured(options.attack, game, options.seed, (options.poisoned, options.clean), options.steps)
+        new = measured(options.attack, game, options.seed + number, (options.poisoned, options.clean), options.steps)
         entries += new
         if options.out is not None:
             with options.out.open("a") as file:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from graft.agents.sb3.algorithm import Algorithm
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import ReplayOptions
+from graft.agents.training.backend import NextSteps
 from graft.errors import GraftError
 
 
@@ -29,6 +32,12 @@ def last_minibatch(buffer: ReplayBuffer | None) -> ReplayBufferSamples:
     assert isinstance(buffer, LastSampleReplayBuffer)
     assert buffer.last is not None
     return buffer.last
+
+
+def following(sample: ReplayBufferSamples) -> Callable[[int], NextSteps]:
+    """Of `Batch`: a replay buffer has the next observation of every step, at an episode's end its last one."""
+    after = sample.next_observations
+    return lambda most: NextSteps(torch.arange(len(after), device=after.device)[:most], after[:most])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,15 +32,26 @@ class CriticLayers(NamedTuple):
     first: tuple[torch.Tensor, ...]
 
 
+class NextSteps(NamedTuple):
+    """What came a step later: ``rows`` (M,) of a minibatch, and the raw observations (M, *obs_shape) after them, which
+    are of the same episodes.
+    """
+
+    rows: torch.Tensor
+    observations: torch.Tensor
+
+
 class Batch(NamedTuple):
     """A minibatch as an algorithm sees it: raw observations (N, *obs_shape), and actions (N,) or (N, A).
 
-    ``critics``: beside the network, where the algorithm has some.
+    ``critics``: beside the network, where the algorithm has some. ``following``: ``(most) -> NextSteps`` of the first
+    ``most`` rows for which the next observation is known; None where the backend keeps none (RLlib).
     """
 
     observations: torch.Tensor
     actions: torch.Tensor
     critics: CriticLayers | None = None
+    following: Callable[[int], NextSteps] | None = None
 
 
 Gradients = Callable[[Grads, PolicyNetwork, Batch], Grads]  # called after backward and before clipping

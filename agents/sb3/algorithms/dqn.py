@@ -19,7 +19,7 @@ from graft.agents.networks.activation import Activation
 from graft.agents.networks.policy_network import Distribution, PolicyNetwork, check_finite
 from graft.agents.sb3.algorithm import ALGORITHMS
 from graft.agents.sb3.gradients import MethodGradients
-from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
+from graft.agents.sb3.off_policy import OffPolicy, following, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import Count, Positive, Share
 from graft.agents.training.backend import Batch
@@ -87,7 +87,8 @@ class TransferDQN(MethodGradients, DQN):
     def minibatch(self) -> tuple[PolicyNetwork, Batch]:
         assert isinstance(self.policy, NetworkDQNPolicy)
         sample = last_minibatch(self.replay_buffer)
-        return self.policy.q_net.network, Batch(sample.observations, sample.actions.squeeze(1))
+        batch = Batch(sample.observations, sample.actions.squeeze(1), following=following(sample))
+        return self.policy.q_net.network, batch
 
 
 @ALGORITHMS.register("dqn")

@@ -27,7 +27,7 @@ from graft.agents.sb3.ppo_loss import Taken, Terms, Weights, backward, draw, mea
 from graft.agents.sb3.rollout_buffer import TensorRolloutBuffer
 from graft.agents.sb3.vec_env import BatchVecEnv, Step
 from graft.agents.training.algorithm import PPOOptions
-from graft.agents.training.backend import Batch
+from graft.agents.training.backend import Batch, NextSteps
 from graft.agents.training.divergence import Columns, unstable
 
 
@@ -195,7 +195,7 @@ class TransferPPO(MethodGradients, PPO):
             self._columns = partial(inputs.columns, rows)
             if self._gradients is not None:
                 seen = inputs.observations[rows] if inputs.depth else hidden
-                self._batch = Batch(seen, actions[part])
+                self._batch = Batch(seen, actions[part], following=partial(self._following, rows))
             for parameter in parameters:
                 parameter.grad = None
             taken = Taken(actions[part], *rest[part].unbind(1))
@@ -206,6 +206,14 @@ class TransferPPO(MethodGradients, PPO):
             if not math.isfinite(each.loss):  # with gradients that are, as of a value loss that overflows
                 raise unstable("the loss", partial(inputs.columns, torch.split(order, self.batch_size)[number]))
         return terms
+
+    def _following(self, rows: torch.Tensor, most: int) -> NextSteps:
+        """Of a minibatch of these steps; the last step of a rollout, and of an episode, has none."""
+        after, starts = rows + self.n_envs, self._buffer.tensor("episode_starts", rows.device)
+        last = len(starts) - 1
+        goes_on = (after <= last) & (starts[after.clamp(max=last)] == 0)
+        chosen = goes_on.nonzero().flatten()[:most]
+        return NextSteps(chosen, self._buffer.tensor("observations", rows.device)[after[chosen]])
 
     def _log(self, terms: NDArray[np.float64], clip: float, rows: NDArray[np.int64]) -> None:
         """``terms``: of every epoch and minibatch, (epochs, minibatches, 6)."""

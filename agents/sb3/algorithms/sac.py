@@ -23,7 +23,7 @@ from graft.agents.networks.encoder import Encoder
 from graft.agents.networks.policy_network import PolicyNetwork, check_finite, unscale_actions
 from graft.agents.sb3.algorithm import ALGORITHMS
 from graft.agents.sb3.gradients import MethodGradients
-from graft.agents.sb3.off_policy import OffPolicy, last_minibatch
+from graft.agents.sb3.off_policy import OffPolicy, following, last_minibatch
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import SACOptions
 from graft.agents.training.backend import Batch, CriticLayers
@@ -224,7 +224,8 @@ class TransferSAC(MethodGradients, SAC):
         assert isinstance(self.critic.features_extractor, EncoderFeatures)
         first = tuple(cast(nn.Sequential, q)[0].weight for q in self.critic.q_networks)
         critics = CriticLayers(self.critic.features_extractor.encoder, cast(tuple[torch.Tensor, ...], first))
-        return network, Batch(sample.observations, unscale_actions(sample.actions, network.schemas.action), critics)
+        actions = unscale_actions(sample.actions, network.schemas.action)
+        return network, Batch(sample.observations, actions, critics, following(sample))
 
 
 @ALGORITHMS.register("sac")

@@ -68,8 +68,10 @@ def rollouts_of(schemas: Schemas, count: int, unroll: int = 1, seed: int = 0) ->
     count = unroll * max(1, count // unroll)
     generator = torch.Generator().manual_seed(seed)
     discounts = torch.where(torch.arange(count) % 10 == 9, 0.0, 0.9)
-    obs, actions, _ = batch_of(schemas, count, seed)
-    return Rollouts(obs, actions, torch.randn(count, generator=generator), discounts, unroll, count)
+    batch = batch_of(schemas, count, seed)
+    return Rollouts(
+        batch.observations, batch.actions, torch.randn(count, generator=generator), discounts, unroll, count
+    )
 
 
 def ones(network: PolicyNetwork) -> Grads:

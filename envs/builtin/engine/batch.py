@@ -69,7 +69,8 @@ class GameVectorEnv(TaskVectorEnv):
         self._large = num_envs * math.prod(self.observation_schema.shape) >= LARGE
         self._first_seed = seed
         self._seeded = False
-        self._state = new_state(num_envs, self._game.movers, self._game.memo)
+        scores = len(self._settings.table) if self._settings.sampling else 0
+        self._state = new_state(num_envs, self._game.movers, self._game.memo, scores)
         self._waiting = np.zeros(num_envs, np.bool_)
         self._final = self._planes()
         self._everyone = np.arange(num_envs)
@@ -182,7 +183,8 @@ class GameVectorEnv(TaskVectorEnv):
         self._seeded = True
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return self._state._asdict() | {"waiting": self._waiting}
+        arrays = self._state._asdict() | {"waiting": self._waiting}
+        return {name: array for name, array in arrays.items() if name != "scores" or len(array)}
 
 
 class GameEnv(gym.Env[NDArray[Any], np.int64]):

@@ -107,6 +107,8 @@ TOUCHES = ("deadly", "pickup", "solid", "pushable", "goal", "door", "target", "s
 COMBINATIONS = tuple(f"{movement}+{touch}" for touch in reversed(TOUCHES) for movement in MOVEMENTS)
 """Of a generated game: how its player moves, and what things do; movement m and touch t are number 8 (7 - t) + m."""
 
+SAMPLINGS = ("uniform", "learnability")
+
 LISTED = 12  # words of a set that a message lists
 
 MECHANICS = {
@@ -140,6 +142,12 @@ MECHANICS = {
         Mechanic("touches", "what things may do to the player", "all", 0, 0, TOUCHES, several=True),
         Mechanic("ban", "combinations that no thing has", "none", 0, 0, COMBINATIONS, several=True),
         Mechanic("kinds", "most kinds of things in an episode", 4, 1, 4),
+        Mechanic(
+            "sampling",
+            "how rules are drawn: all alike, or half of the episodes by how much is learned from them",
+            "uniform",
+            choices=SAMPLINGS,
+        ),
     )
 }
 """By name. Those of all games have no effect by default, also on random numbers."""

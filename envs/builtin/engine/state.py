@@ -31,7 +31,8 @@ class State(NamedTuple):
     memo (N, K) int64 whatever else a game's rules remember; last, before (N,) int64 the actions executed last and
     before that; queue (N, 4) int64 actions on their way; reward_queue (N, 16) rewards on their way;
     clock (N,) int64 steps since the reset; rng (N, 2) uint64: a key and a counter for each environment;
-    stamp (N, 2) uint64: the counter when the observation, and when an episode's last one, was painted.
+    stamp (N, 2) uint64: the counter when the observation, and when an episode's last one, was painted;
+    scores (R, 4) float64: of each set of rules of a game that draws them by scores, shared by all environments.
     """
 
     cells: NDArray[np.uint8]
@@ -45,9 +46,10 @@ class State(NamedTuple):
     clock: NDArray[np.int64]
     rng: NDArray[np.uint64]
     stamp: NDArray[np.uint64]
+    scores: NDArray[np.float64]
 
 
-def new_state(num_envs: int, movers: int = 0, memo: int = 0) -> State:
+def new_state(num_envs: int, movers: int = 0, memo: int = 0, scores: int = 0) -> State:
     return State(
         cells=np.zeros((num_envs, SIZE, SIZE), np.uint8),
         movers=np.zeros((num_envs, movers, 3), np.int64),
@@ -60,6 +62,7 @@ def new_state(num_envs: int, movers: int = 0, memo: int = 0) -> State:
         clock=np.zeros(num_envs, np.int64),
         rng=np.zeros((num_envs, 2), np.uint64),
         stamp=np.zeros((num_envs, 2), np.uint64),
+        scores=np.zeros((scores, 4)),
     )
 
 

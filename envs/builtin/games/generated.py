@@ -38,8 +38,8 @@ ALIVE = 0.1  # reward of each step survived in games in which there is nothing e
 ROAD_HALF = 2  # a road is at most this wide on each side of its middle
 
 # Places in the memo
-CONTROL, SURVIVAL, HELD, READY, JUMPING, FACING, COUNT, ARMED, STREAMS, MIDDLE, EARNED, MISSED = range(12)
-KIND = 12  # the first of those of kind 0
+CONTROL, SURVIVAL, HELD, READY, JUMPING, FACING, COUNT, ARMED, STREAMS, MIDDLE, EARNED, MISSED, SET, TOTAL = range(14)
+KIND = 14  # the first of those of kind 0
 MOVEMENT, TOUCH, PACE, SIDE, RATE, AMOUNT, KEEN, ROAD, MISSING, SHOWN, MARKED = range(11)
 WIDTH = MARKED + 8  # of each kind: its rules, how many are to appear again, how many planes show it, and which
 
@@ -94,6 +94,14 @@ FLOWING = (FALLING, RISING, ACROSS)  # what enters on one side and leaves on the
 BLOCKING = 1 << SOLID | 1 << PUSHABLE | 1 << DOOR | 1 << SUPPORT
 ROADS = 0.25  # share of what falls and kills that leaves a winding road free
 RULES = 2048  # sets of rules that are drawn, of which those count that make a game
+MAX_STEPS = 200
+
+# Drawing by learnability: columns of the scores of a set of rules
+PLAYED, MEAN, LOWEST, HIGHEST = range(4)  # episodes, and returns: the mean of late, the least and the most of all
+BY_SCORE = 0.5  # share of the episodes that are drawn so
+CANDIDATES = 8  # sets of which the one with the highest learnability is played
+UNKNOWN = 3  # a set that was played less often counts as most learnable
+RECENT = 10  # episodes that a mean goes over, about
 
 
 class _Space(NamedTuple):
@@ -209,7 +217,12 @@ def _table(controls: int, movements: int, touches: int, ban: int, kinds: int) ->
 
 
 def table(p: Any) -> NDArray[np.int64]:
-    """Sets of rules of the space that ``p`` leaves, one of which each episode draws; raises GraftError for none."""
+    """Sets of rules of the space that ``p`` leaves, one of which each episode draws.
+
+    Raises GraftError for none, and for levels where what is drawn depends on what was played.
+    """
+    if p.sampling and p.levels:
+        raise GraftError(f"{ID}: sampling=learnability draws no levels; leave levels out, or sampling.")
     return _table(p.controls, p.movements, p.touches, p.ban, p.kinds)
 
 
@@ -320,11 +333,54 @@ def lay_out(s: State, i: int) -> None:
 
 
 @jit
+def learnability(s: State, rules: int) -> float:
+    """p (1 - p) of a set of rules, where p is how far the mean return of late is on the way from the lowest return that
+    an episode had to the highest; 0 where all were the same.
+    """
+    if s.scores[rules, PLAYED] < UNKNOWN:
+        return 0.25
+    lowest, highest = s.scores[rules, LOWEST], s.scores[rules, HIGHEST]
+    if highest <= lowest:
+        return 0.0
+    share = (s.scores[rules, MEAN] - lowest) / (highest - lowest)
+    return float(share * (1.0 - share))
+
+
+@jit
+def by_learnability(s: State, i: int, count: int) -> int:
+    """One of ``count`` sets of rules: any, or the most learnable of some."""
+    rules = below(s, i, count)
+    if uniform(s, i) < BY_SCORE:
+        best = learnability(s, rules)
+        for _ in range(CANDIDATES - 1):
+            other = below(s, i, count)
+            value = learnability(s, other)
+            if value > best:
+                rules, best = other, value
+    return rules
+
+
+@jit
+def note_return(s: State, i: int) -> None:
+    """An episode has ended: its return counts for its set of rules."""
+    rules, earned = s.memo[i, SET], s.memo[i, TOTAL] / 100
+    played = s.scores[rules, PLAYED]
+    if played == 0:
+        s.scores[rules, LOWEST] = s.scores[rules, HIGHEST] = earned
+    s.scores[rules, LOWEST] = min(s.scores[rules, LOWEST], earned)
+    s.scores[rules, HIGHEST] = max(s.scores[rules, HIGHEST], earned)
+    s.scores[rules, PLAYED] = played + 1
+    s.scores[rules, MEAN] += (earned - s.scores[rules, MEAN]) / min(played + 1, RECENT)
+
+
+@jit
 def begin(s: State, i: int, p: Any) -> None:
     """Draw rules, then a board for them."""
-    rules = below(s, i, p.table.shape[0])
+    count = p.table.shape[0]
+    rules = by_learnability(s, i, count) if p.sampling else below(s, i, count)
     for n in range(p.table.shape[1]):
         s.memo[i, n] = p.table[rules, n]
+    s.memo[i, SET] = rules
     lay_out(s, i)
 
 
@@ -633,6 +689,10 @@ def advance(s: State, i: int, action: int, p: Any) -> tuple[float, bool]:
         lay_out(s, i)
     elif s.memo[i, MISSED]:
         replace(s, i)
+    if p.sampling:
+        s.memo[i, TOTAL] += s.memo[i, EARNED]
+        if dead or s.clock[i] >= MAX_STEPS:
+            note_return(s, i)
     return s.memo[i, EARNED] / 100, dead
 
 
@@ -674,6 +734,7 @@ GAME = Game(
         "touches": "all",
         "ban": "none",
         "kinds": 4,
+        "sampling": "uniform",
     },
     begin=begin,
     advance=advance,
@@ -681,5 +742,6 @@ GAME = Game(
     table=table,
     movers=WALKERS,
     memo=KIND + KINDS * WIDTH,
+    max_steps=MAX_STEPS,
 )
 GAMES.add(GAME.id, GAME)

@@ -234,3 +234,64 @@ def test_boards_differ_from_game_to_game() -> None:
     env = batch("Generated", 64)
     env.reset()
     assert len({cells.tobytes() for cells in board(env)}) > 60
+
+
+def test_the_learnability_of_rules_by_hand() -> None:
+    state = batch("Generated", sampling="learnability")._state
+    functions: Any = rules  # compiled code alone can call them as they are
+    note_return, learnability = functions.note_return.py_func, functions.learnability.py_func
+    for returns, expected in (([], 0.25), ([1, 1], 0.25), ([1, 1, 1], 0), ([0, 4, 4, 4], 3 / 16), ([0, 1, 2], 0.25)):
+        state.scores[0] = 0
+        for earned in returns:
+            state.memo[0, rules.SET], state.memo[0, rules.TOTAL] = 0, 100 * earned
+            note_return(state, 0)
+        assert learnability(state, 0) == pytest.approx(expected)
+    state.scores[0] = 0
+    for earned in [*[0.0] * 50, *[10.0] * 50]:  # what was long ago is forgotten
+        state.memo[0, rules.TOTAL] = 100 * earned
+        note_return(state, 0)
+    assert state.scores[0, rules.MEAN] > 9.9
+
+
+def _sets_played(env: Any, steps: int) -> list[int]:
+    """The sets of rules of episodes that began while random actions were played."""
+    dice, found = np.random.default_rng(0), []
+    env.reset(seed=0)
+    for _ in range(steps):
+        clock = env._state.clock.copy()
+        env.step(dice.integers(0, 6, env.num_envs))
+        found += env._state.memo[env._state.clock < clock, rules.SET].tolist()
+    return found
+
+
+def test_rules_that_teach_are_played_more_often() -> None:
+    """Those whose returns go half of the way from their lowest to their highest."""
+    env = batch("Generated", num_envs=64, sampling="learnability")
+    count = len(env._settings.table)
+    env._state.scores[:] = [100, 0, 0, 1]
+    teaches = np.arange(count) < count // 10
+    env._state.scores[teaches, rules.MEAN] = 0.5
+    share = float(np.mean(teaches[_sets_played(env, 40)]))
+    assert 0.2 < share < 0.6  # (0.1 + 1 - 0.9^8) / 2 = 0.33 at first
+
+
+def test_scores_go_on_where_they_were_saved() -> None:
+    dice, one, other = (
+        np.random.default_rng(1),
+        *(batch("Generated", num_envs=8, sampling="learnability") for _ in "ab"),
+    )
+    one.reset(seed=3)
+    for _ in range(60):
+        one.step(dice.integers(0, 6, 8))
+    assert one._state.scores[:, rules.PLAYED].sum() > 0
+    other.restore_state(one.save_state())
+    for _ in range(60):
+        actions = dice.integers(0, 6, 8)
+        mine, theirs = one.step(actions), other.step(actions)
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        np.testing.assert_array_equal(mine[1], theirs[1])
+
+
+def test_learnability_has_no_levels() -> None:
+    with pytest.raises(GraftError, match="draws no levels"):
+        batch("Generated", sampling="learnability", levels=(0, 50))

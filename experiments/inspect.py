@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   graft inspect runs/mechanics/stages/27ab12        one of them: task, network, method, score, cost, licence, family
   graft inspect shipped/agent --search runs         its ancestors lie in other folders
   graft inspect runs/mechanics --verify             all hashes again; exit code 1 where a file was altered or is missing
+  graft inspect shipped/agent --config > again.yaml   the config that makes it again, with the command
   graft inspect runs/a/stages/27ab12 --diff runs/a/stages/9c01de
 """
 
@@ -36,16 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--diff", type=Path, metavar="OTHER", help="how another checkpoint differs: weights, names, options"
     )
+    parser.add_argument("--config", action="store_true", help="print the config that makes it again, as YAML")
     options = parser.parse_args(arguments)
     if options.diff is not None and (options.verify or options.search):
         raise GraftError("--diff compares two checkpoints; --verify and --search are for one, or a run.")
+    if options.config and (options.verify or options.diff is not None):
+        raise GraftError("--config is for one checkpoint, without --verify and --diff.")
     from rich.console import Console
 
     from graft.experiments.playback.agent import find_checkpoint
     from graft.experiments.report import inspection
-    from graft.experiments.store.lineage import is_run
+    from graft.experiments.store.lineage import family, is_run
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+    if options.config:
+        if is_run(options.folder):
+            raise GraftError(f"{options.folder} is a run; its experiment.json has the config. Give a checkpoint.")
+        from graft.experiments.store.training_config import config_text
+
+        print(config_text(family(find_checkpoint(options.folder), options.search)), end="")
+        return 0
     if is_run(options.folder):
         if options.diff is not None:
             raise GraftError(f"{options.folder} is a run; --diff compares two checkpoints, such as two of its stages.")

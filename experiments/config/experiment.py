@@ -503,7 +503,7 @@ def config_schema() -> dict[str, Any]:
     return TypeAdapter(AnyConfig).json_schema()
 
 
-def _longhand(data: Mapping[str, Any]) -> dict[str, Any]:
+def longhand(data: Mapping[str, Any]) -> dict[str, Any]:
     """``data`` with its abbreviations written out, so that overrides can reach inside them."""
 
     def entries(given: Any, full: Callable[[str], dict[str, Any]]) -> Any:
@@ -568,7 +568,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> AnyConfig:
         GraftError: no such config, not YAML, an unknown key, or a value that is not allowed.
     """
     path = find_config(given)
-    data = _longhand(read_yaml(path))
+    data = longhand(read_yaml(path))
     for override in overrides:
         key, _, text = override.partition("=")
         _set(data, key.split("."), read_value(text, f"Override '{override}'"), override)

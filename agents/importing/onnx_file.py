@@ -61,6 +61,8 @@ class OnnxFile:
             self.model = onnx.load_model_from_string(data)
         except Exception as error:  # of protobuf
             raise GraftError(f"{path} is not an ONNX file ({printable(str(error))}).") from error
+        if not _is_text(self.model):
+            raise GraftError(f"{path} is not an ONNX file (a text in it is not UTF-8).")
         graph = self.model.graph
         self._stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs: dict[str, Any] = {given.name: given for given in graph.input if given.name not in self._stored}
@@ -248,3 +250,14 @@ class OnnxFile:
         if node.input[0] in self._origin:
             self._origin[node.output[0]] = self._origin[node.input[0]]
         return found
+
+
+def _is_text(message: Any) -> bool:
+    """Whether all texts in a protobuf message are: what is not UTF-8 is read as bytes."""
+    for field, value in message.ListFields():
+        entries = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING and any(isinstance(entry, bytes) for entry in entries):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(_is_text(entry) for entry in entries):
+            return False
+    return True

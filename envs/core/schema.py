@@ -220,6 +220,8 @@ class ActionSchema:
             raise GraftError(f"Action names must be unique, got {', '.join(self.names)}.")
         if self.kind == "box" and not len(self.low) == len(self.high) == len(self.names):
             raise GraftError(f"A box of {len(self.names)} actions needs as many bounds, got {len(self.low)}.")
+        if self.kind != "box" and (self.low or self.high):
+            raise GraftError(f"Actions that are {self.kind} have no bounds, got {len(self.low) + len(self.high)}.")
         if self.kind == "multi" and (sum(self.sizes) != len(self.names) or min(self.sizes, default=0) < 1):
             raise GraftError(f"Choices {self.sizes} need a name each, got {len(self.names)} names.")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from graft import __version__
 from graft.agents.checkpoints.checkpoint import read_manifest
@@ -32,16 +33,20 @@ def config_text(members: Sequence[Member]) -> str:
             stage of that config that is another one.
     """
     last = members[-1]
-    stage = _stage_of(last)
+    stage = _recorded(last)
+    what = {"consolidate": "a consolidation"}.get(stage.kind, "")
+    what = what or ("of a sequence" if stage.place is not None else "of a squad" if stage.squad is not None else "")
+    if what:
+        raise GraftError(f"The checkpoint is {what}; only its run's folder (experiment.json) has the whole config.")
     config = _config(stage, members)
     versions, git = last.record.get("versions") or {}, last.record.get("git") or {}
     dirty = ", with uncommitted changes" if git.get("dirty") else ""
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "numpy") if name in versions)
-    how = f"graft pretrain {NAME}.yaml --save {NAME}" if stage["kind"] == "pretrain" else f"graft run {NAME}.yaml"
+    how = f"graft pretrain {NAME}.yaml --save {NAME}" if stage.kind == "pretrain" else f"graft run {NAME}.yaml"
     comments = [
         f"Makes checkpoint {last.id} again; save this as {NAME}.yaml:",
         f"  {how}",
-        f"It was made by Graft {stage.get('graft')}, commit {git.get('commit', 'not known')}{dirty}; {libraries}.",
+        f"It was made by Graft {stage.graft}, commit {git.get('commit', 'not known')}{dirty}; {libraries}.",
         "`graft inspect MADE --diff THIS` says whether the weights are the same.",
     ]
     if foreign := sorted({word for word in _words(config) if ":" in word}):
@@ -49,13 +54,13 @@ def config_text(members: Sequence[Member]) -> str:
             f"Not checked, as that would run what it names: {', '.join(foreign)}. Look at it before you do."
         )
     else:
-        made = _expanded(config, stage)
-        if changed := _differences(stage, made.to_json()):
+        made = _expanded(config, last.record["stage"])
+        if changed := _differences(last.record["stage"], made.to_json()):
             raise GraftError(
-                f"No config of this Graft ({__version__}; the checkpoint is of {stage.get('graft')}) makes the "
+                f"No config of this Graft ({__version__}; the checkpoint is of {stage.graft}) makes the "
                 f"checkpoint again: {', '.join(changed)} would differ. The folder of its run has the whole config."
             )
-        comments[1] += f", which makes it in {STAGES}/{made.id}" * (stage["kind"] == "transfer")
+        comments[1] += f", which makes it in runs/{NAME}/{STAGES}/{made.id}" * (stage.kind == "transfer")
     text = "".join(f"# {''.join(c for c in line if c.isprintable())}\n" for line in comments)
     return text + yaml.dump(config, Dumper=_Plain, sort_keys=False, width=120)
 
@@ -78,50 +83,78 @@ def _words(value: Any) -> Iterator[str]:
             yield from _words(entry)
 
 
-def _stage_of(member: Member) -> Mapping[str, Any]:
+class _Named(BaseModel, strict=True, extra="allow"):
+    """A method, an algorithm or a task: its name and its options."""
+
+    name: str
+
+
+class _Backend(BaseModel, strict=True):
+    name: str
+    runners: int
+    learners: int
+
+
+class _Recorded(BaseModel, strict=True):
+    """What `Stage.to_json` writes, as far as a config needs it."""
+
+    graft: str = ""
+    kind: Literal["pretrain", "transfer", "consolidate"]
+    task: dict[str, Any]
+    seed: int
+    budget: int
+    network: dict[str, Any]
+    algorithm: _Named
+    evaluation: dict[str, Any]
+    method: _Named | None = None
+    source: str | None = None
+    backend: _Backend | None = None
+    recall_episodes: int | None = None
+    divergence_retries: int = 0
+    place: Any = None
+    squad: Any = None
+
+
+def _recorded(member: Member) -> _Recorded:
     stage = member.record.get("stage")
-    if not isinstance(stage, Mapping):
+    if stage is None:
         why = {"merge": "was merged of others", "import": "was imported"}
         said = next((words for key, words in why.items() if member.record.get(key)), "does not say how it was trained")
-        raise GraftError(f"The checkpoint {said}, so there is no config that makes it again.")
-    what = {"consolidate": "a consolidation"}.get(str(stage.get("kind")), "")
-    what = what or ("of a sequence" if "place" in stage else "of a squad" if "squad" in stage else "")
-    if what:
-        raise GraftError(f"The checkpoint is {what}; only its run's folder (experiment.json) has the whole config.")
-    return stage
+        raise GraftError(f"Checkpoint {member.id[:12]} {said}, so there is no config that makes it again.")
+    try:
+        return _Recorded.model_validate(stage)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "stage"
+        raise GraftError(f"What checkpoint {member.id[:12]} says of its training cannot be read ({place}).") from error
 
 
-def _config(stage: Mapping[str, Any], members: Sequence[Member]) -> dict[str, Any]:
+def _config(stage: _Recorded, members: Sequence[Member]) -> dict[str, Any]:
     """The config's keys and values, in the order in which people write them."""
-    algorithm, method, seed = dict(stage["algorithm"]), stage["method"], stage["seed"]
-    made = {
+    made: dict[str, Any] = {
         "name": NAME,
-        "sources": stage["task"],
-        "targets": stage["task"],
-        "methods": [_entry(method)] if method else ["finetune"],
-        "seeds": [seed],
+        "sources": stage.task,
+        "targets": stage.task,
+        "methods": [_entry(stage.method.model_dump())] if stage.method else ["finetune"],
+        "seeds": [stage.seed],
+        stage.kind: {"steps": stage.budget},
     }
-    budgets = {"pretrain": {"steps": stage["budget"]}}
-    network: dict[str, Any] | None = _network(stage)
-    if stage["kind"] == "transfer":
-        budgets = {"transfer": {"steps": stage["budget"]}}
-        if stage["source"] is not None:
-            source, trained = _source(stage, members)
-            made["sources"] = source
-            network = None if trained is None else _network(trained)
-            budgets |= {} if trained is None else {"pretrain": {"steps": trained["budget"]}}
-    made |= budgets
-    if network is not None:
-        made["network"] = network
-    if backend := stage.get("backend"):
-        made["backend"] = backend["name"]
-        made["resources"] = {"num_env_runners": backend["runners"], "num_learners": backend["learners"]}
-    made["algorithm"] = {"name": algorithm.pop("name"), **algorithm}
-    made["evaluation"] = {key: value for key, value in stage["evaluation"].items() if value is not None}
-    if "recall_episodes" in stage:
-        made["recall"] = stage["recall_episodes"]
-    made["divergence_retries"] = stage.get("divergence_retries", 0)
-    return made
+    trained: _Recorded | None = stage
+    if stage.source is not None:
+        made["sources"], trained = _source(stage.source, members)
+        if trained is not None:
+            made["pretrain"] = {"steps": trained.budget}
+    if trained is not None:
+        network = trained.network
+        kept = {key: network[key] for key in ("encoder", "options", "head") if network.get(key) is not None}
+        made["network"] = {**kept, "activation": network.get("activation", "own")}
+    if stage.backend is not None:
+        made["backend"] = stage.backend.name
+        made["resources"] = {"num_env_runners": stage.backend.runners, "num_learners": stage.backend.learners}
+    made["algorithm"] = stage.algorithm.model_dump()
+    made["evaluation"] = {key: value for key, value in stage.evaluation.items() if value is not None}
+    if stage.recall_episodes is not None:
+        made["recall"] = stage.recall_episodes
+    return made | {"divergence_retries": stage.divergence_retries}
 
 
 def _entry(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,48 +169,30 @@ def _entries(value: Any) -> Any:
     return [_entry(one) if isinstance(one, Mapping) and "name" in one else one for one in value]
 
 
-def _network(stage: Mapping[str, Any]) -> dict[str, Any]:
-    given = stage["network"]
-    kept = {key: given[key] for key in ("encoder", "options", "head") if given.get(key) is not None}
-    return {**kept, "activation": given.get("activation", "own")}
-
-
-def _source(stage: Mapping[str, Any], members: Sequence[Member]) -> tuple[Any, Mapping[str, Any] | None]:
+def _source(source: str, members: Sequence[Member]) -> tuple[dict[str, Any], _Recorded | None]:
     """What a transfer started from, for ``sources``; and the stage of its own run that trained it, if any."""
-    source = str(stage["source"])
     for name in pretrained():
         if read_manifest(checkpoint_folder(name))["id"] == source:
             return {"checkpoint": name}, None
+    given = CHECKPOINT_ID.fullmatch(source) is not None
     for member in reversed(members[:-1]):
-        if CHECKPOINT_ID.fullmatch(source):
-            if member.id == source:
-                if member.folder is None:
-                    break
-                return {"checkpoint": str(member.folder)}, None
+        if member.folder is None or (given and member.id != source):
             continue
-        if member.folder is None:
-            break
-        found = _stage_of_ancestor(member)
-        if found["kind"] == "pretrain":
-            return found["task"], found
-        source = str(found["source"])
+        if given:
+            return {"checkpoint": str(member.folder)}, None
+        found = _recorded(member)
+        if found.source is None:
+            return found.task, found
+        source, given = found.source, CHECKPOINT_ID.fullmatch(found.source) is not None
     raise GraftError(
         f"The checkpoint that it was transferred from ({source[:12]}) was not found; --search DIR says where to look."
     )
 
 
-def _stage_of_ancestor(member: Member) -> Mapping[str, Any]:
-    stage = member.record.get("stage")
-    if not isinstance(stage, Mapping):
-        raise GraftError(f"The ancestor {member.id[:12]} does not say how it was trained.")
-    return stage
-
-
 def _expanded(config: Mapping[str, Any], like: Mapping[str, Any]) -> Stage:
     """The stage that a run of ``config`` would make in place of ``like``."""
     graph = expand(parse_model(Config, longhand(config), f"{NAME}.yaml"))
-    made = [stage for stage in graph.stages.values() if stage.kind == like["kind"]]
-    return min(made, key=lambda stage: len(_differences(like, stage.to_json())))
+    return min(graph.stages.values(), key=lambda stage: len(_differences(like, stage.to_json())))
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,10 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-LOADERS = ("manifest", "weights", "snapshot", "snapshot_tensors", "results", "stage", "names", "search", "request")
+LOADERS = (
+    *("manifest", "weights", "snapshot", "snapshot_tensors", "results", "stage", "names", "search", "request"),
+    *("sb3_zip", "torch_state", "onnx", "contract"),
+)
 
 
 def fuzz(kind: str, seconds: int) -> None:

@@ -230,6 +230,7 @@ def inspect(place: Path) -> None:
     own = str(Path("run") / CHECKPOINT)
     graft("inspect", own, "--verify")
     graft("inspect", "run", "--verify")
+    graft("inspect", own, "--config", "--search", "run")
     graft("inspect", own, "--diff", str(Path("other") / CHECKPOINT))
 
 

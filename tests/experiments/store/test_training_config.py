@@ -71,7 +71,7 @@ def test_every_stage_of_an_experiment_has_a_config_of_its_own(tmp_path, name):
         again.write_text(config_text(members))
         assert stage.id in expand(load_config(str(again))).stages
         if stage.kind == "transfer":
-            assert f"#   graft run again.yaml, which makes it in stages/{stage.id}\n" in again.read_text()
+            assert f"#   graft run again.yaml, which makes it in runs/again/stages/{stage.id}\n" in again.read_text()
         tried += 1
     assert tried >= 4
 
@@ -121,7 +121,7 @@ def test_what_no_config_gives_is_said(tmp_path):
     first = next(s for s in graph.stages.values() if s.position is not None and s.kind != "consolidate")
     with pytest.raises(GraftError, match="is of a sequence; only its run's folder"):
         config_text([member(first, [])])
-    with pytest.raises(GraftError, match="was imported, so there is no config"):
+    with pytest.raises(GraftError, match="Checkpoint 1 was imported, so there is no config"):
         config_text([Member("1", manifest={"record": {"import": {"sha256": "2"}}})])
     stage = next(iter(expand(load_config(str(write_config(tmp_path)))).stages.values()))
     record = {"stage": {**stage.to_json(), "own_parts": {"mine": "1234"}}}

@@ -45,14 +45,17 @@ def gram_alignment(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(((x * y).sum() / norms).clamp(max=1)) if norms != 0 else 0.0
 
 
-def spectrum(before: Tensors, after: Tensors) -> dict[str, float]:
+def spectrum(before: Tensors, after: Tensors, largest: int | None = None) -> dict[str, float]:
     """Share of the first singular value in a layer's change, σ₁² / Σσ², by layer: 1 where the change has rank 1.
 
-    Backdoors change a layer in few directions; of layers with at least `SMALLEST` rows and columns that changed.
+    Backdoors change a layer in few directions; of layers with at least `SMALLEST` rows and columns that changed, and
+    with at most ``largest`` rows or columns, whichever are fewer.
     """
     found = {}
     for name, weight in before.items():
         change = (after[name].double() - weight.double()).flatten(1) if weight.ndim >= 2 else weight[None]
+        if largest is not None and min(change.shape) > largest:
+            continue
         if min(change.shape) >= SMALLEST and change.any():
             squares = change @ change.T if len(change) <= change.shape[1] else change.T @ change
             found[name] = float(torch.linalg.eigvalsh(squares)[-1] / squares.trace())

@@ -25,6 +25,9 @@ from graft.transfer.diagnostics import (
 )
 from graft.transfer.divergence import evaluating, kl, policy_outputs
 
+LARGEST = 1024
+"""Rows or columns, whichever are fewer, of the largest layer whose spectrum is measured: time grows with their cube."""
+
 
 class Probe:
     """How a network has changed since it was built, on a fixed set of states.
@@ -59,7 +62,7 @@ class Probe:
         self._observations = given[chosen].cpu()
         self._grams = [centred_gram(hidden) for hidden in block_outputs(reference, self._observations)]
         self._weights = {name: effective_weights(part) for name, part in _layers(network).items()}
-        self._played = policy_outputs(network, self._observations) if audit else None
+        self._played = _outputs(network, self._observations) if audit else None
 
     def measure(self, network: PolicyNetwork) -> dict[str, float]:
         """The network compared with what it was; the network and the random state are left as they are.
@@ -70,8 +73,8 @@ class Probe:
             features, to the reference's; a block that the reference does not have is left out.
             ``transfer/effective_rank``: of the features. ``transfer/dormant/block<i>`` and ``transfer/dormant``:
             share of dormant units in the block's output, and in all blocks' together. With ``audit``, against the
-            start: ``audit/spectrum`` and ``audit/distance``, the largest of the layers' `spectrum` and
-            ``transfer/distance``; ``audit/actions``, the share of states in which the likeliest action is another
+            start: ``audit/spectrum`` and ``audit/distance``, the largest of the layers' `spectrum` (up to `LARGEST`)
+            and ``transfer/distance``; ``audit/actions``, the share of states in which the likeliest action is another
             (not of box actions); ``audit/kl``, the mean divergence KL(start || now) (not of Q values).
         Raises:
             Unstable: an activation is not finite any more.
@@ -101,13 +104,15 @@ class Probe:
     def _drift(
         self, network: PolicyNetwork, before: Outputs, weights: Mapping[str, dict[str, torch.Tensor]]
     ) -> dict[str, float]:
+        if not all(bool(t.isfinite().all()) for layer in weights.values() for t in layer.values()):
+            raise Unstable("the network's weights are not finite numbers any more; a smaller rate may help")
         common = [(self._weights[name], now) for name, now in weights.items() if name in self._weights]
-        spectra = [value for pair in common for value in spectrum(*pair).values()]
+        spectra = [value for pair in common for value in spectrum(*pair, LARGEST).values()]
         values = {
             "audit/spectrum": max(spectra, default=0.0),
             "audit/distance": max((relative_distance(now, start) for start, now in common), default=0.0),
         }
-        now, action = policy_outputs(network, self._observations), network.schemas.action
+        now, action = _outputs(network, self._observations), network.schemas.action
         if network.config.distribution != "greedy":
             values["audit/kl"] = float(kl(before, now, network.config.distribution, sizes=action.sizes).mean())
         if action.kind != "box":
@@ -194,6 +199,13 @@ def block_outputs(network: PolicyNetwork, observations: torch.Tensor) -> list[to
             raise GraftError(f"Block {i} of the encoder was not run by the network, so it cannot be measured.")
         outputs.append(seen[block] if block in seen else seen[last])
     return outputs
+
+
+def _outputs(network: PolicyNetwork, observations: torch.Tensor) -> Outputs:
+    """On the CPU, wherever the network is by then."""
+    found = policy_outputs(network, observations)
+    spread = None if found.log_std is None else found.log_std.cpu()
+    return Outputs(found.action.cpu(), spread, found.value.cpu())
 
 
 def effective_weights(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -95,6 +95,14 @@ class Divergence(_Model):
     file: str
 
 
+class Above(_Model):
+    """An ``audit/`` metric that went above its limit in a training: its largest value, and when that was."""
+
+    limit: float
+    largest: float
+    env_steps: int
+
+
 class StageResult(_Model):
     """What became of a stage."""
 
@@ -111,6 +119,7 @@ class StageResult(_Model):
     starts: dict[str, Any] = {}
     race: dict[str, Any] = {}
     diverged: list[Divergence] = []
+    audit: dict[str, Above] = {}
     resumed_with_fresh_episodes: dict[str, Any] = {}
     cost: StageCost | None = None
 

@@ -28,8 +28,7 @@ class MetricsLog:
     """Appends metrics to the file of a stage's folder, and passes them to its sinks and to ``callback``.
 
     ``goes_on``: whether the stage was stopped and goes on. ``note``: gets a sentence where a sink fails, which is told
-    nothing from then on, and
-    where a metric of `Stage.audit` is above its limit for the first time.
+    nothing from then on, and where a metric of `Stage.audit` is above its limit for the first time.
     """
 
     def __init__(
@@ -103,6 +102,8 @@ class MetricsLog:
         """Keep the first ``length`` bytes only, as training continues from the snapshot at ``env_steps``."""
         os.ftruncate(self._file.fileno(), length)
         lines = [json.loads(line) for line in (self._folder / METRICS).read_text(encoding="utf-8").splitlines()]
+        limits = self._stage.audit.items()
+        self._above = {tag for tag, limit in limits if any(line.get(tag, limit) > limit for line in lines)}
         last = lines[-1]["env_steps"] if lines else 0
         kept = {tag: value for line in lines if line.pop("env_steps") == last for tag, value in line.items()}
         self._tell(lambda sink: sink.rewind(last, kept))

@@ -310,7 +310,8 @@ class Store:
     def largest(self, stage_id: str, tag: str) -> tuple[float, int] | None:
         """The largest value of a metric and its env steps; None where there is none. Raises as `evaluations`."""
         with self._reading(stage_id) as points:
-            return max(((point[tag], point["env_steps"]) for point in points if tag in point), default=None)
+            found = [(float(point[tag]), int(point["env_steps"])) for point in points if tag in point]
+            return max(found, key=lambda entry: entry[0], default=None)
 
     @contextmanager
     def _reading(self, stage_id: str) -> Iterator[list[dict[str, Any]]]:

@@ -32,6 +32,13 @@ def config_text(members: Sequence[Member]) -> str:
         GraftError: no training of a config with sources made it, an ancestor was not found, or this Graft would make a
             stage of that config that is another one.
     """
+    try:
+        return _config_text(members)
+    except RecursionError:
+        raise GraftError("What the checkpoint says of its training cannot be read (nested too deeply).") from None
+
+
+def _config_text(members: Sequence[Member]) -> str:
     last = members[-1]
     stage = _recorded(last)
     what = {"consolidate": "a consolidation"}.get(stage.kind, "")
@@ -49,10 +56,9 @@ def config_text(members: Sequence[Member]) -> str:
         f"It was made by Graft {stage.graft}, commit {git.get('commit', 'not known')}{dirty}; {libraries}.",
         "`graft inspect MADE --diff THIS` says whether the weights are the same.",
     ]
-    if foreign := sorted({word for word in _words(config) if ":" in word}):
-        comments.append(
-            f"Not checked, as that would run what it names: {', '.join(foreign)}. Look at it before you do."
-        )
+    if foreign := _foreign(config, members):
+        said = f"Not checked, as that would run what it names: {', '.join(foreign)}. Look at it before you do."
+        comments.append(said)
     else:
         made = _expanded(config, last.record["stage"])
         if changed := _differences(last.record["stage"], made.to_json()):
@@ -65,19 +71,29 @@ def config_text(members: Sequence[Member]) -> str:
     return text + yaml.dump(config, Dumper=_Plain, sort_keys=False, width=120)
 
 
+def _foreign(config: Mapping[str, Any], members: Sequence[Member]) -> list[str]:
+    """Names in a config, and in the checkpoints that it starts from, that may be of a module or a program."""
+    folders = {str(member.folder) for member in members} - {str(members[-1].folder)}
+    of_checkpoints = [member.manifest.get(key) for member in members for key in ("task", "network")]
+    words = set(_words([config, *of_checkpoints]))
+    if "checkpoint" in config["sources"]:
+        words -= folders & {config["sources"]["checkpoint"]}
+    return sorted(word for word in words if ":" in word or "." in word)
+
+
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _words(value: Any) -> Iterator[str]:
-    """All words in a config but the folders of checkpoints."""
+    """All words in a config."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, entry in value.items():
             yield str(key)
-            yield from () if key == "checkpoint" else _words(entry)
+            yield from _words(entry)
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from _words(entry)
@@ -87,6 +103,11 @@ class _Named(BaseModel, strict=True, extra="allow"):
     """A method, an algorithm or a task: its name and its options."""
 
     name: str
+
+
+class _TaskRecord(BaseModel, strict=True, extra="forbid"):
+    id: str
+    kwargs: dict[str, Any]
 
 
 class _Backend(BaseModel, strict=True):
@@ -100,7 +121,7 @@ class _Recorded(BaseModel, strict=True):
 
     graft: str = ""
     kind: Literal["pretrain", "transfer", "consolidate"]
-    task: dict[str, Any]
+    task: _TaskRecord
     seed: int
     budget: int
     network: dict[str, Any]
@@ -132,8 +153,8 @@ def _config(stage: _Recorded, members: Sequence[Member]) -> dict[str, Any]:
     """The config's keys and values, in the order in which people write them."""
     made: dict[str, Any] = {
         "name": NAME,
-        "sources": stage.task,
-        "targets": stage.task,
+        "sources": stage.task.model_dump(),
+        "targets": stage.task.model_dump(),
         "methods": [_entry(stage.method.model_dump())] if stage.method else ["finetune"],
         "seeds": [stage.seed],
         stage.kind: {"steps": stage.budget},
@@ -182,7 +203,7 @@ def _source(source: str, members: Sequence[Member]) -> tuple[dict[str, Any], _Re
             return {"checkpoint": str(member.folder)}, None
         found = _recorded(member)
         if found.source is None:
-            return found.task, found
+            return found.task.model_dump(), found
         source, given = found.source, CHECKPOINT_ID.fullmatch(found.source) is not None
     raise GraftError(
         f"The checkpoint that it was transferred from ({source[:12]}) was not found; --search DIR says where to look."

@@ -25,6 +25,7 @@ from graft.agents.networks.encoder import ENCODERS
 from graft.agents.networks.policy_network import NetworkConfig, Outputs, PolicyNetwork, Unstable
 from graft.envs.core.schema import ActionSchema, Schemas
 from graft.errors import GraftError
+from graft.transfer import probe as probes
 from graft.transfer.diagnostics import dormant_share, effective_rank
 from graft.transfer.probe import GradientMeter, Probe, block_outputs, effective_weights
 
@@ -153,6 +154,19 @@ def test_the_drift_of_an_agent_by_torchs_distributions(agent):
     else:
         assert values["audit/kl"] == pytest.approx(float(divergence.detach().mean()), rel=1e-4)
         assert values["audit/kl"] > 0
+
+
+def test_weights_that_are_not_finite_are_unstable_and_large_layers_have_no_spectrum(monkeypatch):
+    network = built("vector", config=NetworkConfig("mlp", {"widths": [16, 16]}, (16,)))
+    probe = Probe(network, states("vector"), audit=True)
+    now = trained(network)
+    assert probe.measure(now)["audit/spectrum"] > 0
+    monkeypatch.setattr(probes, "LARGEST", 12)
+    assert probe.measure(now)["audit/spectrum"] == 0
+    with torch.no_grad():
+        now.policy.out.weight.fill_(math.nan)
+    with pytest.raises(Unstable, match="weights are not finite"):
+        probe.measure(now)
 
 
 def test_frozen_blocks_keep_distance_zero():

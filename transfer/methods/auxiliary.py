@@ -42,10 +42,10 @@ class Auxiliary(FromSource):
         inverse * L_inverse + forward * L_forward
 
     L_inverse is what a classifier g(f(s), f(s')) of features f loses on the action between the two: the cross-entropy,
-    of several choices their sum; of a box action the mean squared error. L_forward is 1 - cos(h(f(s), a), f(s')), where
-    f(s') gets no gradient. g and h have a hidden layer of 128 ReLUs, and an Adam of their own; they are in snapshots,
-    and in no checkpoint. Features are those of the network in eval mode. In transfers everything trains, as by
-    finetune.
+    of several choices their sum; of a box action the mean squared error, where -1 and 1 are its bounds. L_forward is
+    1 - cos(h(f(s), a), f(s')), where f(s') gets no gradient. g and h have a hidden layer of 128 ReLUs, and an Adam of
+    their own; they are in snapshots, and in no checkpoint. Features are those of the network in eval mode. In transfers
+    everything trains, as by finetune.
 
     ``transfer/inverse_accuracy`` is the share of actions that g found, ``transfer/forward_error`` the value of
     L_forward; running means of the last hundred minibatches or so. It needs ``backend: sb3``: RLlib's minibatches have
@@ -194,7 +194,7 @@ def inverse_loss(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Mean loss of the estimated actions ``output`` (M, A), and the share of choices that are right; of a box None."""
     if schema.kind == "box":
-        return (output - actions).square().mean(), None
+        return (output - as_numbers(actions, schema)).square().mean(), None
     chosen = actions.long().view(len(actions), -1)
     parts = list(zip(split_choices(output, schema.sizes), chosen.unbind(1), strict=True))
     loss = torch.stack([functional.cross_entropy(logits, taken) for logits, taken in parts]).sum()
@@ -203,9 +203,14 @@ def inverse_loss(
 
 
 def as_numbers(actions: torch.Tensor, schema: ActionSchema) -> torch.Tensor:
-    """Actions as (M, A): a box as it is, of each choice a one for what was taken."""
+    """Actions as (M, A): of a box -1 to 1 between its bounds, as it is where there are none; of each choice a one for
+    what was taken.
+    """
     if schema.kind == "box":
-        return actions.float()
+        low, high = (torch.tensor(ends, device=actions.device) for ends in (schema.low, schema.high))
+        bounded = low.isfinite() & high.isfinite()
+        middle, half = torch.where(bounded, (low + high) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
+        return (actions.float() - middle) / half
     chosen = actions.long().view(len(actions), -1).unbind(1)
     sizes = list(schema.sizes) or [len(schema.names)]
     return torch.cat([functional.one_hot(taken, size) for taken, size in zip(chosen, sizes, strict=True)], 1).float()

@@ -132,6 +132,7 @@ class GameVectorEnv(TaskVectorEnv):
             raise GraftError(
                 f"Seeds {seeds} are not allowed; give one number from 0 for each of {self.num_envs} games."
             )
+        self._state.scores[:] = 0  # the games of a seed do not depend on what was played before
         before = self._state.rng.copy()
         seed_state(self._state, np.array([s or 0 for s in seeds], np.uint64))
         for i, given in enumerate(seeds):

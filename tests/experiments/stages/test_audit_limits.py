@@ -16,6 +16,7 @@ from graft.experiments.launchers.local import LocalLauncher
 from graft.experiments.plan.pairs import expand
 from graft.experiments.report.common import audit_notes, stage_records
 from graft.experiments.report.progress import Progress
+from graft.experiments.report.results import StageResult
 from graft.experiments.store.records import Store
 
 LIMITS = {"spectrum": 1.0, "distance": 1e-6, "kl": 1e-9}
@@ -49,6 +50,7 @@ def test_what_is_above_its_limit_is_said_once_and_in_the_results(tmp_path):
     assert found.keys() == {"audit/distance", "audit/kl"}
     largest = max(logged, key=lambda line: line["audit/kl"])
     assert found["audit/kl"] == {"limit": 1e-9, "largest": largest["audit/kl"], "env_steps": largest["env_steps"]}
+    StageResult.model_validate(next(record for record in records if "audit" in record))  # as `graft report` reads it
     distance, _ = audit_notes({"stages": records})
     assert distance.startswith(f"WARNING: audit/distance went above 1e-06: {transfer.label} (")
     assert all("audit/" not in (store.folder(s.id) / "metrics.jsonl").read_text() for s in others)

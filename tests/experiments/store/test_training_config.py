@@ -129,12 +129,36 @@ def test_what_no_config_gives_is_said(tmp_path):
         config_text([Member("1", manifest={"record": record})])
 
 
-def test_nothing_that_a_checkpoint_names_is_imported_or_started(tmp_path, monkeypatch):
+FOREIGN = {
+    "stranger:Game-v0": {"id": "stranger:Game-v0", "kwargs": {}},
+    "unity:/bin/false": {"id": "unity:/bin/false", "kwargs": {}},
+    "stranger.Wrapper": {"id": "CartPole-v1", "kwargs": {"wrappers": ["stranger.Wrapper"]}},
+    "pydoc.pipepager": {"id": "CartPole-v1", "kwargs": {"wrappers": [{"pydoc.pipepager": {"cmd": "false"}}]}},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_nothing_that_a_checkpoint_names_is_imported_or_started(tmp_path, monkeypatch, name):
     (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
+    graph = expand(load_config(str(write_config(tmp_path))))
+    stage = next(s for s in graph.stages.values() if s.kind == "pretrain")
+    record = {"stage": {**stage.to_json(), "task": FOREIGN[name]}}
+    text = config_text([Member("1", manifest={"record": record})])
+    assert f"# Not checked, as that would run what it names: {name}. Look at it before you do.\n" in text
+    assert f"sources:\n  id: {FOREIGN[name]['id']}\n" in text
+    # Nor what the checkpoint names that it was transferred from.
+    transfer = next(s for s in graph.stages.values() if s.source is not None)
+    source = f"{1:064x}"
+    made = Member("2", manifest={"record": {"stage": {**transfer.to_json(), "source": source}}})
+    for manifest in ({"task": FOREIGN[name], "network": {}}, {"task": {}, "network": {"encoder": name}}):
+        text = config_text([Member(source, tmp_path, manifest), made])
+        assert f"as that would run what it names: {name}. " in text
+
+
+def test_a_task_that_is_a_folder_is_refused(tmp_path):
     stage = next(iter(expand(load_config(str(write_config(tmp_path)))).stages.values()))
-    for task in ("stranger:Game-v0", "unity:/bin/false"):
-        record = {"stage": {**stage.to_json(), "task": {"id": task, "kwargs": {}}}}
-        text = config_text([Member("1", manifest={"record": record})])
-        assert f"# Not checked, as that would run what it names: {task}. Look at it before you do.\n" in text
-        assert f"sources:\n  id: {task}\n" in text
+    for task in ({"checkpoint": "elsewhere"}, {"id": "CartPole-v1", "kwargs": {}, "checkpoint": "elsewhere"}):
+        record = {"stage": {**stage.to_json(), "task": task}}
+        with pytest.raises(GraftError, match=r"says of its training cannot be read \(task"):
+            config_text([Member("1", manifest={"record": record})])

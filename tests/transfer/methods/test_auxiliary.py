@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.tiny_tasks import assert_same, box, discrete, multi, observations, small_network, vector, weights
+from support.tiny_tasks import assert_same, discrete, multi, observations, small_network, vector, weights
 from torch import nn
 
 from graft.agents.checkpoints.snapshot import Snapshots
@@ -17,13 +17,17 @@ from graft.agents.sb3 import ALGORITHMS, architecture_for, train
 from graft.agents.sb3.algorithms.ppo import TransferPPO
 from graft.agents.training.backend import Batch, Evaluation, NextSteps, TrainJob
 from graft.envs import Task, make, schemas
-from graft.envs.core.schema import Schemas
+from graft.envs.core.schema import ActionSchema, Schemas
 from graft.transfer.method import METHODS
 from graft.transfer.session import TransferSession
 from graft.transfer.state import group
 
 SEEN = vector(["a", "b", "c"])
-DISCRETE, BOX, MULTI = discrete("l", "r", "up"), box(["x", "y"]), multi(move=2, turn=3)
+DISCRETE, BOX, MULTI = (
+    discrete("l", "r", "up"),
+    ActionSchema("box", ("x", "y"), (-2.0, 0.0), (2.0, 1.0)),
+    multi(move=2, turn=3),
+)
 
 
 def batch(network: PolicyNetwork, rows: list[int], count: int = 6) -> Batch:
@@ -57,6 +61,12 @@ def module(state: Any, which: str) -> nn.Sequential:
     return layers
 
 
+def scaled(taken: torch.Tensor, actions: Any) -> torch.Tensor:
+    """-1 at the lower bounds, 1 at the upper ones."""
+    low, high = torch.tensor(actions.low), torch.tensor(actions.high)
+    return 2 * (taken - low) / (high - low) - 1
+
+
 @pytest.mark.parametrize("actions", [DISCRETE, BOX, MULTI], ids=["discrete", "box", "multi"])
 @pytest.mark.parametrize(("inverse", "forward"), [(0.7, 0.0), (0.0, 0.3), (0.7, 0.3)])
 def test_the_penalty_and_its_gradient(actions: Any, inverse: float, forward: float) -> None:
@@ -69,15 +79,16 @@ def test_the_penalty_and_its_gradient(actions: Any, inverse: float, forward: flo
     if inverse:
         output = module(state, "inverse")(torch.cat([now, later], 1))
         if actions.kind == "box":
-            loss = loss + inverse * nn.MSELoss()(output, taken)
+            loss = loss + inverse * nn.MSELoss()(output, scaled(taken, actions))
         else:
             parts = output.split(list(actions.sizes) or output.shape[1], 1)
             columns = taken.view(3, -1).unbind(1)
             loss = loss + inverse * sum(nn.CrossEntropyLoss()(p, c) for p, c in zip(parts, columns, strict=True))
     if forward:
         eyes = [torch.eye(size) for size in (actions.sizes or [len(actions.names)])]
-        shown = taken
-        if actions.kind != "box":
+        if actions.kind == "box":
+            shown = scaled(taken, actions)
+        else:
             shown = torch.cat([eye[c] for eye, c in zip(eyes, taken.view(3, -1).unbind(1), strict=True)], 1)
         guess, target = module(state, "forward")(torch.cat([now, shown], 1)), later.detach()
         cosine = (guess * target).sum(1) / guess.norm(dim=1) / target.norm(dim=1)

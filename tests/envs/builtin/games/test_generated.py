@@ -256,7 +256,6 @@ def test_the_learnability_of_rules_by_hand() -> None:
 def _sets_played(env: Any, steps: int) -> list[int]:
     """The sets of rules of episodes that began while random actions were played."""
     dice, found = np.random.default_rng(0), []
-    env.reset(seed=0)
     for _ in range(steps):
         clock = env._state.clock.copy()
         env.step(dice.integers(0, 6, env.num_envs))
@@ -268,6 +267,7 @@ def test_rules_that_teach_are_played_more_often() -> None:
     """Those whose returns go half of the way from their lowest to their highest."""
     env = batch("Generated", num_envs=64, sampling="learnability")
     count = len(env._settings.table)
+    env.reset(seed=0)
     env._state.scores[:] = [100, 0, 0, 1]
     teaches = np.arange(count) < count // 10
     env._state.scores[teaches, rules.MEAN] = 0.5
@@ -295,3 +295,14 @@ def test_scores_go_on_where_they_were_saved() -> None:
 def test_learnability_has_no_levels() -> None:
     with pytest.raises(GraftError, match="draws no levels"):
         batch("Generated", sampling="learnability", levels=(0, 50))
+
+
+def test_a_seed_gives_the_same_games_whatever_was_played_before() -> None:
+    env, dice = batch("Generated", num_envs=16, sampling="learnability"), np.random.default_rng(2)
+    env._state.scores[:] = [100, 0, 0, 1]  # hopeless
+    env._state.scores[:99, rules.MEAN] = 0.5
+    first, _ = env.reset(seed=5)
+    for _ in range(100):
+        env.step(dice.integers(0, 6, 16))
+    np.testing.assert_array_equal(env.reset(seed=5)[0], first)
+    np.testing.assert_array_equal(batch("Generated", num_envs=16, sampling="learnability").reset(seed=5)[0], first)

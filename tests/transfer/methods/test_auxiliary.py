@@ -233,12 +233,20 @@ def test_a_killed_training_goes_on_equally(tmp_path: Any) -> None:
     assert set(finished.tensors) == set(straight.network.state_dict())
 
 
-@pytest.mark.parametrize(("name", "task"), [("dqn", "Graft/Gather-v0")])
-def test_replay_buffers_give_pairs_too(name: str, task: str) -> None:
+REPLAYED = {
+    "dqn": ("dqn", "Graft/Gather-v0", BOARD, {"target_update": 32}),
+    "sac": ("sac", "Pendulum-v1", NetworkConfig("mlp", {"widths": [16]}, (8,)), {"critic": (16,)}),
+    "sac, shared": ("sac", "Pendulum-v1", NetworkConfig("mlp", {"widths": [16]}, (8,)), {"encoder": "shared"}),
+}
+
+
+@pytest.mark.parametrize("which", REPLAYED)
+def test_replay_buffers_give_pairs_too(which: str) -> None:
+    name, task, config, more = REPLAYED[which]
     method = METHODS["auxiliary"](inverse=0.1, forward=0.1)
     options = {"num_envs": 8, "buffer": 256, "batch": 16, "learning_starts": 32, "gradient_steps": 1}
-    algorithm = ALGORITHMS[name](**options, target_update=32)
-    session = TransferSession.begin(method, None, schemas(Task(task)), architecture_for(algorithm, BOARD), 0)
+    algorithm = ALGORITHMS[name](**options, **more)
+    session = TransferSession.begin(method, None, schemas(Task(task)), architecture_for(algorithm, config), 0)
     plan = Evaluation(every=10**9, episodes=1, num_envs=1)
     train(TrainJob(session.network, Task(task), algorithm, 200, 0, lambda *_: None, plan, session.hooks(), "cpu"))
     assert int(session.state["pairs"]) == 16 * int(session.state["steps"]) > 0

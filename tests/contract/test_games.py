@@ -41,6 +41,8 @@ def tasks(draw: st.DrawFn, game: str, view: str) -> Task:
     kwargs = {name: draw(values(mechanics[name])) for name in chosen}
     first = draw(st.integers(0, 1000))
     levels = draw(st.none() | st.builds(lambda n: [first, first + n], st.integers(1, 50)))
+    if kwargs.get("sampling") == "learnability":  # what is drawn depends on what was played: refused with levels
+        levels = None
     kwargs |= {"view": view, "palette": draw(st.sampled_from(sorted(PALETTES)))}
     kwargs |= {option.name: draw(values(option)) for option in VIEWS[view].options}
     if GAMES[game].resolve({"view": view}).seen.kind == "planes":

@@ -121,7 +121,7 @@ def test_a_single_seed_has_no_interval_ratio_or_verdict():
 def test_verdicts_allow_for_the_methods_on_their_target():
     wide = [Curve((0, 100, 200), (level,) * 3) for level in (0.52, 0.58, 0.6, 0.62, 0.68)]
     base = [Curve((0, 100, 200), (level,) * 3) for level in (0.42, 0.48, 0.5, 0.52, 0.58)]
-    names = [name for name in METHODS if name not in ("scratch", "chain", "finetune")]
+    names = [name for name in METHODS if name not in ("scratch", "chain", "finetune")][:10]  # p times 11 is below 1
     others = [measured(name, base, base) for name in names]
     rows = report.rows([measured("scratch", base, base), measured("finetune", wide, base), *others], 0.5)
     row = rows[1]

@@ -176,7 +176,7 @@ class PatchConfig(Strict):
     )
     new: Annotated[Build, as_mapping("id", Build)] = Field(description="the build after the patch")
     methods: LIST_OF_METHODS = Field(
-        ["finetune"], description="how the agent is trained on the new build; controls run unasked"
+        ["auto"], description="how the agent is trained on the new build; controls run unasked"
     )
     steps: Annotated[int, Field(ge=0)] = Field(60_000, description="env steps of each training; 0 trains nothing")
     recover: Share = Field(0.95, description="share of the old score that counts as recovered")

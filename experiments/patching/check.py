@@ -28,7 +28,8 @@ from graft.experiments.patching.prepare import Patch
 from graft.experiments.plan.stage import NOT_KEPT, Comparison
 from graft.experiments.playback.agent import check_fit, playing
 from graft.experiments.report.common import bounded
-from graft.experiments.store.records import Store
+from graft.experiments.report.races import of_records
+from graft.experiments.store.records import RACE, Store
 from graft.transfer import metrics
 from graft.transfer.method import label
 from graft.transfer.metrics import Curve
@@ -200,6 +201,7 @@ def method_result(
         "final_share": share_of(float(np.mean(finals)), old) if finals else None,
         "forgotten": _over_seeds(lost),
         "not_kept": why,
+        "race": of_records([record[RACE] for record in records if RACE in record]),
     }
 
 

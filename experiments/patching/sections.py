@@ -15,6 +15,7 @@ from graft.experiments.report.common import fixed, format_score
 from graft.experiments.report.conclusions import fates
 from graft.experiments.report.page.cells import NONE, Cell, Section, Table
 from graft.experiments.report.progress import duration
+from graft.experiments.report.races import outcome
 from graft.experiments.report.schema_changes import Change
 from graft.transfer.transplant_report import TensorRow
 
@@ -115,6 +116,7 @@ def methods(data: Data) -> Section | None:
         f"score; below zero it gained. Both are means over seeds, in brackets with their 95 % intervals."
     ]
     reasons = dict.fromkeys(m["not_kept"] for m in data["methods"] if m["not_kept"] and not m["control"])
+    notes += [f"{m['method']}: {outcome(m['race'])}" for m in data["methods"] if m.get("race")]
     notes += [f"Not measured what was forgotten: {why_not_kept(reason)}." for reason in reasons]
     notes += [
         f"FAILED: {m['missing_seeds']} trainings of {m['method']}: {m['error'] or 'they have not run'}"

@@ -61,19 +61,20 @@ def regrets(rows: Sequence[Row]) -> list[Regret]:
     return found
 
 
+def outcome(race: Mapping[str, Any]) -> str:
+    """What the races of a row (`of_records`) kept, and what they took, in words."""
+    seeds = len(race["kept"])
+    taken, played = (sum(race[f"env_steps_of_{what}"]) / seeds for what in ("others", "episodes"))
+    kept = ", ".join(f"{name} in {n}" for name, n in Counter(race["kept"]).most_common())
+    return (
+        f"of {seeds} seed{'s' * (seeds > 1)}, kept {kept}; {taken:,.0f} env steps of training went into others, and are in its curve; "
+        f"{played:,.0f} of the episodes that decided are not."
+    )
+
+
 def race_notes(rows: Sequence[Row]) -> list[str]:
     """A sentence for each race, for its regret, and for all regrets together."""
-    lines = []
-    for row in rows:
-        if (race := row.get("race")) is None:
-            continue
-        seeds = len(race["kept"])
-        taken, played = (sum(race[f"env_steps_of_{what}"]) / seeds for what in ("others", "episodes"))
-        kept = ", ".join(f"{name} in {n}" for name, n in Counter(race["kept"]).most_common())
-        lines.append(
-            f"{row['method']} on {row['target']}: of {seeds} seeds, kept {kept}; {taken:,.0f} env steps of training "
-            f"went into others, and are in its curve; {played:,.0f} of the episodes that decided are not."
-        )
+    lines = [f"{row['method']} on {row['target']}: {outcome(row['race'])}" for row in rows if row.get("race")]
     found = regrets(rows)
     for one in found:
         always = ", ".join(f"{name} {area:.3f}" for name, area in one.always.items())

@@ -122,6 +122,22 @@ def test_numbers_gates_and_scenarios(agent, tmp_path, capsys):
     assert "[bold]" in out
 
 
+def test_the_default_method_races_and_says_what_it_kept(agent, tmp_path, monkeypatch, capsys):
+    """The game pays alike whatever is played, so that nothing is clearly better than scratch."""
+    monkeypatch.setattr(patch, "launcher_of", lambda _: Here())
+    file = tmp_path / "check.yaml"
+    keys = {**SMALL, "agent": str(agent), "steps": 256, "seeds": 1}
+    del keys["methods"]
+    file.write_text(yaml.safe_dump(keys), encoding="utf-8")
+    out = tmp_path / "patch.json"
+    assert patch.main([str(file), "--out", str(tmp_path / "run"), "--json", str(out)]) == 0
+    raced, scratch, _ = json.loads(out.read_bytes())["methods"]
+    assert (raced["method"], raced["race"]["kept"]) == ("auto", ["scratch"])
+    assert raced["race"]["candidates"] == ["finetune(heads=by_name)", "finetune(heads=fresh)", "scratch"]
+    assert scratch["race"] is None
+    assert "auto: of 1 seed, kept scratch in 1" in capsys.readouterr().out
+
+
 def test_all_passed_is_0(agent, tmp_path):
     code, data, junit, html = checked(tmp_path, agent, gates=[{"zero_shot": 0.5}])
     assert (code, data["passed"], junit.get("failures")) == (0, True, "0")

@@ -67,8 +67,8 @@ def outcome(race: Mapping[str, Any]) -> str:
     taken, played = (sum(race[f"env_steps_of_{what}"]) / seeds for what in ("others", "episodes"))
     kept = ", ".join(f"{name} in {n}" for name, n in Counter(race["kept"]).most_common())
     return (
-        f"of {seeds} seed{'s' * (seeds > 1)}, kept {kept}; {taken:,.0f} env steps of training went into others, and are in its curve; "
-        f"{played:,.0f} of the episodes that decided are not."
+        f"of {seeds} seed{'s' * (seeds > 1)}, kept {kept}; {taken:,.0f} env steps of training went into others, and "
+        f"are in its curve; {played:,.0f} of the episodes that decided are not."
     )
 
 

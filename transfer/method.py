@@ -19,7 +19,7 @@ from graft.envs.core.options import build_options
 from graft.envs.core.registry import Registry
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError
-from graft.transfer.transplant import NewChannels, carried_critics, heads_fit, transplant
+from graft.transfer.transplant import NewChannels, carried_critics, carried_transitions, heads_fit, transplant
 from graft.transfer.transplant_report import TensorRow, TransplantReport
 
 State = Mapping[str, torch.Tensor]
@@ -36,14 +36,16 @@ class Built(NamedTuple):
     report: TransplantReport | None
 
 
-class CarriedCritics(NamedTuple):
-    """Critics to train the target with (`CriticState`), and their rows of the report; both empty for fresh critics."""
+class CarriedPart(NamedTuple):
+    """A part of the source's checkpoint for the target's training, such as critics (`CriticState`) or transitions
+    (`TransitionTensors`), and its rows of the report; both empty where there is nothing to carry.
+    """
 
     tensors: State
     rows: tuple[TensorRow, ...]
 
 
-FRESH_CRITICS = CarriedCritics({}, ())
+NOTHING = CarriedPart({}, ())
 
 
 class Step(NamedTuple):
@@ -169,13 +171,17 @@ class TransferMethod:
         """
         return {}
 
-    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedPart:
         """Of the source, for a target whose algorithm has critics beside the network; by default none.
 
         Args:
             network: as `build` made it. seed: as given to `build`.
         """
-        return FRESH_CRITICS
+        return NOTHING
+
+    def carry_transitions(self, source: Checkpoint, network: PolicyNetwork) -> CarriedPart:
+        """Of the source, for a target whose algorithm has a replay buffer; by default none. ``network``: as above."""
+        return NOTHING
 
     def init(self, network: PolicyNetwork, source: Checkpoint | None) -> State:
         """The state before training: by default that of `consolidate`, from the source.
@@ -327,11 +333,16 @@ class FromSource(TransferMethod):
             return heads_fit(source, target, self.rename, self.strict, architecture.distribution)
         return self.heads != "fresh"
 
-    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedPart:
         if not self._carries_heads(source, network.schemas, network.config):
-            return FRESH_CRITICS
+            return NOTHING
         moved = carried_critics(source, network, new_channels=self.new_channels, rename=self.rename)
-        return CarriedCritics(*moved)
+        return CarriedPart(*moved)
+
+    def carry_transitions(self, source: Checkpoint, network: PolicyNetwork) -> CarriedPart:
+        if not self._carries_heads(source, network.schemas, network.config):
+            return NOTHING
+        return CarriedPart(*carried_transitions(source, network.schemas, self.rename))
 
     @property
     def learning_rate_limit(self) -> float | None:

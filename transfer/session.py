@@ -14,9 +14,10 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, b
 from graft.agents.training.backend import Batch, Grads, Hooks
 from graft.agents.training.critics import CRITICS
 from graft.agents.training.rollouts import Rollouts
+from graft.agents.training.transitions import TRANSITIONS
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
-from graft.transfer.method import FRESH_CRITICS, PART, State, TaskPosition, TransferMethod
+from graft.transfer.method import NOTHING, PART, State, TaskPosition, TransferMethod
 from graft.transfer.probe import GradientMeter, Probe
 from graft.transfer.transplant_report import TransplantReport
 
@@ -30,6 +31,7 @@ class TransferSession(Savable):
     Attributes:
         report: of the transplant; None where there was none.
         critics: what training starts from, and leaves, where the algorithm has critics beside the network.
+        transitions: likewise, where it has a replay buffer and keeps some of it.
         probe: measures the network at every evaluation, where one is set.
         frozen: from which progress on in training how many blocks of the encoder and which parameters were frozen, in
             that order; empty where the method has no schedule.
@@ -42,9 +44,10 @@ class TransferSession(Savable):
         state: State,
         report: TransplantReport | None = None,
         critics: State | None = None,
+        transitions: State | None = None,
     ) -> None:
         self.method, self.network, self.state, self.report = method, network, state, report
-        self.critics = dict(critics or {})
+        self.critics, self.transitions = dict(critics or {}), dict(transitions or {})
         self.probe: Probe | None = None
         self.frozen: list[tuple[float, int, list[str]]] = []
         self._meter = GradientMeter()
@@ -57,6 +60,7 @@ class TransferSession(Savable):
         target: Schemas,
         architecture: NetworkConfig,
         seed: int,
+        transitions: bool = False,
     ) -> TransferSession:
         """The network that ``method`` builds, and its initial state.
 
@@ -64,6 +68,7 @@ class TransferSession(Savable):
             method: None for plain training.
             source: None for a method that uses none, or where the source itself is trained, from a fresh network.
             target, architecture, seed: as of `TransferMethod.build`.
+            transitions: whether the source's are carried, too (`Algorithm.keeps_transitions`).
         Raises:
             GraftError: source, target and method do not fit.
         """
@@ -71,10 +76,11 @@ class TransferSession(Savable):
             return cls(TransferMethod(), build_network(target, architecture, seed), {})
         if source is not None or not method.uses_source:
             network, report = method.build(source, target, architecture, seed)
-            critics, rows = FRESH_CRITICS if source is None else method.carry_critics(source, network, seed)
+            critics, rows = NOTHING if source is None else method.carry_critics(source, network, seed)
+            held, more = method.carry_transitions(source, network) if source is not None and transitions else NOTHING
             if report is not None:
-                report = replace(report, rows=report.rows + rows)
-            return cls(method, network, method.init(network, source), report, critics)
+                report = replace(report, rows=report.rows + rows + more)
+            return cls(method, network, method.init(network, source), report, critics, held)
         network = build_network(target, architecture, seed)
         return cls(method, network, method.init(network, None) if method.watches_source else {})
 
@@ -82,11 +88,12 @@ class TransferSession(Savable):
     def of(cls, method: TransferMethod, checkpoint: Checkpoint) -> TransferSession:
         """A session as it was when ``checkpoint`` was made of it."""
         parts = checkpoint.parts
-        return cls(method, checkpoint.build(), parts.get(PART, {}), critics=parts.get(CRITICS, {}))
+        state, critics, transitions = (parts.get(name, {}) for name in (PART, CRITICS, TRANSITIONS))
+        return cls(method, checkpoint.build(), state, critics=critics, transitions=transitions)
 
     def __getstate__(self) -> dict[str, Any]:
         """For learners in other processes, which have a network of their own and report nothing."""
-        return {**vars(self), "network": None, "probe": None, "critics": {}}
+        return {**vars(self), "network": None, "probe": None, "critics": {}, "transitions": {}}
 
     def hooks(self) -> Hooks:
         """For `TrainJob`; gradients and schedule only where the method has its own."""
@@ -130,7 +137,8 @@ class TransferSession(Savable):
     def finish(self) -> TransferSession:
         """After training: a session on the network to keep. This one can still go on."""
         network = self.method.finish(self.network, self.state)
-        return TransferSession(self.method, network, self.method.lasting(self.state), self.report, self.critics)
+        state = self.method.lasting(self.state)
+        return TransferSession(self.method, network, state, self.report, self.critics, self.transitions)
 
     def consolidate(self, play: Play, position: TaskPosition) -> int:
         """At the end of a task; returns the env steps that were played for it."""
@@ -153,6 +161,9 @@ class TransferSession(Savable):
         return self.method.view(self.network, self.state, task)
 
     def checkpoint(self, task: Task, parts: Mapping[str, State] | None = None, **rest: Any) -> Checkpoint:
-        """Of the network as it is, the method's state, critics, and further ``parts``; without those that are empty."""
-        kept = {name: part for name, part in {PART: self.state, CRITICS: self.critics, **(parts or {})}.items() if part}
+        """Of the network as it is, the method's state, critics, transitions, and further ``parts``; without those that
+        are empty.
+        """
+        own = {PART: self.state, CRITICS: self.critics, TRANSITIONS: self.transitions}
+        kept = {name: part for name, part in {**own, **(parts or {})}.items() if part}
         return Checkpoint.of(self.network, task, parts=kept, **rest)

@@ -14,6 +14,7 @@ from graft.agents.networks.encoder import Stem, build_encoder
 from graft.agents.networks.normaliser import normalisers, varied
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
 from graft.agents.training.critics import CRITICS, ENCODER, HEADS, LOG_ALPHA, ONLINE, TARGET, stored
+from graft.agents.training.transitions import ACTIONS, NEXT_OBSERVATIONS, OBSERVATIONS, TRANSITIONS
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError, some, unknown
 from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
@@ -392,6 +393,58 @@ def carried_critics(
         tensors[LOG_ALPHA] = held[LOG_ALPHA].clone()
         rows.append(TensorRow(f"{CRITICS}.{LOG_ALPHA}", "copied", 1.0))
     return tensors, tuple(rows)
+
+
+def carried_transitions(
+    source: Checkpoint, target: Schemas, rename: Mapping[str, str]
+) -> tuple[dict[str, torch.Tensor], tuple[TensorRow, ...]]:
+    """The source's transitions, laid out as the target's by name: what it did not show, or do, is zero.
+
+    Those of a discrete action that the target lacks are left out.
+
+    Returns:
+        Tensors as of `TransitionTensors`, and a row for observations and actions; nothing where the source has none, or
+        where a name has another shape or actions other units.
+    Raises:
+        GraftError: no action in common.
+    """
+    held = dict(source.parts.get(TRANSITIONS, {}))
+    actions = _match_actions(source.schemas, target, rename) if held else None
+    if actions is None or action_units(source.schemas, target, actions) is not None:
+        return {}, ()
+    old, new = source.schemas.observation, target.observation
+    match = match_names(old.names, new.names, rename)
+    width, before, places = new.shape[0], old.places, new.places
+    pairs = [(before[origins[0]], places[j]) for j, origins in enumerate(match.sources) if origins]
+    if old.shape[1:] != new.shape[1:] or any(a.stop - a.start != b.stop - b.start for a, b in pairs):
+        return {}, ()
+    for name in (OBSERVATIONS, NEXT_OBSERVATIONS):
+        shown, made = held[name], torch.zeros(len(held[name]), width, *new.shape[1:], dtype=held[name].dtype)
+        for a, b in pairs:
+            made[:, b] = shown[:, a]
+        held[name] = made
+    if target.action.kind == "box":
+        done = torch.zeros(len(held[ACTIONS]), len(actions.sources))
+        for j, origins in enumerate(actions.sources):
+            if origins:
+                done[:, j] = held[ACTIONS][:, origins[0]]
+        held[ACTIONS] = done
+    else:
+        number = torch.full((len(source.schemas.action.names),), -1)
+        for j, origins in enumerate(actions.sources):
+            number[origins] = j
+        taken = number[held[ACTIONS].long().flatten()]
+        held[ACTIONS] = taken[:, None].to(held[ACTIONS].dtype)
+        held = {name: tensor[taken >= 0] for name, tensor in held.items()}
+    return held, tuple(
+        TensorRow(
+            f"{TRANSITIONS}.{name}",
+            "copied" if found.identical else "padded" if found.new else "remapped",
+            sum(map(bool, found.sources)) / len(found.sources),
+            _detail(found, "zero"),
+        )
+        for name, found in ((OBSERVATIONS, match), (ACTIONS, actions))
+    )
 
 
 def carried(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -21,6 +22,7 @@ from graft.agents.networks.policy_network import PolicyNetwork, Unstable
 from graft.agents.sb3.algorithm import Algorithm
 from graft.agents.sb3.gradients import MethodGradients
 from graft.agents.sb3.learner_state import SavableLearner, network_optimizer
+from graft.agents.sb3.off_policy import OffPolicy, fill, latest_transitions
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.backend import Record, TrainJob, TrainResult
 from graft.agents.training.critics import CriticState
@@ -140,6 +142,9 @@ def train(job: TrainJob) -> TrainResult:
         learner.set_logger(Logger(None, [RecordWriter(job.record, learner.divergence)]))
         scale_rates(network_optimizer(learner), network, job.hooks.rates)
         critics = _prepare_critics(learner, job)
+        kept = algorithm.keep_transitions if isinstance(algorithm, OffPolicy) else 0
+        if kept and job.transitions:
+            fill(_buffer(learner), job.transitions, kept, algorithm.reward_scale)
         evaluation = PeriodicEvaluation(job, eval_env, levels, lambda: [batch.faults])
         parts: dict[str, Savable] = {
             "learner": SavableLearner(learner),
@@ -154,7 +159,15 @@ def train(job: TrainJob) -> TrainResult:
         finally:
             if critics is not None:
                 job.critics.update(critics.save())
+            if kept:
+                job.transitions.update(latest_transitions(_buffer(learner), kept, algorithm.reward_scale))
         return evaluation.result(learner.num_timesteps, snapshotter.seconds)._replace(fresh_at=snapshotter.fresh_at)
+
+
+def _buffer(learner: BaseAlgorithm) -> ReplayBuffer:
+    assert isinstance(learner, OffPolicyAlgorithm)
+    assert isinstance(learner.replay_buffer, ReplayBuffer)
+    return learner.replay_buffer
 
 
 def _begin_episodes(learner: BaseAlgorithm, env: BatchVecEnv, network: PolicyNetwork, seed: int, taken: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
+from pydantic import Field
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
@@ -14,6 +16,14 @@ from graft.agents.sb3.algorithm import Algorithm
 from graft.agents.sb3.vec_env import BatchVecEnv
 from graft.agents.training.algorithm import ReplayOptions
 from graft.agents.training.backend import NextSteps
+from graft.agents.training.transitions import (
+    ACTIONS,
+    NEXT_OBSERVATIONS,
+    OBSERVATIONS,
+    REWARDS,
+    TERMINATED,
+    TransitionTensors,
+)
 from graft.errors import GraftError
 
 
@@ -34,6 +44,40 @@ def last_minibatch(buffer: ReplayBuffer | None) -> ReplayBufferSamples:
     return buffer.last
 
 
+def latest_transitions(buffer: ReplayBuffer, count: int, reward_scale: float) -> TransitionTensors:
+    """The latest of a buffer, in whole steps of all its environments, ``count`` at most; rewards without the scale."""
+    held = buffer.buffer_size if buffer.full else buffer.pos
+    rows = min(held, count // buffer.n_envs)
+    order = np.arange(buffer.pos - rows, buffer.pos) % buffer.buffer_size
+    ended = buffer.dones * (1 - buffer.timeouts)
+    columns = {
+        OBSERVATIONS: buffer.observations,
+        NEXT_OBSERVATIONS: buffer.next_observations,
+        ACTIONS: buffer.actions,
+        REWARDS: buffer.rewards / reward_scale,
+        TERMINATED: ended,
+    }
+    return {name: torch.from_numpy(column[order].reshape(-1, *column.shape[2:])) for name, column in columns.items()}
+
+
+def fill(buffer: ReplayBuffer, transitions: Mapping[str, torch.Tensor], count: int, reward_scale: float) -> None:
+    """Put the latest ``count`` of ``transitions`` into an empty buffer, in whole steps of all its environments."""
+    rows = min(min(count, len(transitions[REWARDS])) // buffer.n_envs, buffer.buffer_size)
+    columns = {
+        OBSERVATIONS: buffer.observations,
+        NEXT_OBSERVATIONS: buffer.next_observations,
+        ACTIONS: buffer.actions,
+        REWARDS: buffer.rewards,
+        TERMINATED: buffer.dones,
+    }
+    for name, column in columns.items():
+        latest = transitions[name][len(transitions[name]) - rows * buffer.n_envs :].numpy()
+        column[:rows] = latest.reshape(rows, *column.shape[1:])
+    buffer.rewards[:rows] *= reward_scale
+    buffer.timeouts[:rows] = 0
+    buffer.pos, buffer.full = rows % buffer.buffer_size, rows == buffer.buffer_size
+
+
 def following(sample: ReplayBufferSamples) -> Callable[[int], NextSteps]:
     """Of `Batch`: a replay buffer has the next observation of every step, at an episode's end its last one."""
     after = sample.next_observations
@@ -42,7 +86,18 @@ def following(sample: ReplayBufferSamples) -> Callable[[int], NextSteps]:
 
 @dataclass(frozen=True, kw_only=True)
 class OffPolicy(ReplayOptions, Algorithm):
-    """An algorithm that learns from a replay buffer."""
+    """An algorithm that learns from a replay buffer.
+
+    Attributes:
+        keep_transitions: how many of the latest transitions of the buffer are kept in the checkpoint, and from there
+            put into the buffer of a transfer that carries heads; 0: none.
+    """
+
+    keep_transitions: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def keeps_transitions(self) -> bool:
+        return self.keep_transitions > 0
 
     def check_rows(self, env: BatchVecEnv) -> None:
         """Raises GraftError where rows can be out of play: a replay buffer would hold these steps too."""

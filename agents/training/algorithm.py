@@ -35,6 +35,11 @@ class Algorithm:
     gamma: Share = 0.99
     reward_scale: Positive = 1.0
 
+    @property
+    def keeps_transitions(self) -> bool:
+        """Whether a checkpoint of its training holds transitions, and a transfer goes on with the source's."""
+        return False
+
     def updates(self, budget: int) -> int | None:
         """Gradient steps in a training of ``budget`` env steps; None where that is not known."""
         return None

@@ -15,6 +15,7 @@ from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.networks.policy_network import Unstable as Unstable
 from graft.agents.training.algorithm import Algorithm
 from graft.agents.training.critics import CriticTensors
+from graft.agents.training.transitions import TransitionTensors
 from graft.envs.core.task import Task
 
 EPISODES, EPISODES_IN_LAST = 32, 64  # of an evaluation, and of a training's last one
@@ -154,6 +155,8 @@ class TrainJob:
         resources, partners: of RLlib only.
         critics: of an algorithm with critics beside the network (`CriticState`). Training starts from them where there
             are any, else from fresh ones, and leaves its own here.
+        transitions: what an algorithm with a replay buffer begins with, where it has the option ``keep_transitions``;
+            it leaves its latest here.
     """
 
     network: PolicyNetwork
@@ -170,6 +173,7 @@ class TrainJob:
     resources: Resources = Resources()
     partners: Partners | None = None
     critics: CriticTensors = field(default_factory=dict)
+    transitions: TransitionTensors = field(default_factory=dict)
 
 
 class TrainResult(NamedTuple):

@@ -86,7 +86,9 @@ def _begin(method: TransferMethod, source: Checkpoint | None, stage: Stage) -> T
     try:
         if method.critic_warmup and stage.algorithm.distribution != "squashed":
             raise GraftError("critic_warmup is for algorithms with critics beside the network: sac; leave it out.")
-        session = TransferSession.begin(method, source, stage.schemas, stage.network, 0)
+        session = TransferSession.begin(
+            method, source, stage.schemas, stage.network, 0, stage.algorithm.keeps_transitions
+        )
         session.hooks()
     except GraftError as error:
         raise GraftError(f"{label(method)} on {stage.task}: {error}") from error

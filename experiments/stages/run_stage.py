@@ -305,7 +305,9 @@ class _StageRun(NamedTuple):
         if known := self.resumption.starts:  # of what the snapshot is of
             possible = {known["taken"]: possible[known["taken"]]}
         sessions = {
-            name: TransferSession.begin(method, source, stage.schemas, stage.network, seed)
+            name: TransferSession.begin(
+                method, source, stage.schemas, stage.network, seed, stage.algorithm.keeps_transitions
+            )
             for name, method in (possible or {"": stage.method}).items()
         }
         first = next(iter(sessions.values()))
@@ -399,6 +401,7 @@ class _StageRun(NamedTuple):
             resources=stage.resources,
             partners=partners,
             critics=session.critics,
+            transitions=session.transitions,
         )
         try:
             return backend(stage.backend).train(job)

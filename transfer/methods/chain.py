@@ -21,7 +21,7 @@ from graft.transfer.method import (
     METHODS,
     PART,
     Built,
-    CarriedCritics,
+    CarriedPart,
     Consolidated,
     FromSource,
     State,
@@ -113,8 +113,11 @@ class Chain(TransferMethod):
             for heads in possible
         }
 
-    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedPart:
         return self._builder.carry_critics(source, network, seed)
+
+    def carry_transitions(self, source: Checkpoint, network: PolicyNetwork) -> CarriedPart:
+        return self._builder.carry_transitions(source, network)
 
     @property
     def _builder(self) -> TransferMethod:

@@ -15,7 +15,7 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork
 from graft.agents.training.algorithm import Share
 from graft.agents.training.critics import HEADS, ONLINE
 from graft.envs.core.schema import Schemas
-from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, CarriedCritics, FromSource
+from graft.transfer.method import FRESH_WEIGHTS, METHODS, Built, CarriedPart, FromSource
 
 
 @METHODS.register("shrink_perturb")
@@ -57,12 +57,12 @@ class ShrinkPerturb(FromSource):
         )
         return Built(network, replace(report, rows=rows))
 
-    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedCritics:
+    def carry_critics(self, source: Checkpoint, network: PolicyNetwork, seed: int) -> CarriedPart:
         critics, rows = super().carry_critics(source, network, seed)
         if self.shrink == 1:
-            return CarriedCritics(critics, rows)
+            return CarriedPart(critics, rows)
         fresh = PolicyNetwork(network.schemas, network.config, seed).state_dict()
-        return CarriedCritics(_perturbed(critics, fresh, statistics(network), self.shrink, seed), rows)
+        return CarriedPart(_perturbed(critics, fresh, statistics(network), self.shrink, seed), rows)
 
 
 def _perturbed(

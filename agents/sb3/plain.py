@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
@@ -14,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecTransposeImage
 from torch import nn
 
 from graft.agents.networks.box_units import from_units
+from graft.agents.networks.encoders.conv import NatureCNN
 from graft.agents.networks.encoders.mlp import MLP
 from graft.agents.networks.normaliser import EPSILON, Normaliser
 from graft.agents.networks.policy_network import Distribution, PolicyNetwork
@@ -48,7 +51,8 @@ Tensors = dict[str, torch.Tensor]
 
 
 def plain_algorithm(network: PolicyNetwork, own: OwnSpaces, seed: int = 0) -> BaseAlgorithm:
-    """PPO, DQN (of Q values) or SAC (of a squashed policy) with the library's MlpPolicy and the same greedy actions.
+    """PPO, DQN (of Q values) or SAC (of a squashed policy) of the library, with the same greedy actions: with its
+    MlpPolicy, or for `nature_cnn` its CnnPolicy.
 
     Statistics of a `Normaliser`, the scale of pixels and that of box actions become parts of the first and the last
     layer; that normalised values are clipped is lost. The value function is the network's; SAC's critics are fresh, as
@@ -60,22 +64,26 @@ def plain_algorithm(network: PolicyNetwork, own: OwnSpaces, seed: int = 0) -> Ba
         GraftError: a network that its policies cannot hold.
     """
     check_fit(network)
-    encoder, hidden = _layers(network.encoder), _layers(network.policy.hidden)
+    shown, kind = network.encoder, "MlpPolicy"
+    encoder, hidden = _layers(shown), _layers(network.policy.hidden)
+    policy: dict[str, Any] = {"activation_fn": _activation(network), "normalize_images": False}
+    if isinstance(shown, NatureCNN):
+        encoder, kind = [], "CnnPolicy"
+        policy |= {"normalize_images": True, "features_extractor_kwargs": {"features_dim": shown.out_dim}}
     widths = [layer.out_features for layer in (*encoder, *hidden)]
     values = [layer.out_features for layer in (*encoder, *_layers(network.value.hidden))]
-    policy: dict[str, Any] = {"activation_fn": _activation(network), "normalize_images": False}
     distribution = network.config.distribution
     options: dict[str, Any] = {"env": None, "seed": seed, "device": "cpu", "_init_setup_model": False}
     if distribution == "squashed":
-        policy["net_arch"] = {"pi": widths, "qf": widths}
+        policy["net_arch"] = {"pi": widths, "qf": widths or [256, 256]}
         options["target_entropy"] = -float(len(network.schemas.action.names))  # as "auto", which asks an environment
-        model: BaseAlgorithm = SAC("MlpPolicy", policy_kwargs=policy, buffer_size=BUFFER, **options)
+        model: BaseAlgorithm = SAC(kind, policy_kwargs=policy, buffer_size=BUFFER, **options)
     elif distribution == "greedy":
         policy["net_arch"] = widths
-        model = DQN("MlpPolicy", policy_kwargs=policy, buffer_size=BUFFER, **options)
+        model = DQN(kind, policy_kwargs=policy, buffer_size=BUFFER, **options)
     else:
         policy["net_arch"] = {"pi": widths, "vf": values}
-        model = PPO("MlpPolicy", policy_kwargs=policy, **options)
+        model = PPO(kind, policy_kwargs=policy, **options)
     model.observation_space, model.action_space = own.observation, own.action
     model.n_envs = 1
     model._setup_model()
@@ -118,7 +126,9 @@ def own_spaces(task: Task, schemas: Schemas) -> OwnSpaces:
         raise GraftError(f"This agent has other observations or actions than {task}, so that no zip fits; {HINT}")
     with closing(_environment(task)) as env:
         observation, action = env.observation_space, env.action_space
-    native = _native(observation, schemas.observation)
+    if (pictures := _pictures(observation, schemas.observation)) is not None:
+        observation = pictures
+    native = (lambda obs: obs) if pictures is not None else _native(observation, schemas.observation)
     if native is None:
         raise GraftError(
             f"{task} shows {observation}, which Graft encodes and Stable-Baselines3 reads as it is, so that no zip "
@@ -156,6 +166,15 @@ def _native(space: gym.Space[Any], schema: ObservationSchema) -> Native | None:
     return (lambda obs: obs) if flat and space.shape == schema.shape else None
 
 
+def _pictures(space: gym.Space[Any], schema: ObservationSchema) -> gym.Space[Any] | None:
+    """Of pictures that Graft shows as the library would, the space of its zip, channels first; None of all else."""
+    if schema.kind != "pixels" or not is_image_space(space, check_channels=False):
+        return None
+    if not is_image_space_channels_first(cast(gym.spaces.Box, space)):
+        space = VecTransposeImage.transpose_space(cast(gym.spaces.Box, space))
+    return space if space.shape == schema.shape else None
+
+
 def _as_they_are(space: gym.Space[Any], schema: ActionSchema) -> bool:
     """Whether actions of the schema are those of the space."""
     if isinstance(space, gym.spaces.Discrete):
@@ -174,22 +193,34 @@ def _from_zero(space: gym.spaces.MultiDiscrete) -> bool:
 
 def check_fit(network: PolicyNetwork) -> None:
     """Raise GraftError for a network that the library's policies cannot hold."""
-    if network.config.kind != "plain" or not isinstance(network.encoder, MLP):
+    if network.config.kind != "plain" or not isinstance(network.encoder, MLP | NatureCNN):
         what = network.config.encoder if network.config.kind == "plain" else f"{network.config.kind} network"
-        raise GraftError(f"Stable-Baselines3's MlpPolicy cannot hold this agent's {what}, only the encoder mlp; {HINT}")
+        raise GraftError(
+            f"Stable-Baselines3's policies cannot hold this agent's {what}, only mlp and nature_cnn; {HINT}"
+        )
     if network.masked:
         raise GraftError(f"Stable-Baselines3 has no action masks, which this agent was trained with; {HINT}")
+    if isinstance(network.encoder, NatureCNN) and _kinds(network.encoder) != {nn.ReLU}:
+        raise GraftError(f"Stable-Baselines3's NatureCNN has ReLU, this agent's has another activation; {HINT}")
     _activation(network)
 
 
 def _activation(network: PolicyNetwork) -> type[nn.Module]:
-    """The only activation of a network; raises GraftError where it has several."""
-    heads = [network.encoder, network.policy.hidden, network.value.hidden]
-    kinds = {type(m) for part in heads for m in part.modules() if type(m).__module__ == nn.ReLU.__module__}
+    """The only activation of a network, beside that of convolutions; raises GraftError where it has several."""
+    kinds = _kinds(network.policy.hidden) | _kinds(network.value.hidden)
+    if not isinstance(network.encoder, NatureCNN):
+        kinds |= _kinds(network.encoder)
+    elif not kinds:
+        return nn.ReLU
     if len(kinds) != 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise GraftError(f"Stable-Baselines3's policies have one activation, this agent has {names}; use --to onnx.")
     return kinds.pop()
+
+
+def _kinds(module: nn.Module) -> set[type[nn.Module]]:
+    """Of activations."""
+    return {type(m) for m in module.modules() if type(m).__module__ == nn.ReLU.__module__}
 
 
 def _layers(module: nn.Module) -> Layers:
@@ -198,17 +229,20 @@ def _layers(module: nn.Module) -> Layers:
 
 def _tensors(network: PolicyNetwork, wanted: Mapping[str, torch.Tensor]) -> Tensors:
     """The network's numbers by the library's names; those that it has no numbers for stay."""
-    encoder, (weight, bias) = _layers(network.encoder), _first(network)
+    found: Tensors = {}
+    encoder: Layers = []
+    if isinstance(network.encoder, NatureCNN):
+        found = _convolutions(network.encoder, wanted)
+    else:
+        encoder = _layers(network.encoder)
     chains: dict[str, Layers] = {"policy": _layers(network.policy.hidden), "value": _layers(network.value.hidden)}
     outs = {"policy": network.policy.out, "value": network.value.out}
     places = PLACES[network.config.distribution]
-    found: Tensors = {}
     for part, (hidden, last) in places.items():
         layers = [*encoder, *chains[part]]
         for number, layer in enumerate(layers):
-            first = number == 0
-            found[f"{hidden}{2 * number}.weight"] = weight if first else layer.weight
-            found[f"{hidden}{2 * number}.bias"] = bias if first else layer.bias
+            weight, bias = _first(network) if encoder and number == 0 else (layer.weight, layer.bias)
+            found[f"{hidden}{2 * number}.weight"], found[f"{hidden}{2 * number}.bias"] = weight, bias
         last = last or f"{hidden}{2 * len(layers)}."
         found |= {f"{last}weight": outs[part].weight, f"{last}bias": outs[part].bias}
     if network.policy.spread is not None:
@@ -224,6 +258,19 @@ def _tensors(network: PolicyNetwork, wanted: Mapping[str, torch.Tensor]) -> Tens
     targets = {name.replace("q_net.", "q_net_target.", 1): t for name, t in found.items() if name.startswith("q_net.")}
     found = {name: tensor.detach().float().clone() for name, tensor in (found | targets).items()}
     return {**wanted, **found}
+
+
+def _convolutions(encoder: NatureCNN, wanted: Mapping[str, torch.Tensor]) -> Tensors:
+    """Of the library's NatureCNN wherever ``wanted`` has one, but in critics, which are fresh."""
+    layers = [m for m in encoder.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    names = ("cnn.0.", "cnn.2.", "cnn.4.", "linear.0.")
+    own = {f"{n}{k}": getattr(m, k) for n, m in zip(names, layers, strict=True) for k in ("weight", "bias")}
+    found = {}
+    for name in wanted:
+        place, _, rest = name.partition("features_extractor.")
+        if rest in own and not place.startswith("critic"):
+            found[name] = own[rest]
+    return found
 
 
 @torch.no_grad()

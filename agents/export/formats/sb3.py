@@ -16,7 +16,7 @@ from graft.errors import GraftError
 
 
 class SB3Exporter(Exporter):
-    """PPO, DQN or SAC with the library's own MlpPolicy: only agents with the encoder mlp fit."""
+    """PPO, DQN or SAC with the library's own MlpPolicy or CnnPolicy: agents with the encoder mlp or nature_cnn."""
 
     suffix = ".zip"
 

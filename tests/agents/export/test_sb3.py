@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.torch_layers import NatureCNN
 from support.export_cases import ACTS, NETWORKS, V, network_of, recorded, with_masks
-from support.tiny_tasks import planes
+from support.tiny_tasks import box, pixels, planes
 
 from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.export.exporter import EXPORTERS, Agent
@@ -46,7 +47,23 @@ class Table(Counted):
     observation_space, action_space = gym.spaces.Box(-1, 1, (2, 3)), gym.spaces.Discrete(3)
 
 
-for kind in (Counted, Table):
+class Screen(gym.Env):
+    """Noise, 40 cells high and 36 wide, channels last."""
+
+    observation_space, action_space = gym.spaces.Box(0, 255, (40, 36, 3), np.uint8), gym.spaces.Discrete(3)
+
+    def _shown(self):
+        return self.np_random.integers(0, 256, (40, 36, 3), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._shown(), {}
+
+    def step(self, action):
+        return self._shown(), float(action), bool(self.np_random.random() < 0.1), False, {}
+
+
+for kind in (Counted, Table, Screen):
     gym.register(f"export/{kind.__name__}-v0", kind)
 
 
@@ -123,9 +140,48 @@ def test_q_values_and_their_target_are_the_same():
 
 
 @pytest.mark.parametrize(
+    ("actions", "distribution", "kind"),
+    [(ACTS, None, PPO), (ACTS, "greedy", DQN), (box(["x", "y"]), "squashed", SAC)],
+    ids=["PPO", "DQN", "SAC"],
+)
+def test_pictures_are_of_its_cnn_policy(actions, distribution, kind):
+    network = network_of(pixels("rgb", 40, 36), actions, distribution, "nature_cnn", features=24)
+    model, recording = plain(network), recorded(network)
+    assert (type(model), model.policy.features_extractor_class) == (kind, NatureCNN)
+    found = predictor(to_zip(model), kind, same)(recording.observations)
+    np.testing.assert_allclose(found, recording.actions, rtol=1e-5, atol=1e-5)
+    obs = torch.from_numpy(recording.observations)
+    if kind is PPO:
+        values = model.policy.predict_values(obs).squeeze(-1).detach()
+        torch.testing.assert_close(values, network(obs).value.detach(), rtol=1e-4, atol=1e-4)
+    if kind is DQN:
+        for q_net in (model.policy.q_net, model.policy.q_net_target):
+            torch.testing.assert_close(q_net(obs).detach(), torch.from_numpy(recording.scores), rtol=1e-4, atol=1e-4)
+
+
+def test_screens_of_an_environment_are_loaded_beside_it_and_trained_on(tmp_path):
+    """The environment shows channels last, which the library turns round as Graft does."""
+    task = Task("export/Screen-v0")
+    own = schemas(task)
+    network = network_of(own.observation, own.action, None, "nature_cnn", features=16)
+    Checkpoint.of(network, task).save(tmp_path / "agent")
+    agent = Agent(Checkpoint.load(tmp_path / "agent"), network, record_states(network, task, 64, seed=0), "0")
+    EXPORTERS["sb3"].write(agent, tmp_path / "agent.zip")
+    with closing(gym.make(task.id)) as env, closing(make(task, 1, 0)) as shown:
+        model = PPO.load(tmp_path / "agent.zip", env=env, device="cpu", n_steps=16, batch_size=16)
+        obs, picture = env.reset(seed=3)[0], shown.reset(seed=3)[0]
+        wanted = network.act(picture, None, deterministic=True).numpy()
+        assert model.predict(obs, deterministic=True)[0] == wanted[0]
+        before = [p.clone() for p in model.policy.parameters()]
+        model.learn(16)
+    assert any((a != b).any() for a, b in zip(before, model.policy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
     ("network", "said"),
     [
-        (lambda: NETWORKS["planes"](), "cannot hold this agent's grid_cnn, only the encoder mlp; --to onnx"),
+        (lambda: network_of(pixels("rgb"), ACTS, None, "nature_cnn", activation="tanh"), "NatureCNN has ReLU"),
+        (lambda: NETWORKS["planes"](), "cannot hold this agent's grid_cnn, only mlp and nature_cnn; --to onnx"),
         (lambda: NETWORKS["two columns"](), "cannot hold this agent's progressive network"),
         (lambda: network_of(with_masks(V, ACTS), ACTS), "no action masks"),
         (lambda: NETWORKS["greedy"](), "one activation, this agent has ReLU, Tanh"),

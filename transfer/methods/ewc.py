@@ -28,7 +28,7 @@ class EWC(Regulariser):
     Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", eq. 3.
     """
 
-    strength: NotNegative = 10.0
+    strength: NotNegative = 0.01
     value_fisher: NotNegative = 0.0
 
     states: ClassVar[int] = 2048

@@ -24,7 +24,7 @@ class L2(Regulariser):
     the separate penalty on fresh layers; their factor is alpha / 2 as here.
     """
 
-    strength: NotNegative = 1.0
+    strength: NotNegative = 0.1
 
     states: ClassVar[int] = 0
 

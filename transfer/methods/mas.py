@@ -25,7 +25,7 @@ class MAS(Regulariser):
     Source: Aljundi et al. 2018, "Memory aware synapses", eq. 4 and section 3.
     """
 
-    strength: NotNegative = 100.0
+    strength: NotNegative = 0.01
 
     states: ClassVar[int] = 2048
 

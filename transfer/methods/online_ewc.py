@@ -26,7 +26,7 @@ class OnlineEWC(Regulariser):
     not normalised again: with every task the penalty grows, as it does there.
     """
 
-    strength: NotNegative = 10.0
+    strength: NotNegative = 0.01
     gamma: Share = 0.95
     value_fisher: NotNegative = 0.0
 

@@ -33,7 +33,7 @@ class SI(Regulariser):
     Source: Zenke et al. 2017, "Continual learning through synaptic intelligence", eqs. 3 to 5.
     """
 
-    strength: NotNegative = 1.0
+    strength: NotNegative = 0.01
     xi: Positive = 0.1
 
     states: ClassVar[int] = 0

@@ -12,6 +12,7 @@ from graft.agents.checkpoints.checkpoint import Checkpoint
 from graft.agents.networks.policy_network import PolicyNetwork
 from graft.agents.training.transitions import TRANSITIONS
 from graft.envs.core.schema import Schemas
+from graft.errors import GraftError
 from graft.transfer.method import METHODS, TaskPosition, parse_method
 from graft.transfer.session import TransferSession
 from graft.transfer.transplant import carried_transitions
@@ -103,6 +104,24 @@ def test_what_does_not_fit_is_not_carried():
     numbers = Schemas(SOURCE.observation, box(["x", "y"], float("-inf"), float("inf")))
     wide = Schemas(SOURCE.observation, box(["x", "y"], -2.0, 2.0))
     assert carried_transitions(source(wide), numbers, {}) == ({}, ())
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"rewards": torch.zeros(COUNT + 1)},
+        {"observations": torch.zeros(COUNT, 3)},
+        {"actions": torch.full((COUNT, 1), 4.0)},
+        {"actions": torch.full((COUNT, 1), float("nan"))},
+        {"terminated": torch.tensor(0.0)},
+        {"more": torch.zeros(COUNT)},
+    ],
+)
+def test_transitions_that_are_not_of_the_task_are_an_error(spoilt):
+    given = source(MATCH, torch.zeros(COUNT, 1), small_config("vector"))
+    part = {**given.parts[TRANSITIONS], **spoilt}
+    with pytest.raises(GraftError, match="are not of its task"):
+        carried_transitions(replace(given, parts={TRANSITIONS: part}), MATCH, {})
 
 
 def test_consolidation_goes_on_with_those_of_the_task():

@@ -52,7 +52,13 @@ def origins(run: RunFolder) -> dict[str, Origin]:
 def _origin(run: RunFolder, name: str, row: Row) -> Origin:
     sources = run.experiment.get("config", {}).get("sources")
     known = [s for s in sources if isinstance(s, dict)] if isinstance(sources, list) else []
-    given = next((str(s["checkpoint"]) for s in known if s.get("name") == name and s.get("checkpoint")), None)
+    # One without a name is called by its folder (`plan/sources.py`).
+    named = {
+        str(s.get("name") or f"checkpoint {s['checkpoint']}"): str(s["checkpoint"])
+        for s in known
+        if s.get("checkpoint")
+    }
+    given = named.get(name)
     if given is None:
         return Origin(name, None, None, False, (row["env_steps"] or {}).get("pretrain"))
     start, manifest = _start(run, row), _manifest(given)

@@ -254,6 +254,19 @@ def test_a_checkpoint_is_named_with_what_it_took_or_that_this_is_not_known(known
     assert (f"for {made['record']['env_steps']:,} env steps." in text) == (source is None)
 
 
+def test_a_checkpoint_without_a_name_is_called_by_its_folder(known, tmp_path):
+    data = copied(known, tmp_path)
+    for row in data["rows"]:
+        row["source"] = row["source"] and "checkpoint ../x"
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    config = {"sources": [{"name": None, "checkpoint": "../x"}]}
+    (tmp_path / "experiment.json").write_text(json.dumps({"config": config}))
+    assert main([str(tmp_path)]) == 0
+    text = Page.of(tmp_path / "report.html").all("main")[0][2]
+    assert "Source checkpoint ../x: a checkpoint, trained elsewhere; its env steps are not recorded." in text
+    assert "pretrained by this run" not in text
+
+
 def test_another_method_that_ends_higher_is_named(known, tmp_path):
     _, page = rewritten(known, tmp_path, lambda data: data["rows"][0].update(final=5.0))
     assert (

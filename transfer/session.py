@@ -14,7 +14,7 @@ from graft.agents.networks.policy_network import NetworkConfig, PolicyNetwork, b
 from graft.agents.training.backend import Batch, Grads, Hooks
 from graft.agents.training.critics import CRITICS
 from graft.agents.training.rollouts import Rollouts
-from graft.agents.training.transitions import TRANSITIONS
+from graft.agents.training.transitions import TRANSITIONS, check_transitions
 from graft.envs.core.schema import Schemas
 from graft.envs.core.task import Task
 from graft.transfer.method import NOTHING, PART, State, TaskPosition, TransferMethod
@@ -89,6 +89,7 @@ class TransferSession(Savable):
         """A session as it was when ``checkpoint`` was made of it."""
         parts = checkpoint.parts
         state, critics, transitions = (parts.get(name, {}) for name in (PART, CRITICS, TRANSITIONS))
+        check_transitions(transitions, checkpoint.schemas)
         return cls(method, checkpoint.build(), state, critics=critics, transitions=transitions)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,14 +14,7 @@ from graft.agents.networks.encoder import Stem, build_encoder
 from graft.agents.networks.normaliser import normalisers, varied
 from graft.agents.networks.policy_network import Distribution, NetworkConfig, PolicyNetwork, can_play
 from graft.agents.training.critics import CRITICS, ENCODER, HEADS, LOG_ALPHA, ONLINE, TARGET, stored
-from graft.agents.training.transitions import (
-    ACTIONS,
-    NEXT_OBSERVATIONS,
-    OBSERVATIONS,
-    REWARDS,
-    TERMINATED,
-    TRANSITIONS,
-)
+from graft.agents.training.transitions import ACTIONS, NEXT_OBSERVATIONS, OBSERVATIONS, TRANSITIONS, check_transitions
 from graft.envs.core.schema import Schemas
 from graft.errors import GraftError, some, unknown
 from graft.transfer.transplant_report import Status, TensorRow, TransplantReport
@@ -416,8 +409,7 @@ def carried_transitions(
         GraftError: no action in common, or a checkpoint whose transitions are not of its task.
     """
     held = dict(source.parts.get(TRANSITIONS, {}))
-    if held:
-        _check_transitions(held, source.schemas)
+    check_transitions(held, source.schemas)
     actions = _match_actions(source.schemas, target, rename) if held else None
     if actions is None or action_units(source.schemas, target, actions) is not None:
         return {}, ()
@@ -454,20 +446,6 @@ def carried_transitions(
         )
         for name, found in ((OBSERVATIONS, match), (ACTIONS, actions))
     )
-
-
-def _check_transitions(held: Mapping[str, torch.Tensor], schemas: Schemas) -> None:
-    shown, box = schemas.observation.shape, schemas.action.kind == "box"
-    done = (len(schemas.action.names),) if box else (1,)
-    shapes = {OBSERVATIONS: shown, NEXT_OBSERVATIONS: shown, ACTIONS: done, REWARDS: (), TERMINATED: ()}
-    counts = {len(tensor) if tensor.ndim else -1 for tensor in held.values()}
-    fit = held.keys() == shapes.keys() and len(counts) == 1
-    fit = fit and all(tuple(tensor.shape[1:]) == shapes[name] for name, tensor in held.items())
-    if fit and not box and held[ACTIONS].numel():
-        numbers = held[ACTIONS].double()
-        fit = bool(((numbers >= 0) & (numbers < len(schemas.action.names))).all())
-    if not fit:
-        raise GraftError("The transitions that the source's checkpoint keeps are not of its task; train it again.")
 
 
 def carried(

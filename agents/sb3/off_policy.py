@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -44,33 +45,32 @@ def last_minibatch(buffer: ReplayBuffer | None) -> ReplayBufferSamples:
     return buffer.last
 
 
-def latest_transitions(buffer: ReplayBuffer, count: int, reward_scale: float) -> TransitionTensors:
-    """The latest of a buffer, in whole steps of all its environments, ``count`` at most; rewards without the scale."""
-    held = buffer.buffer_size if buffer.full else buffer.pos
-    rows = min(held, count // buffer.n_envs)
-    order = np.arange(buffer.pos - rows, buffer.pos) % buffer.buffer_size
-    ended = buffer.dones * (1 - buffer.timeouts)
-    columns = {
-        OBSERVATIONS: buffer.observations,
-        NEXT_OBSERVATIONS: buffer.next_observations,
-        ACTIONS: buffer.actions,
-        REWARDS: buffer.rewards / reward_scale,
-        TERMINATED: ended,
-    }
-    return {name: torch.from_numpy(column[order].reshape(-1, *column.shape[2:])) for name, column in columns.items()}
-
-
-def fill(buffer: ReplayBuffer, transitions: Mapping[str, torch.Tensor], count: int, reward_scale: float) -> None:
-    """Put the latest ``count`` of ``transitions`` into an empty buffer, in whole steps of all its environments."""
-    rows = min(min(count, len(transitions[REWARDS])) // buffer.n_envs, buffer.buffer_size)
-    columns = {
+def _columns(buffer: ReplayBuffer) -> dict[str, NDArray[Any]]:
+    """By their names in `TransitionTensors`, (steps, environments, ...); time limits count as ends here."""
+    return {
         OBSERVATIONS: buffer.observations,
         NEXT_OBSERVATIONS: buffer.next_observations,
         ACTIONS: buffer.actions,
         REWARDS: buffer.rewards,
         TERMINATED: buffer.dones,
     }
-    for name, column in columns.items():
+
+
+def latest_transitions(buffer: ReplayBuffer, count: int, reward_scale: float) -> TransitionTensors:
+    """The latest of a buffer, in whole steps of all its environments, ``count`` at most; rewards without the scale."""
+    held = buffer.buffer_size if buffer.full else buffer.pos
+    rows = min(held, count // buffer.n_envs)
+    order = np.arange(buffer.pos - rows, buffer.pos) % buffer.buffer_size
+    latest = {name: column[order] for name, column in _columns(buffer).items()}
+    latest[TERMINATED] *= 1 - buffer.timeouts[order]
+    latest[REWARDS] /= reward_scale
+    return {name: torch.from_numpy(column.reshape(-1, *column.shape[2:])) for name, column in latest.items()}
+
+
+def fill(buffer: ReplayBuffer, transitions: Mapping[str, torch.Tensor], count: int, reward_scale: float) -> None:
+    """Put the latest ``count`` of ``transitions`` into an empty buffer, in whole steps of all its environments."""
+    rows = min(min(count, len(transitions[REWARDS])) // buffer.n_envs, buffer.buffer_size)
+    for name, column in _columns(buffer).items():
         latest = transitions[name][len(transitions[name]) - rows * buffer.n_envs :].numpy()
         column[:rows] = latest.reshape(rows, *column.shape[1:])
     buffer.rewards[:rows] *= reward_scale

@@ -64,12 +64,11 @@ def plain_algorithm(network: PolicyNetwork, own: OwnSpaces, seed: int = 0) -> Ba
         GraftError: a network that its policies cannot hold.
     """
     check_fit(network)
-    shown, kind = network.encoder, "MlpPolicy"
-    encoder, hidden = _layers(shown), _layers(network.policy.hidden)
+    kind, encoder, hidden = "MlpPolicy", _encoder_layers(network), _layers(network.policy.hidden)
     policy: dict[str, Any] = {"activation_fn": _activation(network), "normalize_images": False}
-    if isinstance(shown, NatureCNN):
-        encoder, kind = [], "CnnPolicy"
-        policy |= {"normalize_images": True, "features_extractor_kwargs": {"features_dim": shown.out_dim}}
+    if isinstance(network.encoder, NatureCNN):
+        kind = "CnnPolicy"
+        policy |= {"normalize_images": True, "features_extractor_kwargs": {"features_dim": network.encoder.out_dim}}
     widths = [layer.out_features for layer in (*encoder, *hidden)]
     values = [layer.out_features for layer in (*encoder, *_layers(network.value.hidden))]
     distribution = network.config.distribution
@@ -126,9 +125,9 @@ def own_spaces(task: Task, schemas: Schemas) -> OwnSpaces:
         raise GraftError(f"This agent has other observations or actions than {task}, so that no zip fits; {HINT}")
     with closing(_environment(task)) as env:
         observation, action = env.observation_space, env.action_space
-    if (pictures := _pictures(observation, schemas.observation)) is not None:
-        observation = pictures
-    native = (lambda obs: obs) if pictures is not None else _native(observation, schemas.observation)
+    if is_image_space(observation) and not is_image_space_channels_first(cast(gym.spaces.Box, observation)):
+        observation = VecTransposeImage.transpose_space(cast(gym.spaces.Box, observation))  # as the library wraps it
+    native = _native(observation, schemas.observation)
     if native is None:
         raise GraftError(
             f"{task} shows {observation}, which Graft encodes and Stable-Baselines3 reads as it is, so that no zip "
@@ -163,16 +162,8 @@ def _native(space: gym.Space[Any], schema: ObservationSchema) -> Native | None:
         ends = np.cumsum(space.nvec)[:-1]
         return lambda obs: np.stack([part.argmax(1) for part in np.split(obs, ends, 1)], 1)
     flat = isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary) and schema.kind == "vector"
-    return (lambda obs: obs) if flat and space.shape == schema.shape else None
-
-
-def _pictures(space: gym.Space[Any], schema: ObservationSchema) -> gym.Space[Any] | None:
-    """Of pictures that Graft shows as the library would, the space of its zip, channels first; None of all else."""
-    if schema.kind != "pixels" or not is_image_space(space, check_channels=False):
-        return None
-    if not is_image_space_channels_first(cast(gym.spaces.Box, space)):
-        space = VecTransposeImage.transpose_space(cast(gym.spaces.Box, space))
-    return space if space.shape == schema.shape else None
+    picture = schema.kind == "pixels" and is_image_space(space)
+    return (lambda obs: obs) if (flat or picture) and space.shape == schema.shape else None
 
 
 def _as_they_are(space: gym.Space[Any], schema: ActionSchema) -> bool:
@@ -227,14 +218,15 @@ def _layers(module: nn.Module) -> Layers:
     return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
+def _encoder_layers(network: PolicyNetwork) -> Layers:
+    """Those of the encoder that the library has among its heads' layers: all of `mlp`, none of `nature_cnn`."""
+    return [] if isinstance(network.encoder, NatureCNN) else _layers(network.encoder)
+
+
 def _tensors(network: PolicyNetwork, wanted: Mapping[str, torch.Tensor]) -> Tensors:
     """The network's numbers by the library's names; those that it has no numbers for stay."""
-    found: Tensors = {}
-    encoder: Layers = []
-    if isinstance(network.encoder, NatureCNN):
-        found = _convolutions(network.encoder, wanted)
-    else:
-        encoder = _layers(network.encoder)
+    encoder = _encoder_layers(network)
+    found = _convolutions(network.encoder, wanted) if isinstance(network.encoder, NatureCNN) else {}
     chains: dict[str, Layers] = {"policy": _layers(network.policy.hidden), "value": _layers(network.value.hidden)}
     outs = {"policy": network.policy.out, "value": network.value.out}
     places = PLACES[network.config.distribution]

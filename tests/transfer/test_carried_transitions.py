@@ -90,11 +90,11 @@ def test_columns_go_by_observation_and_action_names():
 
 def test_discrete_actions_are_numbered_anew_and_those_that_are_gone_are_left_out():
     """Of north, south, east, west: north is 1 now, west 0; south and east are gone."""
-    numbers = torch.tensor([[0.0], [3.0], [1.0], [2.0], [0.0]])
+    numbers = torch.tensor([[0], [3], [1], [2], [0]])
     given = source(MATCH, numbers, small_config("vector"))
     target = Schemas(MATCH.observation, discrete("west", "north", "up"))
     made, _ = carried_transitions(given, target, {})
-    assert made["actions"].tolist() == [[1.0], [0.0], [1.0]]
+    assert made["actions"].tolist() == [[1], [0], [1]]
     assert torch.equal(made["rewards"], given.parts[TRANSITIONS]["rewards"][[0, 1, 4]])
 
 
@@ -111,17 +111,22 @@ def test_what_does_not_fit_is_not_carried():
     [
         {"rewards": torch.zeros(COUNT + 1)},
         {"observations": torch.zeros(COUNT, 3)},
-        {"actions": torch.full((COUNT, 1), 4.0)},
-        {"actions": torch.full((COUNT, 1), float("nan"))},
+        {"actions": torch.full((COUNT, 1), 4)},
+        {"actions": torch.full((COUNT, 1), -1)},
+        {"actions": torch.zeros(COUNT, 1)},
+        {"rewards": torch.zeros(COUNT, dtype=torch.bfloat16)},
         {"terminated": torch.tensor(0.0)},
         {"more": torch.zeros(COUNT)},
     ],
 )
 def test_transitions_that_are_not_of_the_task_are_an_error(spoilt):
-    given = source(MATCH, torch.zeros(COUNT, 1), small_config("vector"))
+    given = source(MATCH, torch.zeros(COUNT, 1, dtype=torch.int64), small_config("vector"))
+    assert carried_transitions(given, MATCH, {})[1]
     part = {**given.parts[TRANSITIONS], **spoilt}
     with pytest.raises(GraftError, match="are not of its task"):
         carried_transitions(replace(given, parts={TRANSITIONS: part}), MATCH, {})
+    with pytest.raises(GraftError, match="are not of its task"):
+        TransferSession.of(METHODS["packnet"](), replace(given, parts={TRANSITIONS: part}))
 
 
 def test_consolidation_goes_on_with_those_of_the_task():

@@ -159,11 +159,12 @@ def test_pictures_are_of_its_cnn_policy(actions, distribution, kind):
             torch.testing.assert_close(q_net(obs).detach(), torch.from_numpy(recording.scores), rtol=1e-4, atol=1e-4)
 
 
-def test_screens_of_an_environment_are_loaded_beside_it_and_trained_on(tmp_path):
+@pytest.mark.parametrize("encoder", ["nature_cnn", "mlp"])
+def test_screens_of_an_environment_are_loaded_beside_it_and_trained_on(encoder, tmp_path):
     """The environment shows channels last, which the library turns round as Graft does."""
     task = Task("export/Screen-v0")
     own = schemas(task)
-    network = network_of(own.observation, own.action, None, "nature_cnn", features=16)
+    network = network_of(own.observation, own.action, None, encoder)
     Checkpoint.of(network, task).save(tmp_path / "agent")
     agent = Agent(Checkpoint.load(tmp_path / "agent"), network, record_states(network, task, 64, seed=0), "0")
     EXPORTERS["sb3"].write(agent, tmp_path / "agent.zip")

@@ -12,6 +12,7 @@ from support.tiny_tasks import assert_same
 from graft.agents.sb3 import train
 from graft.agents.sb3.off_policy import LastSampleReplayBuffer, fill, latest_transitions
 from graft.agents.training.backend import Evaluation, TrainJob
+from graft.agents.training.transitions import check_transitions
 
 QUIET = Evaluation(every=10_000, episodes=8, num_envs=8)
 SPACE, ACTION = Box(-9.0, 9.0, (2,)), Box(-1.0, 1.0, (1,))
@@ -72,6 +73,7 @@ def test_a_training_leaves_them_and_the_next_learns_from_them_at_once(small):
     first = job(small.network(), 32, {}, 60)
     train(first)
     assert {len(tensor) for tensor in first.transitions.values()} == {32}
+    check_transitions(first.transitions, small.network().schemas)
     assert first.transitions["observations"].shape[1:] == small.network().schemas.observation.shape
     assert not torch.equal(first.transitions["observations"], first.transitions["next_observations"])
 
